@@ -1,0 +1,316 @@
+"""An architecture: backbone, layout, projection rules and loop. Frozen, YAML in and out, one hash a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from surgery.backbone import FFN_PROJECTIONS, Backbone
+from surgery.layout import shorten, tile
+from surgery.mixers import MIXER_NAMES, MIXERS, not_landed
+from surgery.options import Cursor, read_options
+from surgery.problems import Problems
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.rules import Rule, select_layers, write_layers
+from surgery.yaml_source import KeyPath, Source, load_yaml
+
+FIELDS = ("backbone", "layout", "mixers", "projections", "loop")
+MAX_LOOPS = 64
+_SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What stands at one projection of one layer."""
+
+    name: str
+    options: Mapping[str, Any]
+    d_in: int
+    d_out: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One physical layer, fully resolved."""
+
+    mixer: str
+    mixer_options: Mapping[str, Any]
+    projections: Mapping[str, Operator]
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """Complete and buildable. Two spellings of the same model are equal and have the same hash."""
+
+    backbone: Backbone
+    layout: str = "F"
+    mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    loop_count: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", tile(self.layout, self.backbone.num_layers))
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: object,
+        *,
+        source: Source | None = None,
+        path: KeyPath = (),
+        backbone: Backbone | None = None,
+    ) -> Architecture:
+        """From plain data. `backbone` is used where the data has none.
+
+        Raises:
+            UserError: every problem of the file, with line, field, value and rule.
+        """
+        problems = Problems()
+        cursor = Cursor(problems, source, path)
+        architecture = _read(cls, data, cursor, backbone)
+        name = source.name if source else "architecture"
+        problems.raise_if_any(f"{name}: not a valid architecture")
+        assert architecture is not None
+        return architecture
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, *, backbone: Backbone | None = None) -> Architecture:
+        """Reads an architecture file.
+
+        Raises:
+            UserError: unreadable, not YAML, or not a valid architecture.
+        """
+        source = load_yaml(path)
+        return cls.from_dict(source.data, source=source, backbone=backbone)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back into an equal architecture."""
+        data: dict[str, Any] = {"backbone": self.backbone.to_dict(), "layout": self.layout}
+        if any(self.mixers.values()):
+            data["mixers"] = {letter: dict(options) for letter, options in self.mixers.items()}
+        data["projections"] = [rule.to_dict() for rule in self.rules]
+        data["loop"] = {"count": self.loop_count}
+        return data
+
+    def to_yaml(self) -> str:
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Physical layers from bottom to top, every rule applied."""
+        return tuple(self._layer(index) for index in range(self.backbone.num_layers))
+
+    @cached_property
+    def hash(self) -> str:
+        """10 hex digits of the canonical form's SHA-256."""
+        text = json.dumps(self.canonical(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def canonical(self) -> dict[str, Any]:
+        """What the model is, with spelling and idle options removed."""
+        backbone = self.backbone.to_dict()
+        backbone.pop("max_position_embeddings", None)  # a note for the export, not the model
+        layers = [
+            {
+                "mixer": layer.mixer,
+                "options": dict(layer.mixer_options),
+                "projections": {
+                    name: {"operator": item.name, **PROJECTION_OPERATORS[item.name].canonical(item.options)}
+                    for name, item in layer.projections.items()
+                },
+            }
+            for layer in self.layers
+        ]
+        return {"backbone": backbone, "layers": layers, "loop": self.loop_count}
+
+    @cached_property
+    def line(self) -> str:
+        """`FFFF·hdpl[qkv,gu] b8 r128·loop 2`."""
+        groups: dict[tuple[str, str], dict[int, set[str]]] = {}
+        for index, layer in enumerate(self.layers):
+            for name, item in layer.projections.items():
+                short = PROJECTION_OPERATORS[item.name].short(item.options)
+                groups.setdefault((item.name, short), {}).setdefault(index, set()).add(name)
+        parts = [shorten(self.layout)]
+        for (operator, short), by_layer in groups.items():
+            if operator == "dense":
+                continue
+            merged: dict[str, list[int]] = {}
+            for index, names in by_layer.items():
+                merged.setdefault(_projection_letters(names), []).append(index)
+            places = " ".join(
+                f"[{letters}]" + (f"@{where}" if (where := write_layers(tuple(at), len(self.layers))) else "")
+                for letters, at in merged.items()
+            )
+            parts.append(f"{operator}{places} {short}".rstrip())
+        if len(parts) == 1:
+            parts.append("dense")
+        if self.loop_count > 1:
+            parts.append(f"loop {self.loop_count}")
+        return "·".join(parts)
+
+    def warnings(self) -> list[str]:
+        """Options that can have no effect, each once."""
+        found = (
+            f"{item.name}: {text}"
+            for layer in self.layers
+            for item in layer.projections.values()
+            if (text := PROJECTION_OPERATORS[item.name].warning(item.options))
+        )
+        return list(dict.fromkeys(found))
+
+    def rule_matches(self) -> list[int]:
+        """Projections that each rule decides, over all layers."""
+        counts = [0] * len(self.rules)
+        for index, layer in enumerate(self.layers):
+            for name in layer.projections:
+                rule = self._rule(index, name)
+                if rule is not None:
+                    counts[self.rules.index(rule)] += 1
+        return counts
+
+    def __str__(self) -> str:
+        return self.line
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def _rule(self, index: int, name: str) -> Rule | None:
+        depth = self.backbone.num_layers
+        return next(
+            (rule for rule in self.rules if name in rule.match and index in select_layers(rule.layers, depth)),
+            None,
+        )
+
+    def _layer(self, index: int) -> Layer:
+        letter, backbone = self.layout[index], self.backbone
+        spec = MIXERS[letter]
+        defaults = {name: option.default for name, option in spec.options.items()}
+        options = {**defaults, **self.mixers.get(letter, {})}
+        sizes = spec.projections(backbone, options)
+        sizes |= {name: backbone.sizes(name) for name in FFN_PROJECTIONS}
+        projections = {}
+        for name, (d_in, d_out) in sizes.items():
+            rule = self._rule(index, name) or Rule((name,), "dense")
+            projections[name] = Operator(rule.operator, rule.options, d_in, d_out, name in backbone.biases)
+        return Layer(letter, options, projections)
+
+
+def _projection_letters(names: set[str]) -> str:
+    """{q, k, v, gate, up} -> `qkv,gu`."""
+    attention = "".join(name for name in "qkvo" if name in names)
+    ffn = "".join(_SHORT_NAMES[name] for name in FFN_PROJECTIONS if name in names)
+    return ",".join(part for part in (attention, ffn) if part)
+
+
+def _read(
+    cls: type[Architecture], data: object, cursor: Cursor, default: Backbone | None
+) -> Architecture | None:
+    given = cursor.mapping(data, FIELDS)
+    backbone = default
+    if "backbone" in given:
+        backbone = Backbone.read(given["backbone"], cursor.at("backbone"))
+    elif default is None:
+        cursor.at("backbone").problem(None, "is missing", "give the sizes of the model")
+    layout = _read_layout(given.get("layout", "F"), backbone, cursor.at("layout"))
+    mixers = _read_mixers(given.get("mixers"), cursor.at("mixers"))
+    rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
+    loop = cursor.at("loop")
+    count = _read_loop(given.get("loop"), loop)
+    if cursor.problems:
+        return None
+    assert backbone is not None
+    architecture = cls(backbone, layout, mixers, rules, count)
+    check_fit(architecture, cursor)
+    return architecture
+
+
+def check_fit(architecture: Architecture, cursor: Cursor) -> None:
+    """Rules between parts: operators fit their sizes, every rule that changes something matches."""
+    seen: set[tuple[int, str]] = set()
+    rules = architecture.rules
+    for index, layer in enumerate(architecture.layers):
+        for name, item in layer.projections.items():
+            broken = PROJECTION_OPERATORS[item.name].broken_rule(item.d_in, item.d_out, item.options)
+            rule = architecture._rule(index, name)
+            if broken is None or rule is None:
+                continue
+            option, text = broken
+            place = rules.index(rule)
+            if (place, name) not in seen:
+                seen.add((place, name))
+                where = cursor.at("projections", place, option)
+                where.problem(item.options[option], f"{text} (projection {name})")
+    for place, (rule, count) in enumerate(zip(rules, architecture.rule_matches(), strict=True)):
+        if count == 0 and rule.operator != "dense":
+            cursor.at("projections", place).problem(
+                " ".join(rule.match), "matches no projection", "an earlier rule takes them, or no mixer has them"
+            )
+
+
+def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str:
+    if not isinstance(value, str) or not value:
+        cursor.problem(value, "must be a string of mixer letters such as FFFF")
+        return "F"
+    for letter in dict.fromkeys(value):
+        if letter not in MIXER_NAMES:
+            cursor.problem(value, f"'{letter}' is not a mixer", f"mixers: {', '.join(MIXER_NAMES)}")
+        elif letter not in MIXERS:
+            cursor.problem(value, not_landed(letter))
+    if backbone is not None and len(value) > backbone.num_layers:
+        cursor.problem(
+            value, f"has {len(value)} letters for {backbone.num_layers} layers", "shorten it; a shorter one is tiled"
+        )
+    return value
+
+
+def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for letter, options in cursor.mapping(value, tuple(MIXER_NAMES)).items():
+        if letter in MIXERS:
+            schema = MIXERS[letter].options
+            given = cursor.at(letter).mapping(options, tuple(schema))
+            filled = read_options(given, schema, cursor.at(letter))
+            result[letter] = {name: filled[name] for name in given if name in filled}
+        # options of a mixer that hasn't landed are idle: a layout that uses it is refused above
+    return result
+
+
+def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        cursor.problem(value, "must be a list of rules", "- {match: [gate, up], operator: hdpl, blocks: 8, rank: 128}")
+        return ()
+    rules = []
+    for place, item in enumerate(value):
+        here = cursor.at(place)
+        rule = Rule.read(item, here)
+        if rule is None:
+            continue
+        rules.append(rule)
+        if backbone is not None and rule.layers is not None:
+            try:
+                select_layers(rule.layers, backbone.num_layers)
+            except ValueError as error:
+                here.at("layers").problem(rule.layers, str(error))
+    return tuple(rules)
+
+
+def _read_loop(value: object, cursor: Cursor) -> int:
+    count = cursor.mapping(value, ("count",)).get("count", 1)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_LOOPS:
+        cursor.at("count").problem(count, f"must be a whole number from 1 to {MAX_LOOPS}")
+        return 1
+    return count

@@ -1,0 +1,181 @@
+"""Exact costs of an architecture, by arithmetic alone; equal to a count on the built model (tested)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from surgery.architecture import Architecture, Layer
+from surgery.mixers import MIXERS
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.quantities import format_bytes, format_count, parse_bytes, parse_count
+
+CACHE_BYTES_PER_ELEMENT = 2  # caches are counted in bfloat16
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity with its unit and the direction that is better."""
+
+    name: str
+    unit: str
+    better: str
+    summary: str
+    takes_context: bool = False
+    analytic: Callable[[Architecture, int], int] | None = None
+
+    def format(self, value: float) -> str:
+        if self.unit == "bytes":
+            return format_bytes(value)
+        if self.analytic is not None or self.unit == "tokens/s":
+            return format_count(value)
+        return f"{value:.4f}"
+
+    def parse(self, text: object) -> float:
+        """A limit in this metric's unit.
+
+        Raises:
+            ValueError: what it must look like.
+        """
+        if self.unit == "bytes":
+            return parse_bytes(text)
+        if self.analytic is not None:
+            return parse_count(text)
+        try:
+            return float(str(text))
+        except ValueError:
+            raise ValueError(f"must be a number of {self.unit}") from None
+
+
+def params(arch: Architecture) -> int:
+    """Stored parameters; tied embeddings once."""
+    backbone = arch.backbone
+    embeddings = backbone.vocab_size * backbone.dim * (1 if backbone.tie_embeddings else 2)
+    return embeddings + params_nonembedding(arch)
+
+
+def params_nonembedding(arch: Architecture) -> int:
+    """Stored parameters without embedding and head."""
+    dim = arch.backbone.dim
+    total = dim  # final norm
+    if arch.loop_count > 1:
+        total += arch.loop_count * dim  # residual gate of each pass
+    for layer in arch.layers:
+        total += 2 * dim + MIXERS[layer.mixer].own_params(arch.backbone, layer.mixer_options)
+        for item in layer.projections.values():
+            spec = PROJECTION_OPERATORS[item.name]
+            total += spec.params(item.d_in, item.d_out, item.options) + (item.d_out if item.bias else 0)
+    return total
+
+
+def train_flops(arch: Architecture, length: int) -> int:
+    """Matrix-multiply FLOPs a token of a training step at this sequence length.
+
+    2 a multiply-add; backward counts twice the forward; attention is counted causally, so that a
+    token at position p meets p + 1 keys. Norms, activations and the optimizer are not counted.
+    """
+    mixing = sum(
+        MIXERS[layer.mixer].mean_mixing_flops(arch.backbone, layer.mixer_options, length)
+        for layer in arch.layers
+    )
+    stack = sum(_layer_flops(arch, layer, training=True) for layer in arch.layers) + mixing
+    return round(3 * (arch.loop_count * stack + _head_flops(arch)))
+
+
+def decode_flops(arch: Architecture, context: int) -> int:
+    """Matrix-multiply FLOPs of one decoded token that meets `context` tokens, itself included."""
+    stack = sum(
+        _layer_flops(arch, layer, training=False)
+        + MIXERS[layer.mixer].mixing_flops(arch.backbone, layer.mixer_options, context)
+        for layer in arch.layers
+    )
+    return arch.loop_count * stack + _head_flops(arch)
+
+
+def cache_bytes(arch: Architecture, context: int) -> int:
+    """Decode cache of one sequence after `context` tokens, in bfloat16; each pass has its own."""
+    elements = sum(
+        MIXERS[layer.mixer].cache_elements(arch.backbone, layer.mixer_options, context)
+        for layer in arch.layers
+    )
+    return CACHE_BYTES_PER_ELEMENT * arch.loop_count * elements
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("val_loss", "nats/token", "min", "cross-entropy on held-out text"),
+        Metric("val_bpb", "bits/byte", "min", "the same a byte of text, comparable between tokenizers"),
+        Metric("params", "parameters", "min", "stored parameters", analytic=lambda a, _: params(a)),
+        Metric(
+            "params_nonembedding", "parameters", "min", "stored parameters without embedding and head",
+            analytic=lambda a, _: params_nonembedding(a),
+        ),
+        Metric(
+            "train_flops", "FLOPs/token", "min", "a training step at sequence length C",
+            takes_context=True, analytic=train_flops,
+        ),
+        Metric(
+            "decode_flops", "FLOPs/token", "min", "one decoded token at context C",
+            takes_context=True, analytic=decode_flops,
+        ),
+        Metric(
+            "cache_bytes", "bytes", "min", "decode cache of one sequence at context C, bfloat16",
+            takes_context=True, analytic=cache_bytes,
+        ),
+        Metric("train_tokens_per_s", "tokens/s", "max", "measured while training the proxy"),
+        Metric("peak_memory", "bytes", "min", "measured while training the proxy"),
+    )
+}  # fmt: skip
+
+
+def parse_metric(name: str) -> tuple[Metric, int | None]:
+    """`cache_bytes@4096` -> (metric, 4096).
+
+    Raises:
+        ValueError: unknown metric, or a context missing, superfluous or not a positive count.
+    """
+    from surgery.problems import nearest
+
+    base, mark, text = str(name).partition("@")
+    metric = METRICS.get(base)
+    if metric is None:
+        hint = nearest(base, METRICS) or f"metrics: {', '.join(METRICS)}"
+        raise ValueError(f"is not a metric; {hint}")
+    if not metric.takes_context:
+        if mark:
+            raise ValueError(f"takes no context: write {base}")
+        return metric, None
+    if not mark:
+        raise ValueError(f"needs a context in tokens, such as {base}@4096")
+    try:
+        context = parse_count(text)
+    except ValueError:
+        context = 0
+    if context < 1:
+        raise ValueError(f"context '{text}' must be a positive count of tokens, such as {base}@4096")
+    return metric, context
+
+
+def cost(arch: Architecture, name: str) -> int:
+    """An analytic metric by name, such as `params` or `decode_flops@4096`.
+
+    Raises:
+        ValueError: not a metric, or one that only training can measure.
+    """
+    metric, context = parse_metric(name)
+    if metric.analytic is None:
+        raise ValueError(f"{name} is measured by training, not computed")
+    return metric.analytic(arch, context or 0)
+
+
+def _layer_flops(arch: Architecture, layer: Layer, *, training: bool) -> int:
+    total = MIXERS[layer.mixer].own_flops(arch.backbone, layer.mixer_options)
+    for item in layer.projections.values():
+        spec = PROJECTION_OPERATORS[item.name]
+        total += spec.flops(item.d_in, item.d_out, item.options, training=training)
+    return total
+
+
+def _head_flops(arch: Architecture) -> int:
+    return 2 * arch.backbone.dim * arch.backbone.vocab_size

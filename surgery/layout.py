@@ -1,0 +1,63 @@
+"""Layouts: which mixer stands in which layer, as a string tiled over the depth (`GGGF`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import gcd
+
+PLACEMENTS = ("interleave", "bookend", "front", "back")
+
+
+def tile(layout: str, depth: int) -> str:
+    """`GGF` over 5 layers -> `GGFGG`."""
+    return (layout * -(-depth // len(layout)))[:depth]
+
+
+def shorten(layout: str) -> str:
+    """A tiled layout as people read it: whole up to 12 layers, `GGGF×6` beyond if it repeats."""
+    depth = len(layout)
+    if depth <= 12:
+        return layout
+    for period in range(1, depth // 2 + 1):
+        if depth % period == 0 and tile(layout[:period], depth) == layout:
+            return f"{layout[:period]}×{depth // period}"
+    return layout
+
+
+def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> str:
+    """A layout of `depth` layers with mixers in the given ratio (LT2's patterns, papers.md 1.4).
+
+    The first letter of `ratio` is the one placed: `interleave` spreads it evenly, last in each
+    period (GGGGF); `bookend` shares its layers between both ends of the stack; `front` and `back`
+    put them all at one end. The other letters share the remaining layers, interleaved.
+
+    Raises:
+        ValueError: no mixer has a share, or the placement is unknown.
+    """
+    shares = {letter: share for letter, share in ratio.items() if share > 0}
+    if not shares:
+        raise ValueError("at least one mixer of the ratio must be above 0")
+    if placement not in PLACEMENTS:
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}")
+    placed = next(iter(ratio))
+    if placed not in shares or len(shares) == 1 or placement == "interleave":
+        return _interleave(shares, depth)
+    count = min(depth, max(1, round(depth * shares[placed] / sum(shares.values()))))
+    rest = _interleave({key: value for key, value in shares.items() if key != placed}, depth - count)
+    if placement == "front":
+        return placed * count + rest
+    if placement == "back":
+        return rest + placed * count
+    head = (count + 1) // 2
+    return placed * head + rest + placed * (count - head)
+
+
+def _interleave(shares: Mapping[str, int], depth: int) -> str:
+    """The reduced ratio as one period, every mixer spread evenly in it, then tiled."""
+    divisor = gcd(*shares.values())
+    slots = [
+        ((index + 1) / (share // divisor), -order, letter)
+        for order, (letter, share) in enumerate(shares.items())
+        for index in range(share // divisor)
+    ]  # fmt: skip
+    return tile("".join(letter for _, _, letter in sorted(slots)), depth) if depth else ""

@@ -1,0 +1,69 @@
+"""Mistakes a user can mend: collected at the edge, told all at once, each with the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: which field, what it holds, the rule it breaks and how to mend it."""
+
+    field: str
+    value: object
+    rule: str
+    hint: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        value = "" if self.value is None else f" = {_short(self.value)}"
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{where}{self.field}{value}: {self.rule}{hint}"
+
+
+class UserError(ValueError):
+    """What a user did can't be carried out; nothing was changed. Lists every problem found."""
+
+    def __init__(self, title: str, problems: Iterable[Problem] = ()) -> None:
+        self.title = title
+        self.problems = tuple(problems)
+        super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, tuple[Problem, ...]]]:
+        return (type(self), (self.title, self.problems))  # crosses process borders unharmed
+
+
+@dataclass
+class Problems:
+    """Collects problems so that a user sees all of them, not only the first."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(
+        self, field: str, value: object, rule: str, hint: str = "", line: int | None = None
+    ) -> None:
+        self.found.append(Problem(field, value, rule, hint, line))
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def raise_if_any(self, title: str) -> None:
+        """Raises:
+        UserError: when anything was collected.
+        """
+        if self.found:
+            raise UserError(title, self.found)
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """`did you mean "x"?` for the closest of the allowed spellings, or an empty string."""
+    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
+    return f'did you mean "{close[0]}"?' if close else ""
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,30 @@
+"""`dense`: the plain linear map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.projections.base import Options, ProjectionSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class DenseSpec(ProjectionSpec):
+    """y = W x (+ b)."""
+
+    name = "dense"
+
+    def params(self, d_in: int, d_out: int, options: Options) -> int:
+        return d_in * d_out
+
+    def flops(self, d_in: int, d_out: int, options: Options, *, training: bool) -> int:
+        return 2 * d_in * d_out
+
+    def short(self, options: Options) -> str:
+        return ""
+
+    def build(self, d_in: int, d_out: int, bias: bool, options: Options) -> nn.Module:
+        from surgery.projections.dense.module import Dense
+
+        return Dense(d_in, d_out, bias=bias)

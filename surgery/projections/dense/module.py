@@ -1,0 +1,14 @@
+"""The plain linear map as a projection."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from surgery.context import Context
+
+
+class Dense(nn.Linear):
+    """`nn.Linear` that takes, and ignores, the forward context."""
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:  # type: ignore[override]
+        return nn.functional.linear(x, self.weight, self.bias)

@@ -1,0 +1,71 @@
+"""`hdpl`: Hybrid Dual-Path Linear (arXiv 2602.07070), a block-diagonal path plus a variational low-rank one."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+from surgery.options import Option
+from surgery.projections.base import Options, ProjectionSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Below this rank a token's KL at initialisation falls under ln 2 now and then, so that the clamped
+# `reference` loss still has some gradient: measured 98.8 % of tokens clamped at rank 8, all at 64.
+DEAD_RANK = 16
+
+
+class HDPLSpec(ProjectionSpec):
+    """y = BlockDiag(x) + D silu(z), z ~ N(mu(x), sigma(x)^2) in training and z = mu(x) in evaluation."""
+
+    name = "hdpl"
+    options = {
+        "blocks": Option(int, low=1, help="diagonal blocks; must divide both sides"),
+        "rank": Option(int, low=1, help="latent dimensions"),
+        "kl_weight": Option(float, 1e-3, low=0, help="weight of the auxiliary loss"),
+        "kl": Option(
+            str, "reference", choices=("reference", "mean", "free_bits"), help="form of the auxiliary loss"
+        ),
+    }
+
+    def broken_rule(self, d_in: int, d_out: int, options: Options) -> tuple[str, str] | None:
+        blocks = options["blocks"]
+        if d_in % blocks or d_out % blocks:
+            common = gcd(d_in, d_out)
+            below = max(n for n in range(1, min(blocks, common) + 1) if common % n == 0)
+            return "blocks", f"must divide both {d_in} and {d_out}; the next lower that does is {below}"
+        return None
+
+    def canonical(self, options: Options) -> dict[str, Any]:
+        kl = "reference" if options["kl_weight"] == 0 else options["kl"]  # no weight: the form is idle
+        return {**options, "kl": kl}
+
+    def params(self, d_in: int, d_out: int, options: Options) -> int:
+        blocks, rank = options["blocks"], options["rank"]
+        encoders = 2 * (d_in * rank + rank)  # mu and logvar, both with bias
+        return d_in * d_out // blocks + encoders + rank * d_out
+
+    def flops(self, d_in: int, d_out: int, options: Options, *, training: bool) -> int:
+        blocks, rank = options["blocks"], options["rank"]
+        encoders = (2 if training else 1) * d_in * rank  # evaluation needs mu only
+        return 2 * (d_in * d_out // blocks + encoders + rank * d_out)
+
+    def short(self, options: Options) -> str:
+        text = f"b{options['blocks']} r{options['rank']}"
+        if options["kl"] != "reference" and options["kl_weight"]:
+            text += f" {options['kl']}:{options['kl_weight']:.2g}"
+        return text
+
+    def warning(self, options: Options) -> str:
+        if options["kl"] == "reference" and options["kl_weight"] and options["rank"] >= DEAD_RANK:
+            return (
+                f"kl_weight has no effect: at rank {options['rank']} the reference KL is clamped at ln 2 for "
+                "every token and has zero gradient; use `kl: mean` or `kl: free_bits`"
+            )
+        return ""
+
+    def build(self, d_in: int, d_out: int, bias: bool, options: Options) -> nn.Module:
+        from surgery.projections.hdpl.module import HDPL
+
+        return HDPL(d_in, d_out, bias=bias, **options)

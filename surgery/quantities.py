@@ -1,0 +1,60 @@
+"""Counts and byte sizes as people write them: `20M` tokens, `8MiB` of cache."""
+
+from __future__ import annotations
+
+import re
+
+_COUNT = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_BYTES = {
+    "b": 1, "": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_NUMBER = re.compile(r"\s*([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_count(value: object) -> int:
+    """`20M` -> 20_000_000. Suffixes k, M, B (or G) and T are powers of 1000.
+
+    Raises:
+        ValueError: not a whole, non-negative count.
+    """
+    return _parse(value, _COUNT, "a whole count such as 20000, 500k, 20M or 1.5B")
+
+
+def parse_bytes(value: object) -> int:
+    """`8MiB` -> 8_388_608. KiB, MiB, GiB are powers of 1024; KB, MB, GB powers of 1000.
+
+    Raises:
+        ValueError: not a whole, non-negative number of bytes.
+    """
+    return _parse(value, _BYTES, "a size such as 4096, 512KiB, 8MiB or 1.5GB")
+
+
+def format_count(value: float) -> str:
+    """62531072 -> `62.5M`; below 10,000 the number itself."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            unit = 1e3 if suffix == "k" else limit
+            return f"{value / unit:.1f}{suffix}"
+    return f"{value:,.0f}"
+
+
+def format_bytes(value: float) -> str:
+    """8388608 -> `8.0 MiB`."""
+    for limit, suffix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(value) >= limit:
+            return f"{value / limit:.1f} {suffix}"
+    return f"{value:.0f} B"
+
+
+def _parse(value: object, units: dict[str, int], expected: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be {expected}")
+    match = _NUMBER.fullmatch(str(value))
+    if match is None or match[2].lower() not in units:
+        raise ValueError(f"must be {expected}")
+    number = float(match[1].replace("_", "")) * units[match[2].lower()]
+    if not (0 <= number < 2**63) or abs(number - round(number)) > 1e-6 * max(1.0, number):
+        raise ValueError(f"must be {expected}")
+    return round(number)
