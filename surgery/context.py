@@ -1,0 +1,69 @@
+"""What a forward pass hands to every layer beside its input, and the cache that decoding keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+
+
+class DecodeCache:
+    """State of decoding, keyed by (layer, pass): a looped stack keeps one for each pass.
+
+    Every tensor in it has the batch as its first dimension. Speaks the few words of transformers' cache
+    protocol that `generate` needs.
+    """
+
+    is_compileable = False
+
+    def __init__(self) -> None:
+        self.states: dict[tuple[int, int], State] = {}
+        self.length = 0  # tokens seen so far
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.states = {
+            slot: tuple(tensor.index_select(0, beam_idx.to(tensor.device)) for tensor in state)
+            for slot, state in self.states.items()
+        }
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.states = {
+            slot: tuple(tensor.repeat_interleave(repeats, 0) for tensor in state)
+            for slot, state in self.states.items()
+        }
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.reorder_cache(indices)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the cached tensors hold."""
+        return sum(
+            tensor.numel() * tensor.element_size() for state in self.states.values() for tensor in state
+        )
+
+
+@dataclass
+class Context:
+    """One forward pass. `losses` collects auxiliary scalars (KL terms); `slot` is (layer, pass)."""
+
+    rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
+    mask: Bool[Tensor, "b 1 t s"] | None = None  # True where a query may look; None: plain causal
+    losses: list[Tensor] = field(default_factory=list)
+    cache: DecodeCache | None = None
+    slot: tuple[int, int] = (0, 0)
+
+    @property
+    def state(self) -> State | None:
+        """What this layer kept in this pass at the last step."""
+        return self.cache.states.get(self.slot) if self.cache is not None else None
+
+    def keep(self, state: State) -> None:
+        if self.cache is not None:
+            self.cache.states[self.slot] = state

@@ -1,0 +1,168 @@
+"""The model of an architecture: the one class behind proxy training, `nas train` and `nas apply`.
+
+Parameter names: `embed`, `layers.N.{mixer_norm,mixer,ffn_norm,ffn}`, `norm`, `head`, `loop_gate`.
+Shapes in comments: b batch, t tokens, s tokens seen including the cached ones, d model width.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgery.architecture import Architecture, Layer
+from surgery.backbone import Backbone
+from surgery.context import Context, DecodeCache
+from surgery.mixers import MIXERS
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.projections.dense.module import Dense
+from surgery.rotary import rotary_tables
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (_projection(layer, name) for name in ("gate", "up", "down"))
+
+    def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        y: Tensor = self.down(F.silu(self.gate(x, context)) * self.up(x, context), context)
+        return y
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u))."""
+
+    def __init__(self, backbone: Backbone, layer: Layer) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
+        self.mixer = MIXERS[layer.mixer].build(
+            backbone, layer.mixer_options, lambda name: _projection(layer, name)
+        )
+        self.ffn_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
+        self.ffn = SwiGLU(layer)
+
+    def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        h = h + self.mixer(self.mixer_norm(h), context)
+        y: Tensor = h + self.ffn(self.ffn_norm(h), context)
+        return y
+
+
+class HybridLM(nn.Module):
+    """Token ids -> hidden states -> logits.
+
+    The stack of blocks runs `loop_count` times with shared weights. Pass t adds `loop_gate[t] * h`, a
+    zero-initialised gate for each pass and channel (LT2, arXiv 2605.20670, section 2.1):
+    h(t) = Blocks(h(t-1)) + rho_t * h(t-1).
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        backbone = architecture.backbone
+        self.architecture = architecture
+        self.embed = nn.Embedding(backbone.vocab_size, backbone.dim)
+        self.layers = nn.ModuleList(Block(backbone, layer) for layer in architecture.layers)
+        self.norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
+        self.head = nn.Linear(backbone.dim, backbone.vocab_size, bias=False)
+        self.loop_gate = (
+            nn.Parameter(torch.zeros(architecture.loop_count, backbone.dim))
+            if architecture.loop_count > 1
+            else None
+        )
+        self.reset_parameters()
+        if backbone.tie_embeddings:
+            self.head.weight = self.embed.weight
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Truncated normals of std d_in^-0.5; maps back into the residual stream are shrunk by its depth."""
+        passes = len(self.layers) * self.architecture.loop_count
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                std = module.weight.shape[1] ** -0.5
+                if isinstance(module, Dense) and name.endswith((".o", ".down")):
+                    std /= (2 * passes) ** 0.5
+                if isinstance(module, Dense | nn.Embedding) or module is self.head:
+                    nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+                if isinstance(module, Dense) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "b t"],
+        *,
+        attention_mask: Int[Tensor, "b s"] | None = None,
+        positions: Int[Tensor, "b t"] | None = None,
+        cache: DecodeCache | None = None,
+        losses: list[Tensor] | None = None,
+        embeddings: Float[Tensor, "b t d"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Normed hidden states. `attention_mask` is 1 at real tokens, over cached and new ones; `losses`
+        receives the weighted auxiliary terms of training."""
+        h = self.embed(tokens) if embeddings is None else embeddings
+        context = self._context(h, attention_mask, positions, cache)
+        if losses is not None:
+            context.losses = losses
+        for turn in range(self.architecture.loop_count):
+            entry = h
+            for index, block in enumerate(self.layers):
+                context.slot = (index, turn)
+                h = block(h, context)
+            if self.loop_gate is not None:
+                h = h + self.loop_gate[turn] * entry
+        if cache is not None:
+            cache.length += h.shape[1]
+        return cast(Tensor, self.norm(h))
+
+    def loss(
+        self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """(cross-entropy in nats a token, sum of weighted auxiliary terms)."""
+        auxiliary: list[Tensor] = []
+        hidden = self(tokens, losses=auxiliary)
+        logits = self.head(hidden)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return loss, torch.stack(auxiliary).sum() if auxiliary else loss.new_zeros(())
+
+    def _context(
+        self,
+        h: Float[Tensor, "b t d"],
+        attention_mask: Tensor | None,
+        positions: Tensor | None,
+        cache: DecodeCache | None,
+    ) -> Context:
+        batch, length, _ = h.shape
+        seen = cache.length if cache is not None else 0
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None  # no padding: the fast causal path
+        if positions is None:
+            if attention_mask is not None:
+                positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+            else:
+                positions = torch.arange(seen, seen + length, device=h.device)[None]
+        mask = None
+        if attention_mask is not None or (seen and length > 1):
+            mask = _causal_mask(attention_mask, batch, length, seen + length, h.device)
+        return Context(rotary_tables(self.architecture.backbone, positions), mask, cache=cache)
+
+
+def _causal_mask(
+    attention_mask: Tensor | None, batch: int, length: int, total: int, device: torch.device
+) -> Bool[Tensor, "b 1 t s"]:
+    """True where a query may look: not ahead, not at padding; padding itself sees itself (no empty row)."""
+    rows = torch.arange(total - length, total, device=device)[:, None]
+    columns = torch.arange(total, device=device)[None]
+    mask = (columns <= rows)[None, None].expand(batch, 1, length, total)
+    if attention_mask is not None:
+        mask = mask & attention_mask.bool()[:, None, None, :]
+        mask = mask | (columns == rows)
+    return mask
+
+
+def _projection(layer: Layer, name: str) -> nn.Module:
+    item = layer.projections[name]
+    return PROJECTION_OPERATORS[item.name].build(item.d_in, item.d_out, item.bias, item.options)

@@ -1,0 +1,91 @@
+"""Rotary position embedding, with the scalings Llama-family checkpoints carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from surgery.backbone import Backbone
+
+
+def rotary_tables(
+    backbone: Backbone, positions: Int[Tensor, "b t"]
+) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]:
+    """cos and sin of every position's angles, each half of the channels once, in float32."""
+    frequencies, scale = _frequencies(backbone, positions.device)
+    angles = positions[..., None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate(
+    x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
+) -> Float[Tensor, "b heads t h"]:
+    """Turns channel i against channel i + h/2 by the position's angle (Su et al. 2021, in Llama's pairing)."""
+    cos, sin = (table[:, None].to(x.dtype) for table in rotary)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, float]:
+    """Angle a token for each channel pair, and the factor on cos and sin (YaRN only)."""
+    size = backbone.head_dim
+    steps = torch.arange(0, size, 2, dtype=torch.int64).float() / size
+    frequencies = 1.0 / (backbone.rope_theta**steps)
+    scaling = backbone.rope_scaling
+    scale = 1.0
+    if scaling is None:
+        pass
+    elif scaling["rope_type"] == "linear":
+        frequencies = frequencies / scaling["factor"]
+    elif scaling["rope_type"] == "llama3":
+        frequencies = _llama3(frequencies, scaling)
+    else:
+        frequencies, scale = _yarn(frequencies, scaling, backbone)
+    return frequencies.to(device), scale
+
+
+def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    """Long wavelengths divided by the factor, short ones kept, the band between blended (Llama 3.1)."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    blend = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+
+
+def _yarn(frequencies: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tuple[Tensor, float]:
+    """NTK-by-parts interpolation and its attention factor (Peng et al. 2023, sections 3.2 and 3.4)."""
+    factor = scaling["factor"]
+    length = scaling["original_max_position_embeddings"]
+
+    def channel(turns: float) -> float:
+        """Channel pair that makes this many turns over the original length."""
+        return (
+            backbone.head_dim
+            * math.log(length / (turns * 2 * math.pi))
+            / (2 * math.log(backbone.rope_theta))
+        )
+
+    first, last = channel(scaling.get("beta_fast") or 32), channel(scaling.get("beta_slow") or 1)
+    if scaling.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, backbone.head_dim - 1)
+    if first == last:
+        last += 0.001  # a ramp of no width would divide by zero
+    channels = torch.arange(len(frequencies), dtype=torch.float32)
+    interpolated = ((channels - first) / (last - first)).clamp(0, 1)
+    frequencies = frequencies / factor * interpolated + frequencies * (1 - interpolated)
+
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    scale = scaling.get("attention_factor")
+    if scale is None:
+        above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        scale = mscale(above) / mscale(below) if above and below else mscale(1.0)
+    return frequencies, float(scale)
