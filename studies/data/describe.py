@@ -1,0 +1,55 @@
+"""What `nas data info` tells of a prepared folder, and data by either of its names: folder or corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from studies.data.prepare import prepare
+from studies.data.shards import META, TokenData
+from studies.data.tokenizers import TextTokenizer
+
+SAMPLE_TOKENS = 80
+
+
+def open_or_prepare(data: str, tokenizer: str = "bpe:4096", **settings: Any) -> TokenData:
+    """A prepared folder is opened as it is; any other spec is prepared (settings: see `prepare`).
+
+    Raises:
+        UserError: neither works.
+    """
+    if (Path(data).expanduser() / META).is_file():
+        return TokenData.open(Path(data).expanduser())
+    return prepare(data, tokenizer, **settings)
+
+
+def info(folder: str | Path, *, verify: bool = False) -> dict[str, Any]:
+    """Counts, bytes per token, hashes and the beginning of the text, decoded. Plain JSON values.
+
+    Raises:
+        UserError: not a prepared folder, or a damaged one.
+    """
+    data = TokenData.open(folder, verify=verify)
+    text = TextTokenizer.open(data.tokenizer_dir)
+    splits = {}
+    for split in ("train", "val"):
+        held = data.meta[split]
+        splits[split] = {
+            "tokens": held["tokens"],
+            "documents": held["documents"],
+            "bytes": held["bytes"],
+            "bytes_per_token": held["bytes"] / held["tokens"],
+            "shards": len(held["shards"]),
+        }
+    return {
+        "folder": str(data.folder.resolve()),
+        "corpus": data.meta["corpus"],
+        "tokenizer": data.meta["tokenizer"],
+        "dtype": data.meta["dtype"],
+        "val_fraction": data.meta["request"]["val_fraction"],
+        "max_tokens": data.meta["request"]["max_tokens"],
+        **splits,
+        "content_hash": data.content_hash,
+        "verified": verify,
+        "sample": text.decode(data.tokens("train")[:SAMPLE_TOKENS]),
+    }

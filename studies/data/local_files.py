@@ -1,0 +1,195 @@
+"""Corpora on disk: .jsonl, .parquet and .txt files, gzipped or not, alone or as a folder; the built-in text.
+
+A .jsonl line or a .parquet row is a document. A .txt file is cut into documents at lines that hold only
+`<|endoftext|>`, and otherwise at the first blank line after 2,000 characters: a book becomes page-sized
+documents, so that a held-out part can be taken from it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.resources
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from studies.data.corpora import Corpus, Cursor
+from surgery.problems import Problem, UserError, nearest
+
+SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".txt", ".jsonl.gz", ".ndjson.gz", ".txt.gz")
+TEXT_SEPARATOR = "<|endoftext|>"
+TEXT_DOCUMENT = 2_000  # characters after which a blank line ends a document
+TEXT_LONGEST = 1_000_000  # characters after which any line end does
+FULLY_HASHED = 64 * 2**20  # bytes: larger files are told apart by size and time
+GZIP_RATIO = 3  # typical of English
+
+
+class LocalCorpus(Corpus):
+    """A file, or every readable file below a folder in the order of their relative paths."""
+
+    def __init__(self, path: Path, column: str = "text", *, name: str = "", spec: str = "") -> None:
+        self.path = path.resolve()
+        self.column = column
+        self.spec = (spec or str(self.path)) + ("" if column == "text" else f"?column={column}")
+        self.name = name or path.resolve().name.split(".")[0] or "corpus"
+        self.source = spec or str(self.path)
+        self.licence = "not stated"
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            self.files = [p for p in found if p.name.lower().endswith(SUFFIXES)]
+            self.ignored = tuple(str(p.relative_to(path)) for p in found if p not in set(self.files))
+        else:
+            self.files = [path]
+        if not self.files or not self.files[0].name.lower().endswith(SUFFIXES):
+            hint = f"readable are {', '.join(SUFFIXES)}"
+            rule = "holds no file that can be read" if path.is_dir() else "has an unknown ending"
+            raise UserError("This corpus can't be used", [Problem("data", str(path), rule, hint)])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for file in self.files:
+            try:
+                status = file.stat()
+                relative = file.relative_to(self.path) if self.path.is_dir() else file.name
+                digest.update(f"{relative}\0{status.st_size}\0".encode())
+                if status.st_size <= FULLY_HASHED:
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+                else:
+                    digest.update(str(status.st_mtime_ns).encode())
+            except OSError as error:
+                raise _unreadable(file, error) from error
+        return digest.hexdigest()
+
+    def text_bytes(self) -> int:
+        return sum(
+            p.stat().st_size * (GZIP_RATIO if p.name.endswith((".gz", ".parquet")) else 1) for p in self.files
+        )
+
+    def _open(self, cursor: Cursor) -> tuple[Iterator[str], Callable[[], Cursor]]:
+        place = {"file": int(cursor.get("file", 0)), "document": int(cursor.get("document", 0))}
+
+        def documents() -> Iterator[str]:
+            while place["file"] < len(self.files):
+                for number, text in enumerate(read_file(self.files[place["file"]], self.column)):
+                    if number >= place["document"]:
+                        place["document"] += 1
+                        yield text
+                place["file"], place["document"] = place["file"] + 1, 0
+
+        return documents(), lambda: dict(place)
+
+
+def builtin_corpus() -> LocalCorpus:
+    """The text that ships with the package."""
+    file = importlib.resources.files("studies.data.builtin") / "python_docs.jsonl.gz"
+    with importlib.resources.as_file(file) as path:  # a real file: packages are installed unpacked
+        corpus = LocalCorpus(path, name="builtin", spec="builtin")
+    corpus.source = "prose of the documentation of Python 3.11.2, https://docs.python.org/3.11/"
+    corpus.licence = "PSF License Agreement (studies/data/builtin/LICENSE.txt)"
+    return corpus
+
+
+def read_file(path: Path, column: str) -> Iterator[str]:
+    """The documents of one file.
+
+    Raises:
+        UserError: unreadable, corrupt, or without the column; names file and line or row.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        if name.endswith(".parquet"):
+            yield from _read_parquet(path, column)
+            return
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+            yield from _read_txt(path, stream) if name.endswith(".txt") else _read_jsonl(path, stream, column)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_jsonl(path: Path, stream: Iterable[bytes], column: str) -> Iterator[str]:
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # also what is not UTF-8
+            raise _corrupt(f"{path}:{number}", f"is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise _corrupt(f"{path}:{number}", "must be an object with the text in one of its fields")
+        yield text_of(row, column, f"{path}:{number}")
+
+
+def _read_txt(path: Path, stream: Iterable[bytes]) -> Iterator[str]:
+    lines: list[str] = []
+    size = 0
+    for number, raw in enumerate(stream, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            raise _corrupt(f"{path}:{number}", f"is not UTF-8: {error.reason}") from error
+        bare = line.strip()
+        ends = bare == TEXT_SEPARATOR or (not bare and size >= TEXT_DOCUMENT) or size >= TEXT_LONGEST
+        if bare != TEXT_SEPARATOR:
+            lines.append(line)
+            size += len(line)
+        if ends and lines:
+            yield "".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield "".join(lines)
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                raise missing_column(column, file.schema_arrow.names, str(path))
+            row = 0
+            for batch in file.iter_batches(batch_size=256, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    yield text_of({column: value}, column, f"{path}, row {row}")
+    except pa.ArrowException as error:
+        raise _corrupt(str(path), f"is not a readable parquet file: {error}") from error
+
+
+def text_of(row: dict[str, Any], column: str, where: str) -> str:
+    """The text of a row; a null is an empty document.
+
+    Raises:
+        UserError: no such column, or it holds no text.
+    """
+    if column not in row:
+        raise missing_column(column, list(row), where)
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        rule = f"column {column!r} must hold text, not {type(value).__name__}"
+        raise UserError(
+            "This corpus can't be used", [Problem("data", where, rule, "?column=NAME names another")]
+        )
+    return value
+
+
+def missing_column(column: str, found: list[str], where: str) -> UserError:
+    hint = nearest(column, found) or "?column=NAME behind the corpus names another"
+    rule = f"has no column {column!r}; it has {', '.join(map(str, found)) or 'none'}"
+    return UserError("This corpus can't be used", [Problem("data", where, rule, hint)])
+
+
+def _corrupt(where: str, rule: str) -> UserError:
+    return UserError(
+        "This corpus is damaged", [Problem("data", where, rule, "mend or remove it, then run again")]
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return _corrupt(str(path), f"can't be read: {reason}")

@@ -1,0 +1,123 @@
+"""`prepare`: corpus -> tokenizer -> shards, once for all who ask for the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from studies.data.corpora import open_corpus
+from studies.data.folder import LOCK, TEMPORARY, locked, read_json, writing
+from studies.data.parts import Preparation, Progress
+from studies.data.request import data_home, default_val_fraction, folder_name
+from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData
+from studies.data.tokenizers import canonical_spec
+from surgery.problems import Problem, Problems, UserError
+
+SHARD_TOKENS = 2**26
+MIN_VAL_TOKENS = 2**15
+
+
+def prepare(
+    spec: str,
+    tokenizer: str = "bpe:4096",
+    out_dir: str | Path | None = None,
+    *,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+    val_fraction: float | None = None,
+    min_val_tokens: int = MIN_VAL_TOKENS,
+    shard_tokens: int = SHARD_TOKENS,
+    column: str | None = None,
+) -> TokenData:
+    """Tokenizes a corpus into shards; at once if they are there, from where it stopped if it was interrupted.
+
+    Args:
+        spec: a corpus, see `studies.data.corpora`.
+        tokenizer: `bpe:SIZE` or a Hugging Face tokenizer.
+        out_dir: by default a folder below `data_home()` named after all that is asked for.
+        max_tokens: train tokens; the document that reaches it is the last one. None: the whole corpus.
+        progress: called with (documents read, train tokens, max_tokens or None) every few hundred documents.
+        val_fraction: held-out share of the documents; by default 2 %, up to 10 % of a small corpus on disk.
+        min_val_tokens: after `max_tokens`, reading goes on until this many are held out (or the corpus ends).
+        shard_tokens: a shard ends with the document that reaches this size.
+        column: of the text, `text` by default.
+
+    Raises:
+        UserError: the corpus, the tokenizer or the folder can't be used; says how to mend it.
+    """
+    problems = Problems()
+    if max_tokens is not None and max_tokens < 1:
+        problems.add("max_tokens", max_tokens, "must be at least 1", "leave it out for the whole corpus")
+    if val_fraction is not None and not 0 < val_fraction <= 0.5:
+        problems.add("val_fraction", val_fraction, "must be more than 0 and at most 0.5")
+    if shard_tokens < 1:
+        problems.add("shard_tokens", shard_tokens, "must be at least 1")
+    problems.raise_if_any("Can't prepare this data")
+
+    corpus = open_corpus(spec, column)
+    request = {
+        "corpus": corpus.spec,
+        "corpus_fingerprint": corpus.fingerprint(),
+        "tokenizer": canonical_spec(tokenizer),
+        "max_tokens": max_tokens,
+        "val_fraction": val_fraction or default_val_fraction(corpus),
+        "min_val_tokens": min_val_tokens,
+        "shard_tokens": shard_tokens,
+        "version": FORMAT_VERSION,
+    }
+    folder = Path(out_dir).expanduser() if out_dir is not None else data_home() / folder_name(corpus, request)
+    with writing(folder):
+        if (done := finished(folder, request)) is not None:
+            return done
+        existed = folder.exists()
+        with locked(folder):
+            if (done := finished(folder, request)) is not None:
+                return done  # another process did it while this one waited
+            try:
+                return Preparation(folder, corpus, tokenizer, request).run(progress)
+            except (UserError, OSError):
+                if not (folder / PROGRESS).exists():
+                    _clear(folder, existed)
+                raise
+
+
+def _clear(folder: Path, keep_folder: bool) -> None:
+    """Removes what a failed run made, where no finished part makes it worth keeping."""
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    for path in list(folder.iterdir()):
+        if path.name == LOCK or _is_shard(path.name):
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+    if not keep_folder:
+        folder.rmdir()
+
+
+def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
+    """The data of a finished folder, None if it is not finished.
+
+    Raises:
+        UserError: it is finished, or begun, with other settings, or holds other things.
+    """
+    state = read_json(folder / META) or read_json(folder / PROGRESS)
+    title = "This folder can't take the prepared data"
+    if state is None:
+        known = (LOCK, TOKENIZER)
+        strange = [p.name for p in folder.iterdir() if not _is_shard(p.name)] if folder.is_dir() else []
+        if [name for name in strange if name not in known]:
+            rule = f"already holds other things ({', '.join(sorted(strange)[:3])})"
+            raise UserError(title, [Problem("out", str(folder), rule, "name a new or empty folder")])
+        return None
+    problems = Problems()
+    for key, value in request.items():
+        held = state.get("request", {}).get(key)
+        if held != value:
+            problems.add(
+                key, value, f"this folder was prepared with {held}", "name another folder, or leave it out"
+            )
+    problems.raise_if_any(f"{title}: {folder} holds another preparation")
+    return TokenData.open(folder) if "content_hash" in state else None
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(TEMPORARY) or re.fullmatch(r"(train|val)-\d{5}\.(bin|bytes)", name) is not None

@@ -1,0 +1,48 @@
+"""What is asked of a preparation, the folder that follows from it, and which documents are held out.
+
+The held-out documents are chosen by the hash of their text alone, so neither their order nor how much is
+prepared moves a document from one side to the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from studies.data.corpora import Corpus
+from surgery.quantities import format_count
+
+VAL_FRACTION = 0.02
+VAL_TEXT_BYTES = 220_000  # about 50k tokens: small corpora hold out more than 2 % to reach it, at most 10 %
+
+
+def data_home() -> Path:
+    """`$NAS_HOME/data`, else `$XDG_CACHE_HOME/nas/data`, else `~/.cache/nas/data`."""
+    if home := os.environ.get("NAS_HOME"):
+        return Path(home).expanduser() / "data"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "nas" / "data"
+
+
+def folder_name(corpus: Corpus, request: dict[str, Any]) -> str:
+    """Readable, and different for different requests: `builtin-bpe4096-1a2b3c4d`."""
+    tokenizer = Path(request["tokenizer"].partition("#")[0]).name.replace(":", "")
+    amount = "" if request["max_tokens"] is None else format_count(request["max_tokens"])
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+    readable = "-".join(filter(None, [corpus.name, tokenizer, amount, digest]))
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", readable)
+
+
+def default_val_fraction(corpus: Corpus) -> float:
+    """2 %, or more of a corpus so small that this would be less than about 50k tokens."""
+    size = corpus.text_bytes()
+    return VAL_FRACTION if not size else round(min(0.1, max(VAL_FRACTION, VAL_TEXT_BYTES / size)), 3)
+
+
+def is_held_out(text: str, fraction: float) -> bool:
+    """Whether a document belongs to the held-out split: a pure function of its text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) < fraction * 2**64

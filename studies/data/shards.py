@@ -1,0 +1,277 @@
+"""Token shards: flat little-endian files of token ids, their `meta.json`, and windows cut from them.
+
+train-00000.bin, train-00001.bin, ...     uint16 (vocabularies up to 65,536) or uint32
+val-00000.bin, ...                        likewise, held out
+val-00000.bytes, ...                      uint32: bytes of text each token of the val shard stands for
+tokenizer/                                tokenizer.json, tokenizer_config.json
+meta.json                                 written last: without it the folder is not finished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.data.folder import TEMPORARY, read_json
+from surgery.problems import Problem, Problems, UserError
+
+FORMAT = "nas-tokens"
+FORMAT_VERSION = 1
+META = "meta.json"
+PROGRESS = "progress.json"  # instead of meta.json while the preparation is not finished
+TOKENIZER = "tokenizer"
+BYTES_DTYPE = np.dtype("<u4")
+
+Split = Literal["train", "val"]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of tokens; `bytes` of UTF-8 text, which `bytes_file` gives token by token (val only)."""
+
+    file: str
+    tokens: int
+    documents: int
+    bytes: int
+    sha256: str
+    bytes_file: str = ""
+    bytes_sha256: str = ""
+
+
+class ShardWriter:
+    """Documents to a temporary file, which becomes the shard on `commit`."""
+
+    def __init__(self, folder: Path, stem: str, dtype: np.dtype[Any], *, with_bytes: bool) -> None:
+        self.folder, self.stem, self.dtype = folder, stem, dtype
+        self.tokens = self.documents = self.bytes = 0
+        suffixes = [".bin", ".bytes"] if with_bytes else [".bin"]
+        self._paths = [folder / (stem + suffix) for suffix in suffixes]
+        self._streams = [path.with_name(path.name + TEMPORARY).open("wb") for path in self._paths]
+        self._digests = [hashlib.sha256() for _ in suffixes]
+
+    def write(
+        self, ids: NDArray[np.int64], text_bytes: int, token_bytes: NDArray[np.int64] | None = None
+    ) -> None:
+        """One document, its end-of-text token included."""
+        arrays = [ids.astype(self.dtype)] + ([] if token_bytes is None else [token_bytes.astype(BYTES_DTYPE)])
+        for array, stream, digest in zip(arrays, self._streams, self._digests, strict=True):
+            data = array.tobytes()
+            stream.write(data)
+            digest.update(data)
+        self.tokens += len(ids)
+        self.documents += 1
+        self.bytes += text_bytes
+
+    def commit(self) -> Shard | None:
+        """Gives the files their names; None, and no file, when nothing was written."""
+        for stream in self._streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+        if not self.tokens:
+            self.abandon()
+            return None
+        for path in self._paths:
+            os.replace(path.with_name(path.name + TEMPORARY), path)
+        names = [path.name for path in self._paths] + [""]
+        hashes = [digest.hexdigest() for digest in self._digests] + [""]
+        return Shard(names[0], self.tokens, self.documents, self.bytes, hashes[0], names[1], hashes[1])
+
+    def abandon(self) -> None:
+        for path, stream in zip(self._paths, self._streams, strict=True):
+            try:
+                stream.close()  # flushes, which fails again on a full disk
+            except OSError:
+                pass
+            finally:
+                path.with_name(path.name + TEMPORARY).unlink(missing_ok=True)
+
+
+class TokenView:
+    """The shards of a split as one array; slices are copied only where they span two shards."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self._arrays = list(arrays)
+        self._starts = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if isinstance(key, int):
+            position = key + len(self) if key < 0 else key
+            if not 0 <= position < len(self):
+                raise IndexError(key)
+            return self[position : position + 1][0]
+        start, stop, step = key.indices(len(self))
+        if step != 1:
+            return self[:][key]
+        pieces: list[NDArray[Any]] = []
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            low = int(self._starts[shard])
+            pieces.append(self._arrays[shard][start - low : stop - low])
+            start = min(stop, int(self._starts[shard + 1]))
+            shard += 1
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self[:], dtype=dtype)
+
+
+class TokenData:
+    """A prepared folder, ready to read. Get one by `TokenData.open` or `prepare`."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder = folder
+        self.meta = meta
+        self.vocab_size: int = meta["tokenizer"]["vocab_size"]
+        self.eos_id: int = meta["tokenizer"]["eos_id"]
+        self.tokenizer_dir = folder / TOKENIZER
+        self.content_hash: str = meta["content_hash"]
+        self._dtype = token_dtype(self.vocab_size)
+        self._views: dict[str, TokenView] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: bool = False) -> TokenData:
+        """Checks that every file is there in its full size; `verify` hashes them all again.
+
+        Raises:
+            UserError: not a prepared folder, not finished, truncated or changed.
+        """
+        folder = Path(folder)
+        meta = read_json(folder / META)
+        title = "This prepared data can't be used"
+        if meta is None:
+            rule = "its preparation is not finished" if (folder / PROGRESS).exists() else "holds no meta.json"
+            raise UserError(title, [Problem("data", str(folder), rule, "run `nas data prepare` (again)")])
+        if meta.get("format") != FORMAT or meta.get("version") != FORMAT_VERSION:
+            rule = (
+                f"must be {FORMAT} version {FORMAT_VERSION}, not {meta.get('format')} {meta.get('version')}"
+            )
+            raise UserError(
+                title, [Problem("data", str(folder / META), rule, "prepare it again in a new folder")]
+            )
+        problems = Problems()
+        try:
+            data = cls(folder, meta)
+            for split in ("train", "val"):
+                for entry in meta[split]["shards"]:
+                    data._check(Shard(**entry), verify, problems)
+            if content_hash(meta) != meta["content_hash"]:
+                problems.add(
+                    "data", str(folder / META), "its content_hash is not that of the shards it lists"
+                )
+        except (KeyError, TypeError, AttributeError) as error:
+            rule = f"is damaged: {type(error).__name__} {error}"
+            problem = Problem("data", str(folder / META), rule, "remove the folder and prepare it again")
+            raise UserError(title, [problem]) from error
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (data.tokenizer_dir / name).is_file():
+                problems.add("data", str(data.tokenizer_dir / name), "is missing", "prepare the data again")
+        problems.raise_if_any(title)
+        return data
+
+    def _check(self, shard: Shard, verify: bool, problems: Problems) -> None:
+        for name, width, expected in (
+            (shard.file, self._dtype.itemsize, shard.sha256),
+            (shard.bytes_file, BYTES_DTYPE.itemsize, shard.bytes_sha256),
+        ):
+            if not name:
+                continue
+            path = self.folder / name
+            hint = "remove the folder and prepare it again"
+            if not path.is_file():
+                problems.add("data", str(path), "is missing", hint)
+            elif path.stat().st_size != shard.tokens * width:
+                rule = f"has {path.stat().st_size:,} bytes, must have {shard.tokens * width:,}"
+                problems.add("data", str(path), rule, hint)
+            elif verify and hash_file(path) != expected:
+                problems.add("data", str(path), "its content has changed (sha256 differs)", hint)
+
+    def tokens(self, split: Split) -> TokenView:
+        """All tokens of a split as one array-like view on memory maps."""
+        return self._view(split, "file", self._dtype)
+
+    def windows(self, split: Split, seq_len: int) -> int:
+        """How many windows of `seq_len` inputs a split has; the last tokens that fill none are left out."""
+        return max(0, len(self.tokens(split)) - 1) // seq_len
+
+    def batch(
+        self, indices: Sequence[int] | NDArray[np.integer[Any]], seq_len: int, split: Split = "train"
+    ) -> NDArray[np.int64]:
+        """Windows by index, shape (len(indices), seq_len + 1): inputs are [:, :-1], targets [:, 1:].
+
+        Window i has the tokens [i * seq_len, (i + 1) * seq_len]: its last target is the first input of the
+        next window, so every token but the first of the split is a target exactly once.
+
+        Raises:
+            IndexError: there is no such window.
+        """
+        tokens = self.tokens(split)
+        count = self.windows(split, seq_len)
+        rows = np.empty((len(indices), seq_len + 1), dtype=np.int64)
+        for row, index in enumerate(indices):
+            if not 0 <= index < count:
+                raise IndexError(f"window {index} of {count}")
+            start = int(index) * seq_len
+            rows[row] = tokens[start : start + seq_len + 1]
+        return rows
+
+    def val_bytes(self, start: int, stop: int) -> int:
+        """UTF-8 bytes of text that the val tokens [start, stop) stand for; an end of text stands for none.
+
+        Bits/byte of windows whose targets are these tokens is their summed loss / ln 2 / this number.
+        """
+        view = self._view("val", "bytes_file", BYTES_DTYPE)
+        return int(np.sum(view[start:stop], dtype=np.int64))
+
+    def _view(self, split: Split, which: str, dtype: np.dtype[Any]) -> TokenView:
+        if split not in ("train", "val"):
+            raise ValueError(f"split must be train or val, not {split!r}")
+        key = f"{split}/{which}"
+        if key not in self._views:
+            paths = [self.folder / shard[which] for shard in self.meta[split]["shards"]]
+            self._views[key] = TokenView([np.memmap(path, dtype=dtype, mode="r") for path in paths], dtype)
+        return self._views[key]
+
+
+def content_hash(meta: dict[str, Any]) -> str:
+    """One hash over the tokenizer and all shards: equal hashes, equal training data."""
+    shards = [
+        [shard["sha256"], shard["bytes_sha256"]]
+        for split in ("train", "val")
+        for shard in meta[split]["shards"]
+    ]
+    content = [FORMAT_VERSION, meta["tokenizer"]["hash"], meta["tokenizer"]["vocab_size"], shards]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def summary(shards: Sequence[Shard]) -> dict[str, Any]:
+    """The part of `meta.json` about one split."""
+    return {
+        "tokens": sum(shard.tokens for shard in shards),
+        "documents": sum(shard.documents for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "shards": [asdict(shard) for shard in shards],
+    }
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
