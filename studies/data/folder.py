@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
             "folder", str(path), f"can't be read: {error}", "remove the folder and prepare again"
         )
         raise UserError("Prepared data is damaged", [problem]) from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes temporary files and folders, of this run or of one that was killed."""
+    for leftover in folder.glob("*" + TEMPORARY):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -11,16 +11,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from studies.data import tokenizers
 from studies.data.corpora import Batch, Corpus, Cursor, mend
-from studies.data.folder import TEMPORARY, read_json, write_json
+from studies.data.folder import TEMPORARY, read_json, sweep, write_json
 from studies.data.request import is_held_out
 from studies.data.shards import (
+    BYTES_DTYPE,
     FORMAT,
     FORMAT_VERSION,
     META,
@@ -55,6 +58,15 @@ class Part:
         return cls(**{**data, **shards})
 
 
+@dataclass(frozen=True)
+class _Document:
+    """Token ids with the end of text; bytes of text in all and, of a held-out document, token by token."""
+
+    ids: NDArray[np.int64]
+    text_bytes: int
+    token_bytes: NDArray[np.int64] | None = None
+
+
 class Preparation:
     """One run over a locked folder."""
 
@@ -65,15 +77,22 @@ class Preparation:
         self.exhausted = False
 
     def run(self, progress: Progress | None) -> TokenData:
-        for leftover in self.folder.glob("*" + TEMPORARY):  # of a run that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self.tokenizer = self._tokenizer()
-        self._take_up()
-        cursor = self.parts[-1].cursor if self.parts else {}
-        batches = _Batches(self.corpus.batches(cursor))
-        while not self._enough(self._count("train"), self._count("val")) and not self.exhausted:
-            self._make_part(batches, progress)
-        return self._finish()
+        sweep(self.folder)
+        try:
+            state = read_json(self.folder / PROGRESS) or {}
+            if state.get("request") != self.request:  # new, or begun for another and given up before a part
+                shutil.rmtree(self.folder / TOKENIZER, ignore_errors=True)
+                write_json(self.folder / PROGRESS, {"request": self.request, "parts": []})
+                state = {}
+            self.tokenizer = self._tokenizer()
+            self.dtype = token_dtype(self.tokenizer.vocab_size)
+            self._take_up(state)
+            batches = _Batches(self.corpus.batches(self.parts[-1].cursor if self.parts else {}))
+            while not self.exhausted and not self._enough(self._tokens("train"), self._tokens("val")):
+                self._make_part(batches, progress)
+            return self._finish()
+        finally:
+            sweep(self.folder)
 
     def _tokenizer(self) -> TextTokenizer:
         """The tokenizer in the folder; trained or copied there if there is none yet."""
@@ -89,22 +108,23 @@ class Preparation:
             os.replace(temporary, target)
         return TextTokenizer.open(target)
 
-    def _take_up(self) -> None:
+    def _take_up(self, state: dict[str, Any]) -> None:
         """Finished parts of an earlier run, up to the first whose files are not whole."""
-        state = read_json(self.folder / PROGRESS) or {}
         if state.get("tokenizer_hash") != self.tokenizer.hash:
             return
-        width = token_dtype(self.tokenizer.vocab_size).itemsize
         for data in state["parts"]:
             part = Part.from_dict(data)
-            for shard in filter(None, (part.train, part.val)):
-                path = self.folder / shard.file
-                if not path.is_file() or path.stat().st_size != shard.tokens * width:
-                    return
+            if not all(shard is None or self._is_whole(shard) for shard in (part.train, part.val)):
+                return
             self.parts.append(part)
-        self.exhausted = bool(state.get("exhausted"))
+        self.exhausted = bool(state["exhausted"])
 
-    def _count(self, split: str) -> int:
+    def _is_whole(self, shard: Shard) -> bool:
+        sizes = {shard.file: self.dtype.itemsize, shard.bytes_file: BYTES_DTYPE.itemsize}
+        paths = {self.folder / name: shard.tokens * width for name, width in sizes.items() if name}
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
+    def _tokens(self, split: str) -> int:
         return sum(shard.tokens for part in self.parts if (shard := getattr(part, split)) is not None)
 
     def _enough(self, train: int, val: int) -> bool:
@@ -113,43 +133,30 @@ class Preparation:
 
     def _make_part(self, batches: _Batches, progress: Progress | None) -> None:
         """Documents until a shard is full, enough is held out, or the corpus ends; then the part is kept."""
-        dtype = token_dtype(self.tokenizer.vocab_size)
-        number = len(self.parts)
-        train = ShardWriter(self.folder, f"train-{number:05d}", dtype, with_bytes=False)
-        val = ShardWriter(self.folder, f"val-{number:05d}", dtype, with_bytes=True)
-        before_train, before_val = self._count("train"), self._count("val")
-        before_documents = sum(part.documents for part in self.parts)
-        limit = self.request["max_tokens"] or float("inf")
+        before = {split: self._tokens(split) for split in ("train", "val")}
+        documents_before = sum(part.documents for part in self.parts)
+        limit, shard_tokens = self.request["max_tokens"], self.request["shard_tokens"]
+        stem = f"{len(self.parts):05d}"
         documents = blank = 0
         cursor: Cursor = {}
         full = False
-        try:
+        with (
+            ShardWriter(self.folder, f"train-{stem}", self.dtype, with_bytes=False) as train,
+            ShardWriter(self.folder, f"val-{stem}", self.dtype, with_bytes=True) as val,
+        ):
             while not full and (batch := batches.next()) is not None:
-                texts = [mend(text) for text in batch.texts]
-                held_out = [bool(text) and is_held_out(text, self.fraction) for text in texts]
-                wants_train = before_train + train.tokens < limit
-                kept = [t for t, held in zip(texts, held_out, strict=True) if t and not held and wants_train]
-                train_ids = iter(self.tokenizer.encode(kept))
-                out = [t for t, held in zip(texts, held_out, strict=True) if held]
-                val_ids = iter(self.tokenizer.encode_with_bytes(out))
                 used = 0
-                for text, held in zip(texts, held_out, strict=True):
+                wants_train = limit is None or before["train"] + train.tokens < limit
+                for document in self._encode(batch.texts, wants_train):
                     used += 1
-                    blank += not text
-                    if held:
-                        ids, counts = next(val_ids)
-                        if len(ids):
-                            val.write(
-                                np.append(ids, self.tokenizer.eos_id), int(counts.sum()), np.append(counts, 0)
-                            )
-                    elif text and wants_train:
-                        ids = next(train_ids)
-                        if before_train + train.tokens < limit and len(ids):
-                            train.write(np.append(ids, self.tokenizer.eos_id), len(text.encode()))
-                    full = (
-                        train.tokens >= self.request["shard_tokens"]
-                        or val.tokens >= self.request["shard_tokens"]
-                        or self._enough(before_train + train.tokens, before_val + val.tokens)
+                    blank += not document.text_bytes
+                    if document.token_bytes is not None:
+                        val.write(document.ids, document.text_bytes, document.token_bytes)
+                    elif len(document.ids) and wants_train:
+                        train.write(document.ids, document.text_bytes)
+                        wants_train = limit is None or before["train"] + train.tokens < limit
+                    full = max(train.tokens, val.tokens) >= shard_tokens or self._enough(
+                        before["train"] + train.tokens, before["val"] + val.tokens
                     )
                     if full:
                         break
@@ -157,15 +164,27 @@ class Preparation:
                 cursor = batch.cursor_at(used)
                 batches.put_back(batch, used)
                 if progress is not None:
-                    progress(
-                        before_documents + documents, before_train + train.tokens, self.request["max_tokens"]
-                    )
+                    progress(documents_before + documents, before["train"] + train.tokens, limit)
             self.exhausted = not full
             self.parts.append(Part(train.commit(), val.commit(), documents, blank, cursor))
-        finally:
-            train.abandon()
-            val.abandon()
         self._save()
+
+    def _encode(self, raw: list[str], train_too: bool) -> Iterator[_Document]:
+        """Every text with its end-of-text token, in order; without ids where it is blank or not wanted."""
+        texts = [mend(text) for text in raw]
+        held_out = [bool(text) and is_held_out(text, self.fraction) for text in texts]
+        to_train = [bool(text) and train_too and not held for text, held in zip(texts, held_out, strict=True)]
+        train = iter(self.tokenizer.encode(list(compress(texts, to_train))))
+        val = iter(self.tokenizer.encode_with_bytes(list(compress(texts, held_out))))
+        eos = self.tokenizer.eos_id
+        nothing = np.zeros(0, dtype=np.int64)
+        for text, is_train, is_val in zip(texts, to_train, held_out, strict=True):
+            ids, token_bytes = next(val) if is_val else (next(train) if is_train else nothing, None)
+            if len(ids) == 0:
+                yield _Document(nothing, len(text.encode()))
+            else:
+                counts = None if token_bytes is None else np.append(token_bytes, 0)
+                yield _Document(np.append(ids, eos), len(text.encode()), counts)
 
     def _save(self) -> None:
         write_json(
@@ -182,7 +201,7 @@ class Preparation:
         train = summary([part.train for part in self.parts if part.train])
         val = summary([part.val for part in self.parts if part.val])
         if train["tokens"] < 2 or val["tokens"] < 2:
-            (self.folder / PROGRESS).unlink(missing_ok=True)
+            (self.folder / PROGRESS).unlink(missing_ok=True)  # nothing here is worth going on from
             self._refuse_empty(train["documents"], val["documents"])
         meta = {
             "format": FORMAT,
@@ -205,7 +224,7 @@ class Preparation:
                 "eos_id": self.tokenizer.eos_id,
                 "eos_token": self.tokenizer.eos_token,
             },
-            "dtype": token_dtype(self.tokenizer.vocab_size).name,
+            "dtype": self.dtype.name,
             "train": train,
             "val": val,
             "request": self.request,

@@ -78,7 +78,7 @@ def prepare(
             try:
                 return Preparation(folder, corpus, tokenizer, request).run(progress)
             except (UserError, OSError):
-                if not (folder / PROGRESS).exists():
+                if not (read_json(folder / PROGRESS) or {}).get("parts"):
                     _clear(folder, existed)
                 raise
 
@@ -87,7 +87,7 @@ def _clear(folder: Path, keep_folder: bool) -> None:
     """Removes what a failed run made, where no finished part makes it worth keeping."""
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in list(folder.iterdir()):
-        if path.name == LOCK or _is_shard(path.name):
+        if path.name in (LOCK, PROGRESS) or _is_shard(path.name):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     if not keep_folder:
         folder.rmdir()
@@ -99,13 +99,13 @@ def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
     Raises:
         UserError: it is finished, or begun, with other settings, or holds other things.
     """
-    state = read_json(folder / META) or read_json(folder / PROGRESS)
+    state = read_json(folder / META) or read_json(folder / PROGRESS) or {}
     title = "This folder can't take the prepared data"
-    if state is None:
-        known = (LOCK, TOKENIZER)
-        strange = [p.name for p in folder.iterdir() if not _is_shard(p.name)] if folder.is_dir() else []
-        if [name for name in strange if name not in known]:
-            rule = f"already holds other things ({', '.join(sorted(strange)[:3])})"
+    if "content_hash" not in state and not state.get("parts"):
+        known = (LOCK, PROGRESS, TOKENIZER)
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if strange := [name for name in names if name not in known and not _is_shard(name)]:
+            rule = f"already holds other things ({', '.join(strange[:3])})"
             raise UserError(title, [Problem("out", str(folder), rule, "name a new or empty folder")])
         return None
     problems = Problems()

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,7 @@ class Shard:
 
 
 class ShardWriter:
-    """Documents to a temporary file, which becomes the shard on `commit`."""
+    """Documents to temporary files, which become the shard on `commit` and are gone without it."""
 
     def __init__(self, folder: Path, stem: str, dtype: np.dtype[Any], *, with_bytes: bool) -> None:
         self.folder, self.stem, self.dtype = folder, stem, dtype
@@ -81,7 +82,6 @@ class ShardWriter:
             os.fsync(stream.fileno())
             stream.close()
         if not self.tokens:
-            self.abandon()
             return None
         for path in self._paths:
             os.replace(path.with_name(path.name + TEMPORARY), path)
@@ -89,14 +89,14 @@ class ShardWriter:
         hashes = [digest.hexdigest() for digest in self._digests] + [""]
         return Shard(names[0], self.tokens, self.documents, self.bytes, hashes[0], names[1], hashes[1])
 
-    def abandon(self) -> None:
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for path, stream in zip(self._paths, self._streams, strict=True):
-            try:
-                stream.close()  # flushes, which fails again on a full disk
-            except OSError:
-                pass
-            finally:
-                path.with_name(path.name + TEMPORARY).unlink(missing_ok=True)
+            with suppress(OSError):  # closing flushes, which fails again on a full disk
+                stream.close()
+            path.with_name(path.name + TEMPORARY).unlink(missing_ok=True)
 
 
 class TokenView:

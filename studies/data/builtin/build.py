@@ -115,8 +115,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
 
-    # Shuffled by hash: any prefix of the file is a fair sample of all pages.
-    found = sorted(documents(options.html), key=lambda d: hashlib.sha256(d["text"].encode()).digest())
+    # Shuffled, so that any prefix is a fair sample of all pages; by the id, as the hash of the text already
+    # chooses what is held out.
+    found = sorted(documents(options.html), key=lambda d: hashlib.sha256(d["id"].encode()).digest())
     lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in found)
     packed = gzip.compress(lines.encode(), compresslevel=9, mtime=0)
     (options.out / "python_docs.jsonl.gz").write_bytes(packed)
