@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from surgery.backbone import FFN_PROJECTIONS, Backbone
+from surgery.backbone import FFN_PROJECTIONS, Backbone, canonical_rope_scaling
 from surgery.layout import shorten, tile
 from surgery.mixers import MIXER_NAMES, MIXERS, not_landed
-from surgery.options import Cursor, read_options
+from surgery.options import Cursor, Option, read_options
 from surgery.problems import Problems
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.rules import Rule, select_layers, write_layers
@@ -21,6 +21,7 @@ from surgery.yaml_source import KeyPath, Source, load_yaml
 
 FIELDS = ("backbone", "layout", "mixers", "projections", "loop")
 MAX_LOOPS = 64
+_LOOP = {"count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the stack is run")}
 _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
 
 
@@ -118,6 +119,7 @@ class Architecture:
         """What the model is, with spelling and idle options removed."""
         backbone = self.backbone.to_dict()
         backbone.pop("max_position_embeddings", None)  # a note for the export, not the model
+        backbone["rope_scaling"] = canonical_rope_scaling(self.backbone.rope_scaling)
         layers = [
             {
                 "mixer": layer.mixer,
@@ -188,10 +190,8 @@ class Architecture:
 
     def _rule(self, index: int, name: str) -> Rule | None:
         depth = self.backbone.num_layers
-        return next(
-            (rule for rule in self.rules if name in rule.match and index in select_layers(rule.layers, depth)),
-            None,
-        )
+        fitting = (rule for rule in self.rules if name in rule.match)
+        return next((rule for rule in fitting if index in select_layers(rule.layers, depth)), None)
 
     def _layer(self, index: int) -> Layer:
         letter, backbone = self.layout[index], self.backbone
@@ -227,12 +227,11 @@ def _read(
     mixers = _read_mixers(given.get("mixers"), cursor.at("mixers"))
     rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
     loop = cursor.at("loop")
-    count = _read_loop(given.get("loop"), loop)
-    if cursor.problems:
+    count = read_options(given.get("loop"), _LOOP, loop).get("count", 1)
+    if backbone is None or layout is None or mixers is None or rules is None:
         return None
-    assert backbone is not None
     architecture = cls(backbone, layout, mixers, rules, count)
-    check_fit(architecture, cursor)
+    check_fit(architecture, cursor)  # even beside other problems: all are told at once
     return architecture
 
 
@@ -254,28 +253,28 @@ def check_fit(architecture: Architecture, cursor: Cursor) -> None:
                 where.problem(item.options[option], f"{text} (projection {name})")
     for place, (rule, count) in enumerate(zip(rules, architecture.rule_matches(), strict=True)):
         if count == 0 and rule.operator != "dense":
-            cursor.at("projections", place).problem(
-                " ".join(rule.match), "matches no projection", "an earlier rule takes them, or no mixer has them"
-            )
+            hint = "an earlier rule takes them, or no mixer has them"
+            cursor.at("projections", place).problem(" ".join(rule.match), "matches no projection", hint)
 
 
-def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str:
+def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str | None:
+    before = len(cursor.problems.found)
     if not isinstance(value, str) or not value:
         cursor.problem(value, "must be a string of mixer letters such as FFFF")
-        return "F"
+        return None
     for letter in dict.fromkeys(value):
         if letter not in MIXER_NAMES:
             cursor.problem(value, f"'{letter}' is not a mixer", f"mixers: {', '.join(MIXER_NAMES)}")
         elif letter not in MIXERS:
             cursor.problem(value, not_landed(letter))
     if backbone is not None and len(value) > backbone.num_layers:
-        cursor.problem(
-            value, f"has {len(value)} letters for {backbone.num_layers} layers", "shorten it; a shorter one is tiled"
-        )
-    return value
+        rule = f"has {len(value)} letters for {backbone.num_layers} layers"
+        cursor.problem(value, rule, "shorten it; a shorter one is tiled")
+    return value if len(cursor.problems.found) == before else None
 
 
-def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]]:
+def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]] | None:
+    before = len(cursor.problems.found)
     result: dict[str, dict[str, Any]] = {}
     for letter, options in cursor.mapping(value, tuple(MIXER_NAMES)).items():
         if letter in MIXERS:
@@ -284,15 +283,17 @@ def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]]:
             filled = read_options(given, schema, cursor.at(letter))
             result[letter] = {name: filled[name] for name in given if name in filled}
         # options of a mixer that hasn't landed are idle: a layout that uses it is refused above
-    return result
+    return result if len(cursor.problems.found) == before else None
 
 
-def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...]:
+def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...] | None:
+    before = len(cursor.problems.found)
     if value is None:
         return ()
     if not isinstance(value, list):
-        cursor.problem(value, "must be a list of rules", "- {match: [gate, up], operator: hdpl, blocks: 8, rank: 128}")
-        return ()
+        example = "- {match: [gate, up], operator: hdpl, blocks: 8, rank: 128}"
+        cursor.problem(value, "must be a list of rules", example)
+        return None
     rules = []
     for place, item in enumerate(value):
         here = cursor.at(place)
@@ -305,12 +306,4 @@ def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tup
                 select_layers(rule.layers, backbone.num_layers)
             except ValueError as error:
                 here.at("layers").problem(rule.layers, str(error))
-    return tuple(rules)
-
-
-def _read_loop(value: object, cursor: Cursor) -> int:
-    count = cursor.mapping(value, ("count",)).get("count", 1)
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_LOOPS:
-        cursor.at("count").problem(count, f"must be a whole number from 1 to {MAX_LOOPS}")
-        return 1
-    return count
+    return tuple(rules) if len(cursor.problems.found) == before else None

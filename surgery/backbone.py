@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from surgery.options import Cursor, Option, read_options
+from surgery.problems import nearest
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 FFN_PROJECTIONS = ("gate", "up", "down")
@@ -14,7 +16,7 @@ FFN_PROJECTIONS = ("gate", "up", "down")
 _SCHEMA = {
     "vocab_size": Option(int, low=1, help="tokens in the vocabulary"),
     "dim": Option(int, low=1, help="width of the residual stream"),
-    "num_layers": Option(int, low=1, help="physical layers"),
+    "num_layers": Option(int, low=1, high=4096, help="physical layers"),
     "num_heads": Option(int, low=1, help="query heads"),
     "num_kv_heads": Option(int, None, low=1, help="key/value heads, default num_heads"),
     "head_dim": Option(int, None, low=2, help="width of a head, default dim / num_heads"),
@@ -33,9 +35,9 @@ _ROPE_FIELDS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": ("factor", "original_max_position_embeddings"),
 }
-_ROPE_OPTIONAL = {
-    "yarn": ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
-}  # fmt: skip
+_ROPE_NUMBERS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+_ROPE_OPTIONAL = {"yarn": (*_ROPE_NUMBERS, "truncate")}
+_ROPE_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,7 @@ class Backbone:
         """From a mapping; problems go to the cursor. None when it can't be built."""
         before = len(cursor.problems.found)
         given = cursor.mapping(data, (*_SCHEMA, "biases", "rope_scaling"))
-        values = read_options(
-            {key: value for key, value in given.items() if key in _SCHEMA}, _SCHEMA, cursor
-        )
+        values = read_options({key: value for key, value in given.items() if key in _SCHEMA}, _SCHEMA, cursor)
         values["biases"] = _read_biases(given.get("biases", ()), cursor.at("biases"))
         values["rope_scaling"] = read_rope_scaling(given.get("rope_scaling"), cursor.at("rope_scaling"))
         if len(cursor.problems.found) > before:
@@ -113,13 +113,13 @@ def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:
 
 
 def _read_biases(value: object, cursor: Cursor) -> tuple[str, ...]:
-    names = list(value) if isinstance(value, list | tuple) else [value]
+    names = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
     if value == "all":
         names = list(PROJECTIONS)
     for name in names:
         if name not in PROJECTIONS:
-            cursor.problem(value, f"must list projections out of {', '.join(PROJECTIONS)}")
-            return ()
+            hint = nearest(str(name), PROJECTIONS)
+            cursor.problem(name, f"must list projections out of {', '.join(PROJECTIONS)}", hint)
     return tuple(name for name in PROJECTIONS if name in names)
 
 
@@ -129,13 +129,39 @@ def read_rope_scaling(value: object, cursor: Cursor) -> dict[str, Any] | None:
         return None
     given = cursor.mapping(value)
     kind = given.get("rope_type", "default")
-    if kind not in _ROPE_FIELDS:
-        cursor.at("rope_type").problem(kind, f"must be one of {', '.join(_ROPE_FIELDS)}")
+    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
+        hint = nearest(str(kind), _ROPE_FIELDS)
+        cursor.at("rope_type").problem(kind, f"must be one of {', '.join(_ROPE_FIELDS)}", hint)
         return None
-    known = ("rope_type", *_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ()))
-    given = cursor.mapping(given, known)
-    for name in _ROPE_FIELDS[kind]:
+    before = len(cursor.problems.found)
+    optional = {name for name in _ROPE_OPTIONAL.get(kind, ()) if given.get(name) is None}
+    given = cursor.mapping(given, ("rope_type", *_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ())))
+    result: dict[str, Any] = {"rope_type": kind}
+    for name in (*_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ())):
+        if name in optional:
+            continue
         number = given.get(name)
-        if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
+        if name == "truncate":
+            if not isinstance(number, bool):
+                cursor.at(name).problem(number, "must be true or false")
+        elif isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
             cursor.at(name).problem(number, f"must be a positive number for rope_type {kind}")
-    return None if kind == "default" else given
+        elif name == "original_max_position_embeddings" and number != int(number):
+            cursor.at(name).problem(number, "must be a whole number of tokens")
+        result[name] = number
+    if len(cursor.problems.found) > before:
+        return None
+    if kind == "llama3" and not result["low_freq_factor"] < result["high_freq_factor"]:
+        cursor.at("low_freq_factor").problem(result["low_freq_factor"], "must be below high_freq_factor")
+    return None if kind == "default" else result
+
+
+def canonical_rope_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Numbers as floats and defaults left out, so that two spellings of one scaling are the same."""
+    if scaling is None or (scaling["rope_type"] == "linear" and scaling["factor"] == 1):
+        return None
+    values = {
+        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in scaling.items()
+    }
+    return {name: value for name, value in values.items() if value != _ROPE_DEFAULTS.get(name)}

@@ -42,7 +42,8 @@ def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> s
     placed = next(iter(ratio))
     if placed not in shares or len(shares) == 1 or placement == "interleave":
         return _interleave(shares, depth)
-    count = min(depth, max(1, round(depth * shares[placed] / sum(shares.values()))))
+    count = round(depth * shares[placed] / sum(shares.values()))
+    count = min(max(count, 1), max(depth - 1, 1))  # neither side of the ratio vanishes
     rest = _interleave({key: value for key, value in shares.items() if key != placed}, depth - count)
     if placement == "front":
         return placed * count + rest
@@ -54,10 +55,25 @@ def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> s
 
 def _interleave(shares: Mapping[str, int], depth: int) -> str:
     """The reduced ratio as one period, every mixer spread evenly in it, then tiled."""
+    if not depth:
+        return ""
     divisor = gcd(*shares.values())
+    period = {letter: share // divisor for letter, share in shares.items()}
+    if sum(period.values()) > depth:  # the period's head alone could lack a mixer
+        period = _fit(shares, depth)
     slots = [
-        ((index + 1) / (share // divisor), -order, letter)
-        for order, (letter, share) in enumerate(shares.items())
-        for index in range(share // divisor)
-    ]  # fmt: skip
-    return tile("".join(letter for _, _, letter in sorted(slots)), depth) if depth else ""
+        ((index + 1) / count, -order, letter)
+        for order, (letter, count) in enumerate(period.items())
+        for index in range(count)
+    ]
+    return tile("".join(letter for _, _, letter in sorted(slots)), depth)
+
+
+def _fit(shares: Mapping[str, int], depth: int) -> dict[str, int]:
+    """Layers of each mixer in a stack of `depth`, nearest to the ratio, none left out while there is room."""
+    whole = sum(shares.values())
+    counts = dict.fromkeys(list(shares)[:depth], 1)
+    while sum(counts.values()) < depth:
+        behind = max(counts, key=lambda letter: depth * shares[letter] / whole - counts[letter])
+        counts[behind] += 1
+    return counts

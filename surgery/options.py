@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,17 +34,17 @@ class Option:
                 raise ValueError("must be true or false")
             return value
         if self.kind is str:
-            if not isinstance(value, str):
+            if not isinstance(value, str) and not self.choices:
                 raise ValueError("must be text")
             if self.choices and value not in self.choices:
-                hint = nearest(value, self.choices)
+                hint = nearest(str(value), self.choices)
                 raise ValueError(f"must be one of {', '.join(self.choices)}{'; ' + hint if hint else ''}")
             return value
         return self._number(value)
 
     def _number(self, value: object) -> int | float:
         word = "whole number" if self.kind is int else "number"
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
             raise ValueError(f"must be a {word}")
         if self.kind is int and value != int(value):
             raise ValueError(f"must be a {word}")
@@ -54,6 +53,11 @@ class Option:
         if self.high is not None and value > self.high:
             raise ValueError(f"must be at most {self.high:g}")
         return int(value) if self.kind is int else float(value)
+
+
+def is_finite(value: float) -> bool:
+    """Neither infinite nor NaN, nor a whole number beyond what a float holds."""
+    return abs(value) < 1e300
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class Cursor:
         line = self.source.line(self.path) if self.source else None
         self.problems.add(self.name, value, rule, hint, line)
 
-    def mapping(self, value: object, known: Mapping[str, Any] | tuple[str, ...] | None = None) -> dict[str, Any]:
+    def mapping(
+        self, value: object, known: Mapping[str, Any] | tuple[str, ...] | None = None
+    ) -> dict[str, Any]:
         """`value` as a dict with only known keys; what is wrong becomes problems."""
         if value is None:
             value = {}

@@ -42,9 +42,7 @@ class Problems:
 
     found: list[Problem] = field(default_factory=list)
 
-    def add(
-        self, field: str, value: object, rule: str, hint: str = "", line: int | None = None
-    ) -> None:
+    def add(self, field: str, value: object, rule: str, hint: str = "", line: int | None = None) -> None:
         self.found.append(Problem(field, value, rule, hint, line))
 
     def __bool__(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal, InvalidOperation, Overflow
 
 _COUNT = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _BYTES = {
@@ -33,17 +34,16 @@ def parse_bytes(value: object) -> int:
 
 def format_count(value: float) -> str:
     """62531072 -> `62.5M`; below 10,000 the number itself."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            unit = 1e3 if suffix == "k" else limit
+    for unit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= 0.99995 * unit:  # what rounds to 1000.0 of the unit below
             return f"{value / unit:.1f}{suffix}"
-    return f"{value:,.0f}"
+    return f"{value / 1e3:.1f}k" if abs(value) >= 1e4 else f"{value:,.0f}"
 
 
 def format_bytes(value: float) -> str:
     """8388608 -> `8.0 MiB`."""
     for limit, suffix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if abs(value) >= limit:
+        if abs(value) >= (limit if limit == 2**10 else 0.99995 * limit):
             return f"{value / limit:.1f} {suffix}"
     return f"{value:.0f} B"
 
@@ -54,7 +54,11 @@ def _parse(value: object, units: dict[str, int], expected: str) -> int:
     match = _NUMBER.fullmatch(str(value))
     if match is None or match[2].lower() not in units:
         raise ValueError(f"must be {expected}")
-    number = float(match[1].replace("_", "")) * units[match[2].lower()]
-    if not (0 <= number < 2**63) or abs(number - round(number)) > 1e-6 * max(1.0, number):
+    try:
+        number = Decimal(match[1].replace("_", "")) * units[match[2].lower()]
+        whole = 0 <= number < 2**63 and number == number.to_integral_value()
+    except (InvalidOperation, Overflow):  # exponents beyond any count
+        whole = False
+    if not whole:
         raise ValueError(f"must be {expected}")
-    return round(number)
+    return int(number)

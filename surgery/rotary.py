@@ -26,7 +26,7 @@ def rotary_tables(
 def rotate(
     x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
 ) -> Float[Tensor, "b heads t h"]:
-    """Turns channel i against channel i + h/2 by the position's angle (Su et al. 2021, in Llama's pairing)."""
+    """Turns channel i against channel i + h/2 by the position's angle (Su et al. 2021, in Llama's pairs)."""
     cos, sin = (table[:, None].to(x.dtype) for table in rotary)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
@@ -55,7 +55,8 @@ def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     blend = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+    scaled: Tensor = (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+    return scaled
 
 
 def _yarn(frequencies: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tuple[Tensor, float]:
@@ -66,9 +67,7 @@ def _yarn(frequencies: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -
     def channel(turns: float) -> float:
         """Channel pair that makes this many turns over the original length."""
         return (
-            backbone.head_dim
-            * math.log(length / (turns * 2 * math.pi))
-            / (2 * math.log(backbone.rope_theta))
+            backbone.head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(backbone.rope_theta))
         )
 
     first, last = channel(scaling.get("beta_fast") or 32), channel(scaling.get("beta_slow") or 1)

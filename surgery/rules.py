@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from surgery.backbone import PROJECTIONS
@@ -29,30 +30,20 @@ class Rule:
         """From a mapping; problems go to the cursor. None when it can't be built."""
         before = len(cursor.problems.found)
         given = cursor.mapping(data)
-        operator = given.get("operator")
-        if operator not in PROJECTION_OPERATORS:
-            hint = nearest(str(operator), PROJECTION_OPERATORS)
-            cursor.at("operator").problem(
-                operator, f"must be one of {', '.join(PROJECTION_OPERATORS)}", hint
-            )
-            return None
-        spec = PROJECTION_OPERATORS[str(operator)]
-        cursor.mapping(given, ("match", "operator", "layers", *spec.options))
         match = read_match(given.get("match"), cursor.at("match"))
+        layers = _read_selector(given.get("layers"), cursor.at("layers"))
+        operator = given.get("operator")
+        spec = PROJECTION_OPERATORS.get(operator) if isinstance(operator, str) else None
+        if spec is None:
+            hint = nearest(str(operator), PROJECTION_OPERATORS)
+            cursor.at("operator").problem(operator, f"must be one of {', '.join(PROJECTION_OPERATORS)}", hint)
+            return None
+        cursor.mapping(given, ("match", "operator", "layers", *spec.options))
         wanted = {key: value for key, value in given.items() if key in spec.options}
         options = read_options(wanted, spec.options, cursor)
-        layers = given.get("layers")
-        if isinstance(layers, list) and all(isinstance(item, int) for item in layers):
-            layers = ",".join(map(str, layers))
-        elif isinstance(layers, int) and not isinstance(layers, bool):
-            layers = str(layers)
-        elif layers == "all":
-            layers = None
-        elif layers is not None and not isinstance(layers, str):
-            cursor.at("layers").problem(layers, "must be a list of layers or text such as '0-3,-1'")
         if len(cursor.problems.found) > before:
             return None
-        return cls(match, str(operator), options, layers)
+        return cls(match, spec.name, options, layers)
 
     def to_dict(self) -> dict[str, Any]:
         match: Any = "all" if self.match == PROJECTIONS else list(self.match)
@@ -74,6 +65,20 @@ def read_match(value: object, cursor: Cursor) -> tuple[str, ...]:
     return tuple(name for name in PROJECTIONS if name in names)
 
 
+def _read_selector(value: object, cursor: Cursor) -> str | None:
+    """A layer selector as text; whether the layers exist is checked where the depth is known."""
+    if value is None or value == "all":
+        return None
+    if isinstance(value, str):
+        return value
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        cursor.problem(value, "must be a list of layers or text such as '0-3,-1'")
+        return None
+    return ",".join(map(str, items))
+
+
+@lru_cache(maxsize=4096)  # asked for every projection of every layer
 def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
     """`0-3,7,-1` or slices such as `1::2` -> layer indices, sorted, each once.
 
@@ -107,9 +112,13 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
 
 
 def write_layers(layers: tuple[int, ...], depth: int) -> str | None:
-    """The shortest selector of these layers: None for all, `0-3,7` otherwise."""
+    """A short selector of these layers: None for all, `1::2` for evenly spaced ones, `0-3,7` otherwise."""
     if len(layers) == depth:
         return None
+    step = layers[1] - layers[0] if len(layers) > 2 else 1
+    if step > 1 and layers == tuple(range(layers[0], layers[-1] + 1, step)):
+        stop = "" if layers[-1] + step >= depth else layers[-1] + 1
+        return f"{layers[0]}:{stop}:{step}"
     runs: list[list[int]] = []
     for layer in layers:
         if runs and runs[-1][1] == layer - 1:

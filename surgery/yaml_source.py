@@ -32,12 +32,28 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load`, with 1e-3 read as a number: YAML 1.1 would make it a string."""
+    """`yaml.safe_load`, but with numbers as people write them.
+
+    YAML 1.1 reads `1e-3` and `1.5e3` as text, and `1:2`, which selects layers here, as 62 in base 60.
+    """
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*[eE][-+]?\d+"), list("-+0123456789")
+_SIGNED = list("-+0123456789")
+_RESOLVERS = (
+    ("int", re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][\d_]*)"), _SIGNED),
+    ("float", re.compile(r"[-+]?\d[\d_]*(?:\.[\d_]*)?[eE][-+]?\d+|[-+]?\d[\d_]*\.[\d_]*"), _SIGNED),
+    ("float", re.compile(r"[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)"), list("-+.")),
+    ("float", re.compile(r"\.(?:nan|NaN|NAN)"), ["."]),
 )
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern, _first in _RESOLVERS:
+    # PyYAML matches from the start only, so that each pattern must say where it ends
+    _whole = re.compile(f"(?:{_pattern.pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _whole, _first)
 
 
 def load_yaml(source: str | Path, *, text: str | None = None) -> Source:
@@ -53,8 +69,9 @@ def load_yaml(source: str | Path, *, text: str | None = None) -> Source:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"can't read {name}", [Problem("file", name, reason)]) from error
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {}
         duplicates: list[Problem] = []
@@ -68,10 +85,15 @@ def load_yaml(source: str | Path, *, text: str | None = None) -> Source:
         line = mark.line + 1 if mark else None
         problem = Problem("YAML", None, error.problem or "can't be parsed", error.context or "", line)
         raise UserError(f"{name} is not valid YAML", [problem]) from error
-    except yaml.YAMLError as error:
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a value such as the date 2026-13-45
         raise UserError(f"{name} is not valid YAML", [Problem("YAML", None, str(error))]) from error
+    except RecursionError as error:
+        raise UserError(f"{name} is not valid YAML", [Problem("YAML", None, "is nested too deep")]) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return Source(name, data, lines, text)
 
 
@@ -86,10 +108,8 @@ def _walk(
             inner = (*path, str(key.value))
             line = key.start_mark.line + 1
             if inner in lines and str(key.value) != "<<":
-                duplicates.append(
-                    Problem(".".join(map(str, inner)), None, f"is written twice (also in line {lines[inner]})",
-                            "keep one", line)
-                )  # fmt: skip
+                rule = f"is written twice (also in line {lines[inner]})"
+                duplicates.append(Problem(".".join(map(str, inner)), None, rule, "keep one", line))
             lines[inner] = line
             _walk(value, inner, lines, duplicates, seen)
     elif isinstance(node, yaml.SequenceNode):

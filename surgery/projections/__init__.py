@@ -1,4 +1,4 @@
-"""Projection operators by name. A new one is a folder here (spec without torch, module with) and a line below."""
+"""Projection operators by name. A new one is a folder here (spec without torch, module with) and a line."""
 
 from __future__ import annotations
 

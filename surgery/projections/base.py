@@ -1,4 +1,4 @@
-"""What a projection operator must tell about itself, without torch: options, rules, costs, how to build it."""
+"""What a projection operator tells about itself, without torch: options, rules, costs, how to build it."""
 
 from __future__ import annotations
 

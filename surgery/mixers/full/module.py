@@ -44,4 +44,5 @@ class FullAttention(nn.Module):
         return y
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return heads

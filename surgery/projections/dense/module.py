@@ -10,5 +10,5 @@ from surgery.context import Context
 class Dense(nn.Linear):
     """`nn.Linear` that takes, and ignores, the forward context."""
 
-    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)

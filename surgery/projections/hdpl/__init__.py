@@ -1,4 +1,4 @@
-"""`hdpl`: Hybrid Dual-Path Linear (arXiv 2602.07070), a block-diagonal path plus a variational low-rank one."""
+"""`hdpl`: Hybrid Dual-Path Linear (arXiv 2602.07070), a block-diagonal plus a variational low-rank path."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class HDPLSpec(ProjectionSpec):
         return {**options, "kl": kl}
 
     def params(self, d_in: int, d_out: int, options: Options) -> int:
-        blocks, rank = options["blocks"], options["rank"]
+        blocks, rank = int(options["blocks"]), int(options["rank"])
         encoders = 2 * (d_in * rank + rank)  # mu and logvar, both with bias
         return d_in * d_out // blocks + encoders + rank * d_out
 
     def flops(self, d_in: int, d_out: int, options: Options, *, training: bool) -> int:
-        blocks, rank = options["blocks"], options["rank"]
+        blocks, rank = int(options["blocks"]), int(options["rank"])
         encoders = (2 if training else 1) * d_in * rank  # evaluation needs mu only
         return 2 * (d_in * d_out // blocks + encoders + rank * d_out)
 

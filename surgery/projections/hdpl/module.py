@@ -26,7 +26,7 @@ class HDPL(nn.Module):
         self, d_in: int, d_out: int, *, blocks: int, rank: int, kl_weight: float, kl: str, bias: bool = False
     ) -> None:
         super().__init__()
-        assert d_in % blocks == 0 and d_out % blocks == 0, "checked where the architecture is read"
+        assert d_in % blocks == d_out % blocks == 0, "checked where the architecture is read"
         self.kl_weight, self.kl = kl_weight, kl
         self.blocks = nn.Parameter(torch.empty(blocks, d_out // blocks, d_in // blocks))
         self.mu = nn.Linear(d_in, rank)
@@ -71,22 +71,23 @@ def block_diagonal(
 ) -> Float[Tensor, "*batch d_out"]:
     """Each of the n slices of x through its own block."""
     n, rows, columns = blocks.shape
-    flat = x.reshape(-1, n, columns).transpose(0, 1)
+    flat = x.reshape(x.shape[:-1].numel(), n, columns).transpose(0, 1)  # no -1: there may be no token
     # under autocast bmm casts both sides; the product is (n, tokens, rows)
     return torch.bmm(flat, blocks.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], n * rows)
 
 
 def kl_loss(mu: Float[Tensor, "*batch rank"], logvar: Float[Tensor, "*batch rank"], form: str) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats as a scalar loss, in float32.
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats as a scalar loss, in float32 or better.
 
     `reference`: summed over latents, clamped at ln 2 a token, mean over tokens (the paper's code; zero
     gradient once the clamp bites, which is everywhere at usual ranks). `mean`: mean over latents and
     tokens. `free_bits`: mean over latents of the token mean, floored at FREE_BITS.
     """
-    mu, logvar = mu.float(), logvar.float()
+    exact = torch.promote_types(mu.dtype, torch.float32)
+    mu, logvar = mu.to(exact), logvar.to(exact)
     kl = -0.5 * (1 + logvar - mu.square() - logvar.exp())
     if form == "reference":
         return kl.sum(-1).clamp(max=LN2).mean()
     if form == "mean":
         return kl.mean()
-    return kl.flatten(0, -2).mean(0).clamp(min=FREE_BITS).mean()
+    return kl.reshape(-1, kl.shape[-1]).mean(0).clamp(min=FREE_BITS).mean()
