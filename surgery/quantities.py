@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation, Overflow
+from fractions import Fraction
 
 _COUNT = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _BYTES = {
@@ -11,7 +11,7 @@ _BYTES = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
-_NUMBER = re.compile(r"\s*([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+_NUMBER = re.compile(r"\s*([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([A-Za-z]*)\s*")
 
 
 def parse_count(value: object) -> int:
@@ -54,11 +54,7 @@ def _parse(value: object, units: dict[str, int], expected: str) -> int:
     match = _NUMBER.fullmatch(str(value))
     if match is None or match[2].lower() not in units:
         raise ValueError(f"must be {expected}")
-    try:
-        number = Decimal(match[1].replace("_", "")) * units[match[2].lower()]
-        whole = 0 <= number < 2**63 and number == number.to_integral_value()
-    except (InvalidOperation, Overflow):  # exponents beyond any count
-        whole = False
-    if not whole:
+    number = Fraction(match[1].replace("_", "")) * units[match[2].lower()]  # exact: 62.531072M is whole
+    if number.denominator != 1 or not 0 <= number < 2**63:
         raise ValueError(f"must be {expected}")
     return int(number)

@@ -1,0 +1,166 @@
+"""Hypothesis strategies: small random architectures, and other spellings of the same one. Free of torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from surgery.architecture import Architecture
+from surgery.backbone import FFN_PROJECTIONS, PROJECTIONS, Backbone
+from surgery.layout import tile
+from surgery.mixers import MIXERS
+from surgery.options import REQUIRED, Cursor, Option
+from surgery.problems import Problems
+from surgery.projections import PROJECTION_OPERATORS
+
+SMALL = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12)
+
+
+def option_values(option: Option) -> tuple[Any, ...]:
+    """A few allowed values of an option, its default among them."""
+    if option.kind is bool:
+        return (False, True)
+    if option.kind is str:
+        return option.choices or ("text",)
+    low = option.low if option.low is not None else -1
+    high = option.high if option.high is not None else float("inf")
+    numbers: list[Any] = [low, *SMALL] if option.kind is int else [low, 0.0, 0.001, 0.25, 1.0, 2.0]
+    if option.default is not REQUIRED and option.default is not None:
+        numbers.append(option.default)
+    return tuple(dict.fromkeys(option.kind(number) for number in numbers if low <= number <= high))
+
+
+def option_sets(schema: Mapping[str, Option]) -> list[dict[str, Any]]:
+    """Every combination of those values: a new operator or mixer is tried by its schema alone."""
+    values = [option_values(option) for option in schema.values()]
+    return [dict(zip(schema, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def operator_options(name: str, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Options of a projection operator that fit every (d_in, d_out)."""
+    spec = PROJECTION_OPERATORS[name]
+    return [
+        options for options in option_sets(spec.options)
+        if not any(spec.broken_rule(d_in, d_out, options) for d_in, d_out in sizes)
+    ]  # fmt: skip
+
+
+def read_backbone(data: object) -> Backbone:
+    problems = Problems()
+    backbone = Backbone.read(data, Cursor(problems))
+    problems.raise_if_any("backbone of a test")
+    assert backbone is not None
+    return backbone
+
+
+ROPE_SCALINGS = (
+    None,
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 64},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+)  # fmt: skip
+
+
+@st.composite
+def backbones(draw: st.DrawFn, max_layers: int = 4) -> dict[str, Any]:
+    """Sizes as a file gives them: odd widths, kv heads 1, head_dim apart from dim / heads, biases, ties."""
+    kv_heads = draw(st.integers(1, 3))
+    biases = st.lists(st.sampled_from(PROJECTIONS), unique=True)
+    return {
+        "vocab_size": draw(st.integers(2, 40)),
+        "dim": draw(st.integers(1, 24)),
+        "num_layers": draw(st.integers(1, max_layers)),
+        "num_heads": kv_heads * draw(st.integers(1, 3)),
+        "num_kv_heads": kv_heads,
+        "head_dim": 2 * draw(st.integers(1, 6)),
+        "ffn_dim": draw(st.integers(1, 30)),
+        "rope_theta": draw(st.sampled_from([100.0, 10000.0, 500000.0])),
+        "norm_eps": draw(st.sampled_from([1e-6, 1e-5])),
+        "tie_embeddings": draw(st.booleans()),
+        "qk_norm": draw(st.booleans()),
+        "biases": draw(st.just([]) | biases),
+        "rope_scaling": draw(st.sampled_from(ROPE_SCALINGS)),
+    }
+
+
+def sizes_of(data: Mapping[str, Any], layout: str, mixers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """(inputs, outputs) of each projection, layer by layer."""
+    backbone = read_backbone(data)
+    result = []
+    for index in range(backbone.num_layers):
+        letter = layout[index % len(layout)]
+        spec = MIXERS[letter]
+        options = {name: item.default for name, item in spec.options.items()} | mixers.get(letter, {})
+        sizes = spec.projections(backbone, options)
+        result.append(sizes | {name: backbone.sizes(name) for name in FFN_PROJECTIONS})
+    return result
+
+
+@st.composite
+def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) -> dict[str, Any]:
+    """An architecture file as plain data; always valid."""
+    backbone = draw(backbones(max_layers))
+    depth = backbone["num_layers"]
+    layout = draw(st.text(st.sampled_from(sorted(MIXERS)), min_size=1, max_size=depth))
+    mixers = {
+        letter: draw(st.sampled_from(option_sets(MIXERS[letter].options)))
+        for letter in draw(st.lists(st.sampled_from(sorted(MIXERS)), unique=True))
+    }
+    sizes = sizes_of(backbone, layout, mixers)
+    free = {(index, name) for index, layer in enumerate(sizes) for name in layer}
+    rules = []
+    for _ in range(draw(st.integers(0, 3))):
+        match = draw(st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True))
+        layers = draw(st.none() | st.lists(st.integers(0, depth - 1), min_size=1, unique=True))
+        taken = {
+            (index, name) for index, name in free
+            if name in match and (layers is None or index in layers)
+        }  # fmt: skip
+        operator = draw(st.sampled_from(sorted(PROJECTION_OPERATORS)))
+        fitting = operator_options(operator, sorted({sizes[index][name] for index, name in taken}))
+        if not taken or not fitting:
+            continue  # a rule that decides nothing is an error
+        free -= taken
+        rule = {"match": match, "operator": operator, **draw(st.sampled_from(fitting))}
+        rules.append(rule if layers is None else {**rule, "layers": layers})
+    return {
+        "backbone": backbone, "layout": layout, "mixers": mixers, "projections": rules,
+        "loop": {"count": draw(st.integers(1, max_loops))},
+    }  # fmt: skip
+
+
+def architectures(max_layers: int = 4, max_loops: int = 3) -> st.SearchStrategy[Architecture]:
+    return architecture_data(max_layers, max_loops).map(Architecture.from_dict)
+
+
+@st.composite
+def respellings(draw: st.DrawFn, arch: Architecture) -> dict[str, Any]:
+    """Another way to write the same model."""
+    backbone = {**arch.backbone.to_dict(), "max_position_embeddings": draw(st.integers(1, 9999))}
+    backbone["biases"] = draw(st.permutations(arch.backbone.biases))
+    depth = arch.backbone.num_layers
+    mixers = {
+        letter: dict(next(layer.mixer_options for layer in arch.layers if layer.mixer == letter))
+        for letter in sorted(set(arch.layout))
+    }
+    rules: list[dict[str, Any]] = []
+    for index, layer in enumerate(arch.layers):
+        for name, item in layer.projections.items():
+            if item.name == "dense" and draw(st.booleans()):
+                continue  # what no rule takes is dense
+            spellings = [index, [index], str(index), index - depth, f"{index}:{index + 1}"]
+            where: Any = draw(st.sampled_from(spellings))
+            rules.append({"match": [name], "operator": item.name, **item.options, "layers": where})
+    rules = draw(st.permutations(rules))
+    if draw(st.booleans()):
+        rules = [*rules, {"match": "all", "operator": "dense"}]
+    periods = [n for n in range(1, depth + 1) if tile(arch.layout[:n], depth) == arch.layout]
+    layout = arch.layout[: draw(st.sampled_from(periods))]
+    return {
+        "backbone": backbone, "layout": layout, "mixers": mixers, "projections": rules,
+        "loop": {"count": arch.loop_count},
+    }  # fmt: skip
