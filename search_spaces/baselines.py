@@ -1,0 +1,103 @@
+"""Known designs that every study trains first, cut to its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any
+
+from surgery.architecture import Architecture
+from surgery.backbone import Backbone
+from surgery.layout import tile
+from surgery.mixers import MIXER_NAMES, MIXERS
+from surgery.mixers.full import attention_projections
+from surgery.options import Cursor
+from surgery.problems import nearest
+from surgery.rules import Rule
+
+LT2_LOOPS = 4
+PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
+PAPER_PROJECTIONS = ("q", "k", "v", "gate", "up")
+
+Rules = Callable[[Backbone], tuple[Rule, ...]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A design by layout, loops and rules. Known at once, usable when every mixer of its layout has landed.
+
+    A backbone with fewer layers than the layout keeps the layout's end, where its rarer mixer stands.
+    """
+
+    summary: str
+    layout: str = "F"
+    loops: int = 1
+    rules: Rules = lambda backbone: ()
+    mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def build(self, backbone: Backbone) -> Architecture:
+        depth = backbone.num_layers
+        layout = self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
+        return Architecture(backbone, layout, self.mixers, self.rules(backbone), self.loops)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Letters of mixers that have not landed."""
+        return tuple(dict.fromkeys(letter for letter in self.layout if letter not in MIXERS))
+
+
+def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:
+    """The paper's hybrid at any width: 8 blocks and rank 128 at dim 512.
+
+    The rank keeps its share of the width (a quarter of dim, at least 8). Blocks are 8, or the largest
+    smaller number that divides both sides of every projection.
+    """
+    attention = attention_projections(backbone)
+    sizes = [attention.get(name) or backbone.sizes(name) for name in PAPER_PROJECTIONS]
+    common = gcd(*(side for size in sizes for side in size))
+    blocks = max(count for count in range(1, PAPER_BLOCKS + 1) if common % count == 0)
+    rank = max(8, backbone.dim * PAPER_RANK // PAPER_DIM)
+    options = {"blocks": blocks, "rank": rank, "kl_weight": 1e-3, "kl": "reference"}
+    return (Rule(PAPER_PROJECTIONS, "hdpl", options),)
+
+
+BASELINES: dict[str, Baseline] = {
+    "dense": Baseline("the backbone itself: dense projections, full attention, one pass"),
+    "hdpl-paper": Baseline("HDPL on q k v gate up as in its paper", rules=hdpl_paper_rules),
+    "lt2-looped": Baseline("full attention, four passes", loops=LT2_LOOPS),
+    "lt2-gdn": Baseline("Gated DeltaNet, four passes", "G", LT2_LOOPS),
+    "lt2-full-gdn": Baseline("one full to four Gated DeltaNet layers, four passes", "GGGGF", LT2_LOOPS),
+    "lt2-gdn-dsa": Baseline("one sparse to four Gated DeltaNet layers, four passes", "GGGGS", LT2_LOOPS),
+    "gka": Baseline("Gaussian-kernel attention in every layer", "K"),
+    "gka-hybrid": Baseline("one full to three Gaussian-kernel layers", "KKKF"),
+}
+
+
+def read_baselines(data: object, cursor: Cursor) -> tuple[str, ...]:
+    """Checked names, each once; what is wrong becomes problems."""
+    if data is None:
+        return ("dense",)
+    if not isinstance(data, list):
+        cursor.problem(data, "must be a list of baselines", f"out of {', '.join(available())}")
+        return ()
+    found: list[str] = []
+    for place, name in enumerate(data):
+        here = cursor.at(place)
+        if name not in BASELINES:
+            hint = nearest(str(name), BASELINES) or f"baselines: {', '.join(available())}"
+            here.problem(name, "is not a baseline", hint)
+        elif missing := BASELINES[name].missing:
+            mixers = " and ".join(MIXER_NAMES[letter] for letter in missing)
+            rule = f"needs {mixers}, which is not part of this version of nas"
+            here.problem(name, rule, f"baselines: {', '.join(available())}")
+        elif name in found:
+            here.problem(name, "stands in the list twice", "remove one")
+        else:
+            found.append(name)
+    return tuple(found)
+
+
+def available() -> list[str]:
+    """Baselines that can be built now."""
+    return [name for name, baseline in BASELINES.items() if not baseline.missing]

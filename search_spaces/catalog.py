@@ -1,0 +1,69 @@
+"""Finding spaces: presets by name, own files by path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from search_spaces.schema import read_space
+from search_spaces.space import SearchSpace
+from surgery.problems import Problem, UserError, nearest
+from surgery.yaml_source import load_yaml
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A space that ships with the package."""
+
+    name: str
+    summary: str
+    path: Path
+
+
+def list_presets() -> list[Preset]:
+    """Presets by name; the summary is the first comment of the file."""
+    found = []
+    for path in sorted(PRESETS.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        found.append(Preset(path.stem, first.lstrip("# ").strip(), path))
+    return found
+
+
+def load_space(name_or_path: str | Path) -> SearchSpace:
+    """A checked space. A file of that name wins over a preset.
+
+    Raises:
+        UserError: no such file or preset, or every problem of the file.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return read_space(load_yaml(path), _name_of(path))
+    name = str(name_or_path)
+    presets = {preset.name: preset for preset in list_presets()}
+    if name in presets:
+        return read_space(load_yaml(presets[name].path), name)
+    known = f"presets: {', '.join(presets)}"
+    if path.is_dir():
+        raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        hint = f"{nearest(path.stem, presets) or 'or name a preset'} {known}"
+        raise UserError(f"can't read {name}", [Problem("space", name, "there is no such file", hint)])
+    hint = f"{nearest(name, presets)} {known}".strip()
+    problem = Problem("space", name, "is neither a file nor a preset", hint)
+    raise UserError(f"there is no search space {name}", [problem])
+
+
+def parse_space(text: str, name: str = "<text>") -> SearchSpace:
+    """A checked space from YAML text; `name` stands for the file in messages.
+
+    Raises:
+        UserError: every problem of the text.
+    """
+    return read_space(load_yaml(name, text=text), _name_of(Path(name)))
+
+
+def _name_of(path: Path) -> str:
+    stem = "".join(char if char.isalnum() or char in "._-" else "-" for char in path.stem).strip("-._")
+    return stem or "space"

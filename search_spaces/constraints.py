@@ -1,0 +1,160 @@
+"""Limits on exact costs (`params <= 70M`), checked before anything is trained."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from surgery.architecture import Architecture
+from surgery.costs import METRICS, Metric, parse_metric
+from surgery.options import Cursor
+
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_SHAPE = re.compile(r"\s*([A-Za-z_][\w.@]*)\s*([<>=!~]+)\s*(.+?)\s*")
+EXAMPLE = 'write it as "params <= 70M" or "cache_bytes@4096 <= 8MiB"'
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """`metric comparison limit`; the limit is in the metric's unit (a count, or bytes)."""
+
+    metric: Metric
+    context: int | None
+    comparison: str
+    limit: int
+
+    @property
+    def name(self) -> str:
+        return metric_name(self.metric, self.context)
+
+    def measure(self, architecture: Architecture) -> int:
+        assert self.metric.analytic is not None
+        return self.metric.analytic(architecture, self.context or 0)
+
+    def amount(self, value: float) -> float:
+        """0 or below when `value` is allowed, else how far off it is as a fraction of the limit.
+
+        Costs are whole numbers, so `< L` is `<= L - 1`.
+        """
+        low, high = self.interval
+        scale = max(1.0, float(self.limit))
+        excess = max(low - value if low is not None else 0, value - high if high is not None else 0)
+        if excess > 0:
+            return excess / scale
+        slack = min(abs(value - edge) for edge in (low, high) if edge is not None)
+        return -slack / scale
+
+    @property
+    def interval(self) -> tuple[int | None, int | None]:
+        """(lowest, highest) allowed value, None where open."""
+        limit = self.limit
+        return {
+            "<=": (None, limit),
+            "<": (None, limit - 1),
+            ">=": (limit, None),
+            ">": (limit + 1, None),
+            "==": (limit, limit),
+        }[self.comparison]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.comparison} {self.metric.format(self.limit)}"
+
+    @property
+    def exact(self) -> str:
+        """With every digit of the limit."""
+        return f"{self.name} {self.comparison} {self.limit}"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A constraint that an architecture breaks; `amount` is the excess as a fraction of the limit."""
+
+    constraint: Constraint
+    value: int
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.constraint.name} is {self.constraint.metric.format(self.value)}, not {self.constraint}"
+
+
+def metric_name(metric: Metric, context: int | None) -> str:
+    return metric.name if context is None else f"{metric.name}@{context}"
+
+
+def values(constraints: Sequence[Constraint], architecture: Architecture) -> tuple[float, ...]:
+    """One number a constraint, 0 or below when it holds: what feasibility-aware samplers take."""
+    return tuple(item.amount(item.measure(architecture)) for item in constraints)
+
+
+def violations(constraints: Sequence[Constraint], architecture: Architecture) -> list[Violation]:
+    """The constraints that the architecture breaks."""
+    found = ((item, item.measure(architecture)) for item in constraints)
+    return [Violation(item, value, amount) for item, value in found if (amount := item.amount(value)) > 0]
+
+
+def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint]]:
+    """(place in the list, constraint) of every good one; problems for the others and for conflicts."""
+    if data is None:
+        return []
+    if not isinstance(data, list):
+        cursor.problem(data, "must be a list of constraints", EXAMPLE)
+        return []
+    found: list[tuple[int, Constraint]] = []
+    for place, text in enumerate(data):
+        constraint = _read_one(text, cursor.at(place))
+        if constraint is None:
+            continue
+        other = next((other for _, other in found if _conflict(constraint, other)), None)
+        if other is not None:
+            cursor.at(place).problem(text, f"conflicts with {other}: no value satisfies both")
+        else:
+            found.append((place, constraint))
+    return found
+
+
+def _read_one(text: object, cursor: Cursor) -> Constraint | None:
+    match = _SHAPE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        cursor.problem(text, "is not a constraint: metric, comparison, limit", EXAMPLE)
+        return None
+    name, comparison, limit_text = match.groups()
+    if comparison not in COMPARISONS:
+        spelling = {"=": "==", "=<": "<=", "=>": ">="}.get(comparison)
+        hint = f'did you mean "{spelling}"?' if spelling else ""
+        cursor.problem(text, f"'{comparison}' is not a comparison: {', '.join(COMPARISONS)}", hint)
+        return None
+    if any(mark in limit_text for mark in "<>="):
+        cursor.problem(text, "has two limits", "write two constraints")
+        return None
+    try:
+        metric, context = parse_metric(name)
+    except ValueError as error:
+        cursor.problem(text, f"{name} {error}")
+        return None
+    if metric.analytic is None:
+        exact = ", ".join(key for key, item in METRICS.items() if item.analytic is not None)
+        rule = f"{name} is only known after training, so it can't be checked before"
+        cursor.problem(text, rule, f"make it an objective; metrics for constraints: {exact}")
+        return None
+    try:
+        limit = metric.parse(limit_text)
+    except ValueError as error:
+        cursor.problem(text, f"the limit '{limit_text}' of {name} ({metric.unit}) {error}")
+        return None
+    return Constraint(metric, context, comparison, round(limit))
+
+
+def _conflict(one: Constraint, other: Constraint) -> bool:
+    if one.name != other.name:
+        return False
+    lows = [low for low, _ in (one.interval, other.interval) if low is not None]
+    highs = [high for _, high in (one.interval, other.interval) if high is not None]
+    return bool(lows and highs) and max(lows) > min(highs)

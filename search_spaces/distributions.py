@@ -1,0 +1,243 @@
+"""Distributions of a search space: what a field may be, how it is drawn, and how a value is told back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
+from math import gcd
+from typing import Any
+
+from search_spaces.trial import Trial
+from surgery.layout import layout_from_ratio
+from surgery.mixers import MIXER_WORDS
+
+LETTERS = {word: letter for letter, word in MIXER_WORDS.items()}
+
+
+class Distribution(ABC):
+    """The values of one field. A field with a single value asks no sampler anything."""
+
+    @abstractmethod
+    def sample(self, trial: Trial, name: str) -> Any:
+        """A value, from the trial's parameters `name` or `name.part`."""
+
+    @abstractmethod
+    def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        """The trial parameters that give `value`; None when it is not one of the values."""
+
+    @abstractmethod
+    def values(self) -> Sequence[Any] | None:
+        """Every value in order; None when there is a continuum of them."""
+
+    @abstractmethod
+    def plain(self) -> Any:
+        """As YAML has it, in one spelling."""
+
+    def contains(self, value: Any) -> bool:
+        return self.parameters("", value) is not None
+
+    def nearest(self, value: Any) -> Any:
+        """`value` if it is inside, else the first of the values."""
+        values = self.values()
+        return value if self.contains(value) or not values else values[0]
+
+    @property
+    def fixed(self) -> bool:
+        values = self.values()
+        return values is not None and len(values) == 1
+
+
+@dataclass(frozen=True)
+class Choice(Distribution):
+    """One out of a list; a single value is a plain value of the file. Tuples are drawn by label `q,k,v`."""
+
+    options: tuple[Any, ...]
+
+    def sample(self, trial: Trial, name: str) -> Any:
+        if len(self.options) == 1:
+            return self.options[0]
+        return self._by_label[trial.suggest_categorical(name, tuple(self._by_label))]
+
+    def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        if value not in self.options:
+            return None
+        return {} if len(self.options) == 1 else {name: label(value)}
+
+    def values(self) -> tuple[Any, ...]:
+        return self.options
+
+    def plain(self) -> Any:
+        items = [list(item) if isinstance(item, tuple) else item for item in self.options]
+        return items[0] if len(items) == 1 else {"choice": items}
+
+    @cached_property
+    def _by_label(self) -> dict[Any, Any]:
+        return {label(option): option for option in self.options}
+
+
+@dataclass(frozen=True)
+class IntRange(Distribution):
+    """Whole numbers from low to high, both included."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def sample(self, trial: Trial, name: str) -> int:
+        if self.low == self.high:
+            return self.low
+        return trial.suggest_int(name, self.low, self.high, step=self.step)
+
+    def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        if value not in self.values():
+            return None
+        return {} if self.low == self.high else {name: value}
+
+    def values(self) -> range:
+        return range(self.low, self.high + 1, self.step)
+
+    def plain(self) -> dict[str, Any]:
+        step = {} if self.step == 1 else {"step": self.step}
+        return {"range": [self.low, self.high], **step}
+
+
+@dataclass(frozen=True)
+class LogUniform(Distribution):
+    """Numbers from low to high, every decade equally likely."""
+
+    low: float
+    high: float
+
+    def sample(self, trial: Trial, name: str) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+    def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        return {name: value} if self.low <= value <= self.high else None
+
+    def values(self) -> None:
+        return None
+
+    def nearest(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+    def plain(self) -> dict[str, Any]:
+        return {"log": [self.low, self.high]}
+
+
+@dataclass(frozen=True)
+class Subset(Distribution):
+    """Any of the members: one true/false parameter each, so that samplers see structure."""
+
+    members: tuple[str, ...]
+
+    def sample(self, trial: Trial, name: str) -> tuple[str, ...]:
+        return tuple(
+            member for member in self.members if trial.suggest_categorical(f"{name}.{member}", (False, True))
+        )
+
+    def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        if not set(value) <= set(self.members):
+            return None
+        return {f"{name}.{member}": member in value for member in self.members}
+
+    def values(self) -> tuple[tuple[str, ...], ...]:
+        picks = product((False, True), repeat=len(self.members))
+        return tuple(
+            tuple(name for name, taken in zip(self.members, pick, strict=True) if taken) for pick in picks
+        )
+
+    def plain(self) -> dict[str, Any]:
+        return {"subset": list(self.members)}
+
+
+@dataclass(frozen=True)
+class Ratio(Distribution):
+    """Shares of mixers by letter, each a whole number in its bounds; the first letter is the one placed.
+
+    A ratio is reduced by its common divisor. When every share is drawn as 0 the ratio says nothing
+    about any mixer and is read as equal shares of all that may have one: no draw is wasted, and
+    the sampler's parameters keep fixed bounds.
+    """
+
+    bounds: tuple[tuple[str, int, int], ...]
+
+    def sample(self, trial: Trial, name: str) -> tuple[tuple[str, int], ...]:
+        shares = [
+            low if low == high or self.fixed
+            else trial.suggest_int(f"{name}.{MIXER_WORDS[letter]}", low, high)
+            for letter, low, high in self.bounds
+        ]  # fmt: skip
+        return self.reduce(shares)
+
+    def reduce(self, shares: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        """Canonical shares: (letter, share) in the order of the bounds, without a common divisor."""
+        if not any(shares):
+            shares = [min(1, high) for _, _, high in self.bounds]
+        divisor = gcd(*shares)
+        return tuple(
+            (letter, share // divisor) for (letter, _, _), share in zip(self.bounds, shares, strict=True)
+        )
+
+    def raw(self) -> Iterator[tuple[int, ...]]:
+        """Every draw before it is reduced."""
+        return product(*(range(low, high + 1) for _, low, high in self.bounds))
+
+    @cached_property
+    def _values(self) -> dict[tuple[tuple[str, int], ...], tuple[int, ...]]:
+        found: dict[tuple[tuple[str, int], ...], tuple[int, ...]] = {}
+        for shares in self.raw():
+            if any(shares):
+                found.setdefault(self.reduce(shares), shares)
+        return found
+
+    def values(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        return tuple(self._values)
+
+    @property
+    def fixed(self) -> bool:
+        return len(self._values) == 1
+
+    def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        shares = self._values.get(value)
+        if shares is None:
+            return None
+        return {
+            f"{name}.{MIXER_WORDS[letter]}": share
+            for (letter, low, high), share in zip(self.bounds, shares, strict=True)
+            if low != high and not self.fixed
+        }
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """Mixers that may have a share."""
+        return tuple(letter for letter, _, high in self.bounds if high > 0)
+
+    def plain(self) -> dict[str, Any]:
+        return {MIXER_WORDS[letter]: low if low == high else [low, high] for letter, low, high in self.bounds}
+
+
+def placement_matters(shares: Sequence[tuple[str, int]]) -> bool:
+    """Whether there is something to place: the first mixer has a share, and another too."""
+    return shares[0][1] > 0 and sum(share > 0 for _, share in shares) > 1
+
+
+@lru_cache(maxsize=64)
+def layouts_of(
+    ratio: Ratio, placements: tuple[str, ...], depth: int
+) -> dict[str, tuple[tuple[tuple[str, int], ...], str | None]]:
+    """Every layout of this depth the ratio can give, with the (shares, placement) that gives it first."""
+    found: dict[str, tuple[tuple[tuple[str, int], ...], str | None]] = {}
+    for shares in ratio.values():
+        matters = placement_matters(shares)
+        for placement in placements if matters else (None,):
+            layout = layout_from_ratio(dict(shares), placement or "interleave", depth)
+            found.setdefault(layout, (shares, placement))
+    return found
+
+
+def label(value: Any) -> Any:
+    """How a categorical value is named to a sampler, whose choices must be plain."""
+    return (",".join(value) or "none") if isinstance(value, tuple) else value

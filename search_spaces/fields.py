@@ -1,0 +1,137 @@
+"""The fields a `search:` section may have: what one value is, and which distributions suit it.
+
+Read off surgery's registries, so that a new mixer or projection operator is searchable as it lands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.architecture import MAX_LOOPS
+from surgery.backbone import PROJECTIONS
+from surgery.layout import PLACEMENTS
+from surgery.mixers import MIXER_NAMES, MIXER_WORDS, MIXERS, not_landed
+from surgery.options import Option
+from surgery.problems import nearest
+from surgery.projections import PROJECTION_OPERATORS
+
+BACKBONE_SIZES = ("num_layers", "dim", "ffn_dim", "num_heads", "num_kv_heads", "head_dim")
+
+_FORMS: dict[type, tuple[str, ...]] = {
+    int: ("choice", "range"),
+    float: ("choice", "log"),
+    str: ("choice",),
+    bool: ("choice",),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key under `search:`. `read` checks a single value of the file and raises ValueError."""
+
+    name: str
+    forms: tuple[str, ...]
+    read: Callable[[object], Any]
+    low: float | None = None
+    high: float | None = None
+    help: str = ""
+
+    @property
+    def usage(self) -> str:
+        """The forms that suit it, as one writes them."""
+        return " or ".join(EXAMPLES[form] for form in self.forms)
+
+
+EXAMPLES = {
+    "choice": "{choice: [A, B]}",
+    "range": "{range: [LOW, HIGH]}",
+    "log": "{log: [LOW, HIGH]}",
+    "subset": "{subset: [A, B]}",
+    "ratio": "{full: [0, 4], ...}",
+}
+
+
+def fields() -> dict[str, Field]:
+    """Every field that may be searched, in the order in which they are drawn."""
+    found = [_numeric(f"backbone.{size}", Option(int, low=1, help="size")) for size in BACKBONE_SIZES]
+    found += [
+        Field("layout", ("choice",), _read_layout, help="mixer letters, tiled over the depth"),
+        Field("mixers.ratio", ("ratio",), _no_value, help="share of each mixer"),
+        _numeric("mixers.placement", Option(str, choices=PLACEMENTS, help="where the first mixer stands")),
+    ]
+    for letter, mixer in MIXERS.items():
+        word = MIXER_WORDS[letter]
+        found += [_numeric(f"mixers.{word}.{name}", option) for name, option in mixer.options.items()]
+    found.append(_numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="passes of the stack")))
+    for operator, spec in PROJECTION_OPERATORS.items():
+        if not spec.options:
+            continue
+        found += [
+            Field(f"{operator}.projections", ("subset", "choice"), read_projections, help="which become it"),
+            Field(f"{operator}.layers", ("choice",), _read_selector, help="layers it may stand in"),
+        ]
+        found += [_numeric(f"{operator}.{name}", option) for name, option in spec.options.items()]
+    return {field.name: field for field in found}
+
+
+def unknown_field(name: str) -> tuple[str, str]:
+    """(rule, hint) for a key that is no field here."""
+    known = fields()
+    parts = name.split(".")
+    if parts[0] == "mixers" and len(parts) == 3:
+        letter = next((key for key, word in MIXER_WORDS.items() if word == parts[1]), None)
+        if letter is not None and letter not in MIXERS:
+            return not_landed(letter), ""
+    nested = [field for field in known if field.startswith(f"{name}.")]
+    if nested:
+        return "is not a field here", f"name the field in one key, such as {nested[0]}"
+    if hint := nearest(name, known):
+        return "is not a field here", hint
+    group = [field for field in known if field.startswith(f"{parts[0]}.")]
+    return "is not a field here", f"known: {', '.join(group or known)}"
+
+
+def read_projections(value: object) -> tuple[str, ...]:
+    """Projection names in their canonical order, from a list, `all` or `none`."""
+    if value == "all":
+        return PROJECTIONS
+    names = [] if value == "none" else value if isinstance(value, list) else [value]
+    for name in names:
+        if name not in PROJECTIONS:
+            hint = nearest(str(name), PROJECTIONS)
+            raise ValueError(
+                f"{name!r} is no projection, they are {', '.join(PROJECTIONS)}{'; ' + hint if hint else ''}"
+            )
+    return tuple(name for name in PROJECTIONS if name in names)
+
+
+def _numeric(name: str, option: Option) -> Field:
+    forms = _FORMS[option.kind]
+    return Field(name, forms, option.read, option.low, option.high, option.help)
+
+
+def _read_layout(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be mixer letters such as FFFF")
+    for letter in dict.fromkeys(value):
+        if letter not in MIXER_NAMES:
+            raise ValueError(f"'{letter}' is not a mixer; mixers: {', '.join(MIXERS)}")
+        if letter not in MIXERS:
+            raise ValueError(not_landed(letter))
+    return value
+
+
+def _read_selector(value: object) -> str:
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return ",".join(map(str, value))
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError("must be 'all' or layers such as '0-3,-1' or '1::2', in quotes")
+    return value.replace(" ", "")
+
+
+def _no_value(value: object) -> Any:
+    raise ValueError("must be a mapping of mixers to shares")

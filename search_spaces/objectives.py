@@ -1,0 +1,69 @@
+"""What a study optimises: metrics and their directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search_spaces.constraints import metric_name
+from surgery.costs import Metric, parse_metric
+from surgery.options import Cursor
+from surgery.problems import nearest
+
+DIRECTIONS = ("min", "max")
+MOST = 4  # with more, nearly every architecture is on the front
+EXAMPLE = "such as {val_loss: min, params: min}"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric, at a context in tokens where it takes one, and the direction that is better."""
+
+    metric: Metric
+    context: int | None
+    direction: str
+
+    @property
+    def name(self) -> str:
+        return metric_name(self.metric, self.context)
+
+    @property
+    def measured(self) -> bool:
+        """Known only after training."""
+        return self.metric.analytic is None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.direction}"
+
+
+def read_objectives(data: object, cursor: Cursor) -> tuple[Objective, ...]:
+    """Objectives in the order of the file; what is wrong becomes problems."""
+    if not isinstance(data, dict) or not data:
+        cursor.problem(data, "must map metrics to min or max", EXAMPLE)
+        return ()
+    found: list[Objective] = []
+    for name, direction in data.items():
+        here = cursor.at(str(name))
+        try:
+            metric, context = parse_metric(str(name))
+        except ValueError as error:
+            here.problem(None, str(error))
+            continue
+        if direction not in DIRECTIONS:
+            hint = nearest(str(direction), DIRECTIONS) or f"{metric.name} is better {metric.better}"
+            here.problem(direction, "must be min or max", hint)
+            continue
+        objective = Objective(metric, context, str(direction))
+        if objective.measured and direction != metric.better:
+            # costs may go either way (the largest model under a limit); a worse loss is never meant
+            here.problem(direction, f"would prefer the worse {metric.name}", f"write {metric.better}")
+        elif any(objective.name == other.name for other in found):
+            here.problem(None, f"is {objective.name} a second time")
+        else:
+            found.append(objective)
+    if len(found) == len(data):
+        if not any(item.measured for item in found):
+            names = ", ".join(item.name for item in found)
+            cursor.problem(names, "nothing here needs training: no quality is optimised", "add val_loss: min")
+        if len(found) > MOST:
+            cursor.problem(len(found), f"at most {MOST} objectives", "make some of them constraints")
+    return tuple(found)

@@ -1,0 +1,124 @@
+"""The proxy: the short training run that every architecture gets, the same for all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from surgery.options import Cursor, Option
+from surgery.quantities import parse_count
+
+_COUNTS = {
+    "tokens": "tokens of one training run",
+    "seq_len": "tokens of a sequence",
+    "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
+    "eval_tokens": "held-out tokens the loss is measured on",
+}
+_NUMBERS = {
+    "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
+    "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
+    "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
+    "seeds": Option(int, low=1, high=20, help="runs of each architecture; their mean is compared"),
+}
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Budget and settings of one proxy training run.
+
+    Attributes:
+        tokens, seq_len, batch_tokens, eval_tokens: in tokens.
+        rungs: fractions of the budget at which trials are compared, rising, the last is 1.
+        lr: peak learning rate.
+        warmup: fraction of the steps.
+        seeds: runs of each architecture.
+    """
+
+    tokens: int = 20_000_000
+    seq_len: int = 512
+    batch_tokens: int = 32_768
+    rungs: tuple[float, ...] = (0.1, 0.3, 1.0)
+    lr: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.1
+    eval_tokens: int = 131_072
+    seeds: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps; what is left of `tokens` after whole steps is not trained on."""
+        return self.tokens // self.batch_tokens
+
+    @property
+    def rung_steps(self) -> tuple[int, ...]:
+        """The step after which each rung is reached; the last is `steps`."""
+        return tuple(round(rung * self.steps) for rung in self.rungs)
+
+    @property
+    def batch_sequences(self) -> int:
+        return self.batch_tokens // self.seq_len
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "rungs": list(self.rungs)}
+
+
+def read_proxy(data: object, cursor: Cursor) -> Proxy | None:
+    """From a mapping, defaults filled in; None with problems."""
+    before = len(cursor.problems.found)
+    given = cursor.mapping(data, (*_COUNTS, "rungs", *_NUMBERS))
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            values[name] = _read(name, value)
+        except ValueError as error:
+            text = _COUNTS.get(name) or (_NUMBERS[name].help if name in _NUMBERS else "")
+            cursor.at(name).problem(value, str(error), text)
+    proxy = Proxy(**values)
+    if len(cursor.problems.found) == before:
+        _check(proxy, given, cursor)
+    return proxy if len(cursor.problems.found) == before else None
+
+
+def _read(name: str, value: object) -> Any:
+    if name == "rungs":
+        return _read_rungs(value)
+    if name in _NUMBERS:
+        return _NUMBERS[name].read(value)
+    count = parse_count(value)
+    if count < 1:
+        raise ValueError("must be at least 1")
+    return count
+
+
+def _read_rungs(value: object) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of fractions such as [0.1, 0.3, 1.0]")
+    if any(
+        isinstance(item, bool) or not isinstance(item, int | float) or not 0 < item <= 1 for item in value
+    ):
+        raise ValueError("must be fractions of the budget, above 0 and at most 1")
+    if any(later <= sooner for sooner, later in zip(value, value[1:], strict=False)):
+        raise ValueError(f"must rise: [{', '.join(f'{item:g}' for item in sorted(set(value)))}]")
+    if value[-1] != 1:
+        raise ValueError("must end with 1.0, the whole budget")
+    return tuple(float(item) for item in value)
+
+
+def _check(proxy: Proxy, given: dict[str, Any], cursor: Cursor) -> None:
+    """Rules between fields."""
+    seq_len, batch, tokens = proxy.seq_len, proxy.batch_tokens, proxy.tokens
+    if batch % seq_len:
+        below = batch // seq_len * seq_len
+        hint = f"write {' or '.join(str(size) for size in (below, below + seq_len) if size)}"
+        cursor.at("batch_tokens").problem(batch, f"must be a multiple of seq_len ({seq_len})", hint)
+    if tokens < batch:
+        shown = given.get("tokens", tokens)
+        cursor.at("tokens").problem(shown, f"is less than one step of {batch} tokens", "train longer")
+    elif len(set(proxy.rung_steps)) < len(proxy.rungs) or proxy.rung_steps[0] < 1:
+        cursor.at("rungs").problem(
+            list(proxy.rungs),
+            f"a run has only {proxy.steps} steps, so that rungs fall on steps {list(proxy.rung_steps)}",
+            "use fewer rungs, smaller batches or more tokens",
+        )
+    if proxy.eval_tokens < seq_len:
+        cursor.at("eval_tokens").problem(proxy.eval_tokens, f"is less than one sequence ({seq_len})")

@@ -1,0 +1,125 @@
+"""A space file into a SearchSpace: every section read, every rule between sections checked, all problems at once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from search_spaces.baselines import read_baselines
+from search_spaces.constraints import read_constraints
+from search_spaces.data import read_data
+from search_spaces.distributions import Distribution, placement_matters
+from search_spaces.extremes import check_possible
+from search_spaces.fields import fields, unknown_field
+from search_spaces.fit import check_fit
+from search_spaces.objectives import read_objectives
+from search_spaces.proxy import read_proxy
+from search_spaces.reading import read_distribution
+from search_spaces.space import SearchSpace
+from search_spaces.variation import OPERATORS, Variation
+from surgery.backbone import Backbone
+from surgery.mixers import MIXER_WORDS, MIXERS
+from surgery.options import Cursor
+from surgery.problems import Problems
+from surgery.yaml_source import Source
+
+SECTIONS = ("name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "data")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def read_space(source: Source, default_name: str = "space") -> SearchSpace:
+    """A checked space.
+
+    Raises:
+        UserError: every problem of the file, in the order of its lines.
+    """
+    problems = Problems()
+    root = Cursor(problems, source)
+    if source.data is None:
+        root.problem(None, "is empty", f"sections: {', '.join(SECTIONS)}")
+    given = root.mapping(source.data, SECTIONS)
+    name = _read_name(given.get("name", default_name), root.at("name"))
+    backbone = _read_backbone(given, root)
+    search = _read_search(given, root.at("search"))
+    limits = read_constraints(given.get("constraints"), root.at("constraints"))
+    objectives = read_objectives(given.get("objectives"), root.at("objectives"))
+    baselines = read_baselines(given.get("baselines"), root.at("baselines"))
+    proxy = read_proxy(given.get("proxy"), root.at("proxy"))
+    data = read_data(given.get("data"), backbone.vocab_size if backbone else None, root.at("data"))
+    if backbone is not None and search:
+        section = given["backbone"]
+        variation = Variation(backbone, section, search)
+        before = len(problems.found)
+        check_fit(variation, root.at("search"))
+        complete = set(search) == set(given["search"]) and len(problems.found) == before
+        if complete:  # half a search has other costs than the whole
+            check_possible(variation, limits, root.at("constraints"))
+    problems.found.sort(key=lambda problem: problem.line or 0)
+    problems.raise_if_any(f"{source.name}: not a valid search space")
+    assert proxy is not None
+    constraints = tuple(constraint for _, constraint in limits)
+    return SearchSpace(
+        name, variation, constraints, objectives, baselines, proxy, data, source.text, source.name
+    )
+
+
+def _read_name(value: object, cursor: Cursor) -> str:
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    cursor.problem(value, "must be a name of letters, digits, dot, dash and underscore")
+    return ""
+
+
+def _read_backbone(given: dict[str, Any], root: Cursor) -> Backbone | None:
+    cursor = root.at("backbone")
+    if given.get("backbone") is None:
+        cursor.problem(None, "is missing", "give the sizes of the model that architectures are cut from")
+        return None
+    return Backbone.read(given["backbone"], cursor)
+
+
+def _read_search(given: dict[str, Any], cursor: Cursor) -> dict[str, Distribution]:
+    """The fields that could be read, in their order of drawing."""
+    data = given.get("search")
+    if not data:
+        cursor.problem(data, "nothing is searched", "such as {hdpl.rank: {choice: [16, 32]}, ...}")
+        return {}
+    known = fields()
+    found: dict[str, Distribution] = {}
+    content = cursor.mapping(data)
+    for name, value in content.items():
+        here = cursor.at(name)
+        if name not in known:
+            here.problem(None, *unknown_field(name))
+        elif (distribution := read_distribution(known[name], value, here)) is not None:
+            found[name] = distribution
+    _check_company(content, found, cursor)
+    if found and len(found) == len(content) and all(item.fixed for item in found.values()):
+        cursor.problem(
+            ", ".join(found), "nothing varies: every field has a single value", "give one a choice"
+        )
+    return {name: found[name] for name in known if name in found}
+
+
+def _check_company(content: dict[str, Any], found: dict[str, Distribution], cursor: Cursor) -> None:
+    """Fields that have no effect without another, or beside another."""
+    if "layout" in content and "mixers.ratio" in content:
+        cursor.at("layout").problem(content["layout"], "can't stand beside mixers.ratio", "keep one of them")
+    for operator in OPERATORS:
+        projections = f"{operator}.projections"
+        alone = [name for name in content if name.startswith(f"{operator}.") and name != projections]
+        if alone and projections not in content:
+            rule = f"has no effect without {projections}"
+            cursor.at(alone[0]).problem(
+                ", ".join(alone), rule, f"such as {projections}: {{subset: [q, gate]}}"
+            )
+    ratio = found.get("mixers.ratio")
+    if "mixers.placement" in content:
+        here = cursor.at("mixers.placement")
+        if "mixers.ratio" not in content:
+            here.problem(
+                None, "has no effect without mixers.ratio", "such as mixers.ratio: {full: [0, 4], ...}"
+            )
+        elif ratio is not None and not any(map(placement_matters, ratio.values() or ())):
+            rule = "has no effect: no ratio has the first mixer and another one"
+            here.problem(None, rule, f"mixers: {', '.join(MIXER_WORDS[letter] for letter in MIXERS)}")

@@ -1,0 +1,191 @@
+"""A search space: what may vary, what is wanted, what is allowed, and the budget of one proxy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from search_spaces import constraints as limits
+from search_spaces.baselines import BASELINES
+from search_spaces.constraints import Constraint, Violation
+from search_spaces.data import Data
+from search_spaces.distributions import Distribution
+from search_spaces.extremes import cost_range, feasible_share
+from search_spaces.fields import fields
+from search_spaces.inverse import params_of
+from search_spaces.objectives import Objective
+from search_spaces.proxy import Proxy
+from search_spaces.trial import Trial
+from search_spaces.variation import OPERATORS, Variation, is_idle, rule_settings
+from surgery.architecture import Architecture
+from surgery.backbone import Backbone
+from surgery.projections import PROJECTION_OPERATORS
+
+
+@dataclass(frozen=True)
+class SpaceSize:
+    """Distinct settings of a space; each field in `continuous` has a continuum and counts as one value."""
+
+    count: int
+    continuous: tuple[str, ...]
+
+    def __str__(self) -> str:
+        settings = f"{self.count:,} settings"
+        return (
+            settings if not self.continuous else f"{settings} × a continuum of {', '.join(self.continuous)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSpace:
+    """Checked on load: every architecture it draws can be built, and some meet the constraints.
+
+    Attributes:
+        variation: the backbone and the searched fields.
+        text: the file as written.
+        source: the file's name, for messages.
+    """
+
+    name: str
+    variation: Variation
+    constraints: tuple[Constraint, ...]
+    objectives: tuple[Objective, ...]
+    baseline_names: tuple[str, ...]
+    proxy: Proxy
+    data: Data
+    text: str = ""
+    source: str = ""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The section's own sizes, which baselines have."""
+        return self.variation.backbone
+
+    @property
+    def search(self) -> Mapping[str, Distribution]:
+        return self.variation.search
+
+    @cached_property
+    def baselines(self) -> dict[str, Architecture]:
+        """Designs that every study trains first, in order. They need not meet the constraints."""
+        return {name: BASELINES[name].build(self.backbone) for name in self.baseline_names}
+
+    def sample(self, trial: Trial) -> Architecture:
+        """The architecture of a trial; only parameters with an effect are asked for."""
+        return self.variation.sample(trial)
+
+    def sample_random(self, seed: int) -> Architecture:
+        """A random architecture, constraints or not; the same for the same seed."""
+        return self.variation.random(seed)
+
+    def params_of(self, architecture: Architecture) -> dict[str, Any] | None:
+        """Trial parameters that give this architecture; None when the space does not hold it."""
+        return params_of(self.variation, architecture)
+
+    def constraint_values(self, architecture: Architecture) -> tuple[float, ...]:
+        """One number a constraint, in order: 0 or below when it holds, else the excess as a fraction."""
+        return limits.values(self.constraints, architecture)
+
+    def violations(self, architecture: Architecture) -> list[Violation]:
+        """Constraints that the architecture breaks; empty when it is allowed."""
+        return limits.violations(self.constraints, architecture)
+
+    def size(self) -> SpaceSize:
+        return SpaceSize(self.variation.combinations(), self.variation.continuous())
+
+    def cost_range(self, metric: str, samples: int = 500, seed: int = 0) -> tuple[int, int, int]:
+        """(lowest, median, highest) of an analytic metric such as `decode_flops@1024`, constraints aside.
+
+        Raises:
+            ValueError: not a metric, or a measured one.
+        """
+        return cost_range(self.variation, metric, samples, seed)
+
+    def feasible_share(self, samples: int = 500, seed: int = 0) -> float:
+        """The fraction of random architectures that meet every constraint."""
+        return feasible_share(self.variation, self.constraints, samples, seed)
+
+    def warnings(self) -> list[str]:
+        """What is allowed but can have no effect."""
+        return [*_dead_weights(self.variation), *_twin_objectives(self.objectives)]
+
+    def to_yaml(self) -> str:
+        """The file as written, comments and all."""
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that affects results, in one spelling: no name, no comments."""
+        backbone = self.backbone.to_dict()
+        if self.variation.searched_sizes:  # left out sizes follow from searched ones
+            section = self.variation.section
+            backbone = {
+                key: value
+                for key, value in backbone.items()
+                if key in section or key not in ("head_dim", "num_kv_heads")
+            }
+        return {
+            "backbone": backbone,
+            "search": {name: self.search[name].plain() for name in fields() if name in self.search},
+            "constraints": sorted(item.exact for item in self.constraints),
+            "objectives": {item.name: item.direction for item in self.objectives},
+            "baselines": list(self.baseline_names),
+            "proxy": self.proxy.to_dict(),
+            "data": self.data.to_dict(),
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """10 hex digits: equal when two spaces give the same study."""
+        text = json.dumps(self.to_dict())  # keys unsorted: the order of objectives counts
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def diff(self, other: SearchSpace) -> list[str]:
+        """`field: here -> there` for all that differs; empty when the digests are equal."""
+        here, there = dict(_leaves(self.to_dict())), dict(_leaves(other.to_dict()))
+        return [
+            f"{name}: {here.get(name, '(none)')} -> {there.get(name, '(none)')}"
+            for name in dict.fromkeys([*here, *there])
+            if here.get(name) != there.get(name)
+        ]
+
+
+def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(field, value as flow YAML) with whole values as leaves; objectives stay together, their order counts."""
+    for section, content in data.items():
+        if isinstance(content, dict) and section != "objectives":
+            yield from ((f"{section}.{key}", _flow(value)) for key, value in content.items())
+        else:
+            yield section, _flow(content)
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
+
+
+def _dead_weights(variation: Variation) -> Iterator[str]:
+    for operator in OPERATORS:
+        weight, projections = (f"{operator}.{name}" for name in ("kl_weight", "projections"))
+        if weight not in variation.search or projections not in variation.search:
+            continue
+        spec = PROJECTION_OPERATORS[operator]
+        settings = list(rule_settings(variation, operator))
+        dead = [setting for setting in settings if is_idle(spec, "kl_weight", setting)]
+        if not dead:
+            continue
+        where = "anywhere in this space" if len(dead) == len(settings) else "in part of this space"
+        text = spec.warning({**dead[0], "kl_weight": 1.0})
+        yield f"{weight} has no effect {where} and is not drawn there ({text})"
+
+
+def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
+    names = {item.name for item in objectives}
+    if {"val_loss", "val_bpb"} <= names:
+        yield "objectives val_loss and val_bpb rank architectures alike: the text and its tokens are the same"

@@ -1,0 +1,218 @@
+"""What may vary: a backbone and a distribution a field. Draws architectures, only asking for what matters."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from search_spaces.distributions import Choice, Distribution, Ratio, placement_matters
+from search_spaces.fields import BACKBONE_SIZES
+from search_spaces.trial import RandomTrial, Trial
+from surgery.architecture import Architecture
+from surgery.backbone import FFN_PROJECTIONS, Backbone
+from surgery.layout import layout_from_ratio, tile
+from surgery.mixers import MIXER_WORDS, MIXERS
+from surgery.options import Cursor
+from surgery.problems import Problems
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.projections.base import ProjectionSpec
+from surgery.rules import Rule
+
+OPERATORS = tuple(name for name, spec in PROJECTION_OPERATORS.items() if spec.options)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """The searched part of a space.
+
+    Attributes:
+        backbone: the section's own sizes.
+        section: the same as written; sizes left out follow from searched ones (head_dim = dim / heads).
+        search: field -> distribution; a fixed field has a distribution with one value.
+    """
+
+    backbone: Backbone
+    section: Mapping[str, Any]
+    search: Mapping[str, Distribution]
+
+    def sample(self, trial: Trial) -> Architecture:
+        """An architecture out of the trial's parameters. Fields without an effect are not drawn."""
+        backbone = self._sample_backbone(trial)
+        layout = self._sample_layout(trial, backbone.num_layers)
+        mixers = self._sample_mixers(trial, set(tile(layout, backbone.num_layers)))
+        loops = self._draw(trial, "loop.count", 1)
+        rules = tuple(rule for name in OPERATORS if (rule := self._sample_rule(trial, name)))
+        architecture = Architecture(backbone, layout, mixers, rules, loops)
+        return _without_idle_rules(architecture)
+
+    def random(self, source: int | random.Random) -> Architecture:
+        """A random architecture; the same for the same seed."""
+        return self.sample(RandomTrial(source))
+
+    def distribution(self, field: str, default: Any) -> Distribution:
+        """What is searched in `field`, or its only value."""
+        return self.search.get(field) or Choice((default,))
+
+    def letters(self) -> tuple[str, ...]:
+        """Mixers that an architecture may have."""
+        if "layout" in self.search:
+            layouts = self.search["layout"].values() or ()
+            return tuple(letter for letter in MIXERS if any(letter in layout for layout in layouts))
+        ratio = self.search.get("mixers.ratio")
+        return ratio.letters if isinstance(ratio, Ratio) else ("F",)
+
+    def placements(self) -> tuple[str, ...]:
+        return tuple(self.distribution("mixers.placement", "interleave").values() or ())
+
+    @property
+    def searched_sizes(self) -> tuple[str, ...]:
+        return tuple(size for size in BACKBONE_SIZES if f"backbone.{size}" in self.search)
+
+    def backbone_with(self, sizes: Mapping[str, int], problems: Problems) -> Backbone | None:
+        """The section with other sizes; None, with problems, where they do not go together."""
+        return Backbone.read({**self.section, **sizes}, Cursor(problems, path=("backbone",)))
+
+    def combinations(self) -> int:
+        """Distinct architectures' parameter settings; a continuous field counts as one value."""
+        sizes = prod(len(self.search[f"backbone.{size}"].values() or ()) for size in self.searched_sizes)
+        loops = len(self.distribution("loop.count", 1).values() or ())
+        rules = prod(_rule_combinations(self, name) for name in OPERATORS)
+        return sizes * self._layout_combinations() * loops * rules
+
+    def continuous(self) -> tuple[str, ...]:
+        """Searched fields with a continuum of values."""
+        return tuple(name for name, item in self.search.items() if item.values() is None)
+
+    def _draw(self, trial: Trial, field: str, default: Any) -> Any:
+        found = self.search.get(field)
+        return default if found is None else found.sample(trial, field)
+
+    @cached_property
+    def _backbones(self) -> dict[tuple[int, ...], Backbone]:
+        return {}
+
+    def _sample_backbone(self, trial: Trial) -> Backbone:
+        sizes = self.searched_sizes
+        if not sizes:
+            return self.backbone
+        values = tuple(self.search[f"backbone.{size}"].sample(trial, f"backbone.{size}") for size in sizes)
+        if values not in self._backbones:
+            problems = Problems()
+            backbone = self.backbone_with(dict(zip(sizes, values, strict=True)), problems)
+            assert backbone is not None, f"sizes are checked on load: {problems.found}"
+            self._backbones[values] = backbone
+        return self._backbones[values]
+
+    def _sample_layout(self, trial: Trial, depth: int) -> str:
+        ratio = self.search.get("mixers.ratio")
+        if ratio is None:
+            return str(self._draw(trial, "layout", "F"))
+        shares = ratio.sample(trial, "mixers.ratio")
+        placement = "interleave"
+        if placement_matters(shares):
+            placement = self._draw(trial, "mixers.placement", placement)
+        return layout_from_ratio(dict(shares), placement, depth)
+
+    def _sample_mixers(self, trial: Trial, letters: set[str]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for letter in (letter for letter in MIXERS if letter in letters):
+            for name in MIXERS[letter].options:
+                field = f"mixers.{MIXER_WORDS[letter]}.{name}"
+                if field in self.search:
+                    found.setdefault(letter, {})[name] = self.search[field].sample(trial, field)
+        return found
+
+    def _sample_rule(self, trial: Trial, operator: str) -> Rule | None:
+        names = self._draw(trial, f"{operator}.projections", ())
+        if not names:
+            return None
+        layers = self._draw(trial, f"{operator}.layers", "all")
+        spec = PROJECTION_OPERATORS[operator]
+        options: dict[str, Any] = {}
+        for option in _drawing_order(spec):
+            field = f"{operator}.{option}"
+            default = spec.options[option].default
+            if is_idle(spec, option, options):
+                options[option] = self.distribution(field, default).nearest(default)
+            else:
+                options[option] = self._draw(trial, field, default)
+        options = {option: options[option] for option in spec.options}
+        return Rule(names, operator, options, None if layers == "all" else layers)
+
+    def _layout_combinations(self) -> int:
+        ratio = self.search.get("mixers.ratio")
+        if ratio is None:
+            layouts = self.distribution("layout", "F").values() or ()
+            return sum(self._mixer_combinations(layout) for layout in layouts)
+        total = 0
+        for shares in ratio.values() or ():
+            letters = "".join(letter for letter, share in shares if share)
+            places = len(self.placements()) if placement_matters(shares) else 1
+            total += places * self._mixer_combinations(letters)
+        return total
+
+    def _mixer_combinations(self, letters: str) -> int:
+        found = [
+            self.search[field].values() or (None,)
+            for letter in MIXERS
+            if letter in letters
+            for name in MIXERS[letter].options
+            if (field := f"mixers.{MIXER_WORDS[letter]}.{name}") in self.search
+        ]
+        return prod(len(values) for values in found)
+
+
+def is_idle(spec: ProjectionSpec, option: str, options: Mapping[str, Any]) -> bool:
+    """Whether the KL weight has no effect beside the other options, so that drawing it would be noise."""
+    return option == "kl_weight" and bool(spec.warning({**options, option: 1.0}))
+
+
+def _drawing_order(spec: ProjectionSpec) -> list[str]:
+    """The KL weight last: whether it matters depends on the rest."""
+    return sorted(spec.options, key=lambda option: option == "kl_weight")
+
+
+def _without_idle_rules(architecture: Architecture) -> Architecture:
+    """Drops rules that decide no projection, such as q k v where no mixer has them."""
+    rules = architecture.rules
+    if not rules or (len(rules) == 1 and set(rules[0].match) & set(FFN_PROJECTIONS)):
+        return architecture
+    counts = architecture.rule_matches()
+    if all(counts):
+        return architecture
+    kept = tuple(rule for rule, count in zip(rules, counts, strict=True) if count)
+    return Architecture(
+        architecture.backbone, architecture.layout, architecture.mixers, kept, architecture.loop_count
+    )
+
+
+def rule_settings(variation: Variation, operator: str) -> Iterator[dict[str, Any]]:
+    """Every setting of an operator's finite options but the KL weight."""
+    spec = PROJECTION_OPERATORS[operator]
+    settings: list[dict[str, Any]] = [{}]
+    for option in _drawing_order(spec):
+        if option == "kl_weight":
+            continue
+        default = spec.options[option].default
+        values = variation.distribution(f"{operator}.{option}", default).values() or (default,)
+        settings = [{**setting, option: value} for setting in settings for value in values]
+    return iter(settings)
+
+
+def _rule_combinations(variation: Variation, operator: str) -> int:
+    spec = PROJECTION_OPERATORS[operator]
+    sets = variation.distribution(f"{operator}.projections", ()).values() or ()
+    used = sum(1 for names in sets if names)
+    if not used:
+        return 1
+    layers = len(variation.distribution(f"{operator}.layers", "all").values() or ())
+    weight = variation.distribution(f"{operator}.kl_weight", 0.0).values() or (None,)
+    settings = sum(
+        1 if is_idle(spec, "kl_weight", setting) else len(weight)
+        for setting in rule_settings(variation, operator)
+    )
+    return (len(sets) - used) + used * layers * settings
