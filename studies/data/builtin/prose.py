@@ -17,7 +17,7 @@ _CREDIT = re.compile(
 )
 _CREDIT_SENTENCE = re.compile(
     r"(?:(?<=[.!?]) |^)(?:Contributed by|Patch by|Patches by|See bpo-|See also bpo-|Original patch|"
-    r"Written by|Implemented by|Raises an auditing event)[^.]*(?:\.[^ ][^.]*)*\.(?= |$)"
+    r"Written by|Implemented by|Raises an auditing event)(?:[^.]|\.(?=\S)|(?<=\b[A-Z])\.)*\.(?= |$)"
 )
 _TRACKER = re.compile(r"\s*\b(?:in |See )?(?:bpo-\d+|gh-\d+)\b")
 _SENTENCE_END = re.compile(r'(?<=[.!?])["\')\]]*\s+(?=[A-Z"\'(`])')
