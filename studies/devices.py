@@ -1,0 +1,64 @@
+"""Where a model trains: the device, its number format, its memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from surgery.problems import Problem, UserError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        problem = Problem("device", name, "is not available here", f"available: {', '.join(here)}")
+        raise UserError("can't use that device", [problem]) from error
+    return device
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 matrix products on CUDA; float32 elsewhere."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the allocator's peak on CUDA since its last reset, the process's peak on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """Device and versions, recorded with every result."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,55 @@
+"""Loss on held-out text: nats a token and, comparable between tokenizers, bits a byte."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from studies.data import TokenData
+from studies.devices import autocast
+from surgery.model import HybridLM
+from surgery.problems import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy of `tokens` held-out tokens that spell `bytes` bytes of text."""
+
+    val_loss: float
+    val_bpb: float
+    tokens: int
+    bytes: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: HybridLM, data: TokenData, *, seq_len: int, max_tokens: int, batch_tokens: int, device: torch.device
+) -> Evaluation:
+    """The first `max_tokens` held-out tokens in windows of `seq_len`, each predicted from its own window.
+
+    Raises:
+        UserError: the held-out split has no full window.
+    """
+    windows = min(data.windows("val", seq_len), max(1, max_tokens // seq_len))
+    if windows == 0:
+        raise UserError(
+            "the corpus is too small",
+            [Problem("val tokens", len(data.tokens("val")), f"must be more than seq_len ({seq_len})")],
+        )
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    size = max(1, batch_tokens // seq_len)
+    for start in range(0, windows, size):
+        indices = list(range(start, min(start + size, windows)))
+        rows = torch.from_numpy(data.batch(indices, seq_len, "val")).to(device)
+        with autocast(device):
+            logits = model.head(model(rows[:, :-1]))
+        total += F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="sum").item()
+    model.train(was_training)
+    tokens = windows * seq_len
+    size_in_bytes = data.val_bytes(1, tokens + 1)
+    return Evaluation(total / tokens, total / math.log(2) / max(1, size_in_bytes), tokens, size_in_bytes)

@@ -1,0 +1,54 @@
+"""Pareto fronts: which architectures no other beats in every objective, and how to choose among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from search_spaces.objectives import Objective
+
+
+def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> list[int]:
+    """Indices of the non-dominated points, in order; of equal points the first stands for all.
+
+    A point dominates another when it is nowhere worse and somewhere better.
+    """
+    if not points:
+        return []
+    losses = _losses(points, objectives)
+    front = []
+    seen: set[tuple[float, ...]] = set()
+    for index, row in enumerate(losses):
+        key = tuple(row)
+        if key in seen:
+            continue
+        seen.add(key)
+        no_worse = (losses <= row).all(axis=1)
+        better = (losses < row).any(axis=1)
+        if not (no_worse & better).any():
+            front.append(index)
+    return front
+
+
+def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:
+    """The point nearest to the ideal corner after each objective is scaled to [0, 1] over `points`.
+
+    Costs that span orders of magnitude are compared by their logarithm, so that halving counts the same
+    everywhere.
+    """
+    losses = _losses(points, objectives)
+    for column, objective in enumerate(objectives):
+        values = np.abs(losses[:, column])
+        if values.min() > 0 and values.max() / values.min() > 4:
+            sign = 1 if objective.direction == "min" else -1
+            losses[:, column] = sign * np.log(values)
+    span = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1)
+    return int(np.argmin((scaled**2).sum(axis=1)))
+
+
+def _losses(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> np.ndarray:
+    table = np.asarray(points, dtype=np.float64)
+    signs = np.array([1.0 if objective.direction == "min" else -1.0 for objective in objectives])
+    return table * signs

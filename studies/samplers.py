@@ -1,0 +1,95 @@
+"""Optuna samplers by name, reseeded for each trial so that a resumed study goes on as if never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from surgery.problems import Problem, UserError, nearest
+
+
+def _constraints(trial: FrozenTrial) -> Sequence[float]:
+    return list(trial.constraints.values())
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    # `group` splits a conditional space into its sub-spaces; without it conditional fields are sampled singly
+    "tpe": lambda seed: optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, n_startup_trials=10, constraints_func=_constraints
+    ),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(
+        seed=seed, population_size=16, constraints_func=_constraints
+    ),
+    "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(
+        seed=seed, population_size=16, constraints_func=_constraints
+    ),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, constraints_func=_constraints),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+DEFAULT_SAMPLER = "tpe"
+
+
+def check_sampler(name: str) -> None:
+    """Raises:
+    UserError: no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        rule = f"must be one of {', '.join(SAMPLERS)}"
+        raise UserError("unknown sampler", [Problem("sampler", name, rule, nearest(name, SAMPLERS))])
+
+
+def derive_seed(*parts: object) -> int:
+    """A 32-bit seed from anything printable; the same parts, the same seed, on every machine."""
+    text = ":".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+class SeededSampler(BaseSampler):
+    """Delegates to an Optuna sampler made anew for each trial from (study seed, trial number).
+
+    Optuna's own samplers restart their random stream on resume and so repeat themselves; this one gives a
+    trial the same draws whether the study was interrupted before it or not.
+    """
+
+    def __init__(self, name: str, seed: int) -> None:
+        check_sampler(name)
+        self.name, self.seed = name, seed
+        self.inner = self._make(0)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self.inner = self._make(trial.number)
+        self.inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+    def _make(self, number: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            # `constraints_func` is deprecated but the only form that Optuna Dashboard 0.21 can read;
+            # `group` is experimental by name.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return SAMPLERS[self.name](derive_seed(self.seed, "sampler", number))

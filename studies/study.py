@@ -1,0 +1,243 @@
+"""A study: a folder and an Optuna storage that hold a space, its trials and how they were run.
+
+runs/NAME/  space.yaml   as given
+            journal.log  Optuna's storage (or storage.url, where to find another)
+            trials/N/    architecture.yaml, curve.jsonl, error.txt
+            workers/     leases of the live workers
+            front.json   the front, rewritten as trials end
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+
+from search_spaces import SearchSpace, parse_space
+from studies.data.folder import locked, write_json
+from studies.records import BASELINE, TrialRecord, front_records
+from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
+from studies.storage import JOURNAL, open_storage
+from surgery.problems import Problem, UserError, nearest
+
+DEFAULT_RUNS = Path("runs")
+_ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs
+_URL_FILE = "storage.url"
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What a study fixes at its start, beside its space; resuming with other values is refused."""
+
+    seed: int = 0
+    sampler: str = DEFAULT_SAMPLER
+    corpus: str = "builtin"
+    tokenizer: str = "bpe:4096"
+    data_hash: str = ""
+    data_folder: str = ""
+    threads: int = 1  # CPU threads a worker; a number that changes would change the last bits of a loss
+
+
+class Study:
+    """An open study. Make one with `create`, `open` or `create_or_resume`."""
+
+    def __init__(
+        self, folder: Path, space: SearchSpace, settings: StudySettings, inner: optuna.Study, url: str | None
+    ) -> None:
+        self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
+        self.name = folder.name
+
+    @classmethod
+    def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
+        """An existing study, by name or by its folder's path.
+
+        Raises:
+            UserError: there is none, or it can't be read.
+        """
+        folder = locate(name, runs)
+        if url is None and (folder / _URL_FILE).is_file():
+            url = (folder / _URL_FILE).read_text(encoding="utf-8").strip()
+        if url is None and not (folder / JOURNAL).is_file():
+            raise _unknown(folder, runs)
+        inner = _load(folder, url)
+        if inner is None or _ATTRIBUTE not in inner.user_attrs:
+            raise _unknown(folder, runs)
+        stored = inner.user_attrs[_ATTRIBUTE]
+        space = parse_space(stored["space"], f"{folder.name}.yaml")
+        known = {item.name for item in fields(StudySettings)}
+        settings = StudySettings(**{key: value for key, value in stored.items() if key in known})
+        inner.sampler = SeededSampler(settings.sampler, settings.seed)
+        study = cls(folder, space, settings, inner, url)
+        study._make_folders()
+        return study
+
+    @classmethod
+    def create(
+        cls, name: str, space: SearchSpace, settings: StudySettings, runs: Path = DEFAULT_RUNS,
+        url: str | None = None,
+    ) -> Study:  # fmt: skip
+        """A new study, its baselines queued first.
+
+        Raises:
+            UserError: the sampler is unknown, or folder or storage can't be written.
+        """
+        check_sampler(settings.sampler)
+        folder = locate(name, runs)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if url is not None:
+                (folder / _URL_FILE).write_text(url + "\n", encoding="utf-8")
+            (folder / "space.yaml").write_text(space.text, encoding="utf-8")
+        except OSError as error:
+            problem = Problem("study folder", str(folder), error.strerror or str(error), "name another with --dir")
+            raise UserError("can't write the study", [problem]) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            inner = optuna.create_study(
+                storage=open_storage(folder, url),
+                study_name=folder.name,
+                directions=[
+                    StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
+                    for item in space.objectives
+                ],
+                sampler=SeededSampler(settings.sampler, settings.seed),
+            )
+            inner.set_metric_names([item.name for item in space.objectives])
+        for baseline, architecture in space.baselines.items():
+            inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
+        # written last: a study without it is not there yet
+        inner.set_user_attr(_ATTRIBUTE, {"space": space.text, **asdict(settings)})
+        study = cls(folder, space, settings, inner, url)
+        study._make_folders()
+        return study
+
+    @classmethod
+    def create_or_resume(
+        cls, name: str, space: SearchSpace, settings: StudySettings, runs: Path = DEFAULT_RUNS,
+        url: str | None = None,
+    ) -> tuple[Study, bool]:  # fmt: skip
+        """(study, whether it was there before).
+
+        Raises:
+            UserError: it is there with another space or other settings; every difference is named.
+        """
+        folder = locate(name, runs)
+        if url is None and (folder / _URL_FILE).is_file():
+            url = (folder / _URL_FILE).read_text(encoding="utf-8").strip()
+        if url is None and not (folder / JOURNAL).is_file():
+            return cls.create(name, space, settings, runs, url), False
+        inner = _load(folder, url)
+        if inner is None:
+            return cls.create(name, space, settings, runs, url), False
+        if _ATTRIBUTE not in inner.user_attrs:  # its creation was cut off: nothing ran yet
+            optuna.delete_study(study_name=folder.name, storage=inner._storage)
+            return cls.create(name, space, settings, runs, url), False
+        study = cls.open(name, runs, url)
+        study.refuse_changes(space, settings)
+        return study, True
+
+    def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
+        """Raises:
+        UserError: `space` or `settings` differ from what the study was started with.
+        """
+        changes = [("space", line) for line in self.space.diff(space)]
+        for key in ("seed", "sampler", "corpus", "tokenizer", "data_hash"):
+            old, new = getattr(self.settings, key), getattr(settings, key)
+            if old != new:
+                changes.append((key, f"{old} -> {new}"))
+        if changes:
+            hint = "a study keeps what it was started with"
+            raise UserError(
+                f'study "{self.name}" exists and was started differently; give this one another --name, or undo:',
+                [Problem(key, None, line, hint if index == 0 else "") for index, (key, line) in enumerate(changes)],
+            )
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial, in order."""
+        return [TrialRecord.read(trial) for trial in self.inner.get_trials(deepcopy=False)]
+
+    def record(self, number: int) -> TrialRecord:
+        """Raises:
+        UserError: no such trial.
+        """
+        records = self.records()
+        if not 0 <= number < len(records):
+            rule = f"is not a trial of this study, it has 0 to {len(records) - 1}"
+            raise UserError("unknown trial", [Problem("trial", number, rule)])
+        return records[number]
+
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front over the finished trials."""
+        return front_records(self.records(), self.space.objectives)
+
+    def write_front(self) -> None:
+        """Renews front.json."""
+        write_json(self.folder / "front.json", {
+            "study": self.name,
+            "objectives": {item.name: item.direction for item in self.space.objectives},
+            "front": [record.to_dict() for record in self.front()],
+        })  # fmt: skip
+
+    def trial_folder(self, number: int) -> Path:
+        folder = self.folder / "trials" / f"{number:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def workers_folder(self) -> Path:
+        return self.folder / "workers"
+
+    def curve(self, number: int) -> list[dict[str, Any]]:
+        """Points of a trial's loss curve; empty when it has none here."""
+        path = self.folder / "trials" / f"{number:05d}" / "curve.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One worker at a time takes a trial."""
+        with locked(self.folder):
+            yield
+
+    def _make_folders(self) -> None:
+        self.workers_folder.mkdir(parents=True, exist_ok=True)
+
+
+def locate(name: str, runs: Path) -> Path:
+    """The study's folder: `runs/NAME`, or NAME itself when it is a path."""
+    path = Path(name)
+    return path if len(path.parts) > 1 else runs / name
+
+
+def list_studies(runs: Path = DEFAULT_RUNS) -> list[str]:
+    """Names of the studies in a folder."""
+    if not runs.is_dir():
+        return []
+    return sorted(
+        path.name for path in runs.iterdir() if (path / JOURNAL).is_file() or (path / _URL_FILE).is_file()
+    )
+
+
+def _load(folder: Path, url: str | None) -> optuna.Study | None:
+    storage = open_storage(folder, url)
+    try:
+        return optuna.load_study(study_name=folder.name, storage=storage)
+    except KeyError:
+        return None
+
+
+def _unknown(folder: Path, runs: Path) -> UserError:
+    here = list_studies(runs)
+    hint = nearest(folder.name, here) or (f"here are: {', '.join(here)}" if here else "start one with nas search")
+    return UserError("no such study", [Problem("study", folder.name, f"is not in {folder.parent}", hint)])

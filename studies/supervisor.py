@@ -1,0 +1,169 @@
+"""Runs local workers for a study, watches over them and says how far it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from studies.leases import statuses
+from studies.records import DONE, FAILED, TrialRecord, front_records
+from studies.study import Study
+from studies.trials import put_back_orphans
+
+POLL_SECONDS = 0.5
+RESPAWNS = 3  # a worker that dies is started again so many times in all, a worker
+GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The study at one moment, for a screen."""
+
+    records: list[TrialRecord]
+    front: list[TrialRecord]
+    workers: list[dict[str, Any]]
+    elapsed: float
+    target: int | None
+    trained_here: int  # since this search started
+
+    def count(self, state: str) -> int:
+        return sum(record.state == state for record in self.records)
+
+    @property
+    def trained(self) -> int:
+        return self.count(DONE) + self.count(FAILED)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return sum(worker.get("tokens_per_s", 0.0) for worker in self.workers)
+
+    @property
+    def trials_per_hour(self) -> float:
+        return 3600 * self.trained_here / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the target, from the mean time of a trial and how far the running ones are."""
+        times = [record.seconds for record in self.records if record.state == DONE and record.seconds > 0]
+        if self.target is None or not times or not self.workers:
+            return None
+        left = self.target - self.trained - sum(worker.get("done", 0.0) for worker in self.workers)
+        return max(0.0, left) * fmean(times) / len(self.workers)
+
+
+class Supervisor:
+    """Starts `workers` processes, restarts those that die, stops them all together."""
+
+    def __init__(
+        self, study: Study, *, workers: int, target: int | None, device: str = "auto",
+        timeout: float | None = None,
+    ) -> None:  # fmt: skip
+        self.study, self.target, self.device, self.timeout = study, target, device, timeout
+        self.number = workers
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.respawned = 0
+        self.started = time.monotonic()
+        self.trained_before = sum(record.trained for record in study.records())
+        self.timed_out = False
+
+    def watch(self) -> Iterator[Snapshot]:
+        """Snapshots until every worker has ended. Leaving the loop early stops the workers."""
+        log = self.study.folder / "workers.log"
+        try:
+            with log.open("ab") as self.log:
+                self.processes = [self._spawn(index) for index in range(self.number)]
+                while self._revive() or any(process.poll() is None for process in self.processes):
+                    self._check_time()
+                    yield self.snapshot()
+                    time.sleep(POLL_SECONDS)
+            yield self.snapshot()
+        finally:
+            self._stop()
+            with self.study.exclusive():
+                put_back_orphans(self.study)
+            self.study.write_front()
+
+    def snapshot(self) -> Snapshot:
+        records = self.study.records()
+        trained = sum(record.trained for record in records)
+        return Snapshot(
+            records=records,
+            front=front_records(records, self.study.space.objectives),
+            workers=statuses(self.study.workers_folder),
+            elapsed=time.monotonic() - self.started,
+            target=self.target,
+            trained_here=trained - self.trained_before,
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether a worker ended with an error for good."""
+        return any((process.returncode or 0) > 0 for process in self.processes)
+
+    def last_words(self) -> str:
+        """The end of what the workers printed."""
+        text = (self.study.folder / "workers.log").read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.strip().splitlines()[-12:])
+
+    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "nas_cli.main", "worker", str(Path(self.study.folder).resolve())]
+        command += ["--device", _spread(self.device, index)]
+        if self.study.url is not None:
+            command += ["--storage", self.study.url]
+        if self.target is not None:
+            command += ["--trials", str(self.target)]
+        # a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.study.settings.threads)}
+        return subprocess.Popen(
+            command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            start_new_session=True, env=environment,
+        )  # fmt: skip
+
+    def _revive(self) -> bool:
+        """Starts workers again that were killed. True when there is one to wait for."""
+        revived = False
+        for index, process in enumerate(self.processes):
+            killed = (process.poll() or 0) < 0
+            if killed and self.respawned < RESPAWNS * self.number and not self.timed_out:
+                self.respawned += 1
+                self.processes[index] = self._spawn(index)
+                revived = True
+        return revived
+
+    def _check_time(self) -> None:
+        if self.timeout is not None and not self.timed_out and time.monotonic() - self.started > self.timeout:
+            self.timed_out = True
+            self._signal(signal.SIGINT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGINT)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self.processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _spread(device: str, index: int) -> str:
+    """`cuda` and `auto` workers are shared out over the GPUs; a named device is taken as it is."""
+    if device not in ("cuda", "auto"):
+        return device
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"cuda:{index % gpus}" if gpus else device
