@@ -1,1 +1,72 @@
-"""The `nas` command."""
+"""The `nas` command: finds the command's module, runs it, says mistakes on one screen.
+
+Exit codes: 0 done, 1 failed, 2 the user can mend it, 130 stopped by Ctrl-C. Nothing heavy is imported here,
+so that `nas --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from nas_cli import screen
+
+app = typer.Typer(
+    name="nas",
+    help="Find hybrid language-model architectures and put them into real models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        screen.console.print(f"nas {version('nas-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def nas(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def register() -> None:
+    """Hangs every command group onto the app, in the order of the work."""
+    from nas_cli import apply, dashboard, data, evaluate, front, pick, search, show, space, train, worker
+
+    for module in (space, data, search, worker, front, show, pick, train, apply, evaluate, dashboard):
+        module.add_to(app)
+
+
+def run() -> None:
+    """Entry point."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    register()
+    try:
+        app()
+    except KeyboardInterrupt:
+        screen.errors.print("stopped")
+        sys.exit(130)
+    except ValueError as error:
+        from surgery.problems import UserError
+
+        if not isinstance(error, UserError):
+            raise
+        screen.print_error(error)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

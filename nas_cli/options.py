@@ -1,0 +1,37 @@
+"""Options that several commands share, spelled once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunsOption = Annotated[Path, typer.Option("--dir", help="Folder that holds the studies.", show_default=True)]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--storage", help="Optuna storage URL; the embedded one in the study's folder if left out."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]
+
+DEFAULT_RUNS = Path("runs")
+
+_DURATION = re.compile(r"(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?:in)?)?\s*(?:(\d+)\s*s)?")
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `20m`, `1h30m` or plain seconds -> seconds.
+
+    Raises:
+        typer.BadParameter: anything else, or nothing at all.
+    """
+    if text.isdigit() and int(text) > 0:
+        return float(text)
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise typer.BadParameter("must be a time such as 90s, 20m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
