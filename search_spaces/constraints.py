@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from surgery.architecture import Architecture
 from surgery.costs import METRICS, Metric, parse_metric
@@ -30,6 +30,7 @@ class Constraint:
     context: int | None
     comparison: str
     limit: int
+    text: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ class Constraint:
         }[self.comparison]
 
     def __str__(self) -> str:
-        return f"{self.name} {self.comparison} {self.metric.format(self.limit)}"
+        return self.text or f"{self.name} {self.comparison} {self.metric.format(self.limit)}"
 
     @property
     def exact(self) -> str:
@@ -149,7 +150,7 @@ def _read_one(text: object, cursor: Cursor) -> Constraint | None:
     except ValueError as error:
         cursor.problem(text, f"the limit '{limit_text}' of {name} ({metric.unit}) {error}")
         return None
-    return Constraint(metric, context, comparison, round(limit))
+    return Constraint(metric, context, comparison, round(limit), match[0].strip())
 
 
 def _conflict(one: Constraint, other: Constraint) -> bool:

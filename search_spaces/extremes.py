@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 from search_spaces.constraints import Constraint, values
 from search_spaces.trial import ReplayTrial
 from search_spaces.variation import Variation
 from surgery.architecture import Architecture
-from surgery.costs import METRICS, parse_metric
+from surgery.costs import parse_metric
 from surgery.options import Cursor
 
 Score = Callable[[Architecture], float]
@@ -75,32 +76,35 @@ def check_possible(
     """Problems for constraints that no architecture of the space meets."""
     wanted = [constraint for _, constraint in constraints]
     source = random.Random(SEED)
-    if any(_meets(wanted, variation.random(source)) for _ in range(FIRST_SAMPLES)):
+    met: set[int] = set()
+    for _ in range(FIRST_SAMPLES):
+        amounts = values(wanted, variation.random(source))
+        holding = {index for index, amount in enumerate(amounts) if amount <= 0}
+        if len(holding) == len(wanted):
+            return
+        met |= holding
+    doubtful = [item for index, item in enumerate(constraints) if index not in met]
+    if not all([_check_reach(variation, place, constraint, cursor) for place, constraint in doubtful]):
         return
-    alone = True
-    for place, constraint in constraints:
-        if lowest(variation, lambda arch, one=constraint: _excess([one], arch), enough=0) > 0:
-            alone = False
-            low, high = _reach(variation, constraint)
-            metric = METRICS[constraint.metric.name]
-            rule = (
-                f"no architecture of this space meets it: {constraint.name} reaches from "
-                f"{metric.format(low)} to {metric.format(high)}"
-            )
-            hint = "raise the limit or widen the search" if low > constraint.limit else "change the limit"
-            cursor.at(place).problem(str(constraint), rule, hint)
-    if not alone or lowest(variation, lambda arch: _excess(wanted, arch), enough=0) <= 0:
+    if lowest(variation, partial(_excess, wanted), enough=0) <= 0:
         return
     if any(_meets(wanted, variation.random(source)) for _ in range(SAMPLES)):
         return
-    texts = ", ".join(map(str, wanted))
-    rule = f"each can be met, but none of {SAMPLES} random architectures meets all of them together"
-    cursor.problem(texts, rule, "relax one of them")
+    each = "each can be met, but " if len(wanted) > 1 else ""
+    rule = f"{each}none of {SAMPLES} random architectures meets {'all of them together' if each else 'it'}"
+    cursor.problem(", ".join(map(str, wanted)), rule, "relax one of them" if each else "leave it some room")
 
 
-def _reach(variation: Variation, constraint: Constraint) -> tuple[float, float]:
-    low = lowest(variation, lambda arch: constraint.measure(arch))
-    return low, -lowest(variation, lambda arch: -constraint.measure(arch))
+def _check_reach(variation: Variation, place: int, constraint: Constraint, cursor: Cursor) -> bool:
+    """Whether the metric's range over the space meets the constraint's; a problem if not."""
+    low, high = lowest(variation, constraint.measure), -lowest(variation, lambda a: -constraint.measure(a))
+    least, most = constraint.interval
+    if (most is None or low <= most) and (least is None or high >= least):
+        return True
+    reach = f"from {constraint.metric.format(low)} to {constraint.metric.format(high)}"
+    rule = f"no architecture of this space meets it: {constraint.name} reaches {reach}"
+    cursor.at(place).problem(str(constraint), rule, "change the limit or widen the search")
+    return False
 
 
 def _meets(constraints: Sequence[Constraint], architecture: Architecture) -> bool:

@@ -1,4 +1,4 @@
-"""Rules between what is searched and the backbone: heads fit widths, layers exist, operators fit their sizes."""
+"""Rules between search and backbone: heads fit widths, layers exist, operators fit their sizes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from surgery.projections.base import ProjectionSpec
 from surgery.rules import select_layers
 
 HEAD_SIZES = ("dim", "num_heads", "num_kv_heads", "head_dim")
+# Where a size does not fit: the searched field to name, the first that is searched.
+_BLAMED = {
+    "num_kv_heads": ("num_kv_heads", "num_heads"),
+    "num_heads": ("num_heads", "dim"),
+    "head_dim": ("head_dim", "dim", "num_heads"),
+}
 MAX_COMBINATIONS = 4096
 
 Sizes = dict[str, set[tuple[int, int]]]
@@ -82,7 +88,7 @@ def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
         cursor.problem(", ".join(sizes), rule, "use a choice or a larger step")
         return None
     found: list[Backbone] = []
-    broken: dict[str, tuple[Problem, str]] = {}
+    broken: dict[str, tuple[Problem, dict[str, int]]] = {}
     misfits = 0
     for values in product(*domains):
         problems = Problems()
@@ -94,12 +100,15 @@ def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
         misfits += 1
         for problem in problems.found:
             name = problem.field.removeprefix("backbone.")
-            at = name if name in sizes else sizes[0]
-            broken.setdefault(at, (problem, ", ".join(f"{key} {value}" for key, value in chosen.items())))
-    for at, (problem, example) in broken.items():
+            at = next((size for size in _BLAMED.get(name, ()) if size in sizes), sizes[0])
+            broken.setdefault(at, (problem, chosen))
+    for at, (problem, chosen) in broken.items():
         name = problem.field.removeprefix("backbone.")
-        rule = f"{name} {problem.rule} (at {example}; {misfits} of {total} combinations do not go together)"
-        cursor.at(f"backbone.{at}").problem(problem.value, rule, problem.hint)
+        example = ", ".join(f"{key} {value}" for key, value in chosen.items())
+        rule = (
+            f"{name} {problem.value} {problem.rule} (at {example}; {misfits} of {total} combinations misfit)"
+        )
+        cursor.at(f"backbone.{at}").problem(chosen[at], rule, problem.hint)
     return None if broken else found
 
 

@@ -1,4 +1,4 @@
-"""From an architecture back to the trial parameters that give it, so that samplers learn from baselines too."""
+"""From an architecture back to the trial parameters that give it: samplers learn from baselines too."""
 
 from __future__ import annotations
 

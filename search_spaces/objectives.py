@@ -49,7 +49,7 @@ def read_objectives(data: object, cursor: Cursor) -> tuple[Objective, ...]:
             here.problem(None, str(error))
             continue
         if direction not in DIRECTIONS:
-            hint = nearest(str(direction), DIRECTIONS) or f"{metric.name} is better {metric.better}"
+            hint = nearest(str(direction), DIRECTIONS) or f"write {metric.better}"
             here.problem(direction, "must be min or max", hint)
             continue
         objective = Objective(metric, context, str(direction))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from surgery.options import Cursor, Option
@@ -97,7 +98,7 @@ def _read_rungs(value: object) -> tuple[float, ...]:
         isinstance(item, bool) or not isinstance(item, int | float) or not 0 < item <= 1 for item in value
     ):
         raise ValueError("must be fractions of the budget, above 0 and at most 1")
-    if any(later <= sooner for sooner, later in zip(value, value[1:], strict=False)):
+    if any(later <= sooner for sooner, later in pairwise(value)):
         raise ValueError(f"must rise: [{', '.join(f'{item:g}' for item in sorted(set(value)))}]")
     if value[-1] != 1:
         raise ValueError("must end with 1.0, the whole budget")

@@ -184,10 +184,12 @@ def _read_ratio(data: object, cursor: Cursor) -> Ratio | None:
 
 def _read_shares(value: object, cursor: Cursor) -> tuple[int, int] | None:
     pair = value if isinstance(value, list) else [value, value]
-    if len(pair) != 2 or any(type(item) is not int or item < 0 for item in pair):
+    shares = [item for item in pair if isinstance(item, int) and type(item) is int and item >= 0]
+    if len(shares) != 2 or len(pair) != 2:
         cursor.problem(value, "must be a share or [lowest, highest], whole numbers from 0")
         return None
-    if pair[0] > pair[1]:
-        cursor.problem(value, "the lowest is above the highest", f"write [{pair[1]}, {pair[0]}]")
+    low, high = shares
+    if low > high:
+        cursor.problem(value, "the lowest is above the highest", f"write [{high}, {low}]")
         return None
-    return pair[0], pair[1]
+    return low, high

@@ -1,4 +1,4 @@
-"""A space file into a SearchSpace: every section read, every rule between sections checked, all problems at once."""
+"""A space file into a SearchSpace: every section and every rule between them, all problems at once."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class SearchSpace:
 
 
 def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(field, value as flow YAML) with whole values as leaves; objectives stay together, their order counts."""
+    """(field, value as flow YAML); objectives stay together, their order counts."""
     for section, content in data.items():
         if isinstance(content, dict) and section != "objectives":
             yield from ((f"{section}.{key}", _flow(value)) for key, value in content.items())
@@ -182,7 +182,7 @@ def _dead_weights(variation: Variation) -> Iterator[str]:
             continue
         where = "anywhere in this space" if len(dead) == len(settings) else "in part of this space"
         text = spec.warning({**dead[0], "kl_weight": 1.0})
-        yield f"{weight} has no effect {where} and is not drawn there ({text})"
+        yield f"{weight} is not drawn {where}: {text}"
 
 
 def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:

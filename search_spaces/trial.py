@@ -1,4 +1,4 @@
-"""Where a space gets its values from: a sampler's trial, chance, or a fixed list. Fits Optuna's Trial by shape."""
+"""Where a space gets its values from: a sampler's trial (Optuna's fits by shape), chance, or a list."""
 
 from __future__ import annotations
 
