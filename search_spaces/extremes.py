@@ -84,7 +84,8 @@ def check_possible(
             return
         met |= holding
     doubtful = [item for index, item in enumerate(constraints) if index not in met]
-    if not all([_check_reach(variation, place, constraint, cursor) for place, constraint in doubtful]):
+    within_reach = [_check_reach(variation, place, constraint, cursor) for place, constraint in doubtful]
+    if not all(within_reach):
         return
     if lowest(variation, partial(_excess, wanted), enough=0) <= 0:
         return
