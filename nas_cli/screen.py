@@ -47,7 +47,9 @@ def print_error(error: UserError) -> None:
     if not error.problems:
         errors.print(f"[bold red]error:[/] {escape(error.title)}")
         return
-    errors.print(Panel(lines, title=escape(error.title), title_align="left", border_style="red", expand=False))
+    errors.print(
+        Panel(lines, title=escape(error.title), title_align="left", border_style="red", expand=False)
+    )
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

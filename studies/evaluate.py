@@ -26,7 +26,13 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: HybridLM, data: TokenData, *, seq_len: int, max_tokens: int, batch_tokens: int, device: torch.device
+    model: HybridLM,
+    data: TokenData,
+    *,
+    seq_len: int,
+    max_tokens: int,
+    batch_tokens: int,
+    device: torch.device,
 ) -> Evaluation:
     """The first `max_tokens` held-out tokens in windows of `seq_len`, each predicted from its own window.
 

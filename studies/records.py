@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.front import front_indices
 from search_spaces.objectives import Objective
+from studies.front import front_indices
 from surgery.architecture import Architecture
 
 # Names of the trial's user attributes. They are what Optuna Dashboard shows, so they are words.

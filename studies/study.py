@@ -98,7 +98,9 @@ class Study:
                 (folder / _URL_FILE).write_text(url + "\n", encoding="utf-8")
             (folder / "space.yaml").write_text(space.text, encoding="utf-8")
         except OSError as error:
-            problem = Problem("study folder", str(folder), error.strerror or str(error), "name another with --dir")
+            problem = Problem(
+                "study folder", str(folder), error.strerror or str(error), "name another with --dir"
+            )
             raise UserError("can't write the study", [problem]) from error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -158,7 +160,10 @@ class Study:
             hint = "a study keeps what it was started with"
             raise UserError(
                 f'study "{self.name}" exists and was started differently; give this one another --name, or undo:',
-                [Problem(key, None, line, hint if index == 0 else "") for index, (key, line) in enumerate(changes)],
+                [
+                    Problem(key, None, line, hint if index == 0 else "")
+                    for index, (key, line) in enumerate(changes)
+                ],
             )
 
     def records(self) -> list[TrialRecord]:
@@ -239,5 +244,7 @@ def _load(folder: Path, url: str | None) -> optuna.Study | None:
 
 def _unknown(folder: Path, runs: Path) -> UserError:
     here = list_studies(runs)
-    hint = nearest(folder.name, here) or (f"here are: {', '.join(here)}" if here else "start one with nas search")
+    hint = nearest(folder.name, here) or (
+        f"here are: {', '.join(here)}" if here else "start one with nas search"
+    )
     return UserError("no such study", [Problem("study", folder.name, f"is not in {folder.parent}", hint)])

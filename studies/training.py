@@ -133,7 +133,12 @@ def train(
             elapsed = trained_for + time.perf_counter() - started
             tokens = step * settings.batch_tokens
             writer.write(
-                step=step, tokens=tokens, loss=loss_value, auxiliary=auxiliary.item(), lr=lr, grad_norm=norm.item()
+                step=step,
+                tokens=tokens,
+                loss=loss_value,
+                auxiliary=auxiliary.item(),
+                lr=lr,
+                grad_norm=norm.item(),
             )
             if on_step is not None:
                 on_step(Progress(step, settings.steps, tokens, loss_value, tokens / max(elapsed, 1e-9)))
@@ -182,7 +187,9 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda"))
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda")
+    )
 
 
 def batch_indices(windows: int, settings: TrainSettings) -> Iterator[np.ndarray]:
@@ -206,11 +213,15 @@ def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> Non
     found = []
     if data.vocab_size > vocab_size:
         rule = f"must be at least the tokenizer's {data.vocab_size}"
-        found.append(Problem("backbone.vocab_size", vocab_size, rule, "or prepare the data with a smaller one"))
+        found.append(
+            Problem("backbone.vocab_size", vocab_size, rule, "or prepare the data with a smaller one")
+        )
     for split in ("train", "val"):
         if data.windows(split, settings.seq_len) < 1:
             have = len(data.tokens(split))
-            found.append(Problem(f"{split} tokens", have, f"must hold a window of {settings.seq_len} + 1 tokens"))
+            found.append(
+                Problem(f"{split} tokens", have, f"must hold a window of {settings.seq_len} + 1 tokens")
+            )
     if found:
         raise UserError("model and data don't fit", found)
 
@@ -238,4 +249,6 @@ def _check_alive(loss: float, norm: float, ceiling: float, step: int) -> None:
     if not math.isfinite(norm):
         raise TrainingFailed(f"the gradient norm became {norm} at step {step}")
     if loss > ceiling:
-        raise TrainingFailed(f"the loss exploded to {loss:.1f} nats/token at step {step} (limit {ceiling:.1f})")
+        raise TrainingFailed(
+            f"the loss exploded to {loss:.1f} nats/token at step {step} (limit {ceiling:.1f})"
+        )

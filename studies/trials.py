@@ -122,7 +122,9 @@ def _ask(study: Study, worker: str, records: list[TrialRecord]) -> Assignment | 
     trial.set_user_attr(ARCHITECTURE, architecture.to_dict())
     for constraint in study.space.constraints:
         trial.set_constraint(constraint.exact, constraint.amount(constraint.measure(architecture)))
-    same = [record for record in records if record.hash == architecture.hash and record.number != trial.number]
+    same = [
+        record for record in records if record.hash == architecture.hash and record.number != trial.number
+    ]
     original = next((record for record in same if record.state == DONE), None)
     if original is not None:
         trial.set_user_attr(DUPLICATE, original.number)

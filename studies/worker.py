@@ -15,6 +15,7 @@ from types import FrameType
 import torch
 from optuna.trial import TrialState
 
+from search_spaces import SearchSpace
 from studies.data import TokenData, prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
@@ -23,7 +24,6 @@ from studies.samplers import derive_seed
 from studies.study import Study
 from studies.training import Interrupted, Progress, TrainingFailed, TrainResult, TrainSettings, train
 from studies.trials import HEARTBEAT, HEARTBEAT_SECONDS, Assignment, Nothing, put_back, take
-from search_spaces import SearchSpace
 from surgery.architecture import Architecture
 from surgery.costs import METRICS as ALL_METRICS
 from surgery.costs import cost
@@ -63,7 +63,11 @@ def work(study: Study, *, target: int | None, device: str = "auto", log: Log = p
                 if failures >= FAILURES_IN_A_ROW:
                     raise UserError(
                         f"{failures} trials failed in a row",
-                        [Problem("last trial", assignment.trial.number, _reason(study, assignment.trial.number))],
+                        [
+                            Problem(
+                                "last trial", assignment.trial.number, _reason(study, assignment.trial.number)
+                            )
+                        ],
                     )
     finally:
         lease.release()
@@ -113,7 +117,9 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
     )
 
 
-def metrics_of(space: SearchSpace, architecture: Architecture, results: list[TrainResult]) -> dict[str, float]:
+def metrics_of(
+    space: SearchSpace, architecture: Architecture, results: list[TrainResult]
+) -> dict[str, float]:
     """Every metric the space mentions and every one without a context, by name."""
     measured = {
         name: fmean(getattr(result, name) for result in results)
@@ -135,7 +141,8 @@ def _run(
     (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
     settings = train_settings(study.space, study.settings.seed)
     seeds = [
-        derive_seed(study.settings.seed, architecture.hash, repeat) for repeat in range(study.space.proxy.seeds)
+        derive_seed(study.settings.seed, architecture.hash, repeat)
+        for repeat in range(study.space.proxy.seeds)
     ]
     trial.set_user_attr(SEEDS, seeds)
     trial.set_user_attr(ENVIRONMENT, describe(device))
@@ -160,7 +167,13 @@ def _run(
             curve = folder / ("curve.jsonl" if repeat == 0 else f"curve-{repeat}.jsonl")
             results.append(
                 train(
-                    model, data, settings, seed=seed, device=device, curve=curve, on_step=on_step,
+                    model,
+                    data,
+                    settings,
+                    seed=seed,
+                    device=device,
+                    curve=curve,
+                    on_step=on_step,
                     should_stop=stop.is_set,
                 )  # fmt: skip
             )

@@ -1,0 +1,72 @@
+"""`nas pick`: one architecture of the front, written as a file for `nas apply` and `nas train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.screen import console, print_json
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("pick")(pick)
+
+
+def pick(
+    study: StudyArgument,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help='A limit such as "params<=40M" or "val_loss<=4.5"; repeat for more.'),
+    ] = None,
+    best: Annotated[
+        str | None, typer.Option(help="Take the best in this objective; the knee of the front if left out.")
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Take this trial, whatever the front says.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the architecture here.")
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Choose an architecture: at the knee, by an objective, within limits."""
+    from studies.choosing import Choice, choose, read_limits
+    from studies.study import Study
+
+    limits = read_limits(limit or [])
+    opened = Study.open(study, runs, storage)
+    if trial is not None:
+        choice = Choice(opened.record(trial), "asked for", {})
+    else:
+        choice = choose(opened.front(), opened.space.objectives, limits, best)
+    record = choice.record
+    text = record.build().to_yaml()
+    if output is not None:
+        _write(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
+    if as_json:
+        print_json({**record.to_dict(), "reason": choice.reason, "excluded": choice.excluded})
+        return
+    console.print(f"[bold]{record.name}[/] {record.line}  ({choice.reason})", soft_wrap=True)
+    for objective, value in zip(opened.space.objectives, record.values or (), strict=False):
+        console.print(f"  {objective.name:<24}{objective.metric.format(value)} {objective.metric.unit}")
+    for told, count in choice.excluded.items():
+        console.print(f"  [dim]{told} excluded {count} of the front[/]")
+    if output is None:
+        console.print(text, markup=False, soft_wrap=True)
+    else:
+        console.print(f"wrote {output}; next: [bold]nas apply {output} MODEL -o OUT[/]", soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    from surgery.problems import Problem, UserError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        problem = Problem("--output", str(path), error.strerror or str(error), "name a file you may write")
+        raise UserError("can't write the architecture", [problem]) from error

@@ -1,0 +1,149 @@
+"""`nas search`: prepares the text, starts or resumes the study, shows the front growing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_cli.options import DEFAULT_RUNS, DeviceOption, RunsOption, StorageOption, parse_duration
+from nas_cli.screen import console, duration, errors, print_warnings
+
+if TYPE_CHECKING:
+    from search_spaces import SearchSpace
+    from studies.data import TokenData
+    from studies.study import Study
+    from studies.supervisor import Supervisor
+
+DEFAULT_TRIALS = 50
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("search")(search)
+
+
+def search(
+    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
+    name: Annotated[str | None, typer.Option(help="The study; the space's name if left out.")] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trained architectures in all, earlier ones counted.")
+    ] = DEFAULT_TRIALS,
+    timeout: Annotated[str | None, typer.Option(help="Stop after a time such as 20m or 1h30m.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Text: builtin, fineweb-edu, hf:NAME, a jsonl, parquet or txt file, a folder of them, "
+            "or a folder made by `nas data prepare`. The space's own if left out."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="bpe:SIZE trained on the text, or a Hugging Face tokenizer.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, nsga2, nsga3, gp or random.")] = "tpe",
+    seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
+    device: DeviceOption = "auto",
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Search a space: train architectures on real text and find the Pareto front.
+
+    The same name resumes a study; --trials counts what it already has. Ctrl-C stops, nothing is lost.
+    """
+    limit = parse_duration(timeout) if timeout else None
+    from search_spaces import load_space
+    from studies.devices import pick_device
+    from studies.samplers import check_sampler
+    from studies.study import Study, StudySettings
+    from studies.supervisor import Supervisor
+
+    chosen = load_space(space)
+    print_warnings(chosen.warnings())
+    check_sampler(sampler)
+    pick_device(device)
+    tokens = _prepare(chosen, data or chosen.data.corpus, tokenizer or chosen.data.tokenizer)
+    settings = StudySettings(
+        seed=seed,
+        sampler=sampler,
+        corpus=data or chosen.data.corpus,
+        tokenizer=tokenizer or chosen.data.tokenizer,
+        data_hash=tokens.content_hash,
+        data_folder=str(tokens.folder.resolve()),
+        threads=max(1, (os.cpu_count() or 1) // workers),
+    )
+    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage)
+    supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=limit)
+    _say_start(study, resumed, supervisor, workers)
+    try:
+        if console.is_terminal:
+            from nas_cli.live import show_live
+
+            show_live(supervisor)
+        else:
+            from nas_cli.live import print_lines
+
+            print_lines(supervisor)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from here")
+        raise
+    _say_end(study, supervisor, runs)
+
+
+def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
+    """The study's tokens, with a bar while they are made."""
+    from nas_cli.progress import data_progress
+    from studies.training import check_data
+    from studies.worker import prepare_for, train_settings
+
+    with data_progress() as progress:
+        tokens = prepare_for(space, corpus, tokenizer, progress)
+    check_data(tokens, train_settings(space, 0), space.backbone.vocab_size)
+    return tokens
+
+
+def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
+    from surgery.quantities import format_count
+
+    space, settings = study.space, study.settings
+    verb = "goes on" if resumed else "starts"
+    console.print(
+        f"study [bold]{study.name}[/] {verb}: space {space.name} ({space.size()}), "
+        f"text {settings.corpus}, tokenizer {settings.tokenizer}",
+        soft_wrap=True,
+    )
+    has = f"{supervisor.trained_before} trained, " if resumed else ""
+    console.print(
+        f"{has}{supervisor.target} trained architectures wanted, {format_count(space.proxy.tokens)} tokens "
+        f"each, {workers} worker{'s' if workers > 1 else ''}, sampler {settings.sampler}, "
+        f"seed {settings.seed}, folder {study.folder}",
+        soft_wrap=True,
+    )
+
+
+def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
+    from nas_cli.tables import trial_table
+    from surgery.problems import Problem, UserError
+
+    last = supervisor.snapshot()
+    if supervisor.failed and last.trained_here == 0:
+        problem = Problem("workers.log", None, supervisor.last_words() or "is empty")
+        raise UserError("no worker could train anything", [problem])
+    console.print(trial_table(last.front, study.space.objectives, title=f"front of {study.name}"))
+    console.print(
+        f"{last.count('done')} trained, {last.count('failed')} failed, "
+        f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions not "
+        f"trained; {duration(last.elapsed)} here"
+    )
+    if supervisor.target is not None and last.trained < supervisor.target:
+        why = "the time is up" if supervisor.timed_out else supervisor.last_words().splitlines()[-1]
+        console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {why}[/]")
+    if supervisor.failed:
+        errors.print(f"[yellow]a worker failed, see {study.folder / 'workers.log'}[/]")
+    where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
+    console.print(
+        f"next: [bold]nas front {study.name}{where}[/], [bold]nas pick {study.name}{where} -o pick.yaml[/], "
+        f"[bold]nas dashboard {study.name}{where}[/]",
+        soft_wrap=True,
+    )

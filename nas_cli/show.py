@@ -1,0 +1,170 @@
+"""`nas show`: one trial of a study, or an architecture file, with everything known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
+from nas_cli.screen import console, duration, print_json, print_warnings
+
+if TYPE_CHECKING:
+    from studies.records import TrialRecord
+    from studies.study import Study
+    from surgery.architecture import Architecture
+
+CONTEXT = 4096  # tokens, for costs that need one
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("show")(show)
+
+
+def show(
+    what: Annotated[str, typer.Argument(help="A study, or an architecture file.")],
+    trial: Annotated[
+        int | None, typer.Argument(help="Number of the trial; its study's state if left out.")
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Show a trial (architecture, costs, losses, curve), a study's state, or an architecture file."""
+    if Path(what).is_file():
+        from surgery.architecture import Architecture
+
+        _show_architecture(Architecture.from_yaml(what), as_json)
+        return
+    from studies.study import Study
+
+    opened = Study.open(what, runs, storage)
+    if trial is None:
+        _show_study(opened, as_json)
+    else:
+        _show_trial(opened, opened.record(trial), as_json)
+
+
+def _costs(architecture: Architecture) -> dict[str, int]:
+    from surgery.costs import METRICS, cost
+
+    names = [
+        f"{name}@{CONTEXT}" if metric.takes_context else name
+        for name, metric in METRICS.items()
+        if metric.analytic is not None
+    ]
+    return {name: cost(architecture, name) for name in names}
+
+
+def _show_architecture(architecture: Architecture, as_json: bool) -> None:
+    costs = _costs(architecture)
+    if as_json:
+        print_json({
+            "architecture": architecture.line,
+            "hash": architecture.hash,
+            "costs": costs,
+            "warnings": architecture.warnings(),
+            "yaml": architecture.to_dict(),
+        })  # fmt: skip
+        return
+    from nas_cli.strip import layer_strip
+
+    console.print(f"[bold]{architecture.line}[/]  {architecture.hash}", soft_wrap=True)
+    console.print(layer_strip(architecture))
+    _print_metrics(costs)
+    print_warnings(architecture.warnings())
+
+
+def _show_study(study: Study, as_json: bool) -> None:
+    from collections import Counter
+    from dataclasses import asdict
+
+    records = study.records()
+    states = Counter(record.state for record in records)
+    if as_json:
+        print_json({
+            "study": study.name,
+            "folder": str(study.folder),
+            "storage": study.url,
+            "space": study.space.name,
+            "digest": study.space.digest,
+            "settings": asdict(study.settings),
+            "states": dict(states),
+            "trials": [record.to_dict() for record in records],
+        })  # fmt: skip
+        return
+    settings = study.settings
+    console.print(
+        f"[bold]{study.name}[/] in {study.folder}, space {study.space.name} {study.space.digest}",
+        soft_wrap=True,
+    )
+    console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
+    console.print(f"  sampler {settings.sampler}, seed {settings.seed}, {settings.threads} threads a worker")
+    console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    for record in records:
+        if record.state == "failed":
+            console.print(f"  [red]{record.name} failed[/] {record.line}: {record.reason}", soft_wrap=True)
+
+
+def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
+    if record.architecture is None:
+        from surgery.problems import Problem, UserError
+
+        raise UserError("nothing to show", [Problem("trial", record.number, "has no architecture yet")])
+    architecture = record.build()
+    costs = _costs(architecture)
+    curve = study.curve(record.number)
+    if as_json:
+        print_json({**record.to_dict(), "costs": costs, "curve": curve, "yaml": architecture.to_dict()})
+        return
+    from nas_cli.strip import layer_strip
+
+    console.print(
+        f"[bold]{record.name}[/] {record.state}: [bold]{record.line}[/]  {record.hash}", soft_wrap=True
+    )
+    console.print(layer_strip(architecture))
+    _print_metrics({**costs, **record.metrics})
+    if record.seconds:
+        console.print(f"  took {duration(record.seconds)}, seeds {', '.join(map(str, record.seeds))}")
+    if record.environment:
+        console.print(
+            "  " + ", ".join(f"{key} {value}" for key, value in record.environment.items()), soft_wrap=True
+        )
+    if record.reason:
+        console.print(f"  [red]{record.reason}[/]", soft_wrap=True)
+    _print_curve(curve)
+    print_warnings(architecture.warnings())
+
+
+def _print_metrics(values: dict[str, Any]) -> None:
+    from surgery.costs import parse_metric
+
+    for name, value in values.items():
+        metric, _ = parse_metric(name)
+        told = metric.format(value)
+        told += "" if metric.unit == "bytes" else f" {metric.unit}"
+        console.print(f"  {name:<24}{told:<28}[dim]{metric.summary}[/]")
+
+
+def _print_curve(curve: list[dict[str, Any]]) -> None:
+    """The loss over tokens as a small plot."""
+    points = [(point["tokens"], point["loss"]) for point in curve if "loss" in point]
+    held_out = [(point["tokens"], point["val_loss"]) for point in curve if "val_loss" in point]
+    if len(points) < 2 or not console.is_terminal:
+        return
+    import plotext
+    from rich.text import Text
+
+    from surgery.quantities import format_count
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(min(console.width, 90), 12)
+    plotext.plot(*zip(*points, strict=True), color="gray", marker="braille")
+    plotext.scatter(*zip(*held_out, strict=True), color="green+", marker="◆")
+    last = points[-1][0]
+    plotext.xticks([0, last / 2, last], [format_count(number) for number in (0, last / 2, last)])
+    plotext.xlabel("tokens")
+    plotext.ylabel("loss (◆ held out)")
+    console.print(Text.from_ansi(plotext.build()))

@@ -1,0 +1,153 @@
+"""The front drawn: a static picture with matplotlib, an interactive page with plotly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.objectives import Objective
+from studies.front import front_indices
+from studies.records import DONE, TrialRecord
+from surgery.problems import Problem, UserError
+
+if TYPE_CHECKING:
+    from studies.study import Study
+
+PICTURES = (".png", ".svg", ".pdf")
+PAGES = (".html",)
+GREY, GREEN, PURPLE = "#9aa0a6", "#15803d", "#7e22ce"
+
+
+def check_plot_path(path: Path) -> None:
+    """Raises:
+    UserError: an ending we can't draw, or a folder that is not there.
+    """
+    if path.suffix.lower() not in (*PICTURES, *PAGES):
+        rule = f"must end in {', '.join((*PICTURES, *PAGES))}"
+        raise UserError("can't draw that", [Problem("--plot", str(path), rule)])
+    if not path.resolve().parent.is_dir():
+        raise UserError("can't draw there", [Problem("--plot", str(path), "its folder does not exist")])
+
+
+def plot_front(study: Study, path: Path) -> None:
+    """Writes the front over everything trained; one panel for each pair of objectives.
+
+    Raises:
+        UserError: the path can't be written or has an unknown ending.
+    """
+    check_plot_path(path)
+    records = [record for record in study.records() if record.state == DONE and record.values]
+    try:
+        if path.suffix.lower() in PAGES:
+            _page(study, records, path)
+        else:
+            _picture(study, records, path)
+    except OSError as error:
+        problem = Problem("--plot", str(path), error.strerror or str(error), "name a file you may write")
+        raise UserError("can't write the plot", [problem]) from error
+
+
+def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
+    """(along, up) columns: the first objective is up against every other one."""
+    if len(objectives) == 1:
+        return []
+    return [(along, 0) for along in range(1, len(objectives))] + [
+        (along, up) for up, along in combinations(range(1, len(objectives)), 2)
+    ]
+
+
+def _picture(study: Study, records: list[TrialRecord], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    objectives = study.space.objectives
+    pairs = _pairs(objectives) or [(0, 0)]
+    figure = Figure(figsize=(5.2 * len(pairs), 4.4), layout="constrained", dpi=120)
+    on_front = {record.number for record in study.front()}
+    for position, (along, up) in enumerate(pairs, start=1):
+        axes = figure.add_subplot(1, len(pairs), position)
+        _panel(axes, records, on_front, along, up, objectives)
+        if position == 1:
+            axes.legend(loc="upper right", frameon=False, fontsize=8)
+    trained = f"{len(on_front)} of {len(records)} trained architectures are on the front"
+    figure.suptitle(f"{study.name}: {trained}", fontsize=11)
+    figure.savefig(path)
+
+
+def _panel(
+    axes: Any, records: list[TrialRecord], on_front: set[int], along: int, up: int,
+    objectives: Sequence[Objective],
+) -> None:  # fmt: skip
+    def points(chosen: list[TrialRecord]) -> tuple[list[float], list[float]]:
+        values = [record.values for record in chosen if record.values]
+        return [value[along] for value in values], [value[up] for value in values]
+
+    front = [record for record in records if record.number in on_front]
+    rest = [record for record in records if record.number not in on_front]
+    axes.scatter(*points(rest), s=18, color=GREY, alpha=0.7, linewidths=0, label="trained")
+    axes.scatter(*points(front), s=34, color=GREEN, linewidths=0, label="on the front")
+    pair = (objectives[along], objectives[up])
+    both = [(record.values[along], record.values[up]) for record in front if record.values]
+    steps = sorted(both[index] for index in front_indices(both, pair)) if along != up else []
+    if len(steps) > 1:
+        axes.step(*zip(*steps, strict=True), where="post", color=GREEN, linewidth=1, alpha=0.6)
+    for record in records:
+        if record.baseline and record.values:
+            x, y = record.values[along], record.values[up]
+            axes.plot(x, y, marker="s", markersize=7, markerfacecolor="none", color=PURPLE)
+            axes.annotate(
+                record.baseline, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8, color=PURPLE
+            )
+    axes.set_xlabel(f"{objectives[along].name} ({objectives[along].metric.unit})")
+    axes.set_ylabel(f"{objectives[up].name} ({objectives[up].metric.unit})")
+    axes.xaxis.set_major_formatter(_ticks(objectives[along]))
+    axes.yaxis.set_major_formatter(_ticks(objectives[up]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2, linewidth=0.6)
+
+
+def _ticks(objective: Objective) -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    if objective.measured:
+        return FuncFormatter(lambda value, _: f"{value:.3g}")
+    return FuncFormatter(lambda value, _: objective.metric.format(value))
+
+
+def _page(study: Study, records: list[TrialRecord], path: Path) -> None:
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    objectives = study.space.objectives
+    pairs = _pairs(objectives) or [(0, 0)]
+    on_front = {record.number for record in study.front()}
+    figure = make_subplots(rows=1, cols=len(pairs))
+    groups = (
+        ("trained", GREY, "circle", [r for r in records if r.number not in on_front and not r.baseline]),
+        ("on the front", GREEN, "circle", [r for r in records if r.number in on_front and not r.baseline]),
+        ("baseline", PURPLE, "square", [r for r in records if r.baseline]),
+    )
+    for column, (along, up) in enumerate(pairs, start=1):
+        for name, colour, symbol, chosen in groups:
+            figure.add_trace(
+                go.Scatter(
+                    x=[record.values[along] for record in chosen if record.values],
+                    y=[record.values[up] for record in chosen if record.values],
+                    mode="markers",
+                    name=name,
+                    legendgroup=name,
+                    showlegend=column == 1,
+                    marker={"color": colour, "symbol": symbol, "size": 9},
+                    text=[f"{record.name}<br>{record.line}" for record in chosen],
+                    hovertemplate="%{text}<br>%{x:.4s} · %{y:.4f}<extra></extra>",
+                ),
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title_text=objectives[along].name, row=1, col=column)
+        figure.update_yaxes(title_text=objectives[up].name, row=1, col=column)
+    figure.update_layout(
+        title=f"{study.name}: front of {len(records)} trained architectures", template="simple_white"
+    )
+    figure.write_html(path, include_plotlyjs=True)
