@@ -13,6 +13,14 @@ from surgery.mixers.base import MakeProjection
 from surgery.rotary import rotate
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm in its input's dtype: under autocast heads are bfloat16 and the weight is not, which would
+    miss the fused kernel and cache keys in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class FullAttention(nn.Module):
     """Rotary softmax attention with grouped key/value heads, computed by PyTorch's SDPA."""
 
@@ -22,8 +30,8 @@ class FullAttention(nn.Module):
         self.grouped = backbone.num_kv_heads != backbone.num_heads
         self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
         norm = backbone.qk_norm
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
+        self.q_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
+        self.k_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         q = rotate(self.q_norm(self._heads(self.q(x, context))), context.rotary)
