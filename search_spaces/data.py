@@ -51,7 +51,8 @@ def _check_bpe(tokenizer: str, vocab_size: int | None, cursor: Cursor) -> None:
         cursor.problem(tokenizer, str(error), "write bpe:4096, for example")
         return
     if size < SMALLEST_BPE:
-        cursor.problem(tokenizer, f"a byte-level BPE has at least {SMALLEST_BPE} tokens")
+        hint = f"raise it, and vocab_size ({vocab_size}) where that is smaller"
+        cursor.problem(tokenizer, f"a byte-level BPE has at least {SMALLEST_BPE} tokens", hint)
     elif vocab_size is not None and size > vocab_size:
         rule = f"has more tokens than the backbone's vocab_size ({vocab_size})"
         cursor.problem(tokenizer, rule, f"write bpe:{vocab_size} or raise vocab_size")

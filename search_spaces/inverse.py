@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from search_spaces.distributions import Ratio, layouts_of
+from search_spaces.distributions import Choice, Ratio, layouts_of
 from search_spaces.trial import ReplayTrial
 from search_spaces.variation import OPERATORS, Variation
 from surgery.architecture import Architecture
@@ -95,7 +95,7 @@ def _rules(variation: Variation, architecture: Architecture, operator: str) -> I
     }
     names = {name for _, name in places}
     used = tuple(name for name in PROJECTIONS if name in names)
-    projections = _single(variation, f"{operator}.projections", used)
+    projections = _projections(variation, f"{operator}.projections", used)
     if not places:
         yield from projections
         return
@@ -104,11 +104,20 @@ def _rules(variation: Variation, architecture: Architecture, operator: str) -> I
     for option in PROJECTION_OPERATORS[operator].options:
         for guess in _single(variation, f"{operator}.{option}", options[option]):
             fixed |= guess  # one that has no value here may be idle: drawing again tells
-    at = tuple(sorted({index for index, _ in places}))
+    at = {index for index, _ in places}
     depth = architecture.backbone.num_layers
     for selector in variation.distribution(f"{operator}.layers", "all").values() or ():
-        if select_layers(None if selector == "all" else selector, depth) != at:
-            continue
+        if not at <= set(select_layers(None if selector == "all" else selector, depth)):
+            continue  # it may select more: layers whose mixer has none of the projections
         for layers in _single(variation, f"{operator}.layers", selector):
             for guess in projections:
                 yield {**fixed, **guess, **layers}
+
+
+def _projections(variation: Variation, field: str, used: tuple[str, ...]) -> list[Params]:
+    """Guesses for the projections in use; a list may name more, which no mixer of the layout has."""
+    found = variation.search.get(field)
+    if not isinstance(found, Choice):
+        return _single(variation, field, used)
+    lists = sorted((item for item in found.options if set(used) <= set(item)), key=len)
+    return [guess for item in lists for guess in _single(variation, field, item)]

@@ -182,7 +182,7 @@ def _dead_weights(variation: Variation) -> Iterator[str]:
             continue
         where = "anywhere in this space" if len(dead) == len(settings) else "in part of this space"
         text = spec.warning({**dead[0], "kl_weight": 1.0})
-        yield f"{weight} is not drawn {where}: {text}"
+        yield f"{weight} is idle {where} and not drawn there: {text}"
 
 
 def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:

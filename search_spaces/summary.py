@@ -1,0 +1,131 @@
+"""A space as plain data, for whoever shows it: what varies, how large it is, what its architectures cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces.catalog import list_presets, load_space
+from search_spaces.constraints import values
+from search_spaces.fields import fields
+from search_spaces.space import SearchSpace
+from surgery.architecture import Architecture
+from surgery.costs import METRICS, cost
+from surgery.problems import UserError
+
+SAMPLES = 500
+CONTEXT = 4096  # tokens, where a space names none
+_SECTION = "search:"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A space that can be named. `problems` counts what is wrong with a file."""
+
+    name: str
+    kind: str  # preset or file
+    summary: str
+    space: SearchSpace | None
+    problems: int = 0
+
+
+def list_spaces(folder: Path) -> list[Listed]:
+    """Presets, then the YAML files of a folder that look like spaces."""
+    found = [
+        Listed(item.name, "preset", item.summary, load_space(item.path)) for item in list_presets()
+    ]
+    for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if not any(line.startswith(_SECTION) for line in lines):
+            continue
+        first = lines[0]
+        summary = first.lstrip("# ").strip() if first.startswith("#") else ""
+        try:
+            found.append(Listed(path.name, "file", summary, load_space(path.resolve())))
+        except UserError as error:
+            found.append(Listed(path.name, "file", summary, None, len(error.problems)))
+    return found
+
+
+def cost_names(space: SearchSpace) -> tuple[str, ...]:
+    """Analytic metrics a space speaks of, params and a decode cost always among them."""
+    named = [item.name for item in space.objectives if not item.measured]
+    named += [item.name for item in space.constraints]
+    for base in ("params", "decode_flops", "cache_bytes"):
+        if not any(name.partition("@")[0] == base for name in named):
+            context = next((item.context for item in space.objectives if item.context), CONTEXT)
+            named.append(f"{base}@{context}" if METRICS[base].takes_context else base)
+    order = list(METRICS)
+    return tuple(sorted(dict.fromkeys(named), key=lambda name: order.index(name.partition("@")[0])))
+
+
+def costs_of(space: SearchSpace, architecture: Architecture) -> dict[str, int]:
+    """The space's analytic metrics of an architecture, by name."""
+    return {name: cost(architecture, name) for name in cost_names(space)}
+
+
+def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
+    """Everything `nas space show` tells, in plain JSON values."""
+    size = space.size()
+    known = fields()
+    varying = {name: item for name, item in space.search.items() if not item.fixed}
+    return {
+        "name": space.name,
+        "source": space.source,
+        "backbone": space.backbone.to_dict(),
+        "search": {
+            name: {"distribution": item.plain(), "help": known[name].help} for name, item in varying.items()
+        },
+        "fixed": {name: item.plain() for name, item in space.search.items() if item.fixed},
+        "size": {"settings": size.count, "continuous": list(size.continuous)},
+        "costs": {
+            name: dict(zip(("min", "median", "max"), space.cost_range(name, samples), strict=True))
+            for name in cost_names(space)
+        },
+        "constraints": [item.exact for item in space.constraints],
+        "feasible_share": space.feasible_share(samples) if space.constraints else 1.0,
+        "objectives": {item.name: item.direction for item in space.objectives},
+        "baselines": {
+            name: describe_architecture(space, item) for name, item in space.baselines.items()
+        },
+        "proxy": {**space.proxy.to_dict(), "steps": space.proxy.steps},
+        "data": space.data.to_dict(),
+        "warnings": space.warnings(),
+        "digest": space.digest,
+    }
+
+
+def describe_architecture(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
+    """Line, hash, costs and what it breaks."""
+    return {
+        "line": architecture.line,
+        "hash": architecture.hash,
+        "costs": costs_of(space, architecture),
+        "feasible": all(amount <= 0 for amount in values(space.constraints, architecture)),
+        "violations": [str(item) for item in space.violations(architecture)],
+    }
+
+
+def draw(space: SearchSpace, count: int, seed: int, *, feasible: bool = True) -> list[Architecture]:
+    """Different random architectures, by default such as meet the constraints; the same for the same seed.
+
+    Fewer than `count` when the space hardly has more.
+    """
+    found: dict[str, Architecture] = {}
+    for attempt in range(200 * count):
+        if len(found) == count:
+            break
+        architecture = space.sample_random(_mix(seed, attempt))
+        if feasible and space.violations(architecture):
+            continue
+        found.setdefault(architecture.hash, architecture)
+    return list(found.values())
+
+
+def _mix(seed: int, attempt: int) -> int:
+    """A seed of its own for every attempt, so that seeds 0 and 1 share no architecture."""
+    return seed * 1_000_003 + attempt
