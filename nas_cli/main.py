@@ -14,6 +14,9 @@ import typer
 
 from nas_cli import screen
 
+# modules of this package, in the order of the work; each hangs its commands onto the app
+COMMANDS = ("search", "worker", "front", "show", "pick")
+
 app = typer.Typer(
     name="nas",
     help="Find hybrid language-model architectures and put them into real models.",
@@ -41,11 +44,11 @@ def nas(
 
 
 def register() -> None:
-    """Hangs every command group onto the app, in the order of the work."""
-    from nas_cli import apply, dashboard, data, evaluate, front, pick, search, show, space, train, worker
+    """Hangs every command onto the app."""
+    from importlib import import_module
 
-    for module in (space, data, search, worker, front, show, pick, train, apply, evaluate, dashboard):
-        module.add_to(app)
+    for name in COMMANDS:
+        import_module(f"nas_cli.{name}").add_to(app)
 
 
 def run() -> None:
