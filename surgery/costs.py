@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,9 +43,12 @@ class Metric:
         if self.analytic is not None:
             return parse_count(text)
         try:
-            return float(str(text))
+            value = float(str(text))
         except ValueError:
-            raise ValueError(f"must be a number of {self.unit}") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"must be a number of {self.unit}")
+        return value
 
 
 def params(arch: Architecture) -> int:

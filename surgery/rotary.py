@@ -33,10 +33,14 @@ def rotate(
 
 
 def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, float]:
-    """Angle a token for each channel pair, and the factor on cos and sin (YaRN only)."""
+    """Angle a token for each channel pair, and the factor on cos and sin (YaRN only).
+
+    Every step rounds as in transformers: at long positions a last bit more or less is a visible angle.
+    """
     size = backbone.head_dim
     steps = torch.arange(0, size, 2, dtype=torch.int64).float() / size
-    frequencies = 1.0 / (backbone.rope_theta**steps)
+    periods = backbone.rope_theta**steps  # tokens a radian
+    frequencies = 1.0 / periods
     scaling = backbone.rope_scaling
     scale = 1.0
     if scaling is None:
@@ -46,20 +50,21 @@ def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, floa
     elif scaling["rope_type"] == "llama3":
         frequencies = _llama3(frequencies, scaling)
     else:
-        frequencies, scale = _yarn(frequencies, scaling, backbone)
+        frequencies, scale = _yarn(periods, scaling, backbone)
     return frequencies.to(device), scale
 
 
 def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     """Long wavelengths divided by the factor, short ones kept, the band between blended (Llama 3.1)."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    wavelengths = 2 * math.pi / frequencies  # tokens
+    turns = scaling["original_max_position_embeddings"] / wavelengths
     blend = ((turns - low) / (high - low)).clamp(0, 1)
     scaled: Tensor = (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
     return scaled
 
 
-def _yarn(frequencies: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tuple[Tensor, float]:
+def _yarn(periods: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tuple[Tensor, float]:
     """NTK-by-parts interpolation and its attention factor (Peng et al. 2023, sections 3.2 and 3.4)."""
     factor = scaling["factor"]
     length = scaling["original_max_position_embeddings"]
@@ -76,9 +81,9 @@ def _yarn(frequencies: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -
     first, last = max(first, 0), min(last, backbone.head_dim - 1)
     if first == last:
         last += 0.001  # a ramp of no width would divide by zero
-    channels = torch.arange(len(frequencies), dtype=torch.float32)
-    interpolated = ((channels - first) / (last - first)).clamp(0, 1)
-    frequencies = frequencies / factor * interpolated + frequencies * (1 - interpolated)
+    channels = torch.arange(len(periods), dtype=torch.float32)
+    kept = 1 - ((channels - first) / (last - first)).clamp(0, 1)
+    frequencies = 1.0 / (factor * periods) * (1 - kept) + 1.0 / periods * kept
 
     def mscale(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

@@ -1,0 +1,168 @@
+"""The stack: loops, their gates and caches, embeddings, starting values, determinism."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgery.architecture import Architecture
+from surgery.context import Context, DecodeCache
+from surgery.model import HybridLM
+from surgery.projections.hdpl.module import LN2
+from surgery.rotary import rotary_tables
+from tests.models import architecture, build, decode
+from tests.strategies import architectures
+
+HDPL: list[Any] = [{"match": ["q", "up", "down"], "operator": "hdpl", "blocks": 2, "rank": 3, "kl": "mean"}]
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3, 4])
+def test_a_looped_stack_is_the_unrolled_one(loops: int) -> None:
+    arch = architecture(loops=loops, projections=HDPL)
+    model = build(arch, spread=0.3)
+    tokens = torch.randint(37, (2, 11))
+    context = Context(rotary_tables(arch.backbone, torch.arange(11)[None]))
+    h = model.embed(tokens)
+    for turn in range(loops):
+        entry = h
+        for block in model.layers:
+            u = h + block.mixer(block.mixer_norm(h), context)
+            x = block.ffn_norm(u)
+            gate, up = block.ffn.gate(x, context), block.ffn.up(x, context)
+            h = u + block.ffn.down(gate * torch.sigmoid(gate) * up, context)
+        if loops > 1:
+            h = h + model.loop_gate[turn] * entry  # LT2: h(t) = Blocks(h(t-1)) + rho_t h(t-1)
+    normed = h * (h.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * model.norm.weight
+    torch.testing.assert_close(model(tokens), normed, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3, 4])
+@pytest.mark.parametrize("sizes", [[1] * 12, [7, 1, 4]])
+def test_decoding_keeps_a_state_for_each_layer_and_pass(loops: int, sizes: list[int]) -> None:
+    model = build(architecture(loops=loops, projections=HDPL, num_layers=3), spread=0.3)
+    tokens = torch.randint(37, (2, 12))
+    cache = DecodeCache()
+    with torch.no_grad():
+        torch.testing.assert_close(decode(model, tokens, sizes, cache), model(tokens), rtol=1e-4, atol=1e-4)
+    assert set(cache.states) == {(layer, turn) for layer in range(3) for turn in range(loops)}
+    keys = [state[0] for state in cache.states.values()]
+    assert all(not torch.equal(a, b) for place, a in enumerate(keys) for b in keys[:place])
+
+
+def test_loop_gates_start_at_zero_and_learn() -> None:
+    model = HybridLM(architecture(loops=3))
+    assert model.loop_gate is not None
+    assert model.loop_gate.shape == (3, 24)
+    assert not model.loop_gate.any()
+    loss, _ = model.loss(torch.randint(37, (2, 9)), torch.randint(37, (2, 9)))
+    loss.backward()
+    assert model.loop_gate.grad is not None
+    assert model.loop_gate.grad.abs().amax(-1).min() > 0
+    assert HybridLM(architecture()).loop_gate is None
+
+
+def test_a_loop_whose_gates_are_shut_is_the_stack_run_again() -> None:
+    looped = build(architecture(loops=2))
+    torch.nn.init.zeros_(looped.loop_gate)
+    once = HybridLM(architecture()).eval()
+    once.load_state_dict({k: v for k, v in looped.state_dict().items() if k != "loop_gate"}, strict=True)
+    tokens = torch.randint(37, (1, 6))
+    with torch.no_grad():
+        context = Context(rotary_tables(once.architecture.backbone, torch.arange(6)[None]))
+        h = once.embed(tokens)
+        for block in (*once.layers, *once.layers):
+            h = block(h, context)
+        torch.testing.assert_close(looped(tokens), once.norm(h))
+
+
+def test_tied_embeddings_are_one_tensor_and_untied_two() -> None:
+    tied, untied = (HybridLM(architecture(tie_embeddings=tie)) for tie in (True, False))
+    assert tied.head.weight is tied.embed.weight
+    assert untied.head.weight is not untied.embed.weight
+    loss, _ = tied.loss(torch.randint(37, (1, 5)), torch.randint(37, (1, 5)))
+    loss.backward()
+    assert tied.embed.weight.grad is not None
+    assert tied.embed.weight.grad.abs().amax(-1).min() > 0  # the head reaches tokens that were not read
+    assert "head.weight" not in dict(tied.named_parameters())
+
+
+@settings(max_examples=15)
+@given(architectures(), st.booleans())
+def test_one_seed_one_model_one_loss(arch: Architecture, training: bool) -> None:
+    results = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model = HybridLM(arch).train(training)
+        tokens = torch.randint(arch.backbone.vocab_size, (2, 8))
+        loss, auxiliary = model.loss(tokens[:, :-1], tokens[:, 1:])
+        (loss + auxiliary).backward()
+        results.append([loss, auxiliary, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1])
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@settings(max_examples=25)
+@given(architectures(max_loops=4), st.data())
+def test_any_architecture_decodes_as_it_reads(arch: Architecture, data: st.DataObject) -> None:
+    torch.manual_seed(0)
+    model = build(arch)
+    length = data.draw(st.integers(1, 12))
+    sizes = []
+    while sum(sizes) < length:
+        sizes.append(data.draw(st.integers(1, length - sum(sizes))))
+    tokens = torch.randint(arch.backbone.vocab_size, (2, length))
+    with torch.no_grad():
+        torch.testing.assert_close(decode(model, tokens, sizes), model(tokens), rtol=1e-3, atol=1e-3)
+
+
+def test_starting_loss_is_that_of_guessing() -> None:
+    arch = architecture(
+        num_layers=6, vocab_size=500, dim=64, num_heads=8, num_kv_heads=8, head_dim=8, loops=2
+    )
+    tokens = torch.randint(500, (8, 32))
+    loss, auxiliary = HybridLM(arch).loss(tokens, torch.randint(500, (8, 32)))
+    assert loss.item() == pytest.approx(torch.log(torch.tensor(500.0)).item() + 0.5, abs=0.6)
+    assert auxiliary.item() == 0
+
+
+def test_starting_values_of_dense_maps() -> None:
+    model = HybridLM(architecture(dim=128, ffn_dim=256, num_layers=2, loops=2, biases="all"))
+    layer = model.layers[1]
+    for module, std in [
+        (layer.ffn.up, 128**-0.5), (layer.ffn.down, 256**-0.5 / 8**0.5), (model.embed, 128**-0.5),
+        (model.head, 128**-0.5),
+    ]:  # fmt: skip
+        assert module.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert module.weight.abs().max() <= 3.001 * std
+    assert not layer.ffn.up.bias.any()
+    assert layer.mixer_norm.weight.eq(1).all()
+
+
+def test_auxiliary_losses_add_up_over_projections_layers_and_passes() -> None:
+    rules = [{"match": ["q", "k"], "operator": "hdpl", "blocks": 2, "rank": 64, "kl_weight": 0.25}]
+    model = HybridLM(architecture(loops=3, projections=rules, num_layers=2)).train()
+    tokens = torch.randint(37, (2, 6))
+    _, auxiliary = model.loss(tokens, tokens)
+    assert auxiliary.item() == pytest.approx(0.25 * LN2 * 2 * 2 * 3, rel=1e-5)
+    assert model.eval().loss(tokens, tokens)[1].item() == 0
+
+
+def test_embeddings_may_stand_in_for_tokens() -> None:
+    model = build(architecture())
+    tokens = torch.randint(37, (2, 6))
+    torch.testing.assert_close(model(None, embeddings=model.embed(tokens)), model(tokens))
+
+
+def test_positions_and_a_mask_of_ones_change_nothing() -> None:
+    model = build(architecture())
+    tokens = torch.randint(37, (2, 6))
+    plain = model(tokens)
+    torch.testing.assert_close(model(tokens, attention_mask=torch.ones(2, 6)), plain)
+    torch.testing.assert_close(model(tokens, positions=torch.arange(6)[None].expand(2, 6)), plain)
+    torch.testing.assert_close(
+        model(tokens, positions=torch.arange(6)[None] + 9), plain, rtol=1e-3, atol=1e-3
+    )
