@@ -32,9 +32,7 @@ class Listed:
 
 def list_spaces(folder: Path) -> list[Listed]:
     """Presets, then the YAML files of a folder that look like spaces."""
-    found = [
-        Listed(item.name, "preset", item.summary, load_space(item.path)) for item in list_presets()
-    ]
+    found = [Listed(item.name, "preset", item.summary, load_space(item.path)) for item in list_presets()]
     for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -42,13 +40,18 @@ def list_spaces(folder: Path) -> list[Listed]:
             continue
         if not any(line.startswith(_SECTION) for line in lines):
             continue
-        first = lines[0]
-        summary = first.lstrip("# ").strip() if first.startswith("#") else ""
+        summary = about("\n".join(lines))
         try:
             found.append(Listed(path.name, "file", summary, load_space(path.resolve())))
         except UserError as error:
             found.append(Listed(path.name, "file", summary, None, len(error.problems)))
     return found
+
+
+def about(text: str) -> str:
+    """The file's first line, if it is a comment."""
+    first = text.partition("\n")[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
 def cost_names(space: SearchSpace) -> tuple[str, ...]:
@@ -75,6 +78,7 @@ def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
     varying = {name: item for name, item in space.search.items() if not item.fixed}
     return {
         "name": space.name,
+        "summary": about(space.text),
         "source": space.source,
         "backbone": space.backbone.to_dict(),
         "search": {
@@ -89,9 +93,7 @@ def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
         "constraints": [item.exact for item in space.constraints],
         "feasible_share": space.feasible_share(samples) if space.constraints else 1.0,
         "objectives": {item.name: item.direction for item in space.objectives},
-        "baselines": {
-            name: describe_architecture(space, item) for name, item in space.baselines.items()
-        },
+        "baselines": {name: describe_architecture(space, item) for name, item in space.baselines.items()},
         "proxy": {**space.proxy.to_dict(), "steps": space.proxy.steps},
         "data": space.data.to_dict(),
         "warnings": space.warnings(),
