@@ -84,7 +84,7 @@ def read_baselines(data: object, cursor: Cursor) -> tuple[str, ...]:
     found: list[str] = []
     for place, name in enumerate(data):
         here = cursor.at(place)
-        if name not in BASELINES:
+        if not isinstance(name, str) or name not in BASELINES:
             hint = nearest(str(name), BASELINES) or f"baselines: {', '.join(available())}"
             here.problem(name, "is not a baseline", hint)
         elif missing := BASELINES[name].missing:

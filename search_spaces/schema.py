@@ -19,8 +19,9 @@ from search_spaces.space import SearchSpace
 from search_spaces.variation import OPERATORS, Variation
 from surgery.backbone import Backbone
 from surgery.mixers import MIXER_WORDS, MIXERS
-from surgery.options import Cursor
+from surgery.options import REQUIRED, Cursor
 from surgery.problems import Problems
+from surgery.projections import PROJECTION_OPERATORS
 from surgery.yaml_source import Source
 
 SECTIONS = ("name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "data")
@@ -47,13 +48,10 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     proxy = read_proxy(given.get("proxy"), root.at("proxy"))
     data = read_data(given.get("data"), backbone.vocab_size if backbone else None, root.at("data"))
     if backbone is not None and search:
-        section = given["backbone"]
-        variation = Variation(backbone, section, search)
-        before = len(problems.found)
+        variation = Variation(backbone, given["backbone"], search)
         check_fit(variation, root.at("search"))
-        complete = set(search) == set(given["search"]) and len(problems.found) == before
-        if complete:  # half a search has other costs than the whole
-            check_possible(variation, limits, root.at("constraints"))
+        if not any(problem.field.startswith("search") for problem in problems.found):
+            check_possible(variation, limits, root.at("constraints"))  # half a search has other costs
     problems.found.sort(key=lambda problem: problem.line or 0)
     problems.raise_if_any(f"{source.name}: not a valid search space")
     assert proxy is not None
@@ -87,13 +85,17 @@ def _read_search(given: dict[str, Any], cursor: Cursor) -> dict[str, Distributio
     known = fields()
     found: dict[str, Distribution] = {}
     content = cursor.mapping(data)
+    meant = ""
     for name, value in content.items():
         here = cursor.at(name)
         if name not in known:
-            here.problem(None, *unknown_field(name))
+            rule, hint = unknown_field(name)
+            here.problem(None, rule, hint)
+            meant += hint
         elif (distribution := read_distribution(known[name], value, here)) is not None:
             found[name] = distribution
     _check_company(content, found, cursor)
+    _check_required(content, found, meant, cursor)
     if found and len(found) == len(content) and all(item.fixed for item in found.values()):
         cursor.problem(
             ", ".join(found), "nothing varies: every field has a single value", "give one a choice"
@@ -123,3 +125,18 @@ def _check_company(content: dict[str, Any], found: dict[str, Distribution], curs
         elif ratio is not None and not any(map(placement_matters, ratio.values() or ())):
             rule = "has no effect: no ratio has the first mixer and another one"
             here.problem(None, rule, f"mixers: {', '.join(MIXER_WORDS[letter] for letter in MIXERS)}")
+
+
+def _check_required(
+    content: dict[str, Any], found: dict[str, Distribution], meant: str, cursor: Cursor
+) -> None:
+    """Options without a default, where a projection may get the operator; `meant` are hints given already."""
+    for operator in OPERATORS:
+        projections = found.get(f"{operator}.projections")
+        if projections is None or not any(projections.values() or ()):
+            continue
+        for option, schema in PROJECTION_OPERATORS[operator].options.items():
+            field = f"{operator}.{option}"
+            if schema.default is REQUIRED and field not in content and f'"{field}"' not in meant:
+                rule = f"is missing: {operator}.projections makes projections {operator}"
+                cursor.at(field).problem(None, rule, schema.help)

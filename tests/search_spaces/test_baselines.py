@@ -1,0 +1,52 @@
+"""Baselines on any backbone, and the counts of the HDPL paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+
+from search_spaces import BASELINES, load_space
+from surgery.architecture import Architecture
+from surgery.costs import cost
+from tests.strategies import backbones, read_backbone
+
+
+def test_the_papers_models_have_its_parameters() -> None:
+    baselines = load_space("hdpl").baselines
+    assert cost(baselines["dense"], "params") == 67_113_472
+    assert cost(baselines["hdpl-paper"], "params") == 62_531_072
+    assert baselines["hdpl-paper"].line == "FFFF·hdpl[qkv,gu] b8 r128"
+    assert baselines["lt2-looped"].line == "FFFF·dense·loop 4"
+
+
+@given(backbones(max_layers=6))
+def test_every_baseline_fits_every_backbone(data: dict[str, Any]) -> None:
+    backbone = read_backbone(data)
+    for baseline in BASELINES.values():
+        if not baseline.missing:
+            built = baseline.build(backbone)
+            assert Architecture.from_dict(built.to_dict()) == built
+            assert len(built.layout) == backbone.num_layers
+
+
+def test_rank_and_blocks_of_the_paper_follow_the_width() -> None:
+    sizes = {"vocab_size": 512, "num_layers": 2, "num_heads": 4, "head_dim": 12}
+    for dim, ffn_dim, blocks, rank in (
+        (128, 384, 8, 32),
+        (16, 48, 8, 8),
+        (96, 180, 6, 24),
+        (1024, 2048, 8, 256),
+    ):
+        heads = {"head_dim": dim // 4} if dim != 96 else {}
+        backbone = read_backbone({**sizes, **heads, "dim": dim, "ffn_dim": ffn_dim})
+        options = BASELINES["hdpl-paper"].build(backbone).rules[0].options
+        assert (options["blocks"], options["rank"]) == (blocks, rank)
+
+
+def test_baselines_of_a_space_are_in_the_order_of_the_file_and_known_to_the_sampler() -> None:
+    space = load_space("hdpl")
+    assert list(space.baselines) == ["dense", "hdpl-paper", "lt2-looped"]
+    for architecture in space.baselines.values():
+        assert architecture.backbone == space.backbone
+        assert space.params_of(architecture) is not None
