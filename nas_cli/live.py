@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from studies.supervisor import Snapshot, Supervisor
 
 FEWEST_ROWS = 3  # of the front that are always shown
-PLOT_HEIGHT = 14
+PLOT_HEIGHT = 15
 
 
 def show_live(supervisor: Supervisor) -> None:
@@ -63,7 +63,7 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
     parts: list[RenderableType] = []
     if plot:
         width = min(console.width, 110)
-        parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=PLOT_HEIGHT))
+        parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=PLOT_HEIGHT - 1))
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
     title = f"front: {len(snapshot.front)} of {snapshot.count('done')} trained"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.screen import console, print_json
@@ -27,6 +28,9 @@ def pick(
     trial: Annotated[
         int | None, typer.Option(min=0, help="Take this trial, whatever the front says.")
     ] = None,
+    portable: Annotated[
+        bool, typer.Option(help="Leave the backbone out, to put the design into a model of another size.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the architecture here.")
     ] = None,
@@ -45,13 +49,13 @@ def pick(
     else:
         choice = choose(opened.front(), opened.space.objectives, limits, best)
     record = choice.record
-    text = record.build().to_yaml()
+    text = record.build().to_yaml(backbone=not portable)
     if output is not None:
         _write(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
     if as_json:
         print_json({**record.to_dict(), "reason": choice.reason, "excluded": choice.excluded})
         return
-    console.print(f"[bold]{record.name}[/] {record.line}  ({choice.reason})", soft_wrap=True)
+    console.print(f"[bold]{record.name}[/] {escape(record.line)}  ({choice.reason})", soft_wrap=True)
     for objective, value in zip(opened.space.objectives, record.values or (), strict=False):
         console.print(f"  {objective.name:<24}{objective.metric.format(value)} {objective.metric.unit}")
     for told, count in choice.excluded.items():
@@ -59,7 +63,8 @@ def pick(
     if output is None:
         console.print(text, markup=False, soft_wrap=True)
     else:
-        console.print(f"wrote {output}; next: [bold]nas apply {output} MODEL -o OUT[/]", soft_wrap=True)
+        then = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
+        console.print(f"wrote {output}; next: [bold]{then}[/]", soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ def scatter(
 ) -> Text:
     """The first objective over the second, which is what a front is about; needs two objectives.
 
-    Marks: `·` trained, `◆` on the front, `B` a baseline. Dominated points are dim.
+    Marks: `•` trained, `◆` on the front (green), `B` a baseline; what is dominated is grey.
     """
     import plotext
 
@@ -47,7 +47,8 @@ def scatter(
         _ticks(plotext.yticks, [y for _, y in every], up, 4)
     plotext.xlabel(f"{along.name} ({along.direction})")
     plotext.ylabel(f"{up.name} ({up.direction})")
-    return Text.from_ansi(plotext.build())
+    legend = Text.from_markup("       [green]◆ on the front[/]  [dim]• dominated[/]  B baseline")
+    return Text.assemble(Text.from_ansi(plotext.build()), "\n", legend)
 
 
 def _ticks(put, values: list[float], objective: Objective, number: int) -> None:  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
 from nas_cli.screen import console, duration, print_json, print_warnings
@@ -70,7 +71,7 @@ def _show_architecture(architecture: Architecture, as_json: bool) -> None:
         return
     from nas_cli.strip import layer_strip
 
-    console.print(f"[bold]{architecture.line}[/]  {architecture.hash}", soft_wrap=True)
+    console.print(f"[bold]{escape(architecture.line)}[/]  {architecture.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
     _print_metrics(costs)
     print_warnings(architecture.warnings())
@@ -104,7 +105,7 @@ def _show_study(study: Study, as_json: bool) -> None:
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:
         if record.state == "failed":
-            console.print(f"  [red]{record.name} failed[/] {record.line}: {record.reason}", soft_wrap=True)
+            console.print(f"  [red]{record.name} failed[/] {escape(record.line)}: {escape(record.reason)}", soft_wrap=True)
 
 
 def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
@@ -121,7 +122,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     from nas_cli.strip import layer_strip
 
     console.print(
-        f"[bold]{record.name}[/] {record.state}: [bold]{record.line}[/]  {record.hash}", soft_wrap=True
+        f"[bold]{record.name}[/] {record.state}: [bold]{escape(record.line)}[/]  {record.hash}", soft_wrap=True
     )
     console.print(layer_strip(architecture))
     _print_metrics({**costs, **record.metrics})
@@ -132,7 +133,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
             "  " + ", ".join(f"{key} {value}" for key, value in record.environment.items()), soft_wrap=True
         )
     if record.reason:
-        console.print(f"  [red]{record.reason}[/]", soft_wrap=True)
+        console.print(f"  [red]{escape(record.reason)}[/]", soft_wrap=True)
     _print_curve(curve)
     print_warnings(architecture.warnings())
 

@@ -32,5 +32,7 @@ def write_csv(records: Sequence[TrialRecord], objectives: Sequence[Objective], p
                 metrics = [record.metrics.get(name, "") for name in names]
                 writer.writerow([record.number, record.baseline or "", record.hash, record.line, *metrics])
     except OSError as error:
+        if path is None:
+            raise  # whoever read the pipe has gone: the terminal's affair
         problem = Problem("--csv", str(path), error.strerror or str(error), "name a file you may write")
         raise UserError("can't write the table", [problem]) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.backbone import FFN_PROJECTIONS, Backbone, canonical_rope_scaling
-from surgery.layout import shorten, tile
+from surgery.layout import shorten, shortest_period, tile
 from surgery.mixers import MIXER_NAMES, MIXERS, not_landed
 from surgery.options import Cursor, Option, read_options
 from surgery.problems import Problems
@@ -99,10 +99,15 @@ class Architecture:
         data["loop"] = {"count": self.loop_count}
         return data
 
-    def to_yaml(self) -> str:
+    def to_yaml(self, *, backbone: bool = True) -> str:
+        """The file form. Without its backbone it is a design for a model of any size."""
         import yaml
 
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
+        data = self.to_dict()
+        if not backbone:
+            del data["backbone"]
+            data["layout"] = shortest_period(self.layout)
+        return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -15,13 +15,16 @@ def tile(layout: str, depth: int) -> str:
 
 def shorten(layout: str) -> str:
     """A tiled layout as people read it: whole up to 12 layers, `GGGF×6` beyond if it repeats."""
-    depth = len(layout)
-    if depth <= 12:
+    period = shortest_period(layout)
+    if len(layout) <= 12 or len(layout) % len(period):
         return layout
-    for period in range(1, depth // 2 + 1):
-        if depth % period == 0 and tile(layout[:period], depth) == layout:
-            return f"{layout[:period]}×{depth // period}"
-    return layout
+    return f"{period}×{len(layout) // len(period)}" if period != layout else layout
+
+
+def shortest_period(layout: str) -> str:
+    """The shortest string that tiles into this layout: `GGFGG` -> `GGF`."""
+    depth = len(layout)
+    return next(layout[:n] for n in range(1, depth + 1) if tile(layout[:n], depth) == layout)
 
 
 def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> str:

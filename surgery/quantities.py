@@ -33,10 +33,11 @@ def parse_bytes(value: object) -> int:
 
 
 def format_count(value: float) -> str:
-    """62531072 -> `62.5M`; below 10,000 the number itself."""
+    """62531072 -> `62.5M`, with at least three digits; below 10,000 the number itself."""
     for unit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if abs(value) >= 0.99995 * unit:  # what rounds to 1000.0 of the unit below
-            return f"{value / unit:.1f}{suffix}"
+            digits = 2 if abs(value) < 9.995 * unit else 1
+            return f"{value / unit:.{digits}f}{suffix}"
     return f"{value / 1e3:.1f}k" if abs(value) >= 1e4 else f"{value:,.0f}"
 
 

@@ -51,8 +51,8 @@ def test_parse_bytes_refuses(text: object) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (9999, "9,999"), (10_000, "10.0k"), (62_531_072, "62.5M"), (1.25e9, "1.2B"), (3e12, "3.0T"),
-     (999_949, "999.9k"), (999_950, "1.0M"), (-20_000, "-20.0k")],
+    [(0, "0"), (9999, "9,999"), (10_000, "10.0k"), (62_531_072, "62.5M"), (1.25e9, "1.25B"), (3e12, "3.0T"),
+     (999_949, "999.9k"), (999_950, "1.00M"), (-20_000, "-20.0k")],
 )  # fmt: skip
 def test_format_count(count: float, text: str) -> None:
     assert format_count(count) == text
