@@ -51,7 +51,7 @@ def test_parse_bytes_refuses(text: object) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (9999, "9,999"), (10_000, "10.0k"), (62_531_072, "62.5M"), (1.25e9, "1.25B"), (3e12, "3.0T"),
+    [(0, "0"), (9999, "9,999"), (10_000, "10.0k"), (62_531_072, "62.5M"), (1.25e9, "1.25B"), (3e12, "3.00T"),
      (999_949, "999.9k"), (999_950, "1.00M"), (-20_000, "-20.0k")],
 )  # fmt: skip
 def test_format_count(count: float, text: str) -> None:
