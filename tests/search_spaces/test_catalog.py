@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ def test_a_preset_is_a_sound_space(preset: Preset) -> None:
     assert space.name == preset.name
     assert space.to_yaml() == preset.path.read_text(encoding="utf-8")
     assert parse_space(space.to_yaml()).digest == space.digest
+    copy = pickle.loads(pickle.dumps(space))
+    assert (copy.name, copy.digest, copy.text) == (space.name, space.digest, space.text)
     assert space.size().count > 1000
     assert space.feasible_share(100) > 0.3
     assert {"dense", "hdpl-paper", "lt2-looped"} <= set(space.baselines)
