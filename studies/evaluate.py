@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,11 @@ def evaluate(
     max_tokens: int,
     batch_tokens: int,
     device: torch.device,
+    on_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """The first `max_tokens` held-out tokens in windows of `seq_len`, each predicted from its own window.
+
+    `on_batch` is called before every batch; what it raises ends the evaluation.
 
     Raises:
         UserError: the held-out split has no full window.
@@ -50,6 +54,8 @@ def evaluate(
     total = 0.0
     size = max(1, batch_tokens // seq_len)
     for start in range(0, windows, size):
+        if on_batch is not None:
+            on_batch()
         indices = list(range(start, min(start + size, windows)))
         rows = torch.from_numpy(data.batch(indices, seq_len, "val")).to(device)
         with autocast(device):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces.objectives import Objective
 
@@ -17,18 +18,14 @@ def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Object
     if not points:
         return []
     losses = _losses(points, objectives)
-    front = []
-    seen: set[tuple[float, ...]] = set()
-    for index, row in enumerate(losses):
-        key = tuple(row)
-        if key in seen:
-            continue
-        seen.add(key)
-        no_worse = (losses <= row).all(axis=1)
-        better = (losses < row).any(axis=1)
-        if not (no_worse & better).any():
-            front.append(index)
-    return front
+    kept = np.empty_like(losses)
+    front: list[int] = []
+    # In lexicographic order whatever dominates a point, or equals it and came first, comes before it.
+    for index in np.lexsort(losses.T[::-1]):
+        if not (kept[: len(front)] <= losses[index]).all(axis=1).any():
+            kept[len(front)] = losses[index]
+            front.append(int(index))
+    return sorted(front)
 
 
 def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:
@@ -48,7 +45,7 @@ def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective
     return int(np.argmin((scaled**2).sum(axis=1)))
 
 
-def _losses(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> np.ndarray:
+def _losses(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
     table = np.asarray(points, dtype=np.float64)
     signs = np.array([1.0 if objective.direction == "min" else -1.0 for objective in objectives])
-    return table * signs
+    return np.asarray(table * signs, dtype=np.float64)

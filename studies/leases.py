@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,21 @@ class Lease:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.path = folder / f"{self.worker}.lock"
         self._status = folder / f"{self.worker}.json"
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        self._handle = self._lock()
+
+    def _lock(self) -> int:
+        while True:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if self.path.exists():  # else it was cleared away, unlocked as it was: make it again
+                return handle
+            os.close(handle)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def tell(self, status: Mapping[str, Any]) -> None:
         """Replaces the status whole, so that a reader never sees half of it."""
@@ -30,19 +44,27 @@ class Lease:
         os.replace(temporary, self._status)
 
     def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._status.unlink(missing_ok=True)
+        """The worker is gone; what it left is removed where the folder still allows it."""
+        with suppress(OSError):
+            for path in (self._status, self._status.with_suffix(".tmp"), self.path):
+                path.unlink(missing_ok=True)
         os.close(self._handle)
 
 
-def is_alive(folder: Path, worker: str) -> bool:
-    """Whether the worker still holds its lease in this folder."""
+def host_of(worker: str) -> str:
+    """The name of the machine that a worker runs on."""
+    return worker.rsplit("-", 2)[0]
+
+
+def is_alive(folder: Path, worker: str) -> bool | None:
+    """Whether the worker holds its lease in this folder; None when there is no such lease."""
     try:
-        handle = os.open(folder / f"{worker}.lock", os.O_RDWR)
+        handle = os.open(folder / f"{worker}.lock", os.O_RDONLY)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # shared: two who look at once must not take each other for the worker
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:
@@ -52,15 +74,21 @@ def is_alive(folder: Path, worker: str) -> bool:
 
 
 def statuses(folder: Path) -> list[dict[str, Any]]:
-    """What the live workers say, in a stable order; what dead ones left is removed."""
+    """What the live workers say, in a stable order. Changes nothing: a dead worker's lease is evidence."""
     found = []
     for path in sorted(folder.glob("*.json")):
         if not is_alive(folder, path.stem):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
             continue
         try:
             found.append({"worker": path.stem, **json.loads(path.read_text(encoding="utf-8"))})
-        except (OSError, json.JSONDecodeError):  # gone or being replaced just now
+        except (OSError, json.JSONDecodeError):  # gone just now
             continue
     return found
+
+
+def clear_dead(folder: Path) -> None:
+    """Removes what dead workers left. Only once their trials are put back."""
+    for path in folder.glob("*.lock"):
+        if is_alive(folder, path.stem) is False:
+            for suffix in (".json", ".tmp", ".lock"):
+                path.with_suffix(suffix).unlink(missing_ok=True)

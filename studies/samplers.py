@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -15,23 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from surgery.problems import Problem, UserError, nearest
 
-
-def _constraints(trial: FrozenTrial) -> Sequence[float]:
-    return list(trial.constraints.values())
-
-
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     # `group` splits a conditional space into its sub-spaces; without it conditional fields are sampled singly
     "tpe": lambda seed: optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, n_startup_trials=10, constraints_func=_constraints
+        seed=seed, multivariate=True, group=True, n_startup_trials=10
     ),
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(
-        seed=seed, population_size=16, constraints_func=_constraints
-    ),
-    "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(
-        seed=seed, population_size=16, constraints_func=_constraints
-    ),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, constraints_func=_constraints),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
+    "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed, population_size=16),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 DEFAULT_SAMPLER = "tpe"
@@ -39,11 +31,14 @@ DEFAULT_SAMPLER = "tpe"
 
 def check_sampler(name: str) -> None:
     """Raises:
-    UserError: no sampler of that name.
+    UserError: no sampler of that name, or one whose package is not installed.
     """
     if name not in SAMPLERS:
         rule = f"must be one of {', '.join(SAMPLERS)}"
         raise UserError("unknown sampler", [Problem("sampler", name, rule, nearest(name, SAMPLERS))])
+    if name == "gp" and find_spec("scipy") is None:
+        problem = Problem("sampler", name, "needs scipy", "pip install scipy, or take tpe")
+        raise UserError("a package is missing", [problem])
 
 
 def derive_seed(*parts: object) -> int:
@@ -53,19 +48,23 @@ def derive_seed(*parts: object) -> int:
 
 
 class SeededSampler(BaseSampler):
-    """Delegates to an Optuna sampler made anew for each trial from (study seed, trial number).
+    """Delegates to Optuna samplers made anew for each trial from (study seed, trial number).
 
     Optuna's own samplers restart their random stream on resume and so repeat themselves; this one gives a
-    trial the same draws whether the study was interrupted before it or not.
+    trial the same draws whether the study was interrupted before it or not. Parameters that are drawn singly
+    have a stream each, so that a trial that was cut off between two of them goes on with the same draws.
+
+    `explore` makes the next trials random: the way out when the sampler keeps suggesting what is known.
     """
 
     def __init__(self, name: str, seed: int) -> None:
         check_sampler(name)
         self.name, self.seed = name, seed
-        self.inner = self._make(0)
+        self.explore = False
+        self.inner = self._make("relative", 0)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self.inner = self._make(trial.number)
+        self.inner = self._make("relative", trial.number)
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -79,17 +78,16 @@ class SeededSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self.inner.sample_independent(study, trial, param_name, param_distribution)
+        single = self._make(param_name, trial.number)
+        return single.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         self.inner.after_trial(study, trial, state, values)
 
-    def _make(self, number: int) -> BaseSampler:
+    def _make(self, stream: str, number: int) -> BaseSampler:
         with warnings.catch_warnings():
-            # `constraints_func` is deprecated but the only form that Optuna Dashboard 0.21 can read;
-            # `group` is experimental by name.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return SAMPLERS[self.name](derive_seed(self.seed, "sampler", number))
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`
+            name = "random" if self.explore else self.name
+            return SAMPLERS[name](derive_seed(self.seed, stream, number))

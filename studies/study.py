@@ -10,6 +10,7 @@ runs/NAME/  space.yaml   as given
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from search_spaces import SearchSpace, parse_space
 from studies.data.folder import locked, write_json
 from studies.records import BASELINE, TrialRecord, front_records
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
-from studies.storage import JOURNAL, open_storage
+from studies.storage import JOURNAL, mendable, open_storage, without_password
 from surgery.problems import Problem, UserError, nearest
 
 DEFAULT_RUNS = Path("runs")
@@ -55,6 +56,7 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
+        self._finished: dict[int, TrialRecord] = {}
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -64,8 +66,7 @@ class Study:
             UserError: there is none, or it can't be read.
         """
         folder = locate(name, runs)
-        if url is None and (folder / _URL_FILE).is_file():
-            url = (folder / _URL_FILE).read_text(encoding="utf-8").strip()
+        url = url or _stored_url(folder)
         if url is None and not (folder / JOURNAL).is_file():
             raise _unknown(folder, runs)
         inner = _load(folder, url)
@@ -76,76 +77,84 @@ class Study:
         known = {item.name for item in fields(StudySettings)}
         settings = StudySettings(**{key: value for key, value in stored.items() if key in known})
         inner.sampler = SeededSampler(settings.sampler, settings.seed)
-        study = cls(folder, space, settings, inner, url)
-        study._make_folders()
-        return study
+        return cls(folder, space, settings, inner, url)
 
     @classmethod
     def create(
-        cls, name: str, space: SearchSpace, settings: StudySettings, runs: Path = DEFAULT_RUNS,
+        cls,
+        name: str,
+        space: SearchSpace,
+        settings: StudySettings,
+        runs: Path = DEFAULT_RUNS,
         url: str | None = None,
-    ) -> Study:  # fmt: skip
-        """A new study, its baselines queued first.
+    ) -> Study:
+        """A new study, its baselines queued first; no folder is left behind when that fails.
 
         Raises:
             UserError: the sampler is unknown, or folder or storage can't be written.
         """
-        check_sampler(settings.sampler)
         folder = locate(name, runs)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if url is not None:
-                (folder / _URL_FILE).write_text(url + "\n", encoding="utf-8")
-            (folder / "space.yaml").write_text(space.text, encoding="utf-8")
-        except OSError as error:
-            problem = Problem(
-                "study folder", str(folder), error.strerror or str(error), "name another with --dir"
-            )
-            raise UserError("can't write the study", [problem]) from error
+        with _making(folder):
+            return cls._create(folder, space, settings, url)
+
+    @classmethod
+    def _create(cls, folder: Path, space: SearchSpace, settings: StudySettings, url: str | None) -> Study:
+        check_sampler(settings.sampler)
+        (folder / "space.yaml").write_text(space.text, encoding="utf-8")
+        sampler = SeededSampler(settings.sampler, settings.seed)
+        directions = [
+            StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
+            for item in space.objectives
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             inner = optuna.create_study(
                 storage=open_storage(folder, url),
                 study_name=folder.name,
-                directions=[
-                    StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
-                    for item in space.objectives
-                ],
-                sampler=SeededSampler(settings.sampler, settings.seed),
+                directions=directions,
+                sampler=sampler,
             )
             inner.set_metric_names([item.name for item in space.objectives])
         for baseline, architecture in space.baselines.items():
             inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
+        if url is not None:
+            (folder / _URL_FILE).write_text(url + "\n", encoding="utf-8")
         # written last: a study without it is not there yet
         inner.set_user_attr(_ATTRIBUTE, {"space": space.text, **asdict(settings)})
-        study = cls(folder, space, settings, inner, url)
-        study._make_folders()
-        return study
+        return cls(folder, space, settings, inner, url)
 
     @classmethod
     def create_or_resume(
-        cls, name: str, space: SearchSpace, settings: StudySettings, runs: Path = DEFAULT_RUNS,
+        cls,
+        name: str,
+        space: SearchSpace,
+        settings: StudySettings,
+        runs: Path = DEFAULT_RUNS,
         url: str | None = None,
-    ) -> tuple[Study, bool]:  # fmt: skip
+    ) -> tuple[Study, bool]:
         """(study, whether it was there before).
 
         Raises:
-            UserError: it is there with another space or other settings; every difference is named.
+            UserError: it is there with another space, other settings or another storage; every difference
+                is named.
         """
         folder = locate(name, runs)
-        if url is None and (folder / _URL_FILE).is_file():
-            url = (folder / _URL_FILE).read_text(encoding="utf-8").strip()
-        if url is None and not (folder / JOURNAL).is_file():
-            return cls.create(name, space, settings, runs, url), False
-        inner = _load(folder, url)
-        if inner is None:
-            return cls.create(name, space, settings, runs, url), False
-        if _ATTRIBUTE not in inner.user_attrs:  # its creation was cut off: nothing ran yet
-            optuna.delete_study(study_name=folder.name, storage=inner._storage)
-            return cls.create(name, space, settings, runs, url), False
-        study = cls.open(name, runs, url)
-        study.refuse_changes(space, settings)
-        return study, True
+        with _making(folder):
+            here = str(folder / JOURNAL) if (folder / JOURNAL).is_file() else _stored_url(folder)
+            url = url or _stored_url(folder)
+            inner = _load(folder, url) if url is not None or here is not None else None
+            if inner is not None and _ATTRIBUTE in inner.user_attrs:
+                study = cls.open(name, runs, url)
+                study.refuse_changes(space, settings)
+                return study, True
+            if url is not None and here is not None and here != url:
+                rule = f"but the study is in {without_password(here)}"
+                hint = "leave --storage out, or give another --name"
+                problem = Problem("storage", without_password(url), rule, hint)
+                raise UserError(f'study "{folder.name}" exists in another storage', [problem])
+            if inner is not None:  # its creation was cut off: nothing ran yet
+                optuna.delete_study(study_name=folder.name, storage=inner._storage)
+            return cls._create(folder, space, settings, url), False
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
         """Raises:
@@ -159,7 +168,7 @@ class Study:
         if changes:
             hint = "a study keeps what it was started with"
             raise UserError(
-                f'study "{self.name}" exists and was started differently; give this one another --name, or undo:',
+                f'study "{self.name}" was started differently; give this one another --name, or undo:',
                 [
                     Problem(key, None, line, hint if index == 0 else "")
                     for index, (key, line) in enumerate(changes)
@@ -167,8 +176,14 @@ class Study:
             )
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, in order."""
-        return [TrialRecord.read(trial) for trial in self.inner.get_trials(deepcopy=False)]
+        """Every trial, in order. Finished ones never change and are read once."""
+        found = []
+        for trial in self.inner.get_trials(deepcopy=False):
+            record = self._finished.get(trial.number) or TrialRecord.read(trial)
+            if trial.state.is_finished():
+                self._finished[trial.number] = record
+            found.append(record)
+        return found
 
     def record(self, number: int) -> TrialRecord:
         """Raises:
@@ -185,17 +200,28 @@ class Study:
         return front_records(self.records(), self.space.objectives)
 
     def write_front(self) -> None:
-        """Renews front.json."""
-        write_json(self.folder / "front.json", {
-            "study": self.name,
-            "objectives": {item.name: item.direction for item in self.space.objectives},
-            "front": [record.to_dict() for record in self.front()],
-        })  # fmt: skip
+        """Renews front.json. Not inside `exclusive`.
+
+        Raises:
+            UserError: the folder can't be written.
+        """
+        with mendable(self.folder), self.exclusive():
+            content = {
+                "study": self.name,
+                "objectives": {item.name: item.direction for item in self.space.objectives},
+                "front": [record.to_dict() for record in self.front()],
+            }
+            write_json(self.folder / "front.json", content)
 
     def trial_folder(self, number: int) -> Path:
         folder = self.folder / "trials" / f"{number:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def sampler(self) -> SeededSampler:
+        assert isinstance(self.inner.sampler, SeededSampler)
+        return self.inner.sampler
 
     @property
     def workers_folder(self) -> Path:
@@ -211,12 +237,9 @@ class Study:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """One worker at a time takes a trial."""
+        """One process of this folder at a time takes a trial or ends one. Not reentrant."""
         with locked(self.folder):
             yield
-
-    def _make_folders(self) -> None:
-        self.workers_folder.mkdir(parents=True, exist_ok=True)
 
 
 def locate(name: str, runs: Path) -> Path:
@@ -232,6 +255,28 @@ def list_studies(runs: Path = DEFAULT_RUNS) -> list[str]:
     return sorted(
         path.name for path in runs.iterdir() if (path / JOURNAL).is_file() or (path / _URL_FILE).is_file()
     )
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Locks the folder; when a UserError ends the block, a folder that was not there before is gone again."""
+    existed = folder.exists()
+    try:
+        with mendable(folder), locked(folder):
+            yield
+    except optuna.exceptions.DuplicatedStudyError as error:
+        problem = Problem("study", folder.name, "exists already", "give another --name")
+        raise UserError("can't make the study", [problem]) from error
+    except UserError:
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _stored_url(folder: Path) -> str | None:
+    """The storage that a study is in when it is not the embedded one."""
+    path = folder / _URL_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _load(folder: Path, url: str | None) -> optuna.Study | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,11 +17,14 @@ from typing import Any
 
 from studies.leases import statuses
 from studies.records import DONE, FAILED, TrialRecord, front_records
+from studies.storage import mendable
 from studies.study import Study
 from studies.trials import put_back_orphans
 
 POLL_SECONDS = 0.5
 RESPAWNS = 3  # a worker that dies is started again so many times in all, a worker
+STOPPED = 130  # exit code of a worker that was asked to stop
+SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
 GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
 
 
@@ -43,7 +48,7 @@ class Snapshot:
 
     @property
     def tokens_per_s(self) -> float:
-        return sum(worker.get("tokens_per_s", 0.0) for worker in self.workers)
+        return float(sum(worker.get("tokens_per_s", 0.0) for worker in self.workers))
 
     @property
     def trials_per_hour(self) -> float:
@@ -55,7 +60,7 @@ class Snapshot:
         times = [record.seconds for record in self.records if record.state == DONE and record.seconds > 0]
         if self.target is None or not times or not self.workers:
             return None
-        left = self.target - self.trained - sum(worker.get("done", 0.0) for worker in self.workers)
+        left: float = self.target - self.trained - sum(worker.get("done", 0.0) for worker in self.workers)
         return max(0.0, left) * fmean(times) / len(self.workers)
 
 
@@ -75,21 +80,28 @@ class Supervisor:
         self.timed_out = False
 
     def watch(self) -> Iterator[Snapshot]:
-        """Snapshots until every worker has ended. Leaving the loop early stops the workers."""
-        log = self.study.folder / "workers.log"
-        try:
-            with log.open("ab") as self.log:
-                self.processes = [self._spawn(index) for index in range(self.number)]
-                while self._revive() or any(process.poll() is None for process in self.processes):
-                    self._check_time()
+        """Snapshots until every worker has ended. Leaving the loop early stops the workers.
+
+        Raises:
+            UserError: the study's folder or storage can't be used any more.
+        """
+        with mendable(self.study.folder):
+            try:
+                with (self.study.folder / "workers.log").open("ab") as self.log:
+                    self.processes = [self._spawn(index) for index in range(self.number)]
+                    while self._revive() or any(process.poll() is None for process in self.processes):
+                        if not self._in_time():
+                            break
+                        yield self.snapshot()
+                        time.sleep(POLL_SECONDS)
                     yield self.snapshot()
-                    time.sleep(POLL_SECONDS)
-            yield self.snapshot()
-        finally:
-            self._stop()
-            with self.study.exclusive():
-                put_back_orphans(self.study)
-            self.study.write_front()
+            finally:
+                try:
+                    self._stop()
+                finally:
+                    with self.study.exclusive():
+                        put_back_orphans(self.study)
+                    self.study.write_front()
 
     def snapshot(self) -> Snapshot:
         records = self.study.records()
@@ -105,8 +117,10 @@ class Supervisor:
 
     @property
     def failed(self) -> bool:
-        """Whether a worker ended with an error for good."""
-        return any((process.returncode or 0) > 0 for process in self.processes)
+        """Whether a worker ended with an error for good; being asked to stop is none."""
+        return any(
+            (process.returncode or 0) not in (0, STOPPED, -signal.SIGINT) for process in self.processes
+        )
 
     def last_words(self) -> str:
         """The end of what the workers printed."""
@@ -121,7 +135,11 @@ class Supervisor:
         if self.target is not None:
             command += ["--trials", str(self.target)]
         # a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.study.settings.threads)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.study.settings.threads),
+            SUPERVISOR: str(os.getpid()),
+        }
         return subprocess.Popen(
             command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             start_new_session=True, env=environment,
@@ -138,10 +156,13 @@ class Supervisor:
                 revived = True
         return revived
 
-    def _check_time(self) -> None:
-        if self.timeout is not None and not self.timed_out and time.monotonic() - self.started > self.timeout:
+    def _in_time(self) -> bool:
+        """Asks the workers to stop when the time is up; False when they had their grace after that."""
+        over = time.monotonic() - self.started - (self.timeout or math.inf)
+        if over > 0 and not self.timed_out:
             self.timed_out = True
             self._signal(signal.SIGINT)
+        return over < GRACE_SECONDS
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self.processes:
@@ -149,13 +170,16 @@ class Supervisor:
                 process.send_signal(number)
 
     def _stop(self) -> None:
+        """Asks the workers to stop, kills those that take too long; all at once on a second Ctrl-C."""
         self._signal(signal.SIGINT)
         deadline = time.monotonic() + GRACE_SECONDS
-        for process in self.processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
+        try:
+            for process in self.processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            self._signal(signal.SIGKILL)
+            for process in self.processes:
                 process.wait()
 
 

@@ -1,4 +1,4 @@
-"""Trains one architecture under a token budget. Needs no Optuna; a proxy and `nas train` are the same loop."""
+"""Trains one architecture under a token budget: one loop for proxies and for `nas train`, without Optuna."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from studies.data import TokenData
-from studies.devices import autocast, peak_memory
+from studies.devices import autocast, peak_memory, reset_peak_memory
 from studies.evaluate import Evaluation, evaluate
 from surgery.model import HybridLM
-from surgery.problems import Problem, UserError
+from surgery.problems import Problems
 
 CURVE_POINTS = 200  # at most so many training points on disk, however long the run
 
@@ -43,6 +46,11 @@ class TrainSettings:
     def steps(self) -> int:
         return max(1, self.tokens // self.batch_tokens)
 
+    @property
+    def eval_steps(self) -> frozenset[int]:
+        """Steps after which the held-out loss is taken; the last is one of them."""
+        return frozenset(max(1, round(share * self.steps)) for share in (*self.eval_at, 1.0))
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -57,7 +65,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run measured."""
+    """What a finished run measured. Losses in nats/token, `val_bpb` in bits/byte, memory in bytes."""
 
     val_loss: float
     val_bpb: float
@@ -96,75 +104,123 @@ def train(
 
     Raises:
         TrainingFailed: the loss is not finite or exploded; the reason is the message.
-        Interrupted: `should_stop` said so between two steps.
-        UserError: the corpus has no full window.
+        Interrupted: `should_stop` said so between two steps or two batches of an evaluation.
+        UserError: model, data and settings don't fit each other.
     """
     check_data(data, settings, model.architecture.backbone.vocab_size)
     model.to(device).train()
-    optimizer = make_optimizer(model, settings, device)
-    batches = batch_indices(data.windows("train", settings.seq_len), settings)
     torch.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    evaluations = sorted({max(1, round(share * settings.steps)) for share in (*settings.eval_at, 1.0)})
-    log_every = max(1, settings.steps // CURVE_POINTS)
-    ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
-    writer = CurveWriter(curve)
-    evaluation: Evaluation | None = None
-    trained_for, loss_value = 0.0, math.nan
-    started = time.perf_counter()
-    for step, indices in enumerate(batches, start=1):
+    reset_peak_memory(device)
+
+    def pause() -> None:
         if should_stop is not None and should_stop():
             raise Interrupted
-        lr = settings.lr * schedule(step, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        rows = torch.from_numpy(data.batch(indices, settings.seq_len)).to(device, non_blocking=True)
-        with autocast(device):
-            loss, auxiliary = model.loss(rows[:, :-1], rows[:, 1:])
-        (loss + auxiliary).backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        last = step == settings.steps
-        if step % log_every == 0 or step in evaluations or step == 1:
-            loss_value = loss.item()
-            _check_alive(loss_value, norm.item(), ceiling, step)
-            elapsed = trained_for + time.perf_counter() - started
-            tokens = step * settings.batch_tokens
-            writer.write(
-                step=step,
-                tokens=tokens,
-                loss=loss_value,
-                auxiliary=auxiliary.item(),
-                lr=lr,
-                grad_norm=norm.item(),
-            )
-            if on_step is not None:
-                on_step(Progress(step, settings.steps, tokens, loss_value, tokens / max(elapsed, 1e-9)))
-        if step in evaluations:
-            trained_for += time.perf_counter() - started
-            evaluation = evaluate(
-                model, data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
-                batch_tokens=settings.batch_tokens, device=device,
+
+    batches = batch_indices(data.windows("train", settings.seq_len), settings)
+    with CurveWriter(curve) as writer:
+        run = _Run(model, data, settings, device, writer)
+        for step, indices in enumerate(islice(batches, settings.steps), start=1):
+            pause()
+            run.train_step(step, indices)
+            if step in run.log_steps:
+                progress = run.log(step)
+                if on_step is not None:
+                    on_step(progress)
+            if step in settings.eval_steps:
+                run.evaluate(step, pause)
+    return run.result()
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self, model: HybridLM, data: TokenData, settings: TrainSettings, device: torch.device,
+        writer: CurveWriter,
+    ) -> None:  # fmt: skip
+        self.model, self.data, self.settings, self.device, self.writer = model, data, settings, device, writer
+        self.optimizer = make_optimizer(model, settings, device)
+        self.log_steps = _log_steps(settings)
+        self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
+        self.train_loss = math.nan
+        self.evaluation: Evaluation | None = None
+        self.watch = Stopwatch()
+
+    def train_step(self, step: int, indices: np.ndarray) -> None:
+        """One optimizer step; its losses stay on the device until they are logged."""
+        self.lr = self.settings.lr * schedule(step, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        rows = torch.from_numpy(self.data.batch(indices, self.settings.seq_len)).to(self.device)
+        with autocast(self.device):
+            self.loss, self.auxiliary = self.model.loss(rows[:, :-1], rows[:, 1:])
+        total: Tensor = self.loss + self.auxiliary
+        total.backward()
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def log(self, step: int) -> Progress:
+        """Writes a point of the curve.
+
+        Raises:
+            TrainingFailed: the last step's loss or gradient is not finite, or the loss exploded.
+        """
+        self.train_loss, norm = self.loss.item(), self.norm.item()
+        _check_alive(self.train_loss, norm, self.ceiling, step)
+        tokens = step * self.settings.batch_tokens
+        self.writer.write(
+            step=step, tokens=tokens, loss=self.train_loss, auxiliary=self.auxiliary.item(), lr=self.lr,
+            grad_norm=norm,
+        )  # fmt: skip
+        speed = tokens / max(self.watch.seconds, 1e-9)
+        return Progress(step, self.settings.steps, tokens, self.train_loss, speed)
+
+    def evaluate(self, step: int, pause: Callable[[], None]) -> None:
+        """Takes the held-out loss; the clock stands meanwhile."""
+        settings = self.settings
+        with self.watch.paused():
+            found = evaluate(
+                self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
+                batch_tokens=settings.batch_tokens, device=self.device, on_batch=pause,
             )  # fmt: skip
-            _check_alive(evaluation.val_loss, 0.0, ceiling, step)
-            writer.write(step=step, tokens=step * settings.batch_tokens, **asdict_val(evaluation))
-            started = time.perf_counter()
-        if last:
-            break
-    assert evaluation is not None
-    tokens = settings.steps * settings.batch_tokens
-    return TrainResult(
-        val_loss=evaluation.val_loss,
-        val_bpb=evaluation.val_bpb,
-        train_loss=loss_value,
-        tokens=tokens,
-        seconds=trained_for,
-        train_tokens_per_s=tokens / trained_for,
-        peak_memory=peak_memory(device),
-        epochs=tokens / (data.windows("train", settings.seq_len) * settings.seq_len),
-    )
+        _check_alive(found.val_loss, 0.0, self.ceiling, step)
+        self.writer.write(
+            step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb
+        )
+        self.evaluation = found
+
+    def result(self) -> TrainResult:
+        assert self.evaluation is not None, "the last step is evaluated"
+        settings = self.settings
+        tokens = settings.steps * settings.batch_tokens
+        return TrainResult(
+            val_loss=self.evaluation.val_loss,
+            val_bpb=self.evaluation.val_bpb,
+            train_loss=self.train_loss,
+            tokens=tokens,
+            seconds=self.watch.seconds,
+            train_tokens_per_s=tokens / self.watch.seconds,
+            peak_memory=peak_memory(self.device),
+            epochs=tokens / (self.data.windows("train", settings.seq_len) * settings.seq_len),
+        )
+
+
+class Stopwatch:
+    """Seconds since it was made, pauses left out."""
+
+    def __init__(self) -> None:
+        self._before, self._since = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._since
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._before = self.seconds
+        yield
+        self._since = time.perf_counter()
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
@@ -178,7 +234,8 @@ def schedule(step: int, settings: TrainSettings) -> float:
 
 def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only, not on norms, biases, embeddings and gates."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     exempt = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and id(parameter) not in exempt and not name.endswith("loop_gate")
@@ -210,20 +267,21 @@ def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> Non
     """Raises:
     UserError: the tokens don't fit the model or the budget.
     """
-    found = []
+    problems = Problems()
     if data.vocab_size > vocab_size:
         rule = f"must be at least the tokenizer's {data.vocab_size}"
-        found.append(
-            Problem("backbone.vocab_size", vocab_size, rule, "or prepare the data with a smaller one")
+        problems.add("backbone.vocab_size", vocab_size, rule, "or prepare the data with a smaller one")
+    if settings.batch_tokens < settings.seq_len or settings.batch_tokens % settings.seq_len:
+        problems.add(
+            "batch_tokens", settings.batch_tokens, f"must be a multiple of seq_len {settings.seq_len}"
         )
     for split in ("train", "val"):
         if data.windows(split, settings.seq_len) < 1:
-            have = len(data.tokens(split))
-            found.append(
-                Problem(f"{split} tokens", have, f"must hold a window of {settings.seq_len} + 1 tokens")
+            rule = f"must hold a window of {settings.seq_len} + 1 tokens"
+            problems.add(
+                f"{split} tokens", len(data.tokens(split)), rule, "use more text or a smaller seq_len"
             )
-    if found:
-        raise UserError("model and data don't fit", found)
+    problems.raise_if_any("model and data don't fit")
 
 
 class CurveWriter:
@@ -237,10 +295,20 @@ class CurveWriter:
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()
 
+    def __enter__(self) -> CurveWriter:
+        return self
 
-def asdict_val(evaluation: Evaluation) -> dict[str, float]:
-    """The held-out losses as curve fields."""
-    return {key: value for key, value in asdict(evaluation).items() if key.startswith("val_")}
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def _log_steps(settings: TrainSettings) -> frozenset[int]:
+    """Steps that are written to the curve: evenly spaced, the first, and all that are evaluated."""
+    every = max(1, -(-settings.steps // CURVE_POINTS))
+    return frozenset(range(every, settings.steps + 1, every)) | settings.eval_steps | {1}
 
 
 def _check_alive(loss: float, norm: float, ceiling: float, step: int) -> None:

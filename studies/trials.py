@@ -1,25 +1,31 @@
-"""Taking a trial from a study, and putting it back: who trains what, each architecture once."""
+"""Taking a trial from a study, ending it or putting it back: who trains what, each architecture once."""
 
 from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.leases import is_alive
+from studies.leases import clear_dead, host_of, is_alive
 from studies.records import (
     ARCHITECTURE,
     BASELINE,
     DONE,
     DUPLICATE,
+    DUPLICATED,
     HASH,
+    INFEASIBLE,
     LINE,
     METRICS,
     REASON,
     RUNNING,
+    WAITING,
     WORKER,
     TrialRecord,
 )
@@ -27,6 +33,7 @@ from studies.study import Study
 from surgery.architecture import Architecture
 
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
+FEW_SKIPS = 20  # after so many, every other suggestion is drawn at random: samplers repeat what they like
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 150  # a worker on another machine that is silent for so long is taken for dead
@@ -48,16 +55,19 @@ class Nothing:
     reason: str = ""
 
 
-def take(study: Study, worker: str, target: int | None) -> Assignment | Nothing:
+def take(
+    study: Study, worker: str, target: int | None, should_stop: Callable[[], bool] | None = None
+) -> Assignment | Nothing:
     """The next trial to train. Infeasible and known architectures are answered without training.
 
     Args:
         worker: the name under which the trial is recorded as running.
         target: trained architectures that the study shall have in all; None is no limit.
+        should_stop: ends a long row of suggestions early, with `wait`.
     """
     with study.exclusive():
         put_back_orphans(study)
-        for _ in range(MOST_SKIPS):
+        while should_stop is None or not should_stop():
             records = study.records()
             trained = sum(record.trained for record in records)
             running = sum(record.state == RUNNING for record in records)
@@ -65,23 +75,57 @@ def take(study: Study, worker: str, target: int | None) -> Assignment | Nothing:
                 return Nothing(wait=False, reason=f"{trained} architectures are trained")
             if target is not None and trained + running >= target:
                 return Nothing(wait=True)
-            assignment = _ask(study, worker, records)
+            skips = _skips(records)
+            if skips >= MOST_SKIPS:
+                reason = f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new"
+                return Nothing(wait=running > 0, reason=reason)
+            assignment = _ask(study, worker, records, explore=skips >= FEW_SKIPS and skips % 2 == 0)
             if assignment is not None:
                 return assignment
-    if any(record.state == RUNNING for record in study.records()):
-        return Nothing(wait=True)
-    return Nothing(wait=False, reason=f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new")
+    return Nothing(wait=True)
+
+
+def finish(
+    study: Study,
+    trial: optuna.Trial,
+    worker: str,
+    attributes: Mapping[str, Any],
+    values: Sequence[float] | None,
+) -> bool:
+    """Ends a trial, as failed when it has no values. False when it was given to another worker meanwhile."""
+    with study.exclusive():
+        try:
+            now = study.inner._storage.get_trial(trial._trial_id)
+            if now.state != TrialState.RUNNING or now.user_attrs.get(WORKER) != worker:
+                return False
+            for key, value in attributes.items():
+                trial.set_user_attr(key, value)
+            study.inner.tell(trial, values, state=TrialState.FAIL if values is None else None)
+        except UpdateFinishedTrialError:
+            return False
+    study.write_front()
+    return True
+
+
+def beat(study: Study, trial: optuna.Trial) -> None:
+    """Tells workers on other machines that this trial is being trained."""
+    try:
+        trial.set_user_attr(HEARTBEAT, time.time())
+    except UpdateFinishedTrialError:  # it was given to another worker; `finish` says so
+        return
 
 
 def put_back(study: Study, number: int) -> None:
     """Lets the trial wait to be run again, as the same trial with the same parameters and draws."""
     trial = study.inner.get_trials(deepcopy=False)[number]
     if not trial.state.is_finished():
+        # without the old name, so that nobody puts it back again before its next worker has signed
+        study.inner._storage.set_trial_user_attr(trial._trial_id, WORKER, None)
         study.inner._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
 def put_back_orphans(study: Study) -> list[int]:
-    """Trials that a dead worker left running wait again. Returns their numbers."""
+    """Trials that a dead worker left running wait again. Returns their numbers. Only inside `exclusive`."""
     orphans = [
         trial.number
         for trial in study.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -89,27 +133,44 @@ def put_back_orphans(study: Study) -> list[int]:
     ]
     for number in orphans:
         put_back(study, number)
+    clear_dead(study.workers_folder)
     return orphans
 
 
 def _is_orphan(study: Study, trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get(WORKER)
-    if worker is None:
-        # Trials are named while the study's lock is held, and so is it now: nobody is coming for this one.
-        # With another machine's worker there is no common lock; it gets the time to name it.
-        started = trial.datetime_start
-        return study.url is None or started is None or time.time() - started.timestamp() > STALE_SECONDS
-    if str(worker).startswith(f"{socket.gethostname()}-") or study.url is None:
-        return not is_alive(study.workers_folder, str(worker))
-    return time.time() - float(trial.user_attrs.get(HEARTBEAT, 0)) > STALE_SECONDS
+    alive = is_alive(study.workers_folder, worker) if worker else None
+    if study.url is None:
+        # Every worker has its lease in this folder. A trial without a name was taken by one that died before
+        # it signed: signing happens while the study's lock is held, which is held here.
+        return not alive
+    if alive is not None and host_of(str(worker)) == socket.gethostname():
+        return not alive
+    # a worker of another machine or folder, with which there is no common lock
+    started = trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0
+    heard = float(trial.user_attrs.get(HEARTBEAT, 0.0)) if worker else 0.0
+    return time.time() - max(started, heard) > STALE_SECONDS
 
 
-def _ask(study: Study, worker: str, records: list[TrialRecord]) -> Assignment | None:
+def _skips(records: Sequence[TrialRecord]) -> int:
+    """Suggestions in a row, just before the trial that comes next, that were answered without training.
+
+    It is read from the study, so that an interrupted row goes on where it was.
+    """
+    upcoming = next((record.number for record in records if record.state == WAITING), len(records))
+    count = 0
+    while count < upcoming and records[upcoming - 1 - count].state in (INFEASIBLE, DUPLICATED):
+        count += 1
+    return count
+
+
+def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: bool) -> Assignment | None:
     """One suggestion; None when it was answered without training."""
+    study.sampler.explore = explore
     trial = study.inner.ask()
-    trial.set_user_attr(WORKER, worker)
     if study.url is not None:
         trial.set_user_attr(HEARTBEAT, time.time())
+    trial.set_user_attr(WORKER, worker)
     baseline = trial.user_attrs.get(BASELINE)
     if baseline is None:
         architecture = study.space.sample(trial)
@@ -120,8 +181,21 @@ def _ask(study: Study, worker: str, records: list[TrialRecord]) -> Assignment | 
     trial.set_user_attr(LINE, architecture.line)
     trial.set_user_attr(HASH, architecture.hash)
     trial.set_user_attr(ARCHITECTURE, architecture.to_dict())
-    for constraint in study.space.constraints:
-        trial.set_constraint(constraint.exact, constraint.amount(constraint.measure(architecture)))
+    _set_constraints(study, trial, architecture)
+    if _answer_known(study, trial, architecture, records):
+        return None
+    # a baseline is trained even where it breaks a constraint: it is what the others are compared with
+    if baseline is None and (broken := study.space.violations(architecture)):
+        trial.set_user_attr(REASON, "; ".join(map(str, broken)))
+        study.inner.tell(trial, state=TrialState.PRUNED)
+        return None
+    return Assignment(trial, architecture)
+
+
+def _answer_known(
+    study: Study, trial: optuna.Trial, architecture: Architecture, records: Sequence[TrialRecord]
+) -> bool:
+    """Ends the trial when its architecture was taken before: with its result where there is one."""
     same = [
         record for record in records if record.hash == architecture.hash and record.number != trial.number
     ]
@@ -130,14 +204,18 @@ def _ask(study: Study, worker: str, records: list[TrialRecord]) -> Assignment | 
         trial.set_user_attr(DUPLICATE, original.number)
         trial.set_user_attr(METRICS, original.metrics)
         study.inner.tell(trial, original.values)
-        return None
-    if other := next((record for record in same if record.trained or record.state == RUNNING), None):
+        return True
+    other = next((record for record in same if record.trained or record.state == RUNNING), None)
+    if other is not None:
         trial.set_user_attr(DUPLICATE, other.number)
         study.inner.tell(trial, state=TrialState.PRUNED)
-        return None
-    # a baseline is trained even where it breaks a constraint: it is what the others are compared with
-    if baseline is None and (broken := study.space.violations(architecture)):
-        trial.set_user_attr(REASON, "; ".join(map(str, broken)))
-        study.inner.tell(trial, state=TrialState.PRUNED)
-        return None
-    return Assignment(trial, architecture)
+    return other is not None
+
+
+def _set_constraints(study: Study, trial: optuna.Trial, architecture: Architecture) -> None:
+    """By name, as Optuna 5 has them, and as the unnamed list that Optuna Dashboard 0.21 reads."""
+    amounts = study.space.constraint_values(architecture)
+    for constraint, amount in zip(study.space.constraints, amounts, strict=True):
+        trial.set_constraint(constraint.exact, amount)
+    if amounts:
+        study.inner._storage.set_trial_system_attr(trial._trial_id, "constraints", list(amounts))

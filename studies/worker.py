@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
 from types import FrameType
+from typing import Any
 
+import optuna
 import torch
-from optuna.trial import TrialState
 
 from search_spaces import SearchSpace
 from studies.data import TokenData, prepare
@@ -21,15 +23,26 @@ from studies.devices import describe, pick_device
 from studies.leases import Lease
 from studies.records import ENVIRONMENT, METRICS, REASON, SECONDS, SEEDS
 from studies.samplers import derive_seed
+from studies.storage import STORAGE_ERRORS, mendable
 from studies.study import Study
-from studies.training import Interrupted, Progress, TrainingFailed, TrainResult, TrainSettings, train
-from studies.trials import HEARTBEAT, HEARTBEAT_SECONDS, Assignment, Nothing, put_back, take
+from studies.supervisor import SUPERVISOR
+from studies.training import (
+    Interrupted,
+    Progress,
+    TrainingFailed,
+    TrainResult,
+    TrainSettings,
+    check_data,
+    train,
+)
+from studies.trials import HEARTBEAT_SECONDS, Assignment, beat, finish, put_back, take
 from surgery.architecture import Architecture
 from surgery.costs import METRICS as ALL_METRICS
 from surgery.costs import cost
 from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 
+WAIT_SECONDS = 0.5
 FAILURES_IN_A_ROW = 5  # so many different architectures failing means that something else is wrong
 Log = Callable[[str], None]
 
@@ -40,37 +53,25 @@ def work(study: Study, *, target: int | None, device: str = "auto", log: Log = p
     Returns why it ended. SIGINT and SIGTERM put the running trial back, to be run again from its start.
 
     Raises:
-        UserError: device or data are not usable here.
+        UserError: device, data, folder or storage are not usable here, or every trial fails.
         KeyboardInterrupt: asked to stop.
     """
     place = pick_device(device)
     torch.set_num_threads(study.settings.threads)
     data = open_data(study)
-    lease = Lease(study.workers_folder)
-    failures = 0
-    try:
-        with _stop_on_signals() as stop:
-            while True:
-                assignment = take(study, lease.worker, target)
-                if isinstance(assignment, Nothing):
-                    if not assignment.wait:
-                        return assignment.reason
-                    lease.tell({"state": "waiting"})
-                    if stop.wait(0.5):
-                        raise KeyboardInterrupt
-                    continue
-                failures = 0 if _run(study, assignment, data, place, lease, stop, log) else failures + 1
-                if failures >= FAILURES_IN_A_ROW:
-                    raise UserError(
-                        f"{failures} trials failed in a row",
-                        [
-                            Problem(
-                                "last trial", assignment.trial.number, _reason(study, assignment.trial.number)
-                            )
-                        ],
-                    )
-    finally:
-        lease.release()
+    check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
+    with mendable(study.folder), Lease(study.workers_folder) as lease, _stop_on_signals() as stop:
+        worker = _Worker(study, data, place, lease, stop, log)
+        while not stop():
+            assignment = take(study, lease.worker, target, stop)
+            if isinstance(assignment, Assignment):
+                worker.run(assignment)
+            elif not assignment.wait:
+                return assignment.reason
+            else:
+                lease.tell({"state": "waiting"})
+                stop.wait(WAIT_SECONDS)
+    raise KeyboardInterrupt
 
 
 def open_data(study: Study) -> TokenData:
@@ -127,93 +128,154 @@ def metrics_of(
         if metric.analytic is None
     }
     names = [name for name, metric in ALL_METRICS.items() if metric.analytic and not metric.takes_context]
-    names += [item.name for item in (*space.objectives, *space.constraints) if item.metric.analytic]
+    names += [item.name for item in space.objectives if item.metric.analytic]
+    names += [item.name for item in space.constraints]
     return {**measured, **{name: float(cost(architecture, name)) for name in dict.fromkeys(names)}}
 
 
-def _run(
-    study: Study, assignment: Assignment, data: TokenData, device: torch.device, lease: Lease,
-    stop: threading.Event, log: Log,
-) -> bool:  # fmt: skip
-    """Trains one trial and tells the study. False when it failed."""
-    trial, architecture = assignment.trial, assignment.architecture
-    folder = study.trial_folder(trial.number)
-    (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
-    settings = train_settings(study.space, study.settings.seed)
-    seeds = [
-        derive_seed(study.settings.seed, architecture.hash, repeat)
-        for repeat in range(study.space.proxy.seeds)
-    ]
-    trial.set_user_attr(SEEDS, seeds)
-    trial.set_user_attr(ENVIRONMENT, describe(device))
-    started = last_beat = time.time()
+class _Worker:
+    """Trains one trial after the other."""
 
-    def on_step(progress: Progress) -> None:
-        nonlocal last_beat
-        if study.url is not None and time.time() - last_beat > HEARTBEAT_SECONDS:
-            last_beat = time.time()
-            trial.set_user_attr(HEARTBEAT, last_beat)
-        lease.tell({
-            "state": "training", "trial": trial.number, "line": architecture.line, "loss": progress.loss,
-            "done": progress.step / progress.steps, "tokens_per_s": progress.tokens_per_s,
-        })  # fmt: skip
+    def __init__(
+        self, study: Study, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log
+    ) -> None:
+        self.study, self.data, self.device, self.lease, self.stop = study, data, device, lease, stop
+        self.log = log
+        self.settings = train_settings(study.space, study.settings.seed)
+        self.failures = 0
+        self.last_beat = time.monotonic()
 
-    log(f"trial {trial.number} starts: {architecture.line}")
-    try:
+    def run(self, assignment: Assignment) -> None:
+        """Trains a trial and tells the study.
+
+        Raises:
+            UserError: too many trials failed in a row.
+            KeyboardInterrupt: asked to stop; the trial is put back.
+        """
+        number, started = assignment.trial.number, time.time()
+        self.log(f"trial {number} starts: {assignment.architecture.line}")
+        try:
+            metrics = metrics_of(self.study.space, assignment.architecture, self._train(assignment))
+        except (KeyboardInterrupt, Interrupted):
+            put_back(self.study, number)
+            self.log(f"trial {number} is put back, to be run again")
+            raise KeyboardInterrupt from None
+        except (UserError, *STORAGE_ERRORS):  # not the architecture's fault
+            with suppress(*STORAGE_ERRORS):  # else it is found when this worker is gone
+                put_back(self.study, number)
+            raise
+        except Exception as error:  # one trial's failure must not end the study
+            reason = self._explain(assignment, error)
+            told = f"trial {number} failed: {reason}"
+            self._finish(assignment, {REASON: reason, SECONDS: time.time() - started}, None, told)
+            self._count_failure(number, reason)
+            return
+        self.failures = 0
+        objectives = self.study.space.objectives
+        values = [metrics[item.name] for item in objectives]
+        shown = (f"{item.name} {item.metric.format(metrics[item.name])}" for item in objectives)
+        told = f"trial {number} done in {time.time() - started:.0f} s: {', '.join(shown)}"
+        self._finish(assignment, {METRICS: metrics, SECONDS: time.time() - started}, values, told)
+
+    def _train(self, assignment: Assignment) -> list[TrainResult]:
+        """One result a seed."""
+        trial, architecture = assignment.trial, assignment.architecture
+        folder = self.study.trial_folder(trial.number)
+        (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
+        seeds = [
+            derive_seed(self.study.settings.seed, architecture.hash, repeat)
+            for repeat in range(self.study.space.proxy.seeds)
+        ]
+        trial.set_user_attr(SEEDS, seeds)
+        trial.set_user_attr(ENVIRONMENT, describe(self.device))
+
+        def on_step(progress: Progress) -> None:
+            self.lease.tell(
+                {
+                    "state": "training",
+                    "trial": trial.number,
+                    "line": architecture.line,
+                    "loss": progress.loss,
+                    "done": (repeat + progress.step / progress.steps) / len(seeds),
+                    "tokens_per_s": progress.tokens_per_s,
+                }
+            )
+
+        def should_stop() -> bool:
+            self._beat(trial)
+            return self.stop()
+
         results = []
         for repeat, seed in enumerate(seeds):
             torch.manual_seed(seed)
-            model = HybridLM(architecture)
-            curve = folder / ("curve.jsonl" if repeat == 0 else f"curve-{repeat}.jsonl")
             results.append(
                 train(
-                    model,
-                    data,
-                    settings,
+                    HybridLM(architecture),
+                    self.data,
+                    self.settings,
                     seed=seed,
-                    device=device,
-                    curve=curve,
+                    device=self.device,
+                    curve=folder / ("curve.jsonl" if repeat == 0 else f"curve-{repeat}.jsonl"),
                     on_step=on_step,
-                    should_stop=stop.is_set,
-                )  # fmt: skip
+                    should_stop=should_stop,
+                )
             )
-    except (KeyboardInterrupt, Interrupted):
-        put_back(study, trial.number)
-        log(f"trial {trial.number} is put back, to be run again")
-        raise KeyboardInterrupt from None
-    except Exception as error:
-        # one trial's failure must not end the study
+        return results
+
+    def _beat(self, trial: optuna.Trial) -> None:
+        if self.study.url is not None and time.monotonic() - self.last_beat > HEARTBEAT_SECONDS:
+            self.last_beat = time.monotonic()
+            beat(self.study, trial)
+
+    def _explain(self, assignment: Assignment, error: Exception) -> str:
+        """The reason in words; error.txt has the traceback where it was not foreseen."""
         expected = isinstance(error, TrainingFailed)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        (folder / "error.txt").write_text(reason if expected else traceback.format_exc(), encoding="utf-8")
-        trial.set_user_attr(REASON, reason)
-        trial.set_user_attr(SECONDS, time.time() - started)
-        study.inner.tell(trial, state=TrialState.FAIL)
-        log(f"trial {trial.number} failed: {reason}")
-        return False
-    metrics = metrics_of(study.space, architecture, results)
-    trial.set_user_attr(METRICS, metrics)
-    trial.set_user_attr(SECONDS, time.time() - started)
-    values = [metrics[objective.name] for objective in study.space.objectives]
-    study.inner.tell(trial, values)
-    told = ", ".join(
-        f"{objective.name} {objective.metric.format(value)}"
-        for objective, value in zip(study.space.objectives, values, strict=True)
-    )
-    log(f"trial {trial.number} done in {time.time() - started:.0f} s: {told}")
-    return True
+        path = self.study.trial_folder(assignment.trial.number) / "error.txt"
+        path.write_text(reason if expected else traceback.format_exc(), encoding="utf-8")
+        return reason
+
+    def _finish(
+        self, assignment: Assignment, attributes: dict[str, Any], values: list[float] | None, told: str
+    ) -> None:
+        trial = assignment.trial
+        if finish(self.study, trial, self.lease.worker, attributes, values):
+            self.log(told)
+        else:
+            self.log(f"trial {trial.number} was given to another worker meanwhile; this result is dropped")
+
+    def _count_failure(self, number: int, reason: str) -> None:
+        self.failures += 1
+        if self.failures >= FAILURES_IN_A_ROW:
+            problem = Problem("last reason", None, reason, f"see trial {number}'s error.txt")
+            raise UserError(f"{self.failures} trials failed in a row", [problem])
+
+
+class Stop:
+    """True once a signal asked to stop, or once the supervisor that started this process is gone."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.supervisor = os.environ.get(SUPERVISOR)
+
+    def __call__(self) -> bool:
+        orphaned = self.supervisor is not None and os.getppid() != int(self.supervisor)
+        return orphaned or self.asked.is_set()
+
+    def wait(self, seconds: float) -> None:
+        self.asked.wait(seconds)
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """Set by SIGINT and SIGTERM: training looks at it each step, so no write to the storage is cut through.
+def _stop_on_signals() -> Iterator[Stop]:
+    """SIGINT and SIGTERM set it: training looks at it each step, so no write to the storage is cut through.
     A second signal interrupts at once."""
-    stop = threading.Event()
+    stop = Stop()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.asked.is_set():
             raise KeyboardInterrupt
-        stop.set()
+        stop.asked.set()
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -224,7 +286,3 @@ def _stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _reason(study: Study, number: int) -> str:
-    return study.record(number).reason
