@@ -1,0 +1,1 @@
+"""Rewriting a pretrained checkpoint into an architecture: read, plan, execute, verify, publish."""

@@ -1,0 +1,153 @@
+"""The whole surgery: read, plan, execute, write, verify, card; or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.apply.calibrate import Calibration, Progress
+from surgery.apply.execute import execute
+from surgery.apply.fit import FitReport
+from surgery.apply.plan import Plan, plan
+from surgery.apply.report import sections
+from surgery.apply.source import SourceModel, read_source
+from surgery.apply.verify import Verification, verify
+from surgery.architecture import Architecture
+from surgery.hf.card import card
+from surgery.hf.export import TOKENIZER_FILES, write
+from surgery.hf.staging import check_target, staged
+from surgery.model import HybridLM
+from surgery.problems import Problem, UserError
+
+Heal = Callable[[HybridLM], str]  # trains the model in place; returns Markdown for the card
+
+
+@dataclass(frozen=True)
+class ApplyReport:
+    """What was done. `out`, `fits` and `verification` are empty after a dry run."""
+
+    plan: Plan
+    out: Path | None = None
+    fits: tuple[FitReport, ...] = ()
+    verification: Verification | None = None
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "plan": self.plan.to_dict(),
+            "out": str(self.out) if self.out is not None else None,
+            "fits": [fit.to_dict() for fit in self.fits],
+            "verification": self.verification.to_dict() if self.verification is not None else None,
+            "seconds": self.seconds,
+        }
+
+
+def apply(
+    model: str | os.PathLike[str] | SourceModel,
+    architecture: str | os.PathLike[str] | Mapping[str, Any] | Architecture,
+    out: str | os.PathLike[str] | None,
+    *,
+    dry_run: bool = False,
+    fold: str = "average",
+    calibration: Calibration | None = None,
+    heal: Heal | None = None,
+    overwrite: bool = False,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> ApplyReport:
+    """Rewrites a checkpoint into an architecture and proves that the result loads.
+
+    Args:
+        model: a local folder, a Hub id, or a checkpoint already opened by `read_source`.
+        architecture: a YAML file, plain data or an architecture; see `plan`.
+        out: the folder to write; may be None in a dry run.
+        dry_run: stop after the plan; every check that needs no writing has then been made.
+        fold: `average` or `first`, see `plan`.
+        calibration: texts or token ids to fit operators to; without it weights are fitted, not outputs.
+        heal: trains the model between fitting and writing.
+        overwrite: replace a model that stands at `out`.
+        progress: called with (stage, done, total).
+
+    Raises:
+        UserError: anything that can't be done as asked, before anything is written; a place that can't be
+            written to; or a result that is not what was meant. Nothing half-written is left behind.
+    """
+    began = time.monotonic()
+    source = model if isinstance(model, SourceModel) else read_source(model)
+    drawn = plan(source, architecture, fold=fold, out=out)
+    if out is not None:
+        _check_place(source, Path(out), overwrite)
+    source.check_values()
+    if dry_run:
+        return ApplyReport(drawn, seconds=time.monotonic() - began)
+    assert out is not None, "only a dry run goes nowhere"
+    drawn.check_disk()
+    built, fits = execute(source, drawn, calibration=calibration, device=device, progress=progress)
+    healed = heal(built) if heal is not None else ""
+    verification = publish(built.eval(), source, drawn, fits, out, text=healed, overwrite=overwrite)
+    return ApplyReport(drawn, Path(out), fits, verification, time.monotonic() - began)
+
+
+def publish(
+    model: HybridLM,
+    source: SourceModel,
+    drawn: Plan,
+    fits: tuple[FitReport, ...],
+    out: str | os.PathLike[str],
+    *,
+    text: str = "",
+    overwrite: bool = False,
+) -> Verification:
+    """Writes the model's folder, verifies it in a fresh process, adds the card, and moves it into place.
+
+    Raises:
+        UserError: the place can't be written to, or verification failed. Nothing is left behind.
+    """
+    has_tokenizer = any((source.folder / name).is_file() for name in TOKENIZER_FILES)
+    with staged(out, overwrite=overwrite) as folder:
+        write(
+            model,
+            folder,
+            tokenizer_dir=source.folder if has_tokenizer else None,
+            generation_config=generation_settings(source),
+        )
+        verification = verify(folder, model)
+        body = card(
+            drawn.after,
+            title=Path(out).absolute().name,
+            text=sections(drawn, fits, verification) + ("\n\n" + text if text else ""),
+            base_model=source.hub_id,
+            before=drawn.before,
+        )
+        (folder / "README.md").write_text(body, encoding="utf-8")
+    return verification
+
+
+def generation_settings(source: SourceModel) -> dict[str, Any]:
+    """Defaults of `generate`, special tokens included, from the checkpoint's two configs."""
+    import json
+
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    settings = {name: source.config[name] for name in names if source.config.get(name) is not None}
+    try:
+        found = json.loads((source.folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return settings
+    ours = {
+        key: value
+        for key, value in found.items()
+        if not key.startswith("_") and key != "cache_implementation"
+    }
+    return {**settings, **ours}
+
+
+def _check_place(source: SourceModel, out: Path, overwrite: bool) -> None:
+    path = check_target(out, overwrite=overwrite)
+    if path.resolve() == source.folder.resolve():
+        raise UserError("can't write the model there", [Problem("output", str(out), "is the model itself")])

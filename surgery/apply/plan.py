@@ -1,0 +1,300 @@
+"""What a surgery would do to every tensor, before any is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.apply.families import source_name
+from surgery.apply.fit import check_operators
+from surgery.apply.source import SourceModel
+from surgery.apply.target import FOLDS, folded_layers, read_architecture
+from surgery.architecture import Architecture
+from surgery.costs import METRICS
+from surgery.hf.card import costs
+from surgery.hf.staging import free_bytes
+from surgery.model import HybridLM
+from surgery.problems import Problem, UserError
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.quantities import format_bytes
+
+ACTIONS = ("kept", "averaged", "fitted", "new", "shared")
+_SPARE_BYTES = 64 * 2**20  # configs, tokenizer, source and card beside the weights
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the new model. `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to
+    dense weights, `new` (initialised), or `shared` with the embedding."""
+
+    name: str
+    action: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.action == "shared" else _bytes(self.shape, self.dtype)
+
+
+@dataclass(frozen=True)
+class RulePlan:
+    """A projection rule and how many projections it decides."""
+
+    rule: str
+    matches: int
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One physical layer: the model's layers it comes from, and what stands in it."""
+
+    index: int
+    sources: tuple[int, ...]  # more than one: folded onto each other
+    mixer: str
+    operators: Mapping[str, str]  # projection -> `dense` or `hdpl b8 r128`
+    params_before: int
+    params_after: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An analytic metric of the model before and after."""
+
+    metric: str
+    unit: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole surgery. Nothing has been written; `to_dict` is plain data for `--json`."""
+
+    model: str  # as it was named: a folder or a Hub id
+    on_hub: bool
+    family: str
+    before: Architecture
+    after: Architecture
+    fold: str | None  # how folded layers are combined; None where none are
+    rules: tuple[RulePlan, ...]
+    layers: tuple[LayerPlan, ...]
+    tensors: tuple[TensorPlan, ...]
+    costs: tuple[Cost, ...]
+    unused: tuple[str, ...]  # the checkpoint's tensors that go nowhere
+    disk_needed: int  # bytes
+    disk_free: int | None  # bytes where the output goes, if that is known
+    warnings: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The model's name for others to read: a Hub id, or the last part of a folder's path."""
+        return self.model if self.on_hub else Path(self.model).absolute().name
+
+    def count(self, action: str) -> int:
+        """Tensors with this action."""
+        return sum(tensor.action == action for tensor in self.tensors)
+
+    @property
+    def fitted(self) -> tuple[tuple[int, str], ...]:
+        """(layer, projection) of everything that is fitted."""
+        return tuple(
+            (layer.index, name)
+            for layer in self.layers
+            for name, operator in layer.operators.items()
+            if operator != "dense"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["before"], data["after"] = _describe(self.before), _describe(self.after)
+        data["actions"] = {action: self.count(action) for action in ACTIONS}
+        return data
+
+    def check_disk(self) -> None:
+        """Raises:
+        UserError: not enough space for the output.
+        """
+        if self.disk_free is not None and self.disk_free < self.disk_needed:
+            needed, free = format_bytes(self.disk_needed), format_bytes(self.disk_free)
+            problem = Problem(
+                "output", None, f"needs {needed} of disk, {free} are free", "choose another disk"
+            )
+            raise UserError("not enough disk space", [problem])
+
+
+def plan(
+    source: SourceModel,
+    architecture: str | os.PathLike[str] | Mapping[str, Any] | Architecture,
+    *,
+    fold: str = "average",
+    out: str | os.PathLike[str] | None = None,
+) -> Plan:
+    """Plans the surgery of `source` into `architecture`.
+
+    Args:
+        architecture: a YAML file, plain data or an architecture; `backbone`, or any field of it, may be
+            left out and is then the model's.
+        fold: how a physical layer comes from the layers folded onto it, `average` or `first`.
+        out: where the model will go, for the free disk space.
+
+    Raises:
+        UserError: not a valid architecture, or not one of this model.
+    """
+    if fold not in FOLDS:
+        raise UserError("can't plan", [Problem("fold", fold, f"must be one of {', '.join(FOLDS)}")])
+    after = read_architecture(architecture, source.backbone)
+    check_operators(after)
+    groups = folded_layers(source.backbone.num_layers, after)
+    folded = any(len(group) > 1 for group in groups)
+    taken = tuple(group[:1] for group in groups) if fold == "first" else groups
+    tensors = tuple(_tensors(source, after, taken))
+    used = {name for tensor in tensors for name in tensor.sources}
+    unused = tuple(
+        name for name in source.tensors
+        if name not in used and not (source.backbone.tie_embeddings and name == "lm_head.weight")
+    )  # fmt: skip
+    return Plan(
+        model=source.name,
+        on_hub=source.hub_id is not None,
+        family=source.family,
+        before=source.architecture,
+        after=after,
+        fold=fold if folded else None,
+        rules=_rules(after),
+        layers=_layers(source, after, groups),
+        tensors=tensors,
+        costs=_costs(source.architecture, after),
+        unused=unused,
+        disk_needed=sum(tensor.bytes for tensor in tensors) + _SPARE_BYTES,
+        disk_free=free_bytes(Path(out).expanduser().absolute()) if out is not None else None,
+        warnings=(*_warnings(after, tensors, folded), *source.notes),
+    )
+
+
+def _tensors(
+    source: SourceModel, after: Architecture, groups: tuple[tuple[int, ...], ...]
+) -> Iterator[TensorPlan]:
+    with torch.device("meta"):
+        model = HybridLM(after)
+    for name, tensor in model.state_dict().items():
+        shape = tuple(tensor.shape)
+        if name == "head.weight" and after.backbone.tie_embeddings:
+            embed = source.tensors["model.embed_tokens.weight"]
+            yield TensorPlan(name, "shared", (), shape, _dtype(embed.dtype))
+            continue
+        parents = _parents(name, after, groups)
+        parents = tuple(parent for parent in parents if parent in source.tensors)
+        if not _is_carried(name, after):
+            action = "fitted"
+        elif parents and source.tensors[parents[0]].shape == shape:
+            action = "averaged" if len(parents) > 1 else "kept"
+        else:
+            action, parents = "new", ()
+        dtype = source.tensors[parents[0] if parents else "model.norm.weight"].dtype
+        yield TensorPlan(name, action, parents, shape, _dtype(dtype))
+
+
+def _operator_of(name: str, after: Architecture) -> tuple[int, str, str] | None:
+    """(layer, projection, operator) that a tensor belongs to; None for norms, embeddings and the like."""
+    parts = name.split(".")
+    if parts[0] != "layers" or len(parts) < 5 or parts[3] not in after.layers[int(parts[1])].projections:
+        return None
+    index = int(parts[1])
+    return index, parts[3], after.layers[index].projections[parts[3]].name
+
+
+def _is_carried(name: str, after: Architecture) -> bool:
+    """Whether the tensor means what the source's of the same name means."""
+    place = _operator_of(name, after)
+    return place is None or place[2] == "dense" or name.endswith(f".{place[1]}.bias")
+
+
+def _parents(name: str, after: Architecture, groups: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
+    """The checkpoint's names that a tensor comes from, one for each layer folded onto its own."""
+    place = _operator_of(name, after)
+    if place is not None and not _is_carried(name, after):
+        name = ".".join([*name.split(".")[:4], "weight"])  # the operator as a whole replaces this weight
+    parts = name.split(".")
+    layers = groups[int(parts[1])] if parts[0] == "layers" else (0,)
+    names = []
+    for layer in layers:
+        if parts[0] == "layers":
+            parts[1] = str(layer)
+        theirs = source_name(".".join(parts))
+        if theirs is not None:
+            names.append(theirs)
+    return tuple(names)
+
+
+def _rules(after: Architecture) -> tuple[RulePlan, ...]:
+    found = []
+    for rule, matches in zip(after.rules, after.rule_matches(), strict=True):
+        where = f" in layers {rule.layers}" if rule.layers else ""
+        short = PROJECTION_OPERATORS[rule.operator].short(rule.options)
+        found.append(RulePlan(f"{' '.join(rule.match)}{where} -> {rule.operator} {short}".strip(), matches))
+    return tuple(found)
+
+
+def _layers(
+    source: SourceModel, after: Architecture, groups: tuple[tuple[int, ...], ...]
+) -> tuple[LayerPlan, ...]:
+    before = source.architecture.layers
+    found = []
+    for index, layer in enumerate(after.layers):
+        operators = {
+            name: f"{item.name} {PROJECTION_OPERATORS[item.name].short(item.options)}".strip()
+            for name, item in layer.projections.items()
+        }
+        old = sum(_layer_params(before[group]) for group in groups[index])
+        found.append(LayerPlan(index, groups[index], layer.mixer, operators, old, _layer_params(layer)))
+    return tuple(found)
+
+
+def _layer_params(layer: Any) -> int:
+    """Parameters of a layer's projections."""
+    return sum(
+        PROJECTION_OPERATORS[item.name].params(item.d_in, item.d_out, item.options)
+        + (item.d_out if item.bias else 0)
+        for item in layer.projections.values()
+    )
+
+
+def _costs(before: Architecture, after: Architecture) -> tuple[Cost, ...]:
+    old, new = costs(before), costs(after)
+    return tuple(Cost(name, METRICS[name.partition("@")[0]].unit, old[name], new[name]) for name in new)
+
+
+def _warnings(after: Architecture, tensors: tuple[TensorPlan, ...], folded: bool) -> Iterator[str]:
+    yield from after.warnings()
+    new = [tensor.name for tensor in tensors if tensor.action == "new" and tensor.name != "loop_gate"]
+    if new:
+        yield f"{len(new)} tensors have no counterpart in the model and start untrained, such as {new[0]}"
+    if folded:
+        yield "folding layers onto each other breaks the model until it is healed by training"
+    elif after.loop_count > 1:
+        yield f"every layer runs {after.loop_count} times: the model needs healing by training"
+    for rule, count in zip(after.rules, after.rule_matches(), strict=True):
+        if count == 0:
+            yield f"the rule '{' '.join(rule.match)} -> {rule.operator}' matches no projection"
+
+
+def _describe(architecture: Architecture) -> dict[str, Any]:
+    return {"line": architecture.line, "hash": architecture.hash, "architecture": architecture.to_dict()}
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _bytes(shape: tuple[int, ...], dtype: str) -> int:
+    size = int(getattr(torch, dtype).itemsize)
+    for length in shape:
+        size *= length
+    return size

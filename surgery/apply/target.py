@@ -1,0 +1,90 @@
+"""The architecture a model is to become: read against the model's own backbone, folded layers named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from surgery.architecture import Architecture
+from surgery.backbone import Backbone
+from surgery.problems import Problem, Problems, UserError
+from surgery.yaml_source import Source, load_yaml
+
+FOLDS = ("average", "first")
+_FREE = ("num_layers", "max_position_embeddings")  # folding may change the first; the second is the model's
+
+
+def read_architecture(
+    given: str | os.PathLike[str] | Mapping[str, Any] | Architecture, backbone: Backbone
+) -> Architecture:
+    """The architecture, every field of `backbone` that it leaves out taken from the model.
+
+    Raises:
+        UserError: not a valid architecture, or fields that differ from the model's, each named.
+    """
+    source: Source | None = None
+    data: Any
+    if isinstance(given, Architecture):
+        data = given.to_dict()
+    elif isinstance(given, Mapping):
+        data = dict(given)
+    else:
+        source = load_yaml(os.fspath(given))
+        data = source.data
+    if isinstance(data, dict):
+        wanted = data.get("backbone")
+        if wanted is None or isinstance(wanted, dict):
+            data = {**data, "backbone": {**backbone.to_dict(), **(wanted or {})}}
+    architecture = Architecture.from_dict(data, source=source)
+    _check_same(architecture.backbone, backbone, source)
+    return _with_positions(architecture, backbone)
+
+
+def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> None:
+    problems = Problems()
+    for item in fields(Backbone):
+        mine, other = getattr(model, item.name), getattr(theirs, item.name)
+        if item.name in _FREE or mine == other:
+            continue
+        line = source.line(("backbone", item.name)) if source else None
+        problems.add(
+            f"backbone.{item.name}",
+            other,
+            f"the model has {mine!r}",
+            "leave it out to take the model's",
+            line,
+        )
+    problems.raise_if_any("the architecture's backbone is not the model's")
+
+
+def _with_positions(architecture: Architecture, backbone: Backbone) -> Architecture:
+    """The model's own context length: it is not an architect's choice."""
+    data = architecture.to_dict()
+    data["backbone"]["max_position_embeddings"] = backbone.max_position_embeddings
+    return Architecture.from_dict(data)
+
+
+def folded_layers(depth: int, after: Architecture) -> tuple[tuple[int, ...], ...]:
+    """For each physical layer the model's layers that become it.
+
+    As many physical layers as the model has: each is its own, loops run them again as they are. A loop of
+    T over 1/T of the layers: physical layer i stands where layers i, i + N, i + 2N, ... stood.
+
+    Raises:
+        UserError: a depth that is neither.
+    """
+    physical, count = after.backbone.num_layers, after.loop_count
+    if physical == depth:
+        return tuple((index,) for index in range(depth))
+    if physical * count == depth:
+        return tuple(tuple(range(index, depth, physical)) for index in range(physical))
+    allowed = [str(depth)]
+    if count > 1 and depth % count == 0:
+        allowed.insert(0, str(depth // count))
+    rule = f"must be {' or '.join(allowed)} for a model of {depth} layers and a loop of {count}"
+    raise UserError(
+        "the architecture does not fit the model's depth",
+        [Problem("backbone.num_layers", physical, rule, "leave it out to keep every layer")],
+    )

@@ -1,0 +1,107 @@
+"""The model card: what the model is, to the last option, how to load it, and what can't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from surgery.architecture import Architecture
+from surgery.costs import METRICS, parse_metric
+
+CONTEXT = 4096  # tokens, for the costs that depend on it
+COSTS = ("params", "params_nonembedding", f"decode_flops@{CONTEXT}", f"cache_bytes@{CONTEXT}")
+
+
+def costs(architecture: Architecture) -> dict[str, int]:
+    """The analytic metrics of a card, by name."""
+    found = {}
+    for name in COSTS:
+        metric, context = parse_metric(name)
+        assert metric.analytic is not None
+        found[name] = metric.analytic(architecture, context or 0)
+    return found
+
+
+def card(
+    architecture: Architecture,
+    *,
+    title: str,
+    text: str = "",
+    base_model: str | None = None,
+    before: Architecture | None = None,
+) -> str:
+    """README.md of a model folder, in Markdown.
+
+    Args:
+        text: sections to add after the description.
+        base_model: the Hub id of the checkpoint it was made from.
+        before: that checkpoint's architecture, for costs side by side.
+    """
+    parts = [
+        _front_matter(base_model),
+        f"# {title}",
+        f"`{architecture}` (hash `{architecture.hash}`)",
+        *([text.strip()] if text.strip() else []),
+        *_warnings(architecture.warnings()),
+        "## Costs",
+        cost_table(architecture, before),
+        "## Architecture",
+        f"```yaml\n{architecture.to_yaml().strip()}\n```",
+        "## Loading it",
+        _LOADING,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_LOADING = """With the package that wrote it installed:
+
+```python
+import surgery
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+```
+
+Without it, the model's source in this folder is used: `from_pretrained(..., trust_remote_code=True)`.
+
+vLLM, TGI, SGLang, llama.cpp and other engines with their own model code can't load it: they know neither its
+operators nor its loops. Generation with transformers keeps its own cache, so that `cache_implementation`
+and assisted generation are not available."""
+
+
+def cost_table(after: Architecture, before: Architecture | None = None) -> str:
+    """Costs as a Markdown table, beside those of `before` when given."""
+    new = costs(after)
+    if before is None:
+        rows = [[name, _format(name, value)] for name, value in new.items()]
+        return table(["cost", "value"], rows)
+    old = costs(before)
+    rows = [
+        [name, _format(name, old[name]), _format(name, value), f"{value / old[name] - 1:+.1%}"]
+        for name, value in new.items()
+    ]
+    return table(["cost", "before", "after", "change"], rows)
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table; every column but the first is right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _format(name: str, value: int) -> str:
+    metric = METRICS[name.partition("@")[0]]
+    return f"{value:,}" if metric.unit == "parameters" else f"{metric.format(value)}"
+
+
+def _warnings(found: list[str]) -> list[str]:
+    return ["## Knobs without effect", "\n".join(f"- {text}" for text in found)] if found else []
+
+
+def _front_matter(base_model: str | None) -> str:
+    lines: Mapping[str, str | None] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": base_model,
+    }
+    body = "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
+    return f"---\n{body}\ntags:\n- nas_hybrid\n- custom_code\n---"

@@ -1,0 +1,95 @@
+"""The config.json of our models: an architecture, and beside it the fields other tools look for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from surgery.architecture import Architecture
+from surgery.backbone import Backbone
+
+MODEL_TYPE = "nas_hybrid"
+AUTO_MAP = {
+    "AutoConfig": "configuration_nas.NasConfig",
+    "AutoModelForCausalLM": "modeling_nas.NasForCausalLM",
+}
+
+# transformers' word for each mixer letter
+LAYER_TYPES = {
+    "F": "full_attention",
+    "G": "linear_attention",
+    "W": "sliding_attention",
+    "S": "indexed_attention",
+    "K": "linear_attention",
+}
+
+# derived from the architecture: in config.json for others to read, ignored when read back
+_DERIVED = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "layer_types",
+    "tie_word_embeddings",
+)  # fmt: skip
+
+# transformers builds configs without arguments to learn defaults
+_SMALLEST = Backbone(vocab_size=2, dim=2, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=2, ffn_dim=2)
+
+
+class NasConfig(PreTrainedConfig):
+    """Configuration of `NasForCausalLM`.
+
+    Args:
+        architecture: the architecture as plain data (`Architecture.to_dict`); the only source of the sizes.
+        bos_token_id, eos_token_id, pad_token_id: special tokens, for `generate`.
+        use_cache: whether a forward pass in evaluation keeps a decode cache.
+
+    Raises:
+        UserError: not a valid architecture.
+    """
+
+    model_type = MODEL_TYPE
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    def __init__(
+        self,
+        architecture: dict[str, Any] | None = None,
+        *,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+        pad_token_id: int | None = None,
+        use_cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        for name in _DERIVED:
+            kwargs.pop(name, None)
+        built = Architecture(_SMALLEST) if architecture is None else Architecture.from_dict(architecture)
+        self._set_architecture(built)
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
+        self.use_cache = use_cache
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        super().__init__(**kwargs)
+
+    def build_architecture(self) -> Architecture:
+        return Architecture.from_dict(self.architecture)
+
+    def set_vocab_size(self, size: int) -> None:
+        """Follows a resized embedding."""
+        data = {**self.architecture, "backbone": {**self.architecture["backbone"], "vocab_size": size}}
+        self._set_architecture(Architecture.from_dict(data))
+
+    def _set_architecture(self, built: Architecture) -> None:
+        backbone = built.backbone
+        self.architecture = built.to_dict()
+        self.vocab_size = backbone.vocab_size
+        self.hidden_size = backbone.dim
+        self.intermediate_size = backbone.ffn_dim
+        self.num_hidden_layers = backbone.num_layers
+        self.num_attention_heads = backbone.num_heads
+        self.num_key_value_heads = backbone.num_kv_heads
+        self.head_dim = backbone.head_dim
+        self.rms_norm_eps = backbone.norm_eps
+        self.max_position_embeddings = backbone.max_position_embeddings
+        self.tie_word_embeddings = backbone.tie_embeddings
+        self.layer_types = [LAYER_TYPES[letter] for letter in built.layout]

@@ -1,0 +1,155 @@
+"""A model as a Hugging Face folder: safetensors, configs, tokenizer, source, architecture.yaml, card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig
+
+from surgery.hf.card import card
+from surgery.hf.configuration import NasConfig
+from surgery.hf.remote_code import write_remote_code
+from surgery.hf.staging import staged
+from surgery.model import HybridLM
+from surgery.problems import Problem, UserError
+
+SHARD_SIZE = "5GB"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def save(
+    model: HybridLM,
+    out: str | os.PathLike[str],
+    *,
+    tokenizer_dir: str | os.PathLike[str] | None = None,
+    generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+    text: str = "",
+    title: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the folder, or nothing at all. Weights keep their dtypes.
+
+    Args:
+        tokenizer_dir: a folder whose tokenizer files are copied; its special tokens go into the configs.
+        generation_config: defaults of `generate`; its special tokens win over the tokenizer's.
+        text: Markdown to add to the card.
+        title: the card's title, by default the folder's name.
+        overwrite: replace a model that stands at `out`.
+
+    Raises:
+        UserError: the place is taken, read-only or full, or the tokenizer folder has no tokenizer.
+    """
+    with staged(out, overwrite=overwrite) as folder:
+        write(model, folder, tokenizer_dir=tokenizer_dir, generation_config=generation_config)
+        body = card(model.architecture, title=title or Path(out).name, text=text)
+        (folder / "README.md").write_text(body, encoding="utf-8")
+    return Path(out)
+
+
+def write(
+    model: HybridLM,
+    folder: Path,
+    *,
+    tokenizer_dir: str | os.PathLike[str] | None = None,
+    generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+) -> None:
+    """Everything but the card, into an existing folder. Arguments as in `save`."""
+    tokens = copy_tokenizer(Path(tokenizer_dir), folder) if tokenizer_dir is not None else {}
+    generation = _plain(generation_config)
+    tokens |= {name: generation[name] for name in _TOKENS if generation.get(name) is not None}
+    state = checkpoint(model)
+    config = NasConfig(model.architecture.to_dict(), **tokens)
+    config.architectures = ["NasForCausalLM"]
+    config.dtype = main_dtype(state)
+    config.to_json_file(folder / "config.json")
+    GenerationConfig(**{**tokens, **generation}).to_json_file(folder / "generation_config.json")
+    (folder / "architecture.yaml").write_text(model.architecture.to_yaml(), encoding="utf-8")
+    write_remote_code(folder)
+    _write_weights(state, folder)
+
+
+def checkpoint(model: HybridLM) -> dict[str, Tensor]:
+    """Tensors under the names of `NasForCausalLM`; a tied head is stored once, as the embedding."""
+    tied = model.architecture.backbone.tie_embeddings
+    return {
+        f"model.{name}": tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "head.weight")
+    }
+
+
+def main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype that holds most numbers: what the checkpoint is loaded in."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        sizes[tensor.dtype] += tensor.numel()
+    return sizes.most_common(1)[0][0]
+
+
+def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:
+    """Copies the tokenizer files; returns the ids of the special tokens that the tokenizer names.
+
+    Raises:
+        UserError: no tokenizer there.
+    """
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not names:
+        problem = Problem("tokenizer", str(source), "holds no tokenizer", "such as tokenizer.json")
+        raise UserError("can't copy the tokenizer", [problem])
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    templates = source / "additional_chat_templates"
+    if templates.is_dir():
+        shutil.copytree(templates, folder / templates.name)
+    return _special_tokens(source)
+
+
+def _special_tokens(source: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+        added = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    except (OSError, ValueError, KeyError):
+        return {}  # a tokenizer of another kind: the caller's generation config may name them
+    ids = {item["content"]: item["id"] for item in added}
+    found = {}
+    for name in _TOKENS:
+        token = settings.get(name.removesuffix("_id"))
+        token = token.get("content") if isinstance(token, dict) else token
+        if token in ids:
+            found[name] = ids[token]
+    return found
+
+
+def _plain(generation_config: GenerationConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+    if generation_config is None:
+        return {}
+    if isinstance(generation_config, GenerationConfig):
+        return dict(generation_config.to_diff_dict())
+    return dict(generation_config)
+
+
+def _write_weights(state: dict[str, Tensor], folder: Path) -> None:
+    """`model.safetensors`, or shards with an index where one file would be too large."""
+    split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
+    for name, keys in split.filename_to_tensors.items():
+        save_file({key: state[key].contiguous() for key in keys}, folder / name, metadata={"format": "pt"})
+        os.chmod(folder / name, 0o666 & (folder.stat().st_mode & 0o777))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")

@@ -1,0 +1,83 @@
+"""The model's own source beside its weights, for `trust_remote_code=True` without this package.
+
+transformers copies the files of a model folder that are reached by flat relative imports. So every module
+that the model needs is written as one flat file, its imports of this package turned into relative ones.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+_PACKAGE = "surgery"
+_ROOTS = {
+    "surgery.hf.configuration": "configuration_nas",
+    "surgery.hf.modeling": "modeling_nas",
+}
+_STAND_INS = {"jaxtyping": "surgery.hf.shapes"}  # so that transformers does not ask for these packages
+_IMPORT = re.compile(r"^(\s*)from\s+([\w.]+)\s+import\b", re.MULTILINE)
+
+
+def write_remote_code(folder: str | os.PathLike[str]) -> list[Path]:
+    """Writes the source files into `folder`; returns their paths."""
+    written = []
+    for name, text in sources().items():
+        path = Path(folder) / f"{name}.py"
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def sources() -> dict[str, str]:
+    """Flat file name (no suffix) -> source, for every module that the model and its config need."""
+    texts: dict[str, str] = {}
+    waiting = list(_ROOTS)
+    while waiting:
+        module = waiting.pop()
+        if module in texts:
+            continue
+        texts[module] = _read(module)
+        waiting.extend(_needed(module, texts[module]))
+    return {_flat(module): _relative(text) for module, text in sorted(texts.items())}
+
+
+def _read(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _needed(module: str, text: str) -> Iterator[str]:
+    """Modules of this package that the text imports, wherever in it, and the stand-ins it will need."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == _PACKAGE]
+            assert not names, (
+                f"{module}: write 'from {names[0]} import ...', the export can't follow 'import'"
+            )
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            assert node.module != _PACKAGE, f"{module}: import from the module itself, not from {_PACKAGE}"
+            if node.module in _STAND_INS:
+                yield _STAND_INS[node.module]
+            elif node.module.startswith(f"{_PACKAGE}."):
+                yield node.module
+
+
+def _flat(module: str) -> str:
+    return _ROOTS.get(module, module.replace(".", "_"))
+
+
+def _relative(text: str) -> str:
+    def rewrite(match: re.Match[str]) -> str:
+        indent, module = match.groups()
+        module = _STAND_INS.get(module, module)
+        if not module.startswith(f"{_PACKAGE}."):
+            return match.group()
+        return f"{indent}from .{_flat(module)} import"
+
+    return _IMPORT.sub(rewrite, text)
