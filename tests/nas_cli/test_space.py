@@ -45,9 +45,9 @@ def test_list_names_presets_and_own_spaces(run: Run, tmp_path: Path, monkeypatch
     assert found["mine.yaml"]["kind"] == "file"
     assert found["mine.yaml"]["settings"] == found["tiny"]["settings"]
     assert not found["broken.yaml"]["valid"]
-    assert found["broken.yaml"]["problems"] == 3
+    assert found["broken.yaml"]["problems"] == 4
     told = run("list").stdout
-    assert "3 problems" in told
+    assert "4 problems" in told
     assert "pick.yaml" not in told
 
 
@@ -88,7 +88,7 @@ def test_validate_tells_every_problem_and_exits_2(run: Run, tmp_path: Path) -> N
     good, bad = json.loads(as_json.stdout)
     assert as_json.exit_code == 2
     assert good["valid"]
-    assert [item["line"] for item in bad["problems"]] == [1, 3, 4]
+    assert [item["line"] for item in bad["problems"]] == [1, 2, 3, 4]
 
 
 def test_an_unknown_space_is_refused_with_the_nearest_name(run: Run) -> None:

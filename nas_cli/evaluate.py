@@ -1,0 +1,107 @@
+"""`nas eval` and `nas generate`: how well a model folder predicts text, and the text it writes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from nas_cli.counts import SeqLenOption, tokens
+from nas_cli.data import CORPUS_HELP
+from nas_cli.options import DeviceOption, JsonOption
+from nas_cli.screen import console, duration, errors, print_json
+
+ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder, or an id on the Hub.")]
+
+HELD_OUT_TOKENS = 65_536
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("eval")(evaluate)
+    app.command("generate")(generate)
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[
+        str, typer.Option(help=f"A plain file is taken whole, of a corpus its held-out text: {CORPUS_HELP}")
+    ] = "builtin",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(parser=tokens, metavar="TOKENS", help="At most so many; 65,536 of held-out text."),
+    ] = None,
+    seq_len: SeqLenOption = 512,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model on text: loss, perplexity, bits a byte. Takes any causal LM of transformers."""
+    import time
+
+    from nas_cli.bars import stage_progress
+    from studies.checkpoints import load
+    from studies.devices import pick_device
+    from studies.perplexity import measure, read_text
+
+    place = pick_device(device)
+    text = read_text(data)
+    checkpoint = load(model, place)
+    if max_tokens is None and not text.whole:
+        max_tokens = HELD_OUT_TOKENS
+    started = time.monotonic()
+    with stage_progress() as progress:
+        found = measure(
+            checkpoint, text, seq_len=seq_len, max_tokens=max_tokens,
+            on_tokens=lambda done, total: progress("tokens", done, total),
+        )  # fmt: skip
+    seconds = time.monotonic() - started
+    if as_json:
+        print_json({"model": model, **found.to_dict(), "seconds": seconds})
+        return
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold", no_wrap=True)
+    rows.add_column(overflow="fold")
+    rows.add_row("model", Text(model))
+    rows.add_row("text", Text(f"{found.text}: {found.tokens:,} tokens, {found.bytes:,} bytes"))
+    rows.add_row("loss", f"[bold green]{found.loss:.4f}[/] nats/token, in windows of {found.seq_len} tokens")
+    rows.add_row("perplexity", f"{found.perplexity:,.2f}")
+    rows.add_row("bits/byte", f"{found.bits_per_byte:.4f}")
+    rows.add_row("took", f"{duration(seconds)}, {found.tokens / max(seconds, 1e-9):,.0f} tokens/s")
+    console.print(rows)
+
+
+def generate(
+    model: ModelArgument,
+    text: Annotated[str, typer.Argument(help="The beginning.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many likeliest tokens; 0: all.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same text.")] = 0,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run the whole text again for every token.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Let a model go on from a text; it comes on standard output, the speed on standard error."""
+    from studies.checkpoints import load
+    from studies.devices import pick_device
+    from studies.generation import generate as run
+
+    checkpoint = load(model, pick_device(device))
+
+    def write(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    found = run(
+        checkpoint, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed,
+        use_cache=not no_cache, write=write,
+    )  # fmt: skip
+    write("\n")
+    cached = "without cache" if no_cache else "with cache"
+    errors.print(
+        f"[dim]{found.prompt_tokens} + {found.new_tokens} tokens in {found.seconds:.1f} s, "
+        f"{found.tokens_per_s:.1f} tokens/s {cached}[/]"
+    )

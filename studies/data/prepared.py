@@ -1,0 +1,88 @@
+"""What has been prepared already: the finished folders below `data_home()`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.data.corpora import open_corpus
+from studies.data.folder import read_json
+from studies.data.request import data_home
+from studies.data.shards import META, PROGRESS
+from surgery.problems import UserError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder of `prepare`; not `finished` ones were interrupted and can be gone on with."""
+
+    folder: Path
+    corpus: str
+    tokenizer: str
+    train_tokens: int
+    val_tokens: int
+    finished: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "corpus": self.corpus,
+            "tokenizer": self.tokenizer,
+            "train_tokens": self.train_tokens,
+            "val_tokens": self.val_tokens,
+            "finished": self.finished,
+        }
+
+
+def list_prepared(home: Path | None = None) -> list[Prepared]:
+    """Every folder there, by name; damaged ones are left out."""
+    home = home or data_home()
+    found = []
+    for folder in sorted(home.iterdir()) if home.is_dir() else []:
+        try:
+            item = _read(folder)
+        except (UserError, KeyError, TypeError):
+            continue
+        if item is not None:
+            found.append(item)
+    return found
+
+
+def corpus_info(spec: str, column: str | None = None) -> dict[str, Any]:
+    """What is known of a corpus without reading it, and where it has been prepared. Plain JSON values.
+
+    Raises:
+        UserError: no such corpus.
+    """
+    corpus = open_corpus(spec, column)
+    return {
+        "corpus": corpus.spec,
+        "source": corpus.source,
+        "licence": corpus.licence,
+        "column": corpus.column,
+        "text_bytes": corpus.text_bytes(),
+        "prepared": [item.to_dict() for item in list_prepared() if item.corpus == corpus.spec],
+    }
+
+
+def _read(folder: Path) -> Prepared | None:
+    meta = read_json(folder / META)
+    if meta is not None:
+        tokenizer = str(meta["tokenizer"]["spec"])
+        tokens = [int(meta[split]["tokens"]) for split in ("train", "val")]
+        return Prepared(folder, str(meta["corpus"]["spec"]), tokenizer, tokens[0], tokens[1], True)
+    begun = read_json(folder / PROGRESS)
+    if begun is None:
+        return None
+    request = begun["request"]
+    sums = [
+        sum(part[split]["tokens"] for part in begun["parts"] if part[split]) for split in ("train", "val")
+    ]
+    return Prepared(folder, str(request["corpus"]), str(request["tokenizer"]), sums[0], sums[1], False)
+
+
+def is_prepared(path: str) -> bool:
+    """Whether this is a folder that `prepare` finished, or began."""
+    folder = Path(path).expanduser()
+    return any((folder / name).is_file() for name in (META, PROGRESS))
