@@ -62,7 +62,7 @@ def test_show_tells_size_costs_baselines_and_the_feasible_share(run: Run) -> Non
     assert 0 < data["feasible_share"] <= 1
     assert {"params", "decode_flops@1024", "cache_bytes@1024"} <= set(data["costs"])
     told = run("show", "tiny").stdout
-    for word in ("hdpl.kl_weight", "median", "lt2-looped", "objectives", "bpe:2048"):
+    for word in ("hdpl.kl_weight", "median", "lt2-looped", "objectives", "bpe:1024"):
         assert word in told
 
 
