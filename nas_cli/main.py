@@ -15,7 +15,9 @@ import typer
 from nas_cli import screen
 
 # modules of this package, in the order of the work; each hangs its commands onto the app
-COMMANDS = ("search", "worker", "front", "show", "pick")
+COMMANDS = (
+    "space", "data", "search", "worker", "front", "show", "pick", "train", "apply", "evaluate", "dashboard",
+)  # fmt: skip
 
 app = typer.Typer(
     name="nas",
