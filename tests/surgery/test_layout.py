@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.layout import PLACEMENTS, layout_from_ratio, shorten, tile
+from surgery.layout import PLACEMENTS, layout_from_ratio, shorten, shortest_period, tile
 
 RATIOS = st.dictionaries(st.sampled_from("FGSK"), st.integers(0, 6), min_size=1).filter(
     lambda r: any(r.values())
@@ -83,6 +83,17 @@ def test_two_mixers_are_spread_as_evenly_as_can_be(first: int, second: int) -> N
     assert sorted(layout) == ["F"] * first + ["G"] * second
     for letter, counts in (("F", {"F": first, "G": second}), ("G", {"G": second, "F": first})):
         assert tuple(sorted(gaps(layout, letter))) in most_even(counts)
+
+
+@given(st.text("FG", min_size=1, max_size=12), st.integers(1, 40))
+def test_the_shortest_period_is_the_shortest(period: str, depth: int) -> None:
+    layout = tile(period, depth)
+    short = shortest_period(layout)
+    assert tile(short, depth) == layout
+    assert len(short) <= len(period)
+    assert all(tile(layout[:n], depth) != layout for n in range(1, len(short)))
+    text, mark, times = shorten(layout).partition("×")
+    assert text * int(times) == layout if mark else text == layout
 
 
 @given(RATIOS, st.sampled_from(PLACEMENTS), st.integers(1, 24))

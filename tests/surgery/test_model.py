@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from surgery.architecture import Architecture
 from surgery.context import Context, DecodeCache
-from surgery.model import HybridLM
+from surgery.model import HybridLM, _causal_mask
 from surgery.projections.hdpl.module import LN2
 from surgery.rotary import rotary_tables
 from tests.models import architecture, build, decode
@@ -166,3 +166,14 @@ def test_positions_and_a_mask_of_ones_change_nothing() -> None:
     torch.testing.assert_close(
         model(tokens, positions=torch.arange(6)[None] + 9), plain, rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("length", [1, 3, 5])
+def test_every_query_sees_something_even_padding(length: int) -> None:
+    """A row of a mask without any True is NaN in some of SDPA's kernels."""
+    padded = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
+    mask = _causal_mask(padded, 3, length, 5, torch.device("cpu"))
+    assert mask.shape == (3, 1, length, 5)
+    assert mask.any(-1).all()
+    assert torch.equal(mask[2, 0], torch.ones(5, 5).tril().bool()[-length:])
+    assert not mask[1, 0, -1, :3].any()
