@@ -37,7 +37,7 @@ def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective
     losses = _losses(points, objectives)
     for column, objective in enumerate(objectives):
         values = np.abs(losses[:, column])
-        if values.min() > 0 and values.max() / values.min() > 4:
+        if 0 < 4 * values.min() < values.max():
             sign = 1 if objective.direction == "min" else -1
             losses[:, column] = sign * np.log(values)
     span = np.ptp(losses, axis=0)

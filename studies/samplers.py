@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -27,6 +27,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 DEFAULT_SAMPLER = "tpe"
+HISTORY = 500
 
 
 def check_sampler(name: str) -> None:
@@ -45,6 +46,28 @@ def derive_seed(*parts: object) -> int:
     """A 32-bit seed from anything printable; the same parts, the same seed, on every machine."""
     text = ":".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+class _Newest:
+    """A study with its newest HISTORY trials of each state: TPE's time grows with every trial it looks at."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        trials = self._study._get_trials(*args, **options)
+        if len(trials) <= HISTORY:
+            return trials
+        left = dict.fromkeys(TrialState, HISTORY)
+        kept = []
+        for trial in reversed(trials):
+            left[trial.state] -= 1
+            if left[trial.state] >= 0:
+                kept.append(trial)
+        return kept[::-1]
 
 
 class SeededSampler(BaseSampler):
@@ -68,23 +91,27 @@ class SeededSampler(BaseSampler):
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.inner.infer_relative_search_space(study, trial)
+        return self.inner.infer_relative_search_space(self._view(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self.inner.sample_relative(study, trial, search_space)
+        return self.inner.sample_relative(self._view(study), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         single = self._make(param_name, trial.number)
-        return single.sample_independent(study, trial, param_name, param_distribution)
+        return single.sample_independent(self._view(study), trial, param_name, param_distribution)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         self.inner.after_trial(study, trial, state, values)
+
+    def _view(self, study: Study) -> Study:
+        # genetic samplers look up the parents they noted, however old
+        return cast(Study, _Newest(study)) if self.name == "tpe" else study
 
     def _make(self, stream: str, number: int) -> BaseSampler:
         with warnings.catch_warnings():

@@ -216,6 +216,7 @@ def _set_constraints(study: Study, trial: optuna.Trial, architecture: Architectu
     """By name, as Optuna 5 has them, and as the unnamed list that Optuna Dashboard 0.21 reads."""
     amounts = study.space.constraint_values(architecture)
     for constraint, amount in zip(study.space.constraints, amounts, strict=True):
-        trial.set_constraint(constraint.exact, amount)
+        if constraint.exact not in trial.constraints:  # else it was put back: Optuna would warn
+            trial.set_constraint(constraint.exact, amount)
     if amounts:
         study.inner._storage.set_trial_system_attr(trial._trial_id, "constraints", list(amounts))

@@ -1,0 +1,93 @@
+"""A search that was interrupted, however and wherever, ends as one that was not: bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from studies.leases import statuses
+from studies.study import Study
+from studies.worker import work
+
+from .conftest import SPACE, MakeStudy, outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+HARD = SPACE.replace("params <= 13k", "params <= 12.3k")  # about one suggestion in six is feasible
+TARGET = 9
+
+
+def uninterrupted(make_study: MakeStudy, sampler: str, text: str) -> list[tuple[object, ...]]:
+    study = make_study("whole", sampler=sampler, text=text)
+    work(study, target=TARGET, device="cpu", log=lambda line: None)
+    return outcome(study)
+
+
+def crash(study: Study, name: str, writes: list[int]) -> int:
+    command = [sys.executable, "-m", "tests.studies.crashes", str(study.folder), str(TARGET), name]
+    command += map(str, writes)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        ("tpe", "SIGKILL"),
+        ("nsga2", "SIGINT"),
+        pytest.param("tpe", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("nsga2", "SIGKILL", marks=pytest.mark.slow),
+        pytest.param("random", "SIGKILL", marks=pytest.mark.slow),
+    ],
+)
+def test_interrupted_anywhere(make_study: MakeStudy, sampler: str, name: str) -> None:
+    whole = uninterrupted(make_study, sampler, HARD)
+    assert [row[1] for row in whole].count("done") == TARGET
+    assert [row[1] for row in whole].count("infeasible") > TARGET
+    study = make_study("broken", sampler=sampler, text=HARD)
+    # from the first write (a baseline's) on, at every phase of a trial: taking, sampling, training, telling
+    lives = crash(study, name, [1, 2, 5, 40, 9, 130, 13, 75, 23, 160, 31, 110, 51, 3])
+    assert lives >= 10
+    assert outcome(study) == whole
+
+
+def test_worker_interrupted_by_ctrl_c(make_study: MakeStudy) -> None:
+    """The real command: during the baselines, then in the middle of a later trial."""
+    text = SPACE.replace("tokens: 2048", "tokens: 8192")
+    whole = uninterrupted(make_study, "tpe", text)
+    study = make_study("stopped", text=text)
+    command = [sys.executable, "-m", "nas_cli.main", "worker", str(study.folder), "--trials", str(TARGET)]
+    command += ["--device", "cpu"]
+    for trained in (1, 5):
+        worker = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_until(lambda wanted=trained: in_training(study, wanted), 60)
+        os.kill(worker.pid, signal.SIGINT)
+        output, _ = worker.communicate(timeout=30)
+        assert worker.returncode == 130
+        assert "is put back, to be run again" in output
+        assert "Traceback" not in output
+        assert "running" not in [record.state for record in study.records()]
+        assert not list(study.workers_folder.iterdir())
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+    assert outcome(study) == whole
+
+
+def in_training(study: Study, trained: int) -> bool:
+    enough = sum(record.trained for record in study.records()) >= trained
+    return enough and any(0.1 < status.get("done", 0) < 0.6 for status in statuses(study.workers_folder))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)

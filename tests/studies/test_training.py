@@ -1,0 +1,282 @@
+"""Training: it learns, it repeats itself bit for bit, it says when it can't."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from studies import training
+from studies.data import TokenData
+from studies.data.tokenizers import TextTokenizer
+from studies.devices import peak_memory, reset_peak_memory
+from studies.evaluate import evaluate
+from studies.training import (
+    CURVE_POINTS,
+    Interrupted,
+    Progress,
+    TrainingFailed,
+    TrainResult,
+    TrainSettings,
+    batch_indices,
+    check_data,
+    make_optimizer,
+    schedule,
+    train,
+)
+from surgery.architecture import Architecture
+from surgery.model import HybridLM
+from surgery.problems import UserError
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(
+    tokens=8192, seq_len=32, batch_tokens=512, lr=1e-2, eval_tokens=1024, eval_at=(0.25, 0.5, 1.0)
+)
+BACKBONE = {"vocab_size": 512, "dim": 16, "num_layers": 2, "num_heads": 2, "ffn_dim": 32}
+HDPL = {"match": ["q", "gate"], "operator": "hdpl", "blocks": 2, "rank": 4, "kl": "mean"}
+
+
+def architecture(**changes: object) -> Architecture:
+    return Architecture.from_dict(
+        {"backbone": BACKBONE, "projections": [HDPL], "loop": {"count": 2}, **changes}
+    )
+
+
+def run(
+    data: TokenData, settings: TrainSettings = SETTINGS, *, seed: int = 0, **options: object
+) -> TrainResult:
+    torch.manual_seed(seed)
+    return train(HybridLM(architecture()), data, settings, seed=seed, device=CPU, **options)  # type: ignore[arg-type]
+
+
+def exact(result: TrainResult) -> tuple[float, float, float]:
+    return result.val_loss, result.val_bpb, result.train_loss
+
+
+def test_loss_falls_on_real_text(tokens: TokenData, tmp_path: Path) -> None:
+    result = run(tokens, replace(SETTINGS, tokens=32768), curve=tmp_path / "curve.jsonl")
+    points = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    held_out = [point["val_loss"] for point in points if "val_loss" in point]
+    assert points[0]["loss"] > math.log(512) - 0.5
+    assert held_out == sorted(held_out, reverse=True)
+    assert result.val_loss < 5.6 < points[0]["loss"]
+
+
+def test_same_seed_same_bits(tokens: TokenData) -> None:
+    first, again, other = run(tokens), run(tokens), run(tokens, seed=1)
+    assert exact(first) == exact(again)
+    assert exact(first) != exact(other)
+
+
+def test_watching_changes_nothing(tokens: TokenData, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    watched = run(tokens, curve=tmp_path / "c.jsonl", on_step=seen.append, should_stop=lambda: False)
+    assert exact(watched) == exact(run(tokens))
+    assert [item.step for item in seen] == list(range(1, 17))
+    assert seen[-1].tokens == watched.tokens == 8192
+
+
+def test_fewer_evaluations_change_nothing(tokens: TokenData) -> None:
+    assert exact(run(tokens)) == exact(run(tokens, replace(SETTINGS, eval_at=(1.0,))))
+
+
+def test_every_architecture_sees_the_same_text(tokens: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[np.ndarray]] = []
+    read = TokenData.batch
+
+    def batch(self: TokenData, indices: np.ndarray, seq_len: int, split: str = "train") -> np.ndarray:
+        rows = read(self, indices, seq_len, split)  # type: ignore[arg-type]
+        if split == "train":
+            seen[-1].append(rows)
+        return rows
+
+    monkeypatch.setattr(TokenData, "batch", batch)
+    for seed, changes in ((0, {"loop": {"count": 1}}), (7, {"projections": []})):
+        seen.append([])
+        torch.manual_seed(seed)
+        train(HybridLM(architecture(**changes)), tokens, SETTINGS, seed=seed, device=CPU)
+    assert np.array_equal(np.stack(seen[0]), np.stack(seen[1]))
+
+
+def test_order_takes_every_window_once_an_epoch() -> None:
+    settings = replace(SETTINGS, seq_len=32, batch_tokens=96)
+    batches = batch_indices(10, settings)
+    drawn = np.concatenate([next(batches) for _ in range(10)])
+    epochs = drawn.reshape(3, 10)
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+    other = next(batch_indices(10, replace(settings, order_seed=1)))
+    assert not np.array_equal(drawn[:3], other)
+
+
+def test_schedule_rises_then_falls_to_its_end() -> None:
+    settings = replace(SETTINGS, tokens=512 * 200, warmup=0.1, final_lr=0.2)
+    rates = [schedule(step, settings) for step in range(1, settings.steps + 1)]
+    assert rates[0] == 1 / 20
+    assert rates[19] == 1.0
+    assert rates[:20] == sorted(rates[:20])
+    assert rates[19:] == sorted(rates[19:], reverse=True)
+    assert rates[-1] == pytest.approx(0.2)
+    middle = 20 + 90
+    assert rates[middle - 1] == pytest.approx(0.6)  # half of the cosine, between 1 and 0.2
+
+
+def test_a_single_step_trains_at_full_rate(tokens: TokenData) -> None:
+    settings = replace(SETTINGS, tokens=1)
+    assert settings.steps == 1
+    assert schedule(1, settings) == 1.0
+    assert run(tokens, settings).tokens == 512
+
+
+def test_weight_decay_is_for_matrices() -> None:
+    backbone = {**BACKBONE, "qk_norm": True, "biases": ["q", "k", "v"]}
+    model = HybridLM(architecture(backbone=backbone))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, plain = (
+        {names[id(parameter)] for parameter in group["params"]}
+        for group in make_optimizer(model, SETTINGS, CPU).param_groups
+    )
+    assert decayed | plain == set(names.values())
+    assert {"embed.weight", "loop_gate", "norm.weight"} <= plain
+    assert all("norm" in name or name.endswith((".bias", "embed.weight", "loop_gate")) for name in plain)
+    assert "head.weight" in decayed
+    assert any(name.endswith("q.blocks") for name in decayed)
+
+
+def test_tied_embeddings_are_not_decayed() -> None:
+    model = HybridLM(architecture(backbone={**BACKBONE, "tie_embeddings": True}))
+    plain = make_optimizer(model, SETTINGS, CPU).param_groups[1]["params"]
+    assert any(parameter is model.head.weight for parameter in plain)
+
+
+def test_nan_fails_with_its_step(tokens: TokenData) -> None:
+    model = HybridLM(architecture())
+
+    def poison(progress: Progress) -> None:
+        if progress.step == 5:
+            model.layers[0].ffn.down.weight.data[0, 0] = math.nan  # type: ignore[union-attr, operator, index]
+
+    with pytest.raises(TrainingFailed, match="loss became nan at step 6"):
+        train(model, tokens, SETTINGS, seed=0, device=CPU, on_step=poison)
+
+
+def test_exploding_loss_fails_with_its_step(tokens: TokenData) -> None:
+    with pytest.raises(TrainingFailed, match=r"(exploded|became).* at step \d+"):
+        run(tokens, replace(SETTINGS, lr=300.0, warmup=0.0, clip=1e9))
+
+
+def test_text_must_fit(tokens: TokenData) -> None:
+    with pytest.raises(UserError) as caught:
+        check_data(tokens, replace(SETTINGS, seq_len=10**6, batch_tokens=512), 100)
+    assert [problem.field for problem in caught.value.problems] == [
+        "backbone.vocab_size",
+        "batch_tokens",
+        "train tokens",
+        "val tokens",
+    ]
+    assert "at least the tokenizer's 512" in str(caught.value)
+
+
+def test_evaluation_needs_a_window(tokens: TokenData) -> None:
+    with pytest.raises(UserError, match="too small"):
+        evaluate(HybridLM(architecture()), tokens, seq_len=10**6, max_tokens=10, batch_tokens=10, device=CPU)
+
+
+def test_curve_has_every_point(tokens: TokenData, tmp_path: Path) -> None:
+    run(tokens, curve=tmp_path / "curve.jsonl")
+    points = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    trained = [point for point in points if "loss" in point]
+    assert [point["step"] for point in trained] == list(range(1, 17))
+    assert [point["step"] for point in points if "val_loss" in point] == [4, 8, 16]
+    assert all(point["tokens"] == 512 * point["step"] for point in points)
+    assert set(trained[0]) == {"step", "tokens", "loss", "auxiliary", "lr", "grad_norm"}
+    assert trained[0]["auxiliary"] > 0
+
+
+@pytest.mark.parametrize("steps", [1, 199, 200, 201, 399, 5000])
+def test_long_curves_stay_short(steps: int) -> None:
+    settings = replace(SETTINGS, tokens=512 * steps)
+    logged = training._log_steps(settings)
+    assert {1, steps} <= logged
+    assert len(logged) <= CURVE_POINTS + len(settings.eval_steps) + 1
+
+
+def test_bits_a_byte_counted_by_hand(tokens: TokenData) -> None:
+    torch.manual_seed(0)
+    model = HybridLM(architecture())
+    found = evaluate(model, tokens, seq_len=32, max_tokens=1000, batch_tokens=96, device=CPU)
+    model.eval()
+    ids = torch.from_numpy(np.asarray(tokens.tokens("val")[: 31 * 32 + 1], dtype=np.int64))
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, 31 * 32, 32):
+            logits = model.head(model(ids[None, start : start + 32]))[0]
+            nats += F.cross_entropy(logits, ids[start + 1 : start + 33], reduction="sum").item()
+    tokenizer = TextTokenizer.open(tokens.tokenizer_dir)
+    targets = [int(token) for token in ids[1:] if token != tokens.eos_id]
+    size = len(tokenizer.decode(targets).encode())
+    assert found.tokens == 31 * 32
+    assert found.bytes == size
+    assert found.val_loss == pytest.approx(nats / (31 * 32), rel=1e-6)
+    assert found.val_bpb == pytest.approx(nats / math.log(2) / size, rel=1e-6)
+
+
+def test_speed_leaves_evaluation_out(tokens: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = training.evaluate
+
+    def slow(*args: object, **options: object) -> object:
+        time.sleep(0.4)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "evaluate", slow)
+    seen: list[Progress] = []
+    started = time.perf_counter()
+    result = run(tokens, on_step=seen.append)
+    assert time.perf_counter() - started > result.seconds + 1.2
+    assert result.train_tokens_per_s == pytest.approx(result.tokens / result.seconds)
+    assert seen[-1].tokens_per_s == pytest.approx(result.train_tokens_per_s, rel=0.2)
+
+
+def test_stops_between_steps(tokens: TokenData, tmp_path: Path) -> None:
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        run(
+            tokens,
+            curve=tmp_path / "curve.jsonl",
+            on_step=lambda progress: seen.append(progress.step),
+            should_stop=lambda: len(seen) == 3,
+        )
+    assert seen == [1, 2, 3]
+    assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 3
+
+
+def test_stops_inside_an_evaluation(tokens: TokenData) -> None:
+    calls: list[int] = []
+
+    def should_stop() -> bool:
+        calls.append(1)
+        return len(calls) == 5  # four steps, then the first batch of the evaluation
+
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        run(tokens, on_step=lambda progress: seen.append(progress.step), should_stop=should_stop)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_memory_is_of_this_run() -> None:
+    reset_peak_memory(CPU)
+    before = peak_memory(CPU)
+    ballast = np.ones(200_000_000 // 8)
+    assert peak_memory(CPU) > before + 150_000_000
+    del ballast
+    reset_peak_memory(CPU)
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system has no peak that can be reset")
+    assert peak_memory(CPU) < before + 50_000_000
