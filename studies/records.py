@@ -53,7 +53,7 @@ class TrialRecord:
             architecture=attrs.get(ARCHITECTURE),
             baseline=attrs.get(BASELINE),
             reason=attrs.get(REASON, ""),
-            worker=attrs.get(WORKER, ""),
+            worker=attrs.get(WORKER) or "",  # None once it was put back
             seconds=attrs.get(SECONDS, 0.0),
             seeds=tuple(attrs.get(SEEDS, ())),
             environment=attrs.get(ENVIRONMENT, {}),

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
 from studies.devices import autocast, peak_memory, reset_peak_memory
 from studies.evaluate import Evaluation, evaluate
 from surgery.model import HybridLM
 from surgery.problems import Problems
-
-CURVE_POINTS = 200  # at most so many training points on disk, however long the run
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.model, self.data, self.settings, self.device, self.writer = model, data, settings, device, writer
         self.optimizer = make_optimizer(model, settings, device)
-        self.log_steps = _log_steps(settings)
+        self.log_steps = log_steps(settings.steps) | settings.eval_steps
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
         self.train_loss = math.nan
         self.evaluation: Evaluation | None = None
@@ -206,23 +201,6 @@ class _Run:
         )
 
 
-class Stopwatch:
-    """Seconds since it was made, pauses left out."""
-
-    def __init__(self) -> None:
-        self._before, self._since = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._since
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self._before = self.seconds
-        yield
-        self._since = time.perf_counter()
-
-
 def schedule(step: int, settings: TrainSettings) -> float:
     """Share of the peak learning rate at a step from 1: linear warm-up, then cosine to `final_lr`."""
     warmup = max(1, round(settings.warmup * settings.steps))
@@ -282,33 +260,6 @@ def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> Non
                 f"{split} tokens", len(data.tokens(split)), rule, "use more text or a smaller seq_len"
             )
     problems.raise_if_any("model and data don't fit")
-
-
-class CurveWriter:
-    """JSON lines, flushed one by one, so that a killed run leaves what it had."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.file = path.open("w", encoding="utf-8") if path is not None else None
-
-    def write(self, **values: float) -> None:
-        if self.file is not None:
-            self.file.write(json.dumps(values) + "\n")
-            self.file.flush()
-
-    def __enter__(self) -> CurveWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.file is not None:
-            self.file.close()
-
-
-def _log_steps(settings: TrainSettings) -> frozenset[int]:
-    """Steps that are written to the curve: evenly spaced, the first, and all that are evaluated."""
-    every = max(1, -(-settings.steps // CURVE_POINTS))
-    return frozenset(range(every, settings.steps + 1, every)) | settings.eval_steps | {1}
 
 
 def _check_alive(loss: float, norm: float, ceiling: float, step: int) -> None:

@@ -1,0 +1,56 @@
+"""What a training run leaves behind: its loss curve, and how long it trained."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+CURVE_POINTS = 200  # at most so many training points on disk, however long the run
+
+
+def log_steps(steps: int) -> frozenset[int]:
+    """Steps that are written to the curve: evenly spaced, the first and the last among them."""
+    every = -(-steps // CURVE_POINTS)
+    return frozenset((1, *range(every, steps + 1, every), steps))
+
+
+class CurveWriter:
+    """JSON lines, flushed one by one, so that a killed run leaves what it had."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.file = path.open("w", encoding="utf-8") if path is not None else None
+
+    def write(self, **values: float) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(values) + "\n")
+            self.file.flush()
+
+    def __enter__(self) -> CurveWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+class Stopwatch:
+    """Seconds since it was made, pauses left out."""
+
+    def __init__(self) -> None:
+        self._before, self._since = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._since
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._before = self.seconds
+        yield
+        self._since = time.perf_counter()

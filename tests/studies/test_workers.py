@@ -1,0 +1,197 @@
+"""Several worker processes on one study: killed, stopped, orphaned, restarted; real processes all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from studies.data import TokenData
+from studies.leases import statuses
+from studies.records import TrialRecord
+from studies.study import Study
+from studies.supervisor import GRACE_SECONDS, Snapshot, Supervisor
+from studies.training import train
+from studies.worker import train_settings, work
+from surgery.model import HybridLM
+
+from .conftest import SPACE, MakeStudy, outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = SPACE.replace("tokens: 2048", "tokens: 16384")  # most of a second a trial
+TARGET = 8
+
+
+def start_worker(study: Study, target: int = TARGET) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nas_cli.main", "worker", str(study.folder), "--trials", str(target)]
+    return subprocess.Popen(
+        [*command, "--device", "cpu"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def training(study: Study) -> dict[int, int]:
+    """Process id -> trial, of workers in the middle of one."""
+    return {
+        int(str(status["worker"]).rsplit("-", 2)[1]): int(status["trial"])
+        for status in statuses(study.workers_folder)
+        if 0.1 < status.get("done", 0) < 0.5
+    }
+
+
+def check_complete(study: Study, target: int) -> list[TrialRecord]:
+    records = study.records()
+    assert [record.number for record in records] == list(range(len(records)))
+    assert sum(record.state == "done" for record in records) == target
+    assert not {record.state for record in records} & {"running", "waiting", "failed"}
+    hashes = [record.hash for record in records if record.state == "done"]
+    assert len(set(hashes)) == len(hashes)
+    front = json.loads((study.folder / "front.json").read_text())["front"]
+    assert [item["number"] for item in front] == [record.number for record in study.front()]
+    return records
+
+
+def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenData) -> None:
+    study = make_study(text=LONG)
+    workers = [start_worker(study), start_worker(study)]
+    wait_until(
+        lambda: len(training(study)) == 2 and sum(record.state == "done" for record in study.records()) >= 2
+    )
+    victim, broken = next(iter(training(study).items()))
+    assert study.record(broken).state == "running"
+    os.kill(victim, signal.SIGKILL)
+    finished = [row for row in outcome(study) if row[1] == "done"]
+    dead, alive = sorted(workers, key=lambda worker: worker.pid != victim)
+    assert dead.wait() == -signal.SIGKILL
+    output = alive.communicate(timeout=90)[0]
+    assert alive.returncode == 0, output
+    records = check_complete(study, TARGET)
+    assert [row for row in outcome(study) if row[0] in {item[0] for item in finished}] == finished
+    again = records[broken]
+    assert again.state == "done"
+    assert f"-{alive.pid}-" in again.worker
+    assert f"trial {broken} starts" in output
+    # what the survivor measured is what the architecture gives anywhere
+    torch.manual_seed(again.seeds[0])
+    result = train(
+        HybridLM(again.build()), tokens, train_settings(study.space, 0), seed=again.seeds[0],
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert result.val_loss == again.metrics["val_loss"]
+
+
+def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy) -> None:
+    study = make_study(text=LONG)
+    supervisor = Supervisor(study, workers=2, target=TARGET, device="cpu")
+    snapshots: list[Snapshot] = []
+    killed: dict[int, int] = {}
+    for snapshot in supervisor.watch():
+        snapshots.append(snapshot)
+        if not killed and snapshot.count("done") >= 2 and (busy := training(study)):
+            killed = dict(list(busy.items())[:1])
+            os.kill(next(iter(killed)), signal.SIGKILL)
+    assert killed
+    assert supervisor.respawned == 1
+    assert not supervisor.failed
+    assert not supervisor.timed_out
+    records = check_complete(study, TARGET)
+    assert records[next(iter(killed.values()))].state == "done"
+    last = snapshots[-1]
+    assert last.trained == last.trained_here == last.count("done") == TARGET
+    assert last.count("waiting") == 0
+    assert [record.number for record in last.front] == [record.number for record in study.front()]
+    assert last.trials_per_hour == pytest.approx(3600 * TARGET / last.elapsed)
+    known = [item for item in snapshots if item.eta is not None]
+    assert all(0 <= item.eta < 120 for item in known if item.eta is not None)
+    assert any(item.tokens_per_s > 0 for item in known)
+    assert not list(study.workers_folder.iterdir())
+
+
+def test_leaving_early_stops_the_workers(make_study: MakeStudy) -> None:
+    study = make_study(text=LONG)
+    supervisor = Supervisor(study, workers=1, target=50, device="cpu")
+    with closing(supervisor.watch()) as snapshots:
+        for _ in snapshots:
+            if training(study):
+                break
+    assert all(process.poll() is not None for process in supervisor.processes)
+    assert not supervisor.failed
+    assert "running" not in [record.state for record in study.records()]
+    assert (study.folder / "front.json").is_file()
+    assert "is put back" in supervisor.last_words()
+
+
+def test_time_is_up(make_study: MakeStudy) -> None:
+    study = make_study(text=LONG)
+    supervisor = Supervisor(study, workers=1, target=50, device="cpu", timeout=4)
+    started = time.monotonic()
+    last = list(supervisor.watch())[-1]
+    assert 4 <= time.monotonic() - started < 4 + GRACE_SECONDS
+    assert supervisor.timed_out
+    assert not supervisor.failed
+    assert last.count("running") == 0
+    assert supervisor.respawned == 0
+
+
+def test_workers_end_with_a_killed_supervisor(make_study: MakeStudy) -> None:
+    study = make_study(text=LONG)
+    code = (
+        "import sys\nfrom studies.study import Study\nfrom studies.supervisor import Supervisor\n"
+        "for _ in Supervisor(Study.open(sys.argv[1]), workers=1, target=50, device='cpu').watch(): pass\n"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", code, str(study.folder)], cwd=ROOT)
+    wait_until(lambda: training(study))
+    supervisor.kill()
+    supervisor.wait()
+    wait_until(lambda: not statuses(study.workers_folder), 10)
+    assert "running" not in [record.state for record in study.records()]
+
+
+def test_workers_that_cannot_start_are_told(make_study: MakeStudy, tokens: TokenData) -> None:
+    study = make_study(text=LONG)
+    supervisor = Supervisor(study, workers=1, target=2, device="cuda:7")
+    last = list(supervisor.watch())[-1]
+    assert supervisor.failed
+    assert supervisor.respawned == 0
+    assert last.trained == 0
+    assert last.eta is None
+    assert "cuda:7" in supervisor.last_words()
+    assert "Traceback" not in supervisor.last_words()
+
+
+def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
+    """A limit on file sizes makes the journal's writes fail half-way, as a full disk does."""
+    whole, study = make_study("whole"), make_study("full")
+    work(whole, target=5, device="cpu", log=lambda line: None)
+    limit = (whole.folder / "journal.log").stat().st_size * 3 // 4
+    code = (
+        "import resource, runpy\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "runpy.run_module('nas_cli.main', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, "worker", str(study.folder), "--trials", "5", "--device", "cpu"]
+    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert full.returncode == 2, full.stderr
+    assert "can't go on" in full.stderr
+    assert "File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    done = [row for row in outcome(study) if row[1] == "done"]
+    assert done
+    work(study, target=5, device="cpu", log=lambda line: None)
+    assert outcome(study) == outcome(whole)
+    assert outcome(whole)[: len(done)] == done
