@@ -1,23 +1,26 @@
-"""Second moments of the activations that reach each projection, from a calibration text."""
+"""A calibration text sent through the new model as it is built, layer by layer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from surgery.model import HybridLM
+from surgery.architecture import Architecture
+from surgery.context import Context
+from surgery.model import Block
 from surgery.problems import Problem, UserError
+from surgery.rotary import rotary_tables
 
-Place = tuple[int, str]  # (layer, projection)
-Moments = dict[Place, Tensor]  # (d_in, d_in) float32, mean of x x^T over tokens
 Calibration = Sequence[str] | Sequence[Tensor] | Sequence[Sequence[int]]
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
-BUDGET_BYTES = 4 * 2**30  # of moments held at once; more layers take more passes over the text
 MAX_LENGTH = 2048  # tokens of a calibration sequence
+
+# Projections of a layer in the order data flows; those on one line read the same input.
+STAGES = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 def as_tokens(
@@ -40,10 +43,11 @@ def as_tokens(
         sequences.extend(part for part in ids.split(longest) if len(part) > 1)
     if not sequences:
         raise UserError("can't calibrate", [Problem("calibration", None, "holds no text")])
-    highest = max(int(ids.max()) for ids in sequences)
-    if highest >= vocab_size or min(int(ids.min()) for ids in sequences) < 0:
+    lowest, highest = min(int(ids.min()) for ids in sequences), max(int(ids.max()) for ids in sequences)
+    if lowest < 0 or highest >= vocab_size:
+        wrong = highest if highest >= vocab_size else lowest
         rule = f"is outside the model's vocabulary of {vocab_size}"
-        raise UserError("can't calibrate", [Problem("calibration", f"token {highest}", rule)])
+        raise UserError("can't calibrate", [Problem("calibration", f"token {wrong}", rule)])
     return sequences
 
 
@@ -61,85 +65,78 @@ def _encode(texts: list[str], tokenizer_dir: str | os.PathLike[str]) -> list[lis
     return [list(tokenizer(text)["input_ids"]) for text in texts]
 
 
-def collect(
-    model: HybridLM, sequences: Sequence[Tensor], places: Iterable[Place], progress: Progress | None = None
-) -> Iterator[Moments]:
-    """Moments of the inputs of `places` in a dense model, layers in order, as many at once as fit the budget.
+class Stream:
+    """Hidden states of the calibration text below the next layer, in float32.
 
-    In a looped model every pass counts.
+    Each layer is fitted to the activations that the layers fitted before it really give, so that it makes
+    up for their errors. Of a looped model this is the first pass.
     """
-    groups = list(_groups(model, list(places)))
-    total = len(groups) * len(sequences)
-    for number, group in enumerate(groups):
-        collector = _Collector()
-        handles = [_module(model, place).register_forward_pre_hook(collector.hook(place)) for place in group]
+
+    def __init__(
+        self, architecture: Architecture, embedding: Tensor, sequences: Sequence[Tensor], device: torch.device
+    ) -> None:
+        self.architecture = architecture
+        self.states = [embedding[ids].to(device, torch.float32)[None] for ids in sequences]
+
+    @torch.inference_mode()
+    def moments(self, block: Block, name: str) -> Tensor:
+        """Mean of x x^T over tokens (d_in, d_in), x being what reaches projection `name` of this block."""
+        total, count = torch.zeros(()), 0
+        seen: list[Tensor] = []
+        handle = module(block, name).register_forward_pre_hook(_stop_at(seen))
         try:
-            with torch.inference_mode():
-                for done, ids in enumerate(sequences):
-                    model(ids[None].to(model.embed.weight.device))
-                    if progress is not None:
-                        progress("calibrating", number * len(sequences) + done + 1, total)
+            for state in self.states:
+                try:
+                    block(state, self._context(state))
+                except _ReachedError:
+                    x = seen.pop().flatten(0, -2)
+                    total = x.T @ x + total.to(x.device)
+                    count += len(x)
         finally:
-            for handle in handles:
-                handle.remove()
-        yield collector.means()
+            handle.remove()
+        assert count, f"nothing reaches {name}"
+        return (total / count).clone()
+
+    @torch.inference_mode()
+    def advance(self, block: Block) -> None:
+        """Through a finished layer."""
+        self.states = [block(state, self._context(state)) for state in self.states]
+
+    def _context(self, state: Tensor) -> Context:
+        positions = torch.arange(state.shape[1], device=state.device)[None]
+        return Context(rotary_tables(self.architecture.backbone, positions))
 
 
-class _Collector:
-    """Sums of x x^T; projections of a layer that read the same tensor share one sum."""
-
-    def __init__(self) -> None:
-        self.sums: Moments = {}
-        self.counts: dict[Place, int] = {}
-        self.latest: dict[int, tuple[Tensor, Place]] = {}
-
-    def hook(self, place: Place) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
-        def add(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            seen = self.latest.get(place[0])
-            if seen is not None and seen[0] is x:
-                self.sums[place] = self.sums[seen[1]]
-                self.counts[place] = self.counts[seen[1]]
-                return
-            flat = x.flatten(0, -2).float()
-            product = flat.T @ flat
-            if place in self.sums:
-                self.sums[place] += product
-            else:
-                self.sums[place] = product
-            self.counts[place] = self.counts.get(place, 0) + len(flat)
-            self.latest[place[0]] = (x, place)
-
-        return add
-
-    def means(self) -> Moments:
-        self.latest.clear()
-        shared: dict[int, Tensor] = {}
-        for place, total in self.sums.items():
-            if id(total) not in shared:
-                shared[id(total)] = total / self.counts[place]
-        return {place: shared[id(total)] for place, total in self.sums.items()}
+def make_block(
+    architecture: Architecture, index: int, state: Mapping[str, Tensor], device: torch.device
+) -> Block:
+    """One layer in float32, out of a model's tensors; what these lack stays on the meta device."""
+    with torch.device("meta"):
+        block = Block(architecture.backbone, architecture.layers[index])
+    load(block, {name.removeprefix(f"layers.{index}."): tensor for name, tensor in state.items()
+                 if name.startswith(f"layers.{index}.")}, device)  # fmt: skip
+    return block.eval()
 
 
-def _module(model: HybridLM, place: Place) -> torch.nn.Module:
-    layer, name = place
-    block = model.layers[layer]
-    part = "ffn" if name in ("gate", "up", "down") else "mixer"
-    return block.get_submodule(f"{part}.{name}")
+def load(part: nn.Module, state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Sets parameters of a module, in float32."""
+    tensors = {name: tensor.to(device, torch.float32) for name, tensor in state.items()}
+    part.load_state_dict(tensors, strict=False, assign=True)
 
 
-def _groups(model: HybridLM, places: list[Place]) -> Iterator[list[Place]]:
-    """Places in consecutive groups whose moments fit the budget, none shared being the worst case."""
-    group: list[Place] = []
-    used = 0
-    for layer in sorted({place[0] for place in places}):
-        of_layer = [place for place in places if place[0] == layer]
-        items = model.architecture.layers[layer].projections
-        size = sum(4 * items[name].d_in ** 2 for _, name in of_layer)
-        if group and used + size > BUDGET_BYTES:
-            yield group
-            group, used = [], 0
-        group += of_layer
-        used += size
-    if group:
-        yield group
+def module(block: Block, name: str) -> nn.Module:
+    """A projection of a block by its name."""
+    part = block.ffn if name in ("gate", "up", "down") else block.mixer
+    return part.get_submodule(name)
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the module that was waited for: what follows may not be there yet."""
+
+
+def _stop_at(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+        raise _ReachedError
+
+    return hook

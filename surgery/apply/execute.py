@@ -7,17 +7,26 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from surgery.apply.calibrate import Calibration, Moments, Place, Progress, as_tokens, collect
-from surgery.apply.families import source_name
+from surgery.apply.calibrate import (
+    STAGES,
+    Calibration,
+    Progress,
+    Stream,
+    as_tokens,
+    load,
+    make_block,
+    module,
+)
 from surgery.apply.fit import FITTERS, FitReport, errors
-from surgery.apply.plan import Plan, TensorPlan
+from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
 from surgery.architecture import Architecture
-from surgery.hf.export import main_dtype
+from surgery.backbone import FFN_PROJECTIONS
 from surgery.model import HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 
 State = dict[str, Tensor]
+Place = tuple[int, str]  # (layer, projection)
 
 
 def execute(
@@ -44,15 +53,10 @@ def execute(
             calibration, source.folder, backbone.vocab_size, backbone.max_position_embeddings
         )
     state = _carried(source, plan, progress)
-    reports = []
+    reports: tuple[FitReport, ...] = ()
     if plan.fitted:
-        dense = _dense_state(source, plan, state)
-        for moments in _moments(plan, dense, sequences, device, progress):
-            for place in moments:
-                reports.append(_fit(plan, place, moments[place], dense, state, device))
-                if progress is not None:
-                    progress("fitting", len(reports), len(plan.fitted))
-    return assemble(plan.after, state), tuple(reports)
+        reports = tuple(_fit(source, plan, state, sequences, torch.device(device), progress))
+    return assemble(plan.after, state), reports
 
 
 def assemble(architecture: Architecture, state: State) -> HybridLM:
@@ -105,71 +109,51 @@ def _fresh(plan: Plan) -> State:
     return {name: tensor for name, tensor in model.state_dict().items() if name in wanted}
 
 
-def _dense_plan(plan: Plan) -> Architecture:
-    """The same layers and loops with dense projections only: what the fitted model imitates."""
-    after = plan.after
-    return Architecture(after.backbone, after.layout, after.mixers, (), after.loop_count)
-
-
-def _dense_state(source: SourceModel, plan: Plan, state: State) -> State:
-    """Tensors of the dense model, those that are carried shared with `state`."""
-    dense = dict(state)
-    for item in _replaced(plan):
-        layer, name = _place(item)
-        dense[_weight_name(plan, (layer, name))] = _source_tensor(source, item.sources)
-    return dense
-
-
-def _replaced(plan: Plan) -> Iterator[TensorPlan]:
-    """One fitted tensor for each fitted projection: they all name the dense weight they come from."""
-    seen: set[Place] = set()
+def _replaced(plan: Plan) -> dict[Place, tuple[str, ...]]:
+    """For each fitted projection the checkpoint's dense weights it comes from."""
+    found: dict[Place, tuple[str, ...]] = {}
     for item in plan.tensors:
-        if item.action == "fitted" and _place(item) not in seen:
-            seen.add(_place(item))
-            yield item
-
-
-def _place(item: TensorPlan) -> Place:
-    parts = item.name.split(".")
-    return int(parts[1]), parts[3]
-
-
-def _weight_name(plan: Plan, place: Place) -> str:
-    layer, name = place
-    part = "ffn" if name in ("gate", "up", "down") else "mixer"
-    found = f"layers.{layer}.{part}.{name}.weight"
-    assert source_name(found) is not None
+        if item.action == "fitted":
+            parts = item.name.split(".")
+            found[int(parts[1]), parts[3]] = item.sources
     return found
 
 
-def _moments(
-    plan: Plan, dense: State, sequences: list[Tensor], device: str | torch.device, progress: Progress | None
-) -> Iterator[dict[Place, Tensor | None]]:
-    """Moments of every fitted projection's inputs, in groups; None for each without a calibration text."""
-    if not sequences:
-        yield dict.fromkeys(plan.fitted)
-        return
-    on_gpu = torch.device(device).type != "cpu"
-    dtype = main_dtype(dense) if on_gpu else torch.float32
-    model = assemble(_dense_plan(plan), {name: tensor.to(device, dtype) for name, tensor in dense.items()})
-    found: Moments
-    for found in collect(model, sequences, plan.fitted, progress):
-        yield dict(found)
-
-
 def _fit(
-    plan: Plan, place: Place, moments: Tensor | None, dense: State, state: State, device: str | torch.device
-) -> FitReport:
-    """Fits one projection; its parameters go into `state`."""
-    layer, name = place
-    operator = plan.after.layers[layer].projections[name]
-    weight_name = _weight_name(plan, place)
-    weight = dense[weight_name]
-    exact = weight.to(device, torch.float32)
-    fitted = FITTERS[operator.name](exact, moments, operator.options)
-    prefix = weight_name.removesuffix("weight")
-    for key, value in fitted.parameters.items():
-        state[prefix + key] = value.to("cpu", weight.dtype).contiguous()
-    of_weight, of_output = errors(exact, fitted.weight, moments)
-    short = f"{operator.name} {PROJECTION_OPERATORS[operator.name].short(operator.options)}".strip()
-    return FitReport(layer, name, short, of_weight, of_output, fitted.steps)
+    source: SourceModel,
+    plan: Plan,
+    state: State,
+    sequences: list[Tensor],
+    device: torch.device,
+    progress: Progress | None,
+) -> Iterator[FitReport]:
+    """Fits layer after layer; the parameters go into `state`."""
+    replaced = _replaced(plan)
+    stream = Stream(plan.after, state["embed.weight"], sequences, device) if sequences else None
+    done = 0
+    for index in range(max(place[0] for place in replaced) + 1):
+        block = make_block(plan.after, index, state, device) if stream is not None else None
+        for stage in STAGES:
+            moments = None
+            for name in (name for name in stage if (index, name) in replaced):
+                if moments is None and stream is not None and block is not None:
+                    moments = stream.moments(block, name)
+                weight = _source_tensor(source, replaced[index, name])
+                operator = plan.after.layers[index].projections[name]
+                exact = weight.to(device, torch.float32)
+                fitted = FITTERS[operator.name](exact, moments, operator.options)
+                part = "ffn" if name in FFN_PROJECTIONS else "mixer"
+                for key, value in fitted.parameters.items():
+                    state[f"layers.{index}.{part}.{name}.{key}"] = value.to("cpu", weight.dtype).contiguous()
+                if block is not None:
+                    load(module(block, name), fitted.parameters, device)
+                of_weight, of_output = errors(exact, fitted.weight, moments)
+                short = PROJECTION_OPERATORS[operator.name].short(operator.options)
+                yield FitReport(
+                    index, name, f"{operator.name} {short}".strip(), of_weight, of_output, fitted.steps
+                )
+                done += 1
+                if progress is not None:
+                    progress("fitting", done, len(replaced))
+        if stream is not None and block is not None:
+            stream.advance(block)

@@ -15,8 +15,8 @@ from surgery.problems import Problems
 
 DAMPING = 1e-2  # of the mean activation energy, added to every direction: few tokens see few directions
 QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4 beside latents of std 1
-MAX_STEPS = 60
-TOLERANCE = 1e-4  # relative improvement a step below which fitting stops
+MAX_STEPS = 40
+TOLERANCE = 5e-4  # relative improvement a step below which fitting stops
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class RulePlan:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One physical layer: the model's layers it comes from, and what stands in it."""
+    """One physical layer: the model's layers it comes from, and what stands in it. Parameters are those of
+    its projections."""
 
     index: int
     sources: tuple[int, ...]  # more than one: folded onto each other
@@ -280,6 +281,14 @@ def _warnings(after: Architecture, tensors: tuple[TensorPlan, ...], folded: bool
         yield "folding layers onto each other breaks the model until it is healed by training"
     elif after.loop_count > 1:
         yield f"every layer runs {after.loop_count} times: the model needs healing by training"
+    larger = {
+        f"{name}: {item.name} {spec.short(item.options)} has more parameters than the dense map it replaces"
+        for layer in after.layers
+        for name, item in layer.projections.items()
+        if (spec := PROJECTION_OPERATORS[item.name]).params(item.d_in, item.d_out, item.options)
+        > item.d_in * item.d_out
+    }
+    yield from sorted(larger)
     for rule, count in zip(after.rules, after.rule_matches(), strict=True):
         if count == 0:
             yield f"the rule '{' '.join(rule.match)} -> {rule.operator}' matches no projection"

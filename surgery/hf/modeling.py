@@ -79,7 +79,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: DecodeCache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -91,7 +91,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             attention_mask: (batch, cached + new tokens), 1 at real tokens; padding may stand left or right.
-            past_key_values: the cache of an earlier pass; extended in place.
+            past_key_values: the `DecodeCache` of an earlier pass; extended in place.
             labels: as `input_ids`, -100 where no loss is wanted. In training mode the loss includes the
                 auxiliary terms of the operators.
             logits_to_keep: only the last so many positions (0: all), or the positions to keep.
@@ -110,7 +110,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
                 f"past_key_values: a {kind} does not fit this model, which needs its own DecodeCache; "
                 "leave it out and take it from the output"
             )
-        cache = past_key_values
+        cache: DecodeCache | None = past_key_values
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if use_cache and cache is None:

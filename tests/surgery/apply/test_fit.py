@@ -1,0 +1,114 @@
+"""HDPL fitted to a dense weight: exact through its nonlinear latent, never worse by another step, better in
+the metric of the activations."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from surgery.apply import fit
+from surgery.apply.fit import FITTERS, check_operators, errors, fit_hdpl
+from surgery.problems import UserError
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.projections.hdpl.module import HDPL
+from tests.models import architecture
+
+OPTIONS: dict[str, Any] = {"blocks": 4, "rank": 8, "kl_weight": 1e-3, "kl": "mean"}
+
+
+def correlated(tokens: int, size: int) -> Tensor:
+    """Activations with a spectrum that falls off, as real ones have."""
+    mix = torch.linalg.qr(torch.randn(size, size)).Q * torch.logspace(0.5, -1.5, size)
+    return torch.randn(tokens, size) @ mix.T
+
+
+def module(parameters: dict[str, Tensor], d_in: int, d_out: int, **options: Any) -> HDPL:
+    built = HDPL(d_in, d_out, **{**OPTIONS, **options})
+    built.load_state_dict(parameters)
+    return built.eval()
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(24, 24), (16, 40), (40, 16)])
+@pytest.mark.parametrize("rank", [1, 2, 7, 8])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_the_operator_is_the_linear_map_it_reports(
+    d_in: int, d_out: int, rank: int, calibrated: bool
+) -> None:
+    weight, x = torch.randn(d_out, d_in), correlated(400, d_in)
+    moments = x.T @ x / len(x) if calibrated else None
+    fitted = fit_hdpl(weight, moments, {**OPTIONS, "rank": rank})
+    built = module(fitted.parameters, d_in, d_out, rank=rank)
+    torch.testing.assert_close(built(x), x @ fitted.weight.T, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_no_step_makes_it_worse(calibrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = torch.randn(48, 32), correlated(500, 32)
+    moments = x.T @ x / len(x)
+    damped = moments + fit.DAMPING * moments.diagonal().mean() * torch.eye(32)
+    found = []
+    monkeypatch.setattr(fit, "TOLERANCE", -1.0)
+    for steps in range(1, 25):
+        monkeypatch.setattr(fit, "MAX_STEPS", steps)
+        fitted = fit_hdpl(weight, moments if calibrated else None, OPTIONS)
+        assert fitted.steps == steps
+        of_weight, of_output = errors(weight, fitted.weight, damped)
+        found.append(of_output if calibrated else of_weight)
+    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(found)), found
+    assert found[-1] < found[0]
+
+
+def test_a_map_of_its_own_form_is_found_again() -> None:
+    blocks = [torch.randn(6, 8) for _ in range(4)]
+    weight = torch.block_diag(*blocks) + torch.randn(24, 4) @ torch.randn(4, 32)
+    assert errors(weight, fit_hdpl(weight, None, OPTIONS).weight, None)[0] < 0.02
+    assert errors(weight, fit_hdpl(weight, None, {**OPTIONS, "rank": 64}).weight, None)[0] < 1e-4
+
+
+def test_activations_decide_what_is_worth_fitting() -> None:
+    weight, x = torch.randn(64, 48), correlated(2000, 48)
+    moments = x.T @ x / len(x)
+    plain = errors(weight, fit_hdpl(weight, None, OPTIONS).weight, moments)
+    aware = errors(weight, fit_hdpl(weight, moments, OPTIONS).weight, moments)
+    assert plain[1] is not None
+    assert aware[1] is not None
+    assert aware[1] < 0.7 * plain[1]
+    assert plain[0] <= aware[0]
+    y = x @ weight.T
+    difference = y - x @ fit_hdpl(weight, moments, OPTIONS).weight.T
+    assert aware[1] == pytest.approx(float(difference.norm() / y.norm()), rel=1e-3)
+
+
+def test_noise_of_training_starts_small() -> None:
+    weight, x = torch.randn(48, 32), correlated(1000, 32)
+    fitted = fit_hdpl(weight, x.T @ x / len(x), OPTIONS)
+    built = module(fitted.parameters, 32, 48)
+    with torch.no_grad():
+        steady, latent = built(x), built.mu(x)
+        noisy = built.train()(x)
+    assert float((noisy - steady).norm() / steady.norm()) < 0.05
+    assert latent.abs().max() > 0.5  # latents of about unit size, not vanishing ones
+
+
+def test_moments_that_say_nothing_are_not_used() -> None:
+    weight = torch.randn(16, 16)
+    nothing = fit_hdpl(weight, torch.zeros(16, 16), OPTIONS)
+    assert torch.isfinite(nothing.weight).all()
+    rank_one = torch.ones(16, 16)
+    assert torch.isfinite(fit_hdpl(weight, rank_one, OPTIONS).weight).all()
+
+
+def test_operators_without_a_way_from_dense_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [{"match": "up", "operator": "hdpl", "blocks": 2, "rank": 4}]
+    check_operators(architecture(projections=rules))
+    monkeypatch.delitem(FITTERS, "hdpl")
+    with pytest.raises(UserError, match="hdpl"):
+        check_operators(architecture(projections=rules))
+
+
+def test_every_operator_that_is_not_dense_can_be_fitted() -> None:
+    assert FITTERS.keys() == PROJECTION_OPERATORS.keys() - {"dense"}

@@ -1,0 +1,166 @@
+"""What can't be carried is refused by name, everything at once, before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from surgery.apply.pipeline import apply
+from surgery.apply.source import by_layers, read_source
+from surgery.problems import UserError
+
+Make = Callable[..., Path]
+
+
+def edit_config(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model_type": "gpt2"}, "model_type"),
+        ({"model_type": "gemma2"}, "model_type"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ],
+)
+def test_a_config_that_cannot_be_carried_is_named(
+    checkpoint: Make, changes: dict[str, Any], field: str
+) -> None:
+    folder = edit_config(checkpoint("llama"), **changes)
+    with pytest.raises(UserError) as caught:
+        read_source(folder)
+    assert any(field in problem.field for problem in caught.value.problems), caught.value
+
+
+def test_a_window_that_bites_is_refused(checkpoint: Make) -> None:
+    with pytest.raises(UserError, match="sliding_window = 64"):
+        read_source(checkpoint("mistral", sliding_window=64))
+    folder = checkpoint("qwen3", use_sliding_window=True, sliding_window=64, max_window_layers=2)
+    with pytest.raises(UserError, match="sliding_window"):
+        read_source(folder)
+
+
+def test_every_missing_and_unexpected_tensor_is_listed(checkpoint: Make) -> None:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        for layer in (0, 1, 3):
+            del state[f"model.layers.{layer}.mlp.up_proj.weight"]
+        del state["model.norm.weight"]
+        state["model.layers.2.self_attn.q_proj.bias"] = torch.zeros(32)
+        state["model.layers.0.mlp.gate_proj.weight"] = torch.zeros(3, 3)
+        state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)  # old checkpoints have it
+
+    with pytest.raises(UserError) as caught:
+        read_source(edit_weights(checkpoint("llama"), change))
+    found = {problem.field: problem.rule for problem in caught.value.problems}
+    assert found.keys() == {
+        "model.layers.[0-1,3].mlp.up_proj.weight",
+        "model.norm.weight",
+        "model.layers.2.self_attn.q_proj.bias",
+        "model.layers.0.mlp.gate_proj.weight",
+    }
+    assert "missing" in found["model.norm.weight"]
+    assert "unexpected" in found["model.layers.2.self_attn.q_proj.bias"]
+
+
+def test_problems_of_config_and_weights_come_together(checkpoint: Make) -> None:
+    folder = edit_config(checkpoint("llama"), hidden_act="gelu")
+    edit_weights(folder, lambda state: state.pop("lm_head.weight"))  # type: ignore[arg-type, return-value]
+    with pytest.raises(UserError) as caught:
+        read_source(folder)
+    assert {problem.field for problem in caught.value.problems} == {"hidden_act", "lm_head.weight"}
+
+
+def test_pickles_are_not_opened(checkpoint: Make) -> None:
+    folder = checkpoint("llama")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    with pytest.raises(UserError, match="only safetensors"):
+        read_source(folder)
+
+
+def test_broken_files_are_named(checkpoint: Make) -> None:
+    folder = checkpoint("llama")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors: is not a readable"):
+        read_source(folder)
+    path.write_bytes(b"\0" * 40)
+    with pytest.raises(UserError, match="not a readable"):
+        read_source(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="broken"):
+        read_source(folder)
+
+
+def test_a_shard_that_the_index_names_must_be_there(checkpoint: Make) -> None:
+    from tests.surgery.apply.conftest import random_model
+
+    folder = checkpoint("llama")
+    (folder / "model.safetensors").unlink()
+    random_model("llama").save_pretrained(folder, max_shard_size="20KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert read_source(folder).tensors
+    shards[1].unlink()
+    with pytest.raises(UserError, match=shards[1].name):
+        read_source(folder)
+
+
+def test_nan_weights_are_found_before_anything_is_written(checkpoint: Make, tmp_path: Path) -> None:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        state["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+        state["model.norm.weight"][3] = float("inf")
+
+    folder = edit_weights(checkpoint("llama"), change)
+    for dry_run in (True, False):
+        with pytest.raises(UserError) as caught:
+            apply(folder, {}, tmp_path / "out", dry_run=dry_run)
+        assert {problem.field for problem in caught.value.problems} == {
+            "model.layers.1.mlp.up_proj.weight", "model.norm.weight",
+        }  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tied_head_that_differs_is_refused(checkpoint: Make) -> None:
+    folder = edit_config(checkpoint("llama"), tie_word_embeddings=True)
+    source = read_source(folder)
+    with pytest.raises(UserError, match=r"lm_head\.weight: differs"):
+        source.check_values()
+
+
+def test_places_that_hold_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_source(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"config\.json: is missing"):
+        read_source(tmp_path / "empty")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="the Hub"):
+        read_source("nobody/no-such-model")
+
+
+def test_names_that_differ_in_the_layer_share_a_line() -> None:
+    names = [f"model.layers.{layer}.x.weight" for layer in (0, 1, 2, 7)] + ["model.layers.4.y", "norm"]
+    assert by_layers(names) == ["model.layers.[0-2,7].x.weight", "model.layers.4.y", "norm"]
