@@ -15,12 +15,15 @@ from nas_cli.options import DeviceOption, JsonOption
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from studies.heal import Healer
     from surgery.apply.fit import FitReport
     from surgery.apply.pipeline import ApplyReport
     from surgery.apply.plan import Plan
     from surgery.apply.source import SourceModel
 
+COST_WIDTH = 60  # columns that the table of costs takes
 ACTIONS = {
     "kept": "kept bit for bit",
     "averaged": "averaged over folded layers",
@@ -148,7 +151,9 @@ def _healer(
         text = open_text(data, str(source.folder), heal or EVAL_TOKENS, progress)
 
     def tell(what: str, loss: float, bpb: float) -> None:
-        errors.print(f"{what} model: held-out loss {loss:.4f} nats/token, {bpb:.4f} bits/byte")
+        errors.print(
+            f"{what} model: loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
+        )
 
     return Healer(
         source, text, settings, seq_len=seq_len, seed=seed, device=pick_device(device),
@@ -175,9 +180,13 @@ def _print_plan(plan: Plan) -> None:
             "green" if cost.after < cost.before else "yellow" if cost.after > cost.before else "dim"
         )
         costs.add_row(cost.metric, metric.format(cost.before), metric.format(cost.after), change)
-    beside = Table.grid(padding=(0, 4))
-    beside.add_row(layer_strip(plan.after), costs)
-    console.print(beside)
+    picture = layer_strip(plan.after)
+    if max(len(line) for line in picture.plain.splitlines()) + COST_WIDTH <= console.width:
+        beside = Table.grid(padding=(0, 4))
+        beside.add_row(picture, costs)
+        console.print(beside)
+    else:
+        console.print(picture, "", costs, sep="\n")
     console.print()
     if plan.rules:
         rules = Table(box=None, pad_edge=False, header_style="bold")
@@ -202,7 +211,6 @@ def _print_plan(plan: Plan) -> None:
 def _tensor_table(plan: Plan) -> Table:
     """What happens to how many tensors, and to which."""
     from surgery.apply.plan import ACTIONS as ORDER
-    from surgery.apply.source import by_layers
     from surgery.quantities import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -213,10 +221,34 @@ def _tensor_table(plan: Plan) -> Table:
     for action in ORDER:
         tensors = [tensor for tensor in plan.tensors if tensor.action == action]
         if tensors:
-            names = Text("\n".join(by_layers(tensor.name for tensor in tensors)))
+            names = Text("\n".join(_places(tensor.name for tensor in tensors)))
             size = format_bytes(sum(tensor.bytes for tensor in tensors))
             table.add_row(str(len(tensors)), size, ACTIONS[action], names)
     return table
+
+
+def _places(names: Iterable[str]) -> list[str]:
+    """Modules instead of tensors, those of the same layers on one line: `layers 0-29: mixer.q, mixer.k`."""
+    from surgery.rules import write_layers
+
+    found: dict[str, list[int]] = {}
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "layers":
+            module = ".".join(parts[2 : 4 if len(parts) > 4 else 3])
+            layers = found.setdefault(module, [])
+            if int(parts[1]) not in layers:
+                layers.append(int(parts[1]))
+        else:
+            found.setdefault(parts[0], [])
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for module, layers in found.items():
+        groups.setdefault(tuple(sorted(layers)), []).append(module)
+    lines = []
+    for layers_of, modules in groups.items():
+        where = f"layers {write_layers(layers_of, max(layers_of) + 2)}: " if layers_of else ""
+        lines.append(where + ", ".join(modules))
+    return lines
 
 
 def _print_result(report: ApplyReport) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 import optuna
 from optuna.storages import BaseStorage
 
-from studies.records import DONE, TrialRecord
+from studies.records import DONE, INFEASIBLE, TrialRecord
 from studies.study import Study
 from surgery.costs import METRICS, Metric, cost, parse_metric
 from surgery.strip import plain_strip
@@ -70,11 +70,12 @@ def trial_note(study: Study, record: TrialRecord) -> str:
         if metric.analytic is None:
             rows.append([name, _told(metric, value)])
     broken = [f"- {violation}" for violation in study.space.violations(architecture)]
+    reason = record.reason if record.state != INFEASIBLE else ""
     parts = [
         f"## {record.name} {record.state}",
         f"`{record.line}` `{record.hash}`",
         f"```\n{plain_strip(architecture)}\n```",
-        *([f"**{record.reason}**"] if record.reason else []),
+        *([f"**{reason}**"] if reason else []),
         *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
         _table(["metric", "value"], rows),
         *([f"Knobs without effect: {'; '.join(warnings)}"] if (warnings := architecture.warnings()) else []),
@@ -101,7 +102,8 @@ def study_note(study: Study) -> str:
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
         f"seed {settings.seed}. {len(rows)} of {done} trained architectures are on the front.",
         *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
-        "`·` is a dense projection and `■` an operator in its place, one column a layer.",
+        "In the pictures `·` is a dense projection and `■` an operator in its place, one column a layer. "
+        "Trials shown as pruned were not trained: they break a constraint or repeat another one.",
         f"```yaml\n{study.space.text.strip()}\n```",
     ]
     return "\n\n".join(parts)

@@ -174,7 +174,7 @@ def _tokenize(
             count += len(ids) + 1
         if enough is not None and count > enough:
             break
-    if text.whole and len(parts) > 1:
+    if text.whole and count:
         parts[-1], widths[-1] = parts[-1][:-1], widths[-1][:-1]  # nothing says that the text ends here
     nothing = [np.zeros(0, dtype=np.int64)]
     return np.concatenate(parts or nothing), np.concatenate(widths or nothing), bos

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import Result
 
 MICRO = """\
 name: micro
@@ -96,3 +100,47 @@ def study_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     study = Study.create("micro", parse_space(MICRO, "micro.yaml"), settings, runs)
     work(study, target=6, device="cpu", log=lambda line: None)
     return study.folder
+
+
+@pytest.fixture(scope="session")
+def llama_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama of transformers with the tokenizer of the prepared text."""
+    import shutil
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama") / "llama"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for path in (prepared / "tokenizer").iterdir():
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def nas() -> Callable[..., Result]:
+    """Runs a command of `nas` in this process; a mistake of the user becomes exit code 2 and its text."""
+    from typer.testing import CliRunner
+
+    from nas_cli import main
+    from surgery.problems import UserError
+
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    for name in main.COMMANDS:
+        import_module(f"nas_cli.{name}").add_to(app)
+
+    def run(*args: object) -> Result:
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        if isinstance(result.exception, UserError):
+            result.exit_code = 2
+        elif result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run

@@ -1,0 +1,154 @@
+"""`nas eval` and `nas generate` on our own models and on stock ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from typer.testing import Result
+
+Nas = Callable[..., Result]
+
+
+def test_it_measures_what_training_measured(nas: Nas, model_folder: Path, prepared: Path) -> None:
+    trained = json.loads((model_folder / "training.json").read_text())["result"]
+    arguments = ("eval", model_folder, "--seq-len", 32, "--max-tokens", 2048, "--json")
+    found = json.loads(nas(*arguments, "--data", prepared).stdout)
+    assert found["tokens"] == 2048
+    assert found["loss"] == pytest.approx(trained["val_loss"], abs=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(trained["val_bpb"], abs=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+
+
+def test_a_corpus_and_what_was_prepared_of_it_are_the_same_text(
+    nas: Nas, llama_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out documents, whichever tokenizer the data was prepared with."""
+    monkeypatch.setenv("NAS_HOME", str(tmp_path))
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    shutil.copy(text_file, corpus)
+    other = json.loads(nas("data", "prepare", corpus, "--tokenizer", "bpe:290", "--json").stdout)["folder"]
+    by_corpus, by_folder = (
+        json.loads(nas("eval", llama_folder, "--data", data, "--seq-len", 64, "--json").stdout)
+        for data in (corpus, other)
+    )
+    assert by_corpus["tokens"] == by_folder["tokens"]
+    assert by_corpus["loss"] == pytest.approx(by_folder["loss"], abs=1e-6)
+    assert by_corpus["bytes"] == by_folder["bytes"]
+
+
+@pytest.mark.parametrize("ending", ["txt", "md"])
+def test_a_plain_file_is_measured_to_its_last_byte(
+    nas: Nas, llama_folder: Path, tmp_path: Path, ending: str
+) -> None:
+    """Against transformers' own logits, window by window, written out."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tmp_path / f"text.{ending}"
+    text = "  A line of text.\n\n\nAn über-long one — with ünïcode 漢字 🙂, and blanks at its end.  \n" * 3
+    path.write_text(text)
+    found = json.loads(nas("eval", llama_folder, "--data", path, "--seq-len", 16, "--json").stdout)
+    assert found["bytes"] == len(text.encode())
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    ids = torch.tensor([tokenizer.eos_token_id, *tokenizer(text).input_ids])
+    assert found["tokens"] == len(ids) - 1
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, 16):
+            window = ids[start : start + 17]
+            logits = model(window[None, :-1]).logits[0]
+            total += F.cross_entropy(logits, window[1:], reduction="sum").item()
+    assert found["loss"] == pytest.approx(total / (len(ids) - 1), abs=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / len(text.encode()), abs=1e-5)
+
+
+def test_a_tokenizer_that_begins_texts_begins_every_window(
+    nas: Nas, llama_folder: Path, tmp_path: Path
+) -> None:
+    """As Llama's do; here with a token that the vocabulary already has."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "llama"
+    shutil.copytree(llama_folder, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    bos = tokenizer.token_to_id("!")
+    tokenizer.post_processor = TemplateProcessing(single="! $A", special_tokens=[("!", bos)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    path = tmp_path / "text.txt"
+    text = "Words, and more words, and the end of it."
+    path.write_text(text)
+    found = json.loads(nas("eval", folder, "--data", path, "--seq-len", 8, "--json").stdout)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert (found["tokens"], found["bytes"]) == (len(ids), len(text))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids), 8):
+            window = torch.tensor([bos, *ids[start : start + 8]])
+            logits = model(window[None, :-1]).logits[0]
+            total += F.cross_entropy(logits, window[1:], reduction="sum").item()
+    assert found["loss"] == pytest.approx(total / len(ids), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors"), "can't be loaded"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickle"),
+    ],
+)
+def test_folders_that_are_no_model_are_refused(
+    nas: Nas, llama_folder: Path, tmp_path: Path, prepare: Callable[[Path], object], said: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder, folder)
+    prepare(folder)
+    for command in (("eval", folder, "--data", "builtin"), ("generate", folder, "text")):
+        result = nas(*command)
+        assert result.exit_code == 2
+        assert said in str(result.exception)
+
+
+def test_too_little_text_is_told(nas: Nas, llama_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text("")
+    assert "too little text" in str(nas("eval", llama_folder, "--data", path).exception)
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in str(nas("eval", llama_folder, "--data", path).exception)
+
+
+def test_generate_streams_the_text_and_tells_the_speed(nas: Nas, model_folder: Path) -> None:
+    arguments = ("generate", model_folder, "The module", "--max-new-tokens", 12)
+    result = nas(*arguments)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("The module")
+    assert "tokens/s with cache" in result.stderr
+    assert nas(*arguments).stdout == result.stdout
+    assert nas(*arguments, "--seed", 5).stdout != result.stdout
+
+
+def test_greedy_text_is_the_same_without_cache(nas: Nas, model_folder: Path, llama_folder: Path) -> None:
+    for folder in (model_folder, llama_folder):
+        arguments = ("generate", folder, "One two", "--max-new-tokens", 24, "--temperature", 0)
+        cached, plain = nas(*arguments), nas(*arguments, "--no-cache")
+        assert cached.stdout == plain.stdout
+        assert "without cache" in plain.stderr
+
+
+def test_generate_from_nothing_and_beyond_the_context(nas: Nas, llama_folder: Path) -> None:
+    assert nas("generate", llama_folder, "", "--max-new-tokens", 4).exit_code == 0
+    result = nas("generate", llama_folder, "text", "--max-new-tokens", 300)
+    assert result.exit_code == 2
+    assert "context of 256" in str(result.exception)

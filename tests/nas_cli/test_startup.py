@@ -1,0 +1,42 @@
+"""What must answer at once loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "optuna", "transformers", "datasets", "numpy", "tokenizers", "matplotlib", "plotly")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["space", "--help"],
+        ["search", "--help"],
+        ["space", "list"],
+        ["space", "show", "tiny"],
+        ["space", "validate", "tiny", "hdpl", "hybrid"],
+        ["space", "validate", "tiny", "--json"],
+        ["space", "sample", "hybrid"],
+    ],
+    ids=" ".join,
+)
+def test_a_light_command_loads_nothing_heavy(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "nas_cli.main", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines()}
+    assert "typer" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_every_command_is_there() -> None:
+    command = [sys.executable, "-m", "nas_cli.main", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    for name in ("space", "data", "search", "worker", "front", "show", "pick", "train", "apply", "eval",
+                 "generate", "dashboard"):  # fmt: skip
+        assert f" {name} " in result.stdout
