@@ -16,6 +16,7 @@ from surgery.architecture import Architecture
 ARCHITECTURE, LINE, HASH = "architecture", "line", "hash"
 BASELINE, WORKER, SEEDS, REASON, DUPLICATE = "baseline", "worker", "seeds", "reason", "duplicate_of"
 METRICS, ENVIRONMENT, SECONDS = "metrics", "environment", "seconds"
+DEATHS = "deaths"  # workers that were killed while they had the trial
 
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
 INFEASIBLE, DUPLICATED = "infeasible", "duplicate"

@@ -16,6 +16,7 @@ from studies.leases import clear_dead, host_of, is_alive
 from studies.records import (
     ARCHITECTURE,
     BASELINE,
+    DEATHS,
     DONE,
     DUPLICATE,
     DUPLICATED,
@@ -34,6 +35,7 @@ from surgery.architecture import Architecture
 
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
 FEW_SKIPS = 20  # after so many, every other suggestion is drawn at random: samplers repeat what they like
+MOST_DEATHS = 3  # a trial that took so many workers with it, as when memory runs out, is not run again
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 150  # a worker on another machine that is silent for so long is taken for dead
@@ -125,16 +127,26 @@ def put_back(study: Study, number: int) -> None:
 
 
 def put_back_orphans(study: Study) -> list[int]:
-    """Trials that a dead worker left running wait again. Returns their numbers. Only inside `exclusive`."""
+    """Trials that a dead worker left running wait again, or have failed if that happens to them every time.
+
+    Returns their numbers. Only inside `exclusive`.
+    """
     orphans = [
-        trial.number
+        trial
         for trial in study.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if _is_orphan(study, trial)
     ]
-    for number in orphans:
-        put_back(study, number)
+    storage = study.inner._storage
+    for trial in orphans:
+        deaths = trial.user_attrs.get(DEATHS, 0) + 1
+        storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
+        if deaths < MOST_DEATHS:
+            put_back(study, trial.number)
+        else:
+            storage.set_trial_user_attr(trial._trial_id, REASON, f"{deaths} workers died training it")
+            study.inner.tell(trial.number, state=TrialState.FAIL)
     clear_dead(study.workers_folder)
-    return orphans
+    return [trial.number for trial in orphans]
 
 
 def _is_orphan(study: Study, trial: FrozenTrial) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401  what optimizers import at their first step: once here, not in every life
 from optuna.storages.journal import JournalFileBackend
 
+from studies import trials
 from studies.study import Study
 from studies.worker import work
 
@@ -36,6 +37,7 @@ def live(folder: Path, target: int, number: signal.Signals, writes: int) -> None
             os.kill(os.getpid(), number)
 
     JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
+    trials.MOST_DEATHS = MOST_LIVES
     try:
         work(Study.open(str(folder.resolve())), target=target, device="cpu", log=lambda line: None)
         os._exit(0)

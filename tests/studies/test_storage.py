@@ -113,7 +113,7 @@ def test_bad_urls_are_told(tmp_path: Path, url: str) -> None:
 
 def test_damaged_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_bytes(b"not json\nnot json either\n")
-    with pytest.raises(UserError, match=r"journal\.log.*damaged"):
+    with pytest.raises(UserError, match="the file is damaged"):
         open_storage(tmp_path, None)
 
 

@@ -17,6 +17,7 @@ from studies.study import Study
 from studies.supervisor import Supervisor
 from studies.trials import (
     HEARTBEAT,
+    MOST_DEATHS,
     STALE_SECONDS,
     Assignment,
     Nothing,
@@ -76,6 +77,17 @@ def test_a_trial_without_a_name_is_nobodys(make_study: MakeStudy) -> None:
     study = make_study()
     trial = study.inner.ask()  # its worker died before it signed
     assert put_back_orphans(study) == [trial.number]
+
+
+def test_a_trial_that_kills_every_worker_has_failed(make_study: MakeStudy) -> None:
+    study = make_study()
+    for _ in range(MOST_DEATHS):
+        with Lease(study.workers_folder) as dead:
+            assert taken(study, dead.worker).trial.number == 0
+    with Lease(study.workers_folder) as alive:
+        assert taken(study, alive.worker).trial.number == 1
+    assert study.record(0).state == "failed"
+    assert study.record(0).reason == "3 workers died training it"
 
 
 def test_put_back_forgets_the_worker(make_study: MakeStudy) -> None:
