@@ -62,8 +62,8 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
     rows = max(FEWEST_ROWS, spare - (PLOT_HEIGHT if plot else 0))
     parts: list[RenderableType] = []
     if plot:
-        width = min(console.width, 110)
-        parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=PLOT_HEIGHT - 1))
+        width, height = min(console.width, 110), PLOT_HEIGHT - 1
+        parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=height))
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
     title = f"front: {len(snapshot.front)} of {snapshot.count('done')} trained"

@@ -1,4 +1,4 @@
-"""The front as a picture in the terminal: a cost along, the loss up, the front drawn over everything tried."""
+"""The front as a picture in the terminal: a cost along, the loss up, the front over everything tried."""
 
 from __future__ import annotations
 

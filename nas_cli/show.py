@@ -105,7 +105,8 @@ def _show_study(study: Study, as_json: bool) -> None:
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:
         if record.state == "failed":
-            console.print(f"  [red]{record.name} failed[/] {escape(record.line)}: {escape(record.reason)}", soft_wrap=True)
+            told = f"{escape(record.line)}: {escape(record.reason)}"
+            console.print(f"  [red]{record.name} failed[/] {told}", soft_wrap=True)
 
 
 def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
@@ -121,9 +122,8 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         return
     from nas_cli.strip import layer_strip
 
-    console.print(
-        f"[bold]{record.name}[/] {record.state}: [bold]{escape(record.line)}[/]  {record.hash}", soft_wrap=True
-    )
+    line = escape(record.line)
+    console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
     _print_metrics({**costs, **record.metrics})
     if record.seconds:

@@ -34,5 +34,6 @@ def trial_table(
             Text(objective.metric.format(value), style="bold green" if value == best[column] else "")
             for column, (objective, value) in enumerate(zip(objectives, record.values or (), strict=True))
         ]
-        table.add_row(Text(record.name, style="magenta" if record.baseline else ""), Text(record.line), *cells)
+        name = Text(record.name, style="magenta" if record.baseline else "")
+        table.add_row(name, Text(record.line), *cells)
     return table

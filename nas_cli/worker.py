@@ -25,7 +25,7 @@ def worker(
 ) -> None:
     """Join a study: train its trials until it has enough, or until Ctrl-C.
 
-    From another machine give the study's --storage URL; the text is prepared there again and must be the same.
+    From another machine give the study's --storage URL; the text is prepared there again, the same.
     """
     from studies.study import Study
     from studies.worker import work

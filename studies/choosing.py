@@ -94,7 +94,8 @@ def choose(
     if not allowed:
         for limit in limits:
             values = [value for record in front if (value := limit.measure(record)) is not None]
-            reach = f"the front goes from {limit.metric.format(min(values))} to {limit.metric.format(max(values))}"
+            low, high = (limit.metric.format(value) for value in (min(values), max(values)))
+            reach = f"the front goes from {low} to {high}"
             problems.add(
                 "--limit", str(limit), f"leaves {len(front) - excluded[str(limit)]} of {len(front)}", reach
             )
