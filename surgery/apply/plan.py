@@ -8,39 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from surgery.apply.families import source_name
 from surgery.apply.fit import check_operators
 from surgery.apply.source import SourceModel
 from surgery.apply.target import FOLDS, folded_layers, read_architecture
+from surgery.apply.tensors import ACTIONS, TensorPlan, plan_tensors
 from surgery.architecture import Architecture
 from surgery.costs import METRICS
 from surgery.hf.card import costs
 from surgery.hf.staging import free_bytes
-from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.quantities import format_bytes
 
-ACTIONS = ("kept", "averaged", "fitted", "new", "shared")
 _SPARE_BYTES = 64 * 2**20  # configs, tokenizer, source and card beside the weights
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """One tensor of the new model. `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to
-    dense weights, `new` (initialised), or `shared` with the embedding."""
-
-    name: str
-    action: str
-    sources: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def bytes(self) -> int:
-        return 0 if self.action == "shared" else _bytes(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -155,7 +135,7 @@ def plan(
     groups = folded_layers(source.backbone.num_layers, after)
     folded = any(len(group) > 1 for group in groups)
     taken = tuple(group[:1] for group in groups) if fold == "first" else groups
-    tensors = tuple(_tensors(source, after, taken))
+    tensors = tuple(plan_tensors(source, after, taken))
     used = {name for tensor in tensors for name in tensor.sources}
     unused = tuple(
         name for name in source.tensors
@@ -177,61 +157,6 @@ def plan(
         disk_free=free_bytes(Path(out).expanduser().absolute()) if out is not None else None,
         warnings=(*_warnings(after, tensors, folded), *source.notes),
     )
-
-
-def _tensors(
-    source: SourceModel, after: Architecture, groups: tuple[tuple[int, ...], ...]
-) -> Iterator[TensorPlan]:
-    with torch.device("meta"):
-        model = HybridLM(after)
-    for name, tensor in model.state_dict().items():
-        shape = tuple(tensor.shape)
-        if name == "head.weight" and after.backbone.tie_embeddings:
-            embed = source.tensors["model.embed_tokens.weight"]
-            yield TensorPlan(name, "shared", (), shape, _dtype(embed.dtype))
-            continue
-        parents = _parents(name, after, groups)
-        parents = tuple(parent for parent in parents if parent in source.tensors)
-        if not _is_carried(name, after):
-            action = "fitted"
-        elif parents and source.tensors[parents[0]].shape == shape:
-            action = "averaged" if len(parents) > 1 else "kept"
-        else:
-            action, parents = "new", ()
-        dtype = source.tensors[parents[0] if parents else "model.norm.weight"].dtype
-        yield TensorPlan(name, action, parents, shape, _dtype(dtype))
-
-
-def _operator_of(name: str, after: Architecture) -> tuple[int, str, str] | None:
-    """(layer, projection, operator) that a tensor belongs to; None for norms, embeddings and the like."""
-    parts = name.split(".")
-    if parts[0] != "layers" or len(parts) < 5 or parts[3] not in after.layers[int(parts[1])].projections:
-        return None
-    index = int(parts[1])
-    return index, parts[3], after.layers[index].projections[parts[3]].name
-
-
-def _is_carried(name: str, after: Architecture) -> bool:
-    """Whether the tensor means what the source's of the same name means."""
-    place = _operator_of(name, after)
-    return place is None or place[2] == "dense" or name.endswith(f".{place[1]}.bias")
-
-
-def _parents(name: str, after: Architecture, groups: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
-    """The checkpoint's names that a tensor comes from, one for each layer folded onto its own."""
-    place = _operator_of(name, after)
-    if place is not None and not _is_carried(name, after):
-        name = ".".join([*name.split(".")[:4], "weight"])  # the operator as a whole replaces this weight
-    parts = name.split(".")
-    layers = groups[int(parts[1])] if parts[0] == "layers" else (0,)
-    names = []
-    for layer in layers:
-        if parts[0] == "layers":
-            parts[1] = str(layer)
-        theirs = source_name(".".join(parts))
-        if theirs is not None:
-            names.append(theirs)
-    return tuple(names)
 
 
 def _rules(after: Architecture) -> tuple[RulePlan, ...]:
@@ -296,14 +221,3 @@ def _warnings(after: Architecture, tensors: tuple[TensorPlan, ...], folded: bool
 
 def _describe(architecture: Architecture) -> dict[str, Any]:
     return {"line": architecture.line, "hash": architecture.hash, "architecture": architecture.to_dict()}
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-    size = int(getattr(torch, dtype).itemsize)
-    for length in shape:
-        size *= length
-    return size

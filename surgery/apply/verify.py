@@ -126,15 +126,19 @@ def _in_fresh_process(job: dict[str, Any], scratch: str) -> dict[str, Any]:
     else:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", str(script), json.dumps(job)]
-    done = subprocess.run(
-        command,
-        cwd=scratch,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=scratch,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        problem = Problem("verification", None, f"took more than {TIMEOUT_SECONDS} seconds")
+        raise UserError("the written model can't be verified", [problem]) from error
     if done.returncode != 0:
         reason = (
             done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
