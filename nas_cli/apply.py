@@ -107,6 +107,7 @@ def apply(
     try:
         with stage_progress() as progress:
             if healer is not None:
+                healer.on_stage = progress
                 healer.on_step = lambda now: progress(
                     f"healing, loss {now.loss:.3f}, {now.tokens_per_s / 1e3:.1f}k tok/s,", now.step, now.steps
                 )
@@ -151,9 +152,8 @@ def _healer(
         text = open_text(data, str(source.folder), heal or EVAL_TOKENS, progress)
 
     def tell(what: str, loss: float, bpb: float) -> None:
-        errors.print(
-            f"{what} model: loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
-        )
+        told = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
+        errors.print(Text.assemble((f"{what} model: ", "bold"), told), soft_wrap=True)
 
     return Healer(
         source, text, settings, seq_len=seq_len, seed=seed, device=pick_device(device),

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.counts import SeqLenOption, tokens
+from nas_cli.counts import tokens
 from nas_cli.data import CORPUS_HELP
 from nas_cli.options import DeviceOption, JsonOption
 from nas_cli.screen import console, duration, errors, print_json
@@ -33,7 +33,10 @@ def evaluate(
         int | None,
         typer.Option(parser=tokens, metavar="TOKENS", help="At most so many; 65,536 of held-out text."),
     ] = None,
-    seq_len: SeqLenOption = 512,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(parser=tokens, metavar="TOKENS", help="Of a window; as nas train had it, else 512."),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Healer:
         data: tokens by the model's own tokenizer.
         settings: of the training; None measures only.
         on_step: told how the training goes.
+        on_stage: told how the measuring goes (what, done, total).
         on_loss: told every held-out loss (what, nats a token, bits a byte) as soon as it is known.
 
     Raises:
@@ -86,10 +88,12 @@ class Healer:
         seed: int,
         device: torch.device,
         on_step: Callable[[Progress], None] | None = None,
+        on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None,
         on_loss: Callable[[str, float, float], None] = lambda what, loss, bpb: None,
     ) -> None:
         self.source, self.data, self.settings, self.seq_len = source, data, settings, seq_len
-        self.seed, self.device, self.on_step, self.on_loss = seed, device, on_step, on_loss
+        self.seed, self.device = seed, device
+        self.on_step, self.on_stage, self.on_loss = on_step, on_stage, on_loss
         self.healing: Healing | None = None
         check_data(data, settings or self._measuring(), source.backbone.vocab_size)
 
@@ -117,9 +121,13 @@ class Healer:
 
     def _loss(self, what: str, model: HybridLM) -> Evaluation:
         wanted = self.settings or self._measuring()
+        windows = min(self.data.windows("val", self.seq_len), max(1, wanted.eval_tokens // self.seq_len))
+        batches = -(-windows // (wanted.batch_tokens // self.seq_len))
+        done = count()
         found = evaluate(
             model.to(self.device), self.data, seq_len=self.seq_len, max_tokens=wanted.eval_tokens,
             batch_tokens=wanted.batch_tokens, device=self.device,
+            on_batch=lambda: self.on_stage(f"loss of the {what} model, batch", next(done), batches),
         )  # fmt: skip
         self.on_loss(what, found.val_loss, found.val_bpb)
         return found

@@ -18,10 +18,13 @@ from torch.nn import functional as F
 from studies.checkpoints import Checkpoint
 from studies.data import TextTokenizer, TokenData, open_corpus
 from studies.data.corpora import Corpus
+from studies.data.folder import read_json
 from studies.data.prepared import is_prepared
 from studies.data.request import default_val_fraction, is_held_out
+from studies.pretrain import RECORD
 from surgery.problems import Problem, UserError
 
+SEQ_LEN = 512  # tokens of a window
 BATCH_LOGITS = 2**26  # numbers of logits held at once
 DOCUMENTS = 64  # tokenized at once
 TABLES = (".jsonl", ".ndjson", ".parquet", ".jsonl.gz", ".ndjson.gz")  # of documents; other files are one
@@ -74,8 +77,8 @@ def measure(
     checkpoint: Checkpoint,
     text: Text,
     *,
-    seq_len: int,
-    max_tokens: int | None,
+    seq_len: int | None = None,
+    max_tokens: int | None = None,
     on_tokens: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Cross-entropy in windows of `seq_len` tokens, each predicted from its own window.
@@ -85,13 +88,14 @@ def measure(
     are those that the predicted tokens spell, exactly; special tokens spell none.
 
     Args:
+        seq_len: tokens; by default those that `nas train` recorded in the folder, else 512.
         max_tokens: predicted tokens at most, whole windows of them; None for all.
         on_tokens: told after every batch (tokens done, tokens in all).
 
     Raises:
         UserError: too little text, or a tokenizer that does not fit the model.
     """
-    seq_len = min(seq_len, checkpoint.longest)
+    seq_len = min(seq_len or _trained_length(checkpoint.folder), checkpoint.longest)
     ids, widths, bos = _tokenize(checkpoint, text, None if max_tokens is None else max_tokens + seq_len)
     lead = 0 if bos is not None else 1  # without a special token the first one is only context
     targets = len(ids) - lead
@@ -133,6 +137,11 @@ def measure(
         seq_len=seq_len,
         text=text.name,
     )
+
+
+def _trained_length(folder: Path) -> int:
+    record = read_json(folder / RECORD)
+    return SEQ_LEN if record is None else int(record.get("settings", {}).get("seq_len", SEQ_LEN))
 
 
 @torch.inference_mode()

@@ -72,15 +72,30 @@ def test_healing_trains_the_result_and_says_what_it_brought(
     assert original["loss"] == pytest.approx(healing["original"]["val_loss"], abs=1e-4)
 
 
-def test_all_dense_keeps_the_loss(nas: Nas, llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
-    path = tmp_path / "dense.yaml"
-    path.write_text("layout: F\n")
-    result = nas(
-        "apply", path, llama_folder, "-o", tmp_path / "out", "--data", prepared, "--seq-len", 64, "--json"
-    )
-    healing = json.loads(result.stdout)["healing"]
-    assert healing["before"] == healing["original"]
-    assert healing["after"] is None
+def test_measuring_alone_changes_nothing(llama_folder: Path, prepared: Path) -> None:
+    """An all-dense surgery has the original's loss, in bfloat16 too, and every tensor comes back as it was."""
+    import torch
+
+    from studies.data import TokenData
+    from studies.heal import Healer
+    from surgery.apply.execute import execute
+    from surgery.apply.plan import plan
+    from surgery.apply.source import read_source
+
+    source = read_source(llama_folder)
+    model, _ = execute(source, plan(source, {"layout": "F"}))
+    model.to(torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    healer = Healer(
+        source, TokenData.open(prepared), None, seq_len=64, seed=0, device=torch.device("cpu")
+    )  # fmt: skip
+    assert "Not trained" in healer(model)
+    assert healer.healing is not None
+    assert healer.healing.before.val_loss == pytest.approx(healer.healing.original.val_loss, abs=1e-3)
+    assert healer.healing.after is None
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, before[name])
 
 
 @pytest.mark.parametrize(
