@@ -73,7 +73,7 @@ def test_healing_trains_the_result_and_says_what_it_brought(
 
 
 def test_measuring_alone_changes_nothing(llama_folder: Path, prepared: Path) -> None:
-    """An all-dense surgery has the original's loss, in bfloat16 too, and every tensor comes back as it was."""
+    """An all-dense surgery has the original's loss, and every tensor comes back as it was, in bfloat16."""
     import torch
 
     from studies.data import TokenData
