@@ -55,6 +55,7 @@ class ReplayTrial:
         self.params: dict[str, Any] = {}
         self.domains: dict[str, tuple[Any, ...]] = {}
         self._values = values
+        self.high = high
         self._edge = -1 if high else 0
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:

@@ -34,6 +34,7 @@ class TrialRecord:
     hash: str
     architecture: dict[str, Any] | None
     baseline: str | None
+    feasible: bool
     reason: str
     worker: str
     seconds: float
@@ -53,6 +54,7 @@ class TrialRecord:
             hash=attrs.get(HASH, ""),
             architecture=attrs.get(ARCHITECTURE),
             baseline=attrs.get(BASELINE),
+            feasible=all(amount <= 0 for amount in trial.constraints.values()),
             reason=attrs.get(REASON, ""),
             worker=attrs.get(WORKER) or "",  # None once it was put back
             seconds=attrs.get(SECONDS, 0.0),
@@ -83,6 +85,7 @@ class TrialRecord:
             "architecture": self.line,
             "hash": self.hash,
             "baseline": self.baseline,
+            "feasible": self.feasible,
             "metrics": self.metrics,
             "params": self.params,
             "seconds": self.seconds,
@@ -93,8 +96,11 @@ class TrialRecord:
 
 
 def front_records(records: Iterable[TrialRecord], objectives: tuple[Objective, ...]) -> list[TrialRecord]:
-    """The Pareto front, ordered by the first objective from its best."""
-    done = [record for record in records if record.state == DONE and record.values is not None]
+    """The Pareto front, ordered by the first objective from its best.
+
+    A baseline that breaks a constraint is trained for comparison but has no place on it.
+    """
+    done = [record for record in records if record.state == DONE and record.values and record.feasible]
     points = [record.values for record in done if record.values is not None]
     front = [done[index] for index in front_indices(points, objectives)]
     sign = 1 if objectives[0].direction == "min" else -1

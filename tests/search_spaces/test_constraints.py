@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from search_spaces import Constraint
+from search_spaces import Constraint, parse_space
 from search_spaces.constraints import COMPARISONS
 from surgery.costs import METRICS, cost
 from surgery.problems import UserError
@@ -100,3 +100,21 @@ def test_feasible_share() -> None:
 def test_measured_metrics_have_no_range() -> None:
     with pytest.raises(ValueError, match="measured by training"):
         space_of(SEARCH).cost_range("val_loss")
+
+
+def test_a_limit_that_few_architectures_meet_is_not_taken_for_impossible() -> None:
+    """12,016 parameters take one combination of rank, blocks and projections: no single change leads there."""
+    text = """
+backbone: {vocab_size: 512, dim: 16, num_layers: 2, num_heads: 2, ffn_dim: 32, tie_embeddings: true}
+search:
+  hdpl.projections: {subset: [q, k, gate, up]}
+  hdpl.blocks: {choice: [1, 2, 4]}
+  hdpl.rank: {choice: [2, 4, 8]}
+  hdpl.kl: mean
+  loop.count: {choice: [1, 2]}
+constraints: ["params <= 12.05k"]
+objectives: {val_loss: min, params: min}
+proxy: {tokens: 8192, seq_len: 32, batch_tokens: 256}
+"""
+    space = parse_space(text)
+    assert space.cost_range("params")[0] <= 12_050
