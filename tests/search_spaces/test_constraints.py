@@ -103,7 +103,7 @@ def test_measured_metrics_have_no_range() -> None:
 
 
 def test_a_limit_that_few_architectures_meet_is_not_taken_for_impossible() -> None:
-    """12,016 parameters take one combination of rank, blocks and projections: no single change leads there."""
+    """12,016 parameters take one combination of rank, blocks and projections: no one change leads there."""
     text = """
 backbone: {vocab_size: 512, dim: 16, num_layers: 2, num_heads: 2, ffn_dim: 32, tie_embeddings: true}
 search:
