@@ -210,7 +210,7 @@ def _print_plan(plan: Plan) -> None:
 
 def _tensor_table(plan: Plan) -> Table:
     """What happens to how many tensors, and to which."""
-    from surgery.apply.plan import ACTIONS as ORDER
+    from surgery.apply.tensors import ACTIONS as ORDER
     from surgery.quantities import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
