@@ -38,7 +38,7 @@ def print_error(error: UserError) -> None:
             lines.append(f"line {problem.line}  ", style="dim")
         lines.append(problem.field, style="bold")
         if problem.value is not None:
-            lines.append(f" = {_short(problem.value)}", style="yellow")
+            lines.append(f" = {problem.shown}", style="yellow")
         lines.append(f"  {problem.rule}")
         if problem.hint:
             lines.append(f"\n      {problem.hint}", style="cyan")
@@ -66,8 +66,3 @@ def duration(seconds: float | None) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-def _short(value: object, limit: int = 60) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -89,6 +89,17 @@ def statuses(folder: Path) -> list[dict[str, Any]]:
 def clear_dead(folder: Path) -> None:
     """Removes what dead workers left. Only once their trials are put back."""
     for path in folder.glob("*.lock"):
-        if is_alive(folder, path.stem) is False:
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            # removed while locked: a worker that is just making it waits for the lock and sees it gone
             for suffix in (".json", ".tmp", ".lock"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
+        finally:
+            os.close(handle)

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+LONGEST = 100  # characters of a value in a message
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -17,9 +19,15 @@ class Problem:
     hint: str = ""
     line: int | None = None
 
+    @property
+    def shown(self) -> str:
+        """The value on one line; a long one loses its middle, for a path's end says the most."""
+        text = repr(self.value) if isinstance(self.value, str) else str(self.value)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 4]}…{text[-LONGEST * 3 // 4 :]}"
+
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
-        value = "" if self.value is None else f" = {_short(self.value)}"
+        value = "" if self.value is None else f" = {self.shown}"
         hint = f" ({self.hint})" if self.hint else ""
         return f"{where}{self.field}{value}: {self.rule}{hint}"
 
@@ -60,8 +68,3 @@ def nearest(word: str, options: Iterable[str]) -> str:
     """`did you mean "x"?` for the closest of the allowed spellings, or an empty string."""
     close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
     return f'did you mean "{close[0]}"?' if close else ""
-
-
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

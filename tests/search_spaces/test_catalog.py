@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -118,17 +117,3 @@ def test_importing_and_checking_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("limit", ["params <= 32M", "params <= 10k"])
-def test_checking_a_space_takes_less_than_half_a_second(limit: str) -> None:
-    text = load_space("hybrid").text.replace("params <= 32M", limit)
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        try:
-            parse_space(text)
-        except UserError:
-            assert limit == "params <= 10k"
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.5
