@@ -7,7 +7,10 @@ so that `nas --help` answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from importlib import import_module
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -47,10 +50,12 @@ def nas(
 
 def register() -> None:
     """Hangs every command onto the app."""
-    from importlib import import_module
-
     for name in COMMANDS:
         import_module(f"nas_cli.{name}").add_to(app)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def run() -> None:
@@ -58,6 +63,7 @@ def run() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: whatever is half-written is cleared away
     register()
     try:
         app()

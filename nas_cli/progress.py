@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from nas_cli.screen import console, errors
+from nas_cli.screen import errors
 
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 
@@ -21,17 +21,17 @@ def data_progress() -> Iterator[Callable[[int, int, int | None], None]]:
             nonlocal last
             if time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
-                errors.print(f"tokenizing: {documents:,} documents, {tokens:,} tokens")
+                errors.print(f"preparing text: {documents:,} documents, {tokens:,} tokens")
 
         yield line
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     with Progress(
-        TextColumn("tokenizing"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
-        console=console, transient=True,
+        TextColumn("preparing text"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
+        console=errors, transient=True,
     ) as bar:  # fmt: skip
-        task = bar.add_task("tokenizing", total=None, told="")
+        task = bar.add_task("text", total=None, told="")
 
         def update(documents: int, tokens: int, wanted: int | None) -> None:
             told = f"{documents:,} documents, {tokens:,} tokens"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,8 +17,17 @@ if TYPE_CHECKING:
 
     from surgery.problems import UserError
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+PIPED_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def _width(stream: TextIO) -> int | None:
+    """None leaves it to the terminal, or to COLUMNS where that is set."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+
+
+console = Console(highlight=False, width=_width(sys.stdout))
+errors = Console(stderr=True, highlight=False, width=_width(sys.stderr))
 
 MOST_PROBLEMS = 20  # a mistake is told on one screen
 
