@@ -7,7 +7,7 @@ from typing import Any
 
 from surgery.backbone import _ROPE_FIELDS, _ROPE_OPTIONAL, Backbone
 from surgery.options import Cursor
-from surgery.problems import Problems, nearest
+from surgery.problems import Problems
 
 _ATTENTION = ("q", "k", "v")
 
@@ -69,9 +69,8 @@ def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone
     cursor = Cursor(problems)
     kind = data.get("model_type")
     if kind not in FAMILIES:
-        hint = nearest(str(kind), FAMILIES) if kind else ""
-        known = f"families: {', '.join(FAMILIES)}"
-        cursor.at("model_type").problem(kind, "this family can't be carried exactly", hint or known)
+        known = f"families that can: {', '.join(FAMILIES)}"
+        cursor.at("model_type").problem(kind, "this family can't be carried exactly", known)
         return None, []
     if data.get("quantization_config"):
         method = dict(data["quantization_config"]).get("quant_method", "some method")

@@ -21,6 +21,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     import transformers
     from safetensors.torch import load_file, save_file
 
+    torch.set_num_threads(job["threads"])
     transformers.utils.logging.disable_progress_bar()
     prompts = load_file("prompts.safetensors")["prompts"]
     model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -64,7 +64,8 @@ def _origin(plan: Plan) -> str:
 def _verified(found: Verification) -> str:
     return (
         f"Loaded in a fresh process (transformers {found.transformers}, torch {found.torch}) and compared in "
-        f"{found.dtype} with the model in memory: logits differ by at most {found.max_logit_difference:.1e}; "
+        f"{found.dtype} with the model in memory: logits differ by at most {found.max_logit_difference:.1e}, "
+        f"the largest being {found.max_logit:.1f}; "
         f"greedy generation with and without cache agrees on "
         f"{found.equal_tokens} of {found.new_tokens} tokens."
     )

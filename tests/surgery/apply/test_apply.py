@@ -32,7 +32,7 @@ def words(count: int = 6, length: int = 40) -> list[torch.Tensor]:
 @pytest.fixture
 def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what happens around verification: a fresh process takes seconds."""
-    result = verify.Verification("float32", 0.0, 1, 1, False, "0", "0")
+    result = verify.Verification("float32", 0.0, 1.0, 1, 1, False, "0", "0")
     monkeypatch.setattr(pipeline, "verify", lambda *_, **__: result)
 
 
