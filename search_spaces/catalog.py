@@ -44,11 +44,11 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     presets = {preset.name: preset for preset in list_presets()}
     if name in presets:
         return read_space(load_yaml(presets[name].path), name)
-    known = f"presets: {', '.join(presets)}"
+    known = f"presets are {', '.join(presets)}"
     if path.is_dir():
         raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        hint = f"{nearest(path.stem, presets) or 'or name a preset'} {known}"
+        hint = f"{nearest(path.stem, presets)} {known}".strip()
         raise UserError(f"can't read {name}", [Problem("space", name, "there is no such file", hint)])
     hint = f"{nearest(name, presets)} {known}".strip()
     problem = Problem("space", name, "is neither a file nor a preset", hint)

@@ -259,8 +259,8 @@ def list_studies(runs: Path = DEFAULT_RUNS) -> list[str]:
 
 @contextmanager
 def _making(folder: Path) -> Iterator[None]:
-    """Locks the folder; when a UserError ends the block, a folder that was not there before is gone again."""
-    existed = folder.exists()
+    """Locks the folder; when a UserError ends the block, folders it made are gone again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with mendable(folder), locked(folder):
             yield
@@ -268,8 +268,8 @@ def _making(folder: Path) -> Iterator[None]:
         problem = Problem("study", folder.name, "exists already", "give another --name")
         raise UserError("can't make the study", [problem]) from error
     except UserError:
-        if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            shutil.rmtree(made[-1], ignore_errors=True)
         raise
 
 
