@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from search_spaces.recall import METRIC, Recall, read_recall
 from surgery.options import Cursor, Option
 from surgery.quantities import parse_count
 
@@ -33,6 +34,7 @@ class Proxy:
         lr: peak learning rate.
         warmup: fraction of the steps.
         seeds: runs of each architecture.
+        recall: the probe of that name, where it is an objective.
     """
 
     tokens: int = 20_000_000
@@ -44,6 +46,7 @@ class Proxy:
     weight_decay: float = 0.1
     eval_tokens: int = 131_072
     seeds: int = 1
+    recall: Recall | None = None
 
     @property
     def steps(self) -> int:
@@ -60,15 +63,24 @@ class Proxy:
         return self.batch_tokens // self.seq_len
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "rungs": list(self.rungs)}
+        """Without the probe where it is not used: it then has no effect on a study."""
+        found = {**asdict(self), "rungs": list(self.rungs)}
+        return found if self.recall is not None else {k: v for k, v in found.items() if k != METRIC}
 
 
-def read_proxy(data: object, cursor: Cursor) -> Proxy | None:
-    """From a mapping, defaults filled in; None with problems."""
+def read_proxy(data: object, vocab_size: int | None, recall: bool, cursor: Cursor) -> Proxy | None:
+    """From a mapping, defaults filled in; None with problems. `recall`: whether it is an objective."""
     before = len(cursor.problems.found)
-    given = cursor.mapping(data, (*_COUNTS, "rungs", *_NUMBERS))
+    given = cursor.mapping(data, (*_COUNTS, "rungs", *_NUMBERS, METRIC))
     values: dict[str, Any] = {}
+    if recall:
+        values[METRIC] = read_recall(given.get(METRIC), vocab_size, cursor.at(METRIC))
+    elif METRIC in given:
+        rule = "has no effect: recall is not an objective"
+        cursor.at(METRIC).problem(None, rule, "add recall: max to the objectives")
     for name, value in given.items():
+        if name == METRIC:
+            continue
         try:
             values[name] = _read(name, value)
         except ValueError as error:

@@ -134,26 +134,15 @@ class _Run:
         writer: CurveWriter,
     ) -> None:  # fmt: skip
         self.model, self.data, self.settings, self.device, self.writer = model, data, settings, device, writer
-        self.optimizer = make_optimizer(model, settings, device)
+        self.descent = Descent(model, settings, device)
         self.log_steps = log_steps(settings.steps) | settings.eval_steps
-        self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
         self.train_loss = math.nan
         self.evaluation: Evaluation | None = None
         self.watch = Stopwatch()
 
     def train_step(self, step: int, indices: np.ndarray) -> None:
-        """One optimizer step; its losses stay on the device until they are logged."""
-        self.lr = self.settings.lr * schedule(step, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
         rows = torch.from_numpy(self.data.batch(indices, self.settings.seq_len)).to(self.device)
-        with autocast(self.device):
-            self.loss, self.auxiliary = self.model.loss(rows[:, :-1], rows[:, 1:])
-        total: Tensor = self.loss + self.auxiliary
-        total.backward()
-        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.descent.step(step, rows[:, :-1], rows[:, 1:])
 
     def log(self, step: int) -> Progress:
         """Writes a point of the curve.
@@ -161,12 +150,12 @@ class _Run:
         Raises:
             TrainingFailed: the last step's loss or gradient is not finite, or the loss exploded.
         """
-        self.train_loss, norm = self.loss.item(), self.norm.item()
-        _check_alive(self.train_loss, norm, self.ceiling, step)
+        descent = self.descent
+        self.train_loss, norm = descent.check(step)
         tokens = step * self.settings.batch_tokens
         self.writer.write(
-            step=step, tokens=tokens, loss=self.train_loss, auxiliary=self.auxiliary.item(), lr=self.lr,
-            grad_norm=norm,
+            step=step, tokens=tokens, loss=self.train_loss, auxiliary=descent.auxiliary.item(),
+            lr=descent.lr, grad_norm=norm,
         )  # fmt: skip
         speed = tokens / max(self.watch.seconds, 1e-9)
         return Progress(step, self.settings.steps, tokens, self.train_loss, speed)
@@ -179,7 +168,7 @@ class _Run:
                 self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
                 batch_tokens=settings.batch_tokens, device=self.device, on_batch=pause,
             )  # fmt: skip
-        _check_alive(found.val_loss, 0.0, self.ceiling, step)
+        _check_alive(found.val_loss, 0.0, self.descent.ceiling, step)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb
         )
@@ -188,17 +177,49 @@ class _Run:
     def result(self) -> TrainResult:
         assert self.evaluation is not None, "the last step is evaluated"
         settings = self.settings
-        tokens = settings.steps * settings.batch_tokens
+        tokens, seconds = settings.steps * settings.batch_tokens, self.watch.seconds
         return TrainResult(
             val_loss=self.evaluation.val_loss,
             val_bpb=self.evaluation.val_bpb,
             train_loss=self.train_loss,
             tokens=tokens,
-            seconds=self.watch.seconds,
-            train_tokens_per_s=tokens / self.watch.seconds,
+            seconds=seconds,
+            train_tokens_per_s=tokens / seconds,
             peak_memory=peak_memory(self.device),
             epochs=tokens / (self.data.windows("train", settings.seq_len) * settings.seq_len),
         )
+
+
+class Descent:
+    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read."""
+
+    def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
+        self.model, self.settings, self.device = model, settings, device
+        self.optimizer = make_optimizer(model, settings, device)
+        self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
+
+    def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
+        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1."""
+        self.lr = self.settings.lr * schedule(number, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        with autocast(self.device):
+            self.loss, self.auxiliary = self.model.loss(inputs, targets)
+        total: Tensor = self.loss + self.auxiliary
+        total.backward()
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def check(self, number: int) -> tuple[float, float]:
+        """(loss, gradient norm) of the last step.
+
+        Raises:
+            TrainingFailed: one of them is not finite, or the loss exploded.
+        """
+        loss, norm = self.loss.item(), self.norm.item()
+        _check_alive(loss, norm, self.ceiling, number)
+        return loss, norm
 
 
 def schedule(step: int, settings: TrainSettings) -> float:

@@ -7,8 +7,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from types import FrameType
@@ -18,9 +19,11 @@ import optuna
 import torch
 
 from search_spaces import SearchSpace
+from search_spaces.recall import METRIC as RECALL
 from studies.data import TokenData, prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
+from studies.recall import train_recall
 from studies.records import ENVIRONMENT, METRICS, REASON, SECONDS, SEEDS
 from studies.samplers import derive_seed
 from studies.storage import STORAGE_ERRORS, mendable
@@ -30,7 +33,6 @@ from studies.training import (
     Interrupted,
     Progress,
     TrainingFailed,
-    TrainResult,
     TrainSettings,
     check_data,
     train,
@@ -119,13 +121,13 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
 
 
 def metrics_of(
-    space: SearchSpace, architecture: Architecture, results: list[TrainResult]
+    space: SearchSpace, architecture: Architecture, results: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
-    """Every metric the space mentions and every one without a context, by name."""
+    """Every metric the space mentions and every one without a context, by name. `results`: one a seed."""
     measured = {
-        name: fmean(getattr(result, name) for result in results)
+        name: fmean(result[name] for result in results)
         for name, metric in ALL_METRICS.items()
-        if metric.analytic is None
+        if metric.analytic is None and name in results[0]
     }
     names = [name for name, metric in ALL_METRICS.items() if metric.analytic and not metric.takes_context]
     names += [item.name for item in space.objectives if item.metric.analytic]
@@ -177,8 +179,8 @@ class _Worker:
         told = f"trial {number} done in {time.time() - started:.0f} s: {', '.join(shown)}"
         self._finish(assignment, {METRICS: metrics, SECONDS: time.time() - started}, values, told)
 
-    def _train(self, assignment: Assignment) -> list[TrainResult]:
-        """One result a seed."""
+    def _train(self, assignment: Assignment) -> list[dict[str, float]]:
+        """What is measured, one a seed."""
         trial, architecture = assignment.trial, assignment.architecture
         folder = self.study.trial_folder(trial.number)
         (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
@@ -188,6 +190,9 @@ class _Worker:
         ]
         trial.set_user_attr(SEEDS, seeds)
         trial.set_user_attr(ENVIRONMENT, describe(self.device))
+        text_tokens = self.settings.steps * self.settings.batch_tokens
+        recall = self.study.space.proxy.recall
+        whole = text_tokens + (recall.tokens if recall is not None else 0)
 
         def on_step(progress: Progress) -> None:
             self.lease.tell(
@@ -196,7 +201,7 @@ class _Worker:
                     "trial": trial.number,
                     "line": architecture.line,
                     "loss": progress.loss,
-                    "done": (repeat + progress.step / progress.steps) / len(seeds),
+                    "done": (repeat + (before + progress.tokens) / whole) / len(seeds),
                     "tokens_per_s": progress.tokens_per_s,
                 }
             )
@@ -207,19 +212,23 @@ class _Worker:
 
         results = []
         for repeat, seed in enumerate(seeds):
+            before = 0
             torch.manual_seed(seed)
-            results.append(
-                train(
-                    HybridLM(architecture),
-                    self.data,
-                    self.settings,
-                    seed=seed,
-                    device=self.device,
-                    curve=folder / ("curve.jsonl" if repeat == 0 else f"curve-{repeat}.jsonl"),
-                    on_step=on_step,
-                    should_stop=should_stop,
-                )
+            result = train(
+                HybridLM(architecture),
+                self.data,
+                self.settings,
+                seed=seed,
+                device=self.device,
+                curve=folder / ("curve.jsonl" if repeat == 0 else f"curve-{repeat}.jsonl"),
+                on_step=on_step,
+                should_stop=should_stop,
             )
+            results.append(asdict(result))
+            if recall is not None:
+                before = text_tokens
+                score = train_recall(architecture, recall, seed, self.device, should_stop, on_step)
+                results[-1][RECALL] = score
         return results
 
     def _beat(self, trial: optuna.Trial) -> None:

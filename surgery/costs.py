@@ -30,7 +30,7 @@ class Metric:
             return format_bytes(value)
         if self.analytic is not None or self.unit == "tokens/s":
             return format_count(value)
-        return f"{value:.4f}"
+        return f"{value:.3f}" if self.unit == "accuracy" else f"{value:.4f}"
 
     def parse(self, text: object) -> float:
         """A limit in this metric's unit.
@@ -48,6 +48,8 @@ class Metric:
             value = math.nan
         if not math.isfinite(value):
             raise ValueError(f"must be a number of {self.unit}")
+        if self.unit == "accuracy" and not 0 <= value <= 1:
+            raise ValueError("must be an accuracy from 0 to 1")
         return value
 
 
@@ -110,6 +112,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("val_loss", "nats/token", "min", "cross-entropy on held-out text"),
         Metric("val_bpb", "bits/byte", "min", "the same a byte of text, comparable between tokenizers"),
+        Metric("recall", "accuracy", "max", "multi-query associative recall, from 0 to 1"),
         Metric("params", "parameters", "min", "stored parameters", analytic=lambda a, _: params(a)),
         Metric(
             "params_nonembedding", "parameters", "min", "stored parameters without embedding and head",

@@ -160,7 +160,7 @@ def test_refused_metric_names(name: str, rule: str) -> None:
         parse_metric(name)
 
 
-@pytest.mark.parametrize("name", ["val_loss", "val_bpb", "train_tokens_per_s", "peak_memory"])
+@pytest.mark.parametrize("name", ["val_loss", "val_bpb", "recall", "train_tokens_per_s", "peak_memory"])
 def test_measured_metrics_are_not_computed(name: str) -> None:
     with pytest.raises(ValueError, match="measured by training"):
         cost(example(), name)
@@ -171,7 +171,7 @@ def test_measured_metrics_are_not_computed(name: str) -> None:
     [
         ("params", "70M", 70_000_000, "70.0M"), ("cache_bytes", "8MiB", 8 * 2**20, "8.0 MiB"),
         ("peak_memory", "2GB", 2 * 10**9, "1.9 GiB"), ("val_loss", "3.25", 3.25, "3.2500"),
-        ("train_tokens_per_s", "120", 120.0, "120"),
+        ("train_tokens_per_s", "120", 120.0, "120"), ("recall", "0.9", 0.9, "0.900"),
     ],
 )  # fmt: skip
 def test_limits_are_read_and_values_shown_in_the_metrics_unit(
@@ -181,8 +181,13 @@ def test_limits_are_read_and_values_shown_in_the_metrics_unit(
     assert METRICS[name].format(value) == shown
 
 
-@pytest.mark.parametrize(("name", "limit"), [("params", "8MiB"), ("cache_bytes", "x"), ("val_loss", "low"),
-                                             ("val_loss", "nan"), ("val_loss", "inf")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("params", "8MiB"), ("cache_bytes", "x"), ("val_loss", "low"), ("val_loss", "nan"),
+        ("val_loss", "inf"), ("recall", "90"), ("recall", "-1"), ("recall", "high"),
+    ],
+)  # fmt: skip
 def test_refused_limits(name: str, limit: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         METRICS[name].parse(limit)
