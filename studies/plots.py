@@ -91,7 +91,8 @@ def _panel(
     both = [(record.values[along], record.values[up]) for record in front if record.values]
     steps = sorted(both[index] for index in front_indices(both, pair)) if along != up else []
     if len(steps) > 1:
-        axes.step(*zip(*steps, strict=True), where="post", color=GREEN, linewidth=1, alpha=0.6)
+        side = "post" if objectives[along].direction == "min" else "pre"  # towards what is dominated
+        axes.step(*zip(*steps, strict=True), where=side, color=GREEN, linewidth=1, alpha=0.6)
     for record in records:
         if record.baseline and record.values:
             x, y = record.values[along], record.values[up]
