@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from nas_cli.files import write_architecture
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.screen import console, print_json
 
@@ -51,7 +52,7 @@ def pick(
     record = choice.record
     text = record.build().to_yaml(backbone=not portable)
     if output is not None:
-        _write(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
+        write_architecture(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
     if as_json:
         print_json({**record.to_dict(), "reason": choice.reason, "excluded": choice.excluded})
         return
@@ -65,13 +66,3 @@ def pick(
     else:
         then = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
         console.print(f"wrote {output}; next: [bold]{then}[/]", soft_wrap=True)
-
-
-def _write(path: Path, text: str) -> None:
-    from surgery.problems import Problem, UserError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        problem = Problem("--output", str(path), error.strerror or str(error), "name a file you may write")
-        raise UserError("can't write the architecture", [problem]) from error

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.files import write_architecture
 from nas_cli.options import JsonOption
 from nas_cli.screen import console, print_json, print_warnings
 
@@ -153,7 +154,7 @@ def sample(
         )
         raise UserError(f"{space}: nothing drawn", [problem])
     if output is not None:
-        _write(
+        write_architecture(
             output, f"# drawn from space {loaded.name}, seed {seed}: {found[0].line}\n{found[0].to_yaml()}"
         )
     if as_json:
@@ -319,13 +320,3 @@ def _plain(problem: Problem) -> dict[str, Any]:
 
 def _objectives(space: SearchSpace) -> dict[str, str]:
     return {item.name: item.direction for item in space.objectives}
-
-
-def _write(path: Path, text: str) -> None:
-    from surgery.problems import Problem, UserError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        problem = Problem("--output", str(path), error.strerror or str(error), "name a file you may write")
-        raise UserError("can't write the architecture", [problem]) from error
