@@ -68,11 +68,19 @@ def check_complete(study: Study, target: int) -> list[TrialRecord]:
 
 def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenData) -> None:
     study = make_study(text=LONG)
-    workers = [start_worker(study), start_worker(study)]
-    wait_until(
-        lambda: len(training(study)) == 2 and sum(record.state == "done" for record in study.records()) >= 2
-    )
-    victim, broken = next(iter(training(study).items()))
+    with study.exclusive():  # no trial is given out before both are there, however long one takes to start
+        workers = [start_worker(study), start_worker(study)]
+        wait_until(lambda: len(list(study.workers_folder.glob("*.lock"))) == 2)
+    busy: dict[int, int] = {}
+
+    def one_is_in_the_middle() -> bool:
+        nonlocal busy
+        busy = training(study)
+        done = sum(record.state == "done" for record in study.records())
+        return bool(busy) and done >= 2 and len(statuses(study.workers_folder)) == 2
+
+    wait_until(one_is_in_the_middle)
+    victim, broken = next(iter(busy.items()))
     assert study.record(broken).state == "running"
     os.kill(victim, signal.SIGKILL)
     finished = [row for row in outcome(study) if row[1] == "done"]
