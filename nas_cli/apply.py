@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_cli.counts import tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import DeviceOption, JsonOption
+from nas_cli.options import DeviceOption, JsonOption, OverwriteOption
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ def apply(
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of a step of healing.")
     ] = 4096,
     seed: Annotated[int, typer.Option(min=0, help="Seeds the data order and noise of healing.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that stands there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

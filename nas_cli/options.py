@@ -14,6 +14,7 @@ StorageOption = Annotated[
     typer.Option("--storage", help="Optuna storage URL; the embedded one in the study's folder if left out."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_cli.counts import SeqLenOption, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import DeviceOption, JsonOption
+from nas_cli.options import DeviceOption, JsonOption, OverwriteOption
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ def train(
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens the loss is measured on.")
     ] = 65_536,
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights, noise and data order.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that stands there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

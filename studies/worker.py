@@ -20,7 +20,7 @@ import torch
 
 from search_spaces import SearchSpace
 from search_spaces.recall import METRIC as RECALL
-from studies.data import TokenData, prepare
+from studies.data import TokenData, open_or_prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
 from studies.recall import train_recall
@@ -98,10 +98,9 @@ def prepare_for(
     progress: Callable[[int, int, int | None], None] | None = None,
 ) -> TokenData:  # fmt: skip
     """Tokens enough for one proxy from a Hub data set, or the whole of a local corpus."""
-    if (Path(corpus) / "meta.json").is_file():
-        return TokenData.open(corpus)
     remote = corpus.startswith(("hf:", "fineweb-edu"))
-    return prepare(corpus, tokenizer, max_tokens=space.proxy.tokens if remote else None, progress=progress)
+    limit = space.proxy.tokens if remote else None
+    return open_or_prepare(corpus, tokenizer, max_tokens=limit, progress=progress)
 
 
 def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
