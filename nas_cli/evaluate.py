@@ -1,4 +1,4 @@
-"""`nas eval` and `nas generate`: how well a model folder predicts text, and the text it writes."""
+"""`nas eval` and `nas generate`: how well a model predicts text or learns a probe, and the text it writes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from nas_cli.screen import console, duration, errors, print_json
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder, or an id on the Hub.")]
 
+EvalArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder or an id on the Hub; for a probe also an ARCH file.")
+]
+
+CORPUS = "builtin"
 HELD_OUT_TOKENS = 65_536
 
 
@@ -25,22 +30,85 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: ModelArgument,
+    model: EvalArgument,
     data: Annotated[
-        str, typer.Option(help=f"A plain file is taken whole, of a corpus its held-out text: {CORPUS_HELP}")
-    ] = "builtin",
+        str | None,
+        typer.Option(
+            help=f"A plain file is taken whole, of a corpus its held-out text: {CORPUS_HELP}",
+            show_default=CORPUS,
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(parser=tokens, metavar="TOKENS", help="At most so many; 65,536 of held-out text."),
     ] = None,
     seq_len: Annotated[
         int | None,
-        typer.Option(parser=tokens, metavar="TOKENS", help="Of a window; as nas train had it, else 512."),
+        typer.Option(
+            parser=tokens,
+            metavar="TOKENS",
+            help="Of a window; as nas train had it, else 512. With a probe, of its sequences.",
+        ),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of text a task, learned from new weights: recall (associative recall) or state "
+            "(state tracking).",
+        ),
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="recall: pairs to remember.")] = None,
+    distance: Annotated[
+        int | None, typer.Option(help="recall: tokens between the pairs and the first question.")
+    ] = None,
+    alphabet: Annotated[int | None, typer.Option(help="recall: different keys and values.")] = None,
+    group: Annotated[str | None, typer.Option(help="state: parity, s3, s4, a5 or s5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Probe: optimizer steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Probe: sequences of a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Probe: peak learning rate of AdamW.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Probe: so many runs, their mean and spread.", show_default="1")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Probe: the first of the seeds.", show_default="0")
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model on text: loss, perplexity, bits a byte. Takes any causal LM of transformers."""
+    """Measure a model on text: loss, perplexity, bits a byte. Takes any causal LM of transformers.
+
+    With --probe, how well its layers learn a task from new weights; takes an architecture file as well.
+    """
+    settings = {
+        "seq_len": seq_len, "pairs": pairs, "distance": distance, "alphabet": alphabet, "group": group,
+        "steps": steps, "batch": batch, "lr": lr,
+    }  # fmt: skip
+    if probe is None:
+        _refuse({**settings, "seq_len": None, "seeds": seeds, "seed": seed}, "on text", "add --probe recall")
+        _perplexity(model, data or CORPUS, max_tokens, seq_len, device, as_json)
+        return
+    _refuse({"data": data, "max_tokens": max_tokens}, "on a probe", "leave out --probe to measure on text")
+    from nas_cli.probes import run_probe
+
+    run_probe(probe, model, settings, seeds or 1, seed or 0, device, as_json)
+
+
+def _refuse(options: dict[str, object], where: str, hint: str) -> None:
+    """Raises:
+    UserError: one of these options was given.
+    """
+    from surgery.problems import Problems
+
+    problems = Problems()
+    for name, value in options.items():
+        if value is not None:
+            problems.add(f"--{name.replace('_', '-')}", value, f"has no effect {where}", hint)
+    problems.raise_if_any("options that don't go together")
+
+
+def _perplexity(
+    model: str, data: str, max_tokens: int | None, seq_len: int | None, device: str, as_json: bool
+) -> None:
     import time
 
     from nas_cli.bars import stage_progress

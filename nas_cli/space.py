@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nas_cli.files import write_architecture
 from nas_cli.options import JsonOption
+from nas_cli.probes import recall_words, state_words
 from nas_cli.screen import console, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -211,8 +212,9 @@ def _print_space(space: SearchSpace, data: dict[str, Any]) -> None:
     rows.add_row("constraints", f"{limits}  [dim]{share}[/]" if limits else "none")
     rows.add_row("objectives", ", ".join(f"{name} {better}" for name, better in data["objectives"].items()))
     rows.add_row("proxy", _proxy(data["proxy"]))
-    if "recall" in data["proxy"]:
-        rows.add_row("recall", _recall(data["proxy"]["recall"]))
+    for name, told in (("recall", recall_words), ("state", state_words)):
+        if name in data["proxy"]:
+            rows.add_row(name, told(data["proxy"][name]))
     rows.add_row("data", f"{data['data']['corpus']}, tokenizer {data['data']['tokenizer']}")
     console.print(rows)
 
@@ -303,13 +305,6 @@ def _proxy(data: dict[str, Any]) -> str:
         f"{format_count(data['tokens'])} tokens in {data['steps']:,} steps of {data['batch_tokens']:,}, "
         f"sequences of {data['seq_len']:,}, lr {data['lr']:g}, warm-up {data['warmup']:g}, "
         f"weight decay {data['weight_decay']:g}, rungs {rungs}{seeds}"
-    )
-
-
-def _recall(data: dict[str, Any]) -> str:
-    return (
-        f"{data['pairs']} pairs in sequences of {data['seq_len']:,}, alphabet {data['alphabet']}, "
-        f"{data['steps']:,} steps of {data['batch']:,} sequences, lr {data['lr']:g}"
     )
 
 

@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
 
-from surgery.architecture import Architecture
+from surgery.architecture import Architecture, check_fit
 from surgery.backbone import Backbone
 from surgery.layout import tile
-from surgery.mixers import MIXER_NAMES, MIXERS
-from surgery.mixers.full import attention_projections
+from surgery.mixers.softmax import attention_projections
 from surgery.options import Cursor
-from surgery.problems import nearest
+from surgery.problems import Problems, nearest
 from surgery.rules import Rule
 
 LT2_LOOPS = 4
+LT2_MIXERS: dict[str, dict[str, Any]] = {
+    "G": {"key_ratio": 0.75, "expand_v": 2.0},
+    "F": {"gate": True},
+}  # papers.md 1.2, 1.3
 PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
 PAPER_PROJECTIONS = ("q", "k", "v", "gate", "up")
 
@@ -25,7 +28,7 @@ Rules = Callable[[Backbone], tuple[Rule, ...]]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A design by layout, loops and rules. Known at once, usable when every mixer of its layout has landed.
+    """A design by layout, loops and rules.
 
     A backbone with fewer layers than the layout keeps the layout's end, where its rarer mixer stands.
     """
@@ -40,11 +43,6 @@ class Baseline:
         depth = backbone.num_layers
         layout = self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
         return Architecture(backbone, layout, self.mixers, self.rules(backbone), self.loops)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Letters of mixers that have not landed."""
-        return tuple(dict.fromkeys(letter for letter in self.layout if letter not in MIXERS))
 
 
 def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:
@@ -66,38 +64,42 @@ BASELINES: dict[str, Baseline] = {
     "dense": Baseline("the backbone itself: dense projections, full attention, one pass"),
     "hdpl-paper": Baseline("HDPL on q k v gate up as in its paper", rules=hdpl_paper_rules),
     "lt2-looped": Baseline("full attention, four passes", loops=LT2_LOOPS),
-    "lt2-gdn": Baseline("Gated DeltaNet, four passes", "G", LT2_LOOPS),
-    "lt2-full-gdn": Baseline("one full to four Gated DeltaNet layers, four passes", "GGGGF", LT2_LOOPS),
-    "lt2-gdn-dsa": Baseline("one sparse to four Gated DeltaNet layers, four passes", "GGGGS", LT2_LOOPS),
+    "lt2-gdn": Baseline("Gated DeltaNet, four passes", "G", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-full-gdn": Baseline(
+        "one gated full to four Gated DeltaNet layers, four passes", "GGGGF", LT2_LOOPS, mixers=LT2_MIXERS
+    ),
+    "lt2-gdn-dsa": Baseline(
+        "one sparse to four Gated DeltaNet layers, four passes", "GGGGS", LT2_LOOPS, mixers=LT2_MIXERS
+    ),
     "gka": Baseline("Gaussian-kernel attention in every layer", "K"),
     "gka-hybrid": Baseline("one full to three Gaussian-kernel layers", "KKKF"),
 }
 
 
-def read_baselines(data: object, cursor: Cursor) -> tuple[str, ...]:
-    """Checked names, each once; what is wrong becomes problems."""
+def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> tuple[str, ...]:
+    """Checked names, each once; what is wrong, or does not fit the backbone, becomes problems."""
     if data is None:
         return ("dense",)
     if not isinstance(data, list):
-        cursor.problem(data, "must be a list of baselines", f"out of {', '.join(available())}")
+        cursor.problem(data, "must be a list of baselines", f"out of {', '.join(BASELINES)}")
         return ()
     found: list[str] = []
     for place, name in enumerate(data):
         here = cursor.at(place)
         if not isinstance(name, str) or name not in BASELINES:
-            hint = nearest(str(name), BASELINES) or f"baselines: {', '.join(available())}"
+            hint = nearest(str(name), BASELINES) or f"baselines: {', '.join(BASELINES)}"
             here.problem(name, "is not a baseline", hint)
-        elif missing := BASELINES[name].missing:
-            mixers = " and ".join(MIXER_NAMES[letter] for letter in missing)
-            rule = f"needs {mixers}, which is not part of this version of nas"
-            here.problem(name, rule, f"baselines: {', '.join(available())}")
         elif name in found:
             here.problem(name, "stands in the list twice", "remove one")
+        elif backbone is not None and (rules := misfits(name, backbone)):
+            here.problem(name, f"does not suit this backbone: {'; '.join(rules)}", "remove it")
         else:
             found.append(name)
     return tuple(found)
 
 
-def available() -> list[str]:
-    """Baselines that can be built now."""
-    return [name for name, baseline in BASELINES.items() if not baseline.missing]
+def misfits(name: str, backbone: Backbone) -> list[str]:
+    """Rules that the baseline breaks on this backbone."""
+    problems = Problems()
+    check_fit(BASELINES[name].build(backbone), Cursor(problems))
+    return [problem.rule for problem in problems.found]

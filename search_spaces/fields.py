@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.architecture import MAX_LOOPS
+from surgery.architecture import MAX_LOOPS, read_windows
 from surgery.backbone import PROJECTIONS
 from surgery.layout import PLACEMENTS
-from surgery.mixers import MIXER_NAMES, MIXER_WORDS, MIXERS, not_landed
+from surgery.mixers import MIXERS
 from surgery.options import Option
 from surgery.problems import nearest
 from surgery.projections import PROJECTION_OPERATORS
@@ -61,10 +61,12 @@ def fields() -> dict[str, Field]:
         Field("mixers.ratio", ("ratio",), _no_value, help="share of each mixer"),
         _numeric("mixers.placement", Option(str, choices=PLACEMENTS, help="where the first mixer stands")),
     ]
-    for letter, mixer in MIXERS.items():
-        word = MIXER_WORDS[letter]
-        found += [_numeric(f"mixers.{word}.{name}", option) for name, option in mixer.options.items()]
+    for mixer in MIXERS.values():
+        found += [_numeric(f"mixers.{mixer.word}.{name}", option) for name, option in mixer.options.items()]
     found.append(_numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="passes of the stack")))
+    found.append(
+        Field("loop.windows", ("choice",), read_windows, help="tokens attention sees in each pass, or none")
+    )
     for operator, spec in PROJECTION_OPERATORS.items():
         if not spec.options:
             continue
@@ -80,10 +82,6 @@ def unknown_field(name: str) -> tuple[str, str]:
     """(rule, hint) for a key that is no field here."""
     known = fields()
     parts = name.split(".")
-    if parts[0] == "mixers" and len(parts) == 3:
-        letter = next((key for key, word in MIXER_WORDS.items() if word == parts[1]), None)
-        if letter is not None and letter not in MIXERS:
-            return not_landed(letter), ""
     nested = [field for field in known if field.startswith(f"{name}.")]
     if nested:
         return "is not a field here", f"name the field in one key, such as {nested[0]}"
@@ -116,10 +114,8 @@ def _read_layout(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be mixer letters such as FFFF")
     for letter in dict.fromkeys(value):
-        if letter not in MIXER_NAMES:
-            raise ValueError(f"'{letter}' is not a mixer; mixers: {', '.join(MIXERS)}")
         if letter not in MIXERS:
-            raise ValueError(not_landed(letter))
+            raise ValueError(f"'{letter}' is not a mixer; mixers: {', '.join(MIXERS)}")
     return value
 
 

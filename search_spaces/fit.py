@@ -38,6 +38,7 @@ def check_fit(variation: Variation, cursor: Cursor) -> None:
     backbones = _check_heads(variation, cursor)
     if backbones is None:
         return
+    _check_mixer_sizes(variation, backbones, cursor)
     widths = variation.distribution("backbone.ffn_dim", variation.backbone.ffn_dim).values() or ()
     if len({item.dim for item in backbones}) * len(widths) > MAX_COMBINATIONS:
         rule = f"more than {MAX_COMBINATIONS:,} combinations of dim and ffn_dim can't be checked"
@@ -76,6 +77,18 @@ def _check_mixers(variation: Variation, cursor: Cursor) -> None:
                 here = ", ".join(MIXER_WORDS[item] for item in letters)
                 rule = f"no architecture here has {mixer.name}"
                 cursor.at(field).problem(None, rule, f"mixers of this space: {here}")
+
+
+def _check_mixer_sizes(variation: Variation, backbones: Sequence[Backbone], cursor: Cursor) -> None:
+    """Mixers that don't fit one of the backbones, each once."""
+    for letter in variation.letters():
+        cases = ((item, options) for item in backbones for options in _mixer_settings(variation, letter))
+        for backbone, options in cases:
+            broken = MIXERS[letter].broken_rule(backbone, options)
+            if broken is not None:
+                field = f"mixers.{MIXER_WORDS[letter]}.{broken[0]}"
+                cursor.at(field).problem(options[broken[0]], broken[1], "or leave this mixer out")
+                break
 
 
 def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:

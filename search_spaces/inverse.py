@@ -8,7 +8,7 @@ from typing import Any
 
 from search_spaces.distributions import Choice, Ratio, layouts_of
 from search_spaces.trial import ReplayTrial
-from search_spaces.variation import OPERATORS, Variation
+from search_spaces.variation import OPERATORS, Variation, stretched
 from surgery.architecture import Architecture
 from surgery.backbone import PROJECTIONS
 from surgery.mixers import MIXER_WORDS, MIXERS
@@ -28,6 +28,7 @@ def params_of(variation: Variation, architecture: Architecture) -> Params | None
         _layouts(variation, architecture),
         _mixer_options(variation, architecture),
         _single(variation, "loop.count", architecture.loop_count),
+        _windows(variation, architecture),
         *(_rules(variation, architecture, operator) for operator in OPERATORS),
     ]
     for guess in product(*parts):
@@ -83,6 +84,16 @@ def _mixer_options(variation: Variation, architecture: Architecture) -> list[Par
                 return []
             found |= guess[0]
     return [found]
+
+
+def _windows(variation: Variation, architecture: Architecture) -> list[Params]:
+    """Schedules that give the architecture's windows at its number of passes."""
+    wanted = architecture.loop_windows if any(architecture.loop_windows) else ()
+    schedules = variation.distribution("loop.windows", ()).values() or ()
+    count = architecture.loop_count
+    same = [item for item in schedules if (stretched(item, count) if any(item) else ()) == wanted]
+    guesses = [guess for item in same for guess in _single(variation, "loop.windows", item)]
+    return guesses or [{}]  # drawn only where it matters: drawing again tells
 
 
 def _rules(variation: Variation, architecture: Architecture, operator: str) -> Iterator[Params]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from search_spaces.recall import METRIC, Recall, read_recall
+from search_spaces.probe import Probe
+from search_spaces.probes import PROBES
+from search_spaces.recall import Recall
+from search_spaces.state import State
 from surgery.options import Cursor, Option
 from surgery.quantities import parse_count
 
@@ -34,7 +38,7 @@ class Proxy:
         lr: peak learning rate.
         warmup: fraction of the steps.
         seeds: runs of each architecture.
-        recall: the probe of that name, where it is an objective.
+        recall, state: the probes of these names, where they are objectives.
     """
 
     tokens: int = 20_000_000
@@ -47,6 +51,13 @@ class Proxy:
     eval_tokens: int = 131_072
     seeds: int = 1
     recall: Recall | None = None
+    state: State | None = None
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """Those that are measured, by name."""
+        found = {name: getattr(self, name) for name in PROBES}
+        return {name: probe for name, probe in found.items() if probe is not None}
 
     @property
     def steps(self) -> int:
@@ -63,23 +74,24 @@ class Proxy:
         return self.batch_tokens // self.seq_len
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the probe where it is not used: it then has no effect on a study."""
+        """Without the probes that are not used: they have no effect on a study."""
         found = {**asdict(self), "rungs": list(self.rungs)}
-        return found if self.recall is not None else {k: v for k, v in found.items() if k != METRIC}
+        return {name: value for name, value in found.items() if name not in PROBES or name in self.probes}
 
 
-def read_proxy(data: object, vocab_size: int | None, recall: bool, cursor: Cursor) -> Proxy | None:
-    """From a mapping, defaults filled in; None with problems. `recall`: whether it is an objective."""
+def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:
+    """From a mapping, defaults filled in; None with problems. `probes`: those that are objectives."""
     before = len(cursor.problems.found)
-    given = cursor.mapping(data, (*_COUNTS, "rungs", *_NUMBERS, METRIC))
+    given = cursor.mapping(data, (*_COUNTS, "rungs", *_NUMBERS, *PROBES))
     values: dict[str, Any] = {}
-    if recall:
-        values[METRIC] = read_recall(given.get(METRIC), vocab_size, cursor.at(METRIC))
-    elif METRIC in given:
-        rule = "has no effect: recall is not an objective"
-        cursor.at(METRIC).problem(None, rule, "add recall: max to the objectives")
+    for name, kind in PROBES.items():
+        if name in probes:
+            values[name] = kind.read(given.get(name), vocab_size, cursor.at(name))
+        elif name in given:
+            rule = f"has no effect: {name} is not an objective"
+            cursor.at(name).problem(None, rule, f"add {name}: max to the objectives")
     for name, value in given.items():
-        if name == METRIC:
+        if name in PROBES:
             continue
         try:
             values[name] = _read(name, value)

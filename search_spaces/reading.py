@@ -8,7 +8,7 @@ from typing import Any
 from search_spaces.distributions import LETTERS, Choice, Distribution, IntRange, LogUniform, Ratio, Subset
 from search_spaces.fields import EXAMPLES, Field
 from surgery.backbone import PROJECTIONS
-from surgery.mixers import MIXER_WORDS, MIXERS, not_landed
+from surgery.mixers import MIXER_WORDS
 from surgery.options import Cursor
 from surgery.problems import nearest
 
@@ -48,7 +48,8 @@ def read_distribution(field: Field, data: object, cursor: Cursor) -> Distributio
 
 
 def _read_fixed(field: Field, value: object, cursor: Cursor) -> Distribution | None:
-    if isinstance(value, list) and "subset" not in field.forms and not field.name.endswith(".layers"):
+    lists = "subset" in field.forms or field.name.endswith((".layers", ".windows"))
+    if isinstance(value, list) and not lists:
         cursor.problem(value, "must be one value or a distribution", f"write {field.usage}")
         return None
     item = _read_value(field, value, cursor)
@@ -146,7 +147,7 @@ def _read_log(field: Field, value: object, cursor: Cursor) -> Distribution | Non
 
 
 def _read_ratio(data: object, cursor: Cursor) -> Ratio | None:
-    words = [MIXER_WORDS[letter] for letter in MIXERS]
+    words = MIXER_WORDS.values()
     if not isinstance(data, dict) or not data:
         cursor.problem(
             data, "must map mixers to shares", f"such as {{full: [0, 4]}}; mixers: {', '.join(words)}"
@@ -161,8 +162,6 @@ def _read_ratio(data: object, cursor: Cursor) -> Ratio | None:
             hint = MIXER_WORDS.get(str(word))
             hint = f'did you mean "{hint}"?' if hint else nearest(str(word), LETTERS)
             here.problem(None, "is not a mixer", hint or f"mixers: {', '.join(words)}")
-        elif letter not in MIXERS:
-            here.problem(value, not_landed(letter))
         elif (pair := _read_shares(value, here)) is not None:
             bounds.append((letter, *pair))
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from surgery.options import Cursor, Option, read_options
 
@@ -18,11 +19,14 @@ class Recall:
 
     Attributes:
         pairs: key-value pairs that a sequence shows and then asks for.
-        seq_len: tokens of a sequence; what pairs and questions leave is filler, which sets their distance.
+        seq_len: tokens of a sequence; the questions lie anywhere in what pairs and distance leave of it.
         alphabet: tokens taken from the vocabulary, the lower half as keys, the upper half as values.
         steps, batch: of the training, batch in sequences.
         lr: peak learning rate.
+        distance: tokens of filler between the last pair and the first place where a key may be asked.
     """
+
+    name: ClassVar[str] = METRIC
 
     pairs: int
     seq_len: int
@@ -30,6 +34,7 @@ class Recall:
     steps: int
     batch: int
     lr: float
+    distance: int = 0
 
     @property
     def tokens(self) -> int:
@@ -38,8 +43,17 @@ class Recall:
 
     @property
     def shortest(self) -> int:
-        """Tokens that the pairs and the questions take."""
-        return 3 * self.pairs
+        """Tokens that the pairs, the distance and the questions take."""
+        return 3 * self.pairs + self.distance
+
+    @property
+    def vocab_size(self) -> int:
+        return FILLER + 1 + self.alphabet
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing evenly among the values."""
+        return 2 / self.alphabet
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +67,19 @@ OPTIONS = {
     "steps": Option(int, 400, low=1, help="optimizer steps"),
     "batch": Option(int, 16, low=1, help="sequences of an optimizer step"),
     "lr": Option(float, 2e-3, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
+    "distance": Option(int, 0, low=0, help="tokens of filler between the pairs and the first question"),
 }
+
+
+def with_room(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` fields; where it names no alphabet or no seq_len, ones in which pairs and distance fit.
+
+    Six tokens a pair, half of them filler, and the distance: what the defaults have.
+    """
+    pairs, distance = (given.get(name, OPTIONS[name].default) for name in ("pairs", "distance"))
+    alphabet = max(OPTIONS["alphabet"].default, 2 * pairs)
+    seq_len = max(OPTIONS["seq_len"].default, 6 * pairs) + distance
+    return {"alphabet": alphabet, "seq_len": seq_len, **given}
 
 
 def read_recall(data: object, vocab_size: int | None, cursor: Cursor) -> Recall | None:
@@ -63,10 +89,15 @@ def read_recall(data: object, vocab_size: int | None, cursor: Cursor) -> Recall 
     if len(cursor.problems.found) > before:
         return None
     recall = Recall(**values)
-    if recall.seq_len < recall.shortest:
+    shown_and_asked = 3 * recall.pairs
+    if recall.seq_len < shown_and_asked:
         rule = f"don't fit seq_len {recall.seq_len}: each takes 3 tokens, key and value shown and key asked"
         hint = f"at most {recall.seq_len // 3} pairs, or seq_len {recall.shortest} at least"
         cursor.at("pairs").problem(recall.pairs, rule, hint)
+    elif recall.seq_len < recall.shortest:
+        rule = f"does not fit seq_len {recall.seq_len}: pairs and questions take {shown_and_asked} of it"
+        hint = f"at most {recall.seq_len - shown_and_asked}, or seq_len {recall.shortest} at least"
+        cursor.at("distance").problem(recall.distance, rule, hint)
     if recall.alphabet % 2:
         hint = f"write {recall.alphabet - 1} or {recall.alphabet + 1}"
         cursor.at("alphabet").problem(recall.alphabet, "must be even: half are keys, half are values", hint)

@@ -13,9 +13,9 @@ from search_spaces.extremes import check_possible
 from search_spaces.fields import fields, unknown_field
 from search_spaces.fit import check_fit
 from search_spaces.objectives import read_objectives
+from search_spaces.probes import PROBES
 from search_spaces.proxy import read_proxy
 from search_spaces.reading import read_distribution
-from search_spaces.recall import METRIC as RECALL
 from search_spaces.space import SearchSpace
 from search_spaces.variation import OPERATORS, Variation
 from surgery.backbone import Backbone
@@ -45,11 +45,11 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     search = _read_search(given, root.at("search"))
     limits = read_constraints(given.get("constraints"), root.at("constraints"))
     objectives = read_objectives(given.get("objectives"), root.at("objectives"))
-    baselines = read_baselines(given.get("baselines"), root.at("baselines"))
+    baselines = read_baselines(given.get("baselines"), backbone, root.at("baselines"))
     vocab_size = backbone.vocab_size if backbone else None
     wanted = given.get("objectives")
-    recall = isinstance(wanted, dict) and RECALL in wanted
-    proxy = read_proxy(given.get("proxy"), vocab_size, recall, root.at("proxy"))
+    probes = [name for name in PROBES if isinstance(wanted, dict) and name in wanted]
+    proxy = read_proxy(given.get("proxy"), vocab_size, probes, root.at("proxy"))
     data = read_data(given.get("data"), vocab_size, root.at("data"))
     if backbone is not None and search:
         variation = Variation(backbone, given["backbone"], search)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -47,6 +47,9 @@ class Variation:
         loops = self._draw(trial, "loop.count", 1)
         rules = tuple(rule for name in OPERATORS if (rule := self._sample_rule(trial, name)))
         architecture = Architecture(backbone, layout, mixers, rules, loops)
+        windows = self._sample_windows(trial, architecture)
+        if any(windows):
+            architecture = replace(architecture, loop_windows=windows)
         return _without_idle_rules(architecture)
 
     def random(self, source: int | random.Random) -> Architecture:
@@ -79,7 +82,7 @@ class Variation:
     def combinations(self) -> int:
         """Distinct architectures' parameter settings; a continuous field counts as one value."""
         sizes = prod(len(self.search[f"backbone.{size}"].values() or ()) for size in self.searched_sizes)
-        loops = len(self.distribution("loop.count", 1).values() or ())
+        loops = self._loop_combinations()
         rules = prod(_rule_combinations(self, name) for name in OPERATORS)
         return sizes * self._layout_combinations() * loops * rules
 
@@ -126,6 +129,13 @@ class Variation:
                     found.setdefault(letter, {})[name] = self.search[field].sample(trial, field)
         return found
 
+    def _sample_windows(self, trial: Trial, architecture: Architecture) -> tuple[int | None, ...]:
+        """What attention sees in each pass; drawn where the stack is looped and some mixer heeds it."""
+        count = architecture.loop_count
+        if count == 1 or not any(MIXERS[letter].windowed for letter in set(architecture.layout)):
+            return ()
+        return stretched(self._draw(trial, "loop.windows", ()), count)
+
     def _sample_rule(self, trial: Trial, operator: str) -> Rule | None:
         names = self._draw(trial, f"{operator}.projections", ())
         if not names:
@@ -142,6 +152,16 @@ class Variation:
                 options[option] = self._draw(trial, field, default)
         options = {option: options[option] for option in spec.options}
         return Rule(names, operator, options, None if layers == "all" else layers)
+
+    def _loop_combinations(self) -> int:
+        """Loop settings; windows count in every looped stack, though a few have no mixer that has them."""
+        counts = self.distribution("loop.count", 1).values() or ()
+        schedules = self.distribution("loop.windows", ()).values() or ()
+        windowed = any(MIXERS[letter].windowed for letter in self.letters())
+        return sum(
+            len({stretched(item, count) for item in schedules}) if count > 1 and windowed else 1
+            for count in counts
+        )
 
     def _layout_combinations(self) -> int:
         ratio = self.search.get("mixers.ratio")
@@ -166,6 +186,13 @@ class Variation:
         return prod(len(values) for values in found)
 
 
+def stretched(windows: tuple[int | None, ...], count: int) -> tuple[int | None, ...]:
+    """A schedule of windows for any number of passes, spread evenly, with its own last entry the last:
+    (128, 256, 512, None) over two passes is (256, None)."""
+    size = len(windows)
+    return tuple(windows[-(-(turn + 1) * size // count) - 1] for turn in range(count)) if windows else ()
+
+
 def is_idle(spec: ProjectionSpec, option: str, options: Mapping[str, Any]) -> bool:
     """Whether the KL weight has no effect beside the other options, so that drawing it would be noise."""
     return option == "kl_weight" and bool(spec.warning({**options, option: 1.0}))
@@ -185,9 +212,7 @@ def _without_idle_rules(architecture: Architecture) -> Architecture:
     if all(counts):
         return architecture
     kept = tuple(rule for rule, count in zip(rules, counts, strict=True) if count)
-    return Architecture(
-        architecture.backbone, architecture.layout, architecture.mixers, kept, architecture.loop_count
-    )
+    return replace(architecture, rules=kept)
 
 
 def rule_settings(variation: Variation, operator: str) -> Iterator[dict[str, Any]]:

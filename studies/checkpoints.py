@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import torch
 
+from surgery.apply.families import read_backbone
 from surgery.apply.source import locate
-from surgery.problems import Problem, UserError
+from surgery.architecture import Architecture
+from surgery.hf.configuration import MODEL_TYPE
+from surgery.problems import Problem, Problems, UserError
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,33 @@ class Checkpoint:
     tokenizer: Any
     device: torch.device
     longest: int
+
+
+def read_layers(model: str | os.PathLike[str]) -> Architecture:
+    """What a model is made of: of an architecture file (.yaml), or of a folder or Hub id by its config.
+
+    Raises:
+        UserError: not an architecture file, nor a model of ours or of a family that `nas apply` takes.
+    """
+    if Path(model).suffix.lower() in (".yaml", ".yml"):
+        return Architecture.from_yaml(Path(model).expanduser())
+    folder, _ = locate(model)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("must hold an object")
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        rule = "is missing" if missing else f"can't be read: {_first(error)}"
+        hint = f"{folder} is no Hugging Face model folder"
+        raise _refused(model, Problem("config.json", None, rule, hint)) from error
+    if config.get("model_type") == MODEL_TYPE:
+        return Architecture.from_dict(config.get("architecture"))
+    problems = Problems()
+    backbone, _ = read_backbone(config, problems)
+    problems.raise_if_any(f"{model}: its layers can't be read")
+    assert backbone is not None
+    return Architecture(backbone)
 
 
 def load(model: str | os.PathLike[str], device: torch.device) -> Checkpoint:

@@ -19,11 +19,10 @@ import optuna
 import torch
 
 from search_spaces import SearchSpace
-from search_spaces.recall import METRIC as RECALL
 from studies.data import TokenData, open_or_prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
-from studies.recall import train_recall
+from studies.probes import train_probe
 from studies.records import ENVIRONMENT, METRICS, REASON, SECONDS, SEEDS
 from studies.samplers import derive_seed
 from studies.storage import STORAGE_ERRORS, mendable
@@ -190,8 +189,8 @@ class _Worker:
         trial.set_user_attr(SEEDS, seeds)
         trial.set_user_attr(ENVIRONMENT, describe(self.device))
         text_tokens = self.settings.steps * self.settings.batch_tokens
-        recall = self.study.space.proxy.recall
-        whole = text_tokens + (recall.tokens if recall is not None else 0)
+        probes = self.study.space.proxy.probes
+        whole = text_tokens + sum(probe.tokens for probe in probes.values())
 
         def on_step(progress: Progress) -> None:
             self.lease.tell(
@@ -224,10 +223,11 @@ class _Worker:
                 should_stop=should_stop,
             )
             results.append(asdict(result))
-            if recall is not None:
-                before = text_tokens
-                score = train_recall(architecture, recall, seed, self.device, should_stop, on_step)
-                results[-1][RECALL] = score
+            before = text_tokens
+            for name, probe in probes.items():
+                score = train_probe(architecture, probe, seed, self.device, should_stop, on_step)
+                results[-1][name] = score
+                before += probe.tokens
         return results
 
     def _beat(self, trial: optuna.Trial) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from surgery.backbone import FFN_PROJECTIONS, Backbone, canonical_rope_scaling
 from surgery.layout import shorten, shortest_period, tile
-from surgery.mixers import MIXER_NAMES, MIXERS, not_landed
+from surgery.mixers import MIXERS
 from surgery.options import Cursor, Option, read_options
 from surgery.problems import Problems
 from surgery.projections import PROJECTION_OPERATORS
@@ -22,6 +22,7 @@ from surgery.yaml_source import KeyPath, Source, load_yaml
 FIELDS = ("backbone", "layout", "mixers", "projections", "loop")
 MAX_LOOPS = 64
 _LOOP = {"count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the stack is run")}
+LOOP_WINDOW = Option(int, low=1, help="tokens that attention sees in a pass, itself included")
 _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
 
 
@@ -54,8 +55,10 @@ class Architecture:
     mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     loop_count: int = 1
+    loop_windows: tuple[int | None, ...] = ()  # tokens attention sees in each pass; None: all; (): all in all
 
     def __post_init__(self) -> None:
+        assert len(self.loop_windows) in (0, self.loop_count), "checked where the architecture is read"
         object.__setattr__(self, "layout", tile(self.layout, self.backbone.num_layers))
 
     @classmethod
@@ -97,6 +100,8 @@ class Architecture:
             data["mixers"] = {letter: dict(options) for letter, options in self.mixers.items()}
         data["projections"] = [rule.to_dict() for rule in self.rules]
         data["loop"] = {"count": self.loop_count}
+        if self.loop_windows:
+            data["loop"]["windows"] = [size or "full" for size in self.loop_windows]
         return data
 
     def to_yaml(self, *, backbone: bool = True) -> str:
@@ -128,7 +133,7 @@ class Architecture:
         layers = [
             {
                 "mixer": layer.mixer,
-                "options": dict(layer.mixer_options),
+                "options": MIXERS[layer.mixer].canonical(self.backbone, layer.mixer_options),
                 "projections": {
                     name: {"operator": item.name, **PROJECTION_OPERATORS[item.name].canonical(item.options)}
                     for name, item in layer.projections.items()
@@ -136,7 +141,19 @@ class Architecture:
             }
             for layer in self.layers
         ]
-        return {"backbone": backbone, "layers": layers, "loop": self.loop_count}
+        canonical = {"backbone": backbone, "layers": layers, "loop": self.loop_count}
+        if any(self.loop_windows) and any(MIXERS[layer.mixer].windowed for layer in self.layers):
+            canonical["windows"] = list(self.loop_windows)
+        return canonical
+
+    def window(self, turn: int) -> int | None:
+        """Tokens that attention sees in this pass of the loop, itself included; None: all."""
+        return self.loop_windows[turn] if self.loop_windows else None
+
+    def pass_options(self, layer: Layer) -> list[Mapping[str, Any]]:
+        """The options of a layer's mixer as they act in each pass of the loop."""
+        spec = MIXERS[layer.mixer]
+        return [spec.in_pass(layer.mixer_options, self.window(turn)) for turn in range(self.loop_count)]
 
     @cached_property
     def line(self) -> str:
@@ -161,7 +178,8 @@ class Architecture:
         if len(parts) == 1:
             parts.append("dense")
         if self.loop_count > 1:
-            parts.append(f"loop {self.loop_count}")
+            sizes = "-".join(str(size or "full") for size in self.loop_windows)
+            parts.append(f"loop {self.loop_count}" + (f" w{sizes}" if sizes else ""))
         return "·".join(parts)
 
     def warnings(self) -> list[str]:
@@ -172,7 +190,12 @@ class Architecture:
             for item in layer.projections.values()
             if (text := PROJECTION_OPERATORS[item.name].warning(item.options))
         )
-        return list(dict.fromkeys(found))
+        mixers = (
+            f"{layer.mixer}: {text}"
+            for layer in self.layers
+            if (text := MIXERS[layer.mixer].warning(layer.mixer_options))
+        )
+        return list(dict.fromkeys((*found, *mixers)))
 
     def rule_matches(self) -> list[int]:
         """Projections that each rule decides, over all layers."""
@@ -231,17 +254,22 @@ def _read(
     layout = _read_layout(given.get("layout", "F"), backbone, cursor.at("layout"))
     mixers = _read_mixers(given.get("mixers"), cursor.at("mixers"))
     rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
-    loop = cursor.at("loop")
-    count = read_options(given.get("loop"), _LOOP, loop).get("count", 1)
+    loop = _read_loop(given.get("loop"), cursor.at("loop"))
     if backbone is None or layout is None or mixers is None or rules is None:
         return None
-    architecture = cls(backbone, layout, mixers, rules, count)
+    architecture = cls(backbone, layout, mixers, rules, *loop)
     check_fit(architecture, cursor)  # even beside other problems: all are told at once
     return architecture
 
 
 def check_fit(architecture: Architecture, cursor: Cursor) -> None:
-    """Rules between parts: operators fit their sizes, every rule that changes something matches."""
+    """Rules between parts: operators and mixers fit their sizes, rules that change something match."""
+    for letter in dict.fromkeys(architecture.layout):
+        layer = architecture.layers[architecture.layout.index(letter)]
+        misfit = MIXERS[letter].broken_rule(architecture.backbone, layer.mixer_options)
+        if misfit is not None:
+            option, text = misfit
+            cursor.at("mixers", letter, option).problem(layer.mixer_options[option], text)
     seen: set[tuple[int, str]] = set()
     rules = architecture.rules
     for index, layer in enumerate(architecture.layers):
@@ -262,16 +290,43 @@ def check_fit(architecture: Architecture, cursor: Cursor) -> None:
             cursor.at("projections", place).problem(" ".join(rule.match), "matches no projection", hint)
 
 
+def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ...]]:
+    """(passes, tokens seen in each); those of one pass where the mistakes leave nothing better."""
+    given = cursor.mapping(value, ("count", "windows"))
+    windows = given.pop("windows", None)
+    count = read_options(given, _LOOP, cursor).get("count", 1)
+    sizes: tuple[int | None, ...] = ()
+    try:
+        sizes = read_windows(windows)
+        if sizes and len(sizes) != count:
+            raise ValueError(f"has {len(sizes)} entries for {count} passes; give one for each")
+    except ValueError as error:
+        cursor.at("windows").problem(windows, str(error))
+        sizes = ()
+    return count, sizes
+
+
+def read_windows(value: object) -> tuple[int | None, ...]:
+    """Tokens that attention sees in each pass, None for all, from `[128, 256, 512, full]` or `none`.
+
+    Raises:
+        ValueError: what a list of windows must look like.
+    """
+    if value is None or value == "none":
+        return ()
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("must be a list such as [128, 256, 512, full]")
+    return tuple(None if item == "full" else int(LOOP_WINDOW.read(item)) for item in value)
+
+
 def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str | None:
     before = len(cursor.problems.found)
     if not isinstance(value, str) or not value:
         cursor.problem(value, "must be a string of mixer letters such as FFFF")
         return None
     for letter in dict.fromkeys(value):
-        if letter not in MIXER_NAMES:
-            cursor.problem(value, f"'{letter}' is not a mixer", f"mixers: {', '.join(MIXER_NAMES)}")
-        elif letter not in MIXERS:
-            cursor.problem(value, not_landed(letter))
+        if letter not in MIXERS:
+            cursor.problem(value, f"'{letter}' is not a mixer", f"mixers: {', '.join(MIXERS)}")
     if backbone is not None and len(value) > backbone.num_layers:
         rule = f"has {len(value)} letters for {backbone.num_layers} layers"
         cursor.problem(value, rule, "shorten it; a shorter one is tiled")
@@ -281,13 +336,11 @@ def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> st
 def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]] | None:
     before = len(cursor.problems.found)
     result: dict[str, dict[str, Any]] = {}
-    for letter, options in cursor.mapping(value, tuple(MIXER_NAMES)).items():
-        if letter in MIXERS:
-            schema = MIXERS[letter].options
-            given = cursor.at(letter).mapping(options, tuple(schema))
-            filled = read_options(given, schema, cursor.at(letter))
-            result[letter] = {name: filled[name] for name in given if name in filled}
-        # options of a mixer that hasn't landed are idle: a layout that uses it is refused above
+    for letter, options in cursor.mapping(value, tuple(MIXERS)).items():
+        schema = MIXERS[letter].options
+        given = cursor.at(letter).mapping(options, tuple(schema))
+        filled = read_options(given, schema, cursor.at(letter))
+        result[letter] = {name: filled[name] for name in given if name in filled}
     return result if len(cursor.problems.found) == before else None
 
 

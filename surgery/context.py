@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -54,7 +56,9 @@ class Context:
     """One forward pass. `losses` collects auxiliary scalars (KL terms); `slot` is (layer, pass)."""
 
     rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
-    mask: Bool[Tensor, "b 1 t s"] | None = None  # True where a query may look; None: plain causal
+    seen: int = 0  # tokens before this pass, kept in the cache
+    padding: Bool[Tensor, "b s"] | None = None  # True at real tokens, cached and new ones; None: all are
+    window: int | None = None  # tokens attention sees in this pass of a loop, itself included
     losses: list[Tensor] = field(default_factory=list)
     cache: DecodeCache | None = None
     slot: tuple[int, int] = (0, 0)
@@ -67,3 +71,19 @@ class Context:
     def keep(self, state: State) -> None:
         if self.cache is not None:
             self.cache.states[self.slot] = state
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "b 1 t s"] | None:
+        """True where a query may look: not ahead, not at padding; padding itself sees itself, so that no row
+        is empty. None: plain causal, or one new token that sees all. Drawn only when a mixer asks."""
+        batch, length, _ = self.rotary[0].shape
+        if self.padding is None and (length == 1 or not self.seen):
+            return None
+        device = self.rotary[0].device
+        total = self.seen + length
+        rows = torch.arange(self.seen, total, device=device)[:, None]
+        columns = torch.arange(total, device=device)[None]
+        mask = (columns <= rows)[None, None].expand(batch, 1, length, total)
+        if self.padding is not None:
+            mask = (mask & self.padding[:, None, None, :]) | (columns == rows)
+        return mask

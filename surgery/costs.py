@@ -11,8 +11,6 @@ from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.quantities import format_bytes, format_count, parse_bytes, parse_count
 
-CACHE_BYTES_PER_ELEMENT = 2  # caches are counted in bfloat16
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -78,33 +76,39 @@ def train_flops(arch: Architecture, length: int) -> int:
     """Matrix-multiply FLOPs a token of a training step at this sequence length.
 
     2 a multiply-add; backward counts twice the forward; attention is counted causally, so that a
-    token at position p meets p + 1 keys. Norms, activations and the optimizer are not counted.
+    token at position p meets p + 1 keys; recurrences are counted token by token, whatever chunks they are
+    computed in. Norms, activations, the optimizer and the loss of an indexer are not counted.
     """
     mixing = sum(
-        MIXERS[layer.mixer].mean_mixing_flops(arch.backbone, layer.mixer_options, length)
+        MIXERS[layer.mixer].mean_mixing_flops(arch.backbone, options, length)
         for layer in arch.layers
+        for options in arch.pass_options(layer)
     )
-    stack = sum(_layer_flops(arch, layer, training=True) for layer in arch.layers) + mixing
-    return round(3 * (arch.loop_count * stack + _head_flops(arch)))
+    stack = sum(_layer_flops(arch, layer, training=True) for layer in arch.layers)
+    return round(3 * (arch.loop_count * stack + mixing + _head_flops(arch)))
 
 
 def decode_flops(arch: Architecture, context: int) -> int:
     """Matrix-multiply FLOPs of one decoded token that meets `context` tokens, itself included."""
-    stack = sum(
-        _layer_flops(arch, layer, training=False)
-        + MIXERS[layer.mixer].mixing_flops(arch.backbone, layer.mixer_options, context)
+    mixing = sum(
+        MIXERS[layer.mixer].mixing_flops(arch.backbone, options, context)
         for layer in arch.layers
+        for options in arch.pass_options(layer)
     )
-    return arch.loop_count * stack + _head_flops(arch)
+    stack = sum(_layer_flops(arch, layer, training=False) for layer in arch.layers)
+    return arch.loop_count * stack + mixing + _head_flops(arch)
 
 
 def cache_bytes(arch: Architecture, context: int) -> int:
-    """Decode cache of one sequence after `context` tokens, in bfloat16; each pass has its own."""
-    elements = sum(
-        MIXERS[layer.mixer].cache_elements(arch.backbone, layer.mixer_options, context)
+    """Decode cache of one sequence after `context` tokens in a bfloat16 model; each pass has its own.
+
+    Recurrent states stay float32 and count as that.
+    """
+    return sum(
+        MIXERS[layer.mixer].cache_bytes(arch.backbone, options, context)
         for layer in arch.layers
+        for options in arch.pass_options(layer)
     )
-    return CACHE_BYTES_PER_ELEMENT * arch.loop_count * elements
 
 
 METRICS: dict[str, Metric] = {
@@ -113,6 +117,7 @@ METRICS: dict[str, Metric] = {
         Metric("val_loss", "nats/token", "min", "cross-entropy on held-out text"),
         Metric("val_bpb", "bits/byte", "min", "the same a byte of text, comparable between tokenizers"),
         Metric("recall", "accuracy", "max", "multi-query associative recall, from 0 to 1"),
+        Metric("state", "accuracy", "max", "state tracking in words over a group, from 0 to 1"),
         Metric("params", "parameters", "min", "stored parameters", analytic=lambda a, _: params(a)),
         Metric(
             "params_nonembedding", "parameters", "min", "stored parameters without embedding and head",
@@ -127,7 +132,7 @@ METRICS: dict[str, Metric] = {
             takes_context=True, analytic=decode_flops,
         ),
         Metric(
-            "cache_bytes", "bytes", "min", "decode cache of one sequence at context C, bfloat16",
+            "cache_bytes", "bytes", "min", "decode cache of one sequence at context C of a bfloat16 model",
             takes_context=True, analytic=cache_bytes,
         ),
         Metric("train_tokens_per_s", "tokens/s", "max", "measured while training the proxy"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -109,6 +109,7 @@ class HybridLM(nn.Module):
             context.losses = losses
         for turn in range(self.architecture.loop_count):
             entry = h
+            context.window = self.architecture.window(turn)
             for index, block in enumerate(self.layers):
                 context.slot = (index, turn)
                 h = block(h, context)
@@ -135,7 +136,7 @@ class HybridLM(nn.Module):
         positions: Tensor | None,
         cache: DecodeCache | None,
     ) -> Context:
-        batch, length, _ = h.shape
+        length = h.shape[1]
         seen = cache.length if cache is not None else 0
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None  # no padding: the fast causal path
@@ -144,23 +145,9 @@ class HybridLM(nn.Module):
                 positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
             else:
                 positions = torch.arange(seen, seen + length, device=h.device)[None]
-        mask = None
-        if attention_mask is not None or (seen and length > 1):
-            mask = _causal_mask(attention_mask, batch, length, seen + length, h.device)
-        return Context(rotary_tables(self.architecture.backbone, positions), mask, cache=cache)
-
-
-def _causal_mask(
-    attention_mask: Tensor | None, batch: int, length: int, total: int, device: torch.device
-) -> Bool[Tensor, "b 1 t s"]:
-    """True where a query may look: not ahead, not at padding; padding itself sees itself (no empty row)."""
-    rows = torch.arange(total - length, total, device=device)[:, None]
-    columns = torch.arange(total, device=device)[None]
-    mask = (columns <= rows)[None, None].expand(batch, 1, length, total)
-    if attention_mask is not None:
-        mask = mask & attention_mask.bool()[:, None, None, :]
-        mask = mask | (columns == rows)
-    return mask
+        rotary = rotary_tables(self.architecture.backbone, positions)
+        padding = attention_mask.bool() if attention_mask is not None else None
+        return Context(rotary, seen, padding, cache=cache)
 
 
 def _projection(layer: Layer, name: str) -> nn.Module:

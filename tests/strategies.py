@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from hypothesis import strategies as st
@@ -33,10 +35,29 @@ def option_values(option: Option) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(option.kind(number) for number in numbers if low <= number <= high))
 
 
+MANY = 4000
+
+
 def option_sets(schema: Mapping[str, Option]) -> list[dict[str, Any]]:
-    """Every combination of those values: a new operator or mixer is tried by its schema alone."""
+    """Combinations of those values: a new operator or mixer is tried by its schema alone. All of them, or,
+    where they are many, the same number of evenly mixed ones, each value of each option among them."""
     values = [option_values(option) for option in schema.values()]
-    return [dict(zip(schema, chosen, strict=True)) for chosen in itertools.product(*values)]
+    whole = prod(map(len, values))
+    if whole <= MANY:
+        return [dict(zip(schema, chosen, strict=True)) for chosen in itertools.product(*values)]
+    source = random.Random(0)
+    columns = []
+    for column in values:
+        repeated = list(column) * (MANY // len(column) + 1)
+        source.shuffle(repeated)
+        columns.append(repeated[:MANY])
+    return [dict(zip(schema, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def mixer_options(letter: str, backbone: Backbone) -> list[dict[str, Any]]:
+    """Options of a mixer that fit this backbone."""
+    spec = MIXERS[letter]
+    return [options for options in option_sets(spec.options) if not spec.broken_rule(backbone, options)]
 
 
 def operator_options(name: str, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -105,10 +126,12 @@ def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) 
     """An architecture file as plain data; always valid."""
     backbone = draw(backbones(max_layers))
     depth = backbone["num_layers"]
-    layout = draw(st.text(st.sampled_from(sorted(MIXERS)), min_size=1, max_size=depth))
+    sets = {letter: mixer_options(letter, read_backbone(backbone)) for letter in sorted(MIXERS)}
+    fit = sorted(letter for letter in sets if sets[letter])
+    layout = draw(st.text(st.sampled_from(fit), min_size=1, max_size=depth))
     mixers = {
-        letter: draw(st.sampled_from(option_sets(MIXERS[letter].options)))
-        for letter in draw(st.lists(st.sampled_from(sorted(MIXERS)), unique=True))
+        letter: draw(st.sampled_from(sets[letter]))
+        for letter in draw(st.lists(st.sampled_from(fit), unique=True))
     }
     sizes = sizes_of(backbone, layout, mixers)
     free = {(index, name) for index, layer in enumerate(sizes) for name in layer}
@@ -129,8 +152,17 @@ def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) 
         rules.append(rule if layers is None else {**rule, "layers": layers})
     return {
         "backbone": backbone, "layout": layout, "mixers": mixers, "projections": rules,
-        "loop": {"count": draw(st.integers(1, max_loops))},
+        "loop": draw(loops(max_loops)),
     }  # fmt: skip
+
+
+@st.composite
+def loops(draw: st.DrawFn, most: int) -> dict[str, Any]:
+    """Passes, and perhaps what attention sees in each."""
+    count = draw(st.integers(1, most))
+    window = st.sampled_from(["full", 1, 2, 5, 64])
+    windows = draw(st.none() | st.lists(window, min_size=count, max_size=count))
+    return {"count": count} if windows is None else {"count": count, "windows": windows}
 
 
 def architectures(max_layers: int = 4, max_loops: int = 3) -> st.SearchStrategy[Architecture]:
@@ -162,5 +194,5 @@ def respellings(draw: st.DrawFn, arch: Architecture) -> dict[str, Any]:
     layout = arch.layout[: draw(st.sampled_from(periods))]
     return {
         "backbone": backbone, "layout": layout, "mixers": mixers, "projections": rules,
-        "loop": {"count": arch.loop_count},
+        "loop": arch.to_dict()["loop"],
     }  # fmt: skip

@@ -19,9 +19,27 @@ MakeProjection = Callable[[str], "nn.Module"]
 class MixerSpec(ABC):
     """Mixes tokens of a layer: (batch, tokens, dim) -> the same, causally."""
 
-    letter: ClassVar[str]
+    letter: ClassVar[str]  # in layouts
+    word: ClassVar[str]  # in fields of search spaces
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
+    windowed: ClassVar[bool] = False  # whether a window of the loop's pass limits it
+
+    def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
+        """(option, rule) when the mixer does not fit this backbone, else None."""
+        return None
+
+    def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
+        """Options with whatever has no effect set to its default: equal models, equal options."""
+        return dict(options)
+
+    def warning(self, options: Options) -> str:
+        """A knob that can have no effect at these options, in one sentence; empty when all are live."""
+        return ""
+
+    def in_pass(self, options: Options, window: int | None) -> Options:
+        """Options as they act in a pass of the loop that may look back `window` tokens (None: on all)."""
+        return options
 
     @abstractmethod
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
@@ -44,8 +62,9 @@ class MixerSpec(ABC):
         return sum(self.mixing_flops(backbone, options, seen + 1) for seen in range(length)) / length
 
     @abstractmethod
-    def cache_elements(self, backbone: Backbone, options: Options, context: int) -> int:
-        """Numbers kept for decoding after `context` tokens, one sequence, one pass."""
+    def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Bytes kept for decoding after `context` tokens, one sequence, one pass: what is kept in the
+        model's dtype counts as bfloat16, a recurrent state as the float32 it is."""
 
     @abstractmethod
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:

@@ -9,9 +9,6 @@ import yaml
 from hypothesis import strategies as st
 
 from search_spaces import SearchSpace, parse_space
-from surgery.backbone import Backbone
-from surgery.mixers.base import MakeProjection, MixerSpec, Options
-from surgery.options import Option
 
 BACKBONE = {"vocab_size": 512, "dim": 32, "num_layers": 4, "num_heads": 4, "head_dim": 8, "ffn_dim": 48}
 MEASURED = {"val_loss": "min", "params": "min"}
@@ -60,28 +57,6 @@ def searches(draw: st.DrawFn) -> dict[str, Any]:
         search |= {name: draw(values) for name, values in optional.items() if draw(st.booleans())}
     fixed = all(not isinstance(value, dict) for value in search.values())
     return search | ({"loop.count": {"choice": [1, 2, 3]}} if fixed else {})
-
-
-class StandIn(MixerSpec):
-    """A mixer with fewer projections and an option that changes its size."""
-
-    name = "stand-in"
-    options = {"expand": Option(int, 1, low=1, high=4), "top": Option(int, 8, low=1)}
-
-    def __init__(self, letter: str) -> None:
-        type(self).letter = letter
-
-    def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
-        return {"v": (backbone.dim, backbone.dim * options["expand"]), "o": (backbone.dim, backbone.dim)}
-
-    def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
-        return backbone.dim
-
-    def cache_elements(self, backbone: Backbone, options: Options, context: int) -> int:
-        return backbone.dim
-
-    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> Any:
-        raise AssertionError("costs only")
 
 
 class ScriptedTrial:

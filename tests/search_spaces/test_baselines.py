@@ -24,10 +24,11 @@ def test_the_papers_models_have_its_parameters() -> None:
 def test_every_baseline_fits_every_backbone(data: dict[str, Any]) -> None:
     backbone = read_backbone(data)
     for baseline in BASELINES.values():
-        if not baseline.missing:
-            built = baseline.build(backbone)
-            assert Architecture.from_dict(built.to_dict()) == built
-            assert len(built.layout) == backbone.num_layers
+        built = baseline.build(backbone)
+        if "K" in built.layout and backbone.dim % backbone.head_dim:
+            continue  # no whole heads in the stream
+        assert Architecture.from_dict(built.to_dict()) == built
+        assert len(built.layout) == backbone.num_layers
 
 
 def test_rank_and_blocks_of_the_paper_follow_the_width() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import parse_space
-from surgery.mixers import MIXERS
 from surgery.problems import Problem, UserError
 
 GOOD = """\
@@ -200,31 +199,11 @@ def test_problems_stand_in_the_order_of_the_file() -> None:
     assert [problem.line for problem in problems_of(text)] == [7, 9, 10]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "where"),
-    [
-        ("mixers.ratio", "{full: [0, 4], gdn: [0, 4]}", "search.mixers.ratio.gdn"),
-        ("layout", "{choice: [FFFF, GGGF]}", "search.layout.choice[1]"),
-        ("mixers.gdn.expand_v", "{choice: [1, 2]}", "search.mixers.gdn.expand_v"),
-    ],
-)
-def test_mixers_that_have_not_landed_are_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, field: str, value: str, where: str
-) -> None:
-    monkeypatch.delitem(MIXERS, "G", raising=False)
-    problem = problem_of(line(7, f"  {field}: {value}"))
-    assert (problem.field, problem.line) == (where, 7)
-    assert "G (Gated DeltaNet) is not part of this version of nas" in problem.rule
-
-
-def test_baselines_that_need_other_mixers_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    for letter in "GSK":
-        monkeypatch.delitem(MIXERS, letter, raising=False)
-    names = ["lt2-gdn", "lt2-full-gdn", "lt2-gdn-dsa", "gka", "gka-hybrid"]
-    problems = problems_of(line(10, f"baselines: [dense, {', '.join(names)}]"))
-    assert [problem.value for problem in problems] == names
-    assert "Gated DeltaNet and sparse top-k attention" in problems[2].rule
-    assert all("not part of this version" in item.rule and "hdpl-paper" in item.hint for item in problems)
+def test_baselines_that_do_not_suit_the_backbone_are_refused_by_name() -> None:
+    text = line(10, "baselines: [dense, gka, gka-hybrid]").replace("head_dim: ", "head_dim: ")
+    problems = problems_of(text.replace("num_heads: 4", "num_heads: 4, head_dim: 6"))
+    assert [problem.value for problem in problems] == ["gka", "gka-hybrid"]
+    assert all("to be a multiple of head_dim (6)" in problem.rule for problem in problems)
 
 
 def test_placement_without_a_second_mixer_has_no_effect() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from search_spaces import parse_space
-from search_spaces.recall import OPTIONS, Recall
+from search_spaces.recall import OPTIONS, Recall, read_recall, with_room
+from surgery.options import Cursor
+from surgery.problems import Problems
 
 from .test_errors import GOOD, line, problem_of, problems_of
 
@@ -45,6 +49,8 @@ def test_settings_are_read() -> None:
         ("{batch: 1.5}", "proxy.recall.batch", "whole number", ""),
         ("{lr: 7}", "proxy.recall.lr", "at most 1", "learning rate"),
         ("{seq_len: 20}", "proxy.recall.pairs", "don't fit seq_len 20", "at most 6 pairs, or seq_len 24"),
+        ("{distance: 25}", "proxy.recall.distance", "does not fit seq_len 48", "at most 24, or seq_len 49"),
+        ("{distance: -1}", "proxy.recall.distance", "at least 0", "filler"),
         ("{pairs: 9}", "proxy.recall.pairs", "half of the alphabet is 8", "alphabet: 18"),
         ("{alphabet: 17}", "proxy.recall.alphabet", "must be even", "16 or 18"),
         ("{alphabet: 512}", "proxy.recall.alphabet", "vocab_size (512)", "at most 510"),
@@ -78,6 +84,17 @@ def test_settings_without_the_objective_have_no_effect() -> None:
     assert (problem.field, problem.line) == ("proxy.recall", 11)
     assert "no effect" in problem.rule
     assert "recall: max" in problem.hint
+
+
+@given(st.integers(1, 100), st.integers(0, 500))
+def test_pairs_and_distance_get_the_room_they_need(pairs: int, distance: int) -> None:
+    problems = Problems()
+    recall = read_recall(with_room({"pairs": pairs, "distance": distance}), None, Cursor(problems))
+    assert recall is not None
+    assert (recall.pairs, recall.distance) == (pairs, distance)
+    assert recall.seq_len - recall.shortest >= 3 * pairs  # as much filler among the questions as by default
+    assert with_room({}).items() <= DEFAULTS.items()
+    assert with_room({"seq_len": 9, "alphabet": 6, "pairs": 50}) == {"seq_len": 9, "alphabet": 6, "pairs": 50}
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,11 @@ from search_spaces.distributions import layouts_of
 from surgery.architecture import Architecture
 from surgery.backbone import PROJECTIONS
 from surgery.layout import PLACEMENTS, layout_from_ratio
-from surgery.mixers import MIXERS
-from tests.search_spaces.spaces import StandIn, every_trial, searches, space_of
+from tests.search_spaces.spaces import every_trial, searches, space_of
 from tests.strategies import architectures
 
 SEEDS = st.integers(0, 10**6)
 HDPL = {"hdpl.projections": {"subset": ["q", "gate"]}, "hdpl.blocks": {"choice": [2, 4]}, "hdpl.rank": {"choice": [8, 32]}}  # fmt: skip # noqa: E501
-
-
-@pytest.fixture
-def more_mixers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if G and S had landed."""
-    for letter in "GS":
-        monkeypatch.setitem(MIXERS, letter, type("Mixer" + letter, (StandIn,), {})(letter))
 
 
 @given(searches(), SEEDS)
@@ -123,9 +115,8 @@ def test_optuna_trials_fit() -> None:
     assert space.sample(study.ask()).hash == space.baselines["dense"].hash
 
 
-@pytest.mark.usefixtures("more_mixers")
 class TestMixers:
-    """Ratios, placements and layouts as soon as a second mixer is in the registry."""
+    """Ratios, placements and layouts."""
 
     RATIO = {"gdn": [0, 3], "full": [0, 2], "sparse": 1}
 
@@ -160,14 +151,14 @@ class TestMixers:
         search = {
             "mixers.ratio": {"full": [0, 3], "gdn": [0, 3], "sparse": [0, 1]},
             "mixers.placement": {"choice": ["back", "bookend"]},
-            "mixers.gdn.expand": {"choice": [1, 2]},
+            "mixers.gdn.expand_v": {"choice": [1, 2]},
             "backbone.num_layers": {"choice": [4, 7]},
             **HDPL,
             "hdpl.projections": {"subset": ["q", "v"]},
         }
         space = space_of(search)
         for params, architecture in islice(every_trial(space), 0, None, 7):
-            assert ("mixers.gdn.expand" in params) == ("G" in architecture.layout)
+            assert ("mixers.gdn.expand_v" in params) == ("G" in architecture.layout)
             assert Architecture.from_dict(architecture.to_dict()) == architecture
             found = space.params_of(architecture)
             assert found is not None
@@ -180,20 +171,22 @@ class TestMixers:
         for layout, (shares, placement) in found.items():
             assert layout_from_ratio(dict(shares), placement or "interleave", 6) == layout
 
-    def test_baselines_wake_up_with_their_mixers(self) -> None:
+    def test_baselines_cut_to_the_depth(self) -> None:
         names = ["lt2-gdn", "lt2-full-gdn", "lt2-gdn-dsa"]
-        space = space_of(
-            {"loop.count": {"choice": [1, 4]}, "layout": {"choice": ["F", "GGGF"]}}, baselines=names
-        )
+        search = {"loop.count": {"choice": [1, 4]}, "layout": {"choice": ["F", "GGGF"]}}
+        space = space_of(search, baselines=names)
         assert [a.layout for a in space.baselines.values()] == ["GGGG", "GGGF", "GGGS"]
+        assert not any(space.params_of(a) for a in space.baselines.values())  # the papers' own options
+        search |= {"mixers.full.gate": True, "mixers.gdn.key_ratio": {"choice": [0.5, 0.75]}}
+        space = space_of(search, baselines=names)
         assert [space.params_of(a) is not None for a in space.baselines.values()] == [False, True, False]
 
     def test_operators_are_checked_against_every_size_a_mixer_may_have(self) -> None:
         from surgery.problems import UserError
 
         search = {"layout": {"choice": ["F", "G"]}, **HDPL, "hdpl.projections": {"subset": ["v"]}}
-        search |= {"hdpl.blocks": 64, "mixers.gdn.expand": {"choice": [1, 4]}}
+        search |= {"hdpl.blocks": 64, "mixers.gdn.expand_v": {"choice": [1, 4]}}
         with pytest.raises(UserError, match=r"v \(32 -> 32\).*values that fit: 1, 2, 4, 8, 16, 32"):
             space_of(search)
-        with pytest.raises(UserError, match="no architecture here has stand-in"):
-            space_of({"layout": {"choice": ["F", "FF"]}, "mixers.gdn.expand": {"choice": [1, 2]}})
+        with pytest.raises(UserError, match="no architecture here has Gated DeltaNet"):
+            space_of({"layout": {"choice": ["F", "FF"]}, "mixers.gdn.expand_v": {"choice": [1, 2]}})

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.recall import FILLER, Recall
-from studies.recall import UNSCORED, accuracy, fresh_model, sequences, train_recall
+from studies.probes import accuracy, fresh_model, train_probe
+from studies.probes.recall import sequences
+from studies.probes.task import UNSCORED
 from studies.training import Interrupted, Progress, TrainingFailed
 from studies.worker import work
 from surgery.architecture import Architecture
@@ -33,10 +35,11 @@ def architecture(**changes: Any) -> Architecture:
 
 @st.composite
 def settings(draw: st.DrawFn) -> Recall:
-    pairs = draw(st.integers(1, 12))
+    pairs, distance = draw(st.integers(1, 12)), draw(st.integers(0, 20))
     return Recall(
         pairs=pairs,
-        seq_len=3 * pairs + draw(st.integers(0, 40)),
+        distance=distance,
+        seq_len=3 * pairs + distance + draw(st.integers(0, 40)),
         alphabet=2 * max(2, pairs + draw(st.integers(0, 20))),
         steps=1,
         batch=1,
@@ -57,6 +60,7 @@ def test_every_answer_is_the_value_shown_with_its_key(chosen: Recall, seed: int)
         assert len(pairs) == chosen.pairs  # no key twice
         asked = {place: token for place, token in enumerate(row) if place >= shown and token != FILLER}
         assert sorted(asked.values()) == sorted(pairs)
+        assert min(asked) >= shown + chosen.distance
         assert {place: answer for place, answer in enumerate(answers) if answer != UNSCORED} == {
             place: pairs[key] for place, key in asked.items()
         }
@@ -94,6 +98,17 @@ def test_nothing_stays_from_sequence_to_sequence() -> None:
     assert len(np.unique(inputs, axis=0)) > 3990
 
 
+def test_distance_moves_the_questions_away() -> None:
+    """The places from there on are asked alike; without room left over, the questions fill them."""
+    chosen = replace(SMALL, distance=6, seq_len=22)
+    _, targets = sequences(chosen, 4000, np.random.default_rng(0))
+    asked = (targets != UNSCORED).mean(axis=0)
+    assert (asked[:14] == 0).all()
+    assert np.abs(asked[14:] - 4 / 8).max() < 0.04
+    _, targets = sequences(replace(chosen, seq_len=chosen.shortest), 3, np.random.default_rng(0))
+    assert (targets[:, 14:] != UNSCORED).all()
+
+
 def test_an_untrained_model_guesses() -> None:
     chosen = replace(SMALL, pairs=8, seq_len=24, alphabet=64)
     scores = []
@@ -106,18 +121,18 @@ def test_an_untrained_model_guesses() -> None:
 
 def test_two_layers_recall_and_one_does_not() -> None:
     """Looking up takes two steps of attention: know the token before, then find the key it was."""
-    one, two = (train_recall(architecture(num_layers=layers), SMALL, 0, CPU) for layers in (1, 2))
+    one, two = (train_probe(architecture(num_layers=layers), SMALL, 0, CPU) for layers in (1, 2))
     assert two > 0.95
     assert one < 0.6
 
 
 def test_the_same_seed_the_same_accuracy() -> None:
     chosen = replace(SMALL, steps=20)
-    first = train_recall(architecture(), chosen, 0, CPU)
+    first = train_probe(architecture(), chosen, 0, CPU)
     torch.rand(7)
     seen: list[Progress] = []
-    again = train_recall(architecture(), chosen, 0, CPU, lambda: False, seen.append)
-    other = train_recall(architecture(), chosen, 1, CPU)
+    again = train_probe(architecture(), chosen, 0, CPU, lambda: False, seen.append)
+    other = train_probe(architecture(), chosen, 1, CPU)
     assert first == again != other
     assert [item.step for item in seen] == list(range(1, 21))
     assert seen[-1].tokens == chosen.tokens
@@ -125,19 +140,19 @@ def test_the_same_seed_the_same_accuracy() -> None:
 
 def test_the_vocabulary_of_the_text_does_not_matter() -> None:
     chosen = replace(SMALL, steps=10)
-    small, large = (train_recall(architecture(vocab_size=size), chosen, 0, CPU) for size in (64, 4096))
+    small, large = (train_probe(architecture(vocab_size=size), chosen, 0, CPU) for size in (64, 4096))
     assert small == large
 
 
 def test_it_can_be_stopped() -> None:
     calls = iter([False, False, True])
     with pytest.raises(Interrupted):
-        train_recall(architecture(), SMALL, 0, CPU, lambda: next(calls))
+        train_probe(architecture(), SMALL, 0, CPU, lambda: next(calls))
 
 
 def test_a_failure_says_where() -> None:
     with pytest.raises(TrainingFailed, match=r"in the recall probe the .* at step \d+"):
-        train_recall(architecture(), replace(SMALL, lr=1e30), 0, CPU)
+        train_probe(architecture(), replace(SMALL, lr=1e30), 0, CPU)
 
 
 def test_a_study_with_recall(make_study: MakeStudy, quiet: Callable[[str], None]) -> None:
@@ -152,7 +167,7 @@ def test_a_study_with_recall(make_study: MakeStudy, quiet: Callable[[str], None]
     assert any(f"recall {done[0].metrics['recall']:.3f}" in line for line in told)
     chosen, first = study.space.proxy.recall, done[0]
     assert chosen is not None
-    assert first.metrics["recall"] == train_recall(first.build(), chosen, first.seeds[0], CPU)
+    assert first.metrics["recall"] == train_probe(first.build(), chosen, first.seeds[0], CPU)
     # more is better: the best of all that may be on the front is there
     allowed = [record for record in done if not study.space.violations(record.build())]
     best = max(record.metrics["recall"] for record in allowed)
@@ -183,7 +198,7 @@ def test_each_seed_has_a_probe_of_its_own(
         seeds.append(seed)
         return 0.25 * len(seeds)
 
-    monkeypatch.setattr("studies.worker.train_recall", fake)
+    monkeypatch.setattr("studies.worker.train_probe", fake)
     study = make_study(text=STUDY.replace("eval_tokens", "seeds: 2, eval_tokens"))
     work(study, target=1, device="cpu", log=quiet)
     record = study.record(0)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from surgery.architecture import Architecture
 from surgery.backbone import PROJECTIONS
-from surgery.mixers import MIXER_NAMES, MIXERS
 from surgery.problems import UserError
 from surgery.yaml_source import load_yaml
 from tests.strategies import architecture_data, architectures, respellings
@@ -289,7 +288,7 @@ backbone:
   ffn_dim: 128
   biases: [q, gate_proj]
   rope_scaling: {rope_type: yarn, factor: -1, beta_fast: many}
-layout: FXG
+layout: FXY
 mixer: {}
 projections:
   - {match: [q, w], operator: hdpl, blocks: 8, rank: 0}
@@ -307,7 +306,7 @@ loop: {count: 0}
         (12, "projections[0].match"), (12, "projections[0].rank"), (13, "projections[1].operator"),
         (14, "loop.count"),
     }  # fmt: skip
-    assert len(found) == 14  # layout twice: X is no mixer, G is not part of this version
+    assert len(found) == 14  # layout twice
     message = str(caught.value)
     assert message.startswith("arch.yaml: not a valid architecture\n")
     for hint in (
@@ -380,12 +379,6 @@ def test_parts_that_do_not_fit_are_told_beside_other_mistakes() -> None:
 def test_mistakes(data: object, problem: str) -> None:
     found = problems_of(data)
     assert any(problem in text for text in found), found
-
-
-@pytest.mark.parametrize("letter", sorted(set(MIXER_NAMES) - set(MIXERS)))
-def test_a_mixer_that_has_not_landed_is_refused_by_name(letter: str) -> None:
-    (problem,) = problems_of(with_("layout", f"F{letter}"))
-    assert f"{letter} ({MIXER_NAMES[letter]}) is not part of this version" in problem
 
 
 JUNK = st.recursive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from surgery.architecture import Architecture
 from surgery.context import DecodeCache
 from surgery.costs import METRICS, cost, parse_metric
 from surgery.mixers import MIXERS
+from surgery.mixers.sparse.module import SparseAttention
 from surgery.model import HybridLM
 from surgery.yaml_source import load_yaml
 from tests.strategies import architectures
@@ -89,11 +91,18 @@ def test_analytic_costs_equal_counts_on_the_built_model(arch: Architecture, cont
 
 
 @settings(max_examples=60)
+def without_index_loss(model: HybridLM) -> HybridLM:
+    """Announced FLOPs are those of the model, not of the loss that teaches an indexer."""
+    for module in model.modules():
+        if isinstance(module, SparseAttention):
+            module.index_weight = 0.0
+    return model
+
+
 @given(architectures(), st.integers(1, 9))
 def test_train_flops_are_three_forwards_with_causal_attention(arch: Architecture, length: int) -> None:
-    model = HybridLM(
-        arch
-    ).train()  # training computes what evaluation leaves out, such as the latent's variance
+    # training computes what evaluation leaves out, such as the latent's variance
+    model = without_index_loss(HybridLM(arch).train())
     assert cost(arch, f"train_flops@{length}") * length == pytest.approx(
         3 * decoded_flops(model, length), abs=length
     )
@@ -109,9 +118,10 @@ def test_backward_really_costs_two_forwards(arch: Architecture, length: int) -> 
         forward = counter.get_total_flops()
         (loss + auxiliary).backward()
     # without exception: even the first layer's input needs a gradient, for the embedding
-    assert counter.get_total_flops() == 3 * forward
+    if set(arch.layout) <= set("FWK"):  # torch counts the gradients of short convolutions as if dense
+        assert counter.get_total_flops() == 3 * forward
     # what the real kernel computes above the causal triangle is not counted in the metric
-    if set(arch.layout) == {"F"}:
+    if set(arch.layout) == {"F"} and not any(arch.loop_windows):
         sizes = arch.backbone
         above = 4 * sizes.num_heads * sizes.head_dim * (length - 1) / 2 * sizes.num_layers * arch.loop_count
         assert cost(arch, f"train_flops@{length}") == pytest.approx(3 * (forward / length - above))
@@ -119,7 +129,8 @@ def test_backward_really_costs_two_forwards(arch: Architecture, length: int) -> 
 
 @given(architectures(max_loops=1), st.integers(2, 5))
 def test_what_loops_multiply(arch: Architecture, loops: int) -> None:
-    looped = Architecture(arch.backbone, arch.layout, arch.mixers, arch.rules, loops)
+    arch = replace(arch, loop_windows=())
+    looped = replace(arch, loop_count=loops)
     head = 2 * arch.backbone.dim * arch.backbone.vocab_size
     assert cost(looped, "params") == cost(arch, "params") + loops * arch.backbone.dim
     assert cost(looped, "cache_bytes@7") == loops * cost(arch, "cache_bytes@7")

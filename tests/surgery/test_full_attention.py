@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from surgery.context import Context, DecodeCache
-from surgery.mixers.full.module import FullAttention
+from surgery.mixers.full.module import SoftmaxAttention
 from surgery.rotary import rotary_tables
 from tests.models import architecture, build, decode
 
 
-def slow_attention(module: FullAttention, x: Tensor, theta: float, eps: float) -> Tensor:
+def slow_attention(module: SoftmaxAttention, x: Tensor, theta: float, eps: float) -> Tensor:
     """One query and one head at a time; rotations as complex numbers."""
     _, length, _ = x.shape
     width = module.head_dim

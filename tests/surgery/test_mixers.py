@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from surgery.context import DecodeCache
 from surgery.costs import cost
-from surgery.mixers import MIXER_NAMES, MIXER_WORDS, MIXERS
+from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.model import HybridLM
 from tests.models import architecture, build, decode
-from tests.strategies import option_sets
+from tests.strategies import mixer_options
 
 LENGTHS = [1, 2, 3, 7, 16, 31, 64, 65, 100, 130]
 BACKBONES = {
@@ -21,13 +21,15 @@ BACKBONES = {
     "one kv head, norms, biases": {"num_kv_heads": 1, "qk_norm": True, "biases": ["q", "k", "v", "o"]},
     "plain": {"num_kv_heads": 4, "head_dim": 8, "rope_theta": 500000},
 }
+# Rounding tips a close choice over, and another token is another output: near only where all are taken.
+SELECT_ALL = {"S": {"top_k": 256}}
 
 
 def cases() -> list[Any]:
     found = []
-    for letter, spec in MIXERS.items():
-        fitting = option_sets(spec.options)
+    for letter in MIXERS:
         for place, (label, backbone) in enumerate(BACKBONES.items()):
+            fitting = mixer_options(letter, architecture(**backbone).backbone)
             options = fitting[place * (len(fitting) - 1) // (len(BACKBONES) - 1)]
             found.append(pytest.param(letter, options, backbone, id=f"{letter}-{label}"))
     return found
@@ -156,7 +158,7 @@ def test_cache_bytes_are_those_announced(
 def test_bfloat16_is_finite_and_near(
     letter: str, options: dict[str, Any], backbone: dict[str, Any], length: int
 ) -> None:
-    model = model_of(letter, options, backbone)
+    model = model_of(letter, options | SELECT_ALL.get(letter, {}), backbone)
     tokens = torch.randint(37, (2, length))
     exact = model(tokens)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -179,7 +181,7 @@ def test_every_parameter_learns(letter: str, options: dict[str, Any], backbone: 
         name for name, parameter in model.named_parameters()
         if parameter.grad is None or not torch.isfinite(parameter.grad).all() or not parameter.grad.any()
     ]  # fmt: skip
-    assert silent == []
+    assert bool(silent) == bool(MIXERS[letter].warning(options)), silent  # a knob that kills is told
 
 
 @every_mixer
@@ -218,13 +220,6 @@ def test_parameters_and_step_flops_are_those_announced(
     assert counter.get_total_flops() == cost(arch, "decode_flops@41")
 
 
-@pytest.mark.parametrize("letter", MIXERS)
-def test_registered_under_its_own_letter_and_known_by_a_word(letter: str) -> None:
-    assert MIXERS[letter].letter == letter
-    assert MIXERS[letter].name == MIXER_NAMES[letter]
-    assert letter in MIXER_WORDS
-
-
-def test_words_of_every_mixer() -> None:
-    assert MIXER_NAMES.keys() == MIXER_WORDS.keys()
-    assert len(set(MIXER_WORDS.values())) == len(MIXER_WORDS)
+def test_letters_and_words_are_each_one_mixers() -> None:
+    assert list(MIXERS) == ["F", "G", "W", "S", "K"]
+    assert len(set(MIXER_WORDS.values())) == len(MIXERS)

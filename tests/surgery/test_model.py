@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from surgery.architecture import Architecture
 from surgery.context import Context, DecodeCache
-from surgery.model import HybridLM, _causal_mask
+from surgery.model import HybridLM
 from surgery.projections.hdpl.module import LN2
 from surgery.rotary import rotary_tables
 from tests.models import architecture, build, decode
@@ -172,7 +172,10 @@ def test_positions_and_a_mask_of_ones_change_nothing() -> None:
 def test_every_query_sees_something_even_padding(length: int) -> None:
     """A row of a mask without any True is NaN in some of SDPA's kernels."""
     padded = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
-    mask = _causal_mask(padded, 3, length, 5, torch.device("cpu"))
+    positions = torch.arange(5 - length, 5).expand(3, length)
+    rotary = rotary_tables(architecture().backbone, positions)
+    mask = Context(rotary, seen=5 - length, padding=padded.bool()).mask
+    assert mask is not None
     assert mask.shape == (3, 1, length, 5)
     assert mask.any(-1).all()
     assert torch.equal(mask[2, 0], torch.ones(5, 5).tril().bool()[-length:])

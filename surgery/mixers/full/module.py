@@ -1,12 +1,12 @@
-"""Full causal attention as a torch module."""
+"""Softmax attention as a torch module: over the whole past or a sliding window, with or without gate."""
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from surgery.attention import attend, narrower, with_past
 from surgery.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
@@ -21,34 +21,38 @@ class HeadNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-class FullAttention(nn.Module):
-    """Rotary softmax attention with grouped key/value heads, computed by PyTorch's SDPA."""
+class SoftmaxAttention(nn.Module):
+    """Rotary softmax attention with grouped key/value heads, computed by PyTorch's SDPA.
 
-    def __init__(self, backbone: Backbone, projection: MakeProjection) -> None:
+    `window`: tokens that a query sees, itself included; None: all. `gated`: heads are multiplied by
+    sigmoid(W_g x) before `o`, with W_g zero at the start, so that every gate starts at one half
+    (Qiu et al. 2505.06708, G1; LT2, arXiv 2605.20670).
+    """
+
+    def __init__(
+        self, backbone: Backbone, projection: MakeProjection, *, gated: bool, window: int | None = None
+    ) -> None:
         super().__init__()
-        self.head_dim = backbone.head_dim
-        self.grouped = backbone.num_kv_heads != backbone.num_heads
+        self.head_dim, self.window = backbone.head_dim, window
         self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
         norm = backbone.qk_norm
         self.q_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
         self.k_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
+        self.gate = None
+        if gated:
+            self.gate = nn.Linear(backbone.dim, backbone.num_heads * self.head_dim, bias=False)
+            nn.init.zeros_(self.gate.weight)
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         q = rotate(self.q_norm(self._heads(self.q(x, context))), context.rotary)
         k = rotate(self.k_norm(self._heads(self.k(x, context))), context.rotary)
         v = self._heads(self.v(x, context))
-        past = context.state
-        if past is not None:
-            k = torch.cat((past[0], k), dim=2)
-            v = torch.cat((past[1], v), dim=2)
-        context.keep((k, v))
-        mixed = F.scaled_dot_product_attention(
-            q, k, v,
-            attn_mask=context.mask,
-            is_causal=context.mask is None and q.shape[2] > 1,
-            enable_gqa=self.grouped,
-        )  # fmt: skip
-        y: Tensor = self.o(mixed.transpose(1, 2).flatten(2), context)
+        window = narrower(self.window, context)
+        k, v = with_past(context, window, k, v)
+        mixed = attend(q, k, v, context, window=window).transpose(1, 2).flatten(2)
+        if self.gate is not None:
+            mixed = mixed * self.gate(x).sigmoid()
+        y: Tensor = self.o(mixed, context)
         return y
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:

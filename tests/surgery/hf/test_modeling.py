@@ -14,7 +14,7 @@ from surgery.context import DecodeCache
 from surgery.hf.configuration import LAYER_TYPES, NasConfig
 from surgery.hf.export import save
 from surgery.hf.modeling import NasForCausalLM
-from surgery.mixers import MIXER_NAMES
+from surgery.mixers import MIXERS
 from tests.models import architecture, build
 
 HDPL = [{"match": ["q", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 6}]
@@ -192,4 +192,4 @@ def test_config_says_what_others_look_for() -> None:
     assert config.tie_word_embeddings
     again = NasConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
-    assert LAYER_TYPES.keys() == MIXER_NAMES.keys()
+    assert LAYER_TYPES.keys() == MIXERS.keys()

@@ -1,11 +1,4 @@
-"""The recall probe: multi-query associative recall (MQAR; Arora et al. 2023, arXiv 2312.04927).
-
-A sequence shows pairs of a key and its value, k1 v1 k2 v2 ..., and later asks for every key once more, in
-random order among filler. Right after an asked key the model must predict the value that stood behind that
-key. Keys and values are drawn anew for every sequence, so nothing can be learned by heart; the answers never
-stand in the input, so striking out those already given does not help either. Perplexity hides this ability
-(most tokens of a text don't need it), and mixers without it look fine until they must look something up.
-"""
+"""The training of a probe: a fresh model, batches drawn as they are needed, the accuracy on new ones."""
 
 from __future__ import annotations
 
@@ -14,38 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from search_spaces.recall import FILLER, Recall
+from search_spaces.probe import Probe
+from search_spaces.recall import Recall
+from search_spaces.state import State
 from studies.curve import Stopwatch, log_steps
 from studies.devices import autocast
+from studies.probes import recall, state
+from studies.probes.task import UNSCORED, Tokens
 from studies.training import Descent, Interrupted, Progress, TrainingFailed, TrainSettings
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 
-UNSCORED = -100  # target of a position that does not count, as cross_entropy has it
-TEST_SEQUENCES = 512  # with 8 pairs, 4,096 answers: a standard error below 0.008
-Tokens = NDArray[np.int64]
+TEST_SEQUENCES = 512  # recall with 8 pairs: 4,096 answers, a standard error below 0.008
 
 
-def sequences(settings: Recall, count: int, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
-    """(inputs, targets), both (count, seq_len); a target is a value at each asked key, else UNSCORED."""
-    pairs, half = settings.pairs, settings.alphabet // 2
-    keys = FILLER + 1 + _some(count, half, pairs, generator)
-    values = FILLER + 1 + half + generator.integers(0, half, (count, pairs))
-    inputs = np.full((count, settings.seq_len), FILLER, dtype=np.int64)
-    targets = np.full_like(inputs, UNSCORED)
-    shown = 2 * pairs
-    inputs[:, 0:shown:2], inputs[:, 1:shown:2] = keys, values
-    places = shown + _some(count, settings.seq_len - shown, pairs, generator)
-    np.put_along_axis(inputs, places, keys, axis=1)
-    np.put_along_axis(targets, places, values, axis=1)
-    return inputs, targets
-
-
-def train_recall(
+def train_probe(
     architecture: Architecture,
-    settings: Recall,
+    settings: Probe,
     seed: int,
     device: torch.device,
     should_stop: Callable[[], bool] | None = None,
@@ -74,7 +53,7 @@ def train_recall(
             try:
                 loss, _ = descent.check(step)
             except TrainingFailed as error:
-                raise TrainingFailed(f"in the recall probe {error}") from None
+                raise TrainingFailed(f"in the {settings.name} probe {error}") from None
             if on_step is not None:
                 tokens = step * recipe.batch_tokens
                 on_step(Progress(step, recipe.steps, tokens, loss, tokens / max(watch.seconds, 1e-9)))
@@ -82,9 +61,7 @@ def train_recall(
 
 
 @torch.no_grad()
-def accuracy(
-    model: HybridLM, settings: Recall, generator: np.random.Generator, device: torch.device
-) -> float:
+def accuracy(model: HybridLM, settings: Probe, generator: np.random.Generator, device: torch.device) -> float:
     """Share of right answers in TEST_SEQUENCES sequences; the likeliest of all tokens is the answer."""
     model.eval()
     right = asked = 0
@@ -99,21 +76,20 @@ def accuracy(
     return right / asked
 
 
-def fresh_model(architecture: Architecture, settings: Recall) -> HybridLM:
+def fresh_model(architecture: Architecture, settings: Probe) -> HybridLM:
     """The architecture's layers, with random weights, between an embedding and a head of the probe's own.
 
-    The vocabulary is the alphabet, since other tokens don't occur; it is untied, and the embeddings have unit
+    The vocabulary is the task's, since other tokens don't occur; it is untied, and the embeddings have unit
     variance. Smaller ones drown in what the first layers add to the stream, and whether a model then learns
     to look a token up, within a short training, hangs on its seed more than on its layers.
     """
-    vocab_size = FILLER + 1 + settings.alphabet
-    backbone = replace(architecture.backbone, vocab_size=vocab_size, tie_embeddings=False)
+    backbone = replace(architecture.backbone, vocab_size=settings.vocab_size, tie_embeddings=False)
     model = HybridLM(replace(architecture, backbone=backbone))
     torch.nn.init.normal_(model.embed.weight)
     return model
 
 
-def recipe_of(settings: Recall) -> TrainSettings:
+def recipe_of(settings: Probe) -> TrainSettings:
     """The probe's budget as the trainer takes it."""
     return TrainSettings(
         tokens=settings.tokens,
@@ -124,13 +100,18 @@ def recipe_of(settings: Recall) -> TrainSettings:
     )
 
 
-def _some(count: int, choices: int, size: int, generator: np.random.Generator) -> Tokens:
-    """(count, size): in each row, different numbers below `choices`, in random order."""
-    return generator.random((count, choices)).argsort(axis=1)[:, :size]
+def sequences(settings: Probe, count: int, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
+    """(inputs, targets) of the probe's task, both (count, seq_len); targets that don't count are UNSCORED."""
+    match settings:
+        case Recall():
+            return recall.sequences(settings, count, generator)
+        case State():
+            return state.sequences(settings, count, generator)
+    raise TypeError(f"no task for {settings}")
 
 
 def _tensors(
-    settings: Recall, count: int, generator: np.random.Generator, device: torch.device
+    settings: Probe, count: int, generator: np.random.Generator, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = sequences(settings, count, generator)
     return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)

@@ -1,0 +1,75 @@
+"""`K`: Gaussian-kernel attention (GKA, arXiv 2605.02144), with the paper's options and its middle form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from surgery.backbone import Backbone
+from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.softmax import kept_in, mean_seen_in, narrowed, seen_in
+from surgery.options import Option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PAD = 8  # fused attention kernels take head sizes in multiples of 8
+
+
+class GaussianSpec(MixerSpec):
+    """Tokens weighted by how near they are: W_ij ~ exp(-|x_i - x_j|^2 / (2 sigma_h^2)), sigma_h learned.
+
+    Heads are the backbone's head_dim wide slices of the normed stream, so there are dim / head_dim of them.
+    """
+
+    letter = "K"
+    word = "gaussian"
+    name = "Gaussian-kernel attention"
+    windowed = True
+    options = {
+        "keep": Option(
+            str, "none", choices=("none", "qk"), help="projections kept: none, or q and k (drops v only)"
+        ),
+        "value": Option(
+            str, "rotated", choices=("rotated", "plain"), help="what is summed: features with or without RoPE"
+        ),
+        "norm": Option(bool, True, help="features normed per head first, as in the paper's language models"),
+        "window": Option(int, 0, low=0, help="tokens a token sees, itself included; 0: all"),
+    }
+
+    def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
+        if backbone.dim % backbone.head_dim:
+            rule = f"needs dim ({backbone.dim}) to be a multiple of head_dim ({backbone.head_dim})"
+            return "keep", rule
+        return None
+
+    def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
+        idle = {"value": "rotated"} if options["keep"] == "qk" else {}
+        return {**options, **idle}
+
+    def in_pass(self, options: Options, window: int | None) -> Options:
+        return narrowed(options, window)
+
+    def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        names = "qko" if options["keep"] == "qk" else "o"
+        return dict.fromkeys(names, (backbone.dim, backbone.dim))
+
+    def own_params(self, backbone: Backbone, options: Options) -> int:
+        return backbone.dim // backbone.head_dim  # a bandwidth a head
+
+    def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        channels = backbone.head_dim
+        if not options["norm"]:  # one more for the keys' own length, and up to what kernels take
+            channels = -(-(channels + 1) // PAD) * PAD
+        return 4 * (backbone.dim // backbone.head_dim) * channels * seen_in(options, context)
+
+    def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
+
+    def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        shared = options["keep"] == "none" and options["value"] == "rotated"  # keys are the values
+        return 2 * (1 if shared else 2) * backbone.dim * kept_in(options, context)
+
+    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        from surgery.mixers.gaussian.module import GaussianAttention
+
+        return GaussianAttention(backbone, projection, **options)

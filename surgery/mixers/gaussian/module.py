@@ -1,0 +1,84 @@
+"""Gaussian-kernel attention as a torch module, computed by SDPA (papers.md section 2; arXiv 2605.02144)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgery.attention import attend, narrower, with_past
+from surgery.backbone import Backbone
+from surgery.context import Context
+from surgery.mixers.base import MakeProjection
+from surgery.mixers.gaussian import PAD
+from surgery.rotary import rotate
+
+
+class GaussianAttention(nn.Module):
+    """y_i = sum_j W_ij v_j with W_ij = K_ij / sum_j K_ij, K_ij = exp(-|q_i - k_j|^2 / (2 sigma_h^2)), j <= i.
+
+    q = k = v = the heads of x (`keep` none), or q and k projected and v = the heads of x (`keep` qk). `norm`:
+    they are first scaled to unit RMS. Positions by RoPE on q and k and, where `value` is rotated, v.
+
+    Parameters: `log_sigma` (heads,), and the projections kept. The start of sigma, which the paper does not
+    give, is sqrt(head_dim) / 2: a unit-RMS token then outweighs a random one by e^4, neither copying itself
+    nor averaging all.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        projection: MakeProjection,
+        *,
+        keep: str,
+        value: str,
+        norm: bool,
+        window: int,
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.norm = backbone.head_dim, norm
+        self.rotated = value == "rotated" and keep == "none"
+        self.window = window or None
+        self.q, self.k = (projection(name) if keep == "qk" else None for name in "qk")
+        self.o = projection("o")
+        heads = backbone.dim // backbone.head_dim
+        self.log_sigma = nn.Parameter(torch.full((heads,), math.log(self.head_dim**0.5 / 2)))
+
+    def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        heads = self._heads(x)
+        if self.q is None or self.k is None:
+            q = k = rotate(heads, context.rotary)
+        else:
+            q = rotate(self._heads(self.q(x, context)), context.rotary)
+            k = rotate(self._heads(self.k(x, context)), context.rotary)
+        v = k if self.rotated else heads.to(k.dtype)
+        window = narrower(self.window, context)
+        k, *rest = with_past(context, window, *((k,) if self.rotated else (k, v)))
+        v = rest[0] if rest else k
+        y: Tensor = self.o(self._mix(q, k, v, context, window).transpose(1, 2).flatten(2), context)
+        return y
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None) -> Tensor:
+        """exp(-|q - k|^2 / (2 s)) over its row sum is softmax(q.k / s - |k|^2 / (2 s)), s = sigma^2: |q|^2
+        cancels. Normed keys are all equally long, so that their term cancels too; else it rides as one more
+        channel, against a one in the query."""
+        inverse = torch.exp(-2 * self.log_sigma).to(q.dtype)[:, None, None]
+        if self.norm:
+            return attend(q * inverse, k, v, context, window=window, scale=1.0)
+        length = -0.5 * k.square().sum(-1, keepdim=True)
+        more = -(self.head_dim + 1) % PAD
+        keys = F.pad(torch.cat((k, length), dim=-1), (0, more))
+        queries = F.pad(torch.cat((q, torch.ones_like(q[..., :1])), dim=-1) * inverse, (0, more))
+        values = F.pad(v, (0, more + 1))
+        mixed: Tensor = attend(queries, keys, values, context, window=window, scale=1.0)
+        return mixed[..., : self.head_dim]
+
+    def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if self.norm:
+            # exactly one length, without the eps of RMSNorm: the kernel's identity rests on it
+            heads = F.normalize(heads, dim=-1) * self.head_dim**0.5
+        return heads

@@ -1,0 +1,80 @@
+"""`G`: Gated DeltaNet (arXiv 2412.06464), linear attention with a decaying, error-correcting state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from surgery.backbone import Backbone
+from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.gdn.sizes import MAX_EXPAND, MAX_KEY_RATIO, MIN_EXPAND, matched, resolve
+from surgery.options import Option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class GatedDeltaSpec(MixerSpec):
+    """S_t = alpha_t (I - beta_t k_t k_t^T) S_(t-1) + beta_t k_t v_t^T; o_t = S_t^T q_t (eq. 10)."""
+
+    letter = "G"
+    word = "gdn"
+    name = "Gated DeltaNet"
+    options = {
+        "key_ratio": Option(
+            float, 0.0, low=0, high=MAX_KEY_RATIO,
+            help="width of all keys / dim; 0: as many weights as the softmax attention it replaces",
+        ),
+        "expand_v": Option(
+            float, 2.0, low=MIN_EXPAND, high=MAX_EXPAND, help="width of a head's value / width of its key"
+        ),
+        "heads": Option(int, 0, low=0, high=256, help="heads; 0: as many as the backbone's num_heads"),
+        "conv_size": Option(
+            int, 4, low=0, high=8, help="tokens that the short convolution spans; 0 or 1: none"
+        ),
+        "gate": Option(bool, True, help="output gate silu(W x)"),
+        "decay": Option(bool, True, help="the state fades; false: plain DeltaNet"),
+        "negative_eigenvalues": Option(
+            bool, False, help="beta reaches 2 instead of 1, so that a state may change its sign"
+        ),
+    }  # fmt: skip
+
+    def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
+        sizes = resolve(backbone, options)
+        same = {
+            **options,
+            "heads": 0 if sizes.heads == backbone.num_heads else sizes.heads,
+            "conv_size": sizes.conv,
+            # clamped where rounding went past the bound; that still rounds to the same width
+            "expand_v": min(MAX_EXPAND, max(MIN_EXPAND, sizes.value / sizes.key)),
+        }
+        ratio = min(MAX_KEY_RATIO, sizes.heads * sizes.key / sizes.dim)
+        return {**same, "key_ratio": 0.0 if matched(backbone, same).key == sizes.key else ratio}
+
+    def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        return resolve(backbone, options).projections
+
+    def own_params(self, backbone: Backbone, options: Options) -> int:
+        sizes = resolve(backbone, options)
+        decay = 2 * sizes.heads if sizes.decay else 0  # A_log and dt_bias
+        return sizes.maps + decay + sizes.channels * sizes.conv + sizes.value  # the last: norm of a head
+
+    def own_flops(self, backbone: Backbone, options: Options) -> int:
+        sizes = resolve(backbone, options)
+        return 2 * (sizes.maps + sizes.channels * sizes.conv)
+
+    def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        sizes = resolve(backbone, options)
+        return 6 * sizes.heads * sizes.key * sizes.value  # read with k, write, read with q
+
+    def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        return self.mixing_flops(backbone, options, length)
+
+    def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        sizes = resolve(backbone, options)
+        columns = sizes.channels * max(0, sizes.conv - 1)
+        return 2 * columns + 4 * sizes.heads * sizes.key * sizes.value
+
+    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        from surgery.mixers.gdn.module import GatedDeltaNet
+
+        return GatedDeltaNet(resolve(backbone, options), projection, backbone.norm_eps)

@@ -1,0 +1,119 @@
+"""Gated DeltaNet as a torch module (arXiv 2412.06464; papers.md 3.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgery.context import Context
+from surgery.mixers.base import MakeProjection
+from surgery.mixers.gdn.delta_rule import delta_rule
+from surgery.mixers.gdn.sizes import DeltaSizes
+from surgery.projections.dense.module import Dense
+
+NORM_EPS = 1e-6  # of the L2 norm of queries and keys; of the output's too where the backbone has 0
+
+
+class GatedDeltaNet(nn.Module):
+    """W_o(RMSNorm(delta rule over short convolutions of q, k, v) * silu(W_g x)).
+
+    Parameters: projections q k v o; `conv` (channels, 1, width) over q, k and v side by side; `beta` and
+    `decay` dim -> heads, with `A_log` and `dt_bias` (heads,); `output_gate` dim -> values; `norm` (value,),
+    one for all heads. Kept for decoding: the last inputs of the convolution (b, channels, width - 1), and
+    the state (b, heads, key, value) in float32 or better.
+    """
+
+    def __init__(self, sizes: DeltaSizes, projection: MakeProjection, norm_eps: float) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
+        self.conv = nn.Parameter(torch.empty(sizes.channels, 1, sizes.conv)) if sizes.conv else None
+        self.beta = Dense(sizes.dim, sizes.heads, bias=False)
+        self.decay = Dense(sizes.dim, sizes.heads, bias=False) if sizes.decay else None
+        self.A_log = nn.Parameter(torch.empty(sizes.heads)) if sizes.decay else None
+        self.dt_bias = nn.Parameter(torch.empty(sizes.heads)) if sizes.decay else None
+        self.output_gate = Dense(sizes.dim, sizes.heads * sizes.value, bias=False) if sizes.gate else None
+        # padding reads an empty state, and 0 / 0 is no number: never without an epsilon
+        self.norm = nn.RMSNorm(sizes.value, eps=norm_eps or NORM_EPS)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Time steps log-uniform from 0.001 to 0.1 and rates uniform to 16, as in the paper's code; the
+        convolution as torch starts one. The linear maps are drawn with the model's."""
+        if self.conv is not None:
+            bound = self.sizes.conv**-0.5
+            nn.init.uniform_(self.conv, -bound, bound)
+        if self.A_log is not None and self.dt_bias is not None:
+            self.A_log.uniform_(0.01, 16).log_()  # 0 has no logarithm
+            step = self.dt_bias.uniform_(math.log(1e-3), math.log(0.1)).exp_().clamp_(min=1e-4)
+            step.add_(step.neg().expm1_().neg_().log_())  # the inverse of softplus
+
+    def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        sizes = self.sizes
+        real = context.padding[:, -x.shape[1] :] if context.padding is not None else None
+        past = context.state
+        qkv = torch.cat((self.q(x, context), self.k(x, context), self.v(x, context)), dim=-1)
+        mixed, columns = self._short_conv(qkv, real, past[0] if past is not None else None)
+        exact = torch.promote_types(qkv.dtype, torch.float32)
+        q, k, v = (
+            part.unflatten(1, (sizes.heads, -1)).transpose(2, 3)
+            for part in mixed.to(exact).split(
+                (sizes.heads * sizes.key, sizes.heads * sizes.key, sizes.heads * sizes.value), dim=1
+            )
+        )
+        q, k = _unit(q) * sizes.key**-0.5, _unit(k)
+        g, beta = self._rates(x, real, exact)
+        y, state = delta_rule(q, k, v, g, beta, past[1] if past is not None else None)
+        context.keep((columns, state))
+        y = F.rms_norm(y.transpose(1, 2), (sizes.value,), self.norm.weight.to(exact), self.norm.eps).flatten(
+            2
+        )
+        if self.output_gate is not None:
+            y = y * F.silu(self.output_gate(x).to(exact))
+        out: Tensor = self.o(y.to(qkv.dtype), context)
+        return out
+
+    def _short_conv(
+        self,
+        qkv: Float[Tensor, "b t channels"],
+        real: Bool[Tensor, "b t"] | None,
+        past: Float[Tensor, "b channels before"] | None,
+    ) -> tuple[Float[Tensor, "b channels t"], Float[Tensor, "b channels before"]]:
+        """silu of each channel's causal convolution, and the inputs that the next token's will need."""
+        if real is not None:
+            qkv = qkv.masked_fill(~real[..., None], 0)
+        columns = qkv.transpose(1, 2)
+        before = max(0, self.sizes.conv - 1)
+        exact = torch.promote_types(qkv.dtype, torch.float32)
+        if self.conv is None:
+            return F.silu(columns.to(exact)), columns[:, :, :0]
+        columns = torch.cat((past, columns), dim=2) if past is not None else F.pad(columns, (before, 0))
+        mixed = F.conv1d(columns, self.conv, groups=self.sizes.channels)
+        return F.silu(mixed.to(exact)), columns[:, :, columns.shape[2] - before :].contiguous()
+
+    def _rates(
+        self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"] | None, exact: torch.dtype
+    ) -> tuple[Float[Tensor, "b h t"] | None, Float[Tensor, "b h t"]]:
+        """(g, beta): the logarithm of each step's decay and its writing strength; none at padding."""
+        beta = self.beta(x).to(exact).sigmoid()
+        if self.sizes.negative_eigenvalues:
+            beta = 2 * beta
+        g = None
+        if self.decay is not None:
+            assert self.A_log is not None
+            assert self.dt_bias is not None
+            step = F.softplus(self.decay(x).to(exact) + self.dt_bias.to(exact))
+            g = -self.A_log.to(exact).exp() * step
+        if real is not None:
+            beta = beta.masked_fill(~real[..., None], 0)
+            g = g.masked_fill(~real[..., None], 0) if g is not None else None
+        return g.transpose(1, 2) if g is not None else None, beta.transpose(1, 2)
+
+
+def _unit(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
+    return x * (x.square().sum(-1, keepdim=True) + NORM_EPS).rsqrt()

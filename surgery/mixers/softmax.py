@@ -1,0 +1,87 @@
+"""What full and sliding-window attention tell about themselves: both are softmax attention with a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from surgery.backbone import Backbone
+from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.options import Option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GATE = Option(bool, False, help="sigmoid gate on the heads, zero-initialised")
+
+
+def attention_projections(backbone: Backbone) -> dict[str, tuple[int, int]]:
+    """Sizes of q k v o of softmax attention."""
+    queries = backbone.num_heads * backbone.head_dim
+    keys = backbone.num_kv_heads * backbone.head_dim
+    return {
+        "q": (backbone.dim, queries),
+        "k": (backbone.dim, keys),
+        "v": (backbone.dim, keys),
+        "o": (queries, backbone.dim),
+    }
+
+
+def seen_in(options: Options, context: int) -> int:
+    """Tokens that a query sees of a context, itself included, under the option `window` (None or 0: all)."""
+    return min(context, options.get("window") or context)
+
+
+def kept_in(options: Options, context: int) -> int:
+    """Tokens kept for decoding: the next token is the last of its own window."""
+    window = options.get("window")
+    return min(context, window - 1) if window else context
+
+
+def mean_seen_in(options: Options, length: int) -> float:
+    """Mean of `seen_in` over the tokens of a sequence."""
+    window = seen_in(options, length)
+    return (window * (window + 1) / 2 + (length - window) * window) / length
+
+
+def narrowed(options: Options, window: int | None) -> Mapping[str, Any]:
+    """Options with the pass's window where it is the narrower one."""
+    limits = [limit for limit in (options.get("window"), window) if limit]
+    return {**options, "window": min(limits)} if limits else options
+
+
+class SoftmaxSpec(MixerSpec):
+    """Softmax attention with rotary positions and grouped key/value heads."""
+
+    windowed = True
+
+    def in_pass(self, options: Options, window: int | None) -> Options:
+        return narrowed(options, window)
+
+    def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        return attention_projections(backbone)
+
+    def own_params(self, backbone: Backbone, options: Options) -> int:
+        norms = 2 * backbone.head_dim if backbone.qk_norm else 0
+        return norms + self._gate_size(backbone, options)
+
+    def own_flops(self, backbone: Backbone, options: Options) -> int:
+        return 2 * self._gate_size(backbone, options)
+
+    def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        # scores, then weighted values
+        return 4 * backbone.num_heads * backbone.head_dim * seen_in(options, context)
+
+    def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
+
+    def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        return 2 * 2 * backbone.num_kv_heads * backbone.head_dim * kept_in(options, context)
+
+    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        from surgery.mixers.full.module import SoftmaxAttention
+
+        return SoftmaxAttention(backbone, projection, gated=options["gate"], window=options.get("window"))
+
+    def _gate_size(self, backbone: Backbone, options: Options) -> int:
+        return backbone.dim * backbone.num_heads * backbone.head_dim if options["gate"] else 0

@@ -1,0 +1,75 @@
+"""`S`: softmax attention over the top-k tokens that a lightning indexer picks (DeepSeek-V3.2, 2512.02556)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.backbone import Backbone
+from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.softmax import attention_projections
+from surgery.options import Option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class SparseSpec(MixerSpec):
+    """Grouped-query attention over one selected set a token, shared by all heads."""
+
+    letter = "S"
+    word = "sparse"
+    name = "sparse top-k attention"
+    options = {
+        # one token alone would leave the indexer's KL, over a set of one, at zero
+        "top_k": Option(int, 64, low=2, help="tokens a token attends to"),
+        "index_heads": Option(int, 4, low=1, help="heads of the indexer"),
+        # the key is normalised over these, and half of them are rotated, in pairs
+        "index_dim": Option(int, 32, low=4, help="channels of an indexer head"),
+        "index_weight": Option(float, 1.0, low=0, help="weight of the indexer's KL loss; 0: never trained"),
+    }
+
+    def warning(self, options: Options) -> str:
+        if options["index_weight"] == 0:
+            return "with index_weight 0 the indexer is never trained: the tokens it selects stay random"
+        return ""
+
+    def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        return attention_projections(backbone)
+
+    def own_params(self, backbone: Backbone, options: Options) -> int:
+        norms = 2 * backbone.head_dim if backbone.qk_norm else 0
+        return norms + backbone.dim * self._index_outputs(options) + 2 * int(options["index_dim"])
+
+    def own_flops(self, backbone: Backbone, options: Options) -> int:
+        return 2 * backbone.dim * self._index_outputs(options)
+
+    def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        attended = min(int(options["top_k"]), context)
+        return self._index_flops(options) * context + self._core_flops(backbone) * attended
+
+    def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        top = min(int(options["top_k"]), length)
+        attended = (top * (top + 1) / 2 + (length - top) * top) / length
+        return self._index_flops(options) * (length + 1) / 2 + self._core_flops(backbone) * attended
+
+    def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        return 2 * (2 * backbone.num_kv_heads * backbone.head_dim + int(options["index_dim"])) * context
+
+    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        from surgery.mixers.sparse.module import SparseAttention
+
+        return SparseAttention(backbone, projection, **options)
+
+    def _index_outputs(self, options: Options) -> int:
+        """Outputs of the indexer's maps: queries, the shared key, the heads' weights."""
+        heads, size = int(options["index_heads"]), int(options["index_dim"])
+        return heads * size + size + heads
+
+    def _index_flops(self, options: Options) -> int:
+        """FLOPs of scoring one token: products of every head, then their weighted sum."""
+        heads, size = int(options["index_heads"]), int(options["index_dim"])
+        return 2 * heads * size + 2 * heads
+
+    def _core_flops(self, backbone: Backbone) -> int:
+        """FLOPs of attending to one token: scores, then weighted values."""
+        return 4 * backbone.num_heads * backbone.head_dim

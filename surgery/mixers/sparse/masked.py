@@ -1,0 +1,78 @@
+"""Sparse attention as full attention under a mask: cost grows with the square, but with no gathering. Best
+where the sequence is not much longer than top_k."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from surgery.attention import attend
+from surgery.context import Context
+from surgery.mixers.sparse.chunks import recomputed, row_chunks
+from surgery.mixers.sparse.indexer import Index, index_kl
+from surgery.mixers.sparse.select import as_mask, real_rows, top_tokens, visible
+
+
+def masked_attention(
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b g s d"],
+    v: Float[Tensor, "b g s d"],
+    index: Index,
+    context: Context,
+    top_k: int,
+    *,
+    with_kl: bool,
+) -> tuple[Float[Tensor, "b h t d"], Tensor]:
+    """Each query over its top_k tokens, and the KL of the index in nats, summed over the real rows (0 if not
+    asked for)."""
+    if k.shape[2] <= top_k:  # everything is selected
+        chosen = None
+        mixed = attend(q, k, v, context)
+    else:
+        chosen = _selected(index, context, top_k)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=chosen[:, None], enable_gqa=q.shape[1] != k.shape[1]
+        )
+    kl = index.weights.new_zeros(())
+    if with_kl:
+        queries, keys = q.detach(), k.detach()
+        for rows in row_chunks(q.shape[2], q.shape[0] * q.shape[1] * k.shape[2], q.device):
+            mask = visible(context, rows) if chosen is None else chosen[:, rows]
+            kl = kl + recomputed(_kl, queries, keys, index, context, mask, rows)
+    return mixed, kl
+
+
+@torch.no_grad()
+def _selected(index: Index, context: Context, top_k: int) -> Bool[Tensor, "b t s"]:
+    length, total = index.q.shape[1], index.keys.shape[1]
+    parts = []
+    for rows in row_chunks(length, index.q.shape[0] * index.q.shape[2] * total, index.q.device):
+        allowed = visible(context, rows)
+        end = allowed.shape[-1]
+        tokens, real = top_tokens(index.rows(rows).scores(end), allowed, min(top_k, end))
+        parts.append(as_mask(tokens, real, total))
+    return torch.cat(parts, dim=1)
+
+
+def _kl(
+    q: Tensor, k: Tensor, index: Index, context: Context, mask: Bool[Tensor, "1|b t s"], rows: slice
+) -> Tensor:
+    end = context.seen + rows.stop
+    mask = mask[..., :end]
+    target = _probabilities(q[:, :, rows], k[:, :, :end], mask)
+    return index_kl(target, index.rows(rows).scores(end), mask, real_rows(context, rows))
+
+
+@torch.no_grad()
+def _probabilities(
+    q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g s d"], mask: Bool[Tensor, "1|b t s"]
+) -> Float[Tensor, "b t s"]:
+    """Attention's probabilities, mean over the heads."""
+    grouped = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)
+    logits = grouped @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    logits = logits.to(exact).unflatten(2, (-1, q.shape[2])).flatten(1, 2)
+    probabilities: Tensor = logits.masked_fill_(~mask[:, None], -torch.inf).softmax(-1)
+    return probabilities.mean(1)

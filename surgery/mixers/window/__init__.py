@@ -1,0 +1,18 @@
+"""`W`: softmax attention over the last tokens only."""
+
+from __future__ import annotations
+
+from surgery.mixers.softmax import GATE, SoftmaxSpec
+from surgery.options import Option
+
+
+class WindowSpec(SoftmaxSpec):
+    """Softmax attention in a sliding window; its cost and cache stop growing at the window."""
+
+    letter = "W"
+    word = "window"
+    name = "sliding-window attention"
+    options = {
+        "window": Option(int, 256, low=1, help="tokens a token sees, itself included"),
+        "gate": GATE,
+    }

@@ -1,0 +1,131 @@
+"""Windowed attention, in blocks or not, against full attention under a mask written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from surgery.attention import attend
+from surgery.context import Context, DecodeCache
+from surgery.costs import cost
+from surgery.model import HybridLM
+from tests.models import architecture, build, decode
+
+
+def contexts(length: int, seen: int = 0, padding: Tensor | None = None) -> Context:
+    table = torch.zeros(1 if padding is None else padding.shape[0], length, 2)
+    return Context((table, table), seen=seen, padding=padding)
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, window: int, padding: Tensor | None = None) -> Tensor:
+    """Full attention under a window's mask, the new tokens last; padding sees at least itself."""
+    length, keys = q.shape[2], k.shape[2]
+    distance = torch.arange(keys - length, keys)[:, None] - torch.arange(keys)[None]
+    mask = ((distance >= 0) & (distance < window))[None, None]
+    if padding is not None:
+        mask = (mask & padding[:, None, None, :]) | (distance == 0)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
+@given(st.integers(1, 150), st.integers(0, 150), st.integers(1, 200), st.booleans())
+def test_a_window_is_masked_full_attention(length: int, past: int, window: int, padded: bool) -> None:
+    past = min(past, 3 * length)
+    keys = past + length
+    q = torch.randn(2, 4, length, 6, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 2, keys, 6, dtype=torch.float64, requires_grad=True) for _ in "kv")
+    padding = torch.arange(keys) >= torch.tensor([[keys // 2], [0]]) if padded else None
+    found = attend(q, k, v, contexts(length, past, padding), window=window)
+    wanted = masked(q, k, v, window, padding)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(found)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), (q, k, v)),
+        torch.autograd.grad((wanted * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_window_no_shorter_than_the_text_is_full_attention() -> None:
+    full = build(architecture("F", vocab_size=50))
+    wide = HybridLM(architecture("W", vocab_size=50, mixers={"W": {"window": 90}})).eval()
+    wide.load_state_dict(full.state_dict())
+    tokens = torch.randint(50, (2, 90))
+    with torch.no_grad():
+        torch.testing.assert_close(wide(tokens), full(tokens), rtol=0, atol=0)
+
+
+def test_work_grows_with_the_window_not_with_the_text() -> None:
+    """FLOPs really done, not only announced."""
+
+    def work(length: int, window: int | None) -> int:
+        q, k, v = (torch.randn(1, 2, length, 8) for _ in "qkv")
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            attend(q, k, v, contexts(length), window=window)
+        return int(counter.get_total_flops())
+
+    assert work(4096, 128) == 2 * work(2048, 128)
+    assert work(4096, 128) < work(4096, None) / 15
+
+
+def gated(**options: Any) -> HybridLM:
+    return build(architecture("F", mixers={"F": {"gate": True, **options}}, num_layers=1), spread=0.3)
+
+
+def test_the_gate_is_one_half_at_the_start_and_multiplies_the_heads() -> None:
+    fresh = HybridLM(architecture("F", mixers={"F": {"gate": True}}))
+    plain = HybridLM(architecture("F"))
+    plain.load_state_dict({k: v for k, v in fresh.state_dict().items() if "mixer.gate" not in k})
+    x = torch.randn(1, 5, 24)
+    context = contexts(5)
+    context.rotary = (torch.ones(1, 5, 6), torch.zeros(1, 5, 6))
+    mine, theirs = fresh.layers[0].mixer(x, context), plain.layers[0].mixer(x, context)
+    torch.testing.assert_close(mine, 0.5 * theirs)
+
+    mixer = gated().layers[0].mixer
+    heads: list[Tensor] = []
+    mixer.o.register_forward_pre_hook(lambda _, inputs: heads.append(inputs[0]))
+    mixer(x, context)
+    gates = torch.sigmoid(x @ mixer.gate.weight.T)
+    with torch.no_grad():
+        mixer.gate.weight.zero_()
+    mixer(x, context)
+    torch.testing.assert_close(heads[0], 2 * heads[1] * gates)
+
+
+@pytest.mark.parametrize("layout", ["F", "W", "K"])
+def test_each_pass_of_a_loop_has_its_own_window(layout: str) -> None:
+    """With one layer, pass t sees windows[t] tokens; what a token can know is what the passes add up to."""
+    arch = architecture(layout, num_layers=1, head_dim=6, loops=3, windows=[2, 4, 1])
+    model = build(arch, spread=0.5)
+    h = torch.randn(1, 30, 24, requires_grad=True)
+    model(None, embeddings=h)[0, 20].square().sum().backward()
+    assert h.grad is not None
+    seen = h.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+    assert seen == list(range(20 - (1 + 3 + 0), 21))
+
+
+@pytest.mark.parametrize("layout", ["F", "W", "FK", "WF"])
+def test_caches_of_passes_are_as_long_as_their_windows(layout: str) -> None:
+    arch = architecture(layout, loops=4, windows=[3, 8, 20, "full"], mixers={"W": {"window": 12}})
+    model = build(arch, spread=0.3)
+    tokens = torch.randint(37, (2, 70))
+    cache = DecodeCache()
+    with torch.no_grad():
+        whole = model(tokens)
+        torch.testing.assert_close(
+            decode(model, tokens, [30, 1, 9, *[1] * 30], cache), whole, rtol=1e-4, atol=1e-4
+        )
+    lengths = {slot: state[0].shape[2] for slot, state in cache.states.items()}
+    for (layer, turn), length in lengths.items():
+        window = (2, 7, 19, 70)[turn]
+        assert length == (min(window, 11) if arch.layout[layer] == "W" else window)
+    assert cache.bytes == 2 * 2 * cost(arch, "cache_bytes@70")  # two sequences, float32 and not bfloat16
