@@ -22,6 +22,16 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(bench, name="bench")
 
 
+def _lengths(text: str) -> tuple[int, ...]:
+    found = []
+    for item in text.split(","):
+        try:
+            found.append(tokens(item))
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"'{item}': {error.message}") from None
+    return tuple(found)
+
+
 @bench.callback()
 def group() -> None:
     pass
@@ -31,8 +41,9 @@ def group() -> None:
 def mixers(
     layouts: Annotated[str, typer.Option("--mixers", metavar="LETTERS", help="Such as FGWSK.")] = "FGWSK",
     lengths: Annotated[
-        str, typer.Option(metavar="TOKENS,...", help="Of a sequence, such as 512,2K,8K.")
-    ] = "512,1024,2048",
+        tuple[int, ...],
+        typer.Option(parser=_lengths, metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192."),
+    ] = "512,1024,2048",  # type: ignore[assignment]
     dim: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 256,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
     layers: Annotated[int, typer.Option(min=0, help="Layers of a whole model; 0: one mixer alone.")] = 0,
@@ -53,7 +64,7 @@ def mixers(
     architecture = _architecture(layouts, dim, heads, max(1, layers), window, top_k)
     place = pick_device(device)
     plan = Plan(
-        architecture, tuple(dict.fromkeys(layouts)), tuple(tokens(item) for item in lengths.split(",")),
+        architecture, tuple(dict.fromkeys(layouts)), lengths,
         batch_tokens, layers, rounds, decode,
     )  # fmt: skip
     with console.status("measuring") as status:

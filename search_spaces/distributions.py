@@ -240,4 +240,4 @@ def layouts_of(
 
 def label(value: Any) -> Any:
     """How a categorical value is named to a sampler, whose choices must be plain."""
-    return (",".join(value) or "none") if isinstance(value, tuple) else value
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else value

@@ -65,7 +65,7 @@ def fields() -> dict[str, Field]:
         found += [_numeric(f"mixers.{mixer.word}.{name}", option) for name, option in mixer.options.items()]
     found.append(_numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="passes of the stack")))
     found.append(
-        Field("loop.windows", ("choice",), read_windows, help="tokens attention sees in each pass, or none")
+        Field("loop.windows", ("choice",), _read_schedule, help="tokens attention sees in each pass, or none")
     )
     for operator, spec in PROJECTION_OPERATORS.items():
         if not spec.options:
@@ -117,6 +117,10 @@ def _read_layout(value: object) -> str:
         if letter not in MIXERS:
             raise ValueError(f"'{letter}' is not a mixer; mixers: {', '.join(MIXERS)}")
     return value
+
+
+def _read_schedule(value: object) -> tuple[int | str, ...]:
+    return tuple(size or "full" for size in read_windows(value))
 
 
 def _read_selector(value: object) -> str:

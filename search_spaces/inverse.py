@@ -91,7 +91,7 @@ def _windows(variation: Variation, architecture: Architecture) -> list[Params]:
     wanted = architecture.loop_windows if any(architecture.loop_windows) else ()
     schedules = variation.distribution("loop.windows", ()).values() or ()
     count = architecture.loop_count
-    same = [item for item in schedules if (stretched(item, count) if any(item) else ()) == wanted]
+    same = [item for item in schedules if stretched(item, count) == wanted]
     guesses = [guess for item in same for guess in _single(variation, "loop.windows", item)]
     return guesses or [{}]  # drawn only where it matters: drawing again tells
 

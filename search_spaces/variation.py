@@ -186,11 +186,14 @@ class Variation:
         return prod(len(values) for values in found)
 
 
-def stretched(windows: tuple[int | None, ...], count: int) -> tuple[int | None, ...]:
-    """A schedule of windows for any number of passes, spread evenly, with its own last entry the last:
-    (128, 256, 512, None) over two passes is (256, None)."""
-    size = len(windows)
-    return tuple(windows[-(-(turn + 1) * size // count) - 1] for turn in range(count)) if windows else ()
+def stretched(schedule: tuple[int | str, ...], count: int) -> tuple[int | None, ...]:
+    """Windows of any number of passes from a schedule, spread evenly, its last entry the last pass's:
+    (128, 256, 512, "full") over two passes is (256, None). Empty where nothing is limited."""
+    size = len(schedule)
+    if not any(isinstance(entry, int) for entry in schedule):
+        return ()
+    entries = (schedule[-(-(turn + 1) * size // count) - 1] for turn in range(count))
+    return tuple(entry if isinstance(entry, int) else None for entry in entries)
 
 
 def is_idle(spec: ProjectionSpec, option: str, options: Mapping[str, Any]) -> bool:

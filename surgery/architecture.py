@@ -312,9 +312,9 @@ def read_windows(value: object) -> tuple[int | None, ...]:
     Raises:
         ValueError: what a list of windows must look like.
     """
-    if value is None or value == "none":
+    if value is None or value == "none" or value == []:
         return ()
-    if not isinstance(value, list | tuple) or not value:
+    if not isinstance(value, list):
         raise ValueError("must be a list such as [128, 256, 512, full]")
     return tuple(None if item == "full" else int(LOOP_WINDOW.read(item)) for item in value)
 

@@ -190,3 +190,20 @@ class TestMixers:
             space_of(search)
         with pytest.raises(UserError, match="no architecture here has Gated DeltaNet"):
             space_of({"layout": {"choice": ["F", "FF"]}, "mixers.gdn.expand_v": {"choice": [1, 2]}})
+
+    def test_windows_are_only_drawn_in_a_loop_with_attention_and_found_again(self) -> None:
+        schedules = ["none", [4, 8, 16, "full"], ["full", "full"], [2]]
+        search = {
+            "layout": {"choice": ["G", "GF", "W"]}, "loop.count": {"choice": [1, 2, 4]},
+            "loop.windows": {"choice": schedules},
+        }  # fmt: skip
+        space = space_of(search)
+        windows = set()
+        for params, architecture in every_trial(space):
+            matters = architecture.loop_count > 1 and set(architecture.layout) != {"G"}
+            assert ("loop.windows" in params) == matters
+            windows.add(architecture.loop_windows)
+            found = space.params_of(architecture)
+            assert found is not None
+            assert space.sample(ReplayTrial(found)).hash == architecture.hash
+        assert windows == {(), (8, None), (4, 8, 16, None), (2, 2), (2, 2, 2, 2)}
