@@ -28,7 +28,7 @@ def _lengths(text: str) -> tuple[int, ...]:
         try:
             found.append(tokens(item))
         except typer.BadParameter as error:
-            raise typer.BadParameter(f"'{item}': {error.message}") from None
+            raise typer.BadParameter(f"'{item}' {error.message}", param_hint="'--lengths'") from None
     return tuple(found)
 
 
@@ -41,9 +41,8 @@ def group() -> None:
 def mixers(
     layouts: Annotated[str, typer.Option("--mixers", metavar="LETTERS", help="Such as FGWSK.")] = "FGWSK",
     lengths: Annotated[
-        tuple[int, ...],
-        typer.Option(parser=_lengths, metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192."),
-    ] = "512,1024,2048",  # type: ignore[assignment]
+        str, typer.Option(metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192.")
+    ] = "512,1024,2048",
     dim: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 256,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
     layers: Annotated[int, typer.Option(min=0, help="Layers of a whole model; 0: one mixer alone.")] = 0,
@@ -64,7 +63,7 @@ def mixers(
     architecture = _architecture(layouts, dim, heads, max(1, layers), window, top_k)
     place = pick_device(device)
     plan = Plan(
-        architecture, tuple(dict.fromkeys(layouts)), lengths,
+        architecture, tuple(dict.fromkeys(layouts)), _lengths(lengths),
         batch_tokens, layers, rounds, decode,
     )  # fmt: skip
     with console.status("measuring") as status:
