@@ -22,7 +22,6 @@ from surgery.context import Context, DecodeCache
 from surgery.mixers.gdn import GatedDeltaSpec
 from surgery.mixers.gdn.delta_rule import chunkwise, delta_rule, stepwise
 from surgery.mixers.gdn.module import GatedDeltaNet
-from surgery.mixers.gdn.scan import scan_chunks, scan_plainly
 from surgery.mixers.gdn.sizes import matched, resolve
 from surgery.mixers.softmax import attention_projections
 from surgery.projections.dense.module import Dense
@@ -395,21 +394,3 @@ def test_costs_do_not_grow_with_context(options: dict[str, Any]) -> None:
         columns = 2 * sizes.channels * max(0, sizes.conv - 1)
         assert SPEC.cache_bytes(backbone, full, length) == columns + 4 * sizes.heads * sizes.key * sizes.value
         assert SPEC.mixing_flops(backbone, full, length) == 6 * sizes.heads * sizes.key * sizes.value
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("chunk", "key", "value"), [(64, 48, 96), (64, 8, 8), (33, 64, 128), (17, 200, 100)])
-def test_the_kernel_is_the_plain_scan(chunk: int, key: int, value: int) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    w, keys = (torch.randn(3, 5, chunk, key, device="cuda") * key**-0.5 for _ in range(2))
-    u, state = torch.randn(3, 5, chunk, value, device="cuda"), torch.randn(3, key, value, device="cuda")
-    inputs = [x.requires_grad_() for x in (w, u, keys, torch.rand(3, 5, device="cuda"), state)]
-    found, wanted = scan_chunks(*inputs), scan_plainly(*inputs)
-    weights = [torch.randn_like(x) for x in wanted]
-    for mine, theirs in zip(
-        (*found, *torch.autograd.grad(found, inputs, weights)),
-        (*wanted, *torch.autograd.grad(wanted, inputs, weights)),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)

@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.mixers.gdn.scan import scan_chunks
-
 CHUNK = 64  # tokens; on an accelerator, where fewer and larger steps win
 CPU_CHUNK = 32  # a training step is 0 to 20 % faster than with 64, at key sizes 32 to 64
 STEPWISE = 8  # tokens up to which the steps cost less than a chunk (measured on a CPU)
@@ -103,9 +101,34 @@ def chunkwise(
     u, w = torch.linalg.solve_triangular(overlap, both, upper=False, unitriangular=True).split(
         (v.shape[-1], k.shape[-1]), dim=-1
     )
-    before, written, after = scan_chunks(w, u, k, decay, state.flatten(0, 1))
+    before, written, after = _scan(w, u, k, decay, state.flatten(0, 1))
     outputs = (q @ before).add_(scores @ written).flatten(1, 2)[:, :length]
     return outputs.unflatten(0, state.shape[:2]), after.view(state.shape)
+
+
+def _scan(
+    w: Float[Tensor, "bh n c k"],
+    u: Float[Tensor, "bh n c v"],
+    keys: Float[Tensor, "bh n c k"],
+    decay: Float[Tensor, "bh n"],
+    state: Float[Tensor, "bh k v"],
+) -> tuple[Float[Tensor, "bh n k v"], Float[Tensor, "bh n c v"], Float[Tensor, "bh k v"]]:
+    """The states before each chunk, what each token writes, the state after all (papers.md 3.3).
+
+    For chunk n, with S the state before it: written_n = u_n - w_n S, S <- decay_n S + keys_n^T written_n.
+    `keys` are faded to the end of their chunk; `decay` is that of a whole chunk.
+    """
+    fade = decay[..., None, None]
+    states, writes = [], []
+    # unbind, not an index a chunk: the backward of n indices would fill n tensors of the whole size
+    for reading, new, key, faded in zip(
+        w.unbind(1), u.unbind(1), keys.transpose(-1, -2).unbind(1), fade.unbind(1), strict=True
+    ):
+        states.append(state)
+        written = torch.baddbmm(new, reading, state, alpha=-1)
+        writes.append(written)
+        state = torch.baddbmm(state * faded, key, written)
+    return torch.stack(states, dim=1), torch.stack(writes, dim=1), state
 
 
 def _chunks(x: Float[Tensor, "b h t d"], chunk: int) -> Float[Tensor, "bh n c d"]:

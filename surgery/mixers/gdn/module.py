@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
-from surgery.mixers.gdn.delta_rule import delta_rule
 from surgery.mixers.gdn.sizes import DeltaSizes
+from surgery.mixers.gdn.steps import at_least_float32, gated_norm, mix, short_conv
 from surgery.projections.dense.module import Dense
 
-NORM_EPS = 1e-6  # of the L2 norm of queries and keys; of the output's too where the backbone has 0
+NORM_EPS = 1e-6  # of the output's norm where the backbone has 0
 
 
 class GatedDeltaNet(nn.Module):
@@ -38,7 +38,8 @@ class GatedDeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(sizes.heads)) if sizes.decay else None
         self.output_gate = Dense(sizes.dim, sizes.heads * sizes.value, bias=False) if sizes.gate else None
         # padding reads an empty state, and 0 / 0 is no number: never without an epsilon
-        self.norm = nn.RMSNorm(sizes.value, eps=norm_eps or NORM_EPS)
+        self.norm_eps = norm_eps or NORM_EPS
+        self.norm = nn.RMSNorm(sizes.value, eps=self.norm_eps)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -58,24 +59,14 @@ class GatedDeltaNet(nn.Module):
         real = context.padding[:, -x.shape[1] :] if context.padding is not None else None
         past = context.state
         qkv = torch.cat((self.q(x, context), self.k(x, context), self.v(x, context)), dim=-1)
-        mixed, columns = self._short_conv(qkv, real, past[0] if past is not None else None)
-        exact = torch.promote_types(qkv.dtype, torch.float32)
-        q, k, v = (
-            part.unflatten(1, (sizes.heads, -1)).transpose(2, 3)
-            for part in mixed.to(exact).split(
-                (sizes.heads * sizes.key, sizes.heads * sizes.key, sizes.heads * sizes.value), dim=1
-            )
-        )
-        q, k = _unit(q) * sizes.key**-0.5, _unit(k)
+        dtype, exact = qkv.dtype, at_least_float32(qkv)
+        qkv, columns = self._short_conv(qkv, real, past[0] if past is not None else None)
         g, beta = self._rates(x, real, exact)
-        y, state = delta_rule(q, k, v, g, beta, past[1] if past is not None else None)
+        y, state = mix(qkv, g, beta, past[1] if past is not None else None, sizes)
         context.keep((columns, state))
-        y = F.rms_norm(y.transpose(1, 2), (sizes.value,), self.norm.weight.to(exact), self.norm.eps).flatten(
-            2
-        )
-        if self.output_gate is not None:
-            y = y * F.silu(self.output_gate(x).to(exact))
-        out: Tensor = self.o(y.to(qkv.dtype), context)
+        gate = self.output_gate(x) if self.output_gate is not None else None
+        y = gated_norm(y, gate, self.norm.weight, self.norm_eps)
+        out: Tensor = self.o(y.to(dtype), context)
         return out
 
     def _short_conv(
@@ -83,22 +74,23 @@ class GatedDeltaNet(nn.Module):
         qkv: Float[Tensor, "b t channels"],
         real: Bool[Tensor, "b t"] | None,
         past: Float[Tensor, "b channels before"] | None,
-    ) -> tuple[Float[Tensor, "b channels t"], Float[Tensor, "b channels before"]]:
+    ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b channels before"]]:
         """silu of each channel's causal convolution, and the inputs that the next token's will need."""
         if real is not None:
             qkv = qkv.masked_fill(~real[..., None], 0)
-        columns = qkv.transpose(1, 2)
-        before = max(0, self.sizes.conv - 1)
-        exact = torch.promote_types(qkv.dtype, torch.float32)
         if self.conv is None:
-            return F.silu(columns.to(exact)), columns[:, :, :0]
-        columns = torch.cat((past, columns), dim=2) if past is not None else F.pad(columns, (before, 0))
-        mixed = F.conv1d(columns, self.conv, groups=self.sizes.channels)
-        return F.silu(mixed.to(exact)), columns[:, :, columns.shape[2] - before :].contiguous()
+            return F.silu(qkv.to(at_least_float32(qkv))), qkv.new_empty(qkv.shape[0], qkv.shape[2], 0)
+        before = self.sizes.conv - 1
+        if past is not None:
+            qkv = torch.cat((past.transpose(1, 2), qkv), dim=1)
+        # zeros where the text is shorter than what the next token will need
+        last = F.pad(qkv[:, -before:], (0, 0, max(0, before - qkv.shape[1]), 0))
+        mixed = short_conv(qkv, self.conv, before if past is not None else 0)
+        return mixed, last.transpose(1, 2).contiguous()
 
     def _rates(
         self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"] | None, exact: torch.dtype
-    ) -> tuple[Float[Tensor, "b h t"] | None, Float[Tensor, "b h t"]]:
+    ) -> tuple[Float[Tensor, "b t h"] | None, Float[Tensor, "b t h"]]:
         """(g, beta): the logarithm of each step's decay and its writing strength; none at padding."""
         beta = self.beta(x).to(exact).sigmoid()
         if self.sizes.negative_eigenvalues:
@@ -112,8 +104,4 @@ class GatedDeltaNet(nn.Module):
         if real is not None:
             beta = beta.masked_fill(~real[..., None], 0)
             g = g.masked_fill(~real[..., None], 0) if g is not None else None
-        return g.transpose(1, 2) if g is not None else None, beta.transpose(1, 2)
-
-
-def _unit(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
-    return x * (x.square().sum(-1, keepdim=True) + NORM_EPS).rsqrt()
+        return g, beta

@@ -14,6 +14,7 @@ from surgery.mixers.softmax import attention_projections
 STEP = 8
 MAX_KEY_RATIO = 4.0
 MIN_EXPAND, MAX_EXPAND = 0.25, 4.0
+UNIT_EPS = 1e-6  # beside the squared length of a query or key
 
 
 @dataclass(frozen=True)
