@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Any
 
 from surgery.architecture import Architecture, check_fit
 from surgery.backbone import Backbone
+from surgery.costs import cost
 from surgery.layout import tile
 from surgery.mixers.softmax import attention_projections
 from surgery.options import Cursor
@@ -22,6 +24,10 @@ LT2_MIXERS: dict[str, dict[str, Any]] = {
 }  # papers.md 1.2, 1.3
 PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
 PAPER_PROJECTIONS = ("q", "k", "v", "gate", "up")
+
+MATCHED = "-matched"  # behind a name: with as many parameters as the backbone itself
+FFN_STEP = 8  # widths that matrix units and the HDPL paper's blocks want
+MOST_FFN = 64  # times dim
 
 Rules = Callable[[Backbone], tuple[Rule, ...]]
 
@@ -40,6 +46,7 @@ class Baseline:
     mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def build(self, backbone: Backbone) -> Architecture:
+        """The design with the backbone's own sizes."""
         depth = backbone.num_layers
         layout = self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
         return Architecture(backbone, layout, self.mixers, self.rules(backbone), self.loops)
@@ -74,6 +81,29 @@ BASELINES: dict[str, Baseline] = {
     "gka": Baseline("Gaussian-kernel attention in every layer", "K"),
     "gka-hybrid": Baseline("one full to three Gaussian-kernel layers", "KKKF"),
 }
+NAMES = (*BASELINES, *(name + MATCHED for name in BASELINES if name != "dense"))
+
+
+def build_baseline(name: str, backbone: Backbone) -> Architecture:
+    """The baseline of that name; with `-matched` behind it, as wide in its feed-forward layers as brings its
+    parameters nearest those of the backbone itself.
+
+    Raises:
+        KeyError: not a baseline.
+    """
+    design = BASELINES[name.removesuffix(MATCHED)]
+    if not name.endswith(MATCHED):
+        return design.build(backbone)
+    target = cost(BASELINES["dense"].build(backbone), "params")
+
+    def built(steps: int) -> Architecture:
+        return design.build(replace(backbone, ffn_dim=steps * FFN_STEP))
+
+    def params(steps: int) -> int:
+        return cost(built(steps), "params")
+
+    enough = bisect_left(range(1, MOST_FFN * backbone.dim // FFN_STEP), target, key=params) + 1
+    return built(min((max(1, enough - 1), enough), key=lambda steps: abs(params(steps) - target)))
 
 
 def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> tuple[str, ...]:
@@ -86,8 +116,8 @@ def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> t
     found: list[str] = []
     for place, name in enumerate(data):
         here = cursor.at(place)
-        if not isinstance(name, str) or name not in BASELINES:
-            hint = nearest(str(name), BASELINES) or f"baselines: {', '.join(BASELINES)}"
+        if not isinstance(name, str) or name not in NAMES:
+            hint = nearest(str(name), NAMES) or f"baselines: {', '.join(BASELINES)}, each also with {MATCHED}"
             here.problem(name, "is not a baseline", hint)
         elif name in found:
             here.problem(name, "stands in the list twice", "remove one")
@@ -101,5 +131,5 @@ def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> t
 def misfits(name: str, backbone: Backbone) -> list[str]:
     """Rules that the baseline breaks on this backbone."""
     problems = Problems()
-    check_fit(BASELINES[name].build(backbone), Cursor(problems))
+    check_fit(build_baseline(name, backbone), Cursor(problems))
     return [problem.rule for problem in problems.found]

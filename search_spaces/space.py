@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from search_spaces import constraints as limits
-from search_spaces.baselines import BASELINES
+from search_spaces.baselines import build_baseline
 from search_spaces.constraints import Constraint, Violation
 from search_spaces.data import Data
 from search_spaces.distributions import Distribution
@@ -77,7 +77,7 @@ class SearchSpace:
     @cached_property
     def baselines(self) -> dict[str, Architecture]:
         """Designs that every study trains first, in order. They need not meet the constraints."""
-        return {name: BASELINES[name].build(self.backbone) for name in self.baseline_names}
+        return {name: build_baseline(name, self.backbone) for name in self.baseline_names}
 
     def sample(self, trial: Trial) -> Architecture:
         """The architecture of a trial; only parameters with an effect are asked for."""

@@ -51,3 +51,25 @@ def test_baselines_of_a_space_are_in_the_order_of_the_file_and_known_to_the_samp
     for architecture in space.baselines.values():
         assert architecture.backbone == space.backbone
         assert space.params_of(architecture) is not None
+
+
+@given(backbones(max_layers=6), st.sampled_from(sorted(BASELINES)))
+def test_matched_baselines_have_the_parameters_of_the_backbone(data: dict[str, Any], name: str) -> None:
+    backbone = read_backbone(data | {"ffn_dim": 8 * data["ffn_dim"]})
+    wanted = cost(BASELINES["dense"].build(backbone), "params")
+    found = build_baseline(f"{name}-matched", backbone)
+    assert (found.layout, found.loop_count) == (
+        (plain := BASELINES[name].build(backbone)).layout,
+        plain.loop_count,
+    )
+    missed = abs(cost(found, "params") - wanted)
+    for width in range(8, 2 * found.backbone.ffn_dim + 16, 8):  # none of those it may have is nearer
+        other = BASELINES[name].build(replace(backbone, ffn_dim=width))
+        assert missed <= abs(cost(other, "params") - wanted)
+
+
+def test_a_matched_baseline_in_a_space_file() -> None:
+    text = catalog.read("tiny").replace("lt2-full-gdn", "lt2-full-gdn-matched")
+    space = read_space(text)
+    dense, matched = (cost(space.baselines[name], "params") for name in ("dense", "lt2-full-gdn-matched"))
+    assert abs(matched / dense - 1) < 0.01
