@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 CURVE_POINTS = 200  # at most so many training points on disk, however long the run
 
@@ -19,10 +20,16 @@ def log_steps(steps: int) -> frozenset[int]:
 
 
 class CurveWriter:
-    """JSON lines, flushed one by one, so that a killed run leaves what it had."""
+    """JSON lines, flushed one by one, so that a killed run leaves what it had.
 
-    def __init__(self, path: Path | None) -> None:
-        self.file = path.open("w", encoding="utf-8") if path is not None else None
+    A run that goes on after a step keeps the lines up to it.
+    """
+
+    def __init__(self, path: Path | None, after: int = 0) -> None:
+        if path is not None:
+            kept = [point for point in read_curve(path) if point["step"] <= after]
+            path.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8") if path is not None else None
 
     def write(self, **values: float) -> None:
         if self.file is not None:
@@ -39,11 +46,19 @@ class CurveWriter:
             self.file.close()
 
 
-class Stopwatch:
-    """Seconds since it was made, pauses left out."""
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """Points of a curve; none where there is no file. A last line that was cut off does not count."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def __init__(self) -> None:
-        self._before, self._since = 0.0, time.perf_counter()
+
+class Stopwatch:
+    """Seconds since it was made, on top of those `before`; pauses left out."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._before, self._since = before, time.perf_counter()
 
     @property
     def seconds(self) -> float:

@@ -17,8 +17,11 @@ ARCHITECTURE, LINE, HASH = "architecture", "line", "hash"
 BASELINE, WORKER, SEEDS, REASON, DUPLICATE = "baseline", "worker", "seeds", "reason", "duplicate_of"
 METRICS, ENVIRONMENT, SECONDS = "metrics", "environment", "seconds"
 DEATHS = "deaths"  # workers that were killed while they had the trial
+RUNGS = "rungs"  # held-out losses at the rungs reached
+TOKENS, MEASURED = "tokens", "measured"  # trained on, and the other metrics, so far
+STOPPED_AT, PASSED = "stopped_at_rung", "promoted_past_rung"  # rungs counted from 1
 
-DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
+DONE, FAILED, RUNNING, WAITING, STOPPED = "done", "failed", "running", "waiting", "stopped"
 INFEASIBLE, DUPLICATED = "infeasible", "duplicate"
 
 
@@ -39,6 +42,10 @@ class TrialRecord:
     worker: str
     seconds: float
     seeds: tuple[int, ...]
+    rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
+    passed: int = 0  # rungs behind which it was promoted, whatever is known there now
+    tokens: int = 0  # trained on
+    measured: dict[str, float] = field(default_factory=dict)  # of a run that has not ended
     environment: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
 
@@ -59,14 +66,18 @@ class TrialRecord:
             worker=attrs.get(WORKER) or "",  # None once it was put back
             seconds=attrs.get(SECONDS, 0.0),
             seeds=tuple(attrs.get(SEEDS, ())),
+            rungs=tuple(attrs.get(RUNGS, ())),
+            passed=attrs.get(PASSED) or 0,
+            tokens=attrs.get(TOKENS, 0),
+            measured=attrs.get(MEASURED, {}),
             environment=attrs.get(ENVIRONMENT, {}),
             params=trial.params,
         )
 
     @property
     def trained(self) -> bool:
-        """Used up one training, successfully or not."""
-        return self.state in (DONE, FAILED)
+        """Used up one training: to the end, to a rung where it was stopped, or in vain."""
+        return self.state in (DONE, FAILED, STOPPED)
 
     @property
     def name(self) -> str:
@@ -88,6 +99,8 @@ class TrialRecord:
             "feasible": self.feasible,
             "metrics": self.metrics,
             "params": self.params,
+            "rungs": list(self.rungs),
+            "tokens": self.tokens,
             "seconds": self.seconds,
             "seeds": list(self.seeds),
             "environment": self.environment,
@@ -112,4 +125,6 @@ def _state(trial: FrozenTrial) -> str:
         return DUPLICATED if DUPLICATE in trial.user_attrs else INFEASIBLE
     if trial.state == TrialState.COMPLETE:
         return DUPLICATED if DUPLICATE in trial.user_attrs else DONE
+    if trial.state == TrialState.RUNNING and trial.user_attrs.get(STOPPED_AT) is not None:
+        return STOPPED
     return {TrialState.FAIL: FAILED, TrialState.RUNNING: RUNNING, TrialState.WAITING: WAITING}[trial.state]

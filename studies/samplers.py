@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from copy import copy
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -48,26 +49,38 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-class _Newest:
-    """A study with its newest HISTORY trials of each state: TPE's time grows with every trial it looks at."""
+class _View:
+    """A study as a sampler shall see it: stopped trials as what they would have become, the newest alone.
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    TPE's time grows with every trial it looks at, so that it is shown the newest of each state. Genetic
+    samplers look up the parents they noted, however old.
+    """
+
+    def __init__(self, study: Study, expected: Mapping[int, Sequence[float]], history: int | None) -> None:
+        self._study, self._expected, self._history = study, expected, history
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
-    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
-        trials = self._study._get_trials(*args, **options)
-        if len(trials) <= HISTORY:
-            return trials
-        left = dict.fromkeys(TrialState, HISTORY)
-        kept = []
-        for trial in reversed(trials):
-            left[trial.state] -= 1
-            if left[trial.state] >= 0:
-                kept.append(trial)
-        return kept[::-1]
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._study._get_trials(deepcopy, None, use_cache)
+        shown = [self._ended(trial) if trial.number in self._expected else trial for trial in trials]
+        if self._history is not None and len(shown) > self._history:
+            left = dict.fromkeys(TrialState, self._history)
+            kept = []
+            for trial in reversed(shown):
+                left[trial.state] -= 1
+                if left[trial.state] >= 0:
+                    kept.append(trial)
+            shown = kept[::-1]
+        return [trial for trial in shown if states is None or trial.state in states]
+
+    def _ended(self, trial: FrozenTrial) -> FrozenTrial:
+        ended = copy(trial)
+        ended.state, ended.values = TrialState.COMPLETE, list(self._expected[trial.number])
+        return ended
 
 
 class SeededSampler(BaseSampler):
@@ -77,13 +90,16 @@ class SeededSampler(BaseSampler):
     trial the same draws whether the study was interrupted before it or not. Parameters that are drawn singly
     have a stream each, so that a trial that was cut off between two of them goes on with the same draws.
 
-    `explore` makes the next trials random: the way out when the sampler keeps suggesting what is known.
+    Attributes:
+        explore: makes the next trials random: the way out when the sampler keeps suggesting what is known.
+        expected: by number, the objectives that stopped trials would end with; they are learned from.
     """
 
     def __init__(self, name: str, seed: int) -> None:
         check_sampler(name)
         self.name, self.seed = name, seed
         self.explore = False
+        self.expected: Mapping[int, Sequence[float]] = {}
         self.inner = self._make("relative", 0)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -110,8 +126,7 @@ class SeededSampler(BaseSampler):
         self.inner.after_trial(study, trial, state, values)
 
     def _view(self, study: Study) -> Study:
-        # genetic samplers look up the parents they noted, however old
-        return cast(Study, _Newest(study)) if self.name == "tpe" else study
+        return cast(Study, _View(study, self.expected, HISTORY if self.name == "tpe" else None))
 
     def _make(self, stream: str, number: int) -> BaseSampler:
         with warnings.catch_warnings():

@@ -9,7 +9,6 @@ runs/NAME/  space.yaml   as given
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -22,10 +21,14 @@ import optuna
 from optuna.study import StudyDirection
 
 from search_spaces import SearchSpace, parse_space
+from studies.curve import read_curve
 from studies.data.folder import locked, write_json
 from studies.records import BASELINE, TrialRecord, front_records
+from studies.rungs.features import features
+from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
 from studies.storage import JOURNAL, mendable, open_storage, without_password
+from surgery.costs import cost
 from surgery.problems import Problem, UserError, nearest
 
 DEFAULT_RUNS = Path("runs")
@@ -45,6 +48,7 @@ class StudySettings:
     tokenizer: str = "bpe:4096"
     data_hash: str = ""
     data_folder: str = ""
+    stopping: str = DEFAULT_STRATEGY
     threads: int = 1  # CPU threads a worker; a number that changes would change the last bits of a loss
 
 
@@ -57,6 +61,7 @@ class Study:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
         self._finished: dict[int, TrialRecord] = {}
+        self._told: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {}
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -100,6 +105,7 @@ class Study:
     @classmethod
     def _create(cls, folder: Path, space: SearchSpace, settings: StudySettings, url: str | None) -> Study:
         check_sampler(settings.sampler)
+        check_strategy(settings.stopping)
         (folder / "space.yaml").write_text(space.text, encoding="utf-8")
         sampler = SeededSampler(settings.sampler, settings.seed)
         directions = [
@@ -161,7 +167,7 @@ class Study:
         UserError: `space` or `settings` differ from what the study was started with.
         """
         changes = [("space", line) for line in self.space.diff(space)]
-        for key in ("seed", "sampler", "corpus", "tokenizer", "data_hash"):
+        for key in ("seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash"):
             old, new = getattr(self.settings, key), getattr(settings, key)
             if old != new:
                 changes.append((key, f"{old} -> {new}"))
@@ -194,6 +200,22 @@ class Study:
             rule = f"is not a trial of this study, it has 0 to {len(records) - 1}"
             raise UserError("unknown trial", [Problem("trial", number, rule)])
         return records[number]
+
+    def costs(self, record: TrialRecord) -> dict[str, float]:
+        """The objectives that are known before training, by name."""
+        return self._facts(record)[0]
+
+    def features(self, record: TrialRecord) -> tuple[float, ...]:
+        """Descriptors of the trial's architecture."""
+        return self._facts(record)[1]
+
+    def _facts(self, record: TrialRecord) -> tuple[dict[str, float], tuple[float, ...]]:
+        if record.hash not in self._told:
+            architecture = record.build()
+            exact = [item.name for item in self.space.objectives if not item.measured]
+            costs = {name: float(cost(architecture, name)) for name in exact}
+            self._told[record.hash] = costs, features(architecture)
+        return self._told[record.hash]
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front over the finished trials."""
@@ -229,11 +251,7 @@ class Study:
 
     def curve(self, number: int) -> list[dict[str, Any]]:
         """Points of a trial's loss curve; empty when it has none here."""
-        path = self.folder / "trials" / f"{number:05d}" / "curve.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return read_curve(self.folder / "trials" / f"{number:05d}" / "curve.jsonl")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

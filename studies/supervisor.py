@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from studies.leases import statuses
-from studies.records import DONE, FAILED, TrialRecord, front_records
+from studies.records import TrialRecord, front_records
 from studies.storage import mendable
 from studies.study import Study
 from studies.trials import put_back_orphans
@@ -44,7 +44,7 @@ class Snapshot:
 
     @property
     def trained(self) -> int:
-        return self.count(DONE) + self.count(FAILED)
+        return sum(record.trained for record in self.records)
 
     @property
     def tokens_per_s(self) -> float:
@@ -56,8 +56,9 @@ class Snapshot:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the target, from the mean time of a trial and how far the running ones are."""
-        times = [record.seconds for record in self.records if record.state == DONE and record.seconds > 0]
+        """Seconds until the target, from the mean time of a trial, stopped ones among them, and how far the
+        running ones are."""
+        times = [record.seconds for record in self.records if record.trained and record.seconds > 0]
         if self.target is None or not times or not self.workers:
             return None
         left: float = self.target - self.trained - sum(worker.get("done", 0.0) for worker in self.workers)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,12 +74,27 @@ class TrainResult:
     epochs: float
 
 
+@dataclass(frozen=True)
+class Rung:
+    """Where a run was when its held-out loss was taken, and what it measured; units as in TrainResult."""
+
+    losses: tuple[float, ...]  # held-out, nats/token, at every such point so far
+    tokens: int
+    val_bpb: float
+    train_tokens_per_s: float
+    peak_memory: int
+
+
 class TrainingFailed(Exception):
     """The run has no result: the loss became NaN, infinite or exploded."""
 
 
 class Interrupted(Exception):
     """The caller asked to stop."""
+
+
+class Stopped(Exception):
+    """The caller let the run go no further at a rung; its checkpoint is written."""
 
 
 def train(
@@ -90,14 +107,19 @@ def train(
     curve: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    at_rung: Callable[[Rung], bool] | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainResult:
-    """Trains `model` in place.
+    """Trains `model` in place. A run that stopped at a rung and goes on ends as one that never stopped.
 
     Args:
         seed: of the HDPL noise; the caller seeds the initial weights.
         curve: JSON lines with step, tokens and the losses, written as they come.
+        at_rung: asked after every evaluation but the last whether the run goes on.
+        checkpoint: where a run that does not is kept, and where it goes on from when the file is there.
 
     Raises:
+        Stopped: `at_rung` said no.
         TrainingFailed: the loss is not finite or exploded; the reason is the message.
         Interrupted: `should_stop` said so between two steps or two batches of an evaluation.
         UserError: model, data and settings don't fit each other.
@@ -112,9 +134,11 @@ def train(
             raise Interrupted
 
     batches = batch_indices(data.windows("train", settings.seq_len), settings)
-    with CurveWriter(curve) as writer:
-        run = _Run(model, data, settings, device, writer)
-        for step, indices in enumerate(islice(batches, settings.steps), start=1):
+    run = _Run(model, data, settings, device)
+    if checkpoint is not None and checkpoint.is_file():
+        run.restore(load_state(checkpoint))
+    with CurveWriter(curve, after=run.step) as run.writer:
+        for step, indices in enumerate(islice(batches, run.step, settings.steps), start=run.step + 1):
             pause()
             run.train_step(step, indices)
             if step in run.log_steps:
@@ -123,6 +147,10 @@ def train(
                     on_step(progress)
             if step in settings.eval_steps:
                 run.evaluate(step, pause)
+                if at_rung is not None and not at_rung(run.rung()) and step < settings.steps:
+                    assert checkpoint is not None, "a run that may stop has a place for its state"
+                    save_state(checkpoint, run.state())
+                    raise Stopped
     return run.result()
 
 
@@ -130,17 +158,57 @@ class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, model: HybridLM, data: TokenData, settings: TrainSettings, device: torch.device,
-        writer: CurveWriter,
-    ) -> None:  # fmt: skip
-        self.model, self.data, self.settings, self.device, self.writer = model, data, settings, device, writer
+        self, model: HybridLM, data: TokenData, settings: TrainSettings, device: torch.device
+    ) -> None:
+        self.model, self.data, self.settings, self.device = model, data, settings, device
         self.descent = Descent(model, settings, device)
         self.log_steps = log_steps(settings.steps) | settings.eval_steps
         self.train_loss = math.nan
         self.evaluation: Evaluation | None = None
+        self.losses: list[float] = []
+        self.writer = CurveWriter(None)
+        self.step = self.peak_before = 0
         self.watch = Stopwatch()
 
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        state = {
+            "step": self.step,
+            "losses": self.losses,
+            "seconds": self.watch.seconds,
+            "peak_memory": self.peak_memory,
+            "model": self.model.state_dict(),
+            "optimizer": self.descent.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step, self.losses, self.peak_before = state["step"], state["losses"], state["peak_memory"]
+        self.model.load_state_dict(state["model"])
+        self.descent.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        self.watch = Stopwatch(state["seconds"])
+
+    @property
+    def peak_memory(self) -> int:
+        return max(self.peak_before, peak_memory(self.device))
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.settings.batch_tokens
+
+    def rung(self) -> Rung:
+        assert self.evaluation is not None, "asked behind an evaluation"
+        speed = self.tokens / self.watch.seconds
+        return Rung(tuple(self.losses), self.tokens, self.evaluation.val_bpb, speed, self.peak_memory)
+
     def train_step(self, step: int, indices: np.ndarray) -> None:
+        self.step = step
         rows = torch.from_numpy(self.data.batch(indices, self.settings.seq_len)).to(self.device)
         self.descent.step(step, rows[:, :-1], rows[:, 1:])
 
@@ -173,11 +241,12 @@ class _Run:
             step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb
         )
         self.evaluation = found
+        self.losses.append(found.val_loss)
 
     def result(self) -> TrainResult:
         assert self.evaluation is not None, "the last step is evaluated"
         settings = self.settings
-        tokens, seconds = settings.steps * settings.batch_tokens, self.watch.seconds
+        tokens, seconds = self.tokens, self.watch.seconds
         return TrainResult(
             val_loss=self.evaluation.val_loss,
             val_bpb=self.evaluation.val_bpb,
@@ -185,9 +254,21 @@ class _Run:
             tokens=tokens,
             seconds=seconds,
             train_tokens_per_s=tokens / seconds,
-            peak_memory=peak_memory(self.device),
+            peak_memory=self.peak_memory,
             epochs=tokens / (self.data.windows("train", settings.seq_len) * settings.seq_len),
         )
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Whole or not at all, also when the process dies meanwhile."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 class Descent:

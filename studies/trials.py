@@ -26,10 +26,12 @@ from studies.records import (
     METRICS,
     REASON,
     RUNNING,
+    STOPPED_AT,
     WAITING,
     WORKER,
     TrialRecord,
 )
+from studies.stopping import checkpoint_of, expected_values, is_held, promotable, promote
 from studies.study import Study
 from surgery.architecture import Architecture
 
@@ -60,11 +62,14 @@ class Nothing:
 def take(
     study: Study, worker: str, target: int | None, should_stop: Callable[[], bool] | None = None
 ) -> Assignment | Nothing:
-    """The next trial to train. Infeasible and known architectures are answered without training.
+    """The next trial to train: a stopped one whose chance has risen, else a new one.
+
+    Infeasible and known architectures are answered without training.
 
     Args:
         worker: the name under which the trial is recorded as running.
-        target: trained architectures that the study shall have in all; None is no limit.
+        target: architectures that the study shall have trained in all, stopped ones among them; None is no
+            limit.
         should_stop: ends a long row of suggestions early, with `wait`.
     """
     with study.exclusive():
@@ -73,8 +78,12 @@ def take(
             records = study.records()
             trained = sum(record.trained for record in records)
             running = sum(record.state == RUNNING for record in records)
+            if (number := promotable(study, records)) is not None:
+                promote(study, number)
+                continue
             if target is not None and trained >= target:
-                return Nothing(wait=False, reason=f"{trained} architectures are trained")
+                # what still runs may yet promote a stopped one
+                return Nothing(wait=running > 0, reason=f"{trained} architectures are trained")
             if target is not None and trained + running >= target:
                 return Nothing(wait=True)
             skips = _skips(records)
@@ -97,14 +106,14 @@ def finish(
     """Ends a trial, as failed when it has no values. False when it was given to another worker meanwhile."""
     with study.exclusive():
         try:
-            now = study.inner._storage.get_trial(trial._trial_id)
-            if now.state != TrialState.RUNNING or now.user_attrs.get(WORKER) != worker:
+            if not is_held(study, trial, worker):
                 return False
             for key, value in attributes.items():
                 trial.set_user_attr(key, value)
             study.inner.tell(trial, values, state=TrialState.FAIL if values is None else None)
         except UpdateFinishedTrialError:
             return False
+        checkpoint_of(study, trial.number).unlink(missing_ok=True)
     study.write_front()
     return True
 
@@ -150,6 +159,8 @@ def put_back_orphans(study: Study) -> list[int]:
 
 
 def _is_orphan(study: Study, trial: FrozenTrial) -> bool:
+    if trial.user_attrs.get(STOPPED_AT) is not None:
+        return False  # stopped at a rung: it has no worker, and needs none
     worker = trial.user_attrs.get(WORKER)
     alive = is_alive(study.workers_folder, worker) if worker else None
     if study.url is None:
@@ -179,6 +190,7 @@ def _skips(records: Sequence[TrialRecord]) -> int:
 def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: bool) -> Assignment | None:
     """One suggestion; None when it was answered without training."""
     study.sampler.explore = explore
+    study.sampler.expected = expected_values(study, records)
     trial = study.inner.ask()
     if study.url is not None:
         trial.set_user_attr(HEARTBEAT, time.time())

@@ -23,14 +23,17 @@ from studies.data import TokenData, open_or_prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
 from studies.probes import train_probe
-from studies.records import ENVIRONMENT, METRICS, REASON, SECONDS, SEEDS
+from studies.records import ENVIRONMENT, METRICS, REASON, SECONDS, SEEDS, TrialRecord
 from studies.samplers import derive_seed
+from studies.stopping import CHECKPOINT, reach, stop
 from studies.storage import STORAGE_ERRORS, mendable
 from studies.study import Study
 from studies.supervisor import SUPERVISOR
 from studies.training import (
     Interrupted,
     Progress,
+    Rung,
+    Stopped,
     TrainingFailed,
     TrainSettings,
     check_data,
@@ -146,20 +149,29 @@ class _Worker:
         self.last_beat = time.monotonic()
 
     def run(self, assignment: Assignment) -> None:
-        """Trains a trial and tells the study.
+        """Trains a trial to its end or to the rung where it stops, and tells the study.
 
         Raises:
             UserError: too many trials failed in a row.
             KeyboardInterrupt: asked to stop; the trial is put back.
         """
         number, started = assignment.trial.number, time.time()
-        self.log(f"trial {number} starts: {assignment.architecture.line}")
+        record = self.study.record(number)
+        verb = f"goes on behind rung {record.passed}" if record.passed else "starts"
+        self.log(f"trial {number} {verb}: {assignment.architecture.line}")
+
+        def seconds() -> float:
+            return record.seconds + time.time() - started
+
         try:
-            metrics = metrics_of(self.study.space, assignment.architecture, self._train(assignment))
+            metrics = metrics_of(self.study.space, assignment.architecture, self._train(assignment, record))
         except (KeyboardInterrupt, Interrupted):
             put_back(self.study, number)
             self.log(f"trial {number} is put back, to be run again")
             raise KeyboardInterrupt from None
+        except Stopped:
+            self._stop(assignment, seconds())
+            return
         except (UserError, *STORAGE_ERRORS):  # not the architecture's fault
             with suppress(*STORAGE_ERRORS):  # else it is found when this worker is gone
                 put_back(self.study, number)
@@ -167,18 +179,18 @@ class _Worker:
         except Exception as error:  # one trial's failure must not end the study
             reason = self._explain(assignment, error)
             told = f"trial {number} failed: {reason}"
-            self._finish(assignment, {REASON: reason, SECONDS: time.time() - started}, None, told)
+            self._finish(assignment, {REASON: reason, SECONDS: seconds()}, None, told)
             self._count_failure(number, reason)
             return
         self.failures = 0
         objectives = self.study.space.objectives
         values = [metrics[item.name] for item in objectives]
         shown = (f"{item.name} {item.metric.format(metrics[item.name])}" for item in objectives)
-        told = f"trial {number} done in {time.time() - started:.0f} s: {', '.join(shown)}"
-        self._finish(assignment, {METRICS: metrics, SECONDS: time.time() - started}, values, told)
+        told = f"trial {number} done in {seconds():.0f} s: {', '.join(shown)}"
+        self._finish(assignment, {METRICS: metrics, SECONDS: seconds()}, values, told)
 
-    def _train(self, assignment: Assignment) -> list[dict[str, float]]:
-        """What is measured, one a seed."""
+    def _train(self, assignment: Assignment, record: TrialRecord) -> list[dict[str, float]]:
+        """What is measured, one a seed. Probes come first: they are known at the rungs of the first seed."""
         trial, architecture = assignment.trial, assignment.architecture
         folder = self.study.trial_folder(trial.number)
         (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
@@ -208,9 +220,21 @@ class _Worker:
             self._beat(trial)
             return self.stop()
 
+        def at_rung(rung: Rung) -> bool:
+            measured = {**asdict(rung), **scores}
+            known = {name: measured[name] for name in ALL_METRICS if name in measured}
+            return reach(self.study, trial, self.lease.worker, rung.losses, rung.tokens, known)
+
         results = []
         for repeat, seed in enumerate(seeds):
             before = 0
+            first = repeat == 0
+            # a run that goes on has its probes' scores from before
+            scores = {name: record.measured[name] for name in probes if first and name in record.measured}
+            for name, probe in probes.items():
+                if name not in scores:
+                    scores[name] = train_probe(architecture, probe, seed, self.device, should_stop, on_step)
+                before += probe.tokens
             torch.manual_seed(seed)
             result = train(
                 HybridLM(architecture),
@@ -218,17 +242,24 @@ class _Worker:
                 self.settings,
                 seed=seed,
                 device=self.device,
-                curve=folder / ("curve.jsonl" if repeat == 0 else f"curve-{repeat}.jsonl"),
+                curve=folder / ("curve.jsonl" if first else f"curve-{repeat}.jsonl"),
                 on_step=on_step,
                 should_stop=should_stop,
+                at_rung=at_rung if first else None,
+                checkpoint=folder / CHECKPOINT if first else None,
             )
-            results.append(asdict(result))
-            before = text_tokens
-            for name, probe in probes.items():
-                score = train_probe(architecture, probe, seed, self.device, should_stop, on_step)
-                results[-1][name] = score
-                before += probe.tokens
+            results.append({**asdict(result), **scores})
         return results
+
+    def _stop(self, assignment: Assignment, seconds: float) -> None:
+        trial = assignment.trial
+        trial.set_user_attr(SECONDS, seconds)
+        if stop(self.study, trial, self.lease.worker):
+            rung = self.study.record(trial.number)
+            self.log(
+                f"trial {trial.number} stops at rung {len(rung.rungs)} after {seconds:.0f} s: "
+                f"val_loss {rung.rungs[-1]:.4f}"
+            )
 
     def _beat(self, trial: optuna.Trial) -> None:
         if self.study.url is not None and time.monotonic() - self.last_beat > HEARTBEAT_SECONDS:

@@ -1,0 +1,76 @@
+"""What a study knows at one moment, as arrays: costs, loss curves as far as each run got, descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One row an architecture.
+
+    Attributes:
+        numbers: (n,) trial numbers.
+        costs: (n, objectives - 1) every objective but the loss, lower is better, known before the last rung.
+        curves: (n, rungs) held-out loss in nats/token at each rung, NaN where a run did not get; the last is
+            the result.
+        features: (n, f) descriptors of the architecture that may tell how it learns on.
+    """
+
+    numbers: NDArray[np.int64]
+    costs: Floats
+    curves: Floats
+    features: Floats
+
+    @classmethod
+    def of(
+        cls,
+        numbers: Sequence[int],
+        costs: Sequence[Sequence[float]],
+        curves: Sequence[Sequence[float]],
+        features: Sequence[Sequence[float]],
+        rungs: int,
+    ) -> Evidence:
+        """From rows of any lengths: a curve may be short."""
+        count = len(numbers)
+        padded = np.full((count, rungs), np.nan)
+        for row, curve in enumerate(curves):
+            padded[row, : len(curve)] = curve
+        return cls(
+            np.asarray(numbers, dtype=np.int64),
+            np.asarray(costs, dtype=np.float64).reshape(count, -1),
+            padded,
+            np.asarray(features, dtype=np.float64).reshape(count, -1),
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def reached(self) -> NDArray[np.int64]:
+        """(n,) rungs that each run has a loss at."""
+        return np.asarray((~np.isnan(self.curves)).sum(axis=1), dtype=np.int64)
+
+    @cached_property
+    def finished(self) -> Bools:
+        return np.asarray(~np.isnan(self.curves[:, -1]), dtype=np.bool_)
+
+    def cheaper(self, row: int) -> Bools:
+        """(n,) which runs cost no more than this one in every cost; itself left out."""
+        found = np.asarray((self.costs <= self.costs[row]).all(axis=1), dtype=np.bool_)
+        found[row] = False
+        return found
+
+    @property
+    def last(self) -> Floats:
+        """(n,) loss at the last rung that each run reached; NaN where it reached none."""
+        places = np.maximum(self.reached - 1, 0)
+        return np.asarray(self.curves[np.arange(len(self)), places])
