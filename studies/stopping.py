@@ -1,8 +1,8 @@
 """Early stopping in a study: what is known is gathered, a strategy is asked, trials stop and are promoted.
 
 A stopped trial stays a running one for Optuna, which can't reopen what is finished. It has no worker, its
-state is in its checkpoint, and it waits for its chance of a place on the front to rise. Then it goes on as the
-same trial.
+state is in its checkpoint, and it waits for its chance of a place on the front to rise. Then it goes on as
+the same trial.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def reach(
             return True  # given to another worker meanwhile: `finish` says so
         note(trial, losses, tokens, measured)
         record = study.record(trial.number)
-        if record.baseline is not None or len(losses) <= record.passed or not _compares(study):
+        decided = len(losses) <= record.passed or len(losses) == len(study.space.proxy.rungs)
+        if decided or record.baseline is not None or not _compares(study):
             return True
         return bool(_chances(study, study.records(), [trial.number])[0] >= _strategy(study).threshold)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from search_spaces import SearchSpace, parse_space
@@ -107,22 +108,7 @@ class Study:
         check_sampler(settings.sampler)
         check_strategy(settings.stopping)
         (folder / "space.yaml").write_text(space.text, encoding="utf-8")
-        sampler = SeededSampler(settings.sampler, settings.seed)
-        directions = [
-            StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
-            for item in space.objectives
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            inner = optuna.create_study(
-                storage=open_storage(folder, url),
-                study_name=folder.name,
-                directions=directions,
-                sampler=sampler,
-            )
-            inner.set_metric_names([item.name for item in space.objectives])
-        for baseline, architecture in space.baselines.items():
-            inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
+        inner = start(open_storage(folder, url), folder.name, space, settings)
         if url is not None:
             (folder / _URL_FILE).write_text(url + "\n", encoding="utf-8")
         # written last: a study without it is not there yet
@@ -258,6 +244,26 @@ class Study:
         """One process of this folder at a time takes a trial or ends one. Not reentrant."""
         with locked(self.folder):
             yield
+
+
+def start(storage: BaseStorage, name: str, space: SearchSpace, settings: StudySettings) -> optuna.Study:
+    """A new Optuna study in a storage, the space's baselines queued first."""
+    directions = [
+        StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
+        for item in space.objectives
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        inner = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=directions,
+            sampler=SeededSampler(settings.sampler, settings.seed),
+        )
+        inner.set_metric_names([item.name for item in space.objectives])
+    for baseline, architecture in space.baselines.items():
+        inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
+    return inner
 
 
 def locate(name: str, runs: Path) -> Path:

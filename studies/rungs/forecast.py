@@ -14,6 +14,7 @@ import numpy as np
 from studies.rungs.evidence import Evidence, Floats
 
 FEWEST = 5  # finished runs that a forecast needs
+SMALLEST = 1e-9  # standard deviation in nats/token: no forecast is certain
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on standardised inputs; chosen by leave-one-out error
 
 
@@ -70,6 +71,8 @@ def _ridge(inputs: Floats, targets: Floats, wanted: Floats) -> tuple[Floats, Flo
             best = error, right.T @ (scale / (scale**2 + penalty) * rotated), penalty
     assert best is not None
     error, weights, penalty = best
-    # how far a new row lies from the known ones: its leverage, beside which the known ones' is in the error
-    leverage = ((new @ right.T) ** 2 / (scale**2 + penalty)).sum(axis=1) + 1 / count
-    return targets.mean() + new @ weights, np.sqrt(error * (1 + leverage))
+    # leverage: how far a new row lies from the known ones, along what they vary in and beside it
+    along = (new @ right.T) ** 2
+    beside = np.maximum((new**2).sum(axis=1) - along.sum(axis=1), 0.0)
+    leverage = (along / (scale**2 + penalty)).sum(axis=1) + beside / penalty + 1 / count
+    return targets.mean() + new @ weights, np.sqrt(error * (1 + leverage)) + SMALLEST

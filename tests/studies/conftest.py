@@ -11,6 +11,7 @@ import pytest
 
 from search_spaces import SearchSpace, parse_space
 from studies.data import TokenData, open_corpus, prepare
+from studies.rungs.strategies import DEFAULT_STRATEGY
 from studies.study import Study, StudySettings
 
 SPACE = """
@@ -49,7 +50,7 @@ def space() -> SearchSpace:
 
 @pytest.fixture
 def make_study(tokens: TokenData, space: SearchSpace, tmp_path: Path) -> MakeStudy:
-    """make_study(name, text=..., seed=..., sampler=..., url=...) -> a new study of this test's own folder."""
+    """make_study(name, text=..., seed=..., sampler=..., stopping=..., url=...) -> a new study of this test's."""
 
     def make(
         name: str = "study",
@@ -57,18 +58,24 @@ def make_study(tokens: TokenData, space: SearchSpace, tmp_path: Path) -> MakeStu
         text: str | None = None,
         seed: int = 0,
         sampler: str = "tpe",
+        stopping: str = DEFAULT_STRATEGY,
         url: str | None = None,
     ) -> Study:
         chosen = space if text is None else parse_space(text, "small.yaml")
-        return Study.create(name, chosen, study_settings(tokens, seed, sampler), tmp_path / "runs", url)
+        return Study.create(
+            name, chosen, study_settings(tokens, seed, sampler, stopping), tmp_path / "runs", url
+        )
 
     return make
 
 
-def study_settings(tokens: TokenData, seed: int = 0, sampler: str = "tpe") -> StudySettings:
+def study_settings(
+    tokens: TokenData, seed: int = 0, sampler: str = "tpe", stopping: str = DEFAULT_STRATEGY
+) -> StudySettings:
     return StudySettings(
         seed=seed,
         sampler=sampler,
+        stopping=stopping,
         tokenizer="bpe:512",
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder),

@@ -22,12 +22,16 @@ from studies.evaluate import evaluate
 from studies.training import (
     Interrupted,
     Progress,
+    Rung,
+    Stopped,
     TrainingFailed,
     TrainResult,
     TrainSettings,
     batch_indices,
     check_data,
+    load_state,
     make_optimizer,
+    save_state,
     schedule,
     train,
 )
@@ -73,6 +77,45 @@ def test_same_seed_same_bits(tokens: TokenData) -> None:
     first, again, other = run(tokens), run(tokens), run(tokens, seed=1)
     assert exact(first) == exact(again)
     assert exact(first) != exact(other)
+
+
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(tokens: TokenData, tmp_path: Path) -> None:
+    """Weights, moments of the optimizer, noise of HDPL, order of the text, curve: bit for bit."""
+    whole = run(tokens, curve=tmp_path / "whole.jsonl")
+    rungs: list[Rung] = []
+
+    def at_rung(rung: Rung) -> bool:
+        rungs.append(rung)
+        return False
+
+    path, curve = tmp_path / "checkpoint.pt", tmp_path / "curve.jsonl"
+    for stops in range(1, 3):
+        with pytest.raises(Stopped):
+            run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
+        assert len(rungs) == stops
+        with curve.open("a") as file:  # a worker that went on and was killed
+            file.write('{"step": 15, "loss": 1.0}\n{"step": 16, "lo')
+    result = run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
+    assert exact(result) == exact(whole)
+    assert curve.read_text() == (tmp_path / "whole.jsonl").read_text()
+    points = [json.loads(line) for line in curve.read_text().splitlines()]
+    losses = [point["val_loss"] for point in points if "val_loss" in point]
+    assert [list(rung.losses) for rung in rungs] == [losses[:1], losses[:2], losses]
+    assert [rung.tokens for rung in rungs] == [2048, 4096, 8192]
+
+
+def test_a_state_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_state(path, {"step": 3})
+
+    def dies(state: object, target: Path) -> None:
+        target.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(path, {"step": 4})
+    assert load_state(path) == {"step": 3}
 
 
 def test_watching_changes_nothing(tokens: TokenData, tmp_path: Path) -> None:

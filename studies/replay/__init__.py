@@ -1,0 +1,1 @@
+"""Searches replayed from a table of architectures that were all trained once."""

@@ -1,0 +1,157 @@
+"""A search replayed from a table of trained architectures: the study's own code, losses looked up.
+
+Workers are simulated: each takes trials, reaches rungs and ends them through the functions that a real worker
+calls, on a clock of tokens. Only the training is not there, so that a search of hours takes seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from optuna.storages import InMemoryStorage
+
+from studies.leases import Lease
+from studies.records import METRICS
+from studies.replay.table import Entry, Table
+from studies.stopping import checkpoint_of, reach, stop
+from studies.study import Study, StudySettings, start
+from studies.trials import Assignment, finish, take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a table is searched. `rungs`: shares of the budget, each one of the table's points."""
+
+    sampler: str
+    stopping: str
+    seed: int
+    workers: int = 4
+    rungs: tuple[float, ...] = (0.1, 0.3, 1.0)
+    trials: int | None = None  # all of the table
+
+
+@dataclass
+class Course:
+    """What a replay did, in order.
+
+    Attributes:
+        tokens: spent by all workers when each run ended.
+        ended: the architecture that was trained to its end then, by hash.
+        stopped: architectures that were still stopped when the search was over.
+        trained: tokens by architecture; none is trained on a token twice.
+        overhead: seconds of suggesting, deciding and storing by trial taken.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    trained: dict[str, int] = field(default_factory=dict)
+    overhead: list[float] = field(default_factory=list)
+    spent: int = 0
+
+
+def replay(table: Table, plan: Plan) -> Course:
+    """Searches the table until its space or the plan's trials are exhausted."""
+    with _study(table, plan) as study, ExitStack() as leases:
+        workers = [leases.enter_context(Lease(study.workers_folder)) for _ in range(plan.workers)]
+        return _Simulation(table, plan, study, [lease.worker for lease in workers]).run()
+
+
+class _Simulation:
+    """A queue of what happens next, by the clock; ties go by worker."""
+
+    def __init__(self, table: Table, plan: Plan, study: Study, workers: Sequence[str]) -> None:
+        self.table, self.plan, self.study, self.workers = table, plan, study, workers
+        self.course = Course()
+        self.points = [table.point(share) for share in plan.rungs]
+        self.steps = [round(share * table.tokens) for share in plan.rungs]
+        self.running: dict[int, tuple[Assignment, Entry, int]] = {}  # by worker: what, and the next rung
+
+    def run(self) -> Course:
+        events = [(0, worker) for worker in range(len(self.workers))]
+        idle: list[int] = []
+        while events:
+            now, worker = heapq.heappop(events)
+            started = time.perf_counter()
+            if worker in self.running:
+                idle_again = self._rung(worker)
+                if not idle_again:
+                    events_next = self._next_step(worker)
+                    heapq.heappush(events, (now + events_next, worker))
+                    self._clock(started)
+                    continue
+                for other in idle:  # something is known that was not
+                    heapq.heappush(events, (now, other))
+                idle.clear()
+            taken = take(self.study, self.workers[worker], self.plan.trials)
+            self._clock(started)
+            if isinstance(taken, Assignment):
+                passed = self.study.record(taken.trial.number).passed
+                entry = self.table.entries[taken.architecture.hash]
+                self.running[worker] = taken, entry, passed
+                heapq.heappush(events, (now + self._next_step(worker), worker))
+                self.course.overhead.append(0.0)
+            elif taken.wait:
+                idle.append(worker)
+        self.course.stopped = [item.hash for item in self.study.records() if item.state == "stopped"]
+        return self.course
+
+    def _next_step(self, worker: int) -> int:
+        """Tokens until the worker's next rung."""
+        rung = self.running[worker][2]
+        return self.steps[rung] - (self.steps[rung - 1] if rung else 0)
+
+    def _rung(self, worker: int) -> bool:
+        """The worker's trial is at a rung; whether the worker is free again."""
+        assignment, entry, rung = self.running[worker]
+        trial, name = assignment.trial, self.workers[worker]
+        self._spend(entry.hash, self._next_step(worker))
+        losses = [entry.losses[0, point] for point in self.points[: rung + 1]]
+        goes_on = reach(self.study, trial, name, [float(loss) for loss in losses], self.steps[rung], {})
+        if rung + 1 == len(self.steps):
+            metrics = {**entry.costs, "val_loss": float(losses[-1])}
+            values = [metrics[item.name] for item in self.study.space.objectives]
+            assert finish(self.study, trial, name, {METRICS: metrics}, values)
+            self.course.tokens.append(self.course.spent)
+            self.course.ended.append(entry.hash)
+        elif not goes_on:
+            checkpoint_of(self.study, trial.number).touch()
+            assert stop(self.study, trial, name)
+        else:
+            self.running[worker] = assignment, entry, rung + 1
+            return False
+        del self.running[worker]
+        return True
+
+    def _spend(self, architecture: str, tokens: int) -> None:
+        self.course.spent += tokens
+        self.course.trained[architecture] = self.course.trained.get(architecture, 0) + tokens
+
+    def _clock(self, started: float) -> None:
+        if self.course.overhead:
+            self.course.overhead[-1] += time.perf_counter() - started
+
+
+@contextmanager
+def _study(table: Table, plan: Plan) -> Iterator[Study]:
+    """A study in memory; its folder, for leases and marks of checkpoints, is gone afterwards."""
+    space = replace(table.space, proxy=replace(table.space.proxy, rungs=plan.rungs))
+    settings = StudySettings(seed=plan.seed, sampler=plan.sampler, stopping=plan.stopping)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "replay"
+        path.mkdir()
+        inner = start(InMemoryStorage(), path.name, space, settings)
+        yield Study(path, space, settings, inner, None)
+
+
+def volumes(table: Table, course: Course) -> np.ndarray:
+    """(ended,) share of the hypervolume of the whole table that is dominated after each ended run."""
+    rows = [table.rows[architecture] for architecture in course.ended]
+    return table.running_volume(rows) / table.volume
