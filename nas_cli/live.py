@@ -16,6 +16,7 @@ from nas_cli.screen import console, duration
 from nas_cli.tables import trial_table
 
 if TYPE_CHECKING:
+    from studies.records import TrialRecord
     from studies.study import Study
     from studies.supervisor import Snapshot, Supervisor
 
@@ -32,14 +33,16 @@ def show_live(supervisor: Supervisor) -> None:
 
 def print_lines(supervisor: Supervisor) -> None:
     """A line for each trial that ends."""
-    told = {record.number for record in supervisor.study.records() if record.trained}
+    told = {(record.number, record.state) for record in supervisor.study.records() if record.trained}
     for snapshot in supervisor.watch():
         on_front = {record.number for record in snapshot.front}
         for record in snapshot.records:
-            if not record.trained or record.number in told:
+            if not record.trained or (record.number, record.state) in told:
                 continue
-            told.add(record.number)
+            told.add((record.number, record.state))
             result = record.reason
+            if record.state == "stopped":
+                result = f"val_loss={record.rungs[-1]:.4f} at {share_of(supervisor.study, record)}"
             if record.values is not None:
                 result = " ".join(
                     f"{objective.name}={objective.metric.format(value)}"
@@ -52,6 +55,11 @@ def print_lines(supervisor: Supervisor) -> None:
                 markup=False,
                 soft_wrap=True,
             )
+
+
+def share_of(study: Study, record: TrialRecord) -> str:
+    """How far a stopped trial got."""
+    return f"{study.space.proxy.rungs[len(record.rungs) - 1]:.0%} of its tokens"
 
 
 def screen(study: Study, snapshot: Snapshot) -> RenderableType:
@@ -95,6 +103,7 @@ def _status(snapshot: Snapshot) -> Text:
     parts = [
         f"[bold]{snapshot.trained}{target}[/] trained",
         f"{snapshot.count('running')} running",
+        f"{snapshot.count('stopped')} stopped early",
         f"[red]{snapshot.count('failed')} failed[/]" if snapshot.count("failed") else "0 failed",
         f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s",
         f"{snapshot.trials_per_hour:.0f} trials/h",

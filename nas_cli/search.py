@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from search_spaces import SearchSpace
     from studies.data import TokenData
     from studies.study import Study
-    from studies.supervisor import Supervisor
+    from studies.supervisor import Snapshot, Supervisor
 
 DEFAULT_TRIALS = 50
 
@@ -43,6 +43,10 @@ def search(
         str | None, typer.Option(help="bpe:SIZE trained on the text, or a Hugging Face tokenizer.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, nsga2, nsga3, gp or random.")] = "tpe",
+    stopping: Annotated[
+        str,
+        typer.Option(help="Who is stopped at the proxy's rungs: forecast, pareto, median, or none."),
+    ] = "forecast",
     seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
     device: DeviceOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
@@ -55,6 +59,7 @@ def search(
     limit = parse_duration(timeout) if timeout else None
     from search_spaces import load_space
     from studies.devices import pick_device
+    from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
     from studies.supervisor import Supervisor
@@ -62,11 +67,13 @@ def search(
     chosen = load_space(space)
     print_warnings(chosen.warnings())
     check_sampler(sampler)
+    check_strategy(stopping)
     pick_device(device)
     tokens = _prepare(chosen, data or chosen.data.corpus, tokenizer or chosen.data.tokenizer)
     settings = StudySettings(
         seed=seed,
         sampler=sampler,
+        stopping=stopping,
         corpus=data or chosen.data.corpus,
         tokenizer=tokenizer or chosen.data.tokenizer,
         data_hash=tokens.content_hash,
@@ -117,9 +124,20 @@ def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int
     console.print(
         f"{has}{supervisor.target} trained architectures wanted, {format_count(space.proxy.tokens)} tokens "
         f"each, {workers} worker{'s' if workers > 1 else ''}, sampler {settings.sampler}, "
-        f"seed {settings.seed}, folder {study.folder}",
+        f"stopping {settings.stopping}, seed {settings.seed}, folder {study.folder}",
         soft_wrap=True,
     )
+
+
+def _saved(study: Study, last: Snapshot) -> str:
+    """What stopping spared: the share of the tokens that training everything to its end would have taken."""
+    trained = [record for record in last.records if record.state in ("done", "stopped")]
+    if not last.count("stopped"):
+        return ""
+    proxy = study.space.proxy
+    whole = proxy.steps * proxy.batch_tokens
+    spent = sum(min(record.tokens, whole) for record in trained)
+    return f" ({spent / (whole * len(trained)):.0%} of the tokens)"
 
 
 def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
@@ -132,7 +150,8 @@ def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
         raise UserError("no worker could train anything", [problem])
     console.print(trial_table(last.front, study.space.objectives, title=f"front of {study.name}"))
     console.print(
-        f"{last.count('done')} trained, {last.count('failed')} failed, "
+        f"{last.count('done')} trained, {last.count('stopped')} stopped early"
+        f"{_saved(study, last)}, {last.count('failed')} failed, "
         f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions not "
         f"trained; {duration(last.elapsed)} here"
     )

@@ -30,7 +30,7 @@ from studies.records import (
 )
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.forecast import forecast
-from studies.rungs.strategies import STRATEGIES, Strategy
+from studies.rungs.strategies import STRATEGIES, Never, Strategy
 
 if TYPE_CHECKING:
     from studies.study import Study
@@ -61,9 +61,10 @@ def reach(
         note(trial, losses, tokens, measured)
         record = study.record(trial.number)
         decided = len(losses) <= record.passed or len(losses) == len(study.space.proxy.rungs)
-        if decided or record.baseline is not None or not _compares(study):
+        strategy = _strategy(study)
+        if decided or record.baseline is not None or isinstance(strategy, Never) or not _compares(study):
             return True
-        return bool(_chances(study, study.records(), [trial.number])[0] >= _strategy(study).threshold)
+        return bool(_chances(study, study.records(), [trial.number])[0] >= strategy.threshold)
 
 
 def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Mapping[str, float]) -> None:

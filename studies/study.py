@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from search_spaces import SearchSpace, parse_space
+from search_spaces.enumeration import every_architecture
 from studies.curve import read_curve
 from studies.data.folder import locked, write_json
 from studies.records import BASELINE, TrialRecord, front_records
@@ -33,6 +36,7 @@ from surgery.costs import cost
 from surgery.problems import Problem, UserError, nearest
 
 DEFAULT_RUNS = Path("runs")
+COUNTABLE = 5000  # settings of a space that are walked through to know when all are tried
 _ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs
 _URL_FILE = "storage.url"
 
@@ -169,23 +173,25 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """Every trial, in order. Finished ones never change and are read once."""
-        found = []
-        for trial in self.inner.get_trials(deepcopy=False):
-            record = self._finished.get(trial.number) or TrialRecord.read(trial)
-            if trial.state.is_finished():
-                self._finished[trial.number] = record
-            found.append(record)
-        return found
+        return [self._read(trial) for trial in self.inner.get_trials(deepcopy=False)]
 
     def record(self, number: int) -> TrialRecord:
         """Raises:
         UserError: no such trial.
         """
-        records = self.records()
-        if not 0 <= number < len(records):
-            rule = f"is not a trial of this study, it has 0 to {len(records) - 1}"
+        trials = self.inner.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            rule = f"is not a trial of this study, it has 0 to {len(trials) - 1}"
             raise UserError("unknown trial", [Problem("trial", number, rule)])
-        return records[number]
+        return self._read(trials[number])
+
+    def _read(self, trial: FrozenTrial) -> TrialRecord:
+        record = self._finished.get(trial.number)
+        if record is None:
+            record = TrialRecord.read(trial)
+            if trial.state.is_finished():
+                self._finished[trial.number] = record
+        return record
 
     def costs(self, record: TrialRecord) -> dict[str, float]:
         """The objectives that are known before training, by name."""
@@ -202,6 +208,27 @@ class Study:
             costs = {name: float(cost(architecture, name)) for name in exact}
             self._told[record.hash] = costs, features(architecture)
         return self._told[record.hash]
+
+    @cached_property
+    def _allowed(self) -> dict[str, dict[str, Any]] | None:
+        """Parameters of every allowed architecture by hash; None where there are too many to list."""
+        size = self.space.size()
+        if size.continuous or size.count > COUNTABLE:
+            return None
+        every = every_architecture(self.space)
+        return {arch.hash: params for params, arch in every if not self.space.violations(arch)}
+
+    @property
+    def countable(self) -> int | None:
+        """How many architectures the space allows; None where there are too many to list."""
+        return len(self._allowed) if self._allowed is not None else None
+
+    def untried(self, records: Sequence[TrialRecord]) -> list[dict[str, Any]] | None:
+        """Parameters of allowed architectures that no trial has; None where there are too many to list."""
+        if self._allowed is None:
+            return None
+        known = {record.hash for record in records}
+        return [params for name, params in self._allowed.items() if name not in known]
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front over the finished trials."""

@@ -31,12 +31,14 @@ from studies.records import (
     WORKER,
     TrialRecord,
 )
+from studies.samplers import derive_seed
 from studies.stopping import checkpoint_of, expected_values, is_held, promotable, promote
 from studies.study import Study
 from surgery.architecture import Architecture
 
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
-FEW_SKIPS = 20  # after so many, every other suggestion is drawn at random: samplers repeat what they like
+FEW_SKIPS = 20  # after so many, a small space is looked through for what is left, and in a large one every
+# other suggestion is drawn at random: samplers repeat what they like
 MOST_DEATHS = 3  # a trial that took so many workers with it, as when memory runs out, is not run again
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
@@ -87,7 +89,14 @@ def take(
             if target is not None and trained + running >= target:
                 return Nothing(wait=True)
             skips = _skips(records)
-            if skips >= MOST_SKIPS:
+            if skips >= FEW_SKIPS and (left := study.untried(records)) is not None:
+                if not left:
+                    reason = f"the space is exhausted: all {study.countable} allowed architectures are known"
+                    return Nothing(wait=running > 0, reason=reason)
+                if not any(record.state == WAITING for record in records):
+                    place = derive_seed(study.settings.seed, "untried", len(records)) % len(left)
+                    study.inner.enqueue_trial(left[place])
+            elif skips >= MOST_SKIPS:
                 reason = f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new"
                 return Nothing(wait=running > 0, reason=reason)
             assignment = _ask(study, worker, records, explore=skips >= FEW_SKIPS and skips % 2 == 0)
@@ -114,7 +123,8 @@ def finish(
         except UpdateFinishedTrialError:
             return False
         checkpoint_of(study, trial.number).unlink(missing_ok=True)
-    study.write_front()
+    if values is not None and any(record.number == trial.number for record in study.front()):
+        study.write_front()
     return True
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from optuna._hypervolume import compute_hypervolume
 from optuna.storages import InMemoryStorage
 
 from studies.leases import Lease
 from studies.records import METRICS
 from studies.replay.table import Entry, Table
+from studies.rungs.evidence import Floats
 from studies.stopping import checkpoint_of, reach, stop
 from studies.study import Study, StudySettings, start
 from studies.trials import Assignment, finish, take
@@ -70,8 +72,8 @@ class _Simulation:
     def __init__(self, table: Table, plan: Plan, study: Study, workers: Sequence[str]) -> None:
         self.table, self.plan, self.study, self.workers = table, plan, study, workers
         self.course = Course()
-        self.points = [table.point(share) for share in plan.rungs]
-        self.steps = [round(share * table.tokens) for share in plan.rungs]
+        self.points = [table.fractions.index(share) for share in plan.rungs]
+        self.steps = [round(share * table.space.proxy.tokens) for share in plan.rungs]
         self.running: dict[int, tuple[Assignment, Entry, int]] = {}  # by worker: what, and the next rung
 
     def run(self) -> Course:
@@ -113,10 +115,10 @@ class _Simulation:
         assignment, entry, rung = self.running[worker]
         trial, name = assignment.trial, self.workers[worker]
         self._spend(entry.hash, self._next_step(worker))
-        losses = [entry.losses[0, point] for point in self.points[: rung + 1]]
-        goes_on = reach(self.study, trial, name, [float(loss) for loss in losses], self.steps[rung], {})
+        losses = [entry.curves[0][point] for point in self.points[: rung + 1]]
+        goes_on = reach(self.study, trial, name, losses, self.steps[rung], {})
         if rung + 1 == len(self.steps):
-            metrics = {**entry.costs, "val_loss": float(losses[-1])}
+            metrics = {**entry.costs, "val_loss": losses[-1]}
             values = [metrics[item.name] for item in self.study.space.objectives]
             assert finish(self.study, trial, name, {METRICS: metrics}, values)
             self.course.tokens.append(self.course.spent)
@@ -142,7 +144,9 @@ class _Simulation:
 @contextmanager
 def _study(table: Table, plan: Plan) -> Iterator[Study]:
     """A study in memory; its folder, for leases and marks of checkpoints, is gone afterwards."""
-    space = replace(table.space, proxy=replace(table.space.proxy, rungs=plan.rungs))
+    space = table.space
+    known = tuple(name for name, item in space.baselines.items() if item.hash in table.entries)
+    space = replace(space, baseline_names=known, proxy=replace(space.proxy, rungs=plan.rungs))
     settings = StudySettings(seed=plan.seed, sampler=plan.sampler, stopping=plan.stopping)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "replay"
@@ -151,7 +155,43 @@ def _study(table: Table, plan: Plan) -> Iterator[Study]:
         yield Study(path, space, settings, inner, None)
 
 
-def volumes(table: Table, course: Course) -> np.ndarray:
-    """(ended,) share of the hypervolume of the whole table that is dominated after each ended run."""
-    rows = [table.rows[architecture] for architecture in course.ended]
-    return table.running_volume(rows) / table.volume
+class Volume:
+    """The hypervolume of parts of a table, objectives scaled to [0, 1] over it, as a share of all of it.
+
+    The reference point is the worst of the table in each objective. Losses are those of the first repeat,
+    which is what a replay sees.
+    """
+
+    def __init__(self, table: Table) -> None:
+        rows = {
+            name: [
+                (entry.curves[0][-1] if item.name == "val_loss" else entry.costs[item.name])
+                * (1 if item.direction == "min" else -1)
+                for item in table.space.objectives
+            ]
+            for name, entry in table.entries.items()
+        }
+        values = np.array(list(rows.values()))
+        self.points = dict(zip(rows, (values - values.min(axis=0)) / np.ptp(values, axis=0), strict=True))
+        self.front = {name for name, point in self.points.items() if not self._beaten(point)}
+        self.whole = self._of([self.points[name] for name in self.front])
+
+    def _beaten(self, point: Floats) -> bool:
+        others = np.array(list(self.points.values()))
+        return bool(((others <= point).all(axis=1) & (others < point).any(axis=1)).any())
+
+    def shares(self, ended: Sequence[str]) -> Floats:
+        """(ended,) after each of them."""
+        front: list[Floats] = []
+        found: list[float] = []
+        for name in ended:
+            point = self.points[name]
+            if any((other <= point).all() for other in front):
+                found.append(found[-1])
+                continue
+            front = [other for other in front if not (point <= other).all()] + [point]
+            found.append(self._of(front) / self.whole)
+        return np.array(found)
+
+    def _of(self, points: Sequence[Floats]) -> float:
+        return float(compute_hypervolume(np.array(points), np.ones(len(points[0]))))

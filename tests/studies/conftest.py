@@ -50,7 +50,7 @@ def space() -> SearchSpace:
 
 @pytest.fixture
 def make_study(tokens: TokenData, space: SearchSpace, tmp_path: Path) -> MakeStudy:
-    """make_study(name, text=..., seed=..., sampler=..., stopping=..., url=...) -> a new study of this test's."""
+    """make_study(name, text=..., seed=..., sampler=..., stopping=..., url=...) -> a new study."""
 
     def make(
         name: str = "study",

@@ -116,9 +116,7 @@ def test_the_search_ends_only_when_nothing_that_stopped_deserves_to_go_on(
         assert again.trial.number == 0
         assert study.record(0).passed == 1
         scripted[0] = 0.0
-        assert reach(
-            study, again.trial, one.worker, [5.0], 1024, {}
-        )  # had there been no file
+        assert reach(study, again.trial, one.worker, [5.0], 1024, {})  # had there been no file
         assert finish(study, again.trial, one.worker, {METRICS: {"val_loss": 4.0}}, [4.0, 1.0, 1.0])
         assert finish(study, second.trial, other.worker, {METRICS: {"val_loss": 4.0}}, [4.0, 1.0, 1.0])
         assert isinstance(ended := take(study, one.worker, 2), Nothing)
