@@ -28,7 +28,7 @@ from studies.records import (
     WORKER,
     TrialRecord,
 )
-from studies.rungs.evidence import Evidence, Floats
+from studies.rungs.evidence import Evidence
 from studies.rungs.forecast import forecast
 from studies.rungs.strategies import STRATEGIES, Never, Strategy
 
@@ -64,7 +64,9 @@ def reach(
         strategy = _strategy(study)
         if decided or record.baseline is not None or isinstance(strategy, Never) or not _compares(study):
             return True
-        return bool(_chances(study, study.records(), [trial.number])[0] >= strategy.threshold)
+        records = study.records()
+        evidence, rows = _places(study, records, [trial.number, *_stopped_with_checkpoint(study, records)])
+        return strategy.goes_on(evidence, rows[0], rows[1:])
 
 
 def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Mapping[str, float]) -> None:
@@ -85,14 +87,14 @@ def stop(study: Study, trial: optuna.Trial, worker: str) -> bool:
     return True
 
 
-def promotable(study: Study, records: Sequence[TrialRecord]) -> int | None:
-    """The stopped trial with the best chance, when that is enough to go on."""
+def promotable(study: Study, records: Sequence[TrialRecord], *, ending: bool) -> int | None:
+    """The stopped trial that goes on next, when one is worth it. `ending`: no new trials are started."""
     numbers = _stopped_with_checkpoint(study, records)
     if not numbers:
         return None
-    chances = _chances(study, records, numbers)
-    best = int(chances.argmax())
-    return numbers[best] if chances[best] >= _strategy(study).threshold else None
+    evidence, rows = _places(study, records, numbers)
+    row = _strategy(study).next(evidence, rows, ending=ending)
+    return None if row is None else int(evidence.numbers[row])
 
 
 def promote(study: Study, number: int) -> None:
@@ -137,6 +139,8 @@ def gather(study: Study, records: Sequence[TrialRecord]) -> Evidence:
         [_curve(record, rungs) for record in rows],
         [study.features(record) for record in rows],
         rungs,
+        exempt=[record.baseline is not None for record in rows],
+        feasible=[record.feasible for record in rows],
     )
 
 
@@ -146,10 +150,13 @@ def is_held(study: Study, trial: optuna.Trial, worker: str) -> bool:
     return now.state == TrialState.RUNNING and now.user_attrs.get(WORKER) == worker
 
 
-def _chances(study: Study, records: Sequence[TrialRecord], numbers: Sequence[int]) -> Floats:
+def _places(
+    study: Study, records: Sequence[TrialRecord], numbers: Sequence[int]
+) -> tuple[Evidence, list[int]]:
+    """What is known, and the rows of these trials in it."""
     evidence = gather(study, records)
     places = {number: row for row, number in enumerate(evidence.numbers.tolist())}
-    return _strategy(study).chances(evidence, [places[number] for number in numbers])
+    return evidence, [places[number] for number in numbers]
 
 
 def _strategy(study: Study) -> Strategy:
@@ -187,7 +194,7 @@ def _stopped_with_checkpoint(study: Study, records: Sequence[TrialRecord]) -> li
 
 
 def checkpoint_of(study: Study, number: int) -> Path:
-    return study.trial_folder(number) / CHECKPOINT
+    return study.folder_of(number) / CHECKPOINT
 
 
 def _drop_checkpoints(study: Study) -> None:
@@ -195,7 +202,8 @@ def _drop_checkpoints(study: Study) -> None:
     records = study.records()
     numbers = _stopped_with_checkpoint(study, records)
     if len(numbers) > MOST_CHECKPOINTS:
-        chances = _chances(study, records, numbers)
-        for place in chances.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
+        evidence, rows = _places(study, records, numbers)
+        worth = _strategy(study).worth(evidence, rows)
+        for place in worth.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
             with suppress(FileNotFoundError):
                 checkpoint_of(study, numbers[int(place)]).unlink()

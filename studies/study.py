@@ -248,8 +248,13 @@ class Study:
             }
             write_json(self.folder / "front.json", content)
 
+    def folder_of(self, number: int) -> Path:
+        """Of a trial's files; it may not be there yet."""
+        return self.folder / "trials" / f"{number:05d}"
+
     def trial_folder(self, number: int) -> Path:
-        folder = self.folder / "trials" / f"{number:05d}"
+        """The same, made where it is not there."""
+        folder = self.folder_of(number)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -264,7 +269,7 @@ class Study:
 
     def curve(self, number: int) -> list[dict[str, Any]]:
         """Points of a trial's loss curve; empty when it has none here."""
-        return read_curve(self.folder / "trials" / f"{number:05d}" / "curve.jsonl")
+        return read_curve(self.folder_of(number) / "curve.jsonl")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -76,26 +76,32 @@ def take(
     """
     with study.exclusive():
         put_back_orphans(study)
+        records = study.records()
+        if not _waits(records) and (number := promotable(study, records, ending=False)) is not None:
+            promote(study, number)
+        study.sampler.expected = expected_values(study, records)
         while should_stop is None or not should_stop():
             records = study.records()
             trained = sum(record.trained for record in records)
             running = sum(record.state == RUNNING for record in records)
-            if (number := promotable(study, records)) is not None:
-                promote(study, number)
-                continue
-            if target is not None and trained >= target:
-                # what still runs may yet promote a stopped one
-                return Nothing(wait=running > 0, reason=f"{trained} architectures are trained")
-            if target is not None and trained + running >= target:
-                return Nothing(wait=True)
             skips = _skips(records)
-            if skips >= FEW_SKIPS and (left := study.untried(records)) is not None:
+            if _waits(records):
+                pass  # it is taken as it is
+            elif target is not None and trained + running >= target:
+                if (number := promotable(study, records, ending=True)) is not None:
+                    promote(study, number)
+                    continue
+                # what still runs may yet make a stopped one worth it
+                return Nothing(wait=running > 0, reason=f"{trained} architectures are trained")
+            elif skips >= FEW_SKIPS and (left := study.untried(records)) is not None:
+                if not left and (number := promotable(study, records, ending=True)) is not None:
+                    promote(study, number)
+                    continue
                 if not left:
                     reason = f"the space is exhausted: all {study.countable} allowed architectures are known"
                     return Nothing(wait=running > 0, reason=reason)
-                if not any(record.state == WAITING for record in records):
-                    place = derive_seed(study.settings.seed, "untried", len(records)) % len(left)
-                    study.inner.enqueue_trial(left[place])
+                place = derive_seed(study.settings.seed, "untried", len(records)) % len(left)
+                study.inner.enqueue_trial(left[place])
             elif skips >= MOST_SKIPS:
                 reason = f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new"
                 return Nothing(wait=running > 0, reason=reason)
@@ -185,6 +191,11 @@ def _is_orphan(study: Study, trial: FrozenTrial) -> bool:
     return time.time() - max(started, heard) > STALE_SECONDS
 
 
+def _waits(records: Sequence[TrialRecord]) -> bool:
+    """Whether a trial is queued or was put back: it comes before anything new."""
+    return any(record.state == WAITING for record in records)
+
+
 def _skips(records: Sequence[TrialRecord]) -> int:
     """Suggestions in a row, just before the trial that comes next, that were answered without training.
 
@@ -200,7 +211,6 @@ def _skips(records: Sequence[TrialRecord]) -> int:
 def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: bool) -> Assignment | None:
     """One suggestion; None when it was answered without training."""
     study.sampler.explore = explore
-    study.sampler.expected = expected_values(study, records)
     trial = study.inner.ask()
     if study.url is not None:
         trial.set_user_attr(HEARTBEAT, time.time())

@@ -7,16 +7,19 @@ calls, on a clock of tokens. Only the training is not there, so that a search of
 from __future__ import annotations
 
 import heapq
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from optuna._hypervolume import compute_hypervolume
-from optuna.storages import InMemoryStorage
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
 
 from studies.leases import Lease
 from studies.records import METRICS
@@ -36,7 +39,8 @@ class Plan:
     seed: int
     workers: int = 4
     rungs: tuple[float, ...] = (0.1, 0.3, 1.0)
-    trials: int | None = None  # all of the table
+    trials: int | None = None  # None: until the space is exhausted
+    until: float = math.inf  # ends once this share of the table's hypervolume is reached
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Course:
     Attributes:
         tokens: spent by all workers when each run ended.
         ended: the architecture that was trained to its end then, by hash.
+        shares: of the table's hypervolume that is dominated from then on.
         stopped: architectures that were still stopped when the search was over.
         trained: tokens by architecture; none is trained on a token twice.
         overhead: seconds of suggesting, deciding and storing by trial taken.
@@ -53,6 +58,7 @@ class Course:
 
     tokens: list[int] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     trained: dict[str, int] = field(default_factory=dict)
     overhead: list[float] = field(default_factory=list)
@@ -72,6 +78,7 @@ class _Simulation:
     def __init__(self, table: Table, plan: Plan, study: Study, workers: Sequence[str]) -> None:
         self.table, self.plan, self.study, self.workers = table, plan, study, workers
         self.course = Course()
+        self.volume = Volume(table)
         self.points = [table.fractions.index(share) for share in plan.rungs]
         self.steps = [round(share * table.space.proxy.tokens) for share in plan.rungs]
         self.running: dict[int, tuple[Assignment, Entry, int]] = {}  # by worker: what, and the next rung
@@ -79,7 +86,7 @@ class _Simulation:
     def run(self) -> Course:
         events = [(0, worker) for worker in range(len(self.workers))]
         idle: list[int] = []
-        while events:
+        while events and self.course.shares[-1:] < [self.plan.until]:
             now, worker = heapq.heappop(events)
             started = time.perf_counter()
             if worker in self.running:
@@ -123,7 +130,9 @@ class _Simulation:
             assert finish(self.study, trial, name, {METRICS: metrics}, values)
             self.course.tokens.append(self.course.spent)
             self.course.ended.append(entry.hash)
+            self.course.shares.append(self.volume.add(entry.hash))
         elif not goes_on:
+            self.study.trial_folder(trial.number)
             checkpoint_of(self.study, trial.number).touch()
             assert stop(self.study, trial, name)
         else:
@@ -151,8 +160,21 @@ def _study(table: Table, plan: Plan) -> Iterator[Study]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "replay"
         path.mkdir()
-        inner = start(InMemoryStorage(), path.name, space, settings)
+        inner = start(JournalStorage(_Memory()), path.name, space, settings)
         yield Study(path, space, settings, inner, None)
+
+
+class _Memory(BaseJournalBackend):
+    """The embedded storage without its file. (Optuna's storage in memory never pops a trial that was put back.)"""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.logs += logs
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self.logs[log_number_from:]
 
 
 class Volume:
@@ -175,23 +197,20 @@ class Volume:
         self.points = dict(zip(rows, (values - values.min(axis=0)) / np.ptp(values, axis=0), strict=True))
         self.front = {name for name, point in self.points.items() if not self._beaten(point)}
         self.whole = self._of([self.points[name] for name in self.front])
+        self.dominating: list[Floats] = []
+        self.share = 0.0
 
     def _beaten(self, point: Floats) -> bool:
         others = np.array(list(self.points.values()))
         return bool(((others <= point).all(axis=1) & (others < point).any(axis=1)).any())
 
-    def shares(self, ended: Sequence[str]) -> Floats:
-        """(ended,) after each of them."""
-        front: list[Floats] = []
-        found: list[float] = []
-        for name in ended:
-            point = self.points[name]
-            if any((other <= point).all() for other in front):
-                found.append(found[-1])
-                continue
-            front = [other for other in front if not (point <= other).all()] + [point]
-            found.append(self._of(front) / self.whole)
-        return np.array(found)
+    def add(self, name: str) -> float:
+        """The share with one more architecture."""
+        point = self.points[name]
+        if not any((other <= point).all() for other in self.dominating):
+            self.dominating = [other for other in self.dominating if not (point <= other).all()] + [point]
+            self.share = self._of(self.dominating) / self.whole
+        return self.share
 
     def _of(self, points: Sequence[Floats]) -> float:
         return float(compute_hypervolume(np.array(points), np.ones(len(points[0]))))

@@ -23,12 +23,16 @@ class Evidence:
         curves: (n, rungs) held-out loss in nats/token at each rung, NaN where a run did not get; the last is
             the result.
         features: (n, f) descriptors of the architecture that may tell how it learns on.
+        exempt: (n,) runs that are trained to the end whatever is known: the papers' own designs.
+        feasible: (n,) whether it may stand on the front at all.
     """
 
     numbers: NDArray[np.int64]
     costs: Floats
     curves: Floats
     features: Floats
+    exempt: Bools
+    feasible: Bools
 
     @classmethod
     def of(
@@ -38,8 +42,10 @@ class Evidence:
         curves: Sequence[Sequence[float]],
         features: Sequence[Sequence[float]],
         rungs: int,
+        exempt: Sequence[bool] = (),
+        feasible: Sequence[bool] = (),
     ) -> Evidence:
-        """From rows of any lengths: a curve may be short."""
+        """From rows of any lengths: a curve may be short. Nothing is exempt and all feasible if not said."""
         count = len(numbers)
         padded = np.full((count, rungs), np.nan)
         for row, curve in enumerate(curves):
@@ -49,6 +55,8 @@ class Evidence:
             np.asarray(costs, dtype=np.float64).reshape(count, -1),
             padded,
             np.asarray(features, dtype=np.float64).reshape(count, -1),
+            np.asarray(exempt or [False] * count, dtype=np.bool_),
+            np.asarray(feasible or [True] * count, dtype=np.bool_),
         )
 
     def __len__(self) -> int:
@@ -64,8 +72,8 @@ class Evidence:
         return np.asarray(~np.isnan(self.curves[:, -1]), dtype=np.bool_)
 
     def cheaper(self, row: int) -> Bools:
-        """(n,) which runs cost no more than this one in every cost; itself left out."""
-        found = np.asarray((self.costs <= self.costs[row]).all(axis=1), dtype=np.bool_)
+        """(n,) which feasible runs cost no more than this one in every cost; itself left out."""
+        found = np.asarray((self.costs <= self.costs[row]).all(axis=1) & self.feasible, dtype=np.bool_)
         found[row] = False
         return found
 

@@ -1,8 +1,8 @@
-"""Who goes on after a rung. A strategy gives every run a chance in [0, 1]; below its threshold a run stops.
+"""Who goes on after a rung. A strategy says what it is worth that a run goes on; 0: nothing.
 
-The same rule decides about a run that reaches a rung and, whenever something new is known, about those that
-stopped: whoever's chance has risen goes on from its checkpoint. Costs are exact, so a run is only ever
-compared with runs that cost no more in every objective: the others can't keep it off the front.
+The same rule decides about a run that reaches a rung and, whenever a worker is free, about those that stopped:
+whoever has become worth it goes on from its checkpoint. Costs are exact, so a run is only ever compared with runs
+that cost no more in every objective: the others can't keep it off the front.
 """
 
 from __future__ import annotations
@@ -15,26 +15,67 @@ from typing import ClassVar
 import numpy as np
 
 from studies.rungs.evidence import Evidence, Floats
-from studies.rungs.forecast import FEWEST, forecast
+from studies.rungs.forecast import FEWEST, Forecast, forecast
+from studies.rungs.gain import expected_gains
 from surgery.problems import Problem, UserError, nearest
 
 
 class Strategy(ABC):
-    """Stateless: the same evidence, the same answer, in every worker."""
+    """Stateless: the same evidence, the same answer, in every worker.
+
+    Attributes:
+        share: of the runs at a rung that may go on while new ones are still started, the worthiest first;
+            None: every one that is worth anything.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    threshold: ClassVar[float] = 0.5
+    share: ClassVar[float | None] = None
 
     @abstractmethod
-    def chances(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        """Chance of a place on the front of each of the rows, none of which has finished."""
+    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+        """Of going on, for each of the rows, none of which has finished; comparable between rows."""
+
+    def goes_on(self, evidence: Evidence, row: int, stopped: Sequence[int]) -> bool:
+        """Whether a run that is at a rung goes on; `stopped` are those that wait for their chance."""
+        return self.next(evidence, [*stopped, row], ending=False, among=int(evidence.reached[row])) == row
+
+    def next(
+        self, evidence: Evidence, rows: Sequence[int], *, ending: bool, among: int | None = None
+    ) -> int | None:
+        """The one of these runs, stopped at rungs, that goes on first.
+
+        Args:
+            ending: no new runs are started any more: whatever is worth it may go on.
+            among: only runs at this rung, counted from 1.
+        """
+        if among is not None:
+            rows = [row for row in rows if evidence.reached[row] == among]
+        open_rungs = {
+            rung
+            for rung in set(evidence.reached[list(rows)].tolist())
+            if ending or self._has_room(evidence, rung)
+        }
+        rows = [row for row in rows if evidence.reached[row] in open_rungs]
+        if not rows:
+            return None
+        worth = self.worth(evidence, rows)
+        best = int(worth.argmax())
+        return rows[best] if worth[best] > 0 else None
+
+    def _has_room(self, evidence: Evidence, rung: int) -> bool:
+        """Whether one more run may leave the rung."""
+        if self.share is None:
+            return True
+        there = (evidence.reached >= rung) & ~evidence.exempt
+        beyond = (evidence.reached > rung) & ~evidence.exempt
+        return bool(beyond.sum() < self.share * there.sum())
 
 
 class Never(Strategy):
     name, summary = "none", "every run is trained to the end"
 
-    def chances(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         return np.ones(len(rows))
 
 
@@ -43,7 +84,7 @@ class Median(Strategy):
 
     name, summary = "median", "stops what is worse than the median of the runs that cost no more"
 
-    def chances(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         return np.array([float(evidence.last[row] <= _middle(_rivals(evidence, row))) for row in rows])
 
 
@@ -52,7 +93,7 @@ class Pareto(Strategy):
 
     name, summary = "pareto", "stops what a run that costs no more beats at its rung by more than the noise"
 
-    def chances(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         margins = [_margin(evidence, rung) for rung in range(evidence.curves.shape[1])]
         found = []
         for row in rows:
@@ -62,26 +103,20 @@ class Pareto(Strategy):
 
 
 class Forecasting(Strategy):
-    """Chance that a run ends below everything that costs no more, by the forecast of both."""
+    """What finishing a run is expected to add to the front, where its chance of a place is not too small."""
 
-    name, summary = "forecast", "stops what, by its forecast, hardly beats the runs that cost no more"
-    threshold = 0.1
+    name, summary = "forecast", "goes on with what is expected to add most to the front, by forecast losses"
+    share = 1 / 3  # as in ASHA (Li et al. 2020), whose order is by loss alone
 
-    def chances(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         told = forecast(evidence)
-        found = np.ones(len(rows))
-        for place, row in enumerate(rows):
-            if not math.isfinite(told.sd[row]):
-                continue
-            rivals = evidence.cheaper(row) & np.isfinite(told.sd)
-            if rivals.any():
-                steps = (told.mean[rivals] - told.mean[row]) / np.hypot(told.sd[rivals], told.sd[row])
-                found[place] = _normal(float(steps.min()))
-        return found
+        chances = _chances(evidence, told, rows)
+        return np.where(chances >= SMALLEST_CHANCE, expected_gains(evidence, told, rows), 0.0)
 
 
 STRATEGIES: dict[str, Strategy] = {item.name: item for item in (Never(), Median(), Pareto(), Forecasting())}
 DEFAULT_STRATEGY = "forecast"
+SMALLEST_CHANCE = 0.05  # of a place on the front
 
 
 def check_strategy(name: str) -> None:
@@ -91,6 +126,17 @@ def check_strategy(name: str) -> None:
     if name not in STRATEGIES:
         rule = f"must be one of {', '.join(STRATEGIES)}"
         raise UserError("unknown strategy", [Problem("stopping", name, rule, nearest(name, STRATEGIES))])
+
+
+def _chances(evidence: Evidence, told: Forecast, rows: Sequence[int]) -> Floats:
+    """Of each row to end below every run that costs no more, by the forecasts of both; 1 where there is none."""
+    found = np.ones(len(rows))
+    for place, row in enumerate(rows):
+        rivals = evidence.cheaper(row) & np.isfinite(told.sd)
+        if rivals.any() and math.isfinite(told.sd[row]):
+            steps = (told.mean[rivals] - told.mean[row]) / np.hypot(told.sd[rivals], told.sd[row])
+            found[place] = _normal(float(steps.min()))
+    return found
 
 
 def _rivals(evidence: Evidence, row: int) -> Floats:

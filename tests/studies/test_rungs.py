@@ -39,8 +39,7 @@ def unfinished(evidence: Evidence) -> list[int]:
 def test_cheaper_is_no_more_in_every_cost(evidence: Evidence) -> None:
     for row, costs in enumerate(evidence.costs):
         wanted = [
-            other != row and bool((evidence.costs[other] <= costs).all())
-            for other in range(len(evidence))
+            other != row and bool((evidence.costs[other] <= costs).all()) for other in range(len(evidence))
         ]
         assert evidence.cheaper(row).tolist() == wanted
         assert evidence.last[row] == evidence.curves[row][~np.isnan(evidence.curves[row])][-1]
