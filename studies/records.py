@@ -17,14 +17,29 @@ ARCHITECTURE, LINE, HASH = "architecture", "line", "hash"
 BASELINE, WORKER, SEEDS, REASON, DUPLICATE = "baseline", "worker", "seeds", "reason", "duplicate_of"
 METRICS, ENVIRONMENT, SECONDS = "metrics", "environment", "seconds"
 DEATHS = "deaths"  # workers that were killed while they had the trial
+REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; the how manyth time, from 1
 
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
 INFEASIBLE, DUPLICATED = "infeasible", "duplicate"
+# A repeat is no architecture of its own, so whatever counts or lists the states above leaves it out.
+REPEATED, REPEAT_FAILED = "repeat", "repeat failed"
+REPEAT_RUNNING, REPEAT_WAITING = "repeat running", "repeat waiting"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an architecture: its trial, and the objectives it reached."""
+
+    trial: int
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial. `values` are in the order of the objectives; `metrics` has every metric by name."""
+    """One trial. `values` are in the order of the objectives; `metrics` has every metric by name.
+
+    Where the architecture was trained again, both are means over its `runs`.
+    """
 
     number: int
     state: str
@@ -41,14 +56,19 @@ class TrialRecord:
     seeds: tuple[int, ...]
     environment: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
+    repeat_of: int | None = None
+    repeat: int = 0  # of a repeat, from 1
+    runs: tuple[Run, ...] = ()  # of a trained architecture, its own first
+    failed_runs: int = 0
 
     @classmethod
     def read(cls, trial: FrozenTrial) -> TrialRecord:
-        attrs = trial.user_attrs
+        attrs, state = trial.user_attrs, _state(trial)
+        values = tuple(trial.values) if trial.values is not None else None
         return cls(
             number=trial.number,
-            state=_state(trial),
-            values=tuple(trial.values) if trial.values is not None else None,
+            state=state,
+            values=values,
             metrics=attrs.get(METRICS, {}),
             line=attrs.get(LINE, ""),
             hash=attrs.get(HASH, ""),
@@ -61,16 +81,26 @@ class TrialRecord:
             seeds=tuple(attrs.get(SEEDS, ())),
             environment=attrs.get(ENVIRONMENT, {}),
             params=trial.params,
+            repeat_of=attrs.get(REPEAT_OF),
+            repeat=attrs.get(REPEAT, 0),
+            runs=(Run(trial.number, values),) if state == DONE and values is not None else (),
         )
 
     @property
     def trained(self) -> bool:
-        """Used up one training, successfully or not."""
+        """An architecture that used up its training, successfully or not."""
         return self.state in (DONE, FAILED)
 
     @property
+    def repeated(self) -> bool:
+        """A repeat that used up its training, successfully or not."""
+        return self.state in (REPEATED, REPEAT_FAILED)
+
+    @property
     def name(self) -> str:
-        """`#12` or, for the seeds' own designs, `#1 dense`."""
+        """`#12`; for the seeds' own designs `#1 dense`; for a repeat `#30 of #12`."""
+        if self.repeat_of is not None:
+            return f"#{self.number} of #{self.repeat_of}"
         return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
 
     def build(self) -> Architecture:
@@ -92,6 +122,9 @@ class TrialRecord:
             "seeds": list(self.seeds),
             "environment": self.environment,
             "reason": self.reason,
+            "repeat_of": self.repeat_of,
+            "runs": [{"trial": run.trial, "values": list(run.values)} for run in self.runs],
+            "failed_runs": self.failed_runs,
         }
 
 
@@ -108,8 +141,19 @@ def front_records(records: Iterable[TrialRecord], objectives: tuple[Objective, .
 
 
 def _state(trial: FrozenTrial) -> str:
+    if REPEAT_OF in trial.user_attrs:
+        return _REPEAT_STATES[trial.state]
     if trial.state == TrialState.PRUNED:
         return DUPLICATED if DUPLICATE in trial.user_attrs else INFEASIBLE
     if trial.state == TrialState.COMPLETE:
         return DUPLICATED if DUPLICATE in trial.user_attrs else DONE
     return {TrialState.FAIL: FAILED, TrialState.RUNNING: RUNNING, TrialState.WAITING: WAITING}[trial.state]
+
+
+_REPEAT_STATES = {
+    TrialState.COMPLETE: REPEATED,
+    TrialState.FAIL: REPEAT_FAILED,
+    TrialState.PRUNED: REPEAT_FAILED,  # nobody does; a result it is not
+    TrialState.RUNNING: REPEAT_RUNNING,
+    TrialState.WAITING: REPEAT_WAITING,
+}

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from studies.repeats import without_repeats
 from surgery.problems import Problem, UserError, nearest
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -49,7 +50,10 @@ def derive_seed(*parts: object) -> int:
 
 
 class _Newest:
-    """A study with its newest HISTORY trials of each state: TPE's time grows with every trial it looks at."""
+    """A study with its newest HISTORY trials of each state: TPE's time grows with every trial it looks at.
+
+    Repeats are no suggestions that were worth making again: their means stand in the trials they repeat.
+    """
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -58,7 +62,7 @@ class _Newest:
         return getattr(self._study, name)
 
     def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
-        trials = self._study._get_trials(*args, **options)
+        trials = without_repeats(self._study._get_trials(*args, **options))
         if len(trials) <= HISTORY:
             return trials
         left = dict.fromkeys(TrialState, HISTORY)
@@ -110,8 +114,8 @@ class SeededSampler(BaseSampler):
         self.inner.after_trial(study, trial, state, values)
 
     def _view(self, study: Study) -> Study:
-        # genetic samplers look up the parents they noted, however old
-        return cast(Study, _Newest(study)) if self.name == "tpe" else study
+        # genetic samplers look up the parents they noted, however old; to them queued trials do not exist
+        return study if self.name.startswith("nsga") else cast(Study, _Newest(study))
 
     def _make(self, stream: str, number: int) -> BaseSampler:
         with warnings.catch_warnings():

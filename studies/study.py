@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from search_spaces import SearchSpace, parse_space
 from studies.data.folder import locked, write_json
 from studies.records import BASELINE, TrialRecord, front_records
+from studies.repeats import mean_over_runs
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
 from studies.storage import JOURNAL, mendable, open_storage, without_password
 from surgery.problems import Problem, UserError, nearest
@@ -176,14 +177,15 @@ class Study:
             )
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, in order. Finished ones never change and are read once."""
+        """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
+        change and are read once."""
         found = []
         for trial in self.inner.get_trials(deepcopy=False):
             record = self._finished.get(trial.number) or TrialRecord.read(trial)
             if trial.state.is_finished():
                 self._finished[trial.number] = record
             found.append(record)
-        return found
+        return mean_over_runs(found)
 
     def record(self, number: int) -> TrialRecord:
         """Raises:
