@@ -75,9 +75,11 @@ def pick(
         )
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
-        tied = f"; tied with {ties}" if ties else ""
+        with_ties = f"; tied with {ties}" if ties else ""
         runs = f"{row.runs} run{'' if row.runs == 1 else 's'}"
-        console.print(f"  on the front with probability {row.p_front:.2f} ({runs}){tied}", soft_wrap=True)
+        console.print(
+            f"  on the front with probability {row.p_front:.2f} ({runs}){with_ties}", soft_wrap=True
+        )
     for told, count in choice.excluded.items():
         console.print(f"  [dim]{told} excluded {count} of the front[/]")
     if choice.next_better is not None:
@@ -85,5 +87,5 @@ def pick(
     if output is None:
         console.print(text, markup=False, soft_wrap=True)
     else:
-        then = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
-        console.print(f"wrote {output}; next: [bold]{then}[/]", soft_wrap=True)
+        command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
+        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)

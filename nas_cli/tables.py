@@ -26,8 +26,8 @@ def trial_table(
 ) -> Table:
     """One row a trial: number, architecture, objectives; the best of each column stands out.
 
-    With standings that know the seed noise: intervals, runs, the probability of being on the front, ties. What
-    is not on the front by its mean is dim.
+    With standings that know the seed noise: intervals, runs, the probability of being on the front, ties.
+    What is not on the front by its mean is dim.
     """
     if standings is not None and standings.noise is None:
         standings = None

@@ -24,7 +24,7 @@ def print_verdict(
 
     if standings.noise is None:
         _say(
-            f"nothing was trained twice, so the seed noise is not known: [bold]nas refine {name}[/] measures it"
+            f"nothing was trained twice: [bold]nas refine {name}[/] measures the seed noise and gives intervals"
         )
         return
     measured = [item for item in standings.objectives if item.measured]
@@ -38,8 +38,8 @@ def print_verdict(
     for metric, found in standings.coverage.items():
         if found.held_out:
             _say(
-                f"[dim]90 % intervals for a fresh seed's {metric} covered {found.covered} of {found.held_out} "
-                f"held-out repeats ({found.share:.0%})[/]"
+                f"[dim]90 % intervals for a fresh seed's {metric} covered {found.covered} of "
+                f"{found.held_out} held-out repeats ({found.share:.0%})[/]"
             )
     undecided = standings.undecided
     if not undecided:

@@ -59,7 +59,7 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen trial, why, how many of the front each limit excluded, and the nearest better one of these."""
+    """The chosen trial, why, how many of the front each limit excluded, the nearest better one of these."""
 
     record: TrialRecord
     reason: str
@@ -125,9 +125,8 @@ def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> C
     if place is None:
         reason = f"knee of {len(allowed)}: nearest to the best of every objective at once"
         if second is not None:
-            reason += (
-                f", {scores[first]:.3f} from it; next is {second.record.name} at {scores[others[0]]:.3f}"
-            )
+            next_best = f"{second.record.name} at {scores[others[0]]:.3f}"
+            reason += f", {scores[first]:.3f} from it; next is {next_best}"
     else:
         reason = f"best {best} of {len(allowed)}"
         if second is not None:

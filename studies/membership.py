@@ -34,9 +34,7 @@ class Membership:
         random = np.random.default_rng(seed)
         spread = np.sqrt(noise.df / random.chisquare(noise.df, size=draws))
         values, axes = np.linalg.eigh(noise.covariance)
-        root = axes * np.sqrt(
-            np.maximum(values, 0)
-        )  # (k, k): root @ root.T is the covariance, singular or not
+        root = axes * np.sqrt(np.maximum(values, 0))  # (k, k): root @ root.T is the covariance
         steps = random.standard_normal((draws, *means.shape)) @ root.T
         steps *= spread[:, None, None] / np.sqrt(runs)[None, :, None]
         self.drawn = np.ascontiguousarray((means + steps).transpose(2, 1, 0))  # (k, a, draws)
@@ -47,7 +45,8 @@ class Membership:
     def rivals(self, place: int, share: float) -> NDArray[np.intp]:
         """Architectures that dominate this one in at least `share` of the draws."""
         others = self._others(place)
-        return others[self._beats(place, others).mean(axis=1) >= share]
+        often = self._beats(place, others).mean(axis=1) >= share
+        return np.asarray(others[often], dtype=np.intp)
 
     def _dominated(self, place: int) -> float:
         """Share of the draws in which anything dominates it."""

@@ -54,7 +54,8 @@ def work(
 ) -> str:
     """Trains trials until the study has `target` trained architectures or its space is exhausted.
 
-    `take_next` says what to train: with the one of `studies.refine` it is repeats. Returns why it ended. SIGINT and SIGTERM put the running trial back, to be run again from its start.
+    `take_next` says what to train: with the one of `studies.refine` it is repeats. Returns why it ended.
+    SIGINT and SIGTERM put the running trial back, to be run again from its start.
 
     Raises:
         UserError: device, data, folder or storage are not usable here, or every trial fails.
