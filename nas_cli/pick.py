@@ -76,9 +76,9 @@ def pick(
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
         with_ties = f"; tied with {ties}" if ties else ""
-        runs = f"{row.runs} run{'' if row.runs == 1 else 's'}"
+        count_told = f"{row.runs} run{'' if row.runs == 1 else 's'}"
         console.print(
-            f"  on the front with probability {row.p_front:.2f} ({runs}){with_ties}", soft_wrap=True
+            f"  on the front with probability {row.p_front:.2f} ({count_told}){with_ties}", soft_wrap=True
         )
     for told, count in choice.excluded.items():
         console.print(f"  [dim]{told} excluded {count} of the front[/]")

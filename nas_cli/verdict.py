@@ -23,9 +23,7 @@ def print_verdict(
     from studies.refine import is_settled
 
     if standings.noise is None:
-        _say(
-            f"nothing was trained twice: [bold]nas refine {name}[/] measures the seed noise and gives intervals"
-        )
+        _say(f"nothing was trained twice: [bold]nas refine {name}[/] measures the noise and gives intervals")
         return
     measured = [item for item in standings.objectives if item.measured]
     noise = ", ".join(

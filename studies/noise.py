@@ -4,6 +4,9 @@ The model is one-way analysis of variance: a run is its architecture's own mean 
 standard deviation that all architectures share. It is estimated within those that ran at least twice, with
 one degree of freedom a run beyond the first; intervals are Student's t with these degrees of freedom. Where
 nothing ran twice there is no estimate and no interval.
+
+An architecture on the front was chosen, in part, for a lucky first run. That draws its mean down and the
+pooled noise up, less with every repeat; the coverage of held-out repeats shows what is left of it.
 """
 
 from __future__ import annotations
