@@ -161,6 +161,8 @@ def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int)
         for numbers, verb in ((now - was, "came onto"), (was - now, "left"))
         if numbers
     ]
+    if supervisor.timed_out:
+        console.print("[yellow]the time is up[/]")
     console.print(
         f"{last.trained_here} repeat{'' if last.trained_here == 1 else 's'} in {duration(last.elapsed)}: "
         f"{_open(before)} before, {_open(after)} after; the front "

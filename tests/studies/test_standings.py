@@ -46,14 +46,14 @@ def test_intervals_are_pooled(standings: Standings) -> None:
 def test_what_may_be_on_the_front_is_shown(standings: Standings) -> None:
     assert [row.record.number for row in standings.front] == [0, 1]
     assert [row.record.number for row in standings.near] == [2]
-    assert [row.record.number for row in standings.shown] == [0, 2, 1]
+    assert [row.record.number for row in standings.shown] == [0, 1, 2]
     assert [row.record.number for row in standings.undecided] == [2]
     assert [row.record.number for row in standings.rivals(standings.near[0])] == [1]
     assert standings.rows[-1].p_front == 0
 
 
 def test_ties_are_called_ties(standings: Standings) -> None:
-    zero, two, one = standings.shown
+    zero, one, two = standings.shown
     assert standings.tied(one, two)
     assert not standings.tied(zero, one)
     assert [row.record.number for row in standings.ties(one)] == [2]
