@@ -68,14 +68,19 @@ def front(
             "near_front": [standings.to_dict(row) for row in standings.near],
         })  # fmt: skip
         return
-    _print(opened, records, standings, shown, every)
+    _print(opened, records, standings, shown, every, runs)
     for path in (plot, csv):
         if path is not None:
             console.print(f"wrote {path}")
 
 
 def _print(
-    study: Study, records: list[TrialRecord], standings: Standings, shown: list[TrialRecord], every: bool
+    study: Study,
+    records: list[TrialRecord],
+    standings: Standings,
+    shown: list[TrialRecord],
+    every: bool,
+    runs: Path,
 ) -> None:
     from nas_cli.scatter import scatter
     from nas_cli.tables import trial_table
@@ -98,4 +103,4 @@ def _print(
     console.print(trial_table(shown, objectives, title=title, standings=standings))
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
     console.print(f"[dim]{units}[/]")
-    print_verdict(study.name, records, standings)
+    print_verdict(study.name, records, standings, runs)

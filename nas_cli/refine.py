@@ -20,6 +20,7 @@ from nas_cli.screen import console, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from studies.records import TrialRecord
     from studies.standings import Standings
@@ -70,13 +71,15 @@ def refine(
         soft_wrap=True,
     )
     watch(supervisor, _lines, _live)
-    _say_end(opened, supervisor, before, each)
+    _say_end(opened, supervisor, before, each, folder)
 
 
 def _open(standings: Standings) -> str:
-    if standings.noise is None:
-        return "seed noise not known yet"
-    return f"{len(standings.undecided)} undecided"
+    return "seed noise not known yet" if standings.noise is None else f"{_count(standings)} undecided"
+
+
+def _count(standings: Standings) -> str:
+    return "not known" if standings.noise is None else str(len(standings.undecided))
 
 
 def _renewed(supervisor: Supervisor) -> Iterator[tuple[Snapshot, Standings]]:
@@ -141,7 +144,7 @@ def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standi
     return f"[{count}] {record.name} {row.record.line} {'; '.join(results)}{place}; {_open(standings)}"
 
 
-def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int) -> None:
+def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int, folder: Path) -> None:
     from nas_cli.live import say_failures
     from nas_cli.tables import trial_table
     from nas_cli.verdict import print_verdict
@@ -153,7 +156,7 @@ def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int)
     shown = [row.record for row in after.shown]
     title = f"front of {study.name}"
     console.print(trial_table(shown, study.space.objectives, title=title, standings=after))
-    print_verdict(study.name, last.records, after, each)
+    print_verdict(study.name, last.records, after, folder, each)
     was = {row.record.number for row in before.front}
     now = {row.record.number for row in after.front}
     moves = [
@@ -163,9 +166,9 @@ def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int)
     ]
     if supervisor.timed_out:
         console.print("[yellow]the time is up[/]")
+    plural = "" if last.trained_here == 1 else "s"
     console.print(
-        f"{last.trained_here} repeat{'' if last.trained_here == 1 else 's'} in {duration(last.elapsed)}: "
-        f"{_open(before)} before, {_open(after)} after; the front "
-        f"{'is the same' if not moves else 'changed: ' + ', '.join(moves)}",
+        f"{last.trained_here} repeat{plural} in {duration(last.elapsed)}; undecided before: "
+        f"{_count(before)}, now: {_count(after)}; the front {'is the same' if not moves else 'changed: ' + ', '.join(moves)}",
         soft_wrap=True,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_cli.options import DEFAULT_EACH
+from nas_cli.options import DEFAULT_EACH, DEFAULT_RUNS
 from nas_cli.screen import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from studies.records import TrialRecord
     from studies.standings import Standing, Standings
@@ -17,13 +18,14 @@ MOST_UNDECIDED = 5  # that are told one by one
 
 
 def print_verdict(
-    name: str, records: Sequence[TrialRecord], standings: Standings, each: int = DEFAULT_EACH
+    name: str, records: Sequence[TrialRecord], standings: Standings, folder: Path, each: int = DEFAULT_EACH
 ) -> None:
     """A line on the noise, one on how the intervals did, one on each place that is undecided."""
     from studies.refine import is_settled
 
+    command = f"nas refine {name}" + ("" if folder == DEFAULT_RUNS else f" --dir {folder}")
     if standings.noise is None:
-        _say(f"nothing was trained twice: [bold]nas refine {name}[/] measures the noise and gives intervals")
+        _say(f"nothing was trained twice: [bold]{command}[/] measures the noise and gives intervals")
         return
     measured = [item for item in standings.objectives if item.measured]
     noise = ", ".join(
@@ -50,7 +52,7 @@ def print_verdict(
     if len(undecided) > MOST_UNDECIDED:
         _say(f"… and {len(undecided) - MOST_UNDECIDED} more")
     if not final:
-        _say(f"[bold]nas refine {name}[/] trains them again with other seeds")
+        _say(f"[bold]{command}[/] trains them again with other seeds")
 
 
 def _against(row: Standing, standings: Standings) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from nas_cli.options import DEFAULT_EACH
+from nas_cli.options import DEFAULT_EACH, DEFAULT_RUNS
+from nas_cli.verdict import print_verdict
 from studies.refine import MOST_RUNS
+from studies.standings import Standings
+from tests.studies.tables import OBJECTIVES, record
 
 Nas = Callable[..., Result]
 
@@ -26,8 +29,8 @@ def runs(study_folder: Path, tmp_path: Path) -> Path:
 def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) -> None:
     where = ("--dir", runs)
     before = nas("front", "micro", *where).output
-    assert "nothing was trained twice: nas refine micro" in before
-    assert "runs" not in before
+    assert "nothing was trained twice: nas refine micro --dir" in before
+    assert "P(front)" not in before
     assert json.loads(nas("front", "micro", "--json", *where).output)["noise"] is None
 
     done = nas("refine", "micro", "--runs", 3, "--device", "cpu", *where)
@@ -87,6 +90,21 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     # the same command goes on where it was, by other workers too
     joined = nas("worker", "micro", "--refine", "--trials", 4, "--device", "cpu", *where)
     assert "4 repeats are trained" in joined.output
+
+
+def test_undecided_and_tied_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for runs, expected in (
+        (2, "undecided: #1 is on the front with probability 0."),
+        (5, "tied after 5 runs each: #1 is on the front with probability 0."),
+    ):
+        spread = [0.01 * (-1) ** index for index in range(runs)]
+        records = [record(number, [(3.0 + step, 10.0 + number) for step in spread]) for number in range(2)]
+        records += [record(2, [(9.0 + step, 1.0) for step in spread * 3])]
+        print_verdict("s", records, Standings(records, OBJECTIVES, 0), DEFAULT_RUNS)
+        told = capsys.readouterr().out
+        assert expected in told
+        assert "#0 costs no more and may be as good" in told
+        assert ("nas refine s" in told) == (runs == 2)
 
 
 def test_refine_names_what_is_wrong(nas: Nas, runs: Path) -> None:
