@@ -167,8 +167,9 @@ def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int,
     if supervisor.timed_out:
         console.print("[yellow]the time is up[/]")
     plural = "" if last.trained_here == 1 else "s"
+    change = "changed: " + ", ".join(moves) if moves else "is the same"
     console.print(
         f"{last.trained_here} repeat{plural} in {duration(last.elapsed)}; undecided before: "
-        f"{_count(before)}, now: {_count(after)}; the front {'is the same' if not moves else 'changed: ' + ', '.join(moves)}",
+        f"{_count(before)}, now: {_count(after)}; the front {change}",
         soft_wrap=True,
     )

@@ -237,6 +237,18 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
     assert trained.records()[-1].state == "done"
 
 
+def test_a_repeat_takes_as_many_seeds_as_a_trial(make_study: MakeStudy, quiet: Quiet) -> None:
+    study = make_study(text=ROOMY.replace("proxy: {", "proxy: {seeds: 2, "))
+    work(study, target=1, device="cpu", log=quiet)
+    refine(study, 2)
+    (first, *again), hash = study.records()[:1] + repeats(study), study.record(0).hash
+    assert first.seeds == (derive_seed(0, hash, 0), derive_seed(0, hash, 1))
+    assert [item.seeds for item in again] == [
+        (derive_seed(0, hash, 2), derive_seed(0, hash, 3)),
+        (derive_seed(0, hash, 4), derive_seed(0, hash, 5)),
+    ]
+
+
 def test_until_nothing_is_left(trained: Study) -> None:
     reason = refine(trained, None, most=2)
     assert "nothing is left to repeat" in reason
