@@ -249,6 +249,16 @@ def test_a_repeat_takes_as_many_seeds_as_a_trial(make_study: MakeStudy, quiet: Q
     ]
 
 
+def test_other_storages_refine_the_same(make_study: MakeStudy, tmp_path: Path, quiet: Quiet) -> None:
+    embedded = make_study("embedded", text=ROOMY)
+    elsewhere = make_study("elsewhere", text=ROOMY, url=f"sqlite:///{tmp_path / 'studies.db'}")
+    for study in (embedded, elsewhere):
+        work(study, target=3, device="cpu", log=quiet)
+        refine(study, 3)
+    assert outcome(elsewhere) == outcome(embedded)
+    assert len(repeats(elsewhere)) == 3
+
+
 def test_until_nothing_is_left(trained: Study) -> None:
     reason = refine(trained, None, most=2)
     assert "nothing is left to repeat" in reason
