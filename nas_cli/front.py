@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.records import TrialRecord
+    from studies.standings import Standings
+    from studies.study import Study
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +35,7 @@ def front(
 ) -> None:
     """Show the architectures that no other beats in every objective."""
     from studies.plots import check_plot_path, plot_front
+    from studies.standings import Standings
     from studies.study import Study
     from studies.tabular import write_csv
 
@@ -37,44 +43,64 @@ def front(
         check_plot_path(plot)
     opened = Study.open(study, runs, storage)
     records = opened.records()
-    best = opened.front()
-    shown = [record for record in records if record.state == "done"] if every else best
+    standings = Standings.of(opened, records)
+    shown = [row.record for row in standings.shown]
+    if every:
+        shown = [record for record in records if record.state == "done"]
     if plot is not None:
-        plot_front(opened, plot)
+        plot_front(opened, standings, plot)
     if csv is not None:
-        write_csv(shown, opened.space.objectives, None if str(csv) == "-" else csv)
+        write_csv(shown, opened.space.objectives, None if str(csv) == "-" else csv, standings)
         if str(csv) == "-":
             return
     if as_json:
         objectives = {item.name: item.direction for item in opened.space.objectives}
+        listed = [standings.standing(record) for record in shown] if every else standings.front
         print_json({
             "study": opened.name,
             "objectives": objectives,
             "units": {item.name: item.metric.unit for item in opened.space.objectives},
             "trained": sum(record.trained for record in records),
-            "front": [record.to_dict() for record in shown],
+            "repeats": sum(record.repeated for record in records),
+            "noise": standings.noise_dict(),
+            "settled": standings.noise is not None and not standings.undecided,
+            "front": [standings.to_dict(row) for row in listed],
+            "near_front": [standings.to_dict(row) for row in standings.near],
         })  # fmt: skip
         return
-    _print(opened.name, shown, every, len(best), sum(record.state == "done" for record in records), opened)
+    _print(opened, records, standings, shown, every, runs)
     for path in (plot, csv):
         if path is not None:
             console.print(f"wrote {path}")
 
 
-def _print(name: str, shown, every: bool, on_front: int, done: int, opened) -> None:  # type: ignore[no-untyped-def]
+def _print(
+    study: Study,
+    records: list[TrialRecord],
+    standings: Standings,
+    shown: list[TrialRecord],
+    every: bool,
+    runs: Path,
+) -> None:
     from nas_cli.scatter import scatter
     from nas_cli.tables import trial_table
+    from nas_cli.verdict import print_verdict
 
+    done = sum(record.state == "done" for record in records)
     if not done:
-        console.print(f"study {name} has no trained architecture yet")
+        console.print(f"study {study.name} has no trained architecture yet")
         return
-    objectives = opened.space.objectives
-    title = (
-        f"{name}: all {done} trained" if every else f"{name}: {on_front} of {done} trained are on the front"
-    )
+    objectives = study.space.objectives
+    front = [row.record for row in standings.front]
+    title = f"{study.name}: {len(front)} of {done} trained are on the front"
+    if every:
+        title = f"{study.name}: all {done} trained"
+    elif standings.near:
+        title += f", {len(standings.near)} more may be"
     if console.is_terminal and len(objectives) > 1:
         width, height = min(console.width, 110), 16
-        console.print(scatter(opened.records(), opened.front(), objectives, width=width, height=height))
-    console.print(trial_table(shown, objectives, title=title))
+        console.print(scatter(records, front, objectives, width=width, height=height))
+    console.print(trial_table(shown, objectives, title=title, standings=standings))
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
     console.print(f"[dim]{units}[/]")
+    print_verdict(study.name, records, standings, runs)

@@ -12,16 +12,49 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_cli.scatter import scatter
-from nas_cli.screen import console, duration
+from nas_cli.screen import console, duration, errors
 from nas_cli.tables import trial_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from studies.records import TrialRecord
     from studies.study import Study
     from studies.supervisor import Snapshot, Supervisor
 
 FEWEST_ROWS = 3  # of the front that are always shown
 PLOT_HEIGHT = 15
+
+
+def watch(
+    supervisor: Supervisor, lines: Callable[[Supervisor], None], live: Callable[[Supervisor], None]
+) -> None:
+    """Runs the workers to their end: with the live screen in a terminal, with plain lines elsewhere.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after saying that nothing is lost.
+    """
+    try:
+        (live if console.is_terminal else lines)(supervisor)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from here")
+        raise
+
+
+def say_failures(supervisor: Supervisor, last: Snapshot) -> None:
+    """Tells of workers that ended with an error.
+
+    Raises:
+        UserError: no worker trained anything.
+    """
+    if not supervisor.failed:
+        return
+    if last.trained_here == 0:
+        from surgery.problems import Problem, UserError
+
+        problem = Problem("workers.log", None, supervisor.last_words() or "is empty")
+        raise UserError("no worker could train anything", [problem])
+    errors.print(f"[yellow]a worker failed, see {supervisor.study.folder / 'workers.log'}[/]")
 
 
 def show_live(supervisor: Supervisor) -> None:
@@ -78,11 +111,12 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
     parts.append(trial_table(shown, objectives, title=title) if shown else Text("no trial has ended yet"))
     if hidden:
         parts.append(Text(f"… and {hidden} more", style="dim"))
-    parts += [_workers(snapshot), _status(snapshot)]
+    parts += [workers_table(snapshot), _status(snapshot)]
     return Group(*parts)
 
 
-def _workers(snapshot: Snapshot) -> Table:
+def workers_table(snapshot: Snapshot) -> Table:
+    """What each worker is doing."""
     table = Table.grid(padding=(0, 1))
     for worker in snapshot.workers:
         if worker.get("state") != "training":

@@ -17,8 +17,12 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]
+EachOption = Annotated[
+    int, typer.Option("--each", min=2, help="Runs of one architecture at most, its first one counted.")
+]
 
 DEFAULT_RUNS = Path("runs")
+DEFAULT_EACH = 5  # studies.refine.MOST_RUNS, without importing it
 
 _DURATION = re.compile(r"(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?:in)?)?\s*(?:(\d+)\s*s)?")
 

@@ -41,28 +41,51 @@ def pick(
 ) -> None:
     """Choose an architecture: at the knee, by an objective, within limits."""
     from studies.choosing import Choice, choose, read_limits
+    from studies.standings import Standings
     from studies.study import Study
 
     limits = read_limits(limit or [])
     opened = Study.open(study, runs, storage)
+    standings = Standings.of(opened)
     if trial is not None:
         choice = Choice(opened.record(trial), "asked for", {})
     else:
-        choice = choose(opened.front(), opened.space.objectives, limits, best)
-    record = choice.record
+        choice = choose(standings, limits, best)
+    record, row = choice.record, standings.standing(choice.record)
     text = record.build().to_yaml(backbone=not portable)
     if output is not None:
         write_architecture(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
     if as_json:
-        print_json({**record.to_dict(), "reason": choice.reason, "excluded": choice.excluded})
+        better = choice.next_better
+        print_json({
+            **standings.to_dict(row),
+            "reason": choice.reason,
+            "excluded": choice.excluded,
+            "runner_up": choice.runner_up.number if choice.runner_up else None,
+            "next_better": {"number": better.record.number, "limit": str(better.limit), "value": better.value}
+            if better
+            else None,
+        })  # fmt: skip
         return
-    console.print(f"[bold]{record.name}[/] {escape(record.line)}  ({choice.reason})", soft_wrap=True)
-    for objective, value in zip(opened.space.objectives, record.values or (), strict=False):
-        console.print(f"  {objective.name:<24}{objective.metric.format(value)} {objective.metric.unit}")
+    console.print(f"[bold]{record.name}[/] {escape(record.line)}  ({escape(choice.reason)})", soft_wrap=True)
+    for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):
+        spread = f" ±{objective.metric.format(half)}" if half is not None else ""
+        console.print(
+            f"  {objective.name:<24}{objective.metric.format(value)}{spread} {objective.metric.unit}"
+        )
+    if row.p_front is not None:
+        ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
+        with_ties = f"; tied with {ties}" if ties else ""
+        count_told = f"{row.runs} run{'' if row.runs == 1 else 's'}"
+        console.print(
+            f"  on the front with probability {row.p_front:.2f} ({count_told}){with_ties}", soft_wrap=True
+        )
     for told, count in choice.excluded.items():
         console.print(f"  [dim]{told} excluded {count} of the front[/]")
+    if choice.next_better is not None:
+        console.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)
     if output is None:
         console.print(text, markup=False, soft_wrap=True)
     else:
-        then = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
-        console.print(f"wrote {output}; next: [bold]{then}[/]", soft_wrap=True)
+        command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
+        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_cli.options import DEFAULT_RUNS, DeviceOption, RunsOption, StorageOption, parse_duration
-from nas_cli.screen import console, duration, errors, print_warnings
+from nas_cli.screen import console, duration, print_warnings
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
@@ -57,6 +57,7 @@ def search(
     The same name resumes a study; --trials counts what it already has. Ctrl-C stops, nothing is lost.
     """
     limit = parse_duration(timeout) if timeout else None
+    from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
     from studies.devices import pick_device
     from studies.rungs.strategies import check_strategy
@@ -83,18 +84,7 @@ def search(
     study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage)
     supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=limit)
     _say_start(study, resumed, supervisor, workers)
-    try:
-        if console.is_terminal:
-            from nas_cli.live import show_live
-
-            show_live(supervisor)
-        else:
-            from nas_cli.live import print_lines
-
-            print_lines(supervisor)
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from here")
-        raise
+    watch(supervisor, print_lines, show_live)
     _say_end(study, supervisor, runs)
 
 
@@ -141,13 +131,11 @@ def _saved(study: Study, last: Snapshot) -> str:
 
 
 def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
+    from nas_cli.live import say_failures
     from nas_cli.tables import trial_table
-    from surgery.problems import Problem, UserError
 
     last = supervisor.snapshot()
-    if supervisor.failed and last.trained_here == 0:
-        problem = Problem("workers.log", None, supervisor.last_words() or "is empty")
-        raise UserError("no worker could train anything", [problem])
+    say_failures(supervisor, last)
     console.print(trial_table(last.front, study.space.objectives, title=f"front of {study.name}"))
     console.print(
         f"{last.count('done')} trained, {last.count('stopped')} stopped early"
@@ -158,8 +146,6 @@ def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     if supervisor.target is not None and last.trained < supervisor.target:
         why = "the time is up" if supervisor.timed_out else supervisor.last_words().splitlines()[-1]
         console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {why}[/]")
-    if supervisor.failed:
-        errors.print(f"[yellow]a worker failed, see {study.folder / 'workers.log'}[/]")
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
     console.print(
         f"next: [bold]nas front {study.name}{where}[/], [bold]nas pick {study.name}{where} -o pick.yaml[/], "

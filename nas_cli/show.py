@@ -13,6 +13,7 @@ from nas_cli.screen import console, duration, print_json, print_warnings
 
 if TYPE_CHECKING:
     from studies.records import TrialRecord
+    from studies.standings import Standing, Standings
     from studies.study import Study
     from surgery.architecture import Architecture
 
@@ -114,11 +115,15 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         from surgery.problems import Problem, UserError
 
         raise UserError("nothing to show", [Problem("trial", record.number, "has no architecture yet")])
+    from studies.standings import Standings
+
     architecture = record.build()
     costs = _costs(architecture)
     curve = study.curve(record.number)
+    standings = Standings.of(study)
     if as_json:
-        print_json({**record.to_dict(), "costs": costs, "curve": curve, "yaml": architecture.to_dict()})
+        known = standings.to_dict(standings.standing(record))
+        print_json({**known, "costs": costs, "curve": curve, "yaml": architecture.to_dict()})
         return
     from nas_cli.strip import layer_strip
 
@@ -126,6 +131,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
     _print_metrics({**costs, **record.metrics})
+    _print_runs(standings, standings.standing(record))
     if record.seconds:
         console.print(f"  took {duration(record.seconds)}, seeds {', '.join(map(str, record.seeds))}")
     if record.environment:
@@ -146,6 +152,23 @@ def _print_metrics(values: dict[str, Any]) -> None:
         told = metric.format(value)
         told += "" if metric.unit == "bytes" else f" {metric.unit}"
         console.print(f"  {name:<24}{told:<28}[dim]{metric.summary}[/]")
+
+
+def _print_runs(standings: Standings, row: Standing) -> None:
+    """Every run of an architecture that was trained again, and what a fresh seed is expected to give."""
+    for place, objective in enumerate(standings.objectives):
+        half, fresh, values = row.half[place], row.fresh[place], row.record.values
+        if half is None or fresh is None or values is None:
+            continue
+        told = objective.metric.format
+        runs = ", ".join(f"{told(run.values[place])} (#{run.trial})" for run in row.record.runs)
+        console.print(
+            f"  {objective.name}: {runs}; mean {told(values[place])} ±{told(half)}, a fresh seed within "
+            f"±{told(fresh)} of it (90 %)",
+            soft_wrap=True,
+        )
+    if row.record.failed_runs:
+        console.print(f"  [red]{row.record.failed_runs} repeats failed[/]")
 
 
 def _print_curve(curve: list[dict[str, Any]]) -> None:

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from nas_cli.options import DEFAULT_RUNS, DeviceOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.options import (
+    DEFAULT_EACH,
+    DEFAULT_RUNS,
+    DeviceOption,
+    EachOption,
+    RunsOption,
+    StorageOption,
+    StudyArgument,
+)
 from nas_cli.screen import console
 
 
@@ -17,8 +25,13 @@ def add_to(app: typer.Typer) -> None:
 def worker(
     study: StudyArgument,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Stop when the study has so many trained architectures.")
+        int | None,
+        typer.Option(min=1, help="Stop when the study has so many trained architectures, or repeats."),
     ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Train repeats, as `nas refine` does, not new architectures.")
+    ] = False,
+    each: EachOption = DEFAULT_EACH,
     device: DeviceOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
@@ -27,7 +40,11 @@ def worker(
 
     From another machine give the study's --storage URL; the text is prepared there again, the same.
     """
+    from functools import partial
+
+    from studies.refine import take_repeat
     from studies.study import Study
+    from studies.trials import take
     from studies.worker import work
 
     opened = Study.open(study, runs, storage)
@@ -36,6 +53,7 @@ def worker(
         target=trials,
         device=device,
         log=lambda line: console.print(line, markup=False, soft_wrap=True),
+        take_next=partial(take_repeat, most=each) if refine else take,
     )
     opened.write_front()
     console.print(reason)

@@ -29,7 +29,14 @@ def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Object
 
 
 def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:
-    """The point nearest to the ideal corner after each objective is scaled to [0, 1] over `points`.
+    """The point nearest to the ideal corner."""
+    return int(np.argmin(ideal_distances(points, objectives)))
+
+
+def ideal_distances(
+    points: Sequence[Sequence[float]], objectives: Sequence[Objective]
+) -> NDArray[np.float64]:
+    """(points,) distance to the best of every objective, after each is scaled to [0, 1] over `points`.
 
     Costs that span orders of magnitude are compared by their logarithm, so that halving counts the same
     everywhere.
@@ -42,7 +49,7 @@ def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective
             losses[:, column] = sign * np.log(values)
     span = np.ptp(losses, axis=0)
     scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1)
-    return int(np.argmin((scaled**2).sum(axis=1)))
+    return np.asarray(np.sqrt((scaled**2).sum(axis=1)), dtype=np.float64)
 
 
 def _losses(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:

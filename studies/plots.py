@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.objectives import Objective
 from studies.front import front_indices
 from studies.records import DONE, TrialRecord
+from studies.standings import Standings
 from surgery.problems import Problem, UserError
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ def check_plot_path(path: Path) -> None:
         raise UserError("can't draw there", [Problem("--plot", str(path), "its folder does not exist")])
 
 
-def plot_front(study: Study, path: Path) -> None:
+def plot_front(study: Study, standings: Standings, path: Path) -> None:
     """Writes the front over everything trained; one panel for each pair of objectives.
+
+    Bars are the 90 % intervals of the means of what is on the front or near it, where repeats gave them.
 
     Raises:
         UserError: the path can't be written or has an unknown ending.
@@ -41,9 +44,9 @@ def plot_front(study: Study, path: Path) -> None:
     records = [record for record in study.records() if record.state == DONE and record.values]
     try:
         if path.suffix.lower() in PAGES:
-            _page(study, records, path)
+            _page(study, records, standings, path)
         else:
-            _picture(study, records, path)
+            _picture(study, records, standings, path)
     except OSError as error:
         problem = Problem("--plot", str(path), error.strerror or str(error), "name a file you may write")
         raise UserError("can't write the plot", [problem]) from error
@@ -58,16 +61,17 @@ def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
     ]
 
 
-def _picture(study: Study, records: list[TrialRecord], path: Path) -> None:
+def _picture(study: Study, records: list[TrialRecord], standings: Standings, path: Path) -> None:
     from matplotlib.figure import Figure
 
     objectives = study.space.objectives
     pairs = _pairs(objectives) or [(0, 0)]
     figure = Figure(figsize=(5.2 * len(pairs), 4.4), layout="constrained", dpi=120)
-    on_front = {record.number for record in study.front()}
+    on_front = {row.record.number for row in standings.front}
     for position, (along, up) in enumerate(pairs, start=1):
         axes = figure.add_subplot(1, len(pairs), position)
         _panel(axes, records, on_front, along, up, objectives)
+        _bars(axes, standings, along, up)
         if position == 1:
             axes.legend(loc="upper right", frameon=False, fontsize=8)
     trained = f"{len(on_front)} of {len(records)} trained architectures are on the front"
@@ -108,6 +112,16 @@ def _panel(
     axes.grid(alpha=0.2, linewidth=0.6)
 
 
+def _bars(axes: Any, standings: Standings, along: int, up: int) -> None:
+    """The intervals of what is on the front, or may be."""
+    for row in standings.shown:
+        if row.record.values is not None and any(half is not None for half in row.half):
+            axes.errorbar(
+                row.record.values[along], row.record.values[up], xerr=row.half[along], yerr=row.half[up],
+                fmt="none", ecolor=GREEN if row.on_front else GREY, elinewidth=1, capsize=2, alpha=0.8,
+            )  # fmt: skip
+
+
 def _ticks(objective: Objective) -> Any:
     from matplotlib.ticker import FuncFormatter
 
@@ -116,13 +130,13 @@ def _ticks(objective: Objective) -> Any:
     return FuncFormatter(lambda value, _: objective.metric.format(value))
 
 
-def _page(study: Study, records: list[TrialRecord], path: Path) -> None:
+def _page(study: Study, records: list[TrialRecord], standings: Standings, path: Path) -> None:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     objectives = study.space.objectives
     pairs = _pairs(objectives) or [(0, 0)]
-    on_front = {record.number for record in study.front()}
+    on_front = {row.record.number for row in standings.front}
     figure = make_subplots(rows=1, cols=len(pairs))
     groups = (
         ("trained", GREY, "circle", [r for r in records if r.number not in on_front and not r.baseline]),
@@ -140,7 +154,9 @@ def _page(study: Study, records: list[TrialRecord], path: Path) -> None:
                     legendgroup=name,
                     showlegend=column == 1,
                     marker={"color": colour, "symbol": symbol, "size": 9},
-                    text=[f"{record.name}<br>{record.line}" for record in chosen],
+                    error_x=_error(standings, chosen, along),
+                    error_y=_error(standings, chosen, up),
+                    text=[_hover(standings, record) for record in chosen],
                     hovertemplate="%{text}<br>%{x:.4s} · %{y:.4f}<extra></extra>",
                 ),
                 row=1,
@@ -152,3 +168,20 @@ def _page(study: Study, records: list[TrialRecord], path: Path) -> None:
         title=f"{study.name}: front of {len(records)} trained architectures", template="simple_white"
     )
     figure.write_html(path, include_plotlyjs=True)
+
+
+def _error(standings: Standings, records: list[TrialRecord], place: int) -> dict[str, Any] | None:
+    """Plotly's bars: of what is on the front or may be, none elsewhere."""
+    shown = {row.record.number: row.half[place] for row in standings.shown}
+    halves = [shown.get(record.number) for record in records]
+    if not any(halves):
+        return None
+    return {"type": "data", "array": [half or 0.0 for half in halves], "thickness": 1, "width": 3}
+
+
+def _hover(standings: Standings, record: TrialRecord) -> str:
+    row = standings.standing(record)
+    told = f"{record.name}<br>{record.line}"
+    if row.p_front is None:
+        return told
+    return f"{told}<br>{row.runs} runs, P(front) {row.p_front:.2f}"

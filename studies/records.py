@@ -20,14 +20,29 @@ DEATHS = "deaths"  # workers that were killed while they had the trial
 RUNGS = "rungs"  # held-out losses at the rungs reached
 TOKENS, MEASURED = "tokens", "measured"  # trained on, and the other metrics, so far
 STOPPED_AT, PASSED = "stopped_at_rung", "promoted_past_rung"  # rungs counted from 1
+REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; the how manyth time, from 1
 
 DONE, FAILED, RUNNING, WAITING, STOPPED = "done", "failed", "running", "waiting", "stopped"
 INFEASIBLE, DUPLICATED = "infeasible", "duplicate"
+# A repeat is no architecture of its own, so whatever counts or lists the states above leaves it out.
+REPEATED, REPEAT_FAILED = "repeat", "repeat failed"
+REPEAT_RUNNING, REPEAT_WAITING = "repeat running", "repeat waiting"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an architecture: its trial, and the objectives it reached."""
+
+    trial: int
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial. `values` are in the order of the objectives; `metrics` has every metric by name."""
+    """One trial. `values` are in the order of the objectives; `metrics` has every metric by name.
+
+    Where the architecture was trained again, both are means over its `runs`.
+    """
 
     number: int
     state: str
@@ -48,14 +63,19 @@ class TrialRecord:
     measured: dict[str, float] = field(default_factory=dict)  # of a run that has not ended
     environment: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
+    repeat_of: int | None = None
+    repeat: int = 0  # of a repeat, from 1
+    runs: tuple[Run, ...] = ()  # of a trained architecture, its own first
+    failed_runs: int = 0
 
     @classmethod
     def read(cls, trial: FrozenTrial) -> TrialRecord:
-        attrs = trial.user_attrs
+        attrs, state = trial.user_attrs, _state(trial)
+        values = tuple(trial.values) if trial.values is not None else None
         return cls(
             number=trial.number,
-            state=_state(trial),
-            values=tuple(trial.values) if trial.values is not None else None,
+            state=state,
+            values=values,
             metrics=attrs.get(METRICS, {}),
             line=attrs.get(LINE, ""),
             hash=attrs.get(HASH, ""),
@@ -72,16 +92,26 @@ class TrialRecord:
             measured=attrs.get(MEASURED, {}),
             environment=attrs.get(ENVIRONMENT, {}),
             params=trial.params,
+            repeat_of=attrs.get(REPEAT_OF),
+            repeat=attrs.get(REPEAT, 0),
+            runs=(Run(trial.number, values),) if state == DONE and values is not None else (),
         )
 
     @property
     def trained(self) -> bool:
-        """Used up one training: to the end, to a rung where it was stopped, or in vain."""
+        """An architecture that used up its training: to the end, to the rung where it stopped, or in vain."""
         return self.state in (DONE, FAILED, STOPPED)
 
     @property
+    def repeated(self) -> bool:
+        """A repeat that used up its training, successfully or not."""
+        return self.state in (REPEATED, REPEAT_FAILED)
+
+    @property
     def name(self) -> str:
-        """`#12` or, for the seeds' own designs, `#1 dense`."""
+        """`#12`; for the seeds' own designs `#1 dense`; for a repeat `#30 of #12`."""
+        if self.repeat_of is not None:
+            return f"#{self.number} of #{self.repeat_of}"
         return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
 
     def build(self) -> Architecture:
@@ -105,6 +135,9 @@ class TrialRecord:
             "seeds": list(self.seeds),
             "environment": self.environment,
             "reason": self.reason,
+            "repeat_of": self.repeat_of,
+            "runs": [{"trial": run.trial, "values": list(run.values)} for run in self.runs],
+            "failed_runs": self.failed_runs,
         }
 
 
@@ -121,6 +154,8 @@ def front_records(records: Iterable[TrialRecord], objectives: tuple[Objective, .
 
 
 def _state(trial: FrozenTrial) -> str:
+    if REPEAT_OF in trial.user_attrs:
+        return _REPEAT_STATES[trial.state]
     if trial.state == TrialState.PRUNED:
         return DUPLICATED if DUPLICATE in trial.user_attrs else INFEASIBLE
     if trial.state == TrialState.COMPLETE:
@@ -128,3 +163,12 @@ def _state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.RUNNING and trial.user_attrs.get(STOPPED_AT) is not None:
         return STOPPED
     return {TrialState.FAIL: FAILED, TrialState.RUNNING: RUNNING, TrialState.WAITING: WAITING}[trial.state]
+
+
+_REPEAT_STATES = {
+    TrialState.COMPLETE: REPEATED,
+    TrialState.FAIL: REPEAT_FAILED,
+    TrialState.PRUNED: REPEAT_FAILED,  # nobody does; a result it is not
+    TrialState.RUNNING: REPEAT_RUNNING,
+    TrialState.WAITING: REPEAT_WAITING,
+}

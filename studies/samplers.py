@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from studies.repeats import without_repeats
 from surgery.problems import Problem, UserError, nearest
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -52,12 +53,13 @@ def derive_seed(*parts: object) -> int:
 class _View:
     """A study as a sampler shall see it: stopped trials as what they would have become, the newest alone.
 
+    Repeats are no suggestions that were worth making again: their means stand in the trials they repeat.
     TPE's time grows with every trial it looks at, so that it is shown the newest of each state. Genetic
-    samplers look up the parents they noted, however old.
+    samplers look up the parents they noted by their number, so that to them nothing may be missing.
     """
 
-    def __init__(self, study: Study, expected: Mapping[int, Sequence[float]], history: int | None) -> None:
-        self._study, self._expected, self._history = study, expected, history
+    def __init__(self, study: Study, name: str, expected: Mapping[int, Sequence[float]]) -> None:
+        self._study, self._name, self._expected = study, name, expected
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -66,9 +68,11 @@ class _View:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = self._study._get_trials(deepcopy, None, use_cache)
+        if not self._name.startswith("nsga"):
+            trials = without_repeats(trials)
         shown = [self._ended(trial) if trial.number in self._expected else trial for trial in trials]
-        if self._history is not None and len(shown) > self._history:
-            left = dict.fromkeys(TrialState, self._history)
+        if self._name == "tpe" and len(shown) > HISTORY:
+            left = dict.fromkeys(TrialState, HISTORY)
             kept = []
             for trial in reversed(shown):
                 left[trial.state] -= 1
@@ -126,7 +130,7 @@ class SeededSampler(BaseSampler):
         self.inner.after_trial(study, trial, state, values)
 
     def _view(self, study: Study) -> Study:
-        return cast(Study, _View(study, self.expected, HISTORY if self.name == "tpe" else None))
+        return cast(Study, _View(study, self.name, self.expected))
 
     def _make(self, stream: str, number: int) -> BaseSampler:
         with warnings.catch_warnings():

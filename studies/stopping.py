@@ -62,7 +62,8 @@ def reach(
         record = study.record(trial.number)
         decided = len(losses) <= record.passed or len(losses) == len(study.space.proxy.rungs)
         strategy = _strategy(study)
-        if decided or record.baseline is not None or isinstance(strategy, Never) or not _compares(study):
+        exempt = record.baseline is not None or record.repeat_of is not None
+        if decided or exempt or isinstance(strategy, Never) or not _compares(study):
             return True
         records = study.records()
         evidence, rows = _places(study, records, [trial.number, *_stopped_with_checkpoint(study, records)])

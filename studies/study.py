@@ -28,6 +28,7 @@ from search_spaces.enumeration import every_architecture
 from studies.curve import read_curve
 from studies.data.folder import locked, write_json
 from studies.records import BASELINE, TrialRecord, front_records
+from studies.repeats import mean_over_runs
 from studies.rungs.features import features
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
@@ -172,8 +173,9 @@ class Study:
             )
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, in order. Finished ones never change and are read once."""
-        return [self._read(trial) for trial in self.inner.get_trials(deepcopy=False)]
+        """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
+        change and are read once."""
+        return mean_over_runs([self._read(trial) for trial in self.inner.get_trials(deepcopy=False)])
 
     def record(self, number: int) -> TrialRecord:
         """Raises:
@@ -183,7 +185,8 @@ class Study:
         if not 0 <= number < len(trials):
             rule = f"is not a trial of this study, it has 0 to {len(trials) - 1}"
             raise UserError("unknown trial", [Problem("trial", number, rule)])
-        return self._read(trials[number])
+        # what runs is read alone: workers ask often
+        return self.records()[number] if trials[number].state.is_finished() else self._read(trials[number])
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
         record = self._finished.get(trial.number)

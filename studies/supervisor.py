@@ -37,7 +37,8 @@ class Snapshot:
     workers: list[dict[str, Any]]
     elapsed: float
     target: int | None
-    trained_here: int  # since this search started
+    trained_here: int  # since this search started, of those that the target counts
+    refining: bool = False  # what is trained, and counted, are repeats
 
     def count(self, state: str) -> int:
         return sum(record.state == state for record in self.records)
@@ -45,6 +46,11 @@ class Snapshot:
     @property
     def trained(self) -> int:
         return sum(record.trained for record in self.records)
+
+    @property
+    def ended(self) -> int:
+        """Trainings that the target counts."""
+        return sum(record.repeated for record in self.records) if self.refining else self.trained
 
     @property
     def tokens_per_s(self) -> float:
@@ -61,23 +67,27 @@ class Snapshot:
         times = [record.seconds for record in self.records if record.trained and record.seconds > 0]
         if self.target is None or not times or not self.workers:
             return None
-        left: float = self.target - self.trained - sum(worker.get("done", 0.0) for worker in self.workers)
+        left: float = self.target - self.ended - sum(worker.get("done", 0.0) for worker in self.workers)
         return max(0.0, left) * fmean(times) / len(self.workers)
 
 
 class Supervisor:
-    """Starts `workers` processes, restarts those that die, stops them all together."""
+    """Starts `workers` processes, restarts those that die, stops them all together.
+
+    With `refine` they train repeats, so many runs of one architecture at most, and `target` counts repeats.
+    """
 
     def __init__(
         self, study: Study, *, workers: int, target: int | None, device: str = "auto",
-        timeout: float | None = None,
+        timeout: float | None = None, refine: int | None = None,
     ) -> None:  # fmt: skip
         self.study, self.target, self.device, self.timeout = study, target, device, timeout
+        self.refine = refine
         self.number = workers
         self.processes: list[subprocess.Popen[bytes]] = []
         self.respawned = 0
         self.started = time.monotonic()
-        self.trained_before = sum(record.trained for record in study.records())
+        self.trained_before = self._ended(study.records())
         self.timed_out = False
 
     def watch(self) -> Iterator[Snapshot]:
@@ -106,15 +116,18 @@ class Supervisor:
 
     def snapshot(self) -> Snapshot:
         records = self.study.records()
-        trained = sum(record.trained for record in records)
         return Snapshot(
             records=records,
             front=front_records(records, self.study.space.objectives),
             workers=statuses(self.study.workers_folder),
             elapsed=time.monotonic() - self.started,
             target=self.target,
-            trained_here=trained - self.trained_before,
+            trained_here=self._ended(records) - self.trained_before,
+            refining=self.refine is not None,
         )
+
+    def _ended(self, records: list[TrialRecord]) -> int:
+        return sum(record.trained if self.refine is None else record.repeated for record in records)
 
     @property
     def failed(self) -> bool:
@@ -135,6 +148,8 @@ class Supervisor:
             command += ["--storage", self.study.url]
         if self.target is not None:
             command += ["--trials", str(self.target)]
+        if self.refine is not None:
+            command += ["--refine", "--each", str(self.refine)]
         # a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop
         environment = {
             **os.environ,

@@ -11,11 +11,15 @@ from typing import TextIO
 
 from search_spaces.objectives import Objective
 from studies.records import TrialRecord
+from studies.standings import Standings
 from surgery.problems import Problem, UserError
 
 
-def write_csv(records: Sequence[TrialRecord], objectives: Sequence[Objective], path: Path | None) -> None:
-    """A row a trial: number, baseline, hash, architecture, objectives, then every other metric.
+def write_csv(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], path: Path | None, standings: Standings
+) -> None:
+    """A row a trial: number, baseline, hash, architecture, objectives, then every other metric; at the end
+    runs, probability of being on the front, and half widths of the 90 % intervals of the means.
 
     Raises:
         UserError: the file can't be written.
@@ -27,10 +31,17 @@ def write_csv(records: Sequence[TrialRecord], objectives: Sequence[Objective], p
         stream = nullcontext(sys.stdout) if path is None else path.open("w", newline="", encoding="utf-8")
         with stream as file:
             writer = csv.writer(file)
-            writer.writerow(["trial", "baseline", "hash", "architecture", *names])
+            measured = [place for place, item in enumerate(objectives) if item.measured]
+            noise = ["runs", "p_front", *(f"{objectives[place].name}_half" for place in measured)]
+            writer.writerow(["trial", "baseline", "hash", "architecture", *names, *noise])
             for record in records:
                 metrics = [record.metrics.get(name, "") for name in names]
-                writer.writerow([record.number, record.baseline or "", record.hash, record.line, *metrics])
+                row = standings.standing(record)
+                known = [row.runs, row.p_front, *(row.half[place] for place in measured)]
+                writer.writerow(
+                    [record.number, record.baseline or "", record.hash, record.line, *metrics]
+                    + ["" if value is None else value for value in known]
+                )
     except OSError as error:
         if path is None:
             raise  # whoever read the pipe has gone: the terminal's affair

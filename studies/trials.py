@@ -25,6 +25,7 @@ from studies.records import (
     LINE,
     METRICS,
     REASON,
+    REPEAT_OF,
     RUNNING,
     STOPPED_AT,
     WAITING,
@@ -201,7 +202,8 @@ def _skips(records: Sequence[TrialRecord]) -> int:
 
     It is read from the study, so that an interrupted row goes on where it was.
     """
-    upcoming = next((record.number for record in records if record.state == WAITING), len(records))
+    records = [record for record in records if record.repeat_of is None]
+    upcoming = next((place for place, record in enumerate(records) if record.state == WAITING), len(records))
     count = 0
     while count < upcoming and records[upcoming - 1 - count].state in (INFEASIBLE, DUPLICATED):
         count += 1
@@ -211,12 +213,22 @@ def _skips(records: Sequence[TrialRecord]) -> int:
 def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: bool) -> Assignment | None:
     """One suggestion; None when it was answered without training."""
     study.sampler.explore = explore
-    trial = study.inner.ask()
+    return admit(study, study.inner.ask(), worker, records)
+
+
+def admit(
+    study: Study, trial: optuna.Trial, worker: str, records: Sequence[TrialRecord]
+) -> Assignment | None:
+    """Signs a running trial and notes its architecture; None when it was answered without training."""
     if study.url is not None:
         trial.set_user_attr(HEARTBEAT, time.time())
     trial.set_user_attr(WORKER, worker)
-    baseline = trial.user_attrs.get(BASELINE)
-    if baseline is None:
+    baseline, original = trial.user_attrs.get(BASELINE), trial.user_attrs.get(REPEAT_OF)
+    if original is not None:
+        architecture = records[original].build()
+        if records[original].params:
+            study.space.sample(trial)  # for whoever reads the storage: they are set already
+    elif baseline is None:
         architecture = study.space.sample(trial)
     else:
         architecture = study.space.baselines[baseline]
@@ -226,6 +238,8 @@ def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: 
     trial.set_user_attr(HASH, architecture.hash)
     trial.set_user_attr(ARCHITECTURE, architecture.to_dict())
     _set_constraints(study, trial, architecture)
+    if original is not None:
+        return Assignment(trial, architecture)
     if _answer_known(study, trial, architecture, records):
         return None
     # a baseline is trained even where it breaks a constraint: it is what the others are compared with

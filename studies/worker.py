@@ -23,7 +23,7 @@ from studies.data import TokenData, open_or_prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
 from studies.probes import train_probe
-from studies.records import ENVIRONMENT, METRICS, REASON, SECONDS, SEEDS, TrialRecord
+from studies.records import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, TrialRecord
 from studies.samplers import derive_seed
 from studies.stopping import CHECKPOINT, reach, stop
 from studies.storage import STORAGE_ERRORS, mendable
@@ -39,7 +39,7 @@ from studies.training import (
     check_data,
     train,
 )
-from studies.trials import HEARTBEAT_SECONDS, Assignment, beat, finish, put_back, take
+from studies.trials import HEARTBEAT_SECONDS, Assignment, Nothing, beat, finish, put_back, take
 from surgery.architecture import Architecture
 from surgery.costs import METRICS as ALL_METRICS
 from surgery.costs import cost
@@ -49,12 +49,16 @@ from surgery.problems import Problem, UserError
 WAIT_SECONDS = 0.5
 FAILURES_IN_A_ROW = 5  # so many different architectures failing means that something else is wrong
 Log = Callable[[str], None]
+Take = Callable[[Study, str, int | None, Callable[[], bool] | None], Assignment | Nothing]
 
 
-def work(study: Study, *, target: int | None, device: str = "auto", log: Log = print) -> str:
+def work(
+    study: Study, *, target: int | None, device: str = "auto", log: Log = print, take_next: Take = take
+) -> str:
     """Trains trials until the study has `target` trained architectures or its space is exhausted.
 
-    Returns why it ended. SIGINT and SIGTERM put the running trial back, to be run again from its start.
+    `take_next` says what to train: with the one of `studies.refine` it is repeats. Returns why it ended.
+    SIGINT and SIGTERM put the running trial back, to be run again from its start.
 
     Raises:
         UserError: device, data, folder or storage are not usable here, or every trial fails.
@@ -67,7 +71,7 @@ def work(study: Study, *, target: int | None, device: str = "auto", log: Log = p
     with mendable(study.folder), Lease(study.workers_folder) as lease, _stop_on_signals() as stop:
         worker = _Worker(study, data, place, lease, stop, log)
         while not stop():
-            assignment = take(study, lease.worker, target, stop)
+            assignment = take_next(study, lease.worker, target, stop)
             if isinstance(assignment, Assignment):
                 worker.run(assignment)
             elif not assignment.wait:
@@ -194,9 +198,10 @@ class _Worker:
         trial, architecture = assignment.trial, assignment.architecture
         folder = self.study.trial_folder(trial.number)
         (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
+        count = self.study.space.proxy.seeds
+        used = trial.user_attrs.get(REPEAT, 0) * count  # by the trial that this one repeats, and its repeats
         seeds = [
-            derive_seed(self.study.settings.seed, architecture.hash, repeat)
-            for repeat in range(self.study.space.proxy.seeds)
+            derive_seed(self.study.settings.seed, architecture.hash, used + index) for index in range(count)
         ]
         trial.set_user_attr(SEEDS, seeds)
         trial.set_user_attr(ENVIRONMENT, describe(self.device))

@@ -165,7 +165,7 @@ def _study(table: Table, plan: Plan) -> Iterator[Study]:
 
 
 class _Memory(BaseJournalBackend):
-    """The embedded storage without its file. (Optuna's storage in memory never pops a trial that was put back.)"""
+    """The embedded storage without its file. Optuna's own in memory never pops a trial that was put back."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []

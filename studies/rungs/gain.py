@@ -1,7 +1,8 @@
 """What finishing a run is expected to add to the hypervolume of the front, its costs being exact.
 
-Only the loss is uncertain, so that the expectation is over one normal variable: Gauss-Hermite quadrature of the
-exclusive hypervolume of the point (expected hypervolume improvement, Emmerich et al. 2006, with known costs).
+Only the loss is uncertain, so that the expectation is over one normal variable: Gauss-Hermite quadrature of
+the exclusive hypervolume of the point (expected hypervolume improvement, Emmerich et al. 2006, with known
+costs).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who goes on after a rung. A strategy says what it is worth that a run goes on; 0: nothing.
 
-The same rule decides about a run that reaches a rung and, whenever a worker is free, about those that stopped:
-whoever has become worth it goes on from its checkpoint. Costs are exact, so a run is only ever compared with runs
-that cost no more in every objective: the others can't keep it off the front.
+The same rule decides about a run that reaches a rung and, whenever a worker is free, about those that
+stopped: whoever has become worth it goes on from its checkpoint. Costs are exact, so a run is only ever
+compared with runs that cost no more in every objective: the others can't keep it off the front.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def check_strategy(name: str) -> None:
 
 
 def _chances(evidence: Evidence, told: Forecast, rows: Sequence[int]) -> Floats:
-    """Of each row to end below every run that costs no more, by the forecasts of both; 1 where there is none."""
+    """Of each row to end below every run that costs no more, by forecast; 1 where there is none."""
     found = np.ones(len(rows))
     for place, row in enumerate(rows):
         rivals = evidence.cheaper(row) & np.isfinite(told.sd)

@@ -2,6 +2,8 @@
 
 python -m tests.studies.crashes FOLDER TARGET SIGNAL WRITES...
 
+TARGET is a number of trained architectures, or of repeats with `repeats:` before it.
+
 Each life is a fork of this process, which never trains, so that a life costs no imports. The n-th life gets
 SIGNAL just after its WRITES[n]-th write (in turn); lives end when one reaches the target.
 """
@@ -18,13 +20,14 @@ import torch._dynamo  # noqa: F401  what optimizers import at their first step: 
 from optuna.storages.journal import JournalFileBackend
 
 from studies import trials
+from studies.refine import take_repeat
 from studies.study import Study
-from studies.worker import work
+from studies.worker import Take, work
 
 MOST_LIVES = 200
 
 
-def live(folder: Path, target: int, number: signal.Signals, writes: int) -> None:
+def live(folder: Path, target: int, take_next: Take, number: signal.Signals, writes: int) -> None:
     """One life: ends as `nas worker` does, exit code 0 when the study is done, 130 when asked to stop."""
     append = JournalFileBackend.append_logs
     left = writes
@@ -39,19 +42,25 @@ def live(folder: Path, target: int, number: signal.Signals, writes: int) -> None
     JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
     trials.MOST_DEATHS = MOST_LIVES
     try:
-        work(Study.open(str(folder.resolve())), target=target, device="cpu", log=lambda line: None)
+        work(
+            Study.open(str(folder.resolve())),
+            target=target,
+            device="cpu",
+            log=lambda line: None,
+            take_next=take_next,
+        )
         os._exit(0)
     except KeyboardInterrupt:
         os._exit(130)
 
 
-def main(folder: Path, target: int, number: signal.Signals, writes: list[int]) -> int:
+def main(folder: Path, target: int, take_next: Take, number: signal.Signals, writes: list[int]) -> int:
     """How many lives it took."""
     for life, count in zip(range(1, MOST_LIVES), cycle(writes), strict=False):
         child = os.fork()
         if child == 0:
             try:
-                live(folder, target, number, count)
+                live(folder, target, take_next, number, count)
             finally:
                 os._exit(1)  # never back into the parent's loop
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -63,5 +72,8 @@ def main(folder: Path, target: int, number: signal.Signals, writes: list[int]) -
 
 
 if __name__ == "__main__":
-    folder, target, name, *rest = sys.argv[1:]
-    print(main(Path(folder), int(target), signal.Signals[name], [int(text) for text in rest]))
+    folder, wanted, name, *rest = sys.argv[1:]
+    _, repeats, target = wanted.rpartition("repeats:")
+    take_next: Take = take_repeat if repeats else trials.take
+    writes = [int(text) for text in rest]
+    print(main(Path(folder), int(target), take_next, signal.Signals[name], writes))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from studies.leases import statuses
+from studies.refine import take_repeat
 from studies.study import Study
 from studies.worker import work
 
@@ -29,8 +30,8 @@ def uninterrupted(make_study: MakeStudy, sampler: str, text: str) -> list[tuple[
     return outcome(study)
 
 
-def crash(study: Study, name: str, writes: list[int]) -> int:
-    command = [sys.executable, "-m", "tests.studies.crashes", str(study.folder), str(TARGET), name]
+def crash(study: Study, name: str, writes: list[int], target: str = str(TARGET)) -> int:
+    command = [sys.executable, "-m", "tests.studies.crashes", str(study.folder), target, name]
     command += map(str, writes)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
@@ -57,6 +58,22 @@ def test_interrupted_anywhere(make_study: MakeStudy, sampler: str, name: str) ->
     lives = crash(study, name, [1, 2, 5, 40, 9, 130, 13, 75, 23, 160, 31, 110, 51, 3])
     assert lives >= 10
     assert outcome(study) == whole
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_refining_interrupted_anywhere(make_study: MakeStudy, name: str) -> None:
+    text = SPACE.replace("13k", "20k")  # every baseline is within the limit
+    whole, broken = make_study("whole", text=text), make_study("broken", text=text)
+    for study in (whole, broken):
+        work(study, target=4, device="cpu", log=lambda line: None)
+    work(whole, target=6, device="cpu", log=lambda line: None, take_next=take_repeat)
+    repeats = [record.repeat_of for record in whole.records()]
+    assert sum(number is not None for number in repeats) == 6
+    # a repeat makes about twenty writes: in its first, among its parameters, in training, in its last
+    lives = crash(broken, name, [1, 2, 3, 7, 25, 11, 14, 17, 19, 21, 5, 33], "repeats:6")
+    assert lives >= 7
+    assert outcome(broken) == outcome(whole)
+    assert [record.repeat_of for record in broken.records()] == repeats
 
 
 def test_worker_interrupted_by_ctrl_c(make_study: MakeStudy) -> None:

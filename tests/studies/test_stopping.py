@@ -28,16 +28,17 @@ ALONE = FREE.replace("dense, hdpl-paper, lt2-looped", "")
 
 
 class Scripted(Strategy):
-    """Chances as a test wants them, by trial number."""
+    """Worth as a test wants it, by trial number; below a half it is nothing."""
 
     name, summary = "scripted", "for tests"
 
     def __init__(self, chances: dict[int, float]) -> None:
         self.by_number = chances
 
-    def chances(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         numbers = evidence.numbers[list(rows)]
-        return np.array([self.by_number.get(int(number), 1.0) for number in numbers])
+        found = np.array([self.by_number.get(int(number), 1.0) for number in numbers])
+        return np.where(found >= 0.5, found, 0.0)
 
 
 @pytest.fixture
@@ -107,9 +108,10 @@ def test_the_search_ends_only_when_nothing_that_stopped_deserves_to_go_on(
         scripted[0] = 0.0
         first, second = taken(study, one.worker), taken(study, other.worker)
         assert not reach(study, first.trial, one.worker, [5.0], 1024, {})
-        checkpoint_of(study, 0).touch()
+        (study.trial_folder(0) / CHECKPOINT).touch()
         assert stop(study, first.trial, one.worker)
-        assert take(study, one.worker, 2) == Nothing(wait=True, reason="")  # the other may still change it
+        assert isinstance(waiting := take(study, one.worker, 2), Nothing)
+        assert waiting.wait  # the other may still change it
         assert put_back_orphans(study) == []
         scripted[0] = 1.0  # what the other one has shown meanwhile
         again = taken(study, one.worker, 2)
@@ -165,7 +167,7 @@ def test_without_its_checkpoint_a_trial_is_stopped_for_good(
     work(study, target=6, device="cpu", log=quiet)
     assert [checkpoint_of(study, number).is_file() for number in (3, 4, 5)] == [False, True, True]
     scripted[3] = 1.0
-    assert promotable(study, study.records()) is None
+    assert promotable(study, study.records(), ending=True) is None
     assert [record.state for record in study.records() if record.trained][3:] == ["stopped"] * 3
 
 

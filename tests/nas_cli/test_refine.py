@@ -1,0 +1,117 @@
+"""`nas refine`, and what `front`, `show` and `pick` say after it, on a study that is really trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from nas_cli.options import DEFAULT_EACH, DEFAULT_RUNS
+from nas_cli.verdict import print_verdict
+from studies.refine import MOST_RUNS
+from studies.standings import Standings
+from tests.studies.tables import OBJECTIVES, record
+
+Nas = Callable[..., Result]
+
+
+@pytest.fixture
+def runs(study_folder: Path, tmp_path: Path) -> Path:
+    """A folder with a study `micro` of its own."""
+    shutil.copytree(study_folder, tmp_path / "runs" / "micro")
+    return tmp_path / "runs"
+
+
+def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) -> None:
+    where = ("--dir", runs)
+    before = nas("front", "micro", *where).output
+    assert "nothing was trained twice: nas refine micro --dir" in before
+    assert "P(front)" not in before
+    assert json.loads(nas("front", "micro", "--json", *where).output)["noise"] is None
+
+    done = nas("refine", "micro", "--runs", 3, "--device", "cpu", *where)
+    assert done.exit_code == 0, done.output
+    assert "0 repeats so far, seed noise not known yet" in done.output
+    assert "[3]" in done.output
+    assert "3 repeats in" in done.output
+    assert "P(front)" in done.output
+
+    data = json.loads(nas("front", "micro", "--json", *where).output)
+    assert data["repeats"] == 3
+    assert data["trained"] == 6
+    assert data["noise"]["degrees_of_freedom"] == 3
+    assert data["noise"]["coverage"]["val_loss"]["held_out"] == 3
+    shown = [*data["front"], *data["near_front"]]
+    assert sum(len(item["runs"]) - 1 for item in shown) <= 3
+    for item in shown:
+        low, high = item["intervals"]["val_loss"]
+        assert low < item["metrics"]["val_loss"] < high
+        assert 0 <= item["p_front"] <= 1
+    every = json.loads(nas("front", "micro", "--all", "--json", *where).output)["front"]
+    assert len(every) == 6  # repeats are no architectures
+
+    table = nas("front", "micro", *where, "--csv", tmp_path / "f.csv", "--plot", tmp_path / "f.png").output
+    assert "±" in table
+    assert "tied with" in table
+    assert "(3 degrees of freedom" in table
+    assert "of 3 held-out repeats" in table
+    nas("front", "micro", *where, "--plot", tmp_path / "f.html")
+    assert '"error_y":{"array":[' in (tmp_path / "f.html").read_text(encoding="utf-8").replace(" ", "")
+
+    repeated = next(item for item in every if len(item["runs"]) > 1)
+    number, again = repeated["number"], repeated["runs"][1]["trial"]
+    told = nas("show", "micro", number, *where).output
+    assert f"(#{again}); mean" in told
+    assert "a fresh seed within" in told
+    other = json.loads(nas("show", "micro", again, "--json", *where).output)
+    assert other["repeat_of"] == number
+    assert other["state"] == "repeat"
+    assert "3 repeat" in nas("show", "micro", *where).output
+
+    picked = nas("pick", "micro", *where, "--best", "val_loss").output
+    assert "the noise (90 %: ±" in picked
+    assert "on the front with probability" in picked
+    chosen = json.loads(nas("pick", "micro", *where, "--json").output)
+    assert chosen["p_front"] is not None
+    assert chosen["number"] in [item["number"] for item in data["front"]]
+    lowest = min(item["metrics"]["params"] for item in data["front"])
+    limited = json.loads(
+        nas(
+            "pick", "micro", *where, "--limit", f"params<={lowest:.0f}", "--best", "val_loss", "--json"
+        ).output
+    )
+    assert limited["next_better"]["limit"].startswith("params")
+    assert limited["next_better"]["value"] > lowest
+
+    # the same command goes on where it was, by other workers too
+    joined = nas("worker", "micro", "--refine", "--trials", 4, "--device", "cpu", *where)
+    assert "4 repeats are trained" in joined.output
+
+
+def test_undecided_and_tied_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for runs, expected in (
+        (2, "undecided: #1 is on the front with probability 0."),
+        (5, "tied after 5 runs each: #1 is on the front with probability 0."),
+    ):
+        spread = [0.01 * (-1) ** index for index in range(runs)]
+        records = [record(number, [(3.0 + step, 10.0 + number) for step in spread]) for number in range(2)]
+        records += [record(2, [(9.0 + step, 1.0) for step in spread * 3])]
+        print_verdict("s", records, Standings(records, OBJECTIVES, 0), DEFAULT_RUNS)
+        told = capsys.readouterr().out
+        assert expected in told
+        assert "#0 costs no more and may be as good" in told
+        assert ("nas refine s" in told) == (runs == 2)
+
+
+def test_refine_names_what_is_wrong(nas: Nas, runs: Path) -> None:
+    assert nas("refine", "mikro", "--dir", runs).exit_code == 2
+    assert nas("refine", "micro", "--each", 1, "--dir", runs).exit_code == 2
+    assert nas("refine", "micro", "--device", "cuda:99", "--dir", runs).exit_code == 2
+
+
+def test_the_default_is_that_of_the_studies() -> None:
+    assert DEFAULT_EACH == MOST_RUNS
