@@ -53,6 +53,12 @@ class HDPL(nn.Module):
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Both paths give nothing at first; the encoders keep their start, so that the decoder learns."""
+        self.blocks.zero_()
+        self.decoder.weight.zero_()
+
     def forward(
         self, x: Float[Tensor, "*batch d_in"], context: Context | None = None
     ) -> Float[Tensor, "*batch d_out"]:

@@ -1,0 +1,133 @@
+"""A small space trained whole: every architecture's exact costs and measured curves, in one compact file.
+
+The table that ships with the package was made by `python -m studies.replay.build`. Every suggestion of every
+sampler on its space is in it, so that its true front is known.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from search_spaces import SearchSpace, parse_space
+from studies.front import front_indices
+from surgery.problems import Problem, UserError
+
+FORMAT_VERSION = 1
+SPACE = Path(__file__).with_name("table.yaml")
+FILE = Path(__file__).with_name("table.json.gz")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one architecture.
+
+    Attributes:
+        params: a trial's parameters that give it.
+        costs: exact metrics by name, such as `params` and `decode_flops@1024`.
+        curves: held-out loss in nats/token at each of the table's fractions, one curve a repeat.
+        seconds: training time of each repeat on the machine that made the table, evaluation left out.
+    """
+
+    hash: str
+    line: str
+    params: Mapping[str, Any]
+    costs: Mapping[str, float]
+    curves: tuple[tuple[float, ...], ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """Held-out loss at the end, in nats/token: the mean of its repeats."""
+        return fmean(curve[-1] for curve in self.curves)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Curves of every architecture of a space, by hash.
+
+    Attributes:
+        space: its proxy is the budget of every run.
+        fractions: of the budget, rising to 1: where the curves have points.
+        entries: by architecture hash.
+        about: where the curves come from: data, seed, device and versions.
+    """
+
+    space: SearchSpace
+    fractions: tuple[float, ...]
+    entries: Mapping[str, Entry]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path = FILE) -> Table:
+        """The table of a file; the one that ships with the package by default.
+
+        Raises:
+            UserError: no such file, or not a table.
+        """
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as stream:
+                data = json.load(stream)
+        except (OSError, EOFError, ValueError) as error:
+            raise _unusable(path, f"can't be read: {error}") from error
+        if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:
+            raise _unusable(path, f"is not a table of version {FORMAT_VERSION}")
+        entries = {
+            item["hash"]: Entry(
+                hash=item["hash"],
+                line=item["line"],
+                params=item["params"],
+                costs=item["costs"],
+                curves=tuple(map(tuple, item["curves"])),
+                seconds=tuple(item["seconds"]),
+            )
+            for item in data["entries"]
+        }
+        return cls(parse_space(data["space"], "table.yaml"), tuple(data["fractions"]), entries, data["about"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file that `open` reads; the same table gives the same bytes."""
+        data = {
+            "version": FORMAT_VERSION,
+            "about": dict(self.about),
+            "space": self.space.text,
+            "fractions": self.fractions,
+            "entries": [
+                {
+                    "hash": entry.hash,
+                    "line": entry.line,
+                    "params": dict(entry.params),
+                    "costs": dict(entry.costs),
+                    "curves": entry.curves,
+                    "seconds": entry.seconds,
+                }
+                for entry in self.entries.values()
+            ],
+        }
+        text = json.dumps(data, separators=(",", ":"))
+        Path(path).write_bytes(gzip.compress(text.encode(), mtime=0))
+
+    def values(self, entry: Entry) -> tuple[float, ...]:
+        """The objectives of an architecture in the space's order, its loss the mean of its repeats."""
+        return tuple(
+            entry.loss if item.name == "val_loss" else entry.costs[item.name]
+            for item in self.space.objectives
+        )
+
+    @cached_property
+    def front(self) -> tuple[Entry, ...]:
+        """The true front: entries that no other beats in every objective."""
+        entries = list(self.entries.values())
+        points = [self.values(entry) for entry in entries]
+        return tuple(entries[index] for index in front_indices(points, self.space.objectives))
+
+
+def _unusable(path: str | Path, rule: str) -> UserError:
+    hint = "python -m studies.replay.build makes one"
+    return UserError("can't use this table", [Problem("table", str(path), rule, hint)])
