@@ -31,7 +31,7 @@ class TrainSettings:
     seq_len: int
     batch_tokens: int
     lr: float = 3e-3
-    lr_rule: str = "uniform"  # who gets it: see LR_RULES
+    lr_rule: str = "uniform"  # or `roles`, see `make_optimizer`
     warmup: float = 0.05  # share of the steps
     final_lr: float = 0.1  # share of the peak that the cosine ends at
     weight_decay: float = 0.1
@@ -257,7 +257,7 @@ def make_optimizer(model: HybridLM, settings: TrainSettings, device: torch.devic
     return torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": decay, "scale": scale}
-            for (decay, scale), parameters in groups.items()
+            for (decay, scale), parameters in sorted(groups.items(), reverse=True)
         ],
         lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda"),
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import tempfile
 from collections.abc import Iterable
@@ -144,6 +145,7 @@ def seed_spread(entries: Iterable[Entry]) -> float:
 def _start(space: SearchSpace, folder: str, seed: int) -> None:
     """In a worker process: one thread, as a study's CPU workers have, and the data opened once."""
     global _space, _data, _seed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     torch.set_num_threads(1)
     _space, _data, _seed = space, TokenData.open(folder), seed
 
@@ -179,8 +181,11 @@ def main() -> None:
     space = load_space(given.space)
     data = open_or_prepare(given.data or space.data.corpus, space.data.tokenizer)
     build = Build(space, data, given.runs, given.seed)
-    if given.workers:
-        build.run(given.workers)
+    try:
+        if given.workers:
+            build.run(given.workers)
+    except KeyboardInterrupt:
+        print("interrupted; the table is that of the finished runs, the same command goes on")
     table = build.table()
     table.save(given.out)
     print(f"{given.out}: {len(table.entries)} of {len(build.architectures)} architectures, "
