@@ -49,7 +49,7 @@ class Build:
     data: TokenData
     runs: Path
     seed: int = 0
-    sample: int = 48
+    sample: int = 40
     repeats: int = 3
 
     def run(self, workers: int) -> None:
@@ -93,7 +93,7 @@ class Build:
 
     def _entry(self, name: str) -> Entry:
         params, architecture = self.architectures[name]
-        lines = []
+        lines: list[dict[str, Any]] = []
         while (name, len(lines)) in self.lines:
             lines.append(self.lines[name, len(lines)])
         costs = metrics_of(self.space, architecture, [{}])
@@ -120,9 +120,7 @@ class Build:
 
     def _train(self, jobs: Iterable[Job], workers: int) -> None:
         missing = [
-            (self.architectures[name][1], name, repeat)
-            for name, repeat in jobs
-            if (name, repeat) not in self.lines
+            (self.architectures[name][1], repeat) for name, repeat in jobs if (name, repeat) not in self.lines
         ]
         context = get_context("spawn")
         start = (self.space, str(self.data.folder), self.seed)
@@ -142,31 +140,42 @@ def seed_spread(entries: Iterable[Entry]) -> float:
     return float(statistics.fmean(variances) ** 0.5) if variances else 0.0
 
 
+class _Trainer:
+    """What a worker process keeps: one thread, as a study's CPU workers have, and the data opened once."""
+
+    def __init__(self, space: SearchSpace, folder: str, seed: int) -> None:
+        torch.set_num_threads(1)
+        self.data, self.seed = TokenData.open(folder), seed
+        self.settings = train_settings(space, seed)
+
+    def train(self, architecture: Architecture, repeat: int) -> dict[str, Any]:
+        seed = derive_seed(self.seed, architecture.hash, repeat)
+        torch.manual_seed(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            curve = Path(folder) / "curve.jsonl"
+            model = HybridLM(architecture)
+            result = train(model, self.data, self.settings, seed=seed, device=CPU, curve=curve)
+            points = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+        return {
+            "hash": architecture.hash,
+            "repeat": repeat,
+            "line": architecture.line,
+            "curve": [round(point["val_loss"], 5) for point in points if "val_loss" in point],
+            "seconds": round(result.seconds, 2),
+        }
+
+
+_trainer: _Trainer
+
+
 def _start(space: SearchSpace, folder: str, seed: int) -> None:
-    """In a worker process: one thread, as a study's CPU workers have, and the data opened once."""
-    global _space, _data, _seed
+    global _trainer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    torch.set_num_threads(1)
-    _space, _data, _seed = space, TokenData.open(folder), seed
+    _trainer = _Trainer(space, folder, seed)
 
 
-def _train_one(job: tuple[Architecture, str, int]) -> dict[str, Any]:
-    architecture, name, repeat = job
-    seed = derive_seed(_seed, name, repeat)
-    torch.manual_seed(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        curve = Path(folder) / "curve.jsonl"
-        settings = train_settings(_space, _seed)
-        result = train(HybridLM(architecture), _data, settings, seed=seed, device=CPU, curve=curve)
-        points = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
-    losses = [round(point["val_loss"], 5) for point in points if "val_loss" in point]
-    return {
-        "hash": name,
-        "repeat": repeat,
-        "line": architecture.line,
-        "curve": losses,
-        "seconds": round(result.seconds, 2),
-    }
+def _train_one(job: tuple[Architecture, int]) -> dict[str, Any]:
+    return _trainer.train(*job)
 
 
 def main() -> None:
