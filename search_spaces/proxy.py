@@ -20,8 +20,13 @@ _COUNTS = {
     "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
     "eval_tokens": "held-out tokens the loss is measured on",
 }
-_NUMBERS = {
+_SETTINGS = {
     "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
+    "lr_rule": Option(
+        str,
+        choices=("roles", "uniform"),
+        help="roles: lr / passes for matrices, more for embeddings and vectors; uniform: lr for all",
+    ),
     "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
     "seeds": Option(int, low=1, high=20, help="runs of each architecture; their mean is compared"),
@@ -36,6 +41,7 @@ class Proxy:
         tokens, seq_len, batch_tokens, eval_tokens: in tokens.
         rungs: fractions of the budget at which trials are compared, rising, the last is 1.
         lr: peak learning rate.
+        lr_rule: who gets it: `roles` or `uniform` (`studies.training.make_optimizer`).
         warmup: fraction of the steps.
         seeds: runs of each architecture.
         recall, state: the probes of these names, where they are objectives.
@@ -46,6 +52,7 @@ class Proxy:
     batch_tokens: int = 32_768
     rungs: tuple[float, ...] = (0.1, 0.3, 1.0)
     lr: float = 1e-3
+    lr_rule: str = "roles"
     warmup: float = 0.1
     weight_decay: float = 0.1
     eval_tokens: int = 131_072
@@ -82,7 +89,7 @@ class Proxy:
 def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:
     """From a mapping, defaults filled in; None with problems. `probes`: those that are objectives."""
     before = len(cursor.problems.found)
-    given = cursor.mapping(data, (*_COUNTS, "rungs", *_NUMBERS, *PROBES))
+    given = cursor.mapping(data, (*_COUNTS, "rungs", *_SETTINGS, *PROBES))
     values: dict[str, Any] = {}
     for name, kind in PROBES.items():
         if name in probes:
@@ -96,7 +103,7 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
         try:
             values[name] = _read(name, value)
         except ValueError as error:
-            text = _COUNTS.get(name) or (_NUMBERS[name].help if name in _NUMBERS else "")
+            text = _COUNTS.get(name) or (_SETTINGS[name].help if name in _SETTINGS else "")
             cursor.at(name).problem(value, str(error), text)
     proxy = Proxy(**values)
     if len(cursor.problems.found) == before:
@@ -107,8 +114,8 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
 def _read(name: str, value: object) -> Any:
     if name == "rungs":
         return _read_rungs(value)
-    if name in _NUMBERS:
-        return _NUMBERS[name].read(value)
+    if name in _SETTINGS:
+        return _SETTINGS[name].read(value)
     count = parse_count(value)
     if count < 1:
         raise ValueError("must be at least 1")

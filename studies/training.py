@@ -21,6 +21,9 @@ from studies.evaluate import Evaluation, evaluate
 from surgery.model import HybridLM
 from surgery.problems import Problems
 
+# by the rule `roles`: the learning rate of embeddings and vectors over that of matrices
+EMBEDDING_RATE = 6.0
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -30,6 +33,7 @@ class TrainSettings:
     seq_len: int
     batch_tokens: int
     lr: float = 3e-3
+    lr_rule: str = "uniform"  # or `roles`, see `make_optimizer`
     warmup: float = 0.05  # share of the steps
     final_lr: float = 0.1  # share of the peak that the cosine ends at
     weight_decay: float = 0.1
@@ -283,7 +287,7 @@ class Descent:
         """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1."""
         self.lr = self.settings.lr * schedule(number, self.settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["scale"]
         with autocast(self.device):
             self.loss, self.auxiliary = self.model.loss(inputs, targets)
         total: Tensor = self.loss + self.auxiliary
@@ -312,21 +316,32 @@ def schedule(step: int, settings: TrainSettings) -> float:
     return settings.final_lr + (1 - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, not on norms, biases, embeddings and gates."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+def make_optimizer(model: HybridLM, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, not on norms, biases, embeddings and gates.
+
+    A group's `scale` is its share of the learning rate. By the rule `uniform` all have the same. By `roles`
+    the matrices of the stack have lr / passes: Adam moves a shared weight as far as any other, and every pass
+    adds that move to the stream. Embeddings, tied head or not, norms, biases and gates have EMBEDDING_RATE
+    times lr, as muP has it for what does not grow with the width (arXiv 2203.03466, table 8; 2407.05872).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     exempt = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    roles = settings.lr_rule == "roles"
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and id(parameter) not in exempt and not name.endswith("loop_gate")
-        (decayed if matrix else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+        scale = 1.0
+        if roles and not matrix:
+            scale = EMBEDDING_RATE
+        elif roles and name.startswith("layers."):
+            scale = 1 / model.architecture.loop_count
+        groups.setdefault((settings.weight_decay if matrix else 0.0, scale), []).append(parameter)
     return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda")
-    )
+        [
+            {"params": parameters, "weight_decay": decay, "scale": scale}
+            for (decay, scale), parameters in sorted(groups.items(), reverse=True)
+        ],
+        lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda"),
+    )  # fmt: skip
 
 
 def batch_indices(windows: int, settings: TrainSettings) -> Iterator[np.ndarray]:

@@ -117,6 +117,7 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
         seq_len=proxy.seq_len,
         batch_tokens=proxy.batch_tokens,
         lr=proxy.lr,
+        lr_rule=proxy.lr_rule,
         warmup=proxy.warmup,
         weight_decay=proxy.weight_decay,
         eval_tokens=proxy.eval_tokens,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from search_spaces import parse_space
 from studies import training
 from studies.curve import CURVE_POINTS, log_steps
 from studies.data import TokenData
@@ -20,6 +21,8 @@ from studies.data.tokenizers import TextTokenizer
 from studies.devices import peak_memory, reset_peak_memory
 from studies.evaluate import evaluate
 from studies.training import (
+    EMBEDDING_RATE,
+    Descent,
     Interrupted,
     Progress,
     Rung,
@@ -35,9 +38,11 @@ from studies.training import (
     schedule,
     train,
 )
+from studies.worker import train_settings
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 from surgery.problems import UserError
+from tests.studies.conftest import SPACE
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(
@@ -197,6 +202,42 @@ def test_tied_embeddings_are_not_decayed() -> None:
     model = HybridLM(architecture(backbone={**BACKBONE, "tie_embeddings": True}))
     plain = make_optimizer(model, SETTINGS, CPU).param_groups[1]["params"]
     assert any(parameter is model.head.weight for parameter in plain)
+
+
+def test_roles_have_their_own_rates(tokens: TokenData) -> None:
+    """Adam's first step moves every weight that has a gradient by its whole learning rate."""
+    settings = replace(SETTINGS, lr=1e-3, lr_rule="roles", warmup=0.0, weight_decay=0.0, clip=1e9)
+    torch.manual_seed(0)
+    model = HybridLM(architecture())  # two passes
+    with torch.no_grad():
+        for parameter in model.parameters():  # off its start, where maps behind zeros have no gradient
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batch = torch.from_numpy(tokens.batch(np.arange(8), 32)).to(CPU)
+    Descent(model, settings, CPU).step(1, batch[:, :-1], batch[:, 1:])
+    moved = {
+        name: (parameter - before[name]).abs().max().item() for name, parameter in model.named_parameters()
+    }
+    for name, distance in moved.items():
+        if name == "head.weight":
+            scale = 1.0
+        elif name in ("embed.weight", "loop_gate") or "norm" in name or name.endswith("bias"):
+            scale = EMBEDDING_RATE
+        else:
+            scale = 1 / 2
+        assert distance == pytest.approx(1e-3 * scale, rel=1e-2), name
+    assert {name.split(".")[-1] for name in moved} >= {"blocks", "bias", "weight", "loop_gate"}
+
+
+@pytest.mark.parametrize("rule", ["roles", "uniform"])
+def test_the_proxy_names_the_rule(rule: str) -> None:
+    text = SPACE.replace("proxy: {", f"proxy: {{lr_rule: {rule}, ")
+    assert train_settings(parse_space(text), 0).lr_rule == rule
+
+
+def test_by_one_rate_for_all_groups_differ_in_decay_only() -> None:
+    groups = make_optimizer(HybridLM(architecture()), SETTINGS, CPU).param_groups
+    assert [(group["weight_decay"], group["scale"]) for group in groups] == [(0.1, 1.0), (0.0, 1.0)]
 
 
 def test_nan_fails_with_its_step(tokens: TokenData) -> None:

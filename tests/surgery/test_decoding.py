@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from surgery.mixers import MIXERS
-from surgery.model import HybridLM
-from tests.models import architecture, decode
+from tests.models import architecture, build, decode
 
 LENGTH = 256
 OPTIONS = {"W": {"window": 48}, "S": {"top_k": 32}}
@@ -28,7 +27,7 @@ def mixed(seed: int) -> str:
 def test_decoding_equals_one_pass_over_256_tokens(layout: str, loops: int) -> None:
     torch.manual_seed(loops)
     arch = architecture(layout, num_layers=len(layout), loops=loops, mixers=OPTIONS, **SIZES)
-    model = HybridLM(arch).eval()
+    model = build(arch)
     tokens = torch.randint(37, (2, LENGTH))
     with torch.no_grad():
         whole = model(tokens)

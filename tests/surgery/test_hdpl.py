@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from surgery.context import Context
 from surgery.projections.hdpl import DEAD_RANK, HDPLSpec
-from surgery.projections.hdpl.module import FREE_BITS, HDPL, LN2, kl_loss
+from surgery.projections.hdpl.module import FREE_BITS, HDPL, LN2, block_diagonal, kl_loss
 
 SHAPES = [(16, 16, 4, 8), (16, 48, 8, 5), (30, 12, 3, 7), (64, 64, 8, 64), (5, 5, 1, 1), (6, 9, 3, 2)]
 
@@ -179,6 +179,13 @@ def test_starts_as_an_identity_on_every_block(blocks: int) -> None:
     noise = module.blocks - torch.eye(64 // blocks)
     assert noise.abs().max() < 0.06
     assert 0.008 < noise.std() < 0.012
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "blocks"), [(512, 2048, 8), (256, 64, 4), (512, 32, 2)])
+def test_blocks_that_are_not_square_start_as_wide_as_a_dense_map(d_in: int, d_out: int, blocks: int) -> None:
+    module = HDPL(d_in, d_out, blocks=blocks, rank=4, kl_weight=0.0, kl="mean")
+    outputs = block_diagonal(torch.randn(4096, d_in), module.blocks)
+    assert outputs.square().mean().item() == pytest.approx(1.0, rel=0.05)
 
 
 def test_starts_as_the_paper_says() -> None:

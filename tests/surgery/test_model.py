@@ -132,14 +132,26 @@ def test_starting_loss_is_that_of_guessing() -> None:
 def test_starting_values_of_dense_maps() -> None:
     model = HybridLM(architecture(dim=128, ffn_dim=256, num_layers=2, loops=2, biases="all"))
     layer = model.layers[1]
-    for module, std in [
-        (layer.ffn.up, 128**-0.5), (layer.ffn.down, 256**-0.5 / 8**0.5), (model.embed, 128**-0.5),
-        (model.head, 128**-0.5),
-    ]:  # fmt: skip
+    for module in (layer.ffn.up, layer.mixer.q, model.embed, model.head):
+        std = 128**-0.5
         assert module.weight.std().item() == pytest.approx(std, rel=0.05)
         assert module.weight.abs().max() <= 3.001 * std
     assert not layer.ffn.up.bias.any()
     assert layer.mixer_norm.weight.eq(1).all()
+
+
+@settings(max_examples=25)
+@given(architectures(max_loops=4))
+def test_the_stack_starts_as_the_identity_and_every_way_out_learns(arch: Architecture) -> None:
+    model = HybridLM(arch).train()
+    tokens = torch.randint(arch.backbone.vocab_size, (2, 12))
+    torch.testing.assert_close(model(tokens), model.norm(model.embed(tokens)), rtol=0, atol=0)
+    loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    for block in model.layers:
+        for way_out in (block.mixer.o, block.ffn.down):
+            gradients = [parameter.grad for parameter in way_out.parameters() if parameter.grad is not None]
+            assert any(gradient.any() for gradient in gradients)
 
 
 def test_auxiliary_losses_add_up_over_projections_layers_and_passes() -> None:

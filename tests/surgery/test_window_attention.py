@@ -82,6 +82,7 @@ def gated(**options: Any) -> HybridLM:
 
 def test_the_gate_is_one_half_at_the_start_and_multiplies_the_heads() -> None:
     fresh = HybridLM(architecture("F", mixers={"F": {"gate": True}}))
+    torch.nn.init.normal_(fresh.layers[0].mixer.o.weight)  # zero at the start would hide the heads
     plain = HybridLM(architecture("F"))
     plain.load_state_dict({k: v for k, v in fresh.state_dict().items() if "mixer.gate" not in k})
     x = torch.randn(1, 5, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from surgery.context import Context
@@ -12,3 +13,7 @@ class Dense(nn.Linear):
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        self.weight.zero_()

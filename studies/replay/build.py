@@ -1,0 +1,205 @@
+"""Makes the table: trains every architecture of its space. `python -m studies.replay.build --help`.
+
+Finished runs are appended to a file of JSON lines, so that a killed build goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import statistics
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search_spaces import SearchSpace, load_space
+from search_spaces.enumeration import every_architecture
+from studies.data import TokenData, open_or_prepare
+from studies.devices import describe
+from studies.replay.table import FILE, SPACE, Entry, Table
+from studies.samplers import derive_seed
+from studies.training import train
+from studies.worker import metrics_of, train_settings
+from surgery.architecture import Architecture
+from surgery.model import HybridLM
+
+Job = tuple[str, int]  # architecture hash, repeat
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Build:
+    """A table in the making.
+
+    Attributes:
+        seed: the study's: initial weights follow from it as in a study, and so does the data order.
+        repeats: runs of `sample` random architectures, and of those on or near the front; 1 of the others.
+        runs: the file of finished runs.
+    """
+
+    space: SearchSpace
+    data: TokenData
+    runs: Path
+    seed: int = 0
+    sample: int = 40
+    repeats: int = 3
+
+    def run(self, workers: int) -> None:
+        """Trains what is missing, in an order that leaves a random part of the table when interrupted."""
+        order = list(self.architectures)
+        again = [(name, repeat) for repeat in range(1, self.repeats) for name in order[: self.sample]]
+        self._train([*((name, 0) for name in order), *again], workers)
+        while missing := [job for job in self._near_front() if job not in self.lines]:
+            self._train(missing, workers)
+
+    @cached_property
+    def architectures(self) -> dict[str, tuple[dict[str, Any], Architecture]]:
+        """Trial parameters and architecture by hash, shuffled, without what the constraints exclude."""
+        found = {arch.hash: (params, arch) for params, arch in every_architecture(self.space)}
+        allowed = sorted(name for name, (_, arch) in found.items() if not self.space.violations(arch))
+        random.Random(self.seed).shuffle(allowed)
+        return {name: found[name] for name in allowed}
+
+    @cached_property
+    def lines(self) -> dict[Job, dict[str, Any]]:
+        """Finished runs; a line that was cut off in the middle is none."""
+        found = {}
+        for text in self.runs.read_text(encoding="utf-8").splitlines() if self.runs.exists() else ():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            found[line["hash"], line["repeat"]] = line
+        return found
+
+    def table(self) -> Table:
+        """Of the runs so far."""
+        names = [name for name in self.architectures if (name, 0) in self.lines]
+        about = {
+            "corpus": self.data.meta["corpus"]["spec"].rpartition("/")[2],
+            "data_hash": self.data.content_hash,
+            "seed": self.seed,
+            **describe(CPU),
+        }
+        return Table(self.space, self.space.proxy.rungs, {name: self._entry(name) for name in names}, about)
+
+    def _entry(self, name: str) -> Entry:
+        params, architecture = self.architectures[name]
+        lines: list[dict[str, Any]] = []
+        while (name, len(lines)) in self.lines:
+            lines.append(self.lines[name, len(lines)])
+        costs = metrics_of(self.space, architecture, [{}])
+        curves = tuple(tuple(line["curve"]) for line in lines)
+        return Entry(name, architecture.line, params, costs, curves, tuple(line["seconds"] for line in lines))
+
+    def _near_front(self) -> list[Job]:
+        """The repeats of all that would be on the front with a loss better by one seed's spread."""
+        table = self.table()
+        entries = list(table.entries.values())
+        points = [table.values(entry) for entry in entries]
+        place = [item.name for item in self.space.objectives].index("val_loss")
+        margin = seed_spread(entries)
+
+        def beaten(point: tuple[float, ...]) -> bool:
+            better = (*point[:place], point[place] - margin, *point[place + 1 :])
+            return any(
+                other != point and all(one <= two for one, two in zip(other, better, strict=True))
+                for other in points
+            )
+
+        near = [entry.hash for entry, point in zip(entries, points, strict=True) if not beaten(point)]
+        return [(name, repeat) for repeat in range(1, self.repeats) for name in near]
+
+    def _train(self, jobs: Iterable[Job], workers: int) -> None:
+        missing = [
+            (self.architectures[name][1], repeat) for name, repeat in jobs if (name, repeat) not in self.lines
+        ]
+        context = get_context("spawn")
+        start = (self.space, str(self.data.folder), self.seed)
+        with context.Pool(workers, _start, start) as pool, self.runs.open("a", encoding="utf-8") as file:
+            for number, line in enumerate(pool.imap_unordered(_train_one, missing), start=1):
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                self.lines[line["hash"], line["repeat"]] = line
+                print(f"{number}/{len(missing)} {line['line']}: {line['curve'][-1]:.4f}", flush=True)
+
+
+def seed_spread(entries: Iterable[Entry]) -> float:
+    """Standard deviation of the final loss over repeats, pooled over architectures; 0 without repeats."""
+    variances = [
+        statistics.variance(curve[-1] for curve in entry.curves) for entry in entries if len(entry.curves) > 1
+    ]
+    return float(statistics.fmean(variances) ** 0.5) if variances else 0.0
+
+
+class _Trainer:
+    """What a worker process keeps: one thread, as a study's CPU workers have, and the data opened once."""
+
+    def __init__(self, space: SearchSpace, folder: str, seed: int) -> None:
+        torch.set_num_threads(1)
+        self.data, self.seed = TokenData.open(folder), seed
+        self.settings = train_settings(space, seed)
+
+    def train(self, architecture: Architecture, repeat: int) -> dict[str, Any]:
+        seed = derive_seed(self.seed, architecture.hash, repeat)
+        torch.manual_seed(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            curve = Path(folder) / "curve.jsonl"
+            model = HybridLM(architecture)
+            result = train(model, self.data, self.settings, seed=seed, device=CPU, curve=curve)
+            points = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+        return {
+            "hash": architecture.hash,
+            "repeat": repeat,
+            "line": architecture.line,
+            "curve": [round(point["val_loss"], 5) for point in points if "val_loss" in point],
+            "seconds": round(result.seconds, 2),
+        }
+
+
+_trainer: _Trainer
+
+
+def _start(space: SearchSpace, folder: str, seed: int) -> None:
+    global _trainer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    _trainer = _Trainer(space, folder, seed)
+
+
+def _train_one(job: tuple[Architecture, int]) -> dict[str, Any]:
+    return _trainer.train(*job)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies.replay.build", description=__doc__)
+    parser.add_argument("--space", default=str(SPACE), help="finite; its rungs are the points of the curves")
+    parser.add_argument("--data", help="a corpus, instead of the space's own")
+    parser.add_argument("--runs", type=Path, required=True, help="file of finished runs, gone on with")
+    parser.add_argument("--out", type=Path, default=FILE, help="the table")
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each; 0: only write")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    space = load_space(given.space)
+    data = open_or_prepare(given.data or space.data.corpus, space.data.tokenizer)
+    build = Build(space, data, given.runs, given.seed)
+    try:
+        if given.workers:
+            build.run(given.workers)
+    except KeyboardInterrupt:
+        print("interrupted; the table is that of the finished runs, the same command goes on")
+    table = build.table()
+    table.save(given.out)
+    print(f"{given.out}: {len(table.entries)} of {len(build.architectures)} architectures, "
+          f"{len(build.lines)} runs, {len(table.front)} on the front")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
