@@ -11,7 +11,9 @@ from torch.distributions import Normal, kl_divergence
 
 from surgery.context import Context
 from surgery.projections.hdpl import DEAD_RANK, HDPLSpec
-from surgery.projections.hdpl.module import FREE_BITS, HDPL, LN2, kl_loss
+from surgery.projections.hdpl.kl import FORMS, FREE_BITS, LN2, kl_loss
+from surgery.projections.hdpl.latent import sample
+from surgery.projections.hdpl.module import HDPL
 
 SHAPES = [(16, 16, 4, 8), (16, 48, 8, 5), (30, 12, 3, 7), (64, 64, 8, 64), (5, 5, 1, 1), (6, 9, 3, 2)]
 
