@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 from jaxtyping import Float
@@ -16,20 +15,19 @@ def project(
 ) -> list[Float[Tensor, "*batch d_out"]]:
     """What each projection makes of x, in their order.
 
-    Neighbours of one class with a `together` (a static method: modules, x, context -> outputs) are run by it;
-    dense ones in between don't part them. The others, and all where somebody hooked himself to one of them to
-    see its input or output, are called one by one.
+    Those of a class with a `together` (a static method: modules, x, context -> outputs) are run by it, all
+    at once; the others, and all where somebody hooked himself to one of them to see its input or output, are
+    called one by one.
     """
     if len(projections) == 1 or any(p._forward_hooks or p._forward_pre_hooks for p in projections):
         return [projection(x, context) for projection in projections]
     found: dict[int, Tensor] = {}
-    together = [index for index, projection in enumerate(projections) if hasattr(projection, "together")]
-    for kind, members in groupby(together, lambda index: type(projections[index])):
-        indices = list(members)
-        run: Any = kind
-        outputs = run.together([projections[index] for index in indices], x, context)
-        found.update(zip(indices, outputs, strict=True))
-    return [
-        found[index] if index in found else projection(x, context)
-        for index, projection in enumerate(projections)
-    ]
+    for index, projection in enumerate(projections):
+        kind: Any = type(projection)
+        if not hasattr(kind, "together"):
+            found[index] = projection(x, context)
+        elif index not in found:
+            members = [place for place, other in enumerate(projections) if type(other) is kind]
+            outputs = kind.together([projections[place] for place in members], x, context)
+            found.update(zip(members, outputs, strict=True))
+    return [found[index] for index in range(len(projections))]

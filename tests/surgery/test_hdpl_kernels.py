@@ -138,6 +138,8 @@ def test_seeds_give_their_own_noise_and_the_same_again() -> None:
 def test_outputs(
     tokens: int, blocks: int, rows: int, columns: int, rank: int, bias: bool, dtype: torch.dtype
 ) -> None:
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 matrices as if they were integers")
     torch.manual_seed(tokens)
     x, every_h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank + 16, dtype=dtype)
     h = every_h[:, 8 : 8 + rank]  # as in a group, where siblings lie side by side
