@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surgery.kernels import AVAILABLE
-from surgery.projections.hdpl import latent, latent_triton, paths, paths_triton
+from surgery.projections.hdpl import latent, latent_triton, narrow_triton, paths, paths_triton
 from surgery.projections.hdpl.kl import FORMS, LN2
 from tests.surgery.philox import normals
 
@@ -38,6 +38,11 @@ def close(mine: Tensor, theirs: Tensor, dtype: torch.dtype, what: str) -> None:
     assert mine.shape == theirs.shape, what
     error = (mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)
     assert error < DTYPES[dtype], f"{what}: {error:.1e}"
+
+
+def needs_products_of(dtype: torch.dtype) -> None:
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 matrices as if they were integers")
 
 
 def sampled(tokens: int, ranks: list[int], seed: int, scale: float = 1.0) -> Tensor:
@@ -138,8 +143,7 @@ def test_seeds_give_their_own_noise_and_the_same_again() -> None:
 def test_outputs(
     tokens: int, blocks: int, rows: int, columns: int, rank: int, bias: bool, dtype: torch.dtype
 ) -> None:
-    if INTERPRETED and dtype == torch.bfloat16:
-        pytest.skip("Triton's interpreter multiplies bfloat16 matrices as if they were integers")
+    needs_products_of(dtype)
     torch.manual_seed(tokens)
     x, every_h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank + 16, dtype=dtype)
     h = every_h[:, 8 : 8 + rank]  # as in a group, where siblings lie side by side
@@ -149,3 +153,35 @@ def test_outputs(
     exact = [None if part is None else part.double() for part in (x, h, *weights, shift)]
     wanted = paths.output_plainly(*exact)
     close(found, wanted, dtype, "y")
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("tokens", "blocks", "rows", "columns", "rank"),
+    [
+        (1, 1, [5], 7, 8),
+        (17, 64, [3, 2], 2, 16),
+        (130, 8, [64, 16, 16], 64, 128),
+        (257, 2, [100, 24, 130], 128, 9),
+        (2049, 4, [16, 32], 16, 32),
+    ],
+)
+def test_gradients_of_narrow_siblings(
+    tokens: int, blocks: int, rows: list[int], columns: int, rank: int, dtype: torch.dtype
+) -> None:
+    needs_products_of(dtype)
+    torch.manual_seed(tokens)
+    x, h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank * len(rows), dtype=dtype)
+    d_ys = [draw(tokens, blocks * count, dtype=dtype) for count in rows]
+    parts = [draw(blocks, count, columns, dtype=dtype) for count in rows]
+    decoders = [draw(blocks * count, rank, dtype=dtype) for count in rows]
+    exact = [[tensor.double() for tensor in group] for group in ([x, h], d_ys, parts, decoders)]
+    found = narrow_triton.input_gradients_narrow(d_ys, parts, decoders)
+    wanted = paths.input_gradients_plainly(*exact[1:])
+    for what, mine, theirs in zip(("d_x", "d_h"), found, wanted, strict=True):
+        close(mine, theirs, dtype, what)
+    of_weights = narrow_triton.weight_gradients_narrow(x, h, d_ys, parts)
+    exactly = paths.weight_gradients_plainly(*exact[0], *exact[1:])
+    for what, mine, theirs in zip(("d_blocks", "d_decoders"), of_weights, exactly, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            close(one, other, dtype, what)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS
 from surgery.projections.hdpl.latent import draw, sample, sample_back
-from surgery.projections.hdpl.paths import add_input_gradient, block_diagonal, block_gradient, output
+from surgery.projections.hdpl.paths import block_diagonal, input_gradients, output, weight_gradients
 
 # of each sibling: mu, logvar, blocks (n, rows, columns), decoder (d_out, rank), bias (d_out,) or none
 Weights = tuple[nn.Linear, nn.Linear, Tensor, Tensor, Tensor | None]
@@ -122,16 +122,10 @@ def _backward(
     ranks = [decoder.shape[1] for decoder in decoders]
     d_sums = gradients[-1]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
-    d_h = x.new_empty(len(x), sum(ranks))
-    for mine, d_y, decoder in zip(d_h.split(ranks, dim=1), d_ys, decoders, strict=True):
-        torch.mm(d_y, decoder, out=mine)
+    d_x, d_h = input_gradients(d_ys, blocks, decoders)
     d_latents, h = sample_back(latents, noise, ranks, forms, d_h, d_sums)
-    d_decoders = [d_y.t() @ mine for d_y, mine in zip(d_ys, h.split(ranks, dim=1), strict=True)]
-    d_x = d_latents @ weights[0]
-    d_blocks = []
-    for d_y, mine in zip(d_ys, blocks, strict=True):
-        add_input_gradient(d_x, d_y, mine)
-        d_blocks.append(block_gradient(x, d_y, len(mine)))
+    d_x.addmm_(d_latents, weights[0])
+    d_blocks, d_decoders = weight_gradients(x, h, d_ys, blocks, decoders)
     d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
     return [d_x, d_latents.t() @ x, d_latents.sum(0), *d_blocks, *d_decoders, *d_biases]
 

@@ -6,10 +6,17 @@ The slices of x, y and their gradients that belong to blocks are strided views (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.projections.hdpl.narrow_triton import (
+    fits_narrow,
+    input_gradients_narrow,
+    weight_gradients_narrow,
+)
 from surgery.projections.hdpl.paths_triton import fits_outputs, output_fused
 
 
@@ -38,17 +45,57 @@ def output_plainly(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: 
     return y
 
 
-def add_input_gradient(
-    d_x: Float[Tensor, "t d_in"], d_y: Float[Tensor, "t d_out"], blocks: Float[Tensor, "n rows columns"]
-) -> None:
-    """Adds to d_x what comes through the blocks."""
-    _add_product(by_block(d_x, len(blocks)), by_block(d_y, len(blocks)), blocks)
+def input_gradients(
+    d_ys: Sequence[Float[Tensor, "t d_out"]],
+    blocks: Sequence[Float[Tensor, "n rows columns"]],
+    decoders: Sequence[Float[Tensor, "d_out rank"]],
+) -> tuple[Float[Tensor, "t d_in"], Float[Tensor, "t ranks"]]:
+    """(gradient of x through all siblings' blocks, gradients of their h side by side)."""
+    if fits_narrow(d_ys[0], blocks, decoders):
+        return input_gradients_narrow(d_ys, blocks, decoders)
+    return input_gradients_plainly(d_ys, blocks, decoders)
 
 
-def block_gradient(
-    x: Float[Tensor, "t d_in"], d_y: Float[Tensor, "t d_out"], blocks: int
-) -> Float[Tensor, "n rows columns"]:
-    return torch.bmm(by_block(d_y, blocks).transpose(1, 2), by_block(x, blocks))
+def input_gradients_plainly(
+    d_ys: Sequence[Tensor], blocks: Sequence[Tensor], decoders: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """`input_gradients` in plain torch."""
+    n, _, columns = blocks[0].shape
+    d_x = d_ys[0].new_empty(len(d_ys[0]), n * columns)
+    torch.bmm(by_block(d_ys[0], n), blocks[0], out=by_block(d_x, n))
+    for d_y, block in zip(d_ys[1:], blocks[1:], strict=True):
+        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block)
+    ranks = [decoder.shape[1] for decoder in decoders]
+    d_h = d_x.new_empty(len(d_x), sum(ranks))
+    for d_y, decoder, mine in zip(d_ys, decoders, d_h.split(ranks, dim=1), strict=True):
+        torch.mm(d_y, decoder, out=mine)
+    return d_x, d_h
+
+
+def weight_gradients(
+    x: Float[Tensor, "t d_in"],
+    h: Float[Tensor, "t ranks"],
+    d_ys: Sequence[Float[Tensor, "t d_out"]],
+    blocks: Sequence[Float[Tensor, "n rows columns"]],
+    decoders: Sequence[Float[Tensor, "d_out rank"]],
+) -> tuple[list[Float[Tensor, "n rows columns"]], list[Float[Tensor, "d_out rank"]]]:
+    """(gradients of the blocks, gradients of the decoders) of all siblings."""
+    if fits_narrow(x, blocks, decoders):
+        return weight_gradients_narrow(x, h, d_ys, blocks)
+    return weight_gradients_plainly(x, h, d_ys, blocks, decoders)
+
+
+def weight_gradients_plainly(
+    x: Tensor, h: Tensor, d_ys: Sequence[Tensor], blocks: Sequence[Tensor], decoders: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`weight_gradients` in plain torch."""
+    counts = [len(block) for block in blocks]
+    ranks = [decoder.shape[1] for decoder in decoders]
+    d_blocks = [
+        torch.bmm(by_block(d_y, n).transpose(1, 2), by_block(x, n))
+        for d_y, n in zip(d_ys, counts, strict=True)
+    ]
+    return d_blocks, [d_y.t() @ mine for d_y, mine in zip(d_ys, h.split(ranks, dim=1), strict=True)]
 
 
 def block_diagonal(
