@@ -91,10 +91,11 @@ def _shapes(text: str) -> tuple[Siblings, ...]:
 
 def _table(found: list[Measured]) -> Table:
     """A row for each operator but dense, which stands before it."""
+    memory_known = any(item.memory_ratio is not None for item in found)
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = (
         "siblings", "operator", "dense ms", "±", "ms", "±", "form", "forward", "ratio", "limit", "reached",
-        "memory",
+        *(["memory"] if memory_known else []),
     )  # fmt: skip
     for name in names:
         words = name in ("siblings", "operator", "form")
@@ -104,10 +105,10 @@ def _table(found: list[Measured]) -> Table:
         base = dense[item.siblings]
         if item is base:
             continue
-        memory = "" if item.memory_ratio is None else f"{item.memory_ratio:.2f}×"
+        memory = [f"{item.memory_ratio:.2f}×"] if item.memory_ratio is not None else []
         table.add_row(
             item.siblings, item.operator, f"{base.step_ms:.2f}", f"{base.step_spread / 2:.0%}",
             f"{item.step_ms:.2f}", f"{item.step_spread / 2:.0%}", item.form, f"{item.forward_ratio:.2f}×",
-            f"{item.ratio:.2f}×", f"{item.limit:.2f}×", f"{item.of_limit:.0%}", memory,
+            f"{item.ratio:.2f}×", f"{item.limit:.2f}×", f"{item.of_limit:.0%}", *memory,
         )  # fmt: skip
     return table

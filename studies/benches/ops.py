@@ -231,7 +231,7 @@ class _Run:
             work()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000 / repeats
+        return float(start.elapsed_time(end)) / 1000 / repeats
 
 
 def _captured(work: Callable[[], None]) -> Callable[[], None]:

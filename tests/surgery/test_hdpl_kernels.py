@@ -9,11 +9,14 @@ import os
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from surgery.context import Context
 from surgery.kernels import AVAILABLE
 from surgery.projections.hdpl import latent, latent_triton, narrow_triton, paths, paths_triton
-from surgery.projections.hdpl.kl import FORMS, LN2
+from surgery.projections.hdpl.kl import FORMS, LN2, kl_loss
+from surgery.projections.hdpl.module import HDPL
+from surgery.projections.siblings import project
 from tests.surgery.philox import normals
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,10 +37,11 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64).to(DEVICE, dtype)
 
 
-def close(mine: Tensor, theirs: Tensor, dtype: torch.dtype, what: str) -> None:
+def close(mine: Tensor, theirs: Tensor, dtype: torch.dtype, what: str, roundings: int = 1) -> None:
+    """`roundings`: how many in a row an error may come from."""
     assert mine.shape == theirs.shape, what
     error = (mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)
-    assert error < DTYPES[dtype], f"{what}: {error:.1e}"
+    assert error < roundings * DTYPES[dtype], f"{what}: {error:.1e}"
 
 
 def needs_products_of(dtype: torch.dtype) -> None:
@@ -185,3 +189,58 @@ def test_gradients_of_narrow_siblings(
     for what, mine, theirs in zip(("d_blocks", "d_decoders"), of_weights, exactly, strict=True):
         for one, other in zip(mine, theirs, strict=True):
             close(one, other, dtype, what)
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("tokens", "d", "blocks", "rank"),
+    [(1, 16, 1, 8), (17, 64, 64, 16), (2049, 64, 8, 128), (33, 320, 2, 512)],
+)
+def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: torch.dtype) -> None:
+    """Through whatever kernels fit, from float32 weights under autocast where in bfloat16: outputs, losses
+    and every gradient. In the interpreter all kernels are made to fit."""
+    needs_products_of(dtype)
+    torch.manual_seed(tokens)
+    modules = [
+        HDPL(d, count * d, blocks=blocks, rank=rank, kl_weight=1.0, kl=form, bias=form == "mean").to(DEVICE)
+        for count, form in ((1, "reference"), (2, "mean"), (1, "free_bits"))
+    ]
+    for module in modules:  # mean KL well above the floor of `free_bits`, sums above the clamp: no edge near
+        nn.init.normal_(module.logvar.weight, std=0.3 / d**0.5)
+        nn.init.normal_(module.logvar.bias, std=0.3)
+    x = draw(tokens, d, dtype=dtype).requires_grad_()
+    seeds: list[Tensor] = []
+
+    def seeded(*_: object) -> Tensor:
+        seeds.append(latent_triton.draw_seed(torch.device(DEVICE)))
+        return seeds[-1]
+
+    here = Context(rotary=(x, x))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("surgery.projections.hdpl.group.draw", seeded)
+        if INTERPRETED:
+            patch.setattr(paths, "fits_outputs", lambda *_: True)
+            patch.setattr(paths, "fits_narrow", lambda *_: max(d // blocks, rank) <= narrow_triton.WIDEST)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = [*project(x, here, *modules), *here.losses]
+        weights = [torch.randn_like(value) for value in found]
+        leaves = [x, *nn.ModuleList(modules).parameters()]
+        gradients = torch.autograd.grad(found, leaves, weights)
+
+    noise = normals(int(seeds[0]), tokens, 3 * rank).to(DEVICE)
+    exact_x = x.detach().double().requires_grad_()
+    every = nn.ModuleList(modules).double()
+    wanted, losses = [], []
+    for module, eps in zip(modules, noise.split(rank, dim=1), strict=True):
+        both = torch.cat((module.mu(exact_x), module.logvar(exact_x)), dim=1)
+        h, sums = latent.sample_plainly(both, eps, [rank], [FORMS[module.kl]])
+        low_rank = nn.functional.linear(h, module.decoder.weight, module.bias)
+        wanted.append(paths.block_diagonal(exact_x, module.blocks) + low_rank)
+        losses.append(kl_loss(sums, module.kl, tokens))
+    exact = [*wanted, *losses]
+    exact_leaves = [exact_x, *every.parameters()]
+    expected = torch.autograd.grad(exact, exact_leaves, [weight.double() for weight in weights])
+    for what, mine, theirs in zip(range(len(found)), found, exact, strict=True):
+        close(mine, theirs, dtype, f"value {what}", roundings=3)
+    for what, mine, theirs in zip(["x", *dict(every.named_parameters())], gradients, expected, strict=True):
+        close(mine, theirs, dtype, f"gradient of {what}", roundings=3)

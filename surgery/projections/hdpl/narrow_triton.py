@@ -39,12 +39,14 @@ def input_gradients_narrow(
     d_x, d_h = d_ys[0].new_empty(tokens, n * columns), d_ys[0].new_empty(tokens, count * rank)
     last = MOST - count  # places without a sibling, which nobody reads
     rows = [block.shape[1] for block in blocks] + [0] * last
+    # at least two steps: of one, the compiler would unroll the loop and prefetch all siblings' weights at once,
+    # for which shared memory is too small
     back_to_input[(ceil_div(tokens, TOKENS),)](
         *d_ys, *[d_x] * last, *blocks, *[d_x] * last, *decoders, *[d_x] * last,
         d_x, d_h, tokens, n,
         ROWS0=rows[0], ROWS1=rows[1], ROWS2=rows[2], COUNT=count,
         COLUMNS=columns, WIDE=block_size(columns), RANK=rank, DEEP=block_size(rank),
-        TOKENS=TOKENS, STEP=block_size(max(rows), ROWS),
+        TOKENS=TOKENS, STEP=block_size(ceil_div(max(rows), 2), ROWS),
         num_warps=8, num_stages=2,
     )  # fmt: skip
     return d_x, d_h
