@@ -39,8 +39,7 @@ def input_gradients_narrow(
     d_x, d_h = d_ys[0].new_empty(tokens, n * columns), d_ys[0].new_empty(tokens, count * rank)
     last = MOST - count  # places without a sibling, which nobody reads
     rows = [block.shape[1] for block in blocks] + [0] * last
-    # at least two steps: of one, the compiler would unroll the loop and prefetch all siblings' weights at once,
-    # for which shared memory is too small
+    # at least two steps: a loop of one is unrolled, and all siblings' weights are prefetched at once
     back_to_input[(ceil_div(tokens, TOKENS),)](
         *d_ys, *[d_x] * last, *blocks, *[d_x] * last, *decoders, *[d_x] * last,
         d_x, d_h, tokens, n,
