@@ -17,7 +17,6 @@ pytestmark = pytest.mark.skipif(
     not AVAILABLE or os.environ.get("TRITON_INTERPRET") == "1", reason="needs Triton, not interpreted"
 )
 
-SHARED_BYTES = 227 * 1024  # that a block of threads can have on an H100
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -103,6 +102,6 @@ def test_kernels_translate_and_fit(
 ) -> None:
     for kernel, tensors, options in recorded(monkeypatch, dims, 8, rank):
         made = translated(kernel, tensors, options)
-        assert made.metadata.shared <= SHARED_BYTES, kernel.__name__
+        assert made.metadata.shared <= paths_triton.SHARED_BYTES, kernel.__name__
         if "tl.dot" in kernel.src and block_size(rank) > 16:  # products run on the tensor cores' own units
             assert "wgmma.mma_async" in made.asm["ptx"]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
+from surgery.kernels import block_size, ceil_div, jit, tl
+from surgery.projections.hdpl.paths_triton import fits_outputs
 
 MOST = 3  # siblings: a program holds the latents' gradients of all
 WIDEST = 128  # columns of a block, and latents of a sibling
@@ -23,10 +24,8 @@ SPLITS = 32  # parts of the tokens, each with its own sums of the weights' gradi
 
 def fits_narrow(x: Tensor, blocks: Sequence[Tensor], decoders: Sequence[Tensor]) -> bool:
     """Whether the kernels can take these siblings, and are worth it."""
-    known = AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and 0 < len(blocks) <= MOST and len(x) > 0
-    alike = (
-        len({(len(block), decoder.shape[1]) for block, decoder in zip(blocks, decoders, strict=True)}) == 1
-    )
+    known = fits_outputs(x) and len(blocks) <= MOST
+    alike = len({len(block) for block in blocks}) == len({decoder.shape[1] for decoder in decoders}) == 1
     return known and alike and max(blocks[0].shape[2], decoders[0].shape[1]) <= WIDEST
 
 

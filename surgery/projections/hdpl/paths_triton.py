@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -9,11 +11,19 @@ from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
 TOKENS = 128  # a program's
 INNER = 64  # of a step of the products
+SHARED_BYTES = 160 * 1024  # that the kernels' tiles may take: an A100 has as many, smaller devices have not
+
+
+@cache
+def roomy(device: torch.device) -> bool:
+    """Whether a block of threads can have the shared memory that the products' tiles want."""
+    most = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    return int(most) >= SHARED_BYTES
 
 
 def fits_outputs(x: Tensor) -> bool:
     """Whether the kernel can take this input. In float32 the libraries' products are the faster ones."""
-    return AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0
+    return AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0 and roomy(x.device)
 
 
 def output_fused(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: Tensor | None) -> Tensor:
