@@ -23,7 +23,9 @@ from surgery.projections.hdpl.paths import block_diagonal, input_gradients, outp
 # of each sibling: mu, logvar, blocks (n, rows, columns), decoder (d_out, rank), bias (d_out,) or none
 Weights = tuple[nn.Linear, nn.Linear, Tensor, Tensor, Tensor | None]
 
-GATHER_FROM = 64  # tokens; for fewer, copying the encoders side by side costs more than running each alone
+GATHER_FROM = (
+    64  # tokens in evaluation; for fewer, copying the encoders side by side costs more than it saves
+)
 
 
 def train(
@@ -47,13 +49,14 @@ def train(
 def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Float[Tensor, "t d_out"]]:
     """Outputs of each sibling without noise: z = mu."""
     mus = [weights[0] for weights in siblings]
-    if len(mus) > 1 and len(x) >= GATHER_FROM:
+    few = len(x) < GATHER_FROM
+    if len(mus) > 1 and not few:
         gathered = torch.cat([mu.weight for mu in mus]), torch.cat([mu.bias for mu in mus])
         latents = list(F.linear(x, *gathered).split([len(mu.bias) for mu in mus], dim=1))
     else:
         latents = [F.linear(x, mu.weight, mu.bias) for mu in mus]
-    # autograd and the compiler see through the plain form; sums in place they don't
-    plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    # autograd and the compiler see through the plain form, and sums in place pay for many tokens only
+    plain = few or torch.is_grad_enabled() or torch.compiler.is_compiling()
     outputs = []
     for mu, (_, _, blocks, decoder, bias) in zip(latents, siblings, strict=True):
         h = F.silu(mu)
