@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.bench_ops import ops
 from nas_cli.counts import tokens
 from nas_cli.options import DeviceOption, JsonOption
 from nas_cli.screen import console, print_json
@@ -19,6 +20,7 @@ bench = typer.Typer(help="Measure speed on this machine, side by side in one pro
 
 
 def add_to(app: typer.Typer) -> None:
+    bench.command("ops")(ops)
     app.add_typer(bench, name="bench")
 
 

@@ -19,6 +19,7 @@ from surgery.context import Context, DecodeCache
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
+from surgery.projections.siblings import project
 from surgery.rotary import rotary_tables
 
 
@@ -30,7 +31,8 @@ class SwiGLU(nn.Module):
         self.gate, self.up, self.down = (_projection(layer, name) for name in ("gate", "up", "down"))
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
-        y: Tensor = self.down(F.silu(self.gate(x, context)) * self.up(x, context), context)
+        gate, up = project(x, context, self.gate, self.up)
+        y: Tensor = self.down(F.silu(gate) * up, context)
         return y
 
 

@@ -11,7 +11,9 @@ from torch.distributions import Normal, kl_divergence
 
 from surgery.context import Context
 from surgery.projections.hdpl import DEAD_RANK, HDPLSpec
-from surgery.projections.hdpl.module import FREE_BITS, HDPL, LN2, block_diagonal, kl_loss
+from surgery.projections.hdpl.kl import FORMS, FREE_BITS, LN2, kl_loss
+from surgery.projections.hdpl.latent import sample_plainly
+from surgery.projections.hdpl.module import HDPL
 
 SHAPES = [(16, 16, 4, 8), (16, 48, 8, 5), (30, 12, 3, 7), (64, 64, 8, 64), (5, 5, 1, 1), (6, 9, 3, 2)]
 
@@ -113,6 +115,14 @@ def test_a_weak_latent_is_below_the_clamp_and_its_loss_is_live() -> None:
     assert module.mu.weight.grad.any()
 
 
+def kl_of(mu: Tensor, logvar: Tensor, form: str) -> Tensor:
+    """The loss of latents (*batch, rank), in two steps as the module takes them."""
+    latents = torch.cat((mu, logvar), dim=-1).reshape(-1, 2 * mu.shape[-1])
+    noise = torch.zeros(len(latents), mu.shape[-1])
+    _, sums = sample_plainly(latents, noise, [mu.shape[-1]], [FORMS[form]])
+    return kl_loss(sums, form, len(latents))
+
+
 def auxiliary_gradients(kl: str, rank: int) -> tuple[float, float]:
     """(loss, largest gradient of the encoders) of the auxiliary loss alone, at initialisation."""
     module = HDPL(256, 256, blocks=8, rank=rank, kl_weight=1e-3, kl=kl).train()
@@ -155,12 +165,12 @@ def test_forms_equal_the_closed_form_of_torch(shape: tuple[int, ...]) -> None:
         "free_bits": torch.stack([latent.mean().clamp(min=FREE_BITS) for latent in by_latent.T]).mean(),
     }
     for form, value in expected.items():
-        torch.testing.assert_close(kl_loss(mu, logvar, form), value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(kl_of(mu, logvar, form), value, rtol=1e-5, atol=1e-6)
 
 
 def test_free_bits_leaves_quiet_latents_alone() -> None:
     mu = torch.tensor([[0.1, 2.0], [-0.1, 2.0]], requires_grad=True)  # KL 0.005 and 2 nats a latent
-    kl_loss(mu, torch.zeros(2, 2), "free_bits").backward()
+    kl_of(mu, torch.zeros(2, 2), "free_bits").backward()
     assert mu.grad is not None
     assert mu.grad[:, 0].tolist() == [0.0, 0.0]
     assert (mu.grad[:, 1] > 0).all()
@@ -168,7 +178,7 @@ def test_free_bits_leaves_quiet_latents_alone() -> None:
 
 def test_low_precision_is_summed_in_float32() -> None:
     mu = torch.full((4, 512), 0.01, dtype=torch.bfloat16)
-    loss = kl_loss(mu, torch.zeros_like(mu), "mean")
+    loss = kl_of(mu, torch.zeros_like(mu), "mean")
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(0.5 * mu[0, 0].float().item() ** 2, rel=1e-3)
 

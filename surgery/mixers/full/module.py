@@ -10,6 +10,7 @@ from surgery.attention import attend, narrower, with_past
 from surgery.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
+from surgery.projections.siblings import project
 from surgery.rotary import rotate
 
 
@@ -44,9 +45,9 @@ class SoftmaxAttention(nn.Module):
             nn.init.zeros_(self.gate.weight)
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
-        q = rotate(self.q_norm(self._heads(self.q(x, context))), context.rotary)
-        k = rotate(self.k_norm(self._heads(self.k(x, context))), context.rotary)
-        v = self._heads(self.v(x, context))
+        q, k, v = (self._heads(y) for y in project(x, context, self.q, self.k, self.v))
+        q = rotate(self.q_norm(q), context.rotary)
+        k = rotate(self.k_norm(k), context.rotary)
         window = narrower(self.window, context)
         k, v = with_past(context, window, k, v)
         mixed = attend(q, k, v, context, window=window).transpose(1, 2).flatten(2)

@@ -14,6 +14,7 @@ from surgery.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
 from surgery.mixers.gaussian import PAD
+from surgery.projections.siblings import project
 from surgery.rotary import rotate
 
 
@@ -52,8 +53,7 @@ class GaussianAttention(nn.Module):
         if self.q is None or self.k is None:
             q = k = rotate(heads, context.rotary)
         else:
-            q = rotate(self._heads(self.q(x, context)), context.rotary)
-            k = rotate(self._heads(self.k(x, context)), context.rotary)
+            q, k = (rotate(self._heads(y), context.rotary) for y in project(x, context, self.q, self.k))
         v = k if self.rotated else heads.to(k.dtype)
         window = narrower(self.window, context)
         k, *rest = with_past(context, window, *((k,) if self.rotated else (k, v)))

@@ -14,6 +14,7 @@ from surgery.mixers.base import MakeProjection
 from surgery.mixers.gdn.sizes import DeltaSizes
 from surgery.mixers.gdn.steps import at_least_float32, gated_norm, mix, short_conv
 from surgery.projections.dense.module import Dense
+from surgery.projections.siblings import project
 
 NORM_EPS = 1e-6  # of the output's norm where the backbone has 0
 
@@ -58,7 +59,7 @@ class GatedDeltaNet(nn.Module):
         sizes = self.sizes
         real = context.padding[:, -x.shape[1] :] if context.padding is not None else None
         past = context.state
-        qkv = torch.cat((self.q(x, context), self.k(x, context), self.v(x, context)), dim=-1)
+        qkv = torch.cat(project(x, context, self.q, self.k, self.v), dim=-1)
         dtype, exact = qkv.dtype, at_least_float32(qkv)
         qkv, columns = self._short_conv(qkv, real, past[0] if past is not None else None)
         g, beta = self._rates(x, real, exact)

@@ -14,6 +14,7 @@ from surgery.mixers.sparse.gathered import gathered_attention
 from surgery.mixers.sparse.indexer import Index, LightningIndexer
 from surgery.mixers.sparse.masked import masked_attention
 from surgery.mixers.sparse.select import real_rows
+from surgery.projections.siblings import project
 from surgery.rotary import rotate
 
 # Sequences longer than this many times top_k are gathered, where every head has its own keys; with fewer key
@@ -50,9 +51,9 @@ class SparseAttention(nn.Module):
         self.indexer = LightningIndexer(backbone, index_heads, index_dim)
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
-        q = rotate(self.q_norm(self._heads(self.q(x, context))), context.rotary)
-        k = rotate(self.k_norm(self._heads(self.k(x, context))), context.rotary)
-        v = self._heads(self.v(x, context))
+        q, k, v = (self._heads(y) for y in project(x, context, self.q, self.k, self.v))
+        q = rotate(self.q_norm(q), context.rotary)
+        k = rotate(self.k_norm(k), context.rotary)
         seen_only = x.detach()
         index_key = self.indexer.key(seen_only, context.rotary).to(v.dtype)
         k, v, index_key = with_past(context, None, k, v, index_key)

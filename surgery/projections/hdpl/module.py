@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from surgery.context import Context
-
-LN2 = 0.693  # nats; the paper's code clamps each token's KL at this rounded value
-FREE_BITS = 0.1  # nats a latent dimension left free (Kingma et al. 2016, eq. 15)
+from surgery.projections.hdpl.group import evaluate, train
+from surgery.projections.hdpl.kl import kl_loss
 
 
 class HDPL(nn.Module):
@@ -68,38 +67,21 @@ class HDPL(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch d_in"], context: Context | None = None
     ) -> Float[Tensor, "*batch d_out"]:
-        latent = self.mu(x)
-        if self.training:
-            mu, logvar = latent, self.logvar(x)
-            latent = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
-            if context is not None and self.kl_weight:
-                context.losses.append(self.kl_weight * kl_loss(mu, logvar, self.kl))
-        low_rank = F.linear(F.silu(latent), self.decoder.weight, self.bias)
-        return block_diagonal(x, self.blocks) + low_rank
+        return self.together([self], x, context)[0]
 
-
-def block_diagonal(
-    x: Float[Tensor, "*batch d_in"], blocks: Float[Tensor, "n rows columns"]
-) -> Float[Tensor, "*batch d_out"]:
-    """Each of the n slices of x through its own block."""
-    n, rows, columns = blocks.shape
-    flat = x.reshape(x.shape[:-1].numel(), n, columns).transpose(0, 1)  # no -1: there may be no token
-    # under autocast bmm casts both sides; the product is (n, tokens, rows)
-    return torch.bmm(flat, blocks.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], n * rows)
-
-
-def kl_loss(mu: Float[Tensor, "*batch rank"], logvar: Float[Tensor, "*batch rank"], form: str) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats as a scalar loss, in float32 or better.
-
-    `reference`: summed over latents, clamped at ln 2 a token, mean over tokens (the paper's code; zero
-    gradient once the clamp bites, which is everywhere at usual ranks). `mean`: mean over latents and
-    tokens. `free_bits`: mean over latents of the token mean, floored at FREE_BITS.
-    """
-    exact = torch.promote_types(mu.dtype, torch.float32)
-    mu, logvar = mu.to(exact), logvar.to(exact)
-    kl = -0.5 * (1 + logvar - mu.square() - logvar.exp())
-    if form == "reference":
-        return kl.sum(-1).clamp(max=LN2).mean()
-    if form == "mean":
-        return kl.mean()
-    return kl.reshape(-1, kl.shape[-1]).mean(0).clamp(min=FREE_BITS).mean()
+    @staticmethod
+    def together(
+        siblings: Sequence[HDPL], x: Float[Tensor, "*batch d_in"], context: Context | None
+    ) -> list[Float[Tensor, "*batch d_out"]]:
+        """Outputs of projections that share their input; blocks, ranks and KL may differ between them."""
+        weights = [(m.mu, m.logvar, m.blocks, m.decoder.weight, m.bias) for m in siblings]
+        tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])  # no -1: there may be no token
+        if siblings[0].training:
+            forms = [m.kl if context is not None and m.kl_weight else "" for m in siblings]
+            outputs, sums = train(tokens, weights, forms)
+            for module, form, of_latent in zip(siblings, forms, sums, strict=True):
+                if form and context is not None:
+                    context.losses.append(module.kl_weight * kl_loss(of_latent, form, len(tokens)))
+        else:
+            outputs = evaluate(tokens, weights)
+        return [y.view(*x.shape[:-1], y.shape[-1]) for y in outputs]

@@ -1,0 +1,259 @@
+"""Projection operators against dense: siblings that share an input, forward and forward with backward.
+
+A round measures every form once, and rounds follow each other, so that a machine that slows down slows all
+of them; reported are medians and spreads over the rounds. Of an operator run as it stands and compiled, the
+faster counts, of dense too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.context import Context
+from surgery.projections import PROJECTION_OPERATORS
+from surgery.projections.siblings import project
+
+DENSE = "dense"
+LEAST_SECONDS = 0.03  # of a round, so that clocks and queues are those of training
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """`count` projections d_in -> d_out of one input."""
+
+    d_in: int
+    count: int
+    d_out: int
+
+    def __str__(self) -> str:
+        return f"{self.d_in} -> {self.count}x{self.d_out}"
+
+
+# q k v, and gate up, of models from 512 to 4096 wide: the table of the project's figures
+TABLE = tuple(
+    Siblings(dim, count, width)
+    for dim, ffn in ((512, 2048), (1024, 4096), (2048, 8192), (4096, 14336))
+    for count, width in ((3, dim), (2, ffn))
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. `options` go to every operator that has them."""
+
+    shapes: tuple[Siblings, ...]
+    tokens: int
+    options: dict[str, Any] = field(default_factory=dict)  # blocks, rank, kl, kl_weight
+    rounds: int = 5
+    compiled: bool = False  # too
+    graphs: bool = False  # CUDA graphs: the device's time, without launching
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An operator's siblings. Times are medians in milliseconds, spreads (highest - lowest) / median.
+
+    Attributes:
+        form: the faster one with backward: `eager` or `compiled`, the same for all values here.
+        tflops: 10^12 floating-point operations a second of forward with backward, counted as 3 forwards.
+        ratio: dense's time over this one's, forward with backward; `forward_ratio` likewise.
+        limit: dense's operations over this one's: the ratio if both ran equally well.
+        bytes: most that a step holds, with weights, gradients, input and gradient of the output; None: not
+            known on this device.
+    """
+
+    siblings: str
+    operator: str
+    form: str
+    forward_ms: float
+    forward_spread: float
+    step_ms: float
+    step_spread: float
+    tflops: float
+    forward_ratio: float
+    ratio: float
+    limit: float
+    bytes: int | None
+    memory_ratio: float | None
+
+    @property
+    def of_limit(self) -> float:
+        """The part of the arithmetic limit that is reached."""
+        return self.ratio / self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "of_limit": self.of_limit}
+
+
+def measure(
+    plan: Plan, device: torch.device, on_shape: Callable[[Siblings], None] | None = None
+) -> Iterator[Measured]:
+    """All operators of a shape together, dense first; shape after shape.
+
+    An operator that does not fit a shape is left out of it: `broken_rules` tells beforehand.
+    """
+    for siblings in plan.shapes:
+        if on_shape is not None:
+            on_shape(siblings)
+        runs = [
+            _Run(plan, siblings, operator, form, device)
+            for operator, spec in PROJECTION_OPERATORS.items()
+            if spec.broken_rule(siblings.d_in, siblings.d_out, _options(plan, operator)) is None
+            for form in (("eager", "compiled") if plan.compiled else ("eager",))
+        ]
+        for _ in range(plan.rounds):
+            for run in runs:
+                run.round()
+        best: dict[str, _Run] = {}
+        for run in sorted(runs, key=lambda run: median(run.step_times)):
+            best.setdefault(run.operator, run)
+        for operator in PROJECTION_OPERATORS:
+            if operator in best:
+                yield _summary(best[operator], best[DENSE])
+
+
+def broken_rules(plan: Plan) -> list[str]:
+    """What does not fit, in words."""
+    found = []
+    for siblings in plan.shapes:
+        for operator, spec in PROJECTION_OPERATORS.items():
+            rule = spec.broken_rule(siblings.d_in, siblings.d_out, _options(plan, operator))
+            if rule is not None:
+                found.append(f"{operator} {siblings}: {rule[0]} {rule[1]}")
+    return found
+
+
+def _options(plan: Plan, operator: str) -> dict[str, Any]:
+    """The plan's options that the operator has; its own defaults for the others."""
+    return {
+        name: plan.options.get(name, option.default)
+        for name, option in PROJECTION_OPERATORS[operator].options.items()
+    }
+
+
+class _Run:
+    """One operator in one form at one shape, with its times so far in seconds."""
+
+    def __init__(
+        self, plan: Plan, siblings: Siblings, operator: str, form: str, device: torch.device
+    ) -> None:
+        self.plan, self.siblings, self.operator, self.form, self.device = (
+            plan, siblings, operator, form, device,
+        )  # fmt: skip
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        torch.manual_seed(0)
+        self.modules = self._build()
+        self.x = self._draw(siblings.d_in).requires_grad_()
+        self.d_ys = [self._draw(siblings.d_out) for _ in self.modules]
+        self.run = torch.compile(self._project) if form == "compiled" else self._project
+        self.forward_times: list[float] = []
+        self.step_times: list[float] = []
+        self._forward()  # compiles, and warms up
+        self._step()
+        self.bytes = self._peak()
+        self.forward, self.step = self._forward, self._step
+        if plan.graphs and device.type == "cuda":
+            self.forward, self.step = _captured(self._forward), _captured(self._step)
+        self.repeats = [self._repeats(work) for work in (self.forward, self.step)]
+
+    @property
+    def flops(self) -> int:
+        """Of a forward in training, all tokens."""
+        d_in, count, d_out = self.siblings.d_in, self.siblings.count, self.siblings.d_out
+        spec = PROJECTION_OPERATORS[self.operator]
+        a_token = spec.flops(d_in, d_out, _options(self.plan, self.operator), training=True)
+        return self.plan.tokens * count * a_token
+
+    def round(self) -> None:
+        for times, work, repeats in zip(
+            (self.forward_times, self.step_times), (self.forward, self.step), self.repeats, strict=True
+        ):
+            times.append(self._timed(work, repeats))
+
+    def _build(self) -> list[nn.Module]:
+        spec, options = PROJECTION_OPERATORS[self.operator], _options(self.plan, self.operator)
+        sizes = (self.siblings.d_in, self.siblings.d_out)
+        modules = [spec.build(*sizes, False, options) for _ in range(self.siblings.count)]
+        return [module.to(self.device, self.dtype).train() for module in modules]
+
+    def _draw(self, width: int) -> Tensor:
+        return torch.randn(self.plan.tokens, width, device=self.device, dtype=self.dtype)
+
+    def _project(self) -> tuple[list[Tensor], list[Tensor]]:
+        context = Context(rotary=(self.x, self.x))  # projections don't look at angles
+        return project(self.x, context, *self.modules), context.losses
+
+    def _forward(self) -> None:
+        self.run()
+
+    def _step(self) -> None:
+        ys, losses = self.run()
+        weights = [torch.ones_like(loss) for loss in losses]
+        torch.autograd.backward([*ys, *losses], [*self.d_ys, *weights])
+        self.x.grad = None
+        for module in self.modules:
+            module.zero_grad(set_to_none=True)
+
+    def _peak(self) -> int | None:
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._step()
+        held = [self.x, *self.d_ys, *(p for module in self.modules for p in module.parameters())]
+        own = sum(tensor.numel() * tensor.element_size() for tensor in held)
+        return torch.cuda.max_memory_allocated(self.device) - before + own
+
+    def _repeats(self, work: Callable[[], None]) -> int:
+        """How often to work in a round."""
+        return max(1, min(200, int(LEAST_SECONDS / self._timed(work, 1))))
+
+    def _timed(self, work: Callable[[], None], repeats: int) -> float:
+        """Seconds of one."""
+        if self.device.type != "cuda":
+            started = time.perf_counter()
+            for _ in range(repeats):
+                work()
+            return (time.perf_counter() - started) / repeats
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(repeats):
+            work()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000 / repeats
+
+
+def _captured(work: Callable[[], None]) -> Callable[[], None]:
+    """The same as a CUDA graph: everything launched at once."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def _summary(run: _Run, dense: _Run) -> Measured:
+    forward, step = median(run.forward_times), median(run.step_times)
+    memory = run.bytes / dense.bytes if run.bytes is not None and dense.bytes is not None else None
+    return Measured(
+        str(run.siblings), run.operator, run.form,
+        1000 * forward, (max(run.forward_times) - min(run.forward_times)) / forward,
+        1000 * step, (max(run.step_times) - min(run.step_times)) / step,
+        3 * run.flops / step / 1e12,
+        median(dense.forward_times) / forward, median(dense.step_times) / step,
+        dense.flops / run.flops, run.bytes, memory,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""The latents' step, of all siblings at once: z = mu + eps sigma, h = silu(z), and the sums that KL needs.
+
+In plain torch, and where it is chosen instead, as one kernel for CUDA that makes its own noise. `latents` are
+(tokens, 2 width): mu of all siblings side by side, then their logvar, width being the sum of the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surgery.projections.hdpl.kl import FORMS, LN2
+from surgery.projections.hdpl.latent_triton import draw_seed, fits_latents, sample_back_fused, sample_fused
+
+REFERENCE = FORMS["reference"]
+
+
+def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What the noise comes from: a seed (1,) of int64 for the kernel, else the noise itself (tokens, width),
+    drawn one sibling after the other. From torch's generator of the device, which is not waited for."""
+    if fits_latents(device, dtype, ranks):
+        return draw_seed(device)
+    exact = torch.promote_types(dtype, torch.float32)
+    return torch.cat([torch.randn(tokens, rank, dtype=exact, device=device) for rank in ranks], dim=1)
+
+
+def sample(
+    latents: Float[Tensor, "t 2*width"], noise: Tensor, ranks: Sequence[int], forms: Sequence[int]
+) -> tuple[Float[Tensor, "t width"], Float[Tensor, " width"]]:
+    """(h in the dtype of the latents, KL summed over tokens in float32 or better).
+
+    The sums of a sibling are KL by latent; in the form `reference` their total is that of the tokens' clamped
+    KL; without a form they are zero.
+    """
+    fused = noise.dtype == torch.int64
+    return (sample_fused if fused else sample_plainly)(latents, noise, ranks, forms)
+
+
+def sample_back(
+    latents: Float[Tensor, "t 2*width"],
+    noise: Tensor,
+    ranks: Sequence[int],
+    forms: Sequence[int],
+    d_h: Float[Tensor, "t width"],
+    d_sums: Float[Tensor, " width"],
+) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"]]:
+    """(gradient of the latents, h once more). `d_h` is used up."""
+    fused = noise.dtype == torch.int64
+    return (sample_back_fused if fused else sample_back_plainly)(latents, noise, ranks, forms, d_h, d_sums)
+
+
+def sample_plainly(
+    latents: Tensor, noise: Tensor, ranks: Sequence[int], forms: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """`sample` in plain torch, on any device and in any precision."""
+    mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
+    sigma = torch.exp(0.5 * logvar)
+    z = torch.addcmul(mu, noise, sigma)
+    parts = []
+    for form, kl in zip(forms, _siblings_kl(mu, logvar, sigma, ranks, forms), strict=True):
+        part = kl.sum(0)
+        if form == REFERENCE:
+            part = torch.zeros_like(part)
+            part[0] = kl.sum(1).clamp(max=LN2).sum()
+        parts.append(part)
+    return torch.nn.functional.silu(z).to(latents.dtype), torch.cat(parts)
+
+
+def sample_back_plainly(
+    latents: Tensor, noise: Tensor, ranks: Sequence[int], forms: Sequence[int], d_h: Tensor, d_sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`sample_back` in plain torch."""
+    mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
+    sigma = torch.exp(0.5 * logvar)
+    z = torch.addcmul(mu, noise, sigma)
+    h = torch.nn.functional.silu(z)
+    gate = z.sigmoid_()
+    d_z = gate.addcmul_(h, 1 - gate).mul_(d_h)  # sigmoid(z) + h (1 - sigmoid(z)) is the derivative of silu
+    d_latents = torch.empty_like(latents, dtype=noise.dtype)
+    d_mu, d_logvar = d_latents.chunk(2, dim=1)
+    d_mu.copy_(d_z)
+    torch.mul(d_z.mul_(noise), sigma, out=d_logvar)
+    first = 0
+    for form, rank, kl in zip(forms, ranks, _siblings_kl(mu, logvar, sigma, ranks, forms), strict=True):
+        mine = slice(first, first + rank)
+        first += rank
+        if form:
+            weight = d_sums[mine]
+            if form == REFERENCE:
+                weight = weight[0] * (kl.sum(1, keepdim=True) <= LN2)
+            d_mu[:, mine].addcmul_(mu[:, mine], weight)
+            d_logvar[:, mine].addcmul_(sigma[:, mine].square() - 1, weight)
+    d_logvar.mul_(0.5)
+    return d_latents.to(latents.dtype), h.to(latents.dtype)
+
+
+def _siblings_kl(
+    mu: Tensor, logvar: Tensor, sigma: Tensor, ranks: Sequence[int], forms: Sequence[int]
+) -> list[Tensor]:
+    """KL in nats (tokens, rank) of each sibling; zeros (1, rank) where no loss is wanted."""
+    split = [x.split(list(ranks), dim=1) for x in (mu, logvar, sigma)]
+    return [
+        0.5 * (m.square() + s.square() - v - 1) if form else m.new_zeros(1, m.shape[1])
+        for form, m, v, s in zip(forms, *split, strict=True)
+    ]

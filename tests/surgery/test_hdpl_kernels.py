@@ -1,0 +1,246 @@
+"""The kernels of HDPL against the same steps in plain torch, in double precision, with the same noise.
+
+They run on CUDA, and anywhere else in Triton's interpreter (TRITON_INTERPRET=1, triton installed).
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surgery.context import Context
+from surgery.kernels import AVAILABLE
+from surgery.projections.hdpl import latent, latent_triton, narrow_triton, paths, paths_triton
+from surgery.projections.hdpl.kl import FORMS, LN2, kl_loss
+from surgery.projections.hdpl.module import HDPL
+from surgery.projections.siblings import project
+from tests.surgery.philox import normals
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not (AVAILABLE and (INTERPRETED or torch.cuda.is_available())), reason="needs Triton and CUDA"
+    ),
+]
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of a tensor's norm that an error may have
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+SEED = -0x1234_5678_9ABC_DEF0
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64).to(DEVICE, dtype)
+
+
+def close(mine: Tensor, theirs: Tensor, dtype: torch.dtype, what: str, roundings: int = 1) -> None:
+    """`roundings`: how many in a row an error may come from."""
+    assert mine.shape == theirs.shape, what
+    error = (mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)
+    assert error < roundings * DTYPES[dtype], f"{what}: {error:.1e}"
+
+
+def needs_products_of(dtype: torch.dtype) -> None:
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 matrices as if they were integers")
+
+
+def sampled(tokens: int, ranks: list[int], seed: int, scale: float = 1.0) -> Tensor:
+    """The noise that the kernel adds, seen through mu = 0, logvar = 2 log(scale): h = silu(noise scale)."""
+    latents = torch.zeros(tokens, 2 * sum(ranks), device=DEVICE)
+    latents[:, sum(ranks) :] = 2 * torch.tensor(scale).log()
+    key = torch.tensor([seed], device=DEVICE)
+    return latent_triton.sample_fused(latents, key, ranks, [0] * len(ranks))[0]
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("tokens", "ranks", "forms"),
+    [
+        (1, [8], ["reference"]),
+        (17, [8, 16, 8], ["mean", "reference", "free_bits"]),
+        (17, [7, 33], ["", "mean"]),
+        (70, [128, 128], ["reference", "reference"]),
+        (130, [16, 512, 64, 9], ["free_bits", "mean", "", "reference"]),
+        (2049, [32, 32, 32], ["free_bits", "free_bits", "free_bits"]),
+    ],
+)
+def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.dtype) -> None:
+    torch.manual_seed(tokens)
+    width = sum(ranks)
+    codes = [FORMS[form] for form in forms]
+    latents = draw(tokens, 2 * width, dtype=dtype)
+    quiet = torch.tensor([rank for rank in ranks for _ in range(rank)] * 2, device=DEVICE)
+    latents[::2] /= 2 * quiet.sqrt()  # under the clamp of `reference`; the other tokens are above
+    d_h, d_sums = draw(tokens, width, dtype=dtype), draw(width)
+    key = torch.tensor([SEED], device=DEVICE)
+    noise = normals(SEED, tokens, width).to(DEVICE)
+    exact = latents.double()
+    wanted = latent.sample_plainly(exact, noise, ranks, codes)
+    wanted += latent.sample_back_plainly(exact, noise, ranks, codes, d_h.double(), d_sums.double())
+    found = latent_triton.sample_fused(latents, key, ranks, codes)
+    found += latent_triton.sample_back_fused(latents, key, ranks, codes, d_h.clone(), d_sums)
+    for what, mine, theirs in zip(("h", "sums", "d_latents", "h again"), found, wanted, strict=True):
+        # of a quiet latent the KL is what is left of a difference
+        close(mine, theirs, torch.bfloat16 if what == "sums" else dtype, what)
+    # each gradient of a small loss has its own size: mu and logvar of each sibling are compared alone too
+    for mine, theirs in zip(
+        found[2].split([*ranks, *ranks], 1), wanted[2].split([*ranks, *ranks], 1), strict=True
+    ):
+        close(mine, theirs, dtype, "part of d_latents")
+
+
+def test_above_the_clamp_there_is_no_gradient() -> None:
+    latents = torch.zeros(6, 8, device=DEVICE)
+    latents[3:, :4] = 1.0  # 2 nats a token
+    key, d_h = torch.tensor([1], device=DEVICE), torch.zeros(6, 4, device=DEVICE)
+    _, sums = latent_triton.sample_fused(latents, key, [4], [FORMS["reference"]])
+    assert sums.sum().item() == pytest.approx(3 * LN2, rel=1e-6)
+    latents[:3, :4] = 0.1
+    d_latents, _ = latent_triton.sample_back_fused(
+        latents, key, [4], [FORMS["reference"]], d_h, torch.ones(4, device=DEVICE)
+    )
+    torch.testing.assert_close(d_latents[:3, :4], torch.full((3, 4), 0.1, device=DEVICE))
+    assert not d_latents[3:].any()
+
+
+def test_the_noise_is_normal_and_independent() -> None:
+    tokens, ranks = 4096, [16, 16]
+    key = torch.tensor([7], device=DEVICE)
+    latents = torch.zeros(tokens, 64, device=DEVICE)
+    # d h at h = silu(z) gives z back: the gradient of logvar is d_z z / 2 where mu = 0, sigma = 1
+    d_h = torch.ones(tokens, 32, device=DEVICE)
+    d_latents, _ = latent_triton.sample_back_fused(latents, key, ranks, [0, 0], d_h, d_h[0])
+    z = (2 * d_latents[:, 32:] / d_latents[:, :32]).cpu().double()
+    torch.testing.assert_close(z, normals(7, tokens, 32), rtol=1e-3, atol=1e-4)
+    count = z.numel()
+    assert abs(z.mean()) < 5 / count**0.5
+    assert abs(z.var() - 1) < 5 * (2 / count) ** 0.5
+    assert abs(z.pow(3).mean()) < 5 * (15 / count) ** 0.5
+    assert abs(z.pow(4).mean() - 3) < 5 * (96 / count) ** 0.5
+    bound = 6 / tokens**0.5  # of a correlation, for all pairs looked at
+    between = torch.corrcoef(z.T) - torch.eye(32)  # latents, also of different siblings
+    assert between.abs().max() < bound
+    for lag in (1, 2, 3, 4, 64):  # tokens
+        assert ((z[lag:] * z[:-lag]).mean(0)).abs().max() < bound
+    assert abs((z[:, :16] * z[:, 16:]).mean()) < 6 / (count / 2) ** 0.5
+
+
+def test_seeds_give_their_own_noise_and_the_same_again() -> None:
+    first, again, other = (sampled(512, [32], seed) for seed in (5, 5, 5 + 2**32))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    correlation = torch.corrcoef(torch.stack((first.flatten(), other.flatten())))[0, 1]
+    assert abs(correlation) < 5 / first.numel() ** 0.5
+    torch.testing.assert_close(sampled(70, [32], 5), first[:70])  # a token's noise is its own
+
+
+@every_dtype
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "blocks", "rows", "columns", "rank"),
+    [(1, 1, 5, 7, 8), (17, 64, 3, 2, 16), (130, 8, 64, 64, 128), (257, 2, 160, 24, 9), (17, 4, 16, 96, 512)],
+)
+def test_outputs(
+    tokens: int, blocks: int, rows: int, columns: int, rank: int, bias: bool, dtype: torch.dtype
+) -> None:
+    needs_products_of(dtype)
+    torch.manual_seed(tokens)
+    x, every_h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank + 16, dtype=dtype)
+    h = every_h[:, 8 : 8 + rank]  # as in a group, where siblings lie side by side
+    weights = [draw(blocks, rows, columns, dtype=dtype), draw(blocks * rows, rank, dtype=dtype)]
+    shift = draw(blocks * rows, dtype=dtype) if bias else None
+    found = paths_triton.output_fused(x, h, *weights, shift)
+    exact = [None if part is None else part.double() for part in (x, h, *weights, shift)]
+    wanted = paths.output_plainly(*exact)
+    close(found, wanted, dtype, "y")
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("tokens", "blocks", "rows", "columns", "rank"),
+    [
+        (1, 1, [5], 7, 8),
+        (17, 64, [3, 2], 2, 16),
+        (130, 8, [64, 16, 16], 64, 128),
+        (257, 2, [100, 24, 130], 128, 9),
+        (2049, 4, [16, 32], 16, 32),
+    ],
+)
+def test_gradients_of_narrow_siblings(
+    tokens: int, blocks: int, rows: list[int], columns: int, rank: int, dtype: torch.dtype
+) -> None:
+    needs_products_of(dtype)
+    torch.manual_seed(tokens)
+    x, h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank * len(rows), dtype=dtype)
+    d_ys = [draw(tokens, blocks * count, dtype=dtype) for count in rows]
+    parts = [draw(blocks, count, columns, dtype=dtype) for count in rows]
+    decoders = [draw(blocks * count, rank, dtype=dtype) for count in rows]
+    exact = [[tensor.double() for tensor in group] for group in ([x, h], d_ys, parts, decoders)]
+    found = narrow_triton.input_gradients_narrow(d_ys, parts, decoders)
+    wanted = paths.input_gradients_plainly(*exact[1:])
+    for what, mine, theirs in zip(("d_x", "d_h"), found, wanted, strict=True):
+        close(mine, theirs, dtype, what)
+    of_weights = narrow_triton.weight_gradients_narrow(x, h, d_ys, parts)
+    exactly = paths.weight_gradients_plainly(*exact[0], *exact[1:])
+    for what, mine, theirs in zip(("d_blocks", "d_decoders"), of_weights, exactly, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            close(one, other, dtype, what)
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("tokens", "d", "blocks", "rank"),
+    [(1, 16, 1, 8), (17, 64, 64, 16), (2049, 64, 8, 128), (33, 320, 2, 512)],
+)
+def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: torch.dtype) -> None:
+    """Through whatever kernels fit, from float32 weights under autocast where in bfloat16: outputs, losses
+    and every gradient. In the interpreter all kernels are made to fit."""
+    needs_products_of(dtype)
+    torch.manual_seed(tokens)
+    modules = [
+        HDPL(d, count * d, blocks=blocks, rank=rank, kl_weight=1.0, kl=form, bias=form == "mean").to(DEVICE)
+        for count, form in ((1, "reference"), (2, "mean"), (1, "free_bits"))
+    ]
+    for module in modules:  # mean KL well above the floor of `free_bits`, sums above the clamp: no edge near
+        nn.init.normal_(module.logvar.weight, std=0.3 / d**0.5)
+        nn.init.normal_(module.logvar.bias, std=0.3)
+    x = draw(tokens, d, dtype=dtype).requires_grad_()
+    seeds: list[Tensor] = []
+
+    def seeded(*_: object) -> Tensor:
+        seeds.append(latent_triton.draw_seed(torch.device(DEVICE)))
+        return seeds[-1]
+
+    here = Context(rotary=(x, x))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("surgery.projections.hdpl.group.draw", seeded)
+        if INTERPRETED:
+            patch.setattr(paths, "fits_outputs", lambda *_: True)
+            patch.setattr(paths, "fits_narrow", lambda *_: max(d // blocks, rank) <= narrow_triton.WIDEST)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = [*project(x, here, *modules), *here.losses]
+        weights = [torch.randn_like(value) for value in found]
+        leaves = [x, *nn.ModuleList(modules).parameters()]
+        gradients = torch.autograd.grad(found, leaves, weights)
+
+    noise = normals(int(seeds[0]), tokens, 3 * rank).to(DEVICE)
+    exact_x = x.detach().double().requires_grad_()
+    every = nn.ModuleList(modules).double()
+    wanted, losses = [], []
+    for module, eps in zip(modules, noise.split(rank, dim=1), strict=True):
+        both = torch.cat((module.mu(exact_x), module.logvar(exact_x)), dim=1)
+        h, sums = latent.sample_plainly(both, eps, [rank], [FORMS[module.kl]])
+        low_rank = nn.functional.linear(h, module.decoder.weight, module.bias)
+        wanted.append(paths.block_diagonal(exact_x, module.blocks) + low_rank)
+        losses.append(kl_loss(sums, module.kl, tokens))
+    exact = [*wanted, *losses]
+    exact_leaves = [exact_x, *every.parameters()]
+    expected = torch.autograd.grad(exact, exact_leaves, [weight.double() for weight in weights])
+    for what, mine, theirs in zip(range(len(found)), found, exact, strict=True):
+        close(mine, theirs, dtype, f"value {what}", roundings=3)
+    for what, mine, theirs in zip(["x", *dict(every.named_parameters())], gradients, expected, strict=True):
+        close(mine, theirs, dtype, f"gradient of {what}", roundings=3)
