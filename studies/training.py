@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
-from studies.devices import autocast, peak_memory, reset_peak_memory
+from studies.devices import autocast, peak_memory, reset_peak_memory, to_device
 from studies.evaluate import Evaluation, evaluate
+from studies.random_state import random_state, set_random_state
+from surgery.cross_entropy import IGNORED
 from surgery.model import HybridLM
 from surgery.problems import Problems
 
@@ -141,7 +143,7 @@ class _Run:
         self.watch = Stopwatch()
 
     def train_step(self, step: int, indices: np.ndarray) -> None:
-        rows = torch.from_numpy(self.data.batch(indices, self.settings.seq_len)).to(self.device)
+        rows = to_device(self.data.batch(indices, self.settings.seq_len), self.device)
         self.descent.step(step, rows[:, :-1], rows[:, 1:])
 
     def log(self, step: int) -> Progress:
@@ -191,25 +193,63 @@ class _Run:
 
 
 class Descent:
-    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read."""
+    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read.
+
+    `sequences`: of a batch that are worked on together. None until memory runs out; then they are halved as
+    often as it takes, and stay so.
+    """
 
     def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
         self.model, self.settings, self.device = model, settings, device
         self.optimizer = make_optimizer(model, settings, device)
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
+        self.sequences: int | None = None
 
     def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
-        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1."""
+        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1.
+
+        Raises:
+            TrainingFailed: not even a single sequence fits into memory.
+        """
         self.lr = self.settings.lr * schedule(number, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        with autocast(self.device):
-            self.loss, self.auxiliary = self.model.loss(inputs, targets)
-        total: Tensor = self.loss + self.auxiliary
-        total.backward()
+        self.loss, self.auxiliary = self._gradients(inputs, targets)
         self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the gradients of a batch into place: (loss, auxiliary terms)."""
+        before = random_state(self.device)
+        while True:
+            try:
+                return self._accumulate(inputs, targets)
+            except torch.OutOfMemoryError as error:
+                if self.sequences == 1 or len(inputs) == 1:
+                    raise TrainingFailed(f"a single sequence does not fit into memory: {error}") from None
+            # after `except`, since the error holds on to all that the step had made
+            self.sequences = min(self.sequences or len(inputs), len(inputs)) // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            set_random_state(before, self.device)
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over all tokens that count, whatever the pieces; auxiliary terms, which are means over
+        tokens, weigh by sequences. (Only the floor of `kl: free_bits` is of a piece's mean, not the batch's.)
+        """
+        counted = (targets != IGNORED).sum()
+        size = self.sequences or len(inputs)
+        losses, terms = [], []
+        for tokens, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+            with autocast(self.device):
+                loss, auxiliary = self.model.loss(tokens, wanted, reduction="sum")
+            loss, auxiliary = loss / counted, auxiliary * (len(tokens) / len(inputs))
+            (loss + auxiliary).backward()
+            losses.append(loss.detach())
+            terms.append(auxiliary.detach())
+        return torch.stack(losses).sum(), torch.stack(terms).sum()
 
     def check(self, number: int) -> tuple[float, float]:
         """(loss, gradient norm) of the last step.
