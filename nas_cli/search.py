@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas_cli.options import DEFAULT_RUNS, DeviceOption, RunsOption, StorageOption, parse_duration
+from nas_cli.options import (
+    DEFAULT_RUNS,
+    CompileOption,
+    DeviceOption,
+    RunsOption,
+    StorageOption,
+    parse_duration,
+)
 from nas_cli.screen import console, duration, errors, print_warnings
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ def search(
     sampler: Annotated[str, typer.Option(help="tpe, nsga2, nsga3, gp or random.")] = "tpe",
     seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
     device: DeviceOption = "auto",
+    compile: CompileOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
@@ -54,6 +62,7 @@ def search(
     """
     limit = parse_duration(timeout) if timeout else None
     from search_spaces import load_space
+    from studies.compiling import check_compile
     from studies.devices import pick_device
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
@@ -62,7 +71,7 @@ def search(
     chosen = load_space(space)
     print_warnings(chosen.warnings())
     check_sampler(sampler)
-    pick_device(device)
+    check_compile(compile, pick_device(device))
     tokens = _prepare(chosen, data or chosen.data.corpus, tokenizer or chosen.data.tokenizer)
     settings = StudySettings(
         seed=seed,
@@ -71,6 +80,7 @@ def search(
         tokenizer=tokenizer or chosen.data.tokenizer,
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder.resolve()),
+        compile=compile,
         threads=max(1, (os.cpu_count() or 1) // workers),
     )
     study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage)

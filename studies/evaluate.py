@@ -10,6 +10,7 @@ import torch
 
 from studies.data import TokenData
 from studies.devices import autocast, to_device
+from studies.phases import mark
 from surgery.cross_entropy import linear_cross_entropy
 from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
@@ -49,6 +50,7 @@ def evaluate(
             "the corpus is too small",
             [Problem("val tokens", len(data.tokens("val")), f"must be more than seq_len ({seq_len})")],
         )
+    mark("storage")
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -65,4 +67,5 @@ def evaluate(
     tokens = windows * seq_len
     size_in_bytes = data.val_bytes(1, tokens + 1)
     nats = total.item()  # read once: each reading waits for the device
+    mark("evaluation")
     return Evaluation(nats / tokens, nats / math.log(2) / max(1, size_in_bytes), tokens, size_in_bytes)

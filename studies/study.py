@@ -45,6 +45,7 @@ class StudySettings:
     tokenizer: str = "bpe:4096"
     data_hash: str = ""
     data_folder: str = ""
+    compile: str = "auto"  # blocks: off, auto, max
     threads: int = 1  # CPU threads a worker; a number that changes would change the last bits of a loss
 
 
@@ -161,7 +162,7 @@ class Study:
         UserError: `space` or `settings` differ from what the study was started with.
         """
         changes = [("space", line) for line in self.space.diff(space)]
-        for key in ("seed", "sampler", "corpus", "tokenizer", "data_hash"):
+        for key in ("seed", "sampler", "corpus", "tokenizer", "data_hash", "compile"):
             old, new = getattr(self.settings, key), getattr(settings, key)
             if old != new:
                 changes.append((key, f"{old} -> {new}"))

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from studies.compiling import compiled_blocks, pays
 from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
 from studies.devices import autocast, peak_memory, reset_peak_memory, to_device
 from studies.evaluate import Evaluation, evaluate
+from studies.phases import mark
 from studies.random_state import random_state, set_random_state
 from surgery.cross_entropy import IGNORED
 from surgery.model import HybridLM
@@ -38,6 +40,7 @@ class TrainSettings:
     eval_tokens: int = 65536
     eval_at: tuple[float, ...] = (1.0,)  # shares of the budget at which held-out loss is taken
     order_seed: int = 0  # data order: the same for all architectures of a study
+    compile: str = "off"  # blocks: off, auto, max
 
     @property
     def steps(self) -> int:
@@ -143,7 +146,9 @@ class _Run:
         self.watch = Stopwatch()
 
     def train_step(self, step: int, indices: np.ndarray) -> None:
+        mark("storage")
         rows = to_device(self.data.batch(indices, self.settings.seq_len), self.device)
+        mark("data")
         self.descent.step(step, rows[:, :-1], rows[:, 1:])
 
     def log(self, step: int) -> Progress:
@@ -201,6 +206,8 @@ class Descent:
 
     def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
         self.model, self.settings, self.device = model, settings, device
+        if pays(settings.compile, device, settings.tokens):
+            model.run_block = compiled_blocks(settings.compile)
         self.optimizer = make_optimizer(model, settings, device)
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
         self.sequences: int | None = None
@@ -218,6 +225,7 @@ class Descent:
         self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        mark("optimizer")
 
     def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the gradients of a batch into place: (loss, auxiliary terms)."""
@@ -246,7 +254,9 @@ class Descent:
             with autocast(self.device):
                 loss, auxiliary = self.model.loss(tokens, wanted, reduction="sum")
             loss, auxiliary = loss / counted, auxiliary * (len(tokens) / len(inputs))
+            mark("forward")
             (loss + auxiliary).backward()
+            mark("backward")
             losses.append(loss.detach())
             terms.append(auxiliary.detach())
         return torch.stack(losses).sum(), torch.stack(terms).sum()

@@ -6,15 +6,12 @@ process and generated once a machine; a whole model would be compiled anew for e
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from surgery.context import Context
 
-MODES = {"auto": None, "max": "max-autotune-no-cudagraphs"}  # ours and torch.compile's
 MOST_KINDS = 1024  # kept a process; Dynamo would stop at 8 and run all others uncompiled, without a word
 
 
@@ -40,7 +37,8 @@ class CompiledBlocks:
     ) -> Float[Tensor, "b t d"]:
         plain = context.cache is None and context.padding is None and not context.seen
         if not (plain and block.training and torch.is_grad_enabled()):
-            return plainly(block, h, context)
+            y: Tensor = block(h, context)
+            return y
         y, losses = self.code(block, h, context.rotary, context.window)
         context.losses += losses
         return y
@@ -52,9 +50,3 @@ def block_pass(
     """What is compiled: (output, auxiliary losses) of a block in training."""
     context = Context(rotary, window=window)
     return block(h, context), context.losses
-
-
-def plainly(block: nn.Module, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
-    """Uncompiled."""
-    y: Any = block(h, context)
-    return y  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 IGNORED = -100  # target of a token that does not count, as in F.cross_entropy
 
-# Numbers in a piece of logits: enough to fill the cores, few enough for memory (4 MiB and 0.5 GiB in float32).
+# Numbers in a piece of logits: enough to fill the cores, few enough for memory (in float32 4 MiB and 0.5 GiB).
 # On one core of a CPU 2^20 is the fastest from vocabularies of 1,024 to 49,152; smaller pieces pay for adding
 # up the weight's gradient. The accelerator's is by arithmetic, to be measured.
 PIECE = {"cpu": 1 << 20, "accelerator": 1 << 27}

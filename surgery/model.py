@@ -16,15 +16,12 @@ from torch.nn import functional as F
 
 from surgery.architecture import Architecture, Layer
 from surgery.backbone import Backbone
-from surgery.compiled import plainly
 from surgery.context import Context, DecodeCache
 from surgery.cross_entropy import linear_cross_entropy
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
 from surgery.rotary import RotaryTables, rotary_tables
-
-RunBlock = Callable[[nn.Module, Tensor, Context], Tensor]
 
 
 class SwiGLU(nn.Module):
@@ -70,7 +67,7 @@ class HybridLM(nn.Module):
         backbone = architecture.backbone
         self.architecture = architecture
         self.rotary = RotaryTables(backbone)
-        self.run_block: RunBlock = plainly  # or `CompiledBlocks`, which trains faster after a while
+        self.run_block: Callable[[nn.Module, Tensor, Context], Tensor] = _run  # or `CompiledBlocks`
         self.embed = nn.Embedding(backbone.vocab_size, backbone.dim)
         self.layers = nn.ModuleList(Block(backbone, layer) for layer in architecture.layers)
         self.norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
@@ -156,6 +153,11 @@ class HybridLM(nn.Module):
             rotary = self.rotary(seen, seen + length, h.device)
         padding = attention_mask.bool() if attention_mask is not None else None
         return Context(rotary, seen, padding, cache=cache)
+
+
+def _run(block: nn.Module, h: Tensor, context: Context) -> Tensor:
+    y: Tensor = block(h, context)
+    return y
 
 
 def _projection(layer: Layer, name: str) -> nn.Module:
