@@ -211,6 +211,7 @@ class Descent:
         self.optimizer = make_optimizer(model, settings, device)
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
         self.sequences: int | None = None
+        mark("build")
 
     def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
         """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1.

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 IGNORED = -100  # target of a token that does not count, as in F.cross_entropy
 
-# Numbers in a piece of logits: enough to fill the cores, few enough for memory (in float32 4 MiB and 0.5 GiB).
-# On one core of a CPU 2^20 is the fastest from vocabularies of 1,024 to 49,152; smaller pieces pay for adding
-# up the weight's gradient. The accelerator's is by arithmetic, to be measured.
+# Numbers in a piece of logits, in float32 4 MiB and 0.5 GiB. On one core of a CPU 2^20 is the fastest for
+# vocabularies of 1,024 to 8,192: larger pieces leave the caches, smaller ones pay for adding up the weight's
+# gradient. The accelerator's is by arithmetic, TO BE MEASURED.
 PIECE = {"cpu": 1 << 20, "accelerator": 1 << 27}
 
 
@@ -33,7 +33,7 @@ def linear_cross_entropy(
 
     Logits of n * v numbers would be the largest tensors of a training step by far. They are made and used up
     a piece of tokens at a time, forwards and backwards, whose results are the gradients of `hidden` and
-    `weight`. Logits that fit into one piece cost as much this way as kept, or less.
+    `weight`. Logits that fit into one piece cost no more this way than kept.
 
     Args:
         reduction: `mean` over the tokens that count (nan if none does), or `sum`.

@@ -29,6 +29,7 @@ from studies.records import DONE
 from studies.study import Study, StudySettings
 from studies.worker import prepare_for, work
 from surgery.problems import Problem, UserError
+from surgery.yaml_source import load_yaml
 
 PHASES = (
     "start", "open", "take", "build", "compile", "data", "forward", "backward", "optimizer", "evaluation",
@@ -94,7 +95,8 @@ def _with_one(plan: TrialPlan) -> SearchSpace:
     if baseline not in names:
         rule = f"is not a baseline of the space, which has {', '.join(names) or 'none'}"
         raise UserError("can't measure that", [Problem("baseline", baseline, rule)])
-    return parse_space(yaml.safe_dump({**yaml.safe_load(plan.space.text), "baselines": [baseline]}))
+    given = load_yaml(plan.space.source, text=plan.space.text).data
+    return parse_space(yaml.safe_dump({**given, "baselines": [baseline]}))
 
 
 def _make(plan: TrialPlan, space: SearchSpace, data: TokenData, scratch: Path, name: str) -> Path:
@@ -133,7 +135,7 @@ def _measured(folder: Path, device: str, start: float) -> TrialTiming:
         raise UserError("a trial failed", [Problem("trial", None, "; ".join(log))])
     return TrialTiming(
         name=folder.name,
-        seconds={"start": start, **_by_phase(stretches)},
+        seconds={**_by_phase(stretches), "start": start},
         first_step_s=start + _until_first(stretches, "optimizer"),
         val_loss=record.metrics["val_loss"],
     )
