@@ -38,13 +38,13 @@ def losses_and_gradients(model: HybridLM) -> list[Tensor]:
     return [loss, auxiliary, *torch.autograd.grad(total, list(model.parameters()), allow_unused=True)]
 
 
-def check(model: HybridLM, blocks: CompiledBlocks) -> None:
+def check(model: HybridLM, blocks: CompiledBlocks, **tolerance: float) -> None:
     """Compiled and uncompiled passes give the same losses and gradients."""
     wanted = losses_and_gradients(model)
     plain, model.run_block = model.run_block, blocks
     found = losses_and_gradients(model)
     model.run_block = plain
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, wanted, **tolerance)
 
 
 def graphs() -> int:
@@ -102,4 +102,4 @@ def test_generated_code(layout: str) -> None:
     torch.manual_seed(0)
     model = build(architecture(layout, mixers=MIXERS, projections=[HDPL]))
     with torch._inductor.config.patch(fallback_random=True):  # the noise of torch's own generator
-        check(model, CompiledBlocks())
+        check(model, CompiledBlocks(), rtol=1e-4, atol=1e-4)  # other sums, other last bits
