@@ -1,113 +1,22 @@
-"""`nas bench`: what mixers cost on this machine, side by side."""
+"""`nas bench`: speed on this machine. A benchmark is a module of `nas_cli.benches` and a word here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from importlib import import_module
 
 import typer
-from rich.table import Table
 
-from nas_cli.bench_ops import ops
-from nas_cli.counts import tokens
-from nas_cli.options import DeviceOption, JsonOption
-from nas_cli.screen import console, print_json
-
-if TYPE_CHECKING:
-    from studies.bench import Timing
-    from surgery.architecture import Architecture
+BENCHES = ("mixers", "model", "ops", "trial")
 
 bench = typer.Typer(help="Measure speed on this machine, side by side in one process.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
-    bench.command("ops")(ops)
+    for name in BENCHES:
+        import_module(f"nas_cli.benches.{name}").add_to(bench)
     app.add_typer(bench, name="bench")
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    found = []
-    for item in text.split(","):
-        try:
-            found.append(tokens(item))
-        except typer.BadParameter as error:
-            raise typer.BadParameter(f"'{item}' {error.message}", param_hint="'--lengths'") from None
-    return tuple(found)
 
 
 @bench.callback()
 def group() -> None:
     pass
-
-
-@bench.command("mixers")
-def mixers(
-    layouts: Annotated[str, typer.Option("--mixers", metavar="LETTERS", help="Such as FGWSK.")] = "FGWSK",
-    lengths: Annotated[
-        str, typer.Option(metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192.")
-    ] = "512,1024,2048",
-    dim: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 256,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
-    layers: Annotated[int, typer.Option(min=0, help="Layers of a whole model; 0: one mixer alone.")] = 0,
-    batch_tokens: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Of a training step; at least a sequence.")
-    ] = 2048,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 3,
-    decode: Annotated[bool, typer.Option(help="Time decoding too.")] = True,
-    window: Annotated[int, typer.Option(min=1, help="Of W, in tokens.")] = 256,
-    top_k: Annotated[int, typer.Option(min=2, help="Of S, in tokens.")] = 64,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Training steps and decoded tokens of each mixer at growing lengths, compared with F."""
-    from studies.bench import Plan, measure
-    from studies.devices import describe, pick_device
-
-    architecture = _architecture(layouts, dim, heads, max(1, layers), window, top_k)
-    place = pick_device(device)
-    plan = Plan(
-        architecture, tuple(dict.fromkeys(layouts)), _lengths(lengths),
-        batch_tokens, layers, rounds, decode,
-    )  # fmt: skip
-    with console.status("measuring") as status:
-        found = list(measure(plan, place, lambda letter, length: status.update(f"{letter} at {length:,}")))
-    if as_json:
-        print_json({"machine": describe(place), "timings": [item.to_dict() for item in found]})
-        return
-    what = f"{layers}-layer models" if layers else "one mixer"
-    about = describe(place)
-    console.print(f"{what}, dim {dim}, {heads} heads, {about['device']}, torch {about['torch']}\n")
-    console.print(_table(found, plan.mixers))
-
-
-def _architecture(layouts: str, dim: int, heads: int, layers: int, window: int, top_k: int) -> Architecture:
-    """Checked like a file of the user's."""
-    from surgery.architecture import Architecture
-
-    return Architecture.from_dict({
-        "backbone": {
-            "vocab_size": 8192, "dim": dim, "num_layers": max(layers, len(layouts)), "num_heads": heads,
-            "num_kv_heads": heads, "ffn_dim": 4 * dim,
-        },
-        "layout": layouts,
-        "mixers": {"W": {"window": window}, "S": {"top_k": top_k}},
-    })  # fmt: skip
-
-
-def _table(found: list[Timing], mixers: tuple[str, ...]) -> Table:
-    from surgery.quantities import format_bytes
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = ("length", "mixer", "train ms", "±", "tokens/s", "against F", "decode ms", "±", "cache")
-    for name in names:
-        table.add_column(name, justify="left" if name == "mixer" else "right", no_wrap=True)
-    full = {item.length: item.train_ms for item in found if item.mixer == "F"}
-    for item in found:
-        ratio = f"{full[item.length] / item.train_ms:.2f}×" if item.length in full else ""
-        decode = "" if item.decode_ms is None else f"{item.decode_ms:.2f}"
-        spread = "" if item.decode_spread is None else f"{item.decode_spread / 2:.0%}"
-        table.add_row(
-            f"{item.length:,}", item.mixer, f"{item.train_ms:.1f}", f"{item.train_spread / 2:.0%}",
-            f"{item.tokens_per_s:,.0f}", ratio, decode, spread, format_bytes(item.cache_bytes),
-            end_section=item.mixer == mixers[-1],
-        )  # fmt: skip
-    return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,10 @@ StorageOption = Annotated[
     typer.Option("--storage", help="Optuna storage URL; the embedded one in the study's folder if left out."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+CompileOption = Annotated[
+    Literal["off", "auto", "max"],
+    typer.Option("--compile", help="Compile blocks: auto where the run is long enough to pay for it."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]

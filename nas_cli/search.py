@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas_cli.options import DEFAULT_RUNS, DeviceOption, RunsOption, StorageOption, parse_duration
+from nas_cli.options import (
+    DEFAULT_RUNS,
+    CompileOption,
+    DeviceOption,
+    RunsOption,
+    StorageOption,
+    parse_duration,
+)
 from nas_cli.screen import console, duration, print_warnings
 
 if TYPE_CHECKING:
@@ -49,6 +56,7 @@ def search(
     ] = "forecast",
     seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
     device: DeviceOption = "auto",
+    compile: CompileOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
@@ -59,6 +67,7 @@ def search(
     limit = parse_duration(timeout) if timeout else None
     from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
+    from studies.compiling import check_compile
     from studies.devices import pick_device
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
@@ -69,7 +78,7 @@ def search(
     print_warnings(chosen.warnings())
     check_sampler(sampler)
     check_strategy(stopping)
-    pick_device(device)
+    check_compile(compile, pick_device(device))
     tokens = _prepare(chosen, data or chosen.data.corpus, tokenizer or chosen.data.tokenizer)
     settings = StudySettings(
         seed=seed,
@@ -79,6 +88,7 @@ def search(
         tokenizer=tokenizer or chosen.data.tokenizer,
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder.resolve()),
+        compile=compile,
         threads=max(1, (os.cpu_count() or 1) // workers),
     )
     study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage)

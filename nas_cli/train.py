@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_cli.counts import SeqLenOption, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import DeviceOption, JsonOption, OverwriteOption
+from nas_cli.options import CompileOption, DeviceOption, JsonOption, OverwriteOption
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights, noise and data order.")] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
+    compile: CompileOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train an architecture from scratch and write a Hugging Face folder with its loss curve.
@@ -64,17 +65,19 @@ def train(
     print_warnings(chosen.warnings())
     from dataclasses import asdict
 
+    from studies.compiling import check_compile
     from studies.devices import pick_device
     from studies.pretrain import check_budget, evaluation_points, pretrain
     from studies.training import TrainingFailed, TrainSettings
     from surgery.hf.staging import check_target
 
     place = pick_device(device)
+    check_compile(compile, place)
     check_target(output, overwrite=overwrite)
     settings = TrainSettings(
         tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, warmup=warmup,
         weight_decay=weight_decay, eval_tokens=eval_tokens,
-        eval_at=evaluation_points(budget, eval_tokens), order_seed=seed,
+        eval_at=evaluation_points(budget, eval_tokens), order_seed=seed, compile=compile,
     )  # fmt: skip
     check_budget(settings)
     text = _open_text(data, tokenizer or f"bpe:{chosen.backbone.vocab_size}", budget)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from surgery.problems import Problem, UserError
 
@@ -30,6 +32,13 @@ def pick_device(name: str = "auto") -> torch.device:
         problem = Problem("device", name, "is not available here", f"available: {', '.join(here)}")
         raise UserError("can't use that device", [problem]) from error
     return device
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array there. On CUDA by way of pinned memory, so that the copy waits for nothing and nothing waits
+    for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -55,6 +55,7 @@ class StudySettings:
     data_hash: str = ""
     data_folder: str = ""
     stopping: str = DEFAULT_STRATEGY
+    compile: str = "auto"  # blocks: off, auto, max
     threads: int = 1  # CPU threads a worker; a number that changes would change the last bits of a loss
 
 
@@ -158,7 +159,7 @@ class Study:
         UserError: `space` or `settings` differ from what the study was started with.
         """
         changes = [("space", line) for line in self.space.diff(space)]
-        for key in ("seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash"):
+        for key in ("seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile"):
             old, new = getattr(self.settings, key), getattr(settings, key)
             if old != new:
                 changes.append((key, f"{old} -> {new}"))

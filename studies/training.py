@@ -14,10 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from studies.compiling import compiled_blocks, pays
 from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
-from studies.devices import autocast, peak_memory, reset_peak_memory
+from studies.devices import autocast, peak_memory, reset_peak_memory, to_device
 from studies.evaluate import Evaluation, evaluate
+from studies.phases import mark
+from studies.random_state import random_state, set_random_state
+from surgery.cross_entropy import IGNORED
 from surgery.model import HybridLM
 from surgery.problems import Problems
 
@@ -42,6 +46,7 @@ class TrainSettings:
     eval_tokens: int = 65536
     eval_at: tuple[float, ...] = (1.0,)  # shares of the budget at which held-out loss is taken
     order_seed: int = 0  # data order: the same for all architectures of a study
+    compile: str = "off"  # blocks: off, auto, max
 
     @property
     def steps(self) -> int:
@@ -213,7 +218,9 @@ class _Run:
 
     def train_step(self, step: int, indices: np.ndarray) -> None:
         self.step = step
-        rows = torch.from_numpy(self.data.batch(indices, self.settings.seq_len)).to(self.device)
+        mark("storage")
+        rows = to_device(self.data.batch(indices, self.settings.seq_len), self.device)
+        mark("data")
         self.descent.step(step, rows[:, :-1], rows[:, 1:])
 
     def log(self, step: int) -> Progress:
@@ -276,25 +283,69 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 class Descent:
-    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read."""
+    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read.
+
+    `sequences`: of a batch that are worked on together. None until memory runs out; then they are halved as
+    often as it takes, and stay so.
+    """
 
     def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
         self.model, self.settings, self.device = model, settings, device
+        if pays(settings.compile, device, settings.tokens):
+            model.run_block = compiled_blocks(settings.compile)
         self.optimizer = make_optimizer(model, settings, device)
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
+        self.sequences: int | None = None
+        mark("build")
 
     def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
-        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1."""
+        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1.
+
+        Raises:
+            TrainingFailed: not even a single sequence fits into memory.
+        """
         self.lr = self.settings.lr * schedule(number, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["scale"]
-        with autocast(self.device):
-            self.loss, self.auxiliary = self.model.loss(inputs, targets)
-        total: Tensor = self.loss + self.auxiliary
-        total.backward()
+        self.loss, self.auxiliary = self._gradients(inputs, targets)
         self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        mark("optimizer")
+
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the gradients of a batch into place: (loss, auxiliary terms)."""
+        before = random_state(self.device)
+        while True:
+            try:
+                return self._accumulate(inputs, targets)
+            except torch.OutOfMemoryError as error:
+                if self.sequences == 1 or len(inputs) == 1:
+                    raise TrainingFailed(f"a single sequence does not fit into memory: {error}") from None
+            # after `except`, since the error holds on to all that the step had made
+            self.sequences = min(self.sequences or len(inputs), len(inputs)) // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            set_random_state(before, self.device)
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over all tokens that count, whatever the pieces; auxiliary terms, which are means over
+        tokens, weigh by sequences. (Only the floor of `kl: free_bits` is of a piece's mean, not the batch's.)
+        """
+        counted = (targets != IGNORED).sum()
+        size = self.sequences or len(inputs)
+        losses, terms = [], []
+        for tokens, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+            with autocast(self.device):
+                loss, auxiliary = self.model.loss(tokens, wanted, reduction="sum")
+            loss, auxiliary = loss / counted, auxiliary * (len(tokens) / len(inputs))
+            mark("forward")
+            (loss + auxiliary).backward()
+            mark("backward")
+            losses.append(loss.detach())
+            terms.append(auxiliary.detach())
+        return torch.stack(losses).sum(), torch.stack(terms).sum()
 
     def check(self, number: int) -> tuple[float, float]:
         """(loss, gradient norm) of the last step.

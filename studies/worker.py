@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from types import FrameType
@@ -22,6 +22,7 @@ from search_spaces import SearchSpace
 from studies.data import TokenData, open_or_prepare
 from studies.devices import describe, pick_device
 from studies.leases import Lease
+from studies.phases import mark
 from studies.probes import train_probe
 from studies.records import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, TrialRecord
 from studies.samplers import derive_seed
@@ -68,12 +69,15 @@ def work(
     torch.set_num_threads(study.settings.threads)
     data = open_data(study)
     check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
+    mark("open")
     with mendable(study.folder), Lease(study.workers_folder) as lease, _stop_on_signals() as stop:
         worker = _Worker(study, data, place, lease, stop, log)
         while not stop():
             assignment = take_next(study, lease.worker, target, stop)
+            mark("take")
             if isinstance(assignment, Assignment):
                 worker.run(assignment)
+                mark("storage")
             elif not assignment.wait:
                 return assignment.reason
             else:
@@ -149,7 +153,8 @@ class _Worker:
     ) -> None:
         self.study, self.data, self.device, self.lease, self.stop = study, data, device, lease, stop
         self.log = log
-        self.settings = train_settings(study.space, study.settings.seed)
+        proxy = train_settings(study.space, study.settings.seed)
+        self.settings = replace(proxy, compile=study.settings.compile)
         self.failures = 0
         self.last_beat = time.monotonic()
 
@@ -241,9 +246,12 @@ class _Worker:
                 if name not in scores:
                     scores[name] = train_probe(architecture, probe, seed, self.device, should_stop, on_step)
                 before += probe.tokens
+            mark("storage")
             torch.manual_seed(seed)
+            model = HybridLM(architecture)
+            mark("build")
             result = train(
-                HybridLM(architecture),
+                model,
                 self.data,
                 self.settings,
                 seed=seed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,6 +61,7 @@ class Context:
     losses: list[Tensor] = field(default_factory=list)
     cache: DecodeCache | None = None
     slot: tuple[int, int] = (0, 0)
+    _drawn: Bool[Tensor, "b 1 t s"] | None = None
 
     @property
     def state(self) -> State | None:
@@ -72,13 +72,18 @@ class Context:
         if self.cache is not None:
             self.cache.states[self.slot] = state
 
-    @cached_property
+    @property
     def mask(self) -> Bool[Tensor, "b 1 t s"] | None:
         """True where a query may look: not ahead, not at padding; padding itself sees itself, so that no row
-        is empty. None: plain causal, or one new token that sees all. Drawn only when a mixer asks."""
-        batch, length, _ = self.rotary[0].shape
-        if self.padding is None and (length == 1 or not self.seen):
+        is empty. None: plain causal, or one new token that sees all. Drawn when a mixer first asks."""
+        if self.padding is None and (self.rotary[0].shape[1] == 1 or not self.seen):
             return None
+        if self._drawn is None:
+            self._drawn = self._draw()
+        return self._drawn
+
+    def _draw(self) -> Bool[Tensor, "b 1 t s"]:
+        batch, length, _ = self.rotary[0].shape
         device = self.rotary[0].device
         total = self.seen + length
         rows = torch.arange(self.seen, total, device=device)[:, None]

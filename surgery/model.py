@@ -6,6 +6,7 @@ Shapes in comments: b batch, t tokens, s tokens seen including the cached ones, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -16,11 +17,12 @@ from torch.nn import functional as F
 from surgery.architecture import Architecture, Layer
 from surgery.backbone import Backbone
 from surgery.context import Context, DecodeCache
+from surgery.cross_entropy import linear_cross_entropy
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
-from surgery.rotary import rotary_tables
+from surgery.rotary import RotaryTables, rotary_tables
 
 
 class SwiGLU(nn.Module):
@@ -66,6 +68,8 @@ class HybridLM(nn.Module):
         super().__init__()
         backbone = architecture.backbone
         self.architecture = architecture
+        self.rotary = RotaryTables(backbone)
+        self.run_block: Callable[[nn.Module, Tensor, Context], Tensor] = _run  # or `CompiledBlocks`
         self.embed = nn.Embedding(backbone.vocab_size, backbone.dim)
         self.layers = nn.ModuleList(Block(backbone, layer) for layer in architecture.layers)
         self.norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
@@ -118,7 +122,7 @@ class HybridLM(nn.Module):
             context.window = self.architecture.window(turn)
             for index, block in enumerate(self.layers):
                 context.slot = (index, turn)
-                h = block(h, context)
+                h = self.run_block(block, h, context)
             if self.loop_gate is not None:
                 h = h + self.loop_gate[turn] * entry
         if cache is not None:
@@ -126,13 +130,13 @@ class HybridLM(nn.Module):
         return cast(Tensor, self.norm(h))
 
     def loss(
-        self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"]
+        self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"], *, reduction: str = "mean"
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """(cross-entropy in nats a token, sum of weighted auxiliary terms)."""
+        """(cross-entropy in nats, sum of weighted auxiliary terms). `reduction`: `mean` over the tokens whose
+        target is not -100, or `sum`."""
         auxiliary: list[Tensor] = []
         hidden = self(tokens, losses=auxiliary)
-        logits = self.head(hidden)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss = linear_cross_entropy(hidden, self.head.weight, targets, reduction=reduction)
         return loss, torch.stack(auxiliary).sum() if auxiliary else loss.new_zeros(())
 
     def _context(
@@ -146,14 +150,20 @@ class HybridLM(nn.Module):
         seen = cache.length if cache is not None else 0
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None  # no padding: the fast causal path
-        if positions is None:
-            if attention_mask is not None:
-                positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-            else:
-                positions = torch.arange(seen, seen + length, device=h.device)[None]
-        rotary = rotary_tables(self.architecture.backbone, positions)
+        if positions is not None:
+            rotary = rotary_tables(self.architecture.backbone, positions)
+        elif attention_mask is not None:
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+            rotary = rotary_tables(self.architecture.backbone, positions)
+        else:
+            rotary = self.rotary(seen, seen + length, h.device)
         padding = attention_mask.bool() if attention_mask is not None else None
         return Context(rotary, seen, padding, cache=cache)
+
+
+def _run(block: nn.Module, h: Tensor, context: Context) -> Tensor:
+    y: Tensor = block(h, context)
+    return y
 
 
 def _projection(layer: Layer, name: str) -> nn.Module:

@@ -23,6 +23,28 @@ def rotary_tables(
     return angles.cos() * scale, angles.sin() * scale
 
 
+class RotaryTables:
+    """cos and sin of the positions from 0 on, made once a device and kept; longer ones when they are asked
+    for. On CUDA they would else cost a copy from the host every forward pass, which it would wait for."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._kept: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(
+        self, start: int, stop: int, device: torch.device
+    ) -> tuple[Float[Tensor, "1 t h"], Float[Tensor, "1 t h"]]:
+        """Of the positions [start, stop)."""
+        kept = self._kept.get(device)
+        if kept is None or kept[0].shape[1] < stop:
+            length = stop if start == 0 else 2 * stop  # decoding asks for one more every time
+            # tensors made in inference mode could never be used in training
+            with torch.inference_mode(False), torch.no_grad():
+                kept = rotary_tables(self.backbone, torch.arange(length, device=device)[None])
+            self._kept[device] = kept
+        return kept[0][:, start:stop], kept[1][:, start:stop]
+
+
 def rotate(
     x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
 ) -> Float[Tensor, "b heads t h"]:

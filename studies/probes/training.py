@@ -12,7 +12,7 @@ from search_spaces.probe import Probe
 from search_spaces.recall import Recall
 from search_spaces.state import State
 from studies.curve import Stopwatch, log_steps
-from studies.devices import autocast
+from studies.devices import autocast, to_device
 from studies.probes import recall, state
 from studies.probes.task import UNSCORED, Tokens
 from studies.training import Descent, Interrupted, Progress, TrainingFailed, TrainSettings
@@ -114,4 +114,4 @@ def _tensors(
     settings: Probe, count: int, generator: np.random.Generator, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = sequences(settings, count, generator)
-    return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+    return to_device(inputs, device), to_device(targets, device)

@@ -1,15 +1,23 @@
-"""`nas bench`: every mixer timed, and costs that are those computed."""
+"""`nas bench`: everything asked for is timed, and costs are those computed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import Result
 
+from studies.benches.bare import BareModel
+from studies.benches.trial import PHASES
+from surgery.architecture import Architecture
 from surgery.costs import cost
+from surgery.model import HybridLM
 from tests.models import architecture
+
+from .conftest import MICRO
 
 Nas = Callable[..., Result]
 
@@ -49,3 +57,83 @@ def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
     result = nas("bench", "mixers", *arguments)
     assert result.exit_code == 2
     assert told in str(result.exception) + result.stderr
+
+
+def test_models_side_by_side(nas: Nas, architecture_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "micro.yaml").write_text(MICRO)
+    result = nas(
+        "bench", "model", str(architecture_file), "dense", "gka-hybrid-matched", "--space",
+        str(tmp_path / "micro.yaml"), "--rounds", "2", "--steps", "1", "--json",
+    )  # fmt: skip
+    found = json.loads(result.stdout)
+    assert (found["seq_len"], found["batch_tokens"]) == (32, 256)  # the space's
+    names = [item["name"] for item in found["timings"]]
+    assert names == [str(architecture_file), "dense", "gka-hybrid-matched", "bare loop"]
+    for item in found["timings"]:
+        assert item["tokens_per_s"] == pytest.approx(256_000 / item["step_ms"])
+        assert min(item["forward_ms"], item["backward_ms"], item["optimizer_ms"]) > 0
+    assert found["timings"][0]["params"] == cost(Architecture.from_yaml(architecture_file), "params")
+
+
+def test_models_as_a_table(nas: Nas, architecture_file: Path) -> None:
+    result = nas(
+        "bench", "model", str(architecture_file), "--seq-len", "16", "--batch-tokens", "32", "--rounds", "1",
+        "--steps", "1", "--no-bare", "--threads", str(torch.get_num_threads()),
+    )  # fmt: skip
+    assert "1.00×" in result.stdout
+    assert "bare loop" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dense",), "give --space"),
+        (("densee", "--space", "tiny"), 'did you mean "dense"'),
+        (("none.yaml",), "neither a file nor a baseline"),
+    ],
+)
+def test_models_that_are_none(nas: Nas, arguments: tuple[str, ...], told: str) -> None:
+    result = nas("bench", "model", *arguments)
+    assert result.exit_code == 2
+    assert told in str(result.exception)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_bare_loop_is_the_dense_model(tied: bool) -> None:
+    """As many parameters and, given its weights, the same logits: nothing is left out to look fast."""
+    torch.manual_seed(0)
+    ours = HybridLM(architecture(tie_embeddings=tied)).eval()
+    sizes = ours.architecture.backbone
+    bare = BareModel(sizes, 9)
+    assert sum(p.numel() for p in bare.parameters()) == cost(ours.architecture, "params")
+    state = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("layers")}
+    for index, block in enumerate(ours.layers):
+        mixer, ffn, to = block.mixer, block.ffn, f"blocks.{index}"
+        state[f"{to}.norms.0.weight"], state[f"{to}.norms.1.weight"] = (
+            block.mixer_norm.weight, block.ffn_norm.weight,
+        )  # fmt: skip
+        state[f"{to}.qkv.weight"] = torch.cat([mixer.q.weight, mixer.k.weight, mixer.v.weight])
+        state[f"{to}.gate_up.weight"] = torch.cat([ffn.gate.weight, ffn.up.weight])
+        state[f"{to}.o.weight"], state[f"{to}.down.weight"] = mixer.o.weight, ffn.down.weight
+    bare.load_state_dict(state)
+    tokens = torch.randint(37, (2, 9))
+    torch.testing.assert_close(bare(tokens), ours.head(ours(tokens)), rtol=1e-4, atol=1e-5)
+
+
+def test_where_a_trial_goes(nas: Nas, tmp_path: Path) -> None:
+    (tmp_path / "micro.yaml").write_text(MICRO)
+    result = nas("bench", "trial", str(tmp_path / "micro.yaml"), "--baseline", "lt2-looped", "--json")
+    first, second, other = json.loads(result.stdout)["trials"]
+    assert first["val_loss"] == second["val_loss"] == other["val_loss"]  # one seed, whatever the process
+    assert second["seconds"]["start"] == 0 < min(first["seconds"]["start"], other["seconds"]["start"])
+    for item in (first, second, other):
+        assert set(item["seconds"]) == set(PHASES)
+        assert item["total"] == pytest.approx(sum(item["seconds"].values()))
+        assert 0 < item["first_step_s"] < item["total"]
+        assert 0 < item["overhead"] < 1
+
+
+def test_a_trial_of_no_baseline(nas: Nas) -> None:
+    result = nas("bench", "trial", "tiny", "--baseline", "gka")
+    assert result.exit_code == 2
+    assert "is not a baseline of the space" in str(result.exception)

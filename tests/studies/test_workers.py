@@ -20,6 +20,7 @@ from studies.leases import statuses
 from studies.records import TrialRecord
 from studies.study import Study
 from studies.supervisor import GRACE_SECONDS, Snapshot, Supervisor
+from studies.supervisor import _spread as spread
 from studies.training import train
 from studies.worker import train_settings, work
 from surgery.model import HybridLM
@@ -203,3 +204,19 @@ def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
     work(study, target=5, device="cpu", log=lambda line: None)
     assert outcome(study) == outcome(whole)
     assert outcome(whole)[: len(done)] == done
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "places"),
+    [
+        ("cuda:0", 2, ["cuda:0"] * 4),  # several workers on one device
+        ("auto", 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        ("auto", 0, ["auto"] * 4),
+        ("cpu", 2, ["cpu"] * 4),
+    ],
+)
+def test_workers_on_devices(
+    device: str, gpus: int, places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert [spread(device, index) for index in range(4)] == places

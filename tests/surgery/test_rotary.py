@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from surgery.rotary import rotary_tables, rotate
+from surgery.rotary import RotaryTables, rotary_tables, rotate
+from tests.models import architecture
 from tests.strategies import ROPE_SCALINGS, read_backbone
 
 
@@ -78,3 +79,17 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
     torch.testing.assert_close(at(q, 0), q)
     near, far = ((at(q, p + 5) * at(k, p)).sum() for p in (0, 400))
     torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spans", [[(0, 7), (0, 7)], [(0, 5), (5, 6), (6, 7), (7, 20)], [(3, 9), (0, 30)]])
+def test_kept_tables_are_those_of_the_positions(spans: list[tuple[int, int]]) -> None:
+    backbone = architecture().backbone
+    tables = RotaryTables(backbone)
+    with torch.inference_mode():
+        for start, stop in spans:
+            wanted = rotary_tables(backbone, torch.arange(start, stop)[None])
+            for ours, theirs in zip(tables(start, stop, torch.device("cpu")), wanted, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+    kept = tables(0, 4, torch.device("cpu"))
+    assert not kept[0].is_inference()  # made while only reading, used in training
+    assert kept[0].data_ptr() == tables(0, 3, torch.device("cpu"))[0].data_ptr()

@@ -3,6 +3,9 @@ as kernels for CUDA."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,12 +18,19 @@ from surgery.mixers.gdn.short_conv_triton import ShortConv, fits_short_conv
 from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
 
 
+@torch._disable_dynamo  # torch.compiler.disable would import the compiler here and now
+def _uncompiled(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """Kernels of our own, between whose calls a compiled block is cut. Whether Dynamo traces them whole is to be
+    tried on CUDA."""
+    return kernel(*arguments)
+
+
 def short_conv(
     x: Float[Tensor, "b past+t channels"], weight: Float[Tensor, "channels 1 width"], past: int
 ) -> Float[Tensor, "b t channels"]:
     """silu of each channel's causal convolution; before the `past` tokens that go first are zeros."""
     if fits_short_conv(x):
-        out: Tensor = ShortConv.apply(x, weight, past)
+        out: Tensor = _uncompiled(ShortConv.apply, x, weight, past)
         return out
     return short_conv_plainly(x, weight, past)
 
@@ -49,7 +59,7 @@ def mix(
         shape = (qkv.shape[0], sizes.heads, sizes.key, sizes.value)
         state = torch.zeros(shape, dtype=beta.dtype, device=qkv.device)
     if qkv.shape[1] > STEPWISE and fits_delta(qkv, sizes):
-        found: tuple[Tensor, Tensor] = FusedDelta.apply(qkv, g, beta, state, sizes)
+        found: tuple[Tensor, Tensor] = _uncompiled(FusedDelta.apply, qkv, g, beta, state, sizes)
         return found
     return mix_plainly(qkv, g, beta, state, sizes)
 
@@ -76,7 +86,7 @@ def gated_norm(
 ) -> Float[Tensor, "b t h*v"]:
     """RMSNorm of each head's output, times silu of the gate where there is one."""
     if gate is not None and fits_gated_norm(y):
-        out: Tensor = GatedNorm.apply(y, gate, weight, eps)
+        out: Tensor = _uncompiled(GatedNorm.apply, y, gate, weight, eps)
         return out.flatten(2)
     return gated_norm_plainly(y, gate, weight, eps)
 

@@ -19,6 +19,10 @@ _SHAPE = re.compile(r"(\d+):(\d+)x(\d+)")
 TOKENS = {"cuda": 32768, "cpu": 2048}  # where none are asked for
 
 
+def add_to(bench: typer.Typer) -> None:
+    bench.command("ops")(ops)
+
+
 def ops(
     shapes: Annotated[
         str | None,

@@ -6,14 +6,13 @@ of them; reported are the median and the spread over the rounds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from statistics import median
 from typing import Any
 
 import torch
 
+from studies.benches.timing import summary, timed
 from studies.devices import autocast
 from surgery.architecture import Architecture
 from surgery.context import Context, DecodeCache
@@ -69,18 +68,26 @@ def measure(
                 if on_timing is not None:
                     on_timing(letter, length)
                 step = _train_step(plan, model, batch, length, device)
-                seconds = [_timed(step, device)] + (
+                seconds = [timed(step, device)] + (
                     [_decode(plan, model, length, device)] if plan.decode else []
                 )
                 if turn:  # the first round warms up
                     trained[letter].append(seconds[0])
                     decoded[letter] += seconds[1:]
         for letter, model in models.items():
-            train, train_spread = _summary(trained[letter])
-            token_ms, token_spread = _summary(decoded[letter]) if plan.decode else (None, None)
-            size = cost(model.architecture, f"cache_bytes@{length}")
-            speed = 1000 * batch * length / train
-            yield Timing(letter, length, batch, train, train_spread, speed, token_ms, token_spread, size)
+            train = summary(trained[letter])
+            token = summary(decoded[letter]) if plan.decode else None
+            yield Timing(
+                mixer=letter,
+                length=length,
+                batch=batch,
+                train_ms=train.ms,
+                train_spread=train.spread,
+                tokens_per_s=1000 * batch * length / train.ms,
+                decode_ms=token.ms if token is not None else None,
+                decode_spread=token.spread if token is not None else None,
+                cache_bytes=cost(model.architecture, f"cache_bytes@{length}"),
+            )
 
 
 def _model(plan: Plan, letter: str, device: torch.device) -> HybridLM:
@@ -143,23 +150,4 @@ def _decode(plan: Plan, model: HybridLM, length: int, device: torch.device) -> f
         for _ in range(DECODED):
             feed(1)
 
-    return _timed(tokens, device) / DECODED
-
-
-def _timed(work: Callable[[], None], device: torch.device) -> float:
-    _wait(device)
-    started = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _summary(seconds: list[float]) -> tuple[float, float]:
-    """(median in milliseconds, spread)."""
-    middle = median(seconds)
-    return 1000 * middle, (max(seconds) - min(seconds)) / middle
+    return timed(tokens, device) / DECODED

@@ -1,0 +1,1 @@
+"""The benchmarks of `nas bench`, one file each."""

@@ -1,0 +1,73 @@
+"""`nas bench trial`: where the seconds of a search's trial go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from nas_cli.options import CompileOption, DeviceOption, JsonOption
+from nas_cli.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.benches.trial import TrialTiming
+
+
+def add_to(bench: typer.Typer) -> None:
+    bench.command("trial")(trial)
+
+
+def trial(
+    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="What is trained: one of the space's baselines; its first if left out.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the worker.")] = 1,
+    compile: CompileOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a trial as a search would, three times: first in a process, second in it, and in a new one."""
+    from search_spaces import load_space
+    from studies.compiling import check_compile
+    from studies.devices import describe, pick_device
+
+    chosen = load_space(space)
+    place = pick_device(device)
+    check_compile(compile, place)
+    from studies.benches.trial import TrialPlan, measure_trials
+
+    plan = TrialPlan(chosen, baseline, device, compile, threads)
+    with console.status("measuring") as status:
+        timings = measure_trials(plan, status.update)
+    about = {**describe(place), "threads": str(threads)}
+    if as_json:
+        print_json({"machine": about, "compile": compile, "trials": [item.to_dict() for item in timings]})
+        return
+    console.print(
+        f"{baseline or chosen.baseline_names[0]} of {chosen.name}, {chosen.proxy.tokens:,} tokens, compile "
+        f"{compile}, {about['device']}, {threads} threads, torch {about['torch']}\n"
+    )
+    console.print(_table(timings))
+
+
+def _table(timings: list[TrialTiming]) -> Table:
+    from studies.benches.trial import PHASES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("seconds", no_wrap=True)
+    for name in ("first trial", "second, same process", "in a new process"):
+        table.add_column(name, justify="right")
+        table.add_column("", justify="right")
+    for phase in PHASES:
+        cells = [(item.seconds[phase], item.seconds[phase] / item.total) for item in timings]
+        table.add_row(phase, *(text for value, share in cells for text in (f"{value:.2f}", f"{share:.1%}")))
+    table.add_section()
+    table.add_row("all", *(text for item in timings for text in (f"{item.total:.2f}", "")))
+    overhead = (text for item in timings for text in ("", f"{item.overhead:.1%}"))
+    table.add_row("neither training nor evaluation", *overhead)
+    table.add_row(
+        "to the first step's end", *(text for item in timings for text in (f"{item.first_step_s:.2f}", ""))
+    )
+    return table

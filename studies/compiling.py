@@ -1,0 +1,55 @@
+"""Whether and how a run compiles its blocks, and where the machine keeps the code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+
+from studies.data.request import data_home
+from surgery.compiled import CompiledBlocks
+from surgery.problems import Problem, UserError, nearest
+
+Compile = Literal["off", "auto", "max"]
+
+# Tokens of a run on CUDA from which `auto` compiles. By arithmetic, TO BE MEASURED: with 4 kinds of blocks at
+# about 8 s each where the cache is cold, and 0.5 us a token gained.
+CUDA_TOKENS = 50_000_000
+
+
+def pays(compile: str, device: torch.device, tokens: int) -> bool:
+    """Whether a run of so many tokens compiles.
+
+    On a CPU `auto` never does: a training step of `tiny` became 3 to 5 % faster, and each kind of block cost
+    25 to 40 s once (one core, torch 2.13), the time of 500 steps. (Most of a step are matrix products that
+    run at 95 % of the core's peak either way.)
+    """
+    if compile == "auto":
+        return device.type == "cuda" and tokens >= CUDA_TOKENS
+    return compile == "max"
+
+
+def check_compile(compile: str, device: torch.device) -> None:
+    """Raises:
+    UserError: not a way to compile, or no compiler here.
+    """
+    if compile not in get_args(Compile):
+        rule = f"must be one of {', '.join(get_args(Compile))}"
+        raise UserError(
+            "can't compile", [Problem("compile", compile, rule, nearest(compile, get_args(Compile)))]
+        )
+    compiler = os.environ.get("CXX", "g++")
+    if compile == "max" and device.type == "cpu" and shutil.which(compiler) is None:
+        rule = f"needs the C++ compiler {compiler}, which is not here"
+        raise UserError("can't compile", [Problem("compile", compile, rule, "install it, or set CXX")])
+
+
+@cache
+def compiled_blocks(compile: str) -> CompiledBlocks:
+    """One for all runs of this process, so that trials share code. Later processes find it in a folder of the
+    user's cache; torch's own default, below /tmp, does not outlive the machine's next start."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(data_home().parent / "compiled"))
+    return CompiledBlocks("max-autotune-no-cudagraphs" if compile == "max" else None)

@@ -1,0 +1,66 @@
+"""When a run compiles, where its code is kept, and that a study keeps to its way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from studies import compiling
+from studies.compiling import CUDA_TOKENS, check_compile, compiled_blocks, pays
+from studies.study import Study, StudySettings
+from studies.training import Descent, TrainSettings
+from surgery.model import HybridLM
+from surgery.problems import UserError
+from tests.models import architecture
+
+from .conftest import SPACE
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("compile", "device", "tokens", "does"),
+    [
+        ("auto", CPU, 10**12, False), ("auto", CUDA, CUDA_TOKENS - 1, False),
+        ("auto", CUDA, CUDA_TOKENS, True), ("max", CPU, 1, True), ("max", CUDA, 1, True), ("off", CUDA, 10**12, False),
+    ],
+)  # fmt: skip
+def test_when_it_pays(compile: str, device: torch.device, tokens: int, does: bool) -> None:
+    assert pays(compile, device, tokens) is does
+
+
+def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("NAS_HOME", str(tmp_path))
+    compiled_blocks.cache_clear()
+    settings = TrainSettings(tokens=100, seq_len=10, batch_tokens=20)
+    models = [HybridLM(architecture()) for _ in range(3)]
+    for model, compile in zip(models, ("max", "max", "off"), strict=True):
+        Descent(model, replace(settings, compile=compile), CPU)
+    assert models[0].run_block is models[1].run_block is compiled_blocks("max")
+    assert models[2].run_block is not models[0].run_block
+    assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
+    compiled_blocks.cache_clear()
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    check_compile("auto", CPU)
+    with pytest.raises(UserError, match="needs the C\\+\\+ compiler no-such-compiler"):
+        check_compile("max", CPU)
+    with pytest.raises(UserError, match="must be one of off, auto, max"):
+        check_compile("of", CPU)
+
+
+def test_a_study_keeps_to_its_way(tmp_path: Path) -> None:
+    from search_spaces import parse_space
+
+    space = parse_space(SPACE)
+    Study.create("one", space, StudySettings(compile="off"), tmp_path)
+    assert Study.open("one", tmp_path).settings.compile == "off"
+    with pytest.raises(UserError, match="off -> max"):
+        Study.create_or_resume("one", space, StudySettings(compile="max"), tmp_path)
