@@ -29,7 +29,12 @@ def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Object
 
 
 def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:
-    """The point nearest to the ideal corner after each objective is scaled to [0, 1] over `points`.
+    """The point nearest to the ideal corner after each objective is scaled to [0, 1] over `points`."""
+    return int(np.argmin((scaled(points, objectives) ** 2).sum(axis=1)))
+
+
+def scaled(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """(points, objectives) from 0, the best of all, to 1, the worst.
 
     Costs that span orders of magnitude are compared by their logarithm, so that halving counts the same
     everywhere.
@@ -41,8 +46,7 @@ def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective
             sign = 1 if objective.direction == "min" else -1
             losses[:, column] = sign * np.log(values)
     span = np.ptp(losses, axis=0)
-    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1)
-    return int(np.argmin((scaled**2).sum(axis=1)))
+    return np.asarray((losses - losses.min(axis=0)) / np.where(span > 0, span, 1))
 
 
 def _losses(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:

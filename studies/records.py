@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,9 @@ from surgery.architecture import Architecture
 ARCHITECTURE, LINE, HASH = "architecture", "line", "hash"
 BASELINE, WORKER, SEEDS, REASON, DUPLICATE = "baseline", "worker", "seeds", "reason", "duplicate_of"
 METRICS, ENVIRONMENT, SECONDS = "metrics", "environment", "seconds"
+SUGGESTED_BY = "suggested_by"  # baseline, random (also while a sampler starts up) or the sampler's name
+RANDOM = "random"
+TOKENS = "tokens"  # trained on, where that is not the whole proxy
 DEATHS = "deaths"  # workers that were killed while they had the trial
 
 DONE, FAILED, RUNNING, WAITING = "done", "failed", "running", "waiting"
@@ -41,6 +45,9 @@ class TrialRecord:
     seeds: tuple[int, ...]
     environment: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
+    suggested_by: str = ""
+    tokens: int | None = None
+    ended: datetime | None = None
 
     @classmethod
     def read(cls, trial: FrozenTrial) -> TrialRecord:
@@ -61,6 +68,9 @@ class TrialRecord:
             seeds=tuple(attrs.get(SEEDS, ())),
             environment=attrs.get(ENVIRONMENT, {}),
             params=trial.params,
+            suggested_by=attrs.get(SUGGESTED_BY, ""),
+            tokens=attrs.get(TOKENS),
+            ended=trial.datetime_complete,
         )
 
     @property
@@ -85,6 +95,7 @@ class TrialRecord:
             "architecture": self.line,
             "hash": self.hash,
             "baseline": self.baseline,
+            "suggested_by": self.suggested_by,
             "feasible": self.feasible,
             "metrics": self.metrics,
             "params": self.params,

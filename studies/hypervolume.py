@@ -1,0 +1,156 @@
+"""How much of the objectives' space a study's front dominates, as it grows over tokens and time.
+
+Objectives are scaled to [0, 1] over the finished trials, costs that span orders of magnitude by their
+logarithm (`studies.front.scaled`), and the reference point lies at REFERENCE in each, a little beyond the
+worst, so that extreme points count (Ishibuchi et al. 2018). The volume is given as a share of the whole box:
+1 would be a point that is best in everything. Shares of one study compare with each other, not with those of
+another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna._hypervolume import compute_hypervolume
+
+from search_spaces.objectives import Objective
+from search_spaces.proxy import Proxy
+from studies.front import scaled
+from studies.records import DONE, RANDOM, TrialRecord
+from studies.samplers import derive_seed
+
+Array = NDArray[np.float64]
+
+REFERENCE = 1.1
+ORDERS = 200  # of the random trials, for the random line
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A trial that used up training, in the order in which they ended.
+
+    Attributes:
+        tokens: that it was trained on.
+        seconds: that it took its worker.
+        point: scaled objectives, (objectives,); None when it has no result or a baseline breaks a constraint.
+    """
+
+    record: TrialRecord
+    tokens: int
+    seconds: float
+    point: Array | None
+
+
+def spent(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> list[Spent]:
+    """Every trial that was trained, failed and stopped ones too: they cost tokens as well."""
+    used = [record for record in records if record.trained or record.tokens]
+    used.sort(key=lambda record: (record.ended or datetime.max, record.number))
+    finished = [record for record in used if record.state == DONE and record.values is not None]
+    points: dict[int, Array] = {}
+    if finished:
+        table = scaled([record.values for record in finished if record.values], objectives)
+        points = {record.number: row for record, row in zip(finished, table, strict=True) if record.feasible}
+    whole = proxy.steps * proxy.batch_tokens * proxy.seeds
+    whole += proxy.seeds * sum(probe.tokens for probe in proxy.probes.values())
+    return [
+        Spent(
+            record,
+            record.tokens if record.tokens is not None else whole,
+            record.seconds,
+            points.get(record.number),
+        )
+        for record in used
+    ]
+
+
+def volume(points: Sequence[Array | None]) -> float:
+    """The share of the box up to the reference point that these points dominate."""
+    there = [point for point in points if point is not None]
+    if not there:
+        return 0.0
+    table = np.stack(there)
+    reference = np.full(table.shape[1], REFERENCE)
+    return float(compute_hypervolume(table, reference) / REFERENCE ** table.shape[1])
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Shares dominated after each trained trial, and what random search alone does with as much.
+
+    Attributes:
+        numbers: of the trials, in the order in which they ended.
+        tokens, seconds: spent until then, over all workers.
+        volumes: of all trials so far.
+        random_tokens: after 1, 2, ... random trials, at their mean cost.
+        random_volumes: (3, random trials): mean, 5 % and 95 % over random orders of the study's own random
+            trials. It ends with them: what more of them would have found nobody knows.
+    """
+
+    numbers: tuple[int, ...]
+    tokens: Array
+    seconds: Array
+    volumes: Array
+    random_tokens: Array
+    random_seconds: Array
+    random_volumes: Array
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "trials": list(self.numbers),
+            "tokens": [int(item) for item in self.tokens],
+            "seconds": self.seconds.tolist(),
+            "hypervolume": self.volumes.tolist(),
+            "random": {
+                "tokens": self.random_tokens.tolist(),
+                "seconds": self.random_seconds.tolist(),
+                "mean": self.random_volumes[0].tolist(),
+                "low": self.random_volumes[1].tolist(),
+                "high": self.random_volumes[2].tolist(),
+            },
+        }
+
+
+def growth(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> Growth:
+    used = spent(records, objectives, proxy)
+    chance = [item for item in used if item.record.suggested_by == RANDOM]
+    each_tokens = np.mean([item.tokens for item in chance]) if chance else 0.0
+    each_seconds = np.mean([item.seconds for item in chance]) if chance else 0.0
+    counts = np.arange(1.0, len(chance) + 1)
+    return Growth(
+        tuple(item.record.number for item in used),
+        np.cumsum([item.tokens for item in used], dtype=float),
+        np.cumsum([item.seconds for item in used], dtype=float),
+        running_volumes([item.point for item in used]),
+        counts * each_tokens,
+        counts * each_seconds,
+        _random_line([item.point for item in chance]),
+    )
+
+
+def running_volumes(points: Sequence[Array | None]) -> Array:
+    """(points,): the volume of the first, of the first two, and so on; a dominated point adds nothing."""
+    front: list[Array] = []
+    found: list[float] = []
+    for point in points:
+        if point is not None and not any((other <= point).all() for other in front):
+            front = [other for other in front if not (point <= other).all()] + [point]
+            found.append(volume(front))
+        else:
+            found.append(found[-1] if found else 0.0)
+    return np.array(found)
+
+
+def _random_line(points: Sequence[Array | None]) -> Array:
+    """(3, points): mean, 5 % and 95 % of the volume of 1, 2, ... of the points, drawn without replacement."""
+    if not points:
+        return np.zeros((3, 0))
+    rng = np.random.default_rng(derive_seed("random line", len(points)))
+    runs = np.array(
+        [running_volumes([points[index] for index in rng.permutation(len(points))]) for _ in range(ORDERS)]
+    )
+    return np.stack([runs.mean(axis=0), *np.quantile(runs, [0.05, 0.95], axis=0)])
