@@ -32,6 +32,7 @@ def front(
     from studies.plots import check_plot_path, plot_front
     from studies.study import Study
     from studies.tabular import write_csv
+    from studies.versus_random import compare
 
     if plot is not None:
         check_plot_path(plot)
@@ -45,6 +46,7 @@ def front(
         write_csv(shown, opened.space.objectives, None if str(csv) == "-" else csv)
         if str(csv) == "-":
             return
+    rivals = compare(records, opened.space.objectives, opened.space.proxy, opened.settings.sampler)
     if as_json:
         objectives = {item.name: item.direction for item in opened.space.objectives}
         print_json({
@@ -52,10 +54,12 @@ def front(
             "objectives": objectives,
             "units": {item.name: item.metric.unit for item in opened.space.objectives},
             "trained": sum(record.trained for record in records),
+            "versus_random": rivals.to_dict(),
             "front": [record.to_dict() for record in shown],
         })  # fmt: skip
         return
     _print(opened.name, shown, every, len(best), sum(record.state == "done" for record in records), opened)
+    console.print(str(rivals))
     for path in (plot, csv):
         if path is not None:
             console.print(f"wrote {path}")

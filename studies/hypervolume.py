@@ -48,7 +48,7 @@ class Spent:
 
 def spent(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> list[Spent]:
     """Every trial that was trained, failed and stopped ones too: they cost tokens as well."""
-    used = [record for record in records if record.trained or record.tokens]
+    used = [record for record in records if record.trained or (record.tokens and record.ended)]
     used.sort(key=lambda record: (record.ended or datetime.max, record.number))
     finished = [record for record in used if record.state == DONE and record.values is not None]
     points: dict[int, Array] = {}

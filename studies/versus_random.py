@@ -28,7 +28,7 @@ from studies.samplers import derive_seed
 LEVEL = 0.05
 FEWEST = 5  # trials of each kind; with fewer no p could count
 DRAWS = 499  # of trials from both groups together
-CHOICES = 100  # of equally many trials of one group, for its mean
+CHOICES = 30  # of equally many trials of one group, for its mean
 ROUNDING = 1e-12
 
 BEATEN, NOT_BEATEN, UNKNOWN = "beaten", "not beaten", "can't tell yet"
@@ -99,11 +99,13 @@ def decide(
         extreme = drawn >= volume(sampled) - ROUNDING
     p = (1 + int(extreme.sum())) / (1 + draws)
     outcome = BEATEN if p <= LEVEL else NOT_BEATEN if p >= 0.5 else UNKNOWN
-    means = [
-        float(np.mean([volume(_some(points, size, rng)) for _ in range(CHOICES)]))
-        for points in (chance, sampled)
-    ]
+    means = [_mean_volume(points, size, rng) for points in (chance, sampled)]
     return Comparison(sampler, outcome, len(chance), len(sampled), p, *means)
+
+
+def _mean_volume(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> float:
+    choices = CHOICES if len(points) > size else 1
+    return float(np.mean([volume(_some(points, size, rng)) for _ in range(choices)]))
 
 
 def _some(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> list[Array | None]:
