@@ -174,7 +174,7 @@ def _understood(study: Study) -> dict[str, Any]:
 def _print_understood(study: Study) -> None:
     found, knobs, gradients = _understand(study)
     print_importances(found)
-    print_dead_knobs(knobs, gradients=gradients)
+    print_dead_knobs(knobs, found.trials, gradients=gradients)
 
 
 def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:

@@ -32,15 +32,10 @@ def print_growth(found: Growth) -> None:
         f"  hypervolume {line} {last:.3f} after {format_count(found.tokens[-1])} tokens, "
         f"{duration(found.seconds[-1])} of training"
     )
-    if len(found.random_tokens):
-        count = len(found.random_tokens)
-        mean, _, _ = found.random_volumes[:, -1]
-        place = next(index for index, volume in enumerate(found.volumes) if volume >= mean - 1e-9)
-        cost, reached = format_count(found.random_tokens[-1]), format_count(found.tokens[place])
-        console.print(
-            f"  [dim]its {count} random trials alone: {mean:.3f} for {cost} tokens; "
-            f"baselines and all, it was there after {reached}[/]"
-        )
+    for name, alone in found.alone.items():
+        count, mean = len(alone.tokens), alone.volumes[0, -1]
+        cost = format_count(alone.tokens[-1])
+        console.print(f"  [dim]its {count} {name} trials alone: {mean:.3f} for {cost} tokens[/]")
 
 
 def sparkline(across: Sequence[float], values: Sequence[float], width: int = SPARK_WIDTH) -> str:
@@ -74,8 +69,8 @@ def print_importances(found: Importances) -> None:
         )  # fmt: skip
     console.print(table)
     console.print(
-        "[dim]p: does the loss depend on the field at all (Kruskal-Wallis, shuffled; one field at a time, "
-        "not corrected for how many there are)[/]"
+        "[dim]p: does the loss depend on the field at all (Kruskal-Wallis, shuffled; each field by itself, "
+        "not corrected for their number)[/]"
     )
 
 
@@ -83,9 +78,15 @@ def _bar(share: float) -> str:
     return f"[green]{'█' * round(share * BAR):<{BAR}}[/] {share:.2f}"
 
 
-def print_dead_knobs(knobs: Sequence[DeadKnob], *, gradients: bool) -> None:
+def print_dead_knobs(knobs: Sequence[DeadKnob], trials: int, *, gradients: bool) -> None:
+    from studies.dead_knobs import FEWEST
+
     console.print("[bold]dead knobs[/]" if knobs else "no dead knob found")
     for knob in knobs:
-        console.print(f"  {escape(str(knob))}")
+        console.print(f"  {escape(str(knob))}", soft_wrap=True)
+    if trials < FEWEST:
+        console.print(
+            f"[dim]{trials} trials are too few to call a field without effect (it takes {FEWEST})[/]"
+        )
     if not gradients:
         console.print("[dim]gradients were not looked at: the study's text is not on this machine[/]")

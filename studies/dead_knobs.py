@@ -2,7 +2,7 @@
 
 CANNOT: another value gives the same model or is known to be idle; it can have no effect.
 ZERO: other values give the same gradient, to the last bit or to rounding, on real text at initialisation.
-NOT_SEEN: among the trials so far the loss does not depend on it, as far as they can tell; it may still.
+NOT_SEEN: the loss of the trials so far does not depend on it, as far as they can tell; it may all the same.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from studies.records import DONE, TrialRecord
 from studies.samplers import derive_seed
 from studies.study import Study
 from surgery.architecture import Architecture
+from surgery.costs import cost
 from surgery.model import HybridLM
 
 CANNOT, ZERO, NOT_SEEN = "cannot have an effect", "zero gradient", "no effect seen"
 
-FEWEST = 20  # trials that have a field, before not seeing an effect is worth a word
+FEWEST = 40  # trials that have a field, before not seeing an effect is worth a word
 SEEN = 0.1  # p above which no effect is seen
 TRIALS, VALUES = 3, 2  # looked at for a gradient, and other values of each
 SEQUENCES = 2  # of the batch
@@ -45,9 +46,8 @@ class DeadKnob:
         return asdict(self)
 
     def __str__(self) -> str:
-        return (
-            f"{self.field}: {self.kind}: {self.evidence}" if self.field else f"{self.kind}: {self.evidence}"
-        )
+        place = f"{self.field}: " if self.field else ""
+        return f"{place}{self.kind}{' ' if self.kind == NOT_SEEN else ': '}{self.evidence}"
 
 
 def dead_knobs(study: Study, found: Importances, data: TokenData | None) -> list[DeadKnob]:
@@ -86,7 +86,10 @@ def _not_seen(field: Field, found: Importances) -> DeadKnob | None:
     if field.p is None or field.p <= SEEN or field.trials < FEWEST:
         return None
     costs = "it changes exact costs" if field.changes_costs else "nor does it change a cost"
-    evidence = f"on {found.loss_name} (p = {field.p:.2g}, n = {field.trials}); {costs}"
+    evidence = (
+        f"on {found.loss_name} (p = {field.p:.2g}, n = {field.trials}; means differ by {field.spread:.3f}, "
+        f"all trials have a standard deviation of {found.loss_spread:.3f}); {costs}"
+    )
     return DeadKnob(field.name, NOT_SEEN, evidence)
 
 
@@ -126,6 +129,8 @@ def gradient_distance(one: Architecture, other: Architecture, data: TokenData, s
 
     None where they have different parameters.
     """
+    if cost(one, "params") != cost(other, "params"):
+        return None
     models = []
     for architecture in (one, other):
         torch.manual_seed(0)

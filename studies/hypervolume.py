@@ -21,13 +21,13 @@ from optuna._hypervolume import compute_hypervolume
 from search_spaces.objectives import Objective
 from search_spaces.proxy import Proxy
 from studies.front import scaled
-from studies.records import DONE, RANDOM, TrialRecord
+from studies.records import BASELINE, DONE, TrialRecord
 from studies.samplers import derive_seed
 
 Array = NDArray[np.float64]
 
 REFERENCE = 1.1
-ORDERS = 200  # of the random trials, for the random line
+ORDERS = 50  # of trials, for what some of them dominate alone
 
 
 @dataclass(frozen=True)
@@ -79,56 +79,71 @@ def volume(points: Sequence[Array | None]) -> float:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """What some trials of a study dominate by themselves, after 1, 2, ... of them at their mean cost.
+
+    It ends with them: what more of them would have found nobody knows.
+
+    Attributes:
+        tokens, seconds: (trials,).
+        volumes: (3, trials): mean, 5 % and 95 % over random orders.
+    """
+
+    tokens: Array
+    seconds: Array
+    volumes: Array
+
+    def to_dict(self) -> dict[str, Any]:
+        mean, low, high = self.volumes.tolist()
+        return {
+            "tokens": self.tokens.tolist(),
+            "seconds": self.seconds.tolist(),
+            "mean": mean,
+            "low": low,
+            "high": high,
+        }
+
+
+@dataclass(frozen=True)
 class Growth:
-    """Shares dominated after each trained trial, and what random search alone does with as much.
+    """Shares dominated after each trained trial.
 
     Attributes:
         numbers: of the trials, in the order in which they ended.
         tokens, seconds: spent until then, over all workers.
         volumes: of all trials so far.
-        random_tokens: after 1, 2, ... random trials, at their mean cost.
-        random_volumes: (3, random trials): mean, 5 % and 95 % over random orders of the study's own random
-            trials. It ends with them: what more of them would have found nobody knows.
+        alone: the random trials by themselves, the random line, and the sampler's, by who suggested them.
     """
 
     numbers: tuple[int, ...]
     tokens: Array
     seconds: Array
     volumes: Array
-    random_tokens: Array
-    random_seconds: Array
-    random_volumes: Array
+    alone: dict[str, Alone]
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "trials": list(self.numbers),
-            "tokens": [int(item) for item in self.tokens],
+            "tokens": self.tokens.tolist(),
             "seconds": self.seconds.tolist(),
             "hypervolume": self.volumes.tolist(),
-            "random": {
-                "tokens": self.random_tokens.tolist(),
-                "seconds": self.random_seconds.tolist(),
-                "mean": self.random_volumes[0].tolist(),
-                "low": self.random_volumes[1].tolist(),
-                "high": self.random_volumes[2].tolist(),
-            },
+            "alone": {name: line.to_dict() for name, line in self.alone.items()},
         }
 
 
 def growth(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> Growth:
     used = spent(records, objectives, proxy)
-    chance = [item for item in used if item.record.suggested_by == RANDOM]
-    each_tokens = np.mean([item.tokens for item in chance]) if chance else 0.0
-    each_seconds = np.mean([item.seconds for item in chance]) if chance else 0.0
-    counts = np.arange(1.0, len(chance) + 1)
+    names = dict.fromkeys(item.record.suggested_by for item in used)
     return Growth(
         tuple(item.record.number for item in used),
         np.cumsum([item.tokens for item in used], dtype=float),
         np.cumsum([item.seconds for item in used], dtype=float),
         running_volumes([item.point for item in used]),
-        counts * each_tokens,
-        counts * each_seconds,
-        _random_line([item.point for item in chance]),
+        {
+            name: _alone([item for item in used if item.record.suggested_by == name])
+            for name in names
+            if name not in (BASELINE, "")
+        },
     )
 
 
@@ -145,12 +160,15 @@ def running_volumes(points: Sequence[Array | None]) -> Array:
     return np.array(found)
 
 
-def _random_line(points: Sequence[Array | None]) -> Array:
-    """(3, points): mean, 5 % and 95 % of the volume of 1, 2, ... of the points, drawn without replacement."""
-    if not points:
-        return np.zeros((3, 0))
-    rng = np.random.default_rng(derive_seed("random line", len(points)))
+def _alone(used: Sequence[Spent]) -> Alone:
+    rng = np.random.default_rng(derive_seed("alone", len(used)))
+    points = [item.point for item in used]
     runs = np.array(
         [running_volumes([points[index] for index in rng.permutation(len(points))]) for _ in range(ORDERS)]
     )
-    return np.stack([runs.mean(axis=0), *np.quantile(runs, [0.05, 0.95], axis=0)])
+    counts = np.arange(1.0, len(used) + 1)
+    return Alone(
+        counts * np.mean([item.tokens for item in used]),
+        counts * np.mean([item.seconds for item in used]),
+        np.stack([runs.mean(axis=0), *np.quantile(runs, [0.05, 0.95], axis=0)]),
+    )

@@ -68,16 +68,25 @@ class Field:
 
 @dataclass(frozen=True)
 class Importances:
-    """Fields by their importance for the front, highest first; `loss_name` is the measured objective."""
+    """Fields by their importance for the front, highest first.
+
+    Attributes:
+        loss_name: the measured objective.
+        loss_spread: its standard deviation over the trials.
+        trials: all that were looked at.
+        best: how many of them importances call the best.
+    """
 
     fields: tuple[Field, ...]
     loss_name: str
+    loss_spread: float
     trials: int
     best: int
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "loss": self.loss_name,
+            "loss_spread": self.loss_spread,
             "trials": self.trials,
             "best": self.best,
             "fields": [field.to_dict() for field in self.fields],
@@ -109,7 +118,8 @@ def importances(study: Study) -> Importances:
         _field(study, name, front[name], loss[name], records, losses, objectives)
         for name in sorted(front, key=lambda name: -front[name])
     ]
-    return Importances(tuple(fields), objectives[column].name, len(records), math.ceil(share * len(records)))
+    best = math.ceil(share * len(records))
+    return Importances(tuple(fields), objectives[column].name, float(losses.std()), len(records), best)
 
 
 def _copy(study: Study, trials: Sequence[FrozenTrial]) -> optuna.Study:

@@ -121,9 +121,9 @@ def test_end_to_end(study: Study, tmp_path: Path) -> None:
         "parameters only",
         "training FLOPs only",
     }
-    for name, start in (("audit.png", b"\x89PNG"), ("audit.html", b"<html")):
+    for name, start in (("audit.png", b"\x89PNG"), ("audit.html", b"<!doctype html>")):
         plot_audit(found, tmp_path / name)
-        assert (tmp_path / name).read_bytes()[:500].lstrip().startswith(start)
+        assert (tmp_path / name).read_bytes().startswith(start)
 
 
 def test_what_is_done_is_kept(study: Study) -> None:

