@@ -122,15 +122,9 @@ def _print(found: Report) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("rank correlation\nwith the long loss of")
-    for head in (
-        "\nSpearman",
-        "\nKendall tau-b",
-        "params partialled\nout: Spearman",
-        "\ntau-b",
-        "\nproxy ahead by",
-    ):
-        table.add_column(head, no_wrap=True)
+    table.add_column("ranks the long loss", no_wrap=True)
+    for head in ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by"):
+        table.add_column(head)
     for row in found.rows:
         name = row.name if row.count == count else f"{row.name} ({row.count})"
         table.add_row(
@@ -138,11 +132,13 @@ def _print(found: Report) -> None:
             *map(_told, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
             _ahead(row.ahead),
         )
-    table.add_row("[dim]random order[/]", f"[dim]0.00 [-{found.chance:.2f}, {found.chance:.2f}\\][/]")
+    table.add_row("[dim]random order[/]", f"[dim]{escape(str(found.chance))}[/]")
     console.print(table)
+    if not math.isnan(found.better_half.value):
+        console.print(f"among the better half by the proxy: Spearman {_told(found.better_half)}")
     console.print(
-        f"among the better half by the proxy: Spearman {_told(found.better_half)}. In brackets: 90 % "
-        "intervals, architectures drawn anew (bootstrap)."
+        "[dim]partial: with parameters partialled out; in brackets: 90 % intervals over architectures drawn "
+        "anew[/]"
     )
     for number, reason in found.failed.items():
         console.print(f"[yellow]#{number} failed when trained longer: {escape(reason)}[/]")
@@ -165,5 +161,4 @@ def _told(estimate: Estimate) -> str:
 def _ahead(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return ""
-    unsure = estimate.low <= 0 <= estimate.high
-    return f"{_told(estimate)}{' can’t tell yet' if unsure else ''}"
+    return "can't tell yet" if estimate.low <= 0 <= estimate.high else _told(estimate)

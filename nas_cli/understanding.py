@@ -33,9 +33,8 @@ def print_growth(found: Growth) -> None:
         f"{duration(found.seconds[-1])} of training"
     )
     for name, alone in found.alone.items():
-        count, mean = len(alone.tokens), alone.volumes[0, -1]
-        cost = format_count(alone.tokens[-1])
-        console.print(f"  [dim]its {count} {name} trials alone: {mean:.3f} for {cost} tokens[/]")
+        mean, cost = alone.volumes[0, -1], format_count(alone.tokens[-1])
+        console.print(f"  [dim]its {alone.trials} {name} trials alone: {mean:.3f} for {cost} tokens[/]")
 
 
 def sparkline(across: Sequence[float], values: Sequence[float], width: int = SPARK_WIDTH) -> str:

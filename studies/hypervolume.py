@@ -27,7 +27,8 @@ from studies.samplers import derive_seed
 Array = NDArray[np.float64]
 
 REFERENCE = 1.1
-ORDERS = 50  # of trials, for what some of them dominate alone
+ORDERS = 30  # of trials, for what some of them dominate alone
+MOST_COUNTS = 20  # points of that line
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,25 @@ def volume(points: Sequence[Array | None]) -> float:
 
 @dataclass(frozen=True)
 class Alone:
-    """What some trials of a study dominate by themselves, after 1, 2, ... of them at their mean cost.
+    """What some trials of a study dominate by themselves, as their number grows to all of them at mean cost.
 
     It ends with them: what more of them would have found nobody knows.
 
     Attributes:
-        tokens, seconds: (trials,).
-        volumes: (3, trials): mean, 5 % and 95 % over random orders.
+        tokens, seconds: (counts,), for at most MOST_COUNTS numbers of trials.
+        volumes: (3, counts): mean, 5 % and 95 % over random orders.
+        trials: how many there are.
     """
 
     tokens: Array
     seconds: Array
     volumes: Array
+    trials: int
 
     def to_dict(self) -> dict[str, Any]:
         mean, low, high = self.volumes.tolist()
         return {
+            "trials": self.trials,
             "tokens": self.tokens.tolist(),
             "seconds": self.seconds.tolist(),
             "mean": mean,
@@ -161,14 +165,14 @@ def running_volumes(points: Sequence[Array | None]) -> Array:
 
 
 def _alone(used: Sequence[Spent]) -> Alone:
-    rng = np.random.default_rng(derive_seed("alone", len(used)))
     points = [item.point for item in used]
-    runs = np.array(
-        [running_volumes([points[index] for index in rng.permutation(len(points))]) for _ in range(ORDERS)]
-    )
-    counts = np.arange(1.0, len(used) + 1)
+    counts = np.unique(np.linspace(1, len(used), min(len(used), MOST_COUNTS)).round().astype(int))
+    rng = np.random.default_rng(derive_seed("alone", len(used)))
+    orders = [rng.permutation(len(used)) for _ in range(ORDERS)]
+    runs = np.array([[volume([points[at] for at in order[:count]]) for count in counts] for order in orders])
     return Alone(
         counts * np.mean([item.tokens for item in used]),
         counts * np.mean([item.seconds for item in used]),
         np.stack([runs.mean(axis=0), *np.quantile(runs, [0.05, 0.95], axis=0)]),
+        len(used),
     )

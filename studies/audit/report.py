@@ -84,7 +84,7 @@ class Report:
     failed: dict[int, str]
     rows: tuple[Row, ...]
     better_half: Estimate
-    chance: float
+    chance: Estimate
     verdict: str
     epochs: float
     environments: tuple[dict[str, str], ...]
@@ -104,7 +104,7 @@ class Report:
             "interval": LEVEL,
             "predictors": [row.to_dict() for row in self.rows],
             "spearman_in_better_half": self.better_half.to_list(),
-            "spearman_by_chance": self.chance,
+            "spearman_by_chance": self.chance.to_list(),
             "verdict": self.verdict,
             "failed": self.failed,
             "environments": list(self.environments),
@@ -246,11 +246,12 @@ def _better_half(points: Sequence[Point]) -> Estimate:
     )
 
 
-def _chance(count: int, draws: int = 4000) -> float:
-    """90 % of random orders have a Spearman between minus this and this."""
+def _chance(count: int, draws: int = 4000) -> Estimate:
+    """Spearman of random orders with the truth: 0, and 90 % of them within the interval."""
     if count < 2:
-        return math.nan
-    rng = np.random.default_rng(0)
-    orders = rng.permuted(np.tile(np.arange(float(count)), (draws, 1)), axis=1)
-    found = spearman(orders, np.broadcast_to(np.arange(float(count)), orders.shape))
-    return float(np.quantile(np.abs(found), LEVEL))
+        return NONE
+    truth = np.arange(float(count))
+    orders = np.random.default_rng(0).permuted(np.tile(truth, (draws, 1)), axis=1)
+    found = np.abs(spearman(orders, np.broadcast_to(truth, orders.shape)))
+    reach = float(np.quantile(found, LEVEL))
+    return Estimate(0.0, -reach, reach)
