@@ -14,7 +14,7 @@ import torch
 
 from studies.audit.plan import Audit, Run, open_audit
 from studies.data import TokenData
-from studies.data.folder import write_json
+from studies.data.folder import read_json, write_json
 from studies.devices import describe, pick_device
 from studies.samplers import derive_seed
 from studies.storage import mendable
@@ -29,7 +29,7 @@ WAIT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Done:
-    """A run that just ended. `left`: runs that have no result yet, some of them in training elsewhere."""
+    """A run that just ended, in any process. `left`: runs that have no result yet."""
 
     run: Run
     result: dict[str, Any]
@@ -65,18 +65,25 @@ def train_runs(
     torch.set_num_threads(audit.study.settings.threads)
     data = open_data(audit.study)
     runs = audit.runs(seeds)
+    left = [run for run in runs if not run.result.exists()]
+
+    def tell() -> None:
+        """What ended since the last time, here or elsewhere."""
+        for run in [run for run in left if run.result.exists()]:
+            left.remove(run)
+            if on_done is not None:
+                on_done(Done(run, read_json(run.result) or {}, len(left)))
+
     with mendable(audit.study.folder):
-        while open_runs := [run for run in runs if not run.result.exists()]:
-            trained = 0
-            for run in open_runs:
+        while left:
+            idle = True
+            for run in tuple(left):
                 with run.claimed() as mine:
                     if mine:
-                        result = _train(audit, run, data, place, on_step, should_stop)
-                        write_json(run.result, result)
-                        trained += 1
-                        if on_done is not None:
-                            on_done(Done(run, result, sum(not item.result.exists() for item in runs)))
-            if not trained:  # the rest is in training elsewhere
+                        write_json(run.result, _train(audit, run, data, place, on_step, should_stop))
+                        idle = False
+                tell()
+            if idle and left:  # the rest is in training elsewhere
                 if should_stop is not None and should_stop():
                     raise Interrupted
                 time.sleep(WAIT_SECONDS)
