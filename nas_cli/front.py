@@ -38,6 +38,7 @@ def front(
     from studies.standings import Standings
     from studies.study import Study
     from studies.tabular import write_csv
+    from studies.versus_random import compare
 
     if plot is not None:
         check_plot_path(plot)
@@ -53,6 +54,7 @@ def front(
         write_csv(shown, opened.space.objectives, None if str(csv) == "-" else csv, standings)
         if str(csv) == "-":
             return
+    rivals = compare(records, opened.space.objectives, opened.space.proxy, opened.settings.sampler)
     if as_json:
         objectives = {item.name: item.direction for item in opened.space.objectives}
         listed = [standings.standing(record) for record in shown] if every else standings.front
@@ -64,11 +66,13 @@ def front(
             "repeats": sum(record.repeated for record in records),
             "noise": standings.noise_dict(),
             "settled": standings.noise is not None and not standings.undecided,
+            "versus_random": rivals.to_dict(),
             "front": [standings.to_dict(row) for row in listed],
             "near_front": [standings.to_dict(row) for row in standings.near],
         })  # fmt: skip
         return
     _print(opened, records, standings, shown, every, runs)
+    console.print(str(rivals))
     for path in (plot, csv):
         if path is not None:
             console.print(f"wrote {path}")

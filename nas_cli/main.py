@@ -19,8 +19,8 @@ from nas_cli import screen
 
 # modules of this package, in the order of the work; each hangs its commands onto the app
 COMMANDS = (
-    "space", "data", "search", "worker", "front", "refine", "show", "pick", "train", "apply", "evaluate",
-    "bench", "dashboard",
+    "space", "data", "search", "worker", "front", "refine", "show", "pick", "audit", "train", "apply",
+    "evaluate", "bench", "dashboard",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -136,7 +136,7 @@ def _saved(study: Study, last: Snapshot) -> str:
         return ""
     proxy = study.space.proxy
     whole = proxy.steps * proxy.batch_tokens
-    spent = sum(min(record.tokens, whole) for record in trained)
+    spent = sum(whole if record.tokens is None else record.tokens for record in trained)
     return f" ({spent / (whole * len(trained)):.0%} of the tokens)"
 
 

@@ -10,8 +10,11 @@ from rich.markup import escape
 
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
 from nas_cli.screen import console, duration, print_json, print_warnings
+from nas_cli.understanding import print_dead_knobs, print_growth, print_importances
 
 if TYPE_CHECKING:
+    from studies.dead_knobs import DeadKnob
+    from studies.importances import Importances
     from studies.records import TrialRecord
     from studies.standings import Standing, Standings
     from studies.study import Study
@@ -29,11 +32,22 @@ def show(
     trial: Annotated[
         int | None, typer.Argument(help="Number of the trial; its study's state if left out.")
     ] = None,
+    importances: Annotated[
+        bool, typer.Option("--importances", help="Of a study: which fields matter, and which do nothing.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a study: draw its hypervolume; a .png, .svg or .pdf picture, or an .html page."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
     """Show a trial (architecture, costs, losses, curve), a study's state, or an architecture file."""
+    if Path(what).is_file() or trial is not None:
+        _refuse(importances, plot)
     if Path(what).is_file():
         from surgery.architecture import Architecture
 
@@ -43,9 +57,22 @@ def show(
 
     opened = Study.open(what, runs, storage)
     if trial is None:
-        _show_study(opened, as_json)
+        _show_study(opened, as_json, importances, plot)
     else:
         _show_trial(opened, opened.record(trial), as_json)
+
+
+def _refuse(importances: bool, plot: Path | None) -> None:
+    """Raises:
+    UserError: an option that only a study has.
+    """
+    from surgery.problems import Problems
+
+    problems = Problems()
+    for option, value in (("--importances", importances or None), ("--plot", plot)):
+        if value is not None:
+            problems.add(option, str(value), "is for a whole study", "leave it out, or the trial")
+    problems.raise_if_any("can't show that")
 
 
 def _costs(architecture: Architecture) -> dict[str, int]:
@@ -78,12 +105,21 @@ def _show_architecture(architecture: Architecture, as_json: bool) -> None:
     print_warnings(architecture.warnings())
 
 
-def _show_study(study: Study, as_json: bool) -> None:
+def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | None) -> None:
     from collections import Counter
     from dataclasses import asdict
 
+    from studies.growth_plot import plot_growth
+    from studies.hypervolume import growth
+    from studies.versus_random import compare
+
     records = study.records()
     states = Counter(record.state for record in records)
+    objectives, proxy = study.space.objectives, study.space.proxy
+    grown = growth(records, objectives, proxy)
+    rivals = compare(records, objectives, proxy, study.settings.sampler)
+    if plot is not None:
+        plot_growth(study.name, grown, plot)
     if as_json:
         print_json({
             "study": study.name,
@@ -93,6 +129,9 @@ def _show_study(study: Study, as_json: bool) -> None:
             "digest": study.space.digest,
             "settings": asdict(study.settings),
             "states": dict(states),
+            "hypervolume": grown.to_dict(),
+            "versus_random": rivals.to_dict(),
+            **(_understood(study) if importances else {}),
             "trials": [record.to_dict() for record in records],
         })  # fmt: skip
         return
@@ -108,6 +147,35 @@ def _show_study(study: Study, as_json: bool) -> None:
         if record.state == "failed":
             told = f"{escape(record.line)}: {escape(record.reason)}"
             console.print(f"  [red]{record.name} failed[/] {told}", soft_wrap=True)
+    print_growth(grown)
+    console.print(f"  {rivals}")
+    if importances:
+        _print_understood(study)
+    if plot is not None:
+        console.print(f"wrote {plot}")
+
+
+def _understand(study: Study) -> tuple[Importances, list[DeadKnob], bool]:
+    """Importances, dead knobs, and whether gradients were looked at."""
+    from studies.data import TokenData
+    from studies.dead_knobs import dead_knobs
+    from studies.importances import importances
+
+    folder = Path(study.settings.data_folder)
+    data = TokenData.open(folder) if (folder / "meta.json").is_file() else None
+    found = importances(study)
+    return found, dead_knobs(study, found, data), data is not None
+
+
+def _understood(study: Study) -> dict[str, Any]:
+    found, knobs, _ = _understand(study)
+    return {"importances": found.to_dict(), "dead_knobs": [knob.to_dict() for knob in knobs]}
+
+
+def _print_understood(study: Study) -> None:
+    found, knobs, gradients = _understand(study)
+    print_importances(found)
+    print_dead_knobs(knobs, found.trials, gradients=gradients)
 
 
 def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:

@@ -36,7 +36,12 @@ def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective
 def ideal_distances(
     points: Sequence[Sequence[float]], objectives: Sequence[Objective]
 ) -> NDArray[np.float64]:
-    """(points,) distance to the best of every objective, after each is scaled to [0, 1] over `points`.
+    """(points,) distance to the best of every objective, after each is scaled to [0, 1] over `points`."""
+    return np.asarray(np.sqrt((scaled(points, objectives) ** 2).sum(axis=1)), dtype=np.float64)
+
+
+def scaled(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """(points, objectives) from 0, the best of all, to 1, the worst.
 
     Costs that span orders of magnitude are compared by their logarithm, so that halving counts the same
     everywhere.
@@ -48,8 +53,7 @@ def ideal_distances(
             sign = 1 if objective.direction == "min" else -1
             losses[:, column] = sign * np.log(values)
     span = np.ptp(losses, axis=0)
-    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1)
-    return np.asarray(np.sqrt((scaled**2).sum(axis=1)), dtype=np.float64)
+    return np.asarray((losses - losses.min(axis=0)) / np.where(span > 0, span, 1))
 
 
 def _losses(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:

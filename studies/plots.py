@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,17 @@ def plot_front(study: Study, standings: Standings, path: Path) -> None:
     """
     check_plot_path(path)
     records = [record for record in study.records() if record.state == DONE and record.values]
+    with writing_plot(path):
+        (_page if path.suffix.lower() in PAGES else _picture)(study, records, standings, path)
+
+
+@contextmanager
+def writing_plot(path: Path) -> Iterator[None]:
+    """Raises:
+    UserError: for every OSError inside.
+    """
     try:
-        if path.suffix.lower() in PAGES:
-            _page(study, records, standings, path)
-        else:
-            _picture(study, records, standings, path)
+        yield
     except OSError as error:
         problem = Problem("--plot", str(path), error.strerror or str(error), "name a file you may write")
         raise UserError("can't write the plot", [problem]) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,8 @@ from surgery.architecture import Architecture
 ARCHITECTURE, LINE, HASH = "architecture", "line", "hash"
 BASELINE, WORKER, SEEDS, REASON, DUPLICATE = "baseline", "worker", "seeds", "reason", "duplicate_of"
 METRICS, ENVIRONMENT, SECONDS = "metrics", "environment", "seconds"
+SUGGESTED_BY = "suggested_by"  # baseline, random (also while a sampler starts up) or the sampler's name
+RANDOM = "random"
 DEATHS = "deaths"  # workers that were killed while they had the trial
 RUNGS = "rungs"  # held-out losses at the rungs reached
 TOKENS, MEASURED = "tokens", "measured"  # trained on, and the other metrics, so far
@@ -59,7 +62,7 @@ class TrialRecord:
     seeds: tuple[int, ...]
     rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
     passed: int = 0  # rungs behind which it was promoted, whatever is known there now
-    tokens: int = 0  # trained on
+    tokens: int | None = None  # trained on; None in a study of an older version: the whole proxy
     measured: dict[str, float] = field(default_factory=dict)  # of a run that has not ended
     environment: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +70,8 @@ class TrialRecord:
     repeat: int = 0  # of a repeat, from 1
     runs: tuple[Run, ...] = ()  # of a trained architecture, its own first
     failed_runs: int = 0
+    suggested_by: str = ""
+    ended: datetime | None = None
 
     @classmethod
     def read(cls, trial: FrozenTrial) -> TrialRecord:
@@ -88,13 +93,15 @@ class TrialRecord:
             seeds=tuple(attrs.get(SEEDS, ())),
             rungs=tuple(attrs.get(RUNGS, ())),
             passed=attrs.get(PASSED) or 0,
-            tokens=attrs.get(TOKENS, 0),
+            tokens=attrs.get(TOKENS),
             measured=attrs.get(MEASURED, {}),
             environment=attrs.get(ENVIRONMENT, {}),
             params=trial.params,
             repeat_of=attrs.get(REPEAT_OF),
             repeat=attrs.get(REPEAT, 0),
             runs=(Run(trial.number, values),) if state == DONE and values is not None else (),
+            suggested_by=attrs.get(SUGGESTED_BY, ""),
+            ended=trial.datetime_complete,
         )
 
     @property
@@ -126,6 +133,7 @@ class TrialRecord:
             "architecture": self.line,
             "hash": self.hash,
             "baseline": self.baseline,
+            "suggested_by": self.suggested_by,
             "feasible": self.feasible,
             "metrics": self.metrics,
             "params": self.params,

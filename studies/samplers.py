@@ -104,9 +104,16 @@ class SeededSampler(BaseSampler):
         self.name, self.seed = name, seed
         self.explore = False
         self.expected: Mapping[int, Sequence[float]] = {}
+        self._startup = False
         self.inner = self._make("relative", 0)
 
+    @property
+    def source(self) -> str:
+        """Who drew the last trial's parameters: `random`, also while the sampler starts up, or its name."""
+        return "random" if self.explore or self._startup else self.name
+
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._startup = False
         self.inner = self._make("relative", trial.number)
         self.inner.before_trial(study, trial)
 
@@ -116,7 +123,11 @@ class SeededSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self.inner.sample_relative(self._view(study), trial, search_space)
+        drawn = self.inner.sample_relative(self._view(study), trial, search_space)
+        self._startup = (
+            not drawn
+        )  # too few trials to learn from: all of Optuna's samplers draw at random then
+        return drawn
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

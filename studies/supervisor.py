@@ -143,7 +143,7 @@ class Supervisor:
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "nas_cli.main", "worker", str(Path(self.study.folder).resolve())]
-        command += ["--device", _spread(self.device, index)]
+        command += ["--device", spread(self.device, index)]
         if self.study.url is not None:
             command += ["--storage", self.study.url]
         if self.target is not None:
@@ -199,7 +199,7 @@ class Supervisor:
                 process.wait()
 
 
-def _spread(device: str, index: int) -> str:
+def spread(device: str, index: int) -> str:
     """`cuda` and `auto` workers are shared out over the GPUs; a named device is taken as it is."""
     if device not in ("cuda", "auto"):
         return device

@@ -24,10 +24,12 @@ from studies.records import (
     INFEASIBLE,
     LINE,
     METRICS,
+    RANDOM,
     REASON,
     REPEAT_OF,
     RUNNING,
     STOPPED_AT,
+    SUGGESTED_BY,
     WAITING,
     WORKER,
     TrialRecord,
@@ -40,6 +42,8 @@ from surgery.architecture import Architecture
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
 FEW_SKIPS = 20  # after so many, a small space is looked through for what is left, and in a large one every
 # other suggestion is drawn at random: samplers repeat what they like
+RANDOM_FIRST = 10  # trained architectures that are drawn at random before such a sampler chooses any
+LEARN_FROM_ALL = ("tpe", "gp")  # genetic samplers have a random generation of their own
 MOST_DEATHS = 3  # a trial that took so many workers with it, as when memory runs out, is not run again
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
@@ -106,7 +110,8 @@ def take(
             elif skips >= MOST_SKIPS:
                 reason = f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new"
                 return Nothing(wait=running > 0, reason=reason)
-            assignment = _ask(study, worker, records, explore=skips >= FEW_SKIPS and skips % 2 == 0)
+            explore = _starts(study, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
+            assignment = _ask(study, worker, records, explore=explore)
             if assignment is not None:
                 return assignment
     return Nothing(wait=True)
@@ -130,7 +135,7 @@ def finish(
         except UpdateFinishedTrialError:
             return False
         checkpoint_of(study, trial.number).unlink(missing_ok=True)
-    if values is not None and any(record.number == trial.number for record in study.front()):
+    if REPEAT_OF in trial.user_attrs or any(record.number == trial.number for record in study.front()):
         study.write_front()
     return True
 
@@ -210,6 +215,16 @@ def _skips(records: Sequence[TrialRecord]) -> int:
     return count
 
 
+def _starts(study: Study, records: Sequence[TrialRecord]) -> bool:
+    """Whether chance still draws: samplers that learn from all trials would count baselines as their start,
+    and the study would have no random search to measure them against."""
+    if study.sampler.name not in LEARN_FROM_ALL:
+        return False
+    known = (INFEASIBLE, DUPLICATED)
+    drawn = sum(record.suggested_by == RANDOM and record.state not in known for record in records)
+    return drawn < RANDOM_FIRST
+
+
 def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: bool) -> Assignment | None:
     """One suggestion; None when it was answered without training."""
     study.sampler.explore = explore
@@ -234,6 +249,8 @@ def admit(
         architecture = study.space.baselines[baseline]
         if study.space.params_of(architecture) is not None:
             study.space.sample(trial)  # lies in the space: the sampler learns from it
+    if SUGGESTED_BY not in trial.user_attrs:  # else it was put back, and nothing was drawn now
+        trial.set_user_attr(SUGGESTED_BY, BASELINE if baseline is not None else study.sampler.source)
     trial.set_user_attr(LINE, architecture.line)
     trial.set_user_attr(HASH, architecture.hash)
     trial.set_user_attr(ARCHITECTURE, architecture.to_dict())

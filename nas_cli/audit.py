@@ -1,0 +1,164 @@
+"""`nas audit`: trains a sample of a study's architectures longer and says how well the proxy ranked them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from nas_cli.options import DEFAULT_RUNS, DeviceOption, JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.screen import console, duration, errors, print_json
+
+if TYPE_CHECKING:
+    from studies.audit.plan import Audit
+    from studies.audit.report import Report
+    from studies.audit.runs import Done
+    from studies.rank_correlation import Estimate
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("audit")(audit)
+
+
+def audit(
+    study: StudyArgument,
+    times: Annotated[int, typer.Option(min=2, help="Train so many times the proxy's tokens.")] = 4,
+    architectures: Annotated[
+        int, typer.Option(min=2, help="How many, spread over loss and parameters, the front among them.")
+    ] = 24,
+    seeds: Annotated[int, typer.Option(min=1, help="Long runs of each architecture.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    device: DeviceOption = "auto",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf picture, or an .html page.")
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Does the short proxy rank architectures as longer training would?
+
+    Finished runs are kept: the same command goes on where it was stopped, and several of it may run at a
+    time. Once nothing is left to train it prints at once.
+    """
+    from studies.audit.plan import open_audit
+    from studies.audit.plot import plot_audit
+    from studies.audit.report import report
+    from studies.plots import check_plot_path
+    from studies.study import Study
+
+    if plot is not None:
+        check_plot_path(plot)
+    opened = open_audit(Study.open(study, runs, storage), times, architectures)
+    _train(opened, seeds, workers, device)
+    found = report(opened)
+    if plot is not None:
+        plot_audit(found, plot)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    _print(found)
+    if plot is not None:
+        console.print(f"wrote {plot}")
+
+
+def _train(audit: Audit, seeds: int, workers: int, device: str) -> None:
+    """What is left to train, told on standard error: a line a run, in a terminal a bar too."""
+    from contextlib import ExitStack
+
+    from nas_cli.bars import training_progress
+    from studies.audit.runs import helpers, long_settings, train_runs
+    from studies.supervisor import spread
+    from surgery.quantities import format_count
+
+    everything = audit.runs(seeds)
+    left = [run for run in everything if not run.result.exists()]
+    if not left:
+        return
+    took = {record.number: record.seconds for record in audit.study.records()}
+    expected = audit.times * sum(took[run.member.number] for run in left) / workers
+    errors.print(
+        f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, "
+        f"{format_count(long_settings(audit).tokens)} tokens each, about {duration(expected)}",
+        soft_wrap=True,
+    )
+
+    def told(done: Done) -> None:
+        result = done.result
+        outcome = (
+            result.get("failed") or f"val_loss {result['val_loss']:.4f} in {duration(result['seconds'])}"
+        )
+        count = f"[{len(everything) - done.left}/{len(everything)}]"
+        name = f"#{result['number']} {result['architecture']}"
+        errors.print(f"{count} {name}: {outcome}", markup=False, soft_wrap=True)
+
+    with ExitStack() as stack:
+        bar = stack.enter_context(training_progress("audit")) if errors.is_terminal else None
+        stack.enter_context(helpers(audit, seeds, min(workers, len(left)) - 1, device))
+        try:
+            train_runs(
+                audit, seeds, spread(device, 0), told,
+                on_step=None if bar is None else lambda run, progress: bar(progress),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            errors.print("stopped; the same command goes on with the runs that are not finished")
+            raise
+
+
+def _print(found: Report) -> None:
+    from studies.audit.report import GOOD, PROXY
+    from surgery.quantities import format_count
+
+    data, count = found.to_dict(), len(found.points)
+    longest = max((len(point.long_losses) for point in found.points), default=0)
+    console.print(
+        f"[bold]{data['study']}[/]: {count} architectures, proxy of {format_count(data['proxy_tokens'])} "
+        f"tokens against {format_count(data['long_tokens'])} ({data['times']} times), "
+        f"{longest} seed{'s' if longest != 1 else ''} each",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("ranks the long loss", no_wrap=True)
+    for head in ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by"):
+        table.add_column(head)
+    for row in found.rows:
+        name = row.name if row.count == count else f"{row.name} ({row.count})"
+        table.add_row(
+            f"[bold]{name}[/]" if row.name == PROXY else name,
+            *map(_told, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
+            _ahead(row.ahead),
+        )
+    table.add_row("[dim]random order[/]", f"[dim]{escape(str(found.chance))}[/]")
+    console.print(table)
+    if not math.isnan(found.better_half.value):
+        console.print(f"among the better half by the proxy: Spearman {_told(found.better_half)}")
+    console.print(
+        "[dim]partial: with parameters partialled out; in brackets: 90 % intervals over architectures drawn "
+        "anew[/]"
+    )
+    for number, reason in found.failed.items():
+        console.print(f"[yellow]#{number} failed when trained longer: {escape(reason)}[/]")
+    if found.epochs > 1:
+        console.print(
+            f"[yellow]the text is short: the long runs read it {found.epochs:.1f} times, the proxy "
+            f"{found.epochs / data['times']:.1f} times[/]"
+        )
+    colour = {"Good": "green", "Bad:": "red"}.get(found.verdict[:4], "yellow")
+    console.print(f"[{colour}]{escape(found.verdict)}[/]")
+    console.print(f"[dim]good: the whole interval at or above {GOOD}; bad: all of it below[/]")
+    for environment in found.environments:
+        console.print(f"[dim]{environment['device']}, torch {environment['torch']}[/]")
+
+
+def _told(estimate: Estimate) -> str:
+    return "" if math.isnan(estimate.value) else escape(str(estimate))
+
+
+def _ahead(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return ""
+    return "can't tell yet" if estimate.low <= 0 <= estimate.high else _told(estimate)

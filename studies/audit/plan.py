@@ -1,0 +1,119 @@
+"""An audit on disk: which architectures it trains, how long, and what is done.
+
+runs/NAME/audit/4x/  plan.json       the chosen trials and the seed they were chosen with
+                     HASH-0.json     what the first long run of an architecture measured, once it is finished
+                     HASH-0.jsonl    its loss curve
+                     HASH-0.lock     locked while some process trains it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.audit.sample import Member, auditable, choose_members
+from studies.data.folder import read_json, write_json
+from studies.samplers import derive_seed
+from studies.storage import mendable
+from studies.study import Study
+from surgery.problems import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One long training of one architecture; `repeat` numbers its seeds."""
+
+    member: Member
+    repeat: int
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"{self.member.hash}-{self.repeat}.json"
+
+    @property
+    def curve(self) -> Path:
+        return self.result.with_suffix(".jsonl")
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Whether this process may train it; False while another one does. Freed when its holder dies."""
+        handle = os.open(self.result.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield not self.result.exists()
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit of a study, `times` times the proxy's tokens.
+
+    Attributes:
+        members: every architecture it ever chose.
+        wanted: how many of them are to be trained; what others of them measured counts as well.
+    """
+
+    study: Study
+    times: int
+    folder: Path
+    members: tuple[Member, ...]
+    wanted: int
+
+    def runs(self, seeds: int) -> list[Run]:
+        """What is to be trained: the first seed of every architecture before the second of any."""
+        return [
+            Run(member, repeat, self.folder)
+            for repeat in range(seeds)
+            for member in self.members[: self.wanted]
+        ]
+
+    def results(self) -> dict[str, list[dict[str, Any]]]:
+        """What finished runs of these architectures measured, by hash, in the order of the seeds."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for member in self.members:
+            paths = sorted(
+                self.folder.glob(f"{member.hash}-*.json"), key=lambda path: int(path.stem.split("-")[-1])
+            )
+            found[member.hash] = [data for path in paths if (data := read_json(path)) is not None]
+        return found
+
+
+def open_audit(study: Study, times: int, architectures: int) -> Audit:
+    """The study's audit of this length, with at least so many architectures; what it had, it keeps.
+
+    Raises:
+        UserError: fewer than two architectures are trained, or the folder can't be written.
+    """
+    folder = study.folder / "audit" / f"{times}x"
+    records = study.records()
+    trained = len(auditable(records))
+    if trained < 2:
+        rule = f"has {trained} trained architectures: there is nothing to rank"
+        raise UserError("too early for an audit", [Problem("study", study.name, rule, "search first")])
+    with mendable(study.folder), study.exclusive():
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = read_json(folder / "plan.json") or {"members": []}
+        kept = [Member.from_dict(item) for item in plan["members"]]
+        if len(kept) < min(architectures, trained):
+            seed = derive_seed(study.settings.seed, "audit", times)
+            on_front = {record.number for record in study.front()}
+            kept = choose_members(records, on_front, architectures, seed, kept)
+            plan = {
+                "study": study.name,
+                "times": times,
+                "seed": seed,
+                "members": [member.to_dict() for member in kept],
+            }
+            write_json(folder / "plan.json", plan)
+    return Audit(study, times, folder, tuple(kept), architectures)

@@ -1,0 +1,89 @@
+"""Proxy loss against the loss after longer training, as a picture or a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, writing_plot
+
+if TYPE_CHECKING:
+    from studies.audit.report import Point, Report
+
+_COLOURS = {"trained": GREY, "on the front": GREEN, "baseline": PURPLE}
+
+
+def plot_audit(found: Report, path: Path) -> None:
+    """Raises:
+    UserError: the path can't be written or has an unknown ending.
+    """
+    check_plot_path(path)
+    with writing_plot(path):
+        (_page if path.suffix.lower() in PAGES else _picture)(found, path)
+
+
+def _groups(found: Report) -> dict[str, list[Point]]:
+    groups: dict[str, list[Point]] = {name: [] for name in _COLOURS}
+    for point in found.points:
+        kind = "baseline" if point.record.baseline else "on the front" if point.on_front else "trained"
+        groups[kind].append(point)
+    return groups
+
+
+def _title(found: Report) -> str:
+    proxy = found.rows[0]
+    return f"{found.audit.study.name}: Spearman {proxy.spearman}, tau-b {proxy.kendall}"
+
+
+def _labels(found: Report) -> tuple[str, str]:
+    return "proxy loss (nats/token)", f"loss after {found.audit.times} times the tokens (nats/token)"
+
+
+def _picture(found: Report, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    for name, points in _groups(found).items():
+        if not points:
+            continue
+        x, y = [point.proxy_loss for point in points], [point.long_loss for point in points]
+        axes.scatter(x, y, s=34, color=_COLOURS[name], linewidths=0, label=name)
+        for point in points:
+            if len(point.long_losses) > 1:
+                ends = (min(point.long_losses), max(point.long_losses))
+                axes.vlines(point.proxy_loss, *ends, color=_COLOURS[name], linewidth=1)
+            if point.record.baseline:
+                axes.annotate(
+                    point.record.baseline, (point.proxy_loss, point.long_loss), xytext=(5, -10),
+                    textcoords="offset points", fontsize=8, color=PURPLE,
+                )  # fmt: skip
+    across, up = _labels(found)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_title(_title(found), fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2, linewidth=0.6)
+    figure.savefig(path)
+
+
+def _page(found: Report, path: Path) -> None:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for name, points in _groups(found).items():
+        figure.add_trace(
+            go.Scatter(
+                x=[point.proxy_loss for point in points],
+                y=[point.long_loss for point in points],
+                mode="markers",
+                name=name,
+                marker={"color": _COLOURS[name], "size": 9},
+                text=[f"{point.record.name}<br>{point.record.line}" for point in points],
+                hovertemplate="%{text}<br>proxy %{x:.4f} · long %{y:.4f}<extra></extra>",
+            )
+        )
+    across, up = _labels(found)
+    figure.update_layout(title=_title(found), xaxis_title=across, yaxis_title=up, template="simple_white")
+    figure.write_html(path, include_plotlyjs=True)

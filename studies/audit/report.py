@@ -1,0 +1,257 @@
+"""What an audit says: how well the proxy and its rivals rank against longer training, and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from studies.audit.plan import Audit
+from studies.audit.runs import long_settings
+from studies.rank_correlation import (
+    LEVEL,
+    Array,
+    Estimate,
+    bootstrap,
+    kendall,
+    partial_kendall,
+    partial_spearman,
+    spearman,
+)
+from studies.records import TrialRecord
+from surgery.costs import cost
+
+FEWEST = 8  # architectures, for a verdict
+GOOD = 0.7  # Spearman's rho that a proxy should have at least
+PROXY, PARAMS, FLOPS = "proxy loss", "parameters only", "training FLOPs only"
+NONE = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Point:
+    """An architecture that was trained for long. `long_losses`: one a seed, in nats/token."""
+
+    record: TrialRecord
+    proxy_loss: float
+    long_losses: tuple[float, ...]
+    on_front: bool
+
+    @property
+    def long_loss(self) -> float:
+        return fmean(self.long_losses)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How well one predictor ranks: positive is the right way round.
+
+    Attributes:
+        count: architectures for which it is known.
+        partial_spearman, partial_kendall: with parameters partialled out.
+        ahead: the proxy's Spearman less this one's, over the same draws.
+    """
+
+    name: str
+    count: int
+    spearman: Estimate
+    kendall: Estimate
+    partial_spearman: Estimate
+    partial_kendall: Estimate
+    ahead: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "predictor": self.name,
+            "architectures": self.count,
+            "spearman": self.spearman.to_list(),
+            "kendall_tau_b": self.kendall.to_list(),
+            "partial_spearman": self.partial_spearman.to_list(),
+            "partial_kendall_tau_b": self.partial_kendall.to_list(),
+            "proxy_ahead_by": self.ahead.to_list(),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `nas audit` prints. Estimates are [value, low, high] with 90 % intervals in JSON."""
+
+    audit: Audit
+    points: tuple[Point, ...]
+    failed: dict[int, str]
+    rows: tuple[Row, ...]
+    better_half: Estimate
+    chance: Estimate
+    verdict: str
+    epochs: float
+    environments: tuple[dict[str, str], ...]
+
+    @property
+    def row(self) -> dict[str, Row]:
+        return {row.name: row for row in self.rows}
+
+    def to_dict(self) -> dict[str, Any]:
+        proxy = self.audit.study.space.proxy
+        return {
+            "study": self.audit.study.name,
+            "times": self.audit.times,
+            "proxy_tokens": proxy.steps * proxy.batch_tokens,
+            "long_tokens": long_settings(self.audit).steps * proxy.batch_tokens,
+            "epochs": self.epochs,
+            "interval": LEVEL,
+            "predictors": [row.to_dict() for row in self.rows],
+            "spearman_in_better_half": self.better_half.to_list(),
+            "spearman_by_chance": self.chance.to_list(),
+            "verdict": self.verdict,
+            "failed": self.failed,
+            "environments": list(self.environments),
+            "architectures": [
+                {
+                    "number": point.record.number,
+                    "hash": point.record.hash,
+                    "architecture": point.record.line,
+                    "baseline": point.record.baseline,
+                    "on_front": point.on_front,
+                    "params": point.record.metrics["params"],
+                    "proxy_loss": point.proxy_loss,
+                    "long_losses": list(point.long_losses),
+                }
+                for point in self.points
+            ],
+        }
+
+
+def report(audit: Audit) -> Report:
+    """From the finished runs, however many there are."""
+    study = audit.study
+    records = {record.number: record for record in study.records()}
+    on_front = {record.number for record in study.front()}
+    points, failed, epochs = [], {}, 0.0
+    environments: list[dict[str, str]] = []
+    results = audit.results()
+    for member in audit.members:
+        losses = []
+        for result in results[member.hash]:
+            if result["environment"] not in environments:
+                environments.append(result["environment"])
+            if "failed" in result:
+                failed[member.number] = result["failed"]
+            else:
+                losses.append(result["val_loss"])
+                epochs = max(epochs, result["epochs"])
+        if losses:
+            record = records[member.number]
+            proxy_loss = record.metrics["val_loss"]
+            points.append(Point(record, proxy_loss, tuple(losses), member.number in on_front))
+    target = np.array([point.long_loss for point in points])
+    rows = tuple(_rows(audit, points, target))
+    proxy, params = rows[0], next(row for row in rows if row.name == PARAMS)
+    return Report(
+        audit, tuple(points), failed, rows, _better_half(points), _chance(len(points)),
+        verdict(len(points), audit.times, proxy.spearman, proxy.partial_spearman, params.ahead),
+        epochs, tuple(environments),
+    )  # fmt: skip
+
+
+def verdict(count: int, times: int, proxy: Estimate, beyond: Estimate, ahead: Estimate) -> str:
+    """One sentence.
+
+    Args:
+        proxy: Spearman of the proxy with the long loss.
+        beyond: the same with parameters partialled out.
+        ahead: the proxy's Spearman less that of parameters only.
+    """
+    if count < FEWEST or math.isnan(proxy.value):
+        return (
+            f"Can't tell: {count} architectures are too few to judge the proxy; "
+            f"audit at least {FEWEST}, better 24."
+        )
+    told = f"Spearman {proxy.value:.2f}, 90 % interval {proxy.low:.2f} to {proxy.high:.2f}"
+    longer = f"training {times} times longer"
+    if proxy.low >= GOOD:
+        first = f"Good: the proxy ranks much as {longer} does ({told})"
+    elif proxy.high < GOOD:
+        first = f"Bad: the proxy does not rank as {longer} does ({told})"
+    else:
+        first = f"Unclear: the proxy may or may not rank as {longer} does ({told})"
+    return f"{first}; {_against_params(beyond, ahead)}."
+
+
+def _against_params(beyond: Estimate, ahead: Estimate) -> str:
+    told = f"{beyond.value:.2f}, {beyond.low:.2f} to {beyond.high:.2f}, with parameters partialled out"
+    if math.isnan(beyond.value):
+        return "whether it says more than parameters only can't be told: they do not vary enough"
+    if beyond.high < 0:
+        return f"at equal parameters it misleads ({told})"
+    if beyond.low <= 0:
+        return f"whether it says more than parameters only can't be told yet ({told})"
+    raw = {1: "and it ranks better than parameters only", -1: "but parameters only rank better", 0: ""}
+    raw[0] = "whether it ranks better than parameters only can't be told yet"
+    side = 1 if ahead.low > 0 else -1 if ahead.high < 0 else 0
+    return f"it says something that parameters don't ({told}), {raw[side]}"
+
+
+def _rows(audit: Audit, points: Sequence[Point], target: Array) -> list[Row]:
+    proxy = np.array([point.proxy_loss for point in points])
+    params = np.array([point.record.metrics["params"] for point in points])
+    length = audit.study.space.proxy.seq_len
+    # more parameters and more FLOPs are expected to lower the loss: the sign makes the right way positive
+    flops = -np.array([float(cost(point.record.build(), f"train_flops@{length}")) for point in points])
+    found = [_row(PROXY, proxy, proxy, target, params)]
+    for share, losses in _early_losses(audit, points).items():
+        found.append(_row(f"loss at {share:.0%} of it", losses, proxy, target, params))
+    found.append(_row(PARAMS, -params, proxy, target, None))
+    found.append(_row(FLOPS, flops, proxy, target, params))
+    return found
+
+
+def _row(name: str, predictor: Array, proxy: Array, target: Array, params: Array | None) -> Row:
+    known = np.isfinite(predictor)
+    x, p, y = predictor[known], proxy[known], target[known]
+    partial_rho = partial_tau = ahead = NONE
+    if params is not None:
+        partial_rho = bootstrap(partial_spearman, x, y, params[known])
+        partial_tau = bootstrap(partial_kendall, x, y, params[known])
+    if name != PROXY:
+        ahead = bootstrap(_difference(spearman), p, x, y)
+    rho, tau = bootstrap(spearman, x, y), bootstrap(kendall, x, y)
+    return Row(name, int(known.sum()), rho, tau, partial_rho, partial_tau, ahead)
+
+
+def _difference(statistic: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    return lambda one, other, target: statistic(one, target) - statistic(other, target)
+
+
+def _early_losses(audit: Audit, points: Sequence[Point]) -> dict[float, Array]:
+    """Held-out losses at each rung but the last, NaN for a trial whose curve is not in this folder."""
+    proxy = audit.study.space.proxy
+    steps = [max(1, round(share * proxy.steps)) for share in proxy.rungs]
+    early = {step: share for step, share in zip(steps, proxy.rungs, strict=True) if step < proxy.steps}
+    found = {share: np.full(len(points), math.nan) for share in early.values()}
+    for index, point in enumerate(points):
+        for entry in audit.study.curve(point.record.number):
+            if "val_loss" in entry and entry["step"] in early:
+                found[early[entry["step"]]][index] = entry["val_loss"]
+    return found
+
+
+def _better_half(points: Sequence[Point]) -> Estimate:
+    """Spearman among the half with the lower proxy losses: what decides between candidates for the front."""
+    half = sorted(points, key=lambda point: point.proxy_loss)[: (len(points) + 1) // 2]
+    return bootstrap(
+        spearman, np.array([item.proxy_loss for item in half]), np.array([item.long_loss for item in half])
+    )
+
+
+def _chance(count: int, draws: int = 4000) -> Estimate:
+    """Spearman of random orders with the truth: 0, and 90 % of them within the interval."""
+    if count < 2:
+        return NONE
+    truth = np.arange(float(count))
+    orders = np.random.default_rng(0).permuted(np.tile(truth, (draws, 1)), axis=1)
+    found = np.abs(spearman(orders, np.broadcast_to(truth, orders.shape)))
+    reach = float(np.quantile(found, LEVEL))
+    return Estimate(0.0, -reach, reach)

@@ -1,0 +1,158 @@
+"""Trains what an audit has planned: any number of processes, no run twice, killed ones anew."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studies.audit.plan import Audit, Run, open_audit
+from studies.data import TokenData
+from studies.data.folder import read_json, write_json
+from studies.devices import describe, pick_device
+from studies.samplers import derive_seed
+from studies.storage import mendable
+from studies.study import Study
+from studies.supervisor import spread
+from studies.training import Interrupted, Progress, TrainingFailed, TrainSettings, train
+from studies.worker import open_data, train_settings
+from surgery.model import HybridLM
+
+WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that just ended, in any process. `left`: runs that have no result yet."""
+
+    run: Run
+    result: dict[str, Any]
+    left: int
+
+
+OnDone = Callable[[Done], None]
+OnStep = Callable[[Run, Progress], None]
+
+
+def long_settings(audit: Audit) -> TrainSettings:
+    """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order."""
+    study = audit.study
+    settings = train_settings(study.space, study.settings.seed)
+    return replace(settings, tokens=audit.times * settings.tokens)
+
+
+def train_runs(
+    audit: Audit,
+    seeds: int,
+    device: str = "auto",
+    on_done: OnDone | None = None,
+    on_step: OnStep | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> None:
+    """Returns when every run has a result, whoever trained it.
+
+    Raises:
+        UserError: data, device or folder are not usable here.
+        Interrupted: `should_stop` said so.
+    """
+    place = pick_device(device)
+    torch.set_num_threads(audit.study.settings.threads)
+    data = open_data(audit.study)
+    runs = audit.runs(seeds)
+    left = [run for run in runs if not run.result.exists()]
+
+    def tell() -> None:
+        """What ended since the last time, here or elsewhere."""
+        for run in [run for run in left if run.result.exists()]:
+            left.remove(run)
+            if on_done is not None:
+                on_done(Done(run, read_json(run.result) or {}, len(left)))
+
+    with mendable(audit.study.folder):
+        while left:
+            idle = True
+            for run in tuple(left):
+                with run.claimed() as mine:
+                    if mine:
+                        write_json(run.result, _train(audit, run, data, place, on_step, should_stop))
+                        idle = False
+                tell()
+            if idle and left:  # the rest is in training elsewhere
+                if should_stop is not None and should_stop():
+                    raise Interrupted
+                time.sleep(WAIT_SECONDS)
+
+
+@contextmanager
+def helpers(audit: Audit, seeds: int, count: int, device: str) -> Iterator[None]:
+    """`count` more processes that train runs of the audit until none is left, or until this block is."""
+    from multiprocessing import get_context
+
+    study = audit.study
+    where = (str(study.folder.resolve()), study.url, audit.times, audit.wanted, seeds)
+    context = get_context("spawn")
+    processes = [
+        context.Process(target=_help, args=(*where, spread(device, index + 1), os.getpid()), daemon=True)
+        for index in range(count)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _help(
+    folder: str, url: str | None, times: int, architectures: int, seeds: int, device: str, parent: int
+) -> None:
+    """A helper's life; it ends with its parent, however that dies."""
+    import signal
+    from contextlib import suppress
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its helpers
+    audit = open_audit(Study.open(folder, Path(folder).parent, url), times, architectures)
+    with suppress(Interrupted):
+        train_runs(audit, seeds, device, should_stop=lambda: os.getppid() != parent)
+
+
+def _train(
+    audit: Audit,
+    run: Run,
+    data: TokenData,
+    device: torch.device,
+    on_step: OnStep | None,
+    should_stop: Callable[[], bool] | None,
+) -> dict[str, Any]:
+    """What the run measured, or why it has no result. The seed is none of the proxy's: equal initial weights
+    would make the two losses look more alike than two trainings are."""
+    study = audit.study
+    record = study.record(run.member.number)
+    seed = derive_seed(study.settings.seed, record.hash, "audit", audit.times, run.repeat)
+    torch.manual_seed(seed)
+    about = {
+        "number": record.number,
+        "hash": record.hash,
+        "architecture": record.line,
+        "times": audit.times,
+        "seed": seed,
+        "environment": describe(device),
+    }
+    try:
+        found = train(
+            HybridLM(record.build()), data, long_settings(audit), seed=seed, device=device, curve=run.curve,
+            on_step=None if on_step is None else lambda progress: on_step(run, progress),
+            should_stop=should_stop,
+        )  # fmt: skip
+    except TrainingFailed as error:
+        return {**about, "failed": str(error)}
+    return {**about, **asdict(found)}

@@ -1,0 +1,112 @@
+"""Has the sampler beaten random search of the same cost? A permutation test inside one study.
+
+Every study starts with trials drawn at random, and all trials train equally long: the R random trials are a
+random search of that cost. If the sampler were no better than chance, its trials and the random ones would be
+draws from one distribution, and any R of all of them would dominate as much as the random R do. So the
+hypervolume of the random trials is placed among those of R trials drawn from both groups together: p is the
+share of draws that dominate no more. The test is exact whatever the distribution (Pitman 1937), for one look:
+whoever looks after every trial and stops at the first small p finds one more often.
+
+Baselines are in neither group. A trial that failed or was stopped dominates nothing, which favours chance:
+stopping starts late, when most random trials are over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from search_spaces.objectives import Objective
+from search_spaces.proxy import Proxy
+from studies.hypervolume import Array, spent, volume
+from studies.records import BASELINE, RANDOM, TrialRecord
+from studies.samplers import derive_seed
+
+LEVEL = 0.05
+FEWEST = 5  # trials of each kind; with fewer no p could count
+DRAWS = 499  # of trials from both groups together
+CHOICES = 30  # of equally many trials of one group, for its mean
+ROUNDING = 1e-12
+
+BEATEN, NOT_BEATEN, UNKNOWN = "beaten", "not beaten", "can't tell yet"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The sampler against chance.
+
+    Attributes:
+        outcome: BEATEN at p <= LEVEL; NOT_BEATEN at p >= 0.5, when the random trials dominate at least as
+            much as half of the draws; else UNKNOWN.
+        random, sampled: how many trials of each kind were trained.
+        p: one-sided; None where there are too few trials.
+        random_volume, sampled_volume: the share that equally many trials of each kind dominate, on average.
+    """
+
+    sampler: str
+    outcome: str
+    random: int
+    sampled: int
+    p: float | None = None
+    random_volume: float | None = None
+    sampled_volume: float | None = None
+
+    def __str__(self) -> str:
+        trials = f"{self.random} random and {self.sampled} {self.sampler} trials"
+        if self.sampler == RANDOM:
+            return "this study is a random search itself"
+        if self.p is None:
+            return f"can't tell yet whether {self.sampler} beats random search: {trials}"
+        told = f"p = {self.p:.2g}, {trials}"
+        if self.outcome == UNKNOWN:
+            return f"can't tell yet whether {self.sampler} beats random search of the same cost: {told}"
+        verb = "has" if self.outcome == BEATEN else "has not"
+        return f"{self.sampler} {verb} beaten random search of the same cost ({told})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "summary": str(self)}
+
+
+def compare(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy, sampler: str
+) -> Comparison:
+    """From the study's own random trials; `sampler` is the study's."""
+    used = spent(records, objectives, proxy)
+    chance = [item.point for item in used if item.record.suggested_by == RANDOM]
+    sampled = [item.point for item in used if item.record.suggested_by not in (RANDOM, BASELINE, "")]
+    if sampler == RANDOM or min(len(chance), len(sampled)) < FEWEST:
+        return Comparison(sampler, UNKNOWN, len(chance), len(sampled))
+    return decide(chance, sampled, sampler)
+
+
+def decide(
+    chance: Sequence[Array | None], sampled: Sequence[Array | None], sampler: str, draws: int = DRAWS
+) -> Comparison:
+    """The test itself, on scaled points; None is a trial that dominates nothing.
+
+    The smaller group is held against as many trials drawn from both.
+    """
+    rng = np.random.default_rng(derive_seed("versus random", len(chance), len(sampled)))
+    size = min(len(chance), len(sampled))
+    everything = [*chance, *sampled]
+    drawn = np.array([volume(_some(everything, size, rng)) for _ in range(draws)])
+    if size == len(chance):
+        extreme = drawn <= volume(chance) + ROUNDING
+    else:
+        extreme = drawn >= volume(sampled) - ROUNDING
+    p = (1 + int(extreme.sum())) / (1 + draws)
+    outcome = BEATEN if p <= LEVEL else NOT_BEATEN if p >= 0.5 else UNKNOWN
+    means = [_mean_volume(points, size, rng) for points in (chance, sampled)]
+    return Comparison(sampler, outcome, len(chance), len(sampled), p, *means)
+
+
+def _mean_volume(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> float:
+    choices = CHOICES if len(points) > size else 1
+    return float(np.mean([volume(_some(points, size, rng)) for _ in range(choices)]))
+
+
+def _some(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> list[Array | None]:
+    return [points[index] for index in rng.choice(len(points), size, replace=False)]
