@@ -25,7 +25,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
     ("compile", "device", "tokens", "does"),
     [
         ("auto", CPU, 10**12, False), ("auto", CUDA, CUDA_TOKENS - 1, False),
-        ("auto", CUDA, CUDA_TOKENS, True), ("max", CPU, 1, True), ("max", CUDA, 1, True), ("off", CUDA, 10**12, False),
+        ("auto", CUDA, CUDA_TOKENS, True), ("max", CPU, 1, True),
+        ("max", CUDA, 1, True), ("off", CUDA, 10**12, False),
     ],
 )  # fmt: skip
 def test_when_it_pays(compile: str, device: torch.device, tokens: int, does: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.nn import functional as F
 
 from surgery.mixers.gdn.delta_rule import STEPWISE, delta_rule
@@ -18,9 +19,9 @@ from surgery.mixers.gdn.short_conv_triton import ShortConv, fits_short_conv
 from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
 
 
-@torch._disable_dynamo  # torch.compiler.disable would import the compiler here and now
+@_disable_dynamo  # torch.compiler.disable would import the compiler here and now
 def _uncompiled(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Kernels of our own, between whose calls a compiled block is cut. Whether Dynamo traces them whole is to be
+    """Kernels of our own, at whose calls a compiled block is cut. Whether Dynamo traces them whole is to be
     tried on CUDA."""
     return kernel(*arguments)
 
