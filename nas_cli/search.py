@@ -49,7 +49,12 @@ def search(
     tokenizer: Annotated[
         str | None, typer.Option(help="bpe:SIZE trained on the text, or a Hugging Face tokenizer.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="tpe, nsga2, nsga3, gp or random.")] = "tpe",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="gain (what is expected to add most to the front), tpe, nsga2, nsga3, gp or random."
+        ),
+    ] = "gain",
     stopping: Annotated[
         str,
         typer.Option(help="Who is stopped at the proxy's rungs: forecast, pareto, median, or none."),

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.repeats import without_repeats
 from surgery.problems import Problem, UserError, nearest
 
+GAIN = "gain"
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     # `group` splits a conditional space into its sub-spaces; without it conditional fields are sampled singly
     "tpe": lambda seed: optuna.samplers.TPESampler(
@@ -26,9 +27,11 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
     "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed, population_size=16),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    # what `studies.suggesting` can't choose, at the start and when its pool is empty, is random
+    GAIN: lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-DEFAULT_SAMPLER = "tpe"
+DEFAULT_SAMPLER = GAIN
 HISTORY = 500
 
 

@@ -33,6 +33,7 @@ from studies.rungs.features import features
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
 from studies.storage import JOURNAL, mendable, open_storage, without_password
+from surgery.architecture import Architecture
 from surgery.costs import cost
 from surgery.problems import Problem, UserError, nearest
 
@@ -199,19 +200,20 @@ class Study:
 
     def costs(self, record: TrialRecord) -> dict[str, float]:
         """The objectives that are known before training, by name."""
-        return self._facts(record)[0]
+        return self.facts(record)[0]
 
     def features(self, record: TrialRecord) -> tuple[float, ...]:
         """Descriptors of the trial's architecture."""
-        return self._facts(record)[1]
+        return self.facts(record)[1]
 
-    def _facts(self, record: TrialRecord) -> tuple[dict[str, float], tuple[float, ...]]:
-        if record.hash not in self._told:
-            architecture = record.build()
+    def facts(self, known: TrialRecord | Architecture) -> tuple[dict[str, float], tuple[float, ...]]:
+        """(the objectives that are known before training by name, descriptors) of an architecture."""
+        if known.hash not in self._told:
+            architecture = known if isinstance(known, Architecture) else known.build()
             exact = [item.name for item in self.space.objectives if not item.measured]
             costs = {name: float(cost(architecture, name)) for name in exact}
-            self._told[record.hash] = costs, features(architecture)
-        return self._told[record.hash]
+            self._told[known.hash] = costs, features(architecture)
+        return self._told[known.hash]
 
     @cached_property
     def _allowed(self) -> dict[str, dict[str, Any]] | None:

@@ -34,16 +34,17 @@ from studies.records import (
     WORKER,
     TrialRecord,
 )
-from studies.samplers import derive_seed
+from studies.samplers import GAIN, derive_seed
 from studies.stopping import checkpoint_of, expected_values, is_held, promotable, promote
 from studies.study import Study
+from studies.suggesting import suggest
 from surgery.architecture import Architecture
 
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
 FEW_SKIPS = 20  # after so many, a small space is looked through for what is left, and in a large one every
 # other suggestion is drawn at random: samplers repeat what they like
 RANDOM_FIRST = 10  # trained architectures that are drawn at random before such a sampler chooses any
-LEARN_FROM_ALL = ("tpe", "gp")  # genetic samplers have a random generation of their own
+LEARN_FROM_ALL = ("tpe", "gp", GAIN)  # genetic samplers have a random generation of their own
 MOST_DEATHS = 3  # a trial that took so many workers with it, as when memory runs out, is not run again
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
@@ -111,6 +112,10 @@ def take(
                 reason = f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new"
                 return Nothing(wait=running > 0, reason=reason)
             explore = _starts(study, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
+            if study.sampler.name == GAIN and not explore and not _waits(records):
+                params = suggest(study, records)
+                if params is not None:
+                    study.inner.enqueue_trial(params, user_attrs={SUGGESTED_BY: GAIN})
             assignment = _ask(study, worker, records, explore=explore)
             if assignment is not None:
                 return assignment

@@ -20,22 +20,35 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 ORDERS = 4.0  # costs whose largest is so many times the smallest are compared by their logarithm
 
 
+class Box:
+    """Objectives scaled to [0, 1] over all that is known, and the front in it."""
+
+    def __init__(self, evidence: Evidence, told: Forecast, more_costs: Floats | None = None) -> None:
+        """`more_costs`: (m, costs) of architectures that are only thought of, to lie inside as well."""
+        known = told.mean[np.isfinite(told.sd)]
+        self.low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        self.span = max(high - self.low, 1e-9)
+        costs = evidence.costs if more_costs is None else np.concatenate([evidence.costs, more_costs])
+        self.costs = _scaled(costs)  # (n + m, costs)
+        finished = np.flatnonzero(evidence.finished & evidence.feasible)
+        self.front = _undominated(np.column_stack([self._scale(told.mean[finished]), self.costs[finished]]))
+
+    def gain(self, mean: float, sd: float, costs: Floats) -> float:
+        """Expected gain of an architecture with these scaled costs; infinite where nothing is told of it."""
+        if not np.isfinite(sd):
+            return np.inf
+        losses = self._scale(mean + sd * NODES)
+        gains = [_exclusive(np.array([loss, *costs]), self.front) for loss in losses]
+        return float(np.dot(WEIGHTS, gains) / WEIGHTS.sum())
+
+    def _scale(self, losses: Floats) -> Floats:
+        return np.asarray((losses - self.low) / self.span)
+
+
 def expected_gains(evidence: Evidence, told: Forecast, rows: Sequence[int]) -> Floats:
     """(len(rows),) in shares of the box; infinite where there is no forecast yet."""
-    finished = evidence.finished & evidence.feasible
-    costs = _scaled(evidence.costs)
-    known = told.mean[np.isfinite(told.sd)]
-    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-    span = max(high - low, 1e-9)
-    front = np.column_stack([(told.mean[finished] - low) / span, costs[finished]])
-    front = _undominated(front)
-    found = np.full(len(rows), np.inf)
-    for place, row in enumerate(rows):
-        if np.isfinite(told.sd[row]):
-            losses = (told.mean[row] + told.sd[row] * NODES - low) / span
-            gains = [_exclusive(np.array([loss, *costs[row]]), front) for loss in losses]
-            found[place] = float(np.dot(WEIGHTS, gains) / WEIGHTS.sum())
-    return found
+    box = Box(evidence, told)
+    return np.array([box.gain(told.mean[row], told.sd[row], box.costs[row]) for row in rows])
 
 
 def _scaled(costs: Floats) -> Floats:
