@@ -13,9 +13,10 @@ import numpy as np
 
 from studies.rungs.evidence import Evidence, Floats
 
-FEWEST = 3  # finished runs that a forecast needs SMALLEST = 1e-9  # standard deviation in nats/token: no
-forecast is certain PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)  # on standardised inputs; chosen
-by leave-one-out error
+FEWEST = 3  # finished runs that a forecast needs
+SMALLEST = 1e-9  # standard deviation in nats/token: no forecast is certain
+# on standardised inputs, chosen by leave-one-out error; the last leaves the mean alone
+PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True, eq=False)

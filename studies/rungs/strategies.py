@@ -106,8 +106,7 @@ class Forecasting(Strategy):
     """What finishing a run is expected to add to the front, where its chance of a place is not too small."""
 
     name, summary = "forecast", "goes on with what is expected to add most to the front, by forecast losses"
-    share = 1 / 2  # ASHA's rule (Li et al. 2020), whose order is by loss alone; 1/4 to 1/2 are alike on the
-    table
+    share = 1 / 2  # ASHA's rule (Li et al. 2020), by loss alone there; on the table 1/4 to 1/2 are alike
 
     def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         told = forecast(evidence)
