@@ -25,7 +25,7 @@ _SETTINGS = {
     "lr_rule": Option(
         str,
         choices=("roles", "uniform"),
-        help="roles: lr / passes for matrices, more for embeddings and vectors; uniform: lr for all",
+        help="roles: lr for matrices, six times as much for embeddings, norms and gates; uniform: lr for all",
     ),
     "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),

@@ -11,7 +11,7 @@ import random
 import signal
 import statistics
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
@@ -122,14 +122,22 @@ class Build:
         missing = [
             (self.architectures[name][1], repeat) for name, repeat in jobs if (name, repeat) not in self.lines
         ]
-        context = get_context("spawn")
-        start = (self.space, str(self.data.folder), self.seed)
-        with context.Pool(workers, _start, start) as pool, self.runs.open("a", encoding="utf-8") as file:
-            for number, line in enumerate(pool.imap_unordered(_train_one, missing), start=1):
+        with self.runs.open("a", encoding="utf-8") as file:
+            for number, line in enumerate(self._results(missing, workers), start=1):
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 self.lines[line["hash"], line["repeat"]] = line
                 print(f"{number}/{len(missing)} {line['line']}: {line['curve'][-1]:.4f}", flush=True)
+
+    def _results(self, jobs: list[tuple[Architecture, int]], workers: int) -> Iterator[dict[str, Any]]:
+        """As they come, from this process or from several."""
+        start = (self.space, str(self.data.folder), self.seed)
+        if workers == 1:
+            trainer = _Trainer(*start)
+            yield from (trainer.train(*job) for job in jobs)
+            return
+        with get_context("spawn").Pool(workers, _start, start) as pool:
+            yield from pool.imap_unordered(_train_one, jobs)
 
 
 def seed_spread(entries: Iterable[Entry]) -> float:
