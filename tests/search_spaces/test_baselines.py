@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
+from hypothesis import strategies as st
 
-from search_spaces import BASELINES, load_space
+from search_spaces import BASELINES, load_space, parse_space
+from search_spaces.baselines import build_baseline
 from surgery.architecture import Architecture
 from surgery.costs import cost
 from tests.strategies import backbones, read_backbone
@@ -69,7 +72,7 @@ def test_matched_baselines_have_the_parameters_of_the_backbone(data: dict[str, A
 
 
 def test_a_matched_baseline_in_a_space_file() -> None:
-    text = catalog.read("tiny").replace("lt2-full-gdn", "lt2-full-gdn-matched")
-    space = read_space(text)
+    text = load_space("tiny").text.replace("lt2-full-gdn", "lt2-full-gdn-matched")
+    space = parse_space(text)
     dense, matched = (cost(space.baselines[name], "params") for name in ("dense", "lt2-full-gdn-matched"))
     assert abs(matched / dense - 1) < 0.01

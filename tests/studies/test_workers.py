@@ -19,8 +19,7 @@ from studies.data import TokenData
 from studies.leases import statuses
 from studies.records import TrialRecord
 from studies.study import Study
-from studies.supervisor import GRACE_SECONDS, Snapshot, Supervisor
-from studies.supervisor import _spread as spread
+from studies.supervisor import GRACE_SECONDS, Snapshot, Supervisor, spread
 from studies.training import train
 from studies.worker import train_settings, work
 from surgery.model import HybridLM
