@@ -96,7 +96,7 @@ def test_a_stopped_trial_costs_what_it_was_trained_on() -> None:
 
 
 def test_the_random_line_is_the_mean_over_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.hypervolume.ORDERS", 1000)
+    monkeypatch.setattr("studies.hypervolume.ORDERS", 5000)
     points = [(5.0, 1.0), (3.0, 2.0), (4.0, 1.5)]
     records = [record(index, point, suggested_by="random") for index, point in enumerate(points)]
     found = growth(records, OBJECTIVES, PROXY)
