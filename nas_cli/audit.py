@@ -122,7 +122,7 @@ def _print(found: Report) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("ranks the long loss", no_wrap=True)
+    table.add_column("predictor", no_wrap=True)
     for head in ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by"):
         table.add_column(head)
     for row in found.rows:

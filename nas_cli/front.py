@@ -54,7 +54,7 @@ def front(
         write_csv(shown, opened.space.objectives, None if str(csv) == "-" else csv, standings)
         if str(csv) == "-":
             return
-    rivals = compare(records, opened.space.objectives, opened.space.proxy, opened.settings.sampler)
+    rivals = compare(opened, records)
     if as_json:
         objectives = {item.name: item.direction for item in opened.space.objectives}
         listed = [standings.standing(record) for record in shown] if every else standings.front

@@ -117,7 +117,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     states = Counter(record.state for record in records)
     objectives, proxy = study.space.objectives, study.space.proxy
     grown = growth(records, objectives, proxy)
-    rivals = compare(records, objectives, proxy, study.settings.sampler)
+    rivals = compare(study, records)
     if plot is not None:
         plot_growth(study.name, grown, plot)
     if as_json:

@@ -127,9 +127,8 @@ class SeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         drawn = self.inner.sample_relative(self._view(study), trial, search_space)
-        self._startup = (
-            not drawn
-        )  # too few trials to learn from: all of Optuna's samplers draw at random then
+        # with too few trials to learn from, all of Optuna's samplers leave every draw to chance
+        self._startup = not drawn
         return drawn
 
     def sample_independent(

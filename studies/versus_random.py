@@ -7,23 +7,24 @@ hypervolume of the random trials is placed among those of R trials drawn from bo
 share of draws that dominate no more. The test is exact whatever the distribution (Pitman 1937), for one look:
 whoever looks after every trial and stops at the first small p finds one more often.
 
-Baselines are in neither group. A trial that failed or was stopped dominates nothing, which favours chance:
-stopping starts late, when most random trials are over.
+Baselines are in neither group. A trial that failed dominates nothing. Once trials are stopped early, those
+that were not are a choice, and the first, random ones had less to be compared with: then all trials are taken
+at the first rung, which every one reached alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from search_spaces.objectives import Objective
-from search_spaces.proxy import Proxy
 from studies.hypervolume import Array, spent, volume
-from studies.records import BASELINE, RANDOM, TrialRecord
+from studies.records import BASELINE, DONE, FAILED, RANDOM, TrialRecord
 from studies.samplers import derive_seed
+from studies.study import Study
+from surgery.costs import cost
 
 LEVEL = 0.05
 FEWEST = 5  # trials of each kind; with fewer no p could count
@@ -44,6 +45,7 @@ class Comparison:
         random, sampled: how many trials of each kind were trained.
         p: one-sided; None where there are too few trials.
         random_volume, sampled_volume: the share that equally many trials of each kind dominate, on average.
+        rung: share of the proxy at which the losses were taken.
     """
 
     sampler: str
@@ -53,6 +55,7 @@ class Comparison:
     p: float | None = None
     random_volume: float | None = None
     sampled_volume: float | None = None
+    rung: float = 1.0
 
     def __str__(self) -> str:
         trials = f"{self.random} random and {self.sampled} {self.sampler} trials"
@@ -61,6 +64,7 @@ class Comparison:
         if self.p is None:
             return f"can't tell yet whether {self.sampler} beats random search: {trials}"
         told = f"p = {self.p:.2g}, {trials}"
+        told += f", losses at {self.rung:.0%} of the proxy" if self.rung < 1 else ""
         if self.outcome == UNKNOWN:
             return f"can't tell yet whether {self.sampler} beats random search of the same cost: {told}"
         verb = "has" if self.outcome == BEATEN else "has not"
@@ -70,16 +74,33 @@ class Comparison:
         return {**asdict(self), "summary": str(self)}
 
 
-def compare(
-    records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy, sampler: str
-) -> Comparison:
-    """From the study's own random trials; `sampler` is the study's."""
+def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
+    """Of the study's sampler with the study's own random trials; `records` are all of its trials."""
+    objectives, proxy, sampler = study.space.objectives, study.space.proxy, study.settings.sampler
     used = spent(records, objectives, proxy)
+    rung = 1.0
+    if any(item.record.state not in (DONE, FAILED) for item in used):
+        rung = proxy.rungs[0]
+        used = spent([_at_first_rung(study, item.record) for item in used], objectives, proxy)
     chance = [item.point for item in used if item.record.suggested_by == RANDOM]
     sampled = [item.point for item in used if item.record.suggested_by not in (RANDOM, BASELINE, "")]
     if sampler == RANDOM or min(len(chance), len(sampled)) < FEWEST:
         return Comparison(sampler, UNKNOWN, len(chance), len(sampled))
-    return decide(chance, sampled, sampler)
+    return replace(decide(chance, sampled, sampler), rung=rung)
+
+
+def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
+    """As if the trial had ended there; failed where its curve is not here or has not all that is measured."""
+    proxy = study.space.proxy
+    step = max(1, round(proxy.rungs[0] * proxy.steps))
+    held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
+    exact = {item.name: item for item in study.space.objectives if not item.measured}
+    names = [item.name for item in study.space.objectives]
+    if not all(name in exact or name in held_out for name in names):
+        return replace(record, state=FAILED, values=None)
+    architecture = record.build()
+    values = (float(cost(architecture, name) if name in exact else held_out[name]) for name in names)
+    return replace(record, state=DONE, values=tuple(values))
 
 
 def decide(

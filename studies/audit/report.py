@@ -27,7 +27,7 @@ from surgery.costs import cost
 
 FEWEST = 8  # architectures, for a verdict
 GOOD = 0.7  # Spearman's rho that a proxy should have at least
-PROXY, PARAMS, FLOPS = "proxy loss", "parameters only", "training FLOPs only"
+PROXY, PARAMS, FLOPS = "proxy loss", "parameters only", "FLOPs only"
 NONE = Estimate(math.nan, math.nan, math.nan)
 
 

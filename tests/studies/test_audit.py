@@ -128,7 +128,7 @@ def test_end_to_end(study: Study, tmp_path: Path) -> None:
     assert {row["predictor"] for row in data["predictors"]} >= {
         PROXY,
         "parameters only",
-        "training FLOPs only",
+        "FLOPs only",
     }
     for name, start in (("audit.png", b"\x89PNG"), ("audit.html", b"<!doctype html>")):
         plot_audit(found, tmp_path / name)

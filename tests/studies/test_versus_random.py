@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from search_spaces import SearchSpace
+from studies.data import TokenData
 from studies.leases import Lease
 from studies.records import DONE
+from studies.study import Study
 from studies.trials import RANDOM_FIRST, Assignment, put_back, take
 from studies.versus_random import (
     BEATEN,
@@ -22,9 +25,7 @@ from studies.versus_random import (
 )
 from studies.worker import work
 
-from .conftest import SPACE, MakeStudy
-
-Quiet = Callable[[str], None]
+from .conftest import SPACE, MakeStudy, study_settings
 
 
 def cloud(rng: np.random.Generator, count: int, better: float = 0.0) -> np.ndarray:
@@ -89,28 +90,49 @@ def test_sentences() -> None:
     assert LEVEL == 0.05
 
 
-def test_a_real_study_starts_at_random_and_says_so(make_study: MakeStudy, quiet: Quiet) -> None:
-    study = make_study()
-    work(study, target=5 + RANDOM_FIRST + FEWEST, device="cpu", log=quiet)
+@pytest.fixture(scope="module")
+def study(tokens: TokenData, space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    made = Study.create("study", space, study_settings(tokens), tmp_path_factory.mktemp("runs"))
+    work(made, target=3 + RANDOM_FIRST + FEWEST, device="cpu", log=lambda line: None)
+    return made
+
+
+def test_a_real_study_starts_at_random_and_says_so(study: Study) -> None:
     done = [record for record in study.records() if record.state == DONE]
     suggested = [record.suggested_by for record in done]
     assert suggested[:3] == ["baseline"] * 3
     assert suggested[3 : 3 + RANDOM_FIRST] == ["random"] * RANDOM_FIRST
     assert set(suggested[3 + RANDOM_FIRST :]) == {"tpe"}
-    found = compare(study.records(), study.space.objectives, study.space.proxy, "tpe")
+    found = compare(study, study.records())
     assert (found.random, found.sampled) == (RANDOM_FIRST, len(done) - 3 - RANDOM_FIRST)
     assert found.p is not None
-    assert compare(study.records(), study.space.objectives, study.space.proxy, "tpe") == found
+    assert compare(study, study.records()) == found
 
 
-def test_a_study_of_before_is_not_judged(make_study: MakeStudy, quiet: Quiet) -> None:
-    from dataclasses import replace
-
-    study = make_study(sampler="random")
-    work(study, target=6, device="cpu", log=quiet)
+def test_a_study_of_before_is_not_judged(study: Study) -> None:
     old = [replace(record, suggested_by="") for record in study.records()]
-    found = compare(old, study.space.objectives, study.space.proxy, "tpe")
+    found = compare(study, old)
     assert (found.outcome, found.random, found.sampled) == (UNKNOWN, 0, 0)
+
+
+def test_with_stopped_trials_all_are_taken_at_the_first_rung(study: Study) -> None:
+    """It does not matter which of them were stopped after it."""
+    records = study.records()
+    done = [record.number for record in records if record.state == DONE]
+    found = []
+    for stopped in (done[-1:], done[5:9], done):
+        changed = [
+            replace(record, state="stopped", values=None, tokens=1024) if record.number in stopped else record
+            for record in records
+        ]
+        found.append(compare(study, changed))
+    assert found[0] == found[1] == found[2]
+    assert found[0].rung == 0.5
+    assert "losses at 50% of the proxy" in str(found[0])
+    assert (found[0].random, found[0].sampled) == (RANDOM_FIRST, len(done) - 3 - RANDOM_FIRST)
+    whole = compare(study, records)
+    assert whole.rung == 1.0
+    assert whole.random_volume != found[0].random_volume
 
 
 def test_a_trial_that_was_put_back_keeps_its_origin(make_study: MakeStudy) -> None:
