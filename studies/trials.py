@@ -91,14 +91,14 @@ def take(
             trained = sum(record.trained for record in records)
             running = sum(record.state == RUNNING for record in records)
             skips = _skips(records)
-            if _waits(records):
-                pass  # it is taken as it is
-            elif target is not None and trained + running >= target:
+            if target is not None and trained + running >= target:
                 if (number := promotable(study, records, ending=True)) is not None:
                     promote(study, number)
                     continue
                 # what still runs may yet make a stopped one worth it
                 return Nothing(wait=running > 0, reason=f"{trained} architectures are trained")
+            if _waits(records):
+                pass  # it is taken as it is
             elif skips >= FEW_SKIPS and (left := study.untried(records)) is not None:
                 if not left and (number := promotable(study, records, ending=True)) is not None:
                     promote(study, number)
@@ -140,9 +140,19 @@ def finish(
         except UpdateFinishedTrialError:
             return False
         checkpoint_of(study, trial.number).unlink(missing_ok=True)
-    if REPEAT_OF in trial.user_attrs or any(record.number == trial.number for record in study.front()):
+    if _changes_front(study, trial):
         study.write_front()
     return True
+
+
+def _changes_front(study: Study, trial: optuna.Trial) -> bool:
+    """Whether front.json may be old now that the trial has ended: a repeat can also take from it."""
+    there = (study.folder / "front.json").is_file()
+    return (
+        not there
+        or REPEAT_OF in trial.user_attrs
+        or any(record.number == trial.number for record in study.front())
+    )
 
 
 def beat(study: Study, trial: optuna.Trial) -> None:

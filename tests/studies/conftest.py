@@ -11,7 +11,6 @@ import pytest
 
 from search_spaces import SearchSpace, parse_space
 from studies.data import TokenData, open_corpus, prepare
-from studies.rungs.strategies import DEFAULT_STRATEGY
 from studies.study import Study, StudySettings
 
 SPACE = """
@@ -58,7 +57,7 @@ def make_study(tokens: TokenData, space: SearchSpace, tmp_path: Path) -> MakeStu
         text: str | None = None,
         seed: int = 0,
         sampler: str = "tpe",
-        stopping: str = DEFAULT_STRATEGY,
+        stopping: str = "none",
         url: str | None = None,
     ) -> Study:
         chosen = space if text is None else parse_space(text, "small.yaml")
@@ -70,7 +69,7 @@ def make_study(tokens: TokenData, space: SearchSpace, tmp_path: Path) -> MakeStu
 
 
 def study_settings(
-    tokens: TokenData, seed: int = 0, sampler: str = "tpe", stopping: str = DEFAULT_STRATEGY
+    tokens: TokenData, seed: int = 0, sampler: str = "tpe", stopping: str = "none"
 ) -> StudySettings:
     return StudySettings(
         seed=seed,

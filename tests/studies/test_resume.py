@@ -25,7 +25,7 @@ TARGET = 7
 
 
 def uninterrupted(make_study: MakeStudy, sampler: str, text: str) -> list[tuple[object, ...]]:
-    study = make_study("whole", sampler=sampler, text=text)
+    study = make_study("whole", sampler=sampler, stopping="forecast", text=text)
     work(study, target=TARGET, device="cpu", log=lambda line: None)
     return outcome(study)
 
@@ -43,6 +43,7 @@ def crash(study: Study, name: str, writes: list[int], target: str = str(TARGET))
     [
         ("tpe", "SIGKILL"),
         ("nsga2", "SIGINT"),
+        ("gain", "SIGKILL"),
         pytest.param("tpe", "SIGINT", marks=pytest.mark.slow),
         pytest.param("nsga2", "SIGKILL", marks=pytest.mark.slow),
         pytest.param("random", "SIGKILL", marks=pytest.mark.slow),
@@ -53,7 +54,7 @@ def test_interrupted_anywhere(make_study: MakeStudy, sampler: str, name: str) ->
     states = [row[1] for row in whole]
     assert states.count("done") + states.count("stopped") == TARGET
     assert states.count("infeasible") > TARGET
-    study = make_study("broken", sampler=sampler, text=HARD)
+    study = make_study("broken", sampler=sampler, stopping="forecast", text=HARD)
     # from the first write (a baseline's) on, at every phase of a trial: taking, sampling, training, telling
     lives = crash(study, name, [1, 2, 5, 40, 9, 130, 13, 75, 23, 160, 31, 110, 51, 3])
     assert lives >= 10
@@ -80,7 +81,7 @@ def test_worker_interrupted_by_ctrl_c(make_study: MakeStudy) -> None:
     """The real command: during the baselines, then in the middle of a later trial."""
     text = SPACE.replace("tokens: 2048", "tokens: 6144")
     whole = uninterrupted(make_study, "tpe", text)
-    study = make_study("stopped", text=text)
+    study = make_study("stopped", stopping="forecast", text=text)
     command = [sys.executable, "-m", "nas_cli.main", "worker", str(study.folder), "--trials", str(TARGET)]
     command += ["--device", "cpu"]
     for trained in (1, 4):

@@ -229,7 +229,7 @@ def test_a_probe_is_known_at_the_rungs_and_trained_once(
 
 
 def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: Quiet) -> None:
-    study = make_study()
+    study = make_study(stopping="forecast")
     work(study, target=3, device="cpu", log=quiet)
     for trial in study.inner.get_trials(deepcopy=False):
         trial.user_attrs.pop("rungs")

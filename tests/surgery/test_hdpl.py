@@ -194,7 +194,8 @@ def test_starts_as_an_identity_on_every_block(blocks: int) -> None:
 @pytest.mark.parametrize(("d_in", "d_out", "blocks"), [(512, 2048, 8), (256, 64, 4), (512, 32, 2)])
 def test_blocks_that_are_not_square_start_as_wide_as_a_dense_map(d_in: int, d_out: int, blocks: int) -> None:
     module = HDPL(d_in, d_out, blocks=blocks, rank=4, kl_weight=0.0, kl="mean")
-    outputs = block_diagonal(torch.randn(4096, d_in), module.blocks)
+    inputs = torch.randn(4096, blocks, d_in // blocks)
+    outputs = torch.einsum("tni,noi->tno", inputs, module.blocks)
     assert outputs.square().mean().item() == pytest.approx(1.0, rel=0.05)
 
 
