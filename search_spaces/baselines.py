@@ -102,7 +102,8 @@ def build_baseline(name: str, backbone: Backbone) -> Architecture:
     def params(steps: int) -> int:
         return cost(built(steps), "params")
 
-    enough = bisect_left(range(1, MOST_FFN * backbone.dim // FFN_STEP), target, key=params) + 1
+    widest = max(MOST_FFN * backbone.dim, 4 * backbone.ffn_dim) // FFN_STEP
+    enough = bisect_left(range(1, widest), target, key=params) + 1
     return built(min((max(1, enough - 1), enough), key=lambda steps: abs(params(steps) - target)))
 
 

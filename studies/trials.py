@@ -95,8 +95,9 @@ def take(
                 if (number := promotable(study, records, ending=True)) is not None:
                     promote(study, number)
                     continue
-                # what still runs may yet make a stopped one worth it
-                return Nothing(wait=running > 0, reason=f"{trained} architectures are trained")
+                if running:  # it may yet make a stopped one worth it
+                    return Nothing(wait=True)
+                return Nothing(wait=False, reason=f"{trained} architectures are trained")
             if _waits(records):
                 pass  # it is taken as it is
             elif skips >= FEW_SKIPS and (left := study.untried(records)) is not None:
