@@ -52,9 +52,9 @@ class Evidence:
             padded[row, : len(curve)] = curve
         return cls(
             np.asarray(numbers, dtype=np.int64),
-            np.asarray(costs, dtype=np.float64).reshape(count, -1),
+            _table(costs),
             padded,
-            np.asarray(features, dtype=np.float64).reshape(count, -1),
+            _table(features),
             np.asarray(exempt or [False] * count, dtype=np.bool_),
             np.asarray(feasible or [True] * count, dtype=np.bool_),
         )
@@ -82,3 +82,8 @@ class Evidence:
         """(n,) loss at the last rung that each run reached; NaN where it reached none."""
         places = np.maximum(self.reached - 1, 0)
         return np.asarray(self.curves[np.arange(len(self)), places])
+
+
+def _table(rows: Sequence[Sequence[float]]) -> Floats:
+    """(rows, columns), also of no rows or no columns."""
+    return np.asarray(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if rows else 0)
