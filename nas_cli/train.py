@@ -44,6 +44,9 @@ def train(
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of an optimizer step.")
     ] = 32_768,
     lr: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Peak learning rate of AdamW.")] = 1e-3,
+    lr_rule: Annotated[
+        str, typer.Option(help="Who gets it: roles (embeddings, norms and gates six times it) or uniform.")
+    ] = "roles",
     warmup: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the steps it rises in.")] = 0.05,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's, on matrices only.")] = 0.1,
     eval_tokens: Annotated[
@@ -75,8 +78,8 @@ def train(
     check_compile(compile, place)
     check_target(output, overwrite=overwrite)
     settings = TrainSettings(
-        tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, warmup=warmup,
-        weight_decay=weight_decay, eval_tokens=eval_tokens,
+        tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule,
+        warmup=warmup, weight_decay=weight_decay, eval_tokens=eval_tokens,
         eval_at=evaluation_points(budget, eval_tokens), order_seed=seed, compile=compile,
     )  # fmt: skip
     check_budget(settings)

@@ -20,11 +20,12 @@ _COUNTS = {
     "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
     "eval_tokens": "held-out tokens the loss is measured on",
 }
+LR_RULES = ("roles", "uniform")
 _SETTINGS = {
     "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
     "lr_rule": Option(
         str,
-        choices=("roles", "uniform"),
+        choices=LR_RULES,
         help="roles: lr for matrices, six times as much for embeddings, norms and gates; uniform: lr for all",
     ),
     "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),

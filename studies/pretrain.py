@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from search_spaces.proxy import LR_RULES
 from studies.data import TokenData, open_corpus, prepare
 from studies.data.folder import write_json
 from studies.data.prepared import is_prepared
@@ -19,7 +20,7 @@ from surgery.hf.card import card, table
 from surgery.hf.export import write
 from surgery.hf.staging import check_target, staged
 from surgery.model import HybridLM
-from surgery.problems import Problems
+from surgery.problems import Problems, nearest
 
 CURVE, RECORD = "curve.jsonl", "training.json"
 MOST_EVALUATIONS = 10
@@ -47,7 +48,7 @@ def evaluation_points(tokens: int, eval_tokens: int) -> tuple[float, ...]:
 
 def check_budget(settings: TrainSettings) -> None:
     """Raises:
-    UserError: less than one step of whole sequences.
+    UserError: less than one step of whole sequences, or an unknown rule of learning rates.
     """
     problems = Problems()
     if settings.batch_tokens % settings.seq_len:
@@ -58,6 +59,9 @@ def check_budget(settings: TrainSettings) -> None:
     if settings.tokens < settings.batch_tokens:
         rule = f"is less than one step of {settings.batch_tokens} tokens"
         problems.add("tokens", settings.tokens, rule, "train longer, or in smaller steps (--batch-tokens)")
+    if settings.lr_rule not in LR_RULES:
+        rule = f"must be one of {', '.join(LR_RULES)}"
+        problems.add("lr rule", settings.lr_rule, rule, nearest(settings.lr_rule, LR_RULES))
     problems.raise_if_any("can't train like that")
 
 
@@ -126,7 +130,7 @@ def training_table(record: Mapping[str, Any]) -> str:
             f"{result['tokens']:,} ({result['epochs']:.2f} epochs), in steps of {settings['batch_tokens']:,}",
         ],
         ["sequence length", f"{settings['seq_len']:,}"],
-        ["peak learning rate", f"{settings['lr']:g}"],
+        ["peak learning rate", f"{settings['lr']:g} by the rule {settings['lr_rule']}"],
         ["seed", str(record["seed"])],
         ["time", f"{result['seconds']:.0f} s, {result['train_tokens_per_s']:,.0f} tokens/s"],
         ["device", f"{record['environment']['device']}, torch {record['environment']['torch']}"],

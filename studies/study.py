@@ -69,6 +69,7 @@ class Study:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
         self._finished: dict[int, TrialRecord] = {}
+        self.drawn: dict[int, list[tuple[dict[str, Any], Architecture]]] = {}  # of the sampler `gain`
         self._told: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {}
 
     @classmethod

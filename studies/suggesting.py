@@ -24,7 +24,8 @@ from surgery.architecture import Architecture
 if TYPE_CHECKING:
     from studies.study import Study
 
-POOL = 64  # random architectures, and as many neighbours
+BATCH = 16  # random architectures that join the pool with every trial, and as many neighbours of the front
+BATCHES = 4  # of random ones that are looked at: those of the last trials, drawn and counted already
 PARENTS = 16  # architectures whose neighbours are looked at
 CHANGED = 0.25  # share of a parent's parameters that is drawn anew
 
@@ -51,17 +52,31 @@ def suggest(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any] | No
 def _pool(study: Study, records: Sequence[TrialRecord]) -> list[tuple[dict[str, Any], Architecture]]:
     """(parameters, architecture), new and allowed, each once."""
     known = {record.hash for record in records}
-    source = random.Random(derive_seed(study.settings.seed, "pool", len(records)))
-    trials: list[RandomTrial] = [RandomTrial(source) for _ in range(POOL)]
+    count = len(records)
+    candidates = [item for index in range(count - BATCHES + 1, count + 1) for item in _batch(study, index)]
+    source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
     parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
-    trials += [_Neighbour(source.choice(parents).params, source) for _ in range(POOL) if parents]
+    trials = [_Neighbour(source.choice(parents).params, source) for _ in range(BATCH) if parents]
+    candidates += [(trial.params, study.space.sample(trial)) for trial in trials]
     found = []
-    for trial in trials:
-        architecture = study.space.sample(trial)
+    for params, architecture in candidates:
         if architecture.hash not in known and not study.space.violations(architecture):
             known.add(architecture.hash)
-            found.append((trial.params, architecture))
+            found.append((params, architecture))
     return found
+
+
+def _batch(study: Study, index: int) -> list[tuple[dict[str, Any], Architecture]]:
+    """Random architectures, the same for the same study seed and index."""
+    drawn = study.drawn.get(index)
+    if drawn is None:
+        trials = [
+            RandomTrial(derive_seed(study.settings.seed, "pool", index, place)) for place in range(BATCH)
+        ]
+        drawn = [(trial.params, study.space.sample(trial)) for trial in trials]
+        study.drawn[index] = drawn
+        study.drawn.pop(index - 2 * BATCHES, None)
+    return drawn
 
 
 class _Neighbour(RandomTrial):

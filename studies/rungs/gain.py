@@ -16,7 +16,7 @@ from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.forecast import Forecast
 
 REFERENCE = 1.1  # of objectives scaled to [0, 1]: a little beyond the worst, so that extreme points count
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 ORDERS = 4.0  # costs whose largest is so many times the smallest are compared by their logarithm
 
 
@@ -38,6 +38,8 @@ class Box:
         if not np.isfinite(sd):
             return np.inf
         losses = self._scale(mean + sd * NODES)
+        if (self.front <= np.array([losses.min(), *costs])).all(axis=1).any():
+            return 0.0
         gains = [_exclusive(np.array([loss, *costs]), self.front) for loss in losses]
         return float(np.dot(WEIGHTS, gains) / WEIGHTS.sum())
 
