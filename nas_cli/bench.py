@@ -1,4 +1,4 @@
-"""`nas bench`: speed of this machine, and of searches. A benchmark is a module of `benches` and a word here."""
+"""`nas bench`: speed, side by side. A benchmark is a module of `nas_cli.benches` and a word here."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def _table(rows: list[Figures]) -> Table:
     shares = list(rows[0].tokens)
     lost = any(row.lost is not None for row in rows)
     names = (
-        "method", *(f"to {share:.0%}" for share in shares), "ratio", *(["front lost"] if lost else []), "twice",
-        "ms a trial",
+        "method", *(f"to {share:.0%}" for share in shares), "ratio", *(["front lost"] if lost else []),
+        "twice", "ms a trial",
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)

@@ -123,13 +123,12 @@ def check_plan(plan: SearchPlan) -> Table:
         check_strategy(stopping)
     points = ", ".join(f"{share:g}" for share in table.fractions)
     rules = [
-        (share not in table.fractions, share, "is no point of the table's curves") for share in plan.rungs
+        (share not in table.fractions, f"{share:g} is no point of the table's curves") for share in plan.rungs
     ]
-    rules.append((list(plan.rungs) != sorted(set(plan.rungs)), plan.rungs, "must rise"))
-    rules.append((plan.rungs[-1:] != (1.0,), plan.rungs, "must end with 1, a whole training"))
-    problems = [
-        Problem("--rungs", str(value), rule, f"points are {points}") for bad, value, rule in rules if bad
-    ]
+    rules.append((list(plan.rungs) != sorted(set(plan.rungs)), "must rise"))
+    rules.append((plan.rungs[-1:] != (1.0,), "must end with 1, a whole training"))
+    given = ",".join(f"{share:g}" for share in plan.rungs)
+    problems = [Problem("--rungs", given, rule, f"points are {points}") for broken, rule in rules if broken]
     if problems:
         raise UserError("can't stop at these rungs", problems)
     return table

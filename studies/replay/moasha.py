@@ -5,12 +5,11 @@ It needs an environment of its own, because Syne Tune and this package want diff
     python -m venv rival && rival/bin/pip install syne-tune==0.16.0 pyyaml
     PYTHONPATH=. rival/bin/python -m studies.replay.moasha -o moasha.jsonl
 
-The scheduler is Syne Tune's own class (Schmucker et al. 2021, arXiv:2106.12639), with its default priority, the
-non-dominated sort. Its workers are simulated as ours are: on a clock of tokens, none waiting for another. It
-samples from the table's architectures; one that was sampled before is sampled again, as no search of ours trains
-an architecture twice either. It sees the same losses and the same exact costs, at every point of the table from
-the first rung on that is due: rungs are the grace period and its multiples by powers of the reduction factor, and
-each run reports exactly there.
+The scheduler is Syne Tune's own class (Schmucker et al. 2021, arXiv:2106.12639) with its default priority, the
+non-dominated sort. Its workers are simulated as ours are: on a clock of tokens, none waiting for another. Where it
+draws an architecture that was drawn before it draws again, as no search of ours trains one twice either. It is
+told the same losses and exact costs, at every point of the table. It stops runs at the grace period and its
+multiples by powers of the reduction factor, or at the next point after.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def search(table: Table, seed: int, workers: int, grace: float, factor: float) -
     from syne_tune.backend.trial_status import Trial
     from syne_tune.config_space import choice
     from syne_tune.optimizer.scheduler import SchedulerDecision
-    from syne_tune.optimizer.schedulers.multiobjective import MOASHA
+    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
     np.random.seed(seed)  # noqa: NPY002 - the generator that the scheduler draws from
     budget = table.space.proxy.tokens
