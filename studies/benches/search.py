@@ -57,7 +57,7 @@ class Replayed:
     Attributes:
         tokens: rising, spent by all workers when each training ended; 1 is a whole training.
         shares: of the table's hypervolume that was dominated from then on.
-        lost: share of the table's front that was not trained to the end when a search of everything ended;
+        lost: share of the table's front that was still stopped at the end of a search of the whole space;
             None for one that was ended earlier.
         spent: by all workers when the search ended.
         duplicates: architectures that were trained on more tokens than one training has.
@@ -275,7 +275,7 @@ def _replayed(job: tuple[SearchPlan, str, int]) -> Replayed:
         seed=seed,
         tokens=tuple(spent / budget for spent in course.tokens),
         shares=tuple(course.shares),
-        lost=len(front - set(course.ended)) / len(front) if math.isinf(plan.until) else None,
+        lost=len(front & set(course.stopped)) / len(front) if math.isinf(plan.until) else None,
         spent=course.spent / budget,
         duplicates=sum(tokens > budget for tokens in course.trained.values()),
         overhead=tuple(1000 * seconds for seconds in course.overhead),

@@ -5,11 +5,15 @@ It needs an environment of its own, because Syne Tune and this package want diff
     python -m venv rival && rival/bin/pip install syne-tune==0.16.0 pyyaml
     PYTHONPATH=. rival/bin/python -m studies.replay.moasha -o moasha.jsonl
 
-The scheduler is Syne Tune's own class (Schmucker et al. 2021, arXiv:2106.12639) with its default priority, the
-non-dominated sort. Its workers are simulated as ours are: on a clock of tokens, none waiting for another. Where it
-draws an architecture that was drawn before it draws again, as no search of ours trains one twice either. It is
-told the same losses and exact costs, at every point of the table. It stops runs at the grace period and its
-multiples by powers of the reduction factor, or at the next point after.
+The scheduler is Syne Tune's own class (Schmucker et al. 2021, arXiv:2106.12639). Its workers are simulated
+as ours are: on a clock of tokens, none waiting for another. Where it draws an architecture that was drawn
+before it draws again, as no search of ours trains one twice either. It is told the same losses and exact
+costs, at every point of the table. It stops runs at the grace period and its multiples by powers of the
+reduction factor, or at the next point after.
+
+Its default priority in 0.16.0 returns the sorted indices where the scheduler expects each run's rank, so
+that it stops the wrong runs. `--repaired` gives it ranks: by fronts, within a front by the same epsilon-
+net.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ from studies.replay.table import FILE, Entry, Table
 TOKENS = "tokens"
 
 
-def search(table: Table, seed: int, workers: int, grace: float, factor: float) -> dict[str, Any]:
+def search(
+    table: Table, seed: int, workers: int, grace: float, factor: float, repaired: bool
+) -> dict[str, Any]:
     """Searches the whole table once; what ended when, by tokens spent by all workers."""
     from syne_tune.backend.trial_status import Trial
     from syne_tune.config_space import choice
@@ -43,6 +49,7 @@ def search(table: Table, seed: int, workers: int, grace: float, factor: float) -
     scheduler = MOASHA(
         {"architecture": choice(list(table.entries))}, metrics=names, time_attr=TOKENS, max_t=budget,
         grace_period=round(grace * budget), reduction_factor=factor, random_seed=seed,
+        multiobjective_priority=_ranks() if repaired else None,
     )  # fmt: skip
     left = set(table.entries)
     running: dict[int, tuple[Any, Entry, int]] = {}  # by worker: trial, architecture, next point
@@ -78,6 +85,28 @@ def search(table: Table, seed: int, workers: int, grace: float, factor: float) -
     return {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
 
 
+def _ranks() -> Any:
+    """The non-dominated sort as the scheduler needs it: (n, objectives) to the rank of each, best first."""
+    from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import MOPriority
+    from syne_tune.optimizer.schedulers.multiobjective.non_dominated_priority import (
+        compute_epsilon_net,
+        pareto_efficient,
+    )
+
+    class Ranks(MOPriority):  # type: ignore[misc]
+        def priority_unsafe(self, objectives: Any) -> Any:
+            ranks = np.empty(len(objectives), dtype=np.int64)
+            left, done = np.arange(len(objectives)), 0
+            while len(left):
+                best = pareto_efficient(objectives[left])
+                front = left[best]
+                ranks[front] = done + compute_epsilon_net(objectives[front], dim=0)
+                left, done = left[~best], done + len(front)
+            return ranks
+
+    return Ranks()
+
+
 def _new(scheduler: Any, left: set[str]) -> dict[str, Any]:
     """The scheduler's next suggestion that was not made before."""
     while True:
@@ -90,7 +119,7 @@ def _new(scheduler: Any, left: set[str]) -> dict[str, Any]:
 def _searches(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     table = Table.open(given.table)
     for seed in range(given.seeds):
-        yield search(table, seed, given.workers, given.grace, given.factor)
+        yield search(table, seed, given.workers, given.grace, given.factor, given.repaired)
 
 
 def main() -> None:
@@ -101,6 +130,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4, help="simulated, of each search")
     parser.add_argument("--grace", type=float, default=0.22, help="share of a training before the first rung")
     parser.add_argument("--factor", type=float, default=3.0, help="of which runs one goes on")
+    parser.add_argument("--repaired", action="store_true", help="ranks instead of indices")
     given = parser.parse_args()
     with given.out.open("w", encoding="utf-8") as file:
         for found in _searches(given):
