@@ -93,7 +93,7 @@ def _ranks() -> Any:
         pareto_efficient,
     )
 
-    class Ranks(MOPriority):  # type: ignore[misc]
+    class Ranks(MOPriority):
         def priority_unsafe(self, objectives: Any) -> Any:
             ranks = np.empty(len(objectives), dtype=np.int64)
             left, done = np.arange(len(objectives)), 0
