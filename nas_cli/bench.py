@@ -1,4 +1,4 @@
-"""`nas bench`: speed on this machine. A benchmark is a module of `nas_cli.benches` and a word here."""
+"""`nas bench`: speed, side by side. A benchmark is a module of `nas_cli.benches` and a word here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from importlib import import_module
 
 import typer
 
-BENCHES = ("mixers", "model", "ops", "trial")
+BENCHES = ("mixers", "model", "ops", "search", "trial")
 
-bench = typer.Typer(help="Measure speed on this machine, side by side in one process.", no_args_is_help=True)
+bench = typer.Typer(help="Measure speed on this machine, or of searches, side by side.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:

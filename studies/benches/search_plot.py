@@ -1,0 +1,99 @@
+"""Searches of a table side by side: what each has found over the tokens it spent, with quartile bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from studies.benches.search import Replayed, band
+from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, writing_plot
+from studies.rungs.evidence import Floats
+
+_COLOURS = {
+    "gain": GREEN,
+    "tpe": PURPLE,
+    "random": GREY,
+    "nsga2": "#c2410c",
+    "nsga3": "#a16207",
+    "gp": "#0369a1",
+}
+_RIVAL = "#be123c"
+_DASHES = {"forecast": "solid", "none": "dash", "pareto": "dot", "median": "dashdot"}
+_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_ACROSS = "tokens of all workers (1: a whole training)"
+_UP = "share of the table's hypervolume"
+_POINTS = 400
+
+
+def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
+    """Medians over the seeds, bands between the quartiles; a method's colour is its sampler.
+
+    Raises:
+        UserError: the path can't be written or has an unknown ending.
+    """
+    check_plot_path(path)
+    tokens = np.geomspace(
+        min(run.tokens[0] for run in runs if run.tokens), max(run.spent for run in runs), _POINTS
+    )
+    bands = {
+        method: band([run for run in runs if run.method == method], tokens)
+        for method in dict.fromkeys(run.method for run in runs)
+    }
+    with writing_plot(path):
+        (_page if path.suffix.lower() in PAGES else _picture)(title, tokens, bands, path)
+
+
+def _look(method: str) -> tuple[str, str]:
+    """Colour and dash."""
+    sampler, _, stopping = method.partition("/")
+    return _COLOURS.get(sampler, _RIVAL), _DASHES.get(stopping, "solid")
+
+
+def _picture(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter, ScalarFormatter
+
+    figure = Figure(figsize=(9, 5), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    for method, (low, middle, high) in bands.items():
+        colour, dash = _look(method)
+        axes.fill_between(tokens, low, high, color=colour, alpha=0.1, linewidth=0)
+        axes.plot(tokens, middle, color=colour, linestyle=_STYLES[dash], label=method)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(_ACROSS)
+    axes.set_ylabel(_UP)
+    axes.set_ylim(0.4, 1.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2, linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path)
+
+
+def _page(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> None:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for method, (low, middle, high) in bands.items():
+        colour, dash = _look(method)
+        figure.add_trace(
+            go.Scatter(
+                x=np.concatenate([tokens, tokens[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself",
+                fillcolor=colour, opacity=0.1, line={"width": 0}, hoverinfo="skip", legendgroup=method,
+                showlegend=False,
+            )
+        )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=tokens, y=middle, name=method, line={"color": colour, "dash": dash}, legendgroup=method,
+                hovertemplate=f"{method}<br>%{{x:.1f}} trainings · %{{y:.1%}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_xaxes(title_text=_ACROSS, type="log")
+    figure.update_yaxes(title_text=_UP, tickformat=".0%", range=[0.4, 1.0])
+    figure.update_layout(title=title, template="simple_white")
+    figure.write_html(path, include_plotlyjs=True)

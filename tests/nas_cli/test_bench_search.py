@@ -1,0 +1,58 @@
+"""`nas bench search`: a table and JSON that say the same on every run, plots, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Nas = Callable[..., Result]
+FEW = ("bench", "search", "--methods", "gain/forecast,random/none", "--seeds", "2", "--trials", "14")
+
+
+def without_ms(text: str) -> Any:
+    found = json.loads(text)
+    for row in found["methods"]:
+        assert row.pop("ms") > 0 < row.pop("last_ms")
+    return found
+
+
+def test_json_is_stable(nas: Nas) -> None:
+    first, second = (nas(*FEW, "--rungs", "0.1,0.3,1", "--json").stdout for _ in range(2))
+    found = without_ms(first)
+    assert found == without_ms(second)
+    assert found["rungs"] == [0.1, 0.3, 1.0]
+    assert [row["method"] for row in found["methods"]] == ["gain/forecast", "random/none"]
+    for row in found["methods"]:
+        assert row["duplicates"] == 0
+        assert row["lost"] is None
+        assert set(row["tokens"]) == {"0.9", "0.95", "0.99"}
+
+
+def test_table_and_plots(nas: Nas, tmp_path: Path) -> None:
+    for name in ("curves.png", "curves.html"):
+        result = nas(*FEW, "--seeds", 1, "--trials", 8, "--to-end", "--plot", tmp_path / name)
+        assert "gain/forecast" in result.stdout
+        assert "front lost" in result.stdout
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--methods", "gian/none"), 'did you mean "gain"'),
+        (("--rungs", "0.2,1"), "points are 0.04, 0.07"),
+        (("--rungs", "x"), "is not like 0.22,1"),
+        (("--rival", "moasha.jsonl"), "is not like moasha=FILE.jsonl"),
+        (("--rival", "moasha=none.jsonl"), "No such file"),
+        (("--plot", "curves.bmp"), "must end in"),
+    ],
+)
+def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
+    result = nas("bench", "search", *arguments)
+    assert result.exit_code == 2
+    assert told in str(result.exception) + result.stderr.replace("\n", " ")
