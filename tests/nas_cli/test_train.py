@@ -71,7 +71,7 @@ def test_an_exploding_run_exits_1_and_leaves_nothing(
     [
         (("--tokens", "100"), "less than one step"),
         (("--seq-len", "33"), "multiple of the sequence length"),
-        (("--lr-rule", "rolls"), "did you mean roles"),
+        (("--lr-rule", "rolls"), 'did you mean "roles"'),
         (("--device", "cuda:77"), "not available"),
         (("--data", "nowhere.jsonl"), "no such file"),
     ],
