@@ -79,9 +79,9 @@ def apply(
     """
     if output is None and not dry_run:
         raise typer.BadParameter("is needed (or --dry-run)", param_hint="--output")
+    from studies.descent import TrainingFailed
     from studies.devices import pick_device
     from studies.heal import calibration_texts
-    from studies.training import TrainingFailed
     from surgery.apply.pipeline import apply as rewrite
     from surgery.apply.plan import plan
     from surgery.apply.source import read_source
@@ -137,7 +137,7 @@ def _healer(
     from studies.devices import pick_device
     from studies.heal import EVAL_TOKENS, Healer
     from studies.pretrain import check_budget, open_text
-    from studies.training import TrainSettings
+    from studies.recipe import TrainSettings
 
     settings = None
     if heal is not None:

@@ -29,9 +29,9 @@ def run_probe(
     settings = read_settings(name, given)
     from nas_cli.bars import training_progress
     from studies.checkpoints import read_layers
+    from studies.descent import TrainingFailed
     from studies.devices import pick_device
     from studies.probes import measure
-    from studies.training import TrainingFailed
 
     place = pick_device(device)
     architecture = read_layers(model)

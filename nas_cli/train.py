@@ -16,7 +16,7 @@ from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
     from studies.data import TokenData
-    from studies.training import TrainSettings
+    from studies.recipe import TrainSettings
     from surgery.architecture import Architecture
 
 
@@ -69,9 +69,10 @@ def train(
     from dataclasses import asdict
 
     from studies.compiling import check_compile
+    from studies.descent import TrainingFailed
     from studies.devices import pick_device
     from studies.pretrain import check_budget, evaluation_points, pretrain
-    from studies.training import TrainingFailed, TrainSettings
+    from studies.recipe import TrainSettings
     from surgery.hf.staging import check_target
 
     place = pick_device(device)

@@ -42,7 +42,7 @@ class Proxy:
         tokens, seq_len, batch_tokens, eval_tokens: in tokens.
         rungs: fractions of the budget at which trials are compared, rising, the last is 1.
         lr: peak learning rate.
-        lr_rule: who gets it: `roles` or `uniform` (`studies.training.make_optimizer`).
+        lr_rule: who gets it: `roles` or `uniform` (`studies.descent.make_optimizer`).
         warmup: fraction of the steps.
         seeds: runs of each architecture.
         recall, state: the probes of these names, where they are objectives.

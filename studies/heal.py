@@ -14,7 +14,8 @@ from studies.data import TextTokenizer, TokenData, open_corpus
 from studies.data.prepared import is_prepared
 from studies.data.request import default_val_fraction, is_held_out
 from studies.evaluate import Evaluation, evaluate
-from studies.training import Progress, TrainResult, TrainSettings, check_data, train
+from studies.recipe import TrainSettings
+from studies.training import Progress, TrainResult, check_data, train
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel

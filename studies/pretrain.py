@@ -14,7 +14,8 @@ from studies.data import TokenData, open_corpus, prepare
 from studies.data.folder import write_json
 from studies.data.prepared import is_prepared
 from studies.devices import describe
-from studies.training import Progress, TrainResult, TrainSettings, check_data, train
+from studies.recipe import TrainSettings
+from studies.training import Progress, TrainResult, check_data, train
 from surgery.architecture import Architecture
 from surgery.hf.card import card, table
 from surgery.hf.export import write

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -20,26 +16,19 @@ import torch
 
 from search_spaces import SearchSpace
 from studies.data import TokenData, open_or_prepare
+from studies.descent import TrainingFailed
 from studies.devices import describe, pick_device
 from studies.leases import Lease
 from studies.phases import mark
 from studies.probes import train_probe
+from studies.recipe import TrainSettings
 from studies.records import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, TrialRecord
 from studies.samplers import derive_seed
+from studies.signals import Stop, stop_on_signals
 from studies.stopping import CHECKPOINT, reach, stop
 from studies.storage import STORAGE_ERRORS, mendable
 from studies.study import Study
-from studies.supervisor import SUPERVISOR
-from studies.training import (
-    Interrupted,
-    Progress,
-    Rung,
-    Stopped,
-    TrainingFailed,
-    TrainSettings,
-    check_data,
-    train,
-)
+from studies.training import Interrupted, Progress, Rung, Stopped, check_data, train
 from studies.trials import HEARTBEAT_SECONDS, Assignment, Nothing, beat, finish, put_back, take
 from surgery.architecture import Architecture
 from surgery.costs import METRICS as ALL_METRICS
@@ -70,7 +59,7 @@ def work(
     data = open_data(study)
     check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
     mark("open")
-    with mendable(study.folder), Lease(study.workers_folder) as lease, _stop_on_signals() as stop:
+    with mendable(study.folder), Lease(study.workers_folder) as lease, stop_on_signals() as stop:
         worker = _Worker(study, data, place, lease, stop, log)
         while not stop():
             assignment = take_next(study, lease.worker, target, stop)
@@ -302,40 +291,3 @@ class _Worker:
         if self.failures >= FAILURES_IN_A_ROW:
             problem = Problem("last reason", None, reason, f"see trial {number}'s error.txt")
             raise UserError(f"{self.failures} trials failed in a row", [problem])
-
-
-class Stop:
-    """True once a signal asked to stop, or once the supervisor that started this process is gone."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.supervisor = os.environ.get(SUPERVISOR)
-
-    def __call__(self) -> bool:
-        orphaned = self.supervisor is not None and os.getppid() != int(self.supervisor)
-        return orphaned or self.asked.is_set()
-
-    def wait(self, seconds: float) -> None:
-        self.asked.wait(seconds)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM set it: training looks at it each step, so no write to the storage is cut through.
-    A second signal interrupts at once."""
-    stop = Stop()
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if stop.asked.is_set():
-            raise KeyboardInterrupt
-        stop.asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -15,12 +15,14 @@ import torch
 from studies.audit.plan import Audit, Run, open_audit
 from studies.data import TokenData
 from studies.data.folder import read_json, write_json
+from studies.descent import TrainingFailed
 from studies.devices import describe, pick_device
+from studies.recipe import TrainSettings
 from studies.samplers import derive_seed
 from studies.storage import mendable
 from studies.study import Study
 from studies.supervisor import spread
-from studies.training import Interrupted, Progress, TrainingFailed, TrainSettings, train
+from studies.training import Interrupted, Progress, train
 from studies.worker import open_data, train_settings
 from surgery.model import HybridLM
 

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from studies.benches.bare import BareModel
 from studies.benches.timing import summary, timed
+from studies.descent import Descent
 from studies.devices import autocast, peak_memory, reset_peak_memory
 from studies.phases import mark, watching
-from studies.training import Descent, TrainSettings
+from studies.recipe import TrainSettings
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
 from surgery.costs import cost

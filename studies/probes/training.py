@@ -12,10 +12,12 @@ from search_spaces.probe import Probe
 from search_spaces.recall import Recall
 from search_spaces.state import State
 from studies.curve import Stopwatch, log_steps
+from studies.descent import Descent, TrainingFailed
 from studies.devices import autocast, to_device
 from studies.probes import recall, state
 from studies.probes.task import UNSCORED, Tokens
-from studies.training import Descent, Interrupted, Progress, TrainingFailed, TrainSettings
+from studies.recipe import TrainSettings
+from studies.training import Interrupted, Progress
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 

@@ -71,7 +71,7 @@ def model_folder(architecture_file: Path, prepared: Path, tmp_path_factory: pyte
 
     from studies.data import TokenData
     from studies.pretrain import pretrain
-    from studies.training import TrainSettings
+    from studies.recipe import TrainSettings
     from surgery.architecture import Architecture
 
     out = tmp_path_factory.mktemp("model") / "micro"

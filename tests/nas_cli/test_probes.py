@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there_is_refused(nas: Nas, tmp_path: Path) -> None:
 def test_a_failed_training_is_told(
     nas: Nas, architecture_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from studies.training import Descent, TrainingFailed
+    from studies.descent import Descent, TrainingFailed
 
     def fail(self: Descent, number: int) -> tuple[float, float]:
         raise TrainingFailed(f"the loss became nan at step {number}")

@@ -215,7 +215,7 @@ def test_helpers_share_the_work(study: Study) -> None:
 
 def test_diverged_runs_are_told_not_ranked(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from studies.audit import runs
-    from studies.training import TrainingFailed
+    from studies.descent import TrainingFailed
 
     audit = open_audit(study, 2, 3)
     bad = audit.members[1]

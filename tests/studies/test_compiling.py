@@ -10,8 +10,9 @@ import torch
 
 from studies import compiling
 from studies.compiling import CUDA_TOKENS, check_compile, compiled_blocks, pays
+from studies.descent import Descent
+from studies.recipe import TrainSettings
 from studies.study import Study, StudySettings
-from studies.training import Descent, TrainSettings
 from surgery.model import HybridLM
 from surgery.problems import UserError
 from tests.models import architecture

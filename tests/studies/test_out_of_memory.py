@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from studies.descent import Descent, TrainingFailed
 from studies.probes.task import UNSCORED
-from studies.training import Descent, TrainingFailed, TrainSettings
+from studies.recipe import TrainSettings
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 from tests.models import architecture

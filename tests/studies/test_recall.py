@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.recall import FILLER, Recall
+from studies.descent import TrainingFailed
 from studies.probes import accuracy, fresh_model, train_probe
 from studies.probes.recall import sequences
 from studies.probes.task import UNSCORED
-from studies.training import Interrupted, Progress, TrainingFailed
+from studies.training import Interrupted, Progress
 from studies.worker import work
 from surgery.architecture import Architecture
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search_spaces.state import GROUPS, State
+from studies.descent import TrainingFailed
 from studies.probes import accuracy, fresh_model, measure, train_probe
 from studies.probes.state import elements, product_table, sequences
 from studies.probes.task import UNSCORED
-from studies.training import Interrupted, TrainingFailed
+from studies.training import Interrupted
 from studies.worker import work
 from surgery.architecture import Architecture
 

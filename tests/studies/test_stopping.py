@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from studies import stopping, training
+from studies import stopping
+from studies.descent import Descent
 from studies.leases import Lease
 from studies.records import METRICS
 from studies.rungs.evidence import Evidence, Floats
@@ -79,13 +80,13 @@ def test_a_stopped_trial_waits_for_its_chance_and_goes_on_where_it_was(
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every optimizer step of a training."""
     steps: list[int] = []
-    step = training.Descent.step
+    step = Descent.step
 
-    def counted(self: training.Descent, number: int, *args: object) -> None:
+    def counted(self: Descent, number: int, *args: object) -> None:
         steps.append(number)
         step(self, number, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training.Descent, "step", counted)
+    monkeypatch.setattr(Descent, "step", counted)
     return steps
 
 

@@ -14,8 +14,8 @@ from search_spaces import SearchSpace, parse_space
 from studies import trials
 from studies import worker as worker_module
 from studies.data import TokenData
+from studies.descent import TrainingFailed
 from studies.study import Study, list_studies
-from studies.training import TrainingFailed
 from studies.worker import FAILURES_IN_A_ROW, work
 from surgery.problems import UserError
 

@@ -18,24 +18,20 @@ from studies import training
 from studies.curve import CURVE_POINTS, log_steps
 from studies.data import TokenData
 from studies.data.tokenizers import TextTokenizer
+from studies.descent import EMBEDDING_RATE, Descent, TrainingFailed, make_optimizer
 from studies.devices import peak_memory, reset_peak_memory
 from studies.evaluate import evaluate
+from studies.recipe import TrainSettings, schedule
 from studies.training import (
-    EMBEDDING_RATE,
-    Descent,
     Interrupted,
     Progress,
     Rung,
     Stopped,
-    TrainingFailed,
     TrainResult,
-    TrainSettings,
     batch_indices,
     check_data,
     load_state,
-    make_optimizer,
     save_state,
-    schedule,
     train,
 )
 from studies.worker import train_settings

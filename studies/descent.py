@@ -1,0 +1,134 @@
+"""Descent: AdamW along a schedule, a batch at a time, in as many pieces as memory asks for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from studies.compiling import compiled_blocks, pays
+from studies.devices import autocast
+from studies.phases import mark
+from studies.random_state import random_state, set_random_state
+from studies.recipe import TrainSettings, schedule
+from surgery.cross_entropy import IGNORED
+from surgery.model import HybridLM
+
+# by the rule `roles`: the learning rate of embeddings and vectors over that of matrices
+EMBEDDING_RATE = 6.0
+
+
+class TrainingFailed(Exception):
+    """The run has no result: the loss became NaN, infinite or exploded."""
+
+
+class Descent:
+    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read.
+
+    `sequences`: of a batch that are worked on together. None until memory runs out; then they are halved as
+    often as it takes, and stay so.
+    """
+
+    def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
+        self.model, self.settings, self.device = model, settings, device
+        if pays(settings.compile, device, settings.tokens):
+            model.run_block = compiled_blocks(settings.compile)
+        self.optimizer = make_optimizer(model, settings, device)
+        self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
+        self.sequences: int | None = None
+        mark("build")
+
+    def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
+        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1.
+
+        Raises:
+            TrainingFailed: not even a single sequence fits into memory.
+        """
+        self.lr = self.settings.lr * schedule(number, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * group["scale"]
+        self.loss, self.auxiliary = self._gradients(inputs, targets)
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        mark("optimizer")
+
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the gradients of a batch into place: (loss, auxiliary terms)."""
+        before = random_state(self.device)
+        while True:
+            try:
+                return self._accumulate(inputs, targets)
+            except torch.OutOfMemoryError as error:
+                if self.sequences == 1 or len(inputs) == 1:
+                    raise TrainingFailed(f"a single sequence does not fit into memory: {error}") from None
+            # after `except`, since the error holds on to all that the step had made
+            self.sequences = min(self.sequences or len(inputs), len(inputs)) // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            set_random_state(before, self.device)
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over all tokens that count, whatever the pieces; auxiliary terms, which are means over
+        tokens, weigh by sequences. (Only the floor of `kl: free_bits` is of a piece's mean, not the batch's.)
+        """
+        counted = (targets != IGNORED).sum()
+        size = self.sequences or len(inputs)
+        losses, terms = [], []
+        for tokens, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+            with autocast(self.device):
+                loss, auxiliary = self.model.loss(tokens, wanted, reduction="sum")
+            loss, auxiliary = loss / counted, auxiliary * (len(tokens) / len(inputs))
+            mark("forward")
+            (loss + auxiliary).backward()
+            mark("backward")
+            losses.append(loss.detach())
+            terms.append(auxiliary.detach())
+        return torch.stack(losses).sum(), torch.stack(terms).sum()
+
+    def check(self, number: int) -> tuple[float, float]:
+        """(loss, gradient norm) of the last step.
+
+        Raises:
+            TrainingFailed: one of them is not finite, or the loss exploded.
+        """
+        loss, norm = self.loss.item(), self.norm.item()
+        check_alive(loss, norm, self.ceiling, number)
+        return loss, norm
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, not on norms, biases, embeddings and gates.
+
+    A group's `scale` is its share of the learning rate. By the rule `uniform` it is 1. By `roles` embeddings,
+    tied head or not, norms, biases and gates have EMBEDDING_RATE: muP and its kin let what does not grow with
+    the width move faster than matrices (arXiv 2203.03466, table 8; 2407.05872). Looped matrices have no rate
+    of their own: lr / passes was ahead after 100 steps, but even after 400 (3 passes) or behind (2 passes).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    exempt = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    roles = settings.lr_rule == "roles"
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and id(parameter) not in exempt and not name.endswith("loop_gate")
+        scale = EMBEDDING_RATE if roles and not matrix else 1.0
+        groups.setdefault((settings.weight_decay if matrix else 0.0, scale), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "scale": scale}
+            for (decay, scale), parameters in sorted(groups.items(), reverse=True)
+        ],
+        lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda"),
+    )  # fmt: skip
+
+
+def check_alive(loss: float, norm: float, ceiling: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingFailed(f"the loss became {loss} at step {step}")
+    if not math.isfinite(norm):
+        raise TrainingFailed(f"the gradient norm became {norm} at step {step}")
+    if loss > ceiling:
+        raise TrainingFailed(
+            f"the loss exploded to {loss:.1f} nats/token at step {step} (limit {ceiling:.1f})"
+        )
