@@ -27,7 +27,7 @@ from search_spaces import SearchSpace, parse_space
 from search_spaces.enumeration import every_architecture
 from studies.curve import read_curve
 from studies.data.folder import locked, write_json
-from studies.records import BASELINE, TrialRecord, front_records
+from studies.records import BASELINE, STOPPED, STOPPED_AT, TrialRecord, front_records
 from studies.repeats import mean_over_runs
 from studies.rungs.features import features
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
@@ -68,7 +68,7 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
-        self._finished: dict[int, TrialRecord] = {}
+        self._kept: dict[int, TrialRecord] = {}  # those that change no more, or not for now
         self.drawn: dict[int, list[tuple[dict[str, Any], Architecture]]] = {}  # of the sampler `gain`
         self._told: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {}
 
@@ -192,11 +192,14 @@ class Study:
         return self.records()[number] if trials[number].state.is_finished() else self._read(trials[number])
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
-        record = self._finished.get(trial.number)
-        if record is None:
+        record = self._kept.get(trial.number)
+        # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
+        if record is None or (
+            record.state == STOPPED and trial.user_attrs.get(STOPPED_AT) != len(record.rungs)
+        ):
             record = TrialRecord.read(trial)
-            if trial.state.is_finished():
-                self._finished[trial.number] = record
+            if trial.state.is_finished() or record.state == STOPPED:
+                self._kept[trial.number] = record
         return record
 
     def costs(self, record: TrialRecord) -> dict[str, float]:

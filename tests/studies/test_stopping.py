@@ -234,7 +234,7 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     work(study, target=3, device="cpu", log=quiet)
     for trial in study.inner.get_trials(deepcopy=False):
         trial.user_attrs.pop("rungs")
-    study._finished.clear()
+    study._kept.clear()
     evidence = gather(study, study.records())
     assert evidence.finished.all()
     assert np.isnan(evidence.curves[:, 0]).all()
