@@ -83,44 +83,54 @@ def take(
     with study.exclusive():
         put_back_orphans(study)
         records = study.records()
-        if not _waits(records) and (number := promotable(study, records, ending=False)) is not None:
-            promote(study, number)
+        _promote(study, records, ending=False)
         study.sampler.expected = expected_values(study, records)
         while should_stop is None or not should_stop():
             records = study.records()
             trained = sum(record.trained for record in records)
             running = sum(record.state == RUNNING for record in records)
-            skips = _skips(records)
             if target is not None and trained + running >= target:
-                if (number := promotable(study, records, ending=True)) is not None:
-                    promote(study, number)
+                if _promote(study, records, ending=True):
                     continue
                 if running:  # it may yet make a stopped one worth it
                     return Nothing(wait=True)
                 return Nothing(wait=False, reason=f"{trained} architectures are trained")
-            if _waits(records):
-                pass  # it is taken as it is
-            elif skips >= FEW_SKIPS and (left := study.untried(records)) is not None:
-                if not left and (number := promotable(study, records, ending=True)) is not None:
-                    promote(study, number)
+            skips = _skips(records)
+            left = study.untried(records) if skips >= FEW_SKIPS else None
+            if not _waits(records) and (left == [] or (left is None and skips >= MOST_SKIPS)):
+                if _promote(study, records, ending=True):
                     continue
-                if not left:
-                    reason = f"the space is exhausted: all {study.countable} allowed architectures are known"
-                    return Nothing(wait=running > 0, reason=reason)
-                place = derive_seed(study.settings.seed, "untried", len(records)) % len(left)
-                study.inner.enqueue_trial(left[place])
-            elif skips >= MOST_SKIPS:
-                reason = f"the space is exhausted: {MOST_SKIPS} suggestions brought nothing new"
-                return Nothing(wait=running > 0, reason=reason)
+                known = f"all {study.countable} allowed architectures are known"
+                reason = known if left == [] else f"{MOST_SKIPS} suggestions brought nothing new"
+                return Nothing(wait=running > 0, reason=f"the space is exhausted: {reason}")
             explore = _starts(study, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
-            if study.sampler.name == GAIN and not explore and not _waits(records):
-                params = suggest(study, records)
-                if params is not None:
-                    study.inner.enqueue_trial(params, user_attrs={SUGGESTED_BY: GAIN})
+            _queue(study, records, left, explore=explore)
             assignment = _ask(study, worker, records, explore=explore)
             if assignment is not None:
                 return assignment
     return Nothing(wait=True)
+
+
+def _promote(study: Study, records: Sequence[TrialRecord], *, ending: bool) -> bool:
+    """Queues the stopped trial that goes on next, if one is worth it and nothing waits before it."""
+    number = None if _waits(records) else promotable(study, records, ending=ending)
+    if number is not None:
+        promote(study, number)
+    return number is not None
+
+
+def _queue(
+    study: Study, records: Sequence[TrialRecord], left: Sequence[dict[str, Any]] | None, *, explore: bool
+) -> None:
+    """Queues what is tried next where that is not left to Optuna's sampler: one of the few that are `left`,
+    or what the sampler `gain` chose."""
+    if _waits(records):
+        return  # that is taken first, as it is
+    if left:
+        place = derive_seed(study.settings.seed, "untried", len(records)) % len(left)
+        study.inner.enqueue_trial(left[place])
+    elif study.sampler.name == GAIN and not explore and (params := suggest(study, records)) is not None:
+        study.inner.enqueue_trial(params, user_attrs={SUGGESTED_BY: GAIN})
 
 
 def finish(
