@@ -18,7 +18,6 @@ from nas_cli.tables import trial_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from studies.records import TrialRecord
     from studies.study import Study
     from studies.supervisor import Snapshot, Supervisor
 
@@ -75,7 +74,7 @@ def print_lines(supervisor: Supervisor) -> None:
             told.add((record.number, record.state))
             result = record.reason
             if record.state == "stopped":
-                result = f"val_loss={record.rungs[-1]:.4f} at {share_of(supervisor.study, record)}"
+                result = f"val_loss {record.at_rungs(supervisor.study.space.proxy.rungs)} of its tokens"
             if record.values is not None:
                 result = " ".join(
                     f"{objective.name}={objective.metric.format(value)}"
@@ -88,11 +87,6 @@ def print_lines(supervisor: Supervisor) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-
-
-def share_of(study: Study, record: TrialRecord) -> str:
-    """How far a stopped trial got."""
-    return f"{study.space.proxy.rungs[len(record.rungs) - 1]:.0%} of its tokens"
 
 
 def screen(study: Study, snapshot: Snapshot) -> RenderableType:

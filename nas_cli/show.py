@@ -141,7 +141,10 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         soft_wrap=True,
     )
     console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
-    console.print(f"  sampler {settings.sampler}, seed {settings.seed}, {settings.threads} threads a worker")
+    console.print(
+        f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
+        f"{settings.threads} threads a worker"
+    )
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:
         if record.state == "failed":
@@ -198,7 +201,9 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     line = escape(record.line)
     console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
-    _print_metrics({**costs, **record.metrics})
+    _print_metrics({**costs, **record.measured, **record.metrics})
+    if rungs := record.at_rungs(study.space.proxy.rungs):
+        console.print(f"  held-out loss {rungs} of its tokens")
     _print_runs(standings, standings.standing(record))
     if record.seconds:
         console.print(f"  took {duration(record.seconds)}, seeds {', '.join(map(str, record.seeds))}")

@@ -65,7 +65,7 @@ def trial_note(study: Study, record: TrialRecord) -> str:
     for name in names:
         metric, _ = parse_metric(name)
         rows.append([name, _told(metric, cost(architecture, name))])
-    for name, value in record.metrics.items():
+    for name, value in {**record.measured, **record.metrics}.items():
         metric, _ = parse_metric(name)
         if metric.analytic is None:
             rows.append([name, _told(metric, value)])
@@ -76,12 +76,17 @@ def trial_note(study: Study, record: TrialRecord) -> str:
         f"`{record.line}` `{record.hash}`",
         f"```\n{plain_strip(architecture)}\n```",
         *([f"**{reason}**"] if reason else []),
+        *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
         *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
         _table(["metric", "value"], rows),
         *([f"Knobs without effect: {'; '.join(warnings)}"] if (warnings := architecture.warnings()) else []),
         f"```yaml\n{architecture.to_yaml().strip()}\n```",
     ]
     return "\n\n".join(parts)
+
+
+def _rungs(study: Study, record: TrialRecord) -> str:
+    return record.at_rungs(study.space.proxy.rungs)
 
 
 def study_note(study: Study) -> str:
@@ -100,10 +105,12 @@ def study_note(study: Study) -> str:
     parts = [
         f"## {study.name}",
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
-        f"seed {settings.seed}. {len(rows)} of {done} trained architectures are on the front.",
+        f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
+        "are on the front.",
         *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
         "In the pictures `·` is a dense projection and `■` an operator in its place, one column a layer. "
-        "Trials shown as pruned were not trained: they break a constraint or repeat another one.",
+        "Trials shown as pruned were not trained: they break a constraint or repeat another one. Those shown "
+        "as running may also have stopped at a rung, to go on when it becomes worth it: their notes say so.",
         f"```yaml\n{study.space.text.strip()}\n```",
     ]
     return "\n\n".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -120,6 +120,11 @@ class TrialRecord:
         if self.repeat_of is not None:
             return f"#{self.number} of #{self.repeat_of}"
         return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
+
+    def at_rungs(self, fractions: Sequence[float]) -> str:
+        """Held-out losses where they were compared, such as `5.5517 at 30%, 4.4121 at 100%`."""
+        reached = zip(fractions, self.rungs, strict=False)
+        return ", ".join(f"{loss:.4f} at {fraction:.0%}" for fraction, loss in reached)
 
     def build(self) -> Architecture:
         assert self.architecture is not None, "only sampled trials have one"

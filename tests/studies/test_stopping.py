@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from studies import stopping
 from studies.descent import Descent
 from studies.leases import Lease
+from studies.notes import trial_note
 from studies.records import METRICS
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.strategies import STRATEGIES, Strategy
@@ -62,6 +63,9 @@ def test_a_stopped_trial_waits_for_its_chance_and_goes_on_where_it_was(
     halves = [study.record(number) for number in (3, 4)]
     assert [(len(item.rungs), item.tokens, item.worker) for item in halves] == [(1, 1024, "")] * 2
     assert checkpoint_of(study, 3).is_file()
+    note = trial_note(study, halves[0])
+    assert f"{halves[0].rungs[0]:.4f} at 50% of its tokens" in note
+    assert "val_bpb" in note
     steps = count_steps(monkeypatch)
     scripted[4] = 0.9
     lines: list[str] = []
