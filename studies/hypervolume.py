@@ -22,11 +22,11 @@ from search_spaces.objectives import Objective
 from search_spaces.proxy import Proxy
 from studies.front import scaled
 from studies.records import BASELINE, DONE, TrialRecord
+from studies.rungs.gain import REFERENCE
 from studies.samplers import derive_seed
 
 Array = NDArray[np.float64]
 
-REFERENCE = 1.1
 ORDERS = 30  # of trials, for what some of them dominate alone
 MOST_COUNTS = 20  # points of that line
 

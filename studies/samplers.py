@@ -115,6 +115,11 @@ class SeededSampler(BaseSampler):
         """Who drew the last trial's parameters: `random`, also while the sampler starts up, or its name."""
         return "random" if self.explore or self._startup else self.name
 
+    @property
+    def looks_at_trials(self) -> bool:
+        """Whether it learns from other trials; by `gain`, Optuna is left only what is drawn by chance."""
+        return self.name not in (GAIN, "random")
+
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._startup = False
         self.inner = self._make("relative", trial.number)

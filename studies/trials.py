@@ -84,7 +84,8 @@ def take(
         put_back_orphans(study)
         records = study.records()
         _promote(study, records, ending=False)
-        study.sampler.expected = expected_values(study, records)
+        if study.sampler.looks_at_trials:
+            study.sampler.expected = expected_values(study, records)
         while should_stop is None or not should_stop():
             records = study.records()
             trained = sum(record.trained for record in records)
