@@ -94,10 +94,10 @@ def prepare(  # type: ignore[no-untyped-def]
             mask=in_value,
             other=0.0,
         )
-        x = tl.dot(solve, v.to(tl.float32) * rate[:, None], input_precision=PRECISION)
+        new = tl.dot(solve, v.to(tl.float32) * rate[:, None], input_precision=PRECISION)
         tl.store(
             u + in_chunk[:, None] * value + column[None, :],
-            x,
+            new,
             mask=(column < value)[None, :] & (row >= 0)[:, None],
         )
 
