@@ -1,4 +1,4 @@
-"""Philox4x32-10 and the noise that the HDPL kernel makes of it, in plain integer arithmetic."""
+"""Philox4x32-7 and the noise that the HDPL kernel makes of it, in plain integer arithmetic."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 WORD = 0xFFFFFFFF
 
 
-def philox(key: int, counter: list[Tensor]) -> list[Tensor]:
+def philox(key: int, counter: list[Tensor], rounds: int = 7) -> list[Tensor]:
     """Four words out of four words (Salmon et al. 2011), each a tensor of int64 below 2^32."""
     low, high = key & WORD, key >> 32 & WORD
     a, b, c, d = counter
-    for _ in range(10):
+    for _ in range(rounds):
         first, second = a * 0xD2511F53, c * 0xCD9E8D57  # wraps at 64 bits, which are all that count
         a, b, c, d = (
             (second >> 32 & WORD) ^ b ^ low,

@@ -264,13 +264,17 @@ def test_compiled_it_is_the_same() -> None:
 
 def test_philox_gives_the_published_words() -> None:
     """Known answers of Random123 (Salmon et al. 2011), for the generator that kernels are compared with."""
+    ones, pi = (2**64 - 1, (2**32 - 1,) * 4), (
+        0x299F31D0A4093822, (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+    )  # fmt: skip
     known = {
-        (0, (0, 0, 0, 0)): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
-        (2**64 - 1, (2**32 - 1,) * 4): "408f276d 41c83b0e a20bc7c6 6d5451fd",
-        (0x299F31D0A4093822, (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)): (
-            "d16cfe09 94fdcceb 5001e420 24126ea1"
-        ),
+        (7, 0, (0, 0, 0, 0)): "5f6fb709 0d893f64 4f121f81 4f730a48",
+        (7, *ones): "5207ddc2 45165e59 4d8ee751 8c52f662",
+        (7, *pi): "4dfccaba 190a87f0 c47362ba b6b5242a",
+        (10, 0, (0, 0, 0, 0)): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+        (10, *ones): "408f276d 41c83b0e a20bc7c6 6d5451fd",
+        (10, *pi): "d16cfe09 94fdcceb 5001e420 24126ea1",
     }
-    for (key, counter), words in known.items():
-        found = philox(key, [torch.tensor(word) for word in counter])
+    for (rounds, key, counter), words in known.items():
+        found = philox(key, [torch.tensor(word) for word in counter], rounds)
         assert " ".join(f"{int(word):08x}" for word in found) == words

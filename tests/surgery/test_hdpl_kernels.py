@@ -6,6 +6,9 @@ They run on CUDA, and anywhere else in Triton's interpreter (TRITON_INTERPRET=1,
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,14 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.kernels import AVAILABLE
-from surgery.projections.hdpl import latent, latent_triton, narrow_triton, paths, paths_triton
+from surgery.projections.hdpl import (
+    input_triton,
+    latent,
+    latent_triton,
+    outputs_triton,
+    paths,
+    weights_triton,
+)
 from surgery.projections.hdpl.kl import FORMS, LN2, kl_loss
 from surgery.projections.hdpl.module import HDPL
 from surgery.projections.siblings import project
@@ -84,7 +94,9 @@ def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.d
     wanted += latent.sample_back_plainly(exact, noise, ranks, codes, d_h.double(), d_sums.double())
     found = latent_triton.sample_fused(latents, key, ranks, codes)
     found += latent_triton.sample_back_fused(latents, key, ranks, codes, d_h.clone(), d_sums)
-    for what, mine, theirs in zip(("h", "sums", "d_latents", "h again"), found, wanted, strict=True):
+    for what, mine, theirs in zip(
+        ("h", "sums", "d_latents", "h again", "d_bias"), found, wanted, strict=True
+    ):
         # of a quiet latent the KL is what is left of a difference
         close(mine, theirs, torch.bfloat16 if what == "sums" else dtype, what)
     # each gradient of a small loss has its own size: mu and logvar of each sibling are compared alone too
@@ -101,7 +113,7 @@ def test_above_the_clamp_there_is_no_gradient() -> None:
     _, sums = latent_triton.sample_fused(latents, key, [4], [FORMS["reference"]])
     assert sums.sum().item() == pytest.approx(3 * LN2, rel=1e-6)
     latents[:3, :4] = 0.1
-    d_latents, _ = latent_triton.sample_back_fused(
+    d_latents, *_ = latent_triton.sample_back_fused(
         latents, key, [4], [FORMS["reference"]], d_h, torch.ones(4, device=DEVICE)
     )
     torch.testing.assert_close(d_latents[:3, :4], torch.full((3, 4), 0.1, device=DEVICE))
@@ -114,7 +126,7 @@ def test_the_noise_is_normal_and_independent() -> None:
     latents = torch.zeros(tokens, 64, device=DEVICE)
     # d h at h = silu(z) gives z back: the gradient of logvar is d_z z / 2 where mu = 0, sigma = 1
     d_h = torch.ones(tokens, 32, device=DEVICE)
-    d_latents, _ = latent_triton.sample_back_fused(latents, key, ranks, [0, 0], d_h, d_h[0])
+    d_latents, *_ = latent_triton.sample_back_fused(latents, key, ranks, [0, 0], d_h, d_h[0])
     z = (2 * d_latents[:, 32:] / d_latents[:, :32]).cpu().double()
     torch.testing.assert_close(z, normals(7, tokens, 32), rtol=1e-3, atol=1e-4)
     count = z.numel()
@@ -138,55 +150,101 @@ def test_seeds_give_their_own_noise_and_the_same_again() -> None:
     torch.testing.assert_close(sampled(70, [32], 5), first[:70])  # a token's noise is its own
 
 
-@every_dtype
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(
-    ("tokens", "blocks", "rows", "columns", "rank"),
-    [(1, 1, 5, 7, 8), (17, 64, 3, 2, 16), (130, 8, 64, 64, 128), (257, 2, 160, 24, 9), (17, 4, 16, 96, 512)],
-)
-def test_outputs(
-    tokens: int, blocks: int, rows: int, columns: int, rank: int, bias: bool, dtype: torch.dtype
-) -> None:
-    needs_products_of(dtype)
-    torch.manual_seed(tokens)
-    x, every_h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank + 16, dtype=dtype)
-    h = every_h[:, 8 : 8 + rank]  # as in a group, where siblings lie side by side
-    weights = [draw(blocks, rows, columns, dtype=dtype), draw(blocks * rows, rank, dtype=dtype)]
-    shift = draw(blocks * rows, dtype=dtype) if bias else None
-    found = paths_triton.output_fused(x, h, *weights, shift)
-    exact = [None if part is None else part.double() for part in (x, h, *weights, shift)]
-    wanted = paths.output_plainly(*exact)
-    close(found, wanted, dtype, "y")
-
-
-@every_dtype
-@pytest.mark.parametrize(
-    ("tokens", "blocks", "rows", "columns", "rank"),
+every_shape = pytest.mark.parametrize(
+    ("tokens", "blocks", "rows", "columns", "ranks"),
     [
-        (1, 1, [5], 7, 8),
-        (17, 64, [3, 2], 2, 16),
-        (130, 8, [64, 16, 16], 64, 128),
-        (257, 2, [100, 24, 130], 128, 9),
-        (2049, 4, [16, 32], 16, 32),
+        (1, 1, [5], 7, [8]),
+        (17, 64, [3, 2], 2, [16, 16]),
+        (130, 8, [64, 16, 16], 64, [128, 128, 128]),  # tiles span two blocks, and eight in part
+        (257, 2, [100, 100, 130], 128, [9, 9, 9]),
+        (2049, 4, [16, 32], 16, [32, 8]),
+        (130, 3, [48, 48], 40, [24, 24]),  # spans that do not divide the blocks
+        (70, 2, [160, 96], 200, [130, 130]),
     ],
 )
-def test_gradients_of_narrow_siblings(
-    tokens: int, blocks: int, rows: list[int], columns: int, rank: int, dtype: torch.dtype
+
+
+@dataclass
+class Siblings:
+    """Random siblings, and a step's tensors."""
+
+    x: Tensor
+    h: Tensor
+    d_ys: list[Tensor]
+    blocks: list[Tensor]
+    decoders: list[Tensor]
+    biases: list[Tensor | None]
+    d_latents: Tensor
+    encoders: Tensor
+    ranks: list[int]
+
+    @property
+    def hs(self) -> Sequence[Tensor]:
+        return self.h[:, 8:].split(self.ranks, dim=1)
+
+    def exactly(self) -> Siblings:
+        def exact(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.double()
+            return [exact(part) for part in value] if isinstance(value, list) else value
+
+        return Siblings(**{field.name: exact(getattr(self, field.name)) for field in fields(self)})
+
+
+def siblings(
+    tokens: int, n: int, rows: list[int], columns: int, ranks: list[int], dtype: torch.dtype
+) -> Siblings:
+    torch.manual_seed(tokens)
+    latents = 2 * sum(ranks)
+    return Siblings(
+        x=draw(tokens, n * columns, dtype=dtype),
+        h=draw(tokens, 8 + sum(ranks), dtype=dtype),
+        d_ys=[draw(tokens, n * count, dtype=dtype) for count in rows],
+        blocks=[draw(n, count, columns, dtype=dtype) for count in rows],
+        decoders=[draw(n * count, rank, dtype=dtype) for count, rank in zip(rows, ranks, strict=True)],
+        biases=[draw(n * count, dtype=dtype) if place != 1 else None for place, count in enumerate(rows)],
+        d_latents=draw(tokens, latents, dtype=dtype),
+        encoders=draw(latents, n * columns, dtype=dtype),
+        ranks=ranks,
+    )
+
+
+@every_dtype
+@every_shape
+def test_outputs(
+    tokens: int, blocks: int, rows: list[int], columns: int, ranks: list[int], dtype: torch.dtype
 ) -> None:
     needs_products_of(dtype)
-    torch.manual_seed(tokens)
-    x, h = draw(tokens, blocks * columns, dtype=dtype), draw(tokens, rank * len(rows), dtype=dtype)
-    d_ys = [draw(tokens, blocks * count, dtype=dtype) for count in rows]
-    parts = [draw(blocks, count, columns, dtype=dtype) for count in rows]
-    decoders = [draw(blocks * count, rank, dtype=dtype) for count in rows]
-    exact = [[tensor.double() for tensor in group] for group in ([x, h], d_ys, parts, decoders)]
-    found = narrow_triton.input_gradients_narrow(d_ys, parts, decoders)
-    wanted = paths.input_gradients_plainly(*exact[1:])
-    for what, mine, theirs in zip(("d_x", "d_h"), found, wanted, strict=True):
-        close(mine, theirs, dtype, what)
-    of_weights = narrow_triton.weight_gradients_narrow(x, h, d_ys, parts)
-    exactly = paths.weight_gradients_plainly(*exact[0], *exact[1:])
-    for what, mine, theirs in zip(("d_blocks", "d_decoders"), of_weights, exactly, strict=True):
+    of = siblings(tokens, blocks, rows, columns, ranks, dtype)
+    found = outputs_triton.outputs_fused(of.x, of.hs, of.blocks, of.decoders, of.biases)
+    of = of.exactly()
+    for *weights, mine in zip(of.hs, of.blocks, of.decoders, of.biases, found, strict=True):
+        close(mine, paths.output_plainly(of.x, *weights), dtype, "y")
+
+
+@every_dtype
+@every_shape
+def test_gradient_of_the_input(
+    tokens: int, blocks: int, rows: list[int], columns: int, ranks: list[int], dtype: torch.dtype
+) -> None:
+    needs_products_of(dtype)
+    of = siblings(tokens, blocks, rows, columns, ranks, dtype)
+    found = input_triton.input_gradient_fused(of.d_ys, of.blocks, of.d_latents, of.encoders)
+    of = of.exactly()
+    close(found, paths.input_gradient_plainly(of.d_ys, of.blocks, of.d_latents, of.encoders), dtype, "d_x")
+
+
+@every_dtype
+@every_shape
+def test_gradients_of_weights(
+    tokens: int, blocks: int, rows: list[int], columns: int, ranks: list[int], dtype: torch.dtype
+) -> None:
+    needs_products_of(dtype)
+    of = siblings(tokens, blocks, rows, columns, ranks, dtype)
+    found = weights_triton.weight_gradients_fused(of.x, of.hs, of.d_ys, of.blocks)
+    of = of.exactly()
+    exactly = paths.weight_gradients_plainly(of.x, of.hs, of.d_ys, of.blocks)
+    for what, mine, theirs in zip(("d_blocks", "d_decoders"), found, exactly, strict=True):
         for one, other in zip(mine, theirs, strict=True):
             close(one, other, dtype, what)
 
@@ -219,8 +277,7 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("surgery.projections.hdpl.group.draw", seeded)
         if INTERPRETED:
-            patch.setattr(paths, "fits_outputs", lambda *_: True)
-            patch.setattr(paths, "fits_narrow", lambda *_: max(d // blocks, rank) <= narrow_triton.WIDEST)
+            patch.setattr(paths, "fits_tiles", lambda *_: True)
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = [*project(x, here, *modules), *here.losses]
         weights = [torch.randn_like(value) for value in found]

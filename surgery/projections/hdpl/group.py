@@ -18,7 +18,13 @@ from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS
 from surgery.projections.hdpl.latent import draw, sample, sample_back
-from surgery.projections.hdpl.paths import block_diagonal, input_gradients, output, weight_gradients
+from surgery.projections.hdpl.paths import (
+    block_diagonal,
+    input_gradient,
+    latent_gradients,
+    outputs,
+    weight_gradients,
+)
 
 # of each sibling: mu, logvar, blocks (n, rows, columns), decoder (d_out, rank), bias (d_out,) or none
 Weights = tuple[nn.Linear, nn.Linear, Tensor, Tensor, Tensor | None]
@@ -57,16 +63,21 @@ def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Fl
         latents = [F.linear(x, mu.weight, mu.bias) for mu in mus]
     # autograd and the compiler see through the plain form, and sums in place pay for many tokens only
     plain = few or torch.is_grad_enabled() or torch.compiler.is_compiling()
-    outputs = []
-    for mu, (_, _, blocks, decoder, bias) in zip(latents, siblings, strict=True):
-        h = F.silu(mu)
-        if plain:
-            outputs.append(block_diagonal(x, blocks) + F.linear(h, decoder, bias))
-        else:
-            dtype = _working_dtype(x)
-            shift = bias.to(dtype) if bias is not None else None
-            outputs.append(output(x.to(dtype), h.to(dtype), blocks.to(dtype), decoder.to(dtype), shift))
-    return outputs
+    hs = [F.silu(mu) for mu in latents]
+    _, _, blocks, decoders, biases = zip(*siblings, strict=True)
+    if plain:
+        return [
+            block_diagonal(x, block) + F.linear(h, decoder, bias)
+            for h, block, decoder, bias in zip(hs, blocks, decoders, biases, strict=True)
+        ]
+    dtype = _working_dtype(x)
+    return outputs(
+        x.to(dtype),
+        [h.to(dtype) for h in hs],
+        [block.to(dtype) for block in blocks],
+        [decoder.to(dtype) for decoder in decoders],
+        [None if bias is None else bias.to(dtype) for bias in biases],
+    )
 
 
 class _Group(torch.autograd.Function):
@@ -101,13 +112,8 @@ def _forward(
     ranks = [decoder.shape[1] for decoder in decoders]
     latents = F.linear(x, weights[0], weights[1])
     h, sums = sample(latents, noise, ranks, forms)
-    found = [
-        output(x, mine, block, decoder, next(biases) if with_bias else None)
-        for mine, block, decoder, with_bias in zip(
-            h.split(ranks, dim=1), blocks, decoders, biased, strict=True
-        )
-    ]
-    return [*found, sums, latents]
+    shifts = [next(biases) if with_bias else None for with_bias in biased]
+    return [*outputs(x, h.split(ranks, dim=1), blocks, decoders, shifts), sums, latents]
 
 
 def _backward(
@@ -125,12 +131,12 @@ def _backward(
     ranks = [decoder.shape[1] for decoder in decoders]
     d_sums = gradients[-1]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
-    d_x, d_h = input_gradients(d_ys, blocks, decoders)
-    d_latents, h = sample_back(latents, noise, ranks, forms, d_h, d_sums)
-    d_x.addmm_(d_latents, weights[0])
-    d_blocks, d_decoders = weight_gradients(x, h, d_ys, blocks, decoders)
+    d_h = latent_gradients(d_ys, decoders)
+    d_latents, h, d_shift = sample_back(latents, noise, ranks, forms, d_h, d_sums)
+    d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
+    d_blocks, d_decoders = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks)
     d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
-    return [d_x, d_latents.t() @ x, d_latents.sum(0), *d_blocks, *d_decoders, *d_biases]
+    return [d_x, d_latents.t() @ x, d_shift, *d_blocks, *d_decoders, *d_biases]
 
 
 # Under torch.compile both are single operators: traced, the sums in place would turn into copies. The name

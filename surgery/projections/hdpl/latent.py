@@ -46,8 +46,8 @@ def sample_back(
     forms: Sequence[int],
     d_h: Float[Tensor, "t width"],
     d_sums: Float[Tensor, " width"],
-) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"]]:
-    """(gradient of the latents, h once more). `d_h` is used up."""
+) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, " 2*width"]]:
+    """(gradient of the latents, h once more, the gradient summed over tokens). `d_h` is used up."""
     fused = noise.dtype == torch.int64
     return (sample_back_fused if fused else sample_back_plainly)(latents, noise, ranks, forms, d_h, d_sums)
 
@@ -71,7 +71,7 @@ def sample_plainly(
 
 def sample_back_plainly(
     latents: Tensor, noise: Tensor, ranks: Sequence[int], forms: Sequence[int], d_h: Tensor, d_sums: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`sample_back` in plain torch."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
     sigma = torch.exp(0.5 * logvar)
@@ -94,7 +94,7 @@ def sample_back_plainly(
             d_mu[:, mine].addcmul_(mu[:, mine], weight)
             d_logvar[:, mine].addcmul_(sigma[:, mine].square() - 1, weight)
     d_logvar.mul_(0.5)
-    return d_latents.to(latents.dtype), h.to(latents.dtype)
+    return d_latents.to(latents.dtype), h.to(latents.dtype), d_latents.sum(0).to(latents.dtype)
 
 
 def _siblings_kl(

@@ -1,6 +1,6 @@
 """The latents' step of all siblings as one Triton kernel, and one for its gradient (see `latent.py`).
 
-Noise is made where it is used, and made again for the gradient: Philox4x32-10 (Salmon et al. 2011, "Parallel
+Noise is made where it is used, and made again for the gradient: Philox4x32-7 (Salmon et al. 2011, "Parallel
 random numbers: as easy as 1, 2, 3"), a counter-based generator. Its key is the seed, its counter (token // 4,
 latent among those of all siblings, 0, 0), and its four words belong to four neighbouring tokens: two pairs of
 normals by Box and Muller's transform.
@@ -18,9 +18,10 @@ from torch import Tensor
 from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 from surgery.projections.hdpl.kl import LN2
 
-ELEMENTS = 2048  # of a program for each of the four words
+ELEMENTS = 1024  # of a program for each of the four words
 WIDEST = 1024  # latents of a sibling: a program holds all of a token's
 MOST = 4  # siblings
+ROUNDS = 7  # of Philox: the fewest that pass BigCrush (Salmon et al. 2011, table 2); ten are a margin
 
 
 def fits_latents(device: torch.device, dtype: torch.dtype, ranks: Sequence[int]) -> bool:
@@ -48,12 +49,16 @@ def sample_fused(
 
 def sample_back_fused(
     latents: Tensor, seed: Tensor, ranks: Sequence[int], forms: Sequence[int], d_h: Tensor, d_sums: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`sample_back` of `latent.py` from a seed. h takes the place of its gradient."""
     latents, d_h = latents.contiguous(), d_h.contiguous()
     d_latents = torch.empty_like(latents)
-    _launch(sample_latents_back, latents, seed, d_h, d_sums.contiguous(), d_latents, ranks=ranks, forms=forms)
-    return d_latents, d_h
+    d_bias = latents.new_zeros(_programs(latents, ranks), latents.shape[1], dtype=torch.float32)
+    _launch(
+        sample_latents_back, latents, seed, d_h, d_sums.contiguous(), d_latents, d_bias,
+        ranks=ranks, forms=forms,
+    )  # fmt: skip
+    return d_latents, d_h, d_bias.sum(0).to(latents.dtype)
 
 
 def _groups(ranks: Sequence[int]) -> int:
@@ -78,7 +83,9 @@ def _launch(
         GROUPS=_groups(ranks),
         WIDTH=block_size(max(ranks)),
         ALIGNED=min(16, gcd(16, *ranks)),
-        KL=any(forms),
+        CLAMPED=1 in forms,
+        SUMMED=any(form > 1 for form in forms),
+        ROUNDS=ROUNDS,
         num_warps=8 if max(ranks) > 256 else 4,
         num_stages=1,
     )  # fmt: skip
@@ -119,10 +126,10 @@ def _box_muller(first, second):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _normals(seed, group, latent):  # type: ignore[no-untyped-def]
+def _normals(seed, group, latent, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Noise of the four tokens of each group, four tensors (groups, latents)."""
     none = group[:, None] * 0 + latent[None, :] * 0
-    a, b, c, d = tl.philox(tl.load(seed), group[:, None] + none, latent[None, :] + none, none, none)
+    a, b, c, d = tl.philox(tl.load(seed), group[:, None] + none, latent[None, :] + none, none, none, ROUNDS)
     a, b = _box_muller(a, b)
     c, d = _box_muller(c, d)
     return a, b, c, d
@@ -130,86 +137,125 @@ def _normals(seed, group, latent):  # type: ignore[no-untyped-def]
 
 @jit
 def _load(latents, token, channel, inside, width):  # type: ignore[no-untyped-def]
-    """(mu, sigma, logvar) of these tokens."""
+    """(mu, sigma, KL) of these tokens; KL is zero where nothing is inside."""
     at = latents + token[:, None] * (2 * width) + channel[None, :]
     mu = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     logvar = tl.load(at + width, mask=inside, other=0.0).to(tl.float32)
-    return mu, tl.exp(0.5 * logvar), logvar
+    sigma = tl.exp(0.5 * logvar)
+    return mu, sigma, 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
 
 
 @jit
-def _forward(latents, h, noise, token, channel, exists, tokens, width, ln2, form, KL: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Writes h of these tokens; returns their sums of KL by latent."""
+def _forward(  # type: ignore[no-untyped-def]
+    latents, h, noise, token, channel, exists, total, clamped, tokens, width, ln2,
+    CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
+):  # fmt: skip
+    """Writes h of these tokens. Adds their KL to `total` (groups, latents), and to `clamped` (groups,) what
+    of a token's is left by the clamp."""
     inside = (token < tokens)[:, None] & exists[None, :]
-    mu, sigma, logvar = _load(latents, token, channel, inside, width)
+    mu, sigma, kl = _load(latents, token, channel, inside, width)
     z = mu + noise * sigma
     tl.store(h + token[:, None] * width + channel[None, :], z * tl.sigmoid(z), mask=inside)
-    sums = tl.sum(mu * 0.0, 0)
-    if KL:
-        kl = 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)  # where nothing is inside, zero
-        clamped = tl.sum(tl.minimum(tl.sum(kl, 1), ln2), 0)
-        first = channel == tl.min(channel, 0)
-        sums += tl.where(form == 1, tl.where(first, clamped, 0.0), tl.sum(kl, 0))
-    return sums
+    if SUMMED:
+        total += kl
+    if CLAMPED:
+        clamped += tl.minimum(tl.sum(kl, 1), ln2)
+    return total, clamped
 
 
 @jit
 def sample_latents(  # type: ignore[no-untyped-def]
     latents, seed, h, sums, tokens, width, rank0, rank1, rank2, rank3, forms, ln2,
-    GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, KL: tl.constexpr,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
+    CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     group, latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, GROUPS, WIDTH, ALIGNED)
     channel = first + latent
-    a, b, c, d = _normals(seed, group, channel)
+    a, b, c, d = _normals(seed, group, channel, ROUNDS)
     token = group.to(tl.int64) * 4
-    part = _forward(latents, h, a, token, channel, exists, tokens, width, ln2, form, KL)
-    part += _forward(latents, h, b, token + 1, channel, exists, tokens, width, ln2, form, KL)
-    part += _forward(latents, h, c, token + 2, channel, exists, tokens, width, ln2, form, KL)
-    part += _forward(latents, h, d, token + 3, channel, exists, tokens, width, ln2, form, KL)
-    if KL:
-        at = tl.program_id(0).to(tl.int64) * width + channel
-        tl.store(sums + at, part, mask=exists & (form != 0))
+    total = tl.zeros((GROUPS, WIDTH), tl.float32)
+    clamped = tl.zeros((GROUPS,), tl.float32)
+    total, clamped = _forward(
+        latents, h, a, token, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    )
+    total, clamped = _forward(
+        latents, h, b, token + 1, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    )
+    total, clamped = _forward(
+        latents, h, c, token + 2, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    )
+    total, clamped = _forward(
+        latents, h, d, token + 3, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    )
+    at = sums + tl.program_id(0).to(tl.int64) * width + channel
+    if SUMMED:
+        tl.store(at, tl.sum(total, 0), mask=exists & (form > 1))
+    if CLAMPED:
+        tl.store(at, tl.sum(clamped, 0) + latent * 0.0, mask=(latent == 0) & (form == 1))
 
 
 @jit
 def _backward(  # type: ignore[no-untyped-def]
-    latents, d_h, d_latents, noise, token, channel, exists, weight, tokens, width, ln2, form,
-    KL: tl.constexpr,
+    latents, d_h, d_latents, noise, token, channel, exists, weight, total, total_logvar, tokens, width, ln2,
+    form, CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
+    """Writes the gradients of these tokens' mu and logvar, and adds them to the totals (groups, latents)."""
     inside = (token < tokens)[:, None] & exists[None, :]
-    mu, sigma, logvar = _load(latents, token, channel, inside, width)
+    mu, sigma, kl = _load(latents, token, channel, inside, width)
     z = mu + noise * sigma
     gate = tl.sigmoid(z)
     at = d_h + token[:, None] * width + channel[None, :]
-    d_z = tl.load(at, mask=inside, other=0.0).to(tl.float32) * gate * (1.0 + z * (1.0 - gate))
+    d_mu = tl.load(at, mask=inside, other=0.0).to(tl.float32) * gate * (1.0 + z * (1.0 - gate))
     tl.store(at, z * gate, mask=inside)
-    d_mu = d_z
-    d_logvar = d_z * noise * sigma
-    if KL:
-        kl = 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
+    d_logvar = d_mu * noise * sigma
+    if CLAMPED:
         live = (form != 1) | (tl.sum(kl, 1) <= ln2)
         factor = tl.where(live[:, None], weight[None, :], 0.0)
         d_mu += factor * mu
         d_logvar += factor * (sigma * sigma - 1.0)
+    elif SUMMED:
+        d_mu += weight[None, :] * mu
+        d_logvar += weight[None, :] * (sigma * sigma - 1.0)
+    d_logvar *= 0.5
     at = d_latents + token[:, None] * (2 * width) + channel[None, :]
     tl.store(at, d_mu, mask=inside)
-    tl.store(at + width, 0.5 * d_logvar, mask=inside)
+    tl.store(at + width, d_logvar, mask=inside)
+    return total + d_mu, total_logvar + d_logvar
 
 
 @jit
 def sample_latents_back(  # type: ignore[no-untyped-def]
-    latents, seed, d_h, d_sums, d_latents, tokens, width, rank0, rank1, rank2, rank3, forms, ln2,
-    GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr, KL: tl.constexpr,
+    latents, seed, d_h, d_sums, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms, ln2,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
+    CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of mu and logvar; h is written over its gradient."""
+    """Gradients of mu and logvar, and their sums over this program's tokens; h is written over its
+    gradient."""
     group, latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, GROUPS, WIDTH, ALIGNED)
     channel = first + latent
-    a, b, c, d = _normals(seed, group, channel)
+    a, b, c, d = _normals(seed, group, channel, ROUNDS)
     # of a clamped sum only the first latent's place holds anything, and its gradient is for all
     source = tl.where(form == 1, first, channel)
     weight = tl.load(d_sums + source, mask=exists & (form != 0), other=0.0).to(tl.float32)
     token = group.to(tl.int64) * 4
-    _backward(latents, d_h, d_latents, a, token, channel, exists, weight, tokens, width, ln2, form, KL)
-    _backward(latents, d_h, d_latents, b, token + 1, channel, exists, weight, tokens, width, ln2, form, KL)
-    _backward(latents, d_h, d_latents, c, token + 2, channel, exists, weight, tokens, width, ln2, form, KL)
-    _backward(latents, d_h, d_latents, d, token + 3, channel, exists, weight, tokens, width, ln2, form, KL)
+    mu = tl.zeros((GROUPS, WIDTH), tl.float32)
+    logvar = tl.zeros((GROUPS, WIDTH), tl.float32)
+    mu, logvar = _backward(
+        latents, d_h, d_latents, a, token, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
+    )  # fmt: skip
+    mu, logvar = _backward(
+        latents, d_h, d_latents, b, token + 1, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
+    )  # fmt: skip
+    mu, logvar = _backward(
+        latents, d_h, d_latents, c, token + 2, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
+    )  # fmt: skip
+    mu, logvar = _backward(
+        latents, d_h, d_latents, d, token + 3, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
+    )  # fmt: skip
+    at = d_bias + tl.program_id(0).to(tl.int64) * (2 * width) + channel
+    tl.store(at, tl.sum(mu, 0), mask=exists)
+    tl.store(at + width, tl.sum(logvar, 0), mask=exists)

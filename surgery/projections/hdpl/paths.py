@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.projections.hdpl.narrow_triton import (
-    fits_narrow,
-    input_gradients_narrow,
-    weight_gradients_narrow,
-)
-from surgery.projections.hdpl.paths_triton import fits_outputs, output_fused
+from surgery.projections.hdpl.input_triton import fits_input, input_gradient_fused
+from surgery.projections.hdpl.outputs_triton import outputs_fused
+from surgery.projections.hdpl.tiles import fits_tiles
+from surgery.projections.hdpl.weights_triton import fits_weights, weight_gradients_fused
 
 
 def by_block(x: Float[Tensor, "t d"], blocks: int) -> Float[Tensor, "n t width"]:
@@ -25,77 +23,80 @@ def by_block(x: Float[Tensor, "t d"], blocks: int) -> Float[Tensor, "n t width"]
     return slices
 
 
-def output(
+def outputs(
     x: Float[Tensor, "t d_in"],
-    h: Float[Tensor, "t rank"],
-    blocks: Float[Tensor, "n rows columns"],
-    decoder: Float[Tensor, "d_out rank"],
-    bias: Float[Tensor, " d_out"] | None,
-) -> Float[Tensor, "t d_out"]:
-    """y, all in one dtype. `h` may be a slice of columns."""
-    if fits_outputs(x):
-        return output_fused(x, h, blocks, decoder, bias)
-    return output_plainly(x, h, blocks, decoder, bias)
+    hs: Sequence[Float[Tensor, "t rank"]],
+    blocks: Sequence[Float[Tensor, "n rows columns"]],
+    decoders: Sequence[Float[Tensor, "d_out rank"]],
+    biases: Sequence[Float[Tensor, " d_out"] | None],
+) -> list[Float[Tensor, "t d_out"]]:
+    """y of all siblings, all in one dtype. `hs` are slices of one tensor's columns."""
+    if fits_tiles(x):
+        return outputs_fused(x, hs, blocks, decoders, biases)
+    return [output_plainly(x, *weights) for weights in zip(hs, blocks, decoders, biases, strict=True)]
 
 
 def output_plainly(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: Tensor | None) -> Tensor:
-    """`output` in plain torch."""
+    """One of `outputs` in plain torch."""
     y = torch.nn.functional.linear(h, decoder, bias)
     _add_product(by_block(y, len(blocks)), by_block(x, len(blocks)), blocks.transpose(1, 2))
     return y
 
 
-def input_gradients(
-    d_ys: Sequence[Float[Tensor, "t d_out"]],
-    blocks: Sequence[Float[Tensor, "n rows columns"]],
-    decoders: Sequence[Float[Tensor, "d_out rank"]],
-) -> tuple[Float[Tensor, "t d_in"], Float[Tensor, "t ranks"]]:
-    """(gradient of x through all siblings' blocks, gradients of their h side by side)."""
-    if fits_narrow(d_ys[0], blocks, decoders):
-        return input_gradients_narrow(d_ys, blocks, decoders)
-    return input_gradients_plainly(d_ys, blocks, decoders)
-
-
-def input_gradients_plainly(
-    d_ys: Sequence[Tensor], blocks: Sequence[Tensor], decoders: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """`input_gradients` in plain torch."""
-    n, _, columns = blocks[0].shape
-    d_x = d_ys[0].new_empty(len(d_ys[0]), n * columns)
-    torch.bmm(by_block(d_ys[0], n), blocks[0], out=by_block(d_x, n))
-    for d_y, block in zip(d_ys[1:], blocks[1:], strict=True):
-        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block)
+def latent_gradients(
+    d_ys: Sequence[Float[Tensor, "t d_out"]], decoders: Sequence[Float[Tensor, "d_out rank"]]
+) -> Float[Tensor, "t ranks"]:
+    """Gradients of all siblings' h side by side."""
     ranks = [decoder.shape[1] for decoder in decoders]
-    d_h = d_x.new_empty(len(d_x), sum(ranks))
+    d_h = d_ys[0].new_empty(len(d_ys[0]), sum(ranks))
     for d_y, decoder, mine in zip(d_ys, decoders, d_h.split(ranks, dim=1), strict=True):
         torch.mm(d_y, decoder, out=mine)
-    return d_x, d_h
+    return d_h
+
+
+def input_gradient(
+    d_ys: Sequence[Float[Tensor, "t d_out"]],
+    blocks: Sequence[Float[Tensor, "n rows columns"]],
+    d_latents: Float[Tensor, "t latents"],
+    encoders: Float[Tensor, "latents d_in"],
+) -> Float[Tensor, "t d_in"]:
+    """Gradient of x through all siblings' blocks and encoders."""
+    if fits_tiles(d_latents) and fits_input(blocks):
+        return input_gradient_fused(d_ys, blocks, d_latents, encoders)
+    return input_gradient_plainly(d_ys, blocks, d_latents, encoders)
+
+
+def input_gradient_plainly(
+    d_ys: Sequence[Tensor], blocks: Sequence[Tensor], d_latents: Tensor, encoders: Tensor
+) -> Tensor:
+    """`input_gradient` in plain torch."""
+    d_x = d_latents @ encoders
+    for d_y, block in zip(d_ys, blocks, strict=True):
+        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block)
+    return d_x
 
 
 def weight_gradients(
     x: Float[Tensor, "t d_in"],
-    h: Float[Tensor, "t ranks"],
+    hs: Sequence[Float[Tensor, "t rank"]],
     d_ys: Sequence[Float[Tensor, "t d_out"]],
     blocks: Sequence[Float[Tensor, "n rows columns"]],
-    decoders: Sequence[Float[Tensor, "d_out rank"]],
 ) -> tuple[list[Float[Tensor, "n rows columns"]], list[Float[Tensor, "d_out rank"]]]:
     """(gradients of the blocks, gradients of the decoders) of all siblings."""
-    if fits_narrow(x, blocks, decoders):
-        return weight_gradients_narrow(x, h, d_ys, blocks)
-    return weight_gradients_plainly(x, h, d_ys, blocks, decoders)
+    if fits_tiles(x) and fits_weights(blocks):
+        return weight_gradients_fused(x, hs, d_ys, blocks)
+    return weight_gradients_plainly(x, hs, d_ys, blocks)
 
 
 def weight_gradients_plainly(
-    x: Tensor, h: Tensor, d_ys: Sequence[Tensor], blocks: Sequence[Tensor], decoders: Sequence[Tensor]
+    x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """`weight_gradients` in plain torch."""
-    counts = [len(block) for block in blocks]
-    ranks = [decoder.shape[1] for decoder in decoders]
     d_blocks = [
-        torch.bmm(by_block(d_y, n).transpose(1, 2), by_block(x, n))
-        for d_y, n in zip(d_ys, counts, strict=True)
+        torch.bmm(by_block(d_y, len(block)).transpose(1, 2), by_block(x, len(block)))
+        for d_y, block in zip(d_ys, blocks, strict=True)
     ]
-    return d_blocks, [d_y.t() @ mine for d_y, mine in zip(d_ys, h.split(ranks, dim=1), strict=True)]
+    return d_blocks, [d_y.t() @ h for d_y, h in zip(d_ys, hs, strict=True)]
 
 
 def block_diagonal(

@@ -1,0 +1,90 @@
+"""Both paths of alike projections in one Triton kernel: y = BlockDiag(x) + D h (+ b), each y written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from surgery.kernels import block_size, ceil_div, jit, tl
+from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned
+
+
+def outputs_fused(
+    x: Tensor,
+    hs: Sequence[Tensor],
+    blocks: Sequence[Tensor],
+    decoders: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """`outputs` of `paths.py`."""
+    x = x.contiguous()
+    ys = [x.new_empty(len(x), len(decoder)) for decoder in decoders]
+    ranks, bare = [decoder.shape[1] for decoder in decoders], [bias is None for bias in biases]
+    for places in alike(blocks, ranks, bare):
+        first = places[0]
+        n, rows, columns = blocks[first].shape
+        # at least two steps in each loop: a loop of one is unrolled, and holds memory of its own
+        span = spanned(blocks[first])
+        tile = block_size(span * rows, TILE)
+        parts = ceil_div(n, span) * ceil_div(span * rows, tile)
+        shifts = [biases[place] for place in places]
+        of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
+        assert len({h.stride() for h in of[0]}) == 1 and of[0][0].stride(1) == 1, "slices of one tensor"  # noqa: PT018
+        there = [ys[first] if shift is None else shift for shift in shifts]
+        write_outputs[(len(places) * parts, ceil_div(len(x), TILE))](
+            x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3]),
+            len(x), n, of[0][0].stride(0),
+            PARTS=parts, ROWS=rows, COLUMNS=columns, RANK=decoders[first].shape[1], SPAN=span,
+            TOKENS=TILE, WIDE=tile, INNER=min(inner(x), block_size(span * columns // 2)),
+            BIAS=biases[first] is not None,
+            num_warps=4, num_stages=3,
+        )  # fmt: skip
+    return ys
+
+
+@jit
+def write_outputs(  # type: ignore[no-untyped-def]
+    x, h0, h1, h2, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
+    tokens, n, h_stride,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPAN: tl.constexpr,
+    TOKENS: tl.constexpr, WIDE: tl.constexpr, INNER: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """Some rows of one sibling for some tokens. Neighbouring programs share the tokens, so that these are
+    read from memory once; weights stay in the cache."""
+    sibling = tl.program_id(0) // PARTS
+    part = tl.program_id(0) % PARTS
+    h = choose(sibling, h0, h1, h2)
+    blocks = choose(sibling, blocks0, blocks1, blocks2)
+    decoder = choose(sibling, decoder0, decoder1, decoder2)
+    y = choose(sibling, y0, y1, y2)
+    a_group: tl.constexpr = (SPAN * ROWS + WIDE - 1) // WIDE
+    group = part // a_group
+    end = tl.minimum((group + 1) * SPAN, n)
+    row = group * SPAN * ROWS + part % a_group * WIDE + tl.arange(0, WIDE)
+    token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    real, is_row = (token < tokens)[:, None], row < end * ROWS
+    total = tl.zeros((TOKENS, WIDE), tl.float32)
+    for first in range(0, SPAN * COLUMNS, INNER):
+        column = group * SPAN * COLUMNS + first + tl.arange(0, INNER)
+        a = tl.load(
+            x + token[:, None] * (n * COLUMNS) + column[None, :],
+            mask=real & (column < end * COLUMNS)[None, :], other=0.0,
+        )  # fmt: skip
+        within, there = place(row[None, :], column[:, None], group, end, ROWS, COLUMNS, SPAN)
+        b = tl.load(blocks + row[None, :] * COLUMNS + within, mask=there, other=0.0)
+        total = tl.dot(a, b, total, input_precision="ieee")
+    for first in range(0, RANK, INNER):
+        latent = first + tl.arange(0, INNER)
+        a = tl.load(
+            h + token[:, None] * h_stride + latent[None, :], mask=real & (latent < RANK)[None, :], other=0.0
+        )
+        b = tl.load(
+            decoder + row[None, :] * RANK + latent[:, None],
+            mask=is_row[None, :] & (latent < RANK)[:, None], other=0.0,
+        )  # fmt: skip
+        total = tl.dot(a, b, total, input_precision="ieee")
+    if BIAS:
+        bias = choose(sibling, bias0, bias1, bias2)
+        total += tl.load(bias + row, mask=is_row, other=0.0).to(tl.float32)[None, :]
+    tl.store(y + token[:, None] * (n * ROWS) + row[None, :], total, mask=real & is_row[None, :])

@@ -1,0 +1,84 @@
+"""What the kernels of HDPL's two paths share: which devices and inputs they take, and how tiles lie over
+block-diagonal weights.
+
+Rows and columns are counted over the whole matrix. A tile lies within one block, or where blocks are narrow
+spans several and treats what is between them as zeros: products are cheap there, reading is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from surgery.kernels import AVAILABLE, jit, tl
+
+TILE = 128  # tokens, rows or columns
+MOST = 3  # siblings that a kernel takes: q k v
+SHARED_BYTES = 160 * 1024  # that tiles may take: an A100 has as many, smaller devices have not
+
+
+@cache
+def roomy(device: torch.device) -> bool:
+    """Whether a block of threads can have the shared memory that the products' tiles want."""
+    most = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    return int(most) >= SHARED_BYTES
+
+
+def fits_tiles(x: Tensor) -> bool:
+    """Whether the kernels can take this input. In float32 the libraries' products are the faster ones."""
+    return AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0 and roomy(x.device)
+
+
+def inner(x: Tensor) -> int:
+    """Elements of a step along what a product sums over: 128 bytes."""
+    return 128 // x.element_size()
+
+
+def spanned(blocks: Tensor) -> int:
+    """How many of these blocks a tile spans."""
+    n, rows, columns = blocks.shape
+    return max(1, min(n, TILE // max(rows, columns)))
+
+
+def alike(tensors: Sequence[Tensor], *more: Sequence[object]) -> list[list[int]]:
+    """Places of tensors of one shape, that agree in everything else given too, at most as many together as a
+    kernel takes."""
+    found: dict[object, list[list[int]]] = {}
+    for place, (tensor, *others) in enumerate(zip(tensors, *more, strict=True)):
+        sets = found.setdefault((tensor.shape, *others), [[]])
+        if len(sets[-1]) == MOST:
+            sets.append([])
+        sets[-1].append(place)
+    return [places for sets in found.values() for places in sets]
+
+
+def filled(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """As many as a kernel takes; the last stands in for those that are not there and are never read."""
+    return [*tensors, *[tensors[-1]] * (MOST - len(tensors))]
+
+
+@jit
+def choose(sibling, first, second, third):  # type: ignore[no-untyped-def]
+    """The pointer of this sibling."""
+    found = first
+    if sibling == 1:
+        found = second
+    if sibling == 2:
+        found = third
+    return found
+
+
+@jit
+def place(row, column, group, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(column within the row's own block, whether it is there), for a tile's rows and columns, brought to
+    matching shapes, of which the first are those of block `group` SPAN and which end before block `end`."""
+    if SPAN == 1:
+        within = column - group * COLUMNS
+        there = (row < end * ROWS) & (within < COLUMNS)
+    else:
+        within = column - row // ROWS * COLUMNS
+        there = (row < end * ROWS) & (within >= 0) & (within < COLUMNS)
+    return within, there
