@@ -106,6 +106,17 @@ def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.d
         close(mine, theirs, dtype, "part of d_latents")
 
 
+def test_latents_can_be_spent() -> None:
+    latents, d_h, d_sums = draw(33, 48), draw(33, 24), draw(24)
+    key = torch.tensor([SEED], device=DEVICE)
+    rest = [8, 16], [2, 1]
+    kept = latent_triton.sample_back_fused(latents.clone(), key, *rest, d_h.clone(), d_sums)
+    spent = latent_triton.sample_back_fused(latents, key, *rest, d_h.clone(), d_sums, spend=True)
+    assert spent[0] is latents
+    for mine, theirs in zip(spent, kept, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 def test_above_the_clamp_there_is_no_gradient() -> None:
     latents = torch.zeros(6, 8, device=DEVICE)
     latents[3:, :4] = 1.0  # 2 nats a token
@@ -282,7 +293,10 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
             found = [*project(x, here, *modules), *here.losses]
         weights = [torch.randn_like(value) for value in found]
         leaves = [x, *nn.ModuleList(modules).parameters()]
-        gradients = torch.autograd.grad(found, leaves, weights)
+        gradients = torch.autograd.grad(found, leaves, weights, retain_graph=True)
+        again = torch.autograd.grad(found, leaves, weights)
+    for first, second in zip(gradients, again, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-6)
 
     noise = normals(int(seeds[0]), tokens, 3 * rank).to(DEVICE)
     exact_x = x.detach().double().requires_grad_()

@@ -28,7 +28,7 @@ def recorded(
     launches: list[Launch] = []
     for module, names in (
         (latent_triton, ("sample_latents", "sample_latents_back")),
-        (outputs_triton, ("write_outputs",)),
+        (outputs_triton, ("write_outputs", "write_narrow_outputs")),
         (input_triton, ("write_input_gradient",)),
         (weights_triton, ("back_to_weights",)),
     ):

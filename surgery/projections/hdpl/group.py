@@ -1,8 +1,8 @@
 """HDPL projections that share their input, run as one: one product for all encoders, one step for all
 latents, then each output and its gradients without a pass over them that only copies or adds.
 
-Kept for the backward pass are the input and the latents (tokens, 2 ranks); noise made by a kernel and h are
-made once more.
+Kept for the backward pass are the input and the latents (tokens, 2 ranks), which their gradients may be
+written over; noise made by a kernel and h are made once more.
 """
 
 from __future__ import annotations
@@ -92,13 +92,20 @@ class _Group(torch.autograd.Function):
         *found, latents = run(x, noise, forms, biased, list(weights))
         ctx.save_for_backward(x, noise, latents, *weights[: 2 + 2 * len(forms)])
         ctx.forms, ctx.biased = forms, biased
+        ctx.spent = False  # whether a backward pass has written over the latents
         return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, noise, latents, *weights = ctx.saved_tensors
-        run = _backward_op if torch.compiler.is_compiling() else _backward
-        d_x, *d_weights = run(x, noise, latents, ctx.forms, ctx.biased, weights, list(gradients))
+        forms, biased, d_found = ctx.forms, ctx.biased, list(gradients)
+        if torch.compiler.is_compiling():
+            d_x, *d_weights = _backward_op(x, noise, latents, forms, biased, weights, d_found)
+        else:
+            if ctx.spent:
+                latents = F.linear(x, weights[0], weights[1])
+            ctx.spent = True
+            d_x, *d_weights = _backward(x, noise, latents, forms, biased, weights, d_found, spend=True)
         return d_x, None, None, None, *d_weights
 
 
@@ -124,18 +131,21 @@ def _backward(
     biased: list[bool],
     weights: list[Tensor],
     gradients: list[Tensor],
+    spend: bool = False,
 ) -> list[Tensor]:
-    """Gradients of x and of the weights, in the order of `_Group`."""
+    """Gradients of x and of the weights, in the order of `_Group`. Latents that may be spent are written
+    over."""
     count = len(forms)
     blocks, decoders = weights[2 : 2 + count], weights[2 + count :]
     ranks = [decoder.shape[1] for decoder in decoders]
     d_sums = gradients[-1]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
     d_h = latent_gradients(d_ys, decoders)
-    d_latents, h, d_shift = sample_back(latents, noise, ranks, forms, d_h, d_sums)
-    d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
+    d_latents, h, d_shift = sample_back(latents, noise, ranks, forms, d_h, d_sums, spend)
     d_blocks, d_decoders = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks)
+    del d_h, h  # before there is a gradient of x
     d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
+    d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
     return [d_x, d_latents.t() @ x, d_shift, *d_blocks, *d_decoders, *d_biases]
 
 

@@ -46,10 +46,13 @@ def sample_back(
     forms: Sequence[int],
     d_h: Float[Tensor, "t width"],
     d_sums: Float[Tensor, " width"],
+    spend: bool,
 ) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, " 2*width"]]:
-    """(gradient of the latents, h once more, the gradient summed over tokens). `d_h` is used up."""
-    fused = noise.dtype == torch.int64
-    return (sample_back_fused if fused else sample_back_plainly)(latents, noise, ranks, forms, d_h, d_sums)
+    """(gradient of the latents, h once more, the gradient summed over tokens). `d_h` is used up, and the
+    latents may be where they can be spent."""
+    if noise.dtype == torch.int64:
+        return sample_back_fused(latents, noise, ranks, forms, d_h, d_sums, spend)
+    return sample_back_plainly(latents, noise, ranks, forms, d_h, d_sums)
 
 
 def sample_plainly(

@@ -48,11 +48,17 @@ def sample_fused(
 
 
 def sample_back_fused(
-    latents: Tensor, seed: Tensor, ranks: Sequence[int], forms: Sequence[int], d_h: Tensor, d_sums: Tensor
+    latents: Tensor,
+    seed: Tensor,
+    ranks: Sequence[int],
+    forms: Sequence[int],
+    d_h: Tensor,
+    d_sums: Tensor,
+    spend: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`sample_back` of `latent.py` from a seed. h takes the place of its gradient."""
     latents, d_h = latents.contiguous(), d_h.contiguous()
-    d_latents = torch.empty_like(latents)
+    d_latents = latents if spend else torch.empty_like(latents)
     d_bias = latents.new_zeros(_programs(latents, ranks), latents.shape[1], dtype=torch.float32)
     _launch(
         sample_latents_back, latents, seed, d_h, d_sums.contiguous(), d_latents, d_bias,

@@ -9,6 +9,10 @@ from torch import Tensor
 from surgery.kernels import block_size, ceil_div, jit, tl
 from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned
 
+RESIDENT = 64 * 1024  # bytes of weights that a program keeps while it goes through the tokens
+TURN = 64  # tokens of a turn
+PROGRAMS = 264
+
 
 def outputs_fused(
     x: Tensor,
@@ -24,7 +28,6 @@ def outputs_fused(
     for places in alike(blocks, ranks, bare):
         first = places[0]
         n, rows, columns = blocks[first].shape
-        # at least two steps in each loop: a loop of one is unrolled, and holds memory of its own
         span = spanned(blocks[first])
         tile = block_size(span * rows, TILE)
         parts = ceil_div(n, span) * ceil_div(span * rows, tile)
@@ -32,12 +35,21 @@ def outputs_fused(
         of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
         assert len({h.stride() for h in of[0]}) == 1 and of[0][0].stride(1) == 1, "slices of one tensor"  # noqa: PT018
         there = [ys[first] if shift is None else shift for shift in shifts]
+        sizes = {"PARTS": parts, "ROWS": rows, "COLUMNS": columns, "RANK": ranks[first], "SPAN": span}
+        tensors = [x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3])]
+        numbers = [len(x), n, of[0][0].stride(0)]
+        wide = [block_size(depth) for depth in (span * columns, ranks[first])]
+        if sum(wide) * tile * x.element_size() <= RESIDENT:
+            turns = max(1, min(PROGRAMS // (len(places) * parts), ceil_div(len(x), TURN)))
+            write_narrow_outputs[(len(places) * parts, turns)](
+                *tensors, *numbers, **sizes,
+                TOKENS=TURN, WIDE=tile, DEEP=wide[0], LATENT=wide[1], BIAS=not bare[first],
+                num_warps=4, num_stages=3,
+            )  # fmt: skip
+            continue
         write_outputs[(len(places) * parts, ceil_div(len(x), TILE))](
-            x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3]),
-            len(x), n, of[0][0].stride(0),
-            PARTS=parts, ROWS=rows, COLUMNS=columns, RANK=decoders[first].shape[1], SPAN=span,
-            TOKENS=TILE, WIDE=tile, INNER=min(inner(x), block_size(span * columns // 2)),
-            BIAS=biases[first] is not None,
+            *tensors, *numbers, **sizes,
+            TOKENS=TILE, WIDE=tile, INNER=inner(x), BIAS=not bare[first],
             num_warps=4, num_stages=3,
         )  # fmt: skip
     return ys
@@ -88,3 +100,47 @@ def write_outputs(  # type: ignore[no-untyped-def]
         bias = choose(sibling, bias0, bias1, bias2)
         total += tl.load(bias + row, mask=is_row, other=0.0).to(tl.float32)[None, :]
     tl.store(y + token[:, None] * (n * ROWS) + row[None, :], total, mask=real & is_row[None, :])
+
+
+@jit
+def write_narrow_outputs(  # type: ignore[no-untyped-def]
+    x, h0, h1, h2, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
+    tokens, n, h_stride,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPAN: tl.constexpr,
+    TOKENS: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr, LATENT: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """The same where a program can hold its rows' weights: loaded once, for many tokens."""
+    sibling = tl.program_id(0) // PARTS
+    part = tl.program_id(0) % PARTS
+    h = choose(sibling, h0, h1, h2)
+    blocks = choose(sibling, blocks0, blocks1, blocks2)
+    decoder = choose(sibling, decoder0, decoder1, decoder2)
+    y = choose(sibling, y0, y1, y2)
+    a_group: tl.constexpr = (SPAN * ROWS + WIDE - 1) // WIDE
+    group = part // a_group
+    end = tl.minimum((group + 1) * SPAN, n)
+    row = group * SPAN * ROWS + part % a_group * WIDE + tl.arange(0, WIDE)
+    column = group * SPAN * COLUMNS + tl.arange(0, DEEP)
+    latent = tl.arange(0, LATENT)
+    is_row, is_column, is_latent = row < end * ROWS, column < end * COLUMNS, latent < RANK
+    within, there = place(row[None, :], column[:, None], group, end, ROWS, COLUMNS, SPAN)
+    of_blocks = tl.load(blocks + row[None, :] * COLUMNS + within, mask=there, other=0.0)
+    of_decoder = tl.load(
+        decoder + row[None, :] * RANK + latent[:, None],
+        mask=is_row[None, :] & is_latent[:, None], other=0.0,
+    )  # fmt: skip
+    shift = tl.zeros((WIDE,), tl.float32)
+    if BIAS:
+        shift += tl.load(choose(sibling, bias0, bias1, bias2) + row, mask=is_row, other=0.0).to(tl.float32)
+    for first in range(tl.program_id(1) * TOKENS, tokens, tl.num_programs(1) * TOKENS):
+        token = first + tl.arange(0, TOKENS).to(tl.int64)
+        real = (token < tokens)[:, None]
+        a = tl.load(
+            x + token[:, None] * (n * COLUMNS) + column[None, :], mask=real & is_column[None, :], other=0.0
+        )
+        total = tl.dot(a, of_blocks, input_precision="ieee")
+        a = tl.load(
+            h + token[:, None] * h_stride + latent[None, :], mask=real & is_latent[None, :], other=0.0
+        )
+        total = tl.dot(a, of_decoder, total, input_precision="ieee") + shift[None, :]
+        tl.store(y + token[:, None] * (n * ROWS) + row[None, :], total, mask=real & is_row[None, :])
