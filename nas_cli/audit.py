@@ -153,7 +153,7 @@ def _print(found: Report) -> None:
             *map(_told, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
             _ahead(row.ahead),
         )
-    table.add_row("[dim]random order[/]", f"[dim]{escape(str(found.chance))}[/]")
+    table.add_row("[dim]random order[/]", f"[dim]{_told(found.chance)}[/]")
     console.print(table)
     if not math.isnan(found.better_half.value):
         console.print(f"among the better half by the proxy: Spearman {_told(found.better_half)}")

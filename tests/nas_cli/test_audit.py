@@ -43,6 +43,7 @@ def test_audit_ends_when_its_time_is_up(nas: Nas, study_folder: Path) -> None:
     assert cut.exit_code == 0, cut.output
     assert "the time is up: 3 runs are not finished" in cut.stderr
     assert "0 architectures are too few" in cut.stdout
+    assert "nan" not in cut.stdout
 
 
 def test_audit_says_what_it_cannot_do(nas: Nas, study_folder: Path) -> None:
