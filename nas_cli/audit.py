@@ -10,7 +10,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from nas_cli.options import DEFAULT_RUNS, DeviceOption, JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.options import (
+    DEFAULT_RUNS,
+    DeviceOption,
+    JsonOption,
+    RunsOption,
+    StorageOption,
+    StudyArgument,
+    parse_duration,
+)
 from nas_cli.screen import console, duration, errors, print_json
 
 if TYPE_CHECKING:
@@ -32,6 +40,9 @@ def audit(
     ] = 24,
     seeds: Annotated[int, typer.Option(min=1, help="Long runs of each architecture.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    timeout: Annotated[
+        str | None, typer.Option(help="Train no longer than a time such as 20m or 1h30m.")
+    ] = None,
     device: DeviceOption = "auto",
     plot: Annotated[
         Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf picture, or an .html page.")
@@ -43,8 +54,9 @@ def audit(
     """Does the short proxy rank architectures as longer training would?
 
     Finished runs are kept: the same command goes on where it was stopped, and several of it may run at a
-    time. Once nothing is left to train it prints at once.
+    time. Once nothing is left to train, or the time is up, it prints what the finished ones say.
     """
+    limit = parse_duration(timeout) if timeout else None
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report
@@ -54,7 +66,7 @@ def audit(
     if plot is not None:
         check_plot_path(plot)
     opened = open_audit(Study.open(study, runs, storage), times, architectures)
-    _train(opened, seeds, workers, device)
+    _train(opened, seeds, workers, device, limit)
     found = report(opened)
     if plot is not None:
         plot_audit(found, plot)
@@ -66,14 +78,19 @@ def audit(
         console.print(f"wrote {plot}")
 
 
-def _train(audit: Audit, seeds: int, workers: int, device: str) -> None:
-    """What is left to train, told on standard error: a line a run, in a terminal a bar too."""
+def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | None) -> None:
+    """What is left to train, for `limit` seconds at most, told on standard error: a line a run, in a terminal
+    a bar too."""
+    import time
     from contextlib import ExitStack
 
     from nas_cli.bars import training_progress
     from studies.audit.runs import helpers, long_settings, train_runs
     from studies.supervisor import spread
+    from studies.training import Interrupted
     from surgery.quantities import format_count
+
+    over = math.inf if limit is None else time.monotonic() + limit
 
     everything = audit.runs(seeds)
     left = [run for run in everything if not run.result.exists()]
@@ -103,7 +120,11 @@ def _train(audit: Audit, seeds: int, workers: int, device: str) -> None:
             train_runs(
                 audit, seeds, spread(device, 0), told,
                 on_step=None if bar is None else lambda run, progress: bar(progress),
+                should_stop=lambda: time.monotonic() > over,
             )  # fmt: skip
+        except Interrupted:
+            count = sum(not run.result.exists() for run in everything)
+            errors.print(f"the time is up: {count} runs are not finished, the same command goes on with them")
         except KeyboardInterrupt:
             errors.print("stopped; the same command goes on with the runs that are not finished")
             raise
@@ -132,7 +153,7 @@ def _print(found: Report) -> None:
             *map(_told, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
             _ahead(row.ahead),
         )
-    table.add_row("[dim]random order[/]", f"[dim]{escape(str(found.chance))}[/]")
+    table.add_row("[dim]random order[/]", f"[dim]{_told(found.chance)}[/]")
     console.print(table)
     if not math.isnan(found.better_half.value):
         console.print(f"among the better half by the proxy: Spearman {_told(found.better_half)}")

@@ -25,6 +25,9 @@ def front(
     every: Annotated[
         bool, typer.Option("--all", help="Every trained architecture, not the front alone.")
     ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="The papers' own designs against what was found.")
+    ] = False,
     as_json: JsonOption = False,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV; - for standard output.")] = None,
     plot: Annotated[
@@ -38,6 +41,7 @@ def front(
     from studies.standings import Standings
     from studies.study import Study
     from studies.tabular import write_csv
+    from studies.versus_baselines import VersusBaselines
     from studies.versus_random import compare
 
     if plot is not None:
@@ -55,6 +59,7 @@ def front(
         if str(csv) == "-":
             return
     rivals = compare(opened, records)
+    designs = VersusBaselines(records, standings, opened.space)
     if as_json:
         objectives = {item.name: item.direction for item in opened.space.objectives}
         listed = [standings.standing(record) for record in shown] if every else standings.front
@@ -67,12 +72,18 @@ def front(
             "noise": standings.noise_dict(),
             "settled": standings.noise is not None and not standings.undecided,
             "versus_random": rivals.to_dict(),
+            "versus_baselines": designs.to_dict(),
             "front": [standings.to_dict(row) for row in listed],
             "near_front": [standings.to_dict(row) for row in standings.near],
         })  # fmt: skip
         return
-    _print(opened, records, standings, shown, every, runs)
-    console.print(str(rivals))
+    if baselines:
+        from nas_cli.designs import print_designs
+
+        print_designs(designs)
+    else:
+        _print(opened, records, standings, shown, every, runs)
+        console.print(str(rivals))
     for path in (plot, csv):
         if path is not None:
             console.print(f"wrote {path}")

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 class Noise:
     """Pooled covariance (k, k) of the k measured objectives of one run, and its degrees of freedom.
 
-    Every half width is an array (k,) in the objectives' units, at LEVEL.
+    Every half width is an array (k,) in the objectives' units, at LEVEL if nothing else is said.
     """
 
     covariance: Array
@@ -47,12 +47,12 @@ class Noise:
         """Half width for the result of one more seed."""
         return self._half(1 + 1 / runs)
 
-    def difference(self, runs: int, others: int) -> Array:
+    def difference(self, runs: int, others: int, level: float = LEVEL) -> Array:
         """Half width for the difference of two architectures' means."""
-        return self._half(1 / runs + 1 / others)
+        return self._half(1 / runs + 1 / others, level)
 
-    def _half(self, variances: float) -> Array:
-        return np.asarray(t_factor(LEVEL, self.df) * self.sd * np.sqrt(variances), dtype=np.float64)
+    def _half(self, variances: float, level: float = LEVEL) -> Array:
+        return np.asarray(t_factor(level, self.df) * self.sd * np.sqrt(variances), dtype=np.float64)
 
 
 def pool(runs: Sequence[ArrayLike]) -> Noise | None:

@@ -54,18 +54,19 @@ class Standings:
     Attributes:
         noise: of one run, over the measured objectives; None where nothing ran twice.
         coverage: by measured objective, how the intervals did on repeats that were held out.
+        measured: places of the objectives that only training tells.
     """
 
     def __init__(self, records: Sequence[TrialRecord], objectives: Sequence[Objective], seed: int) -> None:
         self.objectives = tuple(objectives)
-        self._measured = [place for place, item in enumerate(objectives) if item.measured]
+        self.measured = [place for place, item in enumerate(objectives) if item.measured]
         self._exact = [place for place, item in enumerate(objectives) if not item.measured]
         trained = [record for record in records if record.state == DONE and record.values]
-        tables = [_table(record)[:, self._measured] for record in trained]
+        tables = [_table(record)[:, self.measured] for record in trained]
         self.noise: Noise | None = pool(tables)
         self.coverage: dict[str, Coverage] = {
             objectives[place].name: coverage([table[:, column] for table in tables], skip=1)
-            for column, place in enumerate(self._measured)
+            for column, place in enumerate(self.measured)
         }
         self.repeated = sum(len(table) > 1 for table in tables)
         feasible = [record for record in trained if record.feasible]
@@ -114,13 +115,13 @@ class Standings:
         assert one.record.values is not None
         assert other.record.values is not None
         apart = abs(one.record.values[place] - other.record.values[place])
-        if self.noise is None or place not in self._measured:
+        if self.noise is None or place not in self.measured:
             return apart, None
-        return apart, float(self.noise.difference(one.runs, other.runs)[self._measured.index(place)])
+        return apart, float(self.noise.difference(one.runs, other.runs)[self.measured.index(place)])
 
     def tied(self, one: Standing, other: Standing) -> bool:
         """No measured objective tells them apart: each difference lies within its 90 % interval."""
-        gaps = [self.gap(one, other, place) for place in self._measured]
+        gaps = [self.gap(one, other, place) for place in self.measured]
         return all(half is not None and apart <= half for apart, half in gaps)
 
     def ties(self, row: Standing) -> list[Standing]:
@@ -137,7 +138,7 @@ class Standings:
 
     def to_dict(self, row: Standing) -> dict[str, Any]:
         """For `--json`; stable. Intervals are [low, high], of the measured objectives."""
-        measured = [self.objectives[place].name for place in self._measured]
+        measured = [self.objectives[place].name for place in self.measured]
         return {
             **row.record.to_dict(),
             "on_front": row.on_front,
@@ -152,7 +153,7 @@ class Standings:
         """For `--json`: what is known of the seed noise."""
         if self.noise is None:
             return None
-        names = [self.objectives[place].name for place in self._measured]
+        names = [self.objectives[place].name for place in self.measured]
         return {
             "sd": dict(zip(names, map(float, self.noise.sd), strict=True)),
             "degrees_of_freedom": self.noise.df,
@@ -171,10 +172,10 @@ class Standings:
             return None
         signs = np.array([1.0 if item.direction == "min" else -1.0 for item in self.objectives])
         values = np.array([record.values for record in records], dtype=np.float64) * signs
-        flip = np.outer(signs[self._measured], signs[self._measured])
+        flip = np.outer(signs[self.measured], signs[self.measured])
         noise = Noise(self.noise.covariance * flip, self.noise.df)
         runs = np.array([len(record.runs) for record in records])
-        return Membership(values[:, self._exact], values[:, self._measured], runs, noise, seed)
+        return Membership(values[:, self._exact], values[:, self.measured], runs, noise, seed)
 
     def _standing(self, record: TrialRecord, place: int | None, *, on_front: bool) -> Standing:
         probability = None
@@ -188,7 +189,7 @@ class Standings:
         return Standing(record, on_front, probability, half, fresh)
 
     def _spread(self, widths: Array) -> tuple[float | None, ...]:
-        known = dict(zip(self._measured, map(float, widths), strict=True))
+        known = dict(zip(self.measured, map(float, widths), strict=True))
         return tuple(known.get(place) for place in range(len(self.objectives)))
 
 

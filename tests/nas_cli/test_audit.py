@@ -37,6 +37,15 @@ def test_audit_trains_prints_and_goes_on(nas: Nas, study_folder: Path, tmp_path:
     assert len(data["predictors"][0]["spearman"]) == 3
 
 
+def test_audit_ends_when_its_time_is_up(nas: Nas, study_folder: Path) -> None:
+    options = ("--times", 1000, "--architectures", 3, "--workers", 2, "--device", "cpu", "--timeout", "1s")
+    cut = nas("audit", *place(study_folder), *options)
+    assert cut.exit_code == 0, cut.output
+    assert "the time is up: 3 runs are not finished" in cut.stderr
+    assert "0 architectures are too few" in cut.stdout
+    assert "nan" not in cut.stdout
+
+
 def test_audit_says_what_it_cannot_do(nas: Nas, study_folder: Path) -> None:
     assert nas("audit", "no-such-study").exit_code == 2
     bad = nas("audit", *place(study_folder), "--plot", "audit.bmp")

@@ -69,6 +69,10 @@ def test_front_in_every_form(folder: Path) -> None:
     points = [(item["metrics"]["val_loss"], item["metrics"]["params"]) for item in data["front"]]
     assert points == sorted(points)
     assert all(later[1] < sooner[1] for sooner, later in pairwise(points))
+    assert [item["baseline"] for item in data["versus_baselines"]] == ["dense", "lt2-looped"]
+    table = nas(folder, "front", "micro", "--baselines").stdout
+    assert "#1 lt2-looped" in table
+    assert "no more params, decode_flops@64" in table
     every = json.loads(nas(folder, "front", "micro", "--all", "--json").stdout)["front"]
     assert len(every) == TRIALS
 
