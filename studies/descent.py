@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,14 @@ from studies.devices import autocast
 from studies.phases import mark
 from studies.random_state import random_state, set_random_state
 from studies.recipe import TrainSettings, schedule
+from studies.recorded import Recording
 from surgery.cross_entropy import IGNORED
 from surgery.model import HybridLM
 
 # by the rule `roles`: the learning rate of embeddings and vectors over that of matrices
 EMBEDDING_RATE = 6.0
+# steps on CUDA before the passes are recorded: the first compiles kernels, the second finds them
+UNRECORDED = 2
 
 
 class TrainingFailed(Exception):
@@ -37,6 +41,8 @@ class Descent:
         self.optimizer = make_optimizer(model, settings, device)
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
         self.sequences: int | None = None
+        self.recording: Recording | None = None
+        self.unrecorded = 0  # steps so far; none is recorded before UNRECORDED, or after a recording failed
         mark("build")
 
     def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
@@ -56,6 +62,30 @@ class Descent:
 
     def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the gradients of a batch into place: (loss, auxiliary terms)."""
+        if self.device.type == "cuda" and self.unrecorded == UNRECORDED:
+            self._record(inputs, targets)
+        if self.recording is not None and self.recording.fits(inputs, targets):
+            found = self.recording(inputs, targets)
+            mark("gradients")
+            return found
+        self.unrecorded += 1
+        return self._halving(inputs, targets)
+
+    def _record(self, inputs: Tensor, targets: Tensor) -> None:
+        """Records the passes, or says why they can't be and leaves all as it was."""
+        before = random_state(self.device)
+        torch.cuda.empty_cache()  # what is kept for other steps is no use to a recording
+        try:
+            self.recording = Recording(self._accumulate, self.model.parameters(), inputs, targets)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"training steps are launched kernel by kernel: {reason}", stacklevel=2)
+            set_random_state(before, self.device)
+            self.optimizer.zero_grad(set_to_none=True)
+        self.unrecorded += 1
+
+    def _halving(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Works on fewer sequences at a time until they fit into memory."""
         before = random_state(self.device)
         while True:
             try:

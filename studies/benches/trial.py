@@ -32,10 +32,11 @@ from surgery.problems import Problem, UserError
 from surgery.yaml_source import load_yaml
 
 PHASES = (
-    "start", "open", "take", "build", "compile", "data", "forward", "backward", "optimizer", "evaluation",
-    "storage",
+    "start", "open", "take", "build", "compile", "data", "forward", "backward", "gradients", "optimizer",
+    "evaluation", "storage",
 )  # fmt: skip
-USEFUL = ("forward", "backward", "optimizer", "evaluation")
+STEP = ("forward", "backward", "gradients", "optimizer")  # `gradients`: forward and backward replayed as one
+USEFUL = (*STEP, "evaluation")
 STARTED = "NAS_BENCH_STARTED"  # environment variable: when the process was started, in seconds of time.time()
 
 
@@ -143,10 +144,10 @@ def _measured(folder: Path, device: str, start: float) -> TrialTiming:
 
 def _by_phase(stretches: Stretches) -> dict[str, float]:
     """Seconds of each phase. What a first forward, backward and optimizer step take beyond the usual is
-    `compile`: kernels and memory got ready, with or without a compiler."""
+    `compile`: kernels and memory got ready, with or without a compiler, or recorded."""
     found = {phase: sum(stretches.of(phase)) for phase in PHASES}
-    for phase in ("forward", "backward", "optimizer"):
-        first, *others = stretches.of(phase)
+    for phase in STEP:
+        first, *others = stretches.of(phase) or [0.0]
         beyond = max(0.0, first - median(others)) if others else 0.0
         found[phase] -= beyond
         found["compile"] += beyond

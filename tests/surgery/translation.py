@@ -31,8 +31,8 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
     signature, attributes = {}, {}
     for place, name in enumerate(names):
         value = given[name]
-        if name in constants:
-            signature[name] = "constexpr"
+        if name in constants or value is None:
+            signature[name], constants[name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[name], attributes[(place,)] = dtypes[value.dtype], [["tt.divisibility", 16]]
         else:

@@ -1,0 +1,69 @@
+"""Recorded training steps against the same steps launched kernel by kernel."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from studies import descent as module
+from studies.descent import Descent
+from studies.recipe import TrainSettings
+from surgery.architecture import Architecture
+from surgery.model import HybridLM
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+SETTINGS = TrainSettings(tokens=8 * 512, seq_len=128, batch_tokens=512)
+BACKBONE = {"vocab_size": 256, "dim": 64, "num_layers": 2, "num_heads": 2, "ffn_dim": 96}
+HDPL = {"match": ["q", "k", "v", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 16, "kl": "mean"}
+
+
+def trained(layout: str, given: dict[str, Any], recorded: bool) -> tuple[list[float], Descent]:
+    """(losses of eight steps, the descent behind them)."""
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    model = HybridLM(Architecture.from_dict({"backbone": BACKBONE, "layout": layout, **given}))
+    descent = Descent(model.to(device).train(), SETTINGS, device)
+    if not recorded:
+        descent.unrecorded = -100
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for step in range(1, 9):
+        rows = torch.randint(256, (4, 129), generator=generator).to(device)
+        descent.step(step, rows[:, :-1], rows[:, 1:])
+        losses += descent.check(step)
+    return losses, descent
+
+
+@pytest.mark.parametrize("projections", [[], [HDPL]], ids=["dense", "hdpl"])
+@pytest.mark.parametrize("layout", ["FF", "GG", "WW", "SS", "KK"])
+def test_recorded_steps_are_the_same_steps(layout: str, projections: list[dict[str, Any]]) -> None:
+    """Noise of HDPL included: losses and gradient norms agree step by step."""
+    given = {"projections": projections, "loop": {"count": 2}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a recording that fails warns
+        mine, descent = trained(layout, given, recorded=True)
+    assert descent.recording is not None
+    theirs, plain = trained(layout, given, recorded=False)
+    assert plain.recording is None
+    assert mine == pytest.approx(theirs, rel=2e-3)
+
+
+def test_steps_that_wait_for_the_device_go_on_unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    plainly = Descent._accumulate
+
+    def waits(self: Descent, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        assert inputs.sum().item() >= 0
+        return plainly(self, inputs, targets)
+
+    wanted, _ = trained("FF", {}, recorded=False)
+    monkeypatch.setattr(module.Descent, "_accumulate", waits)
+    with pytest.warns(UserWarning, match="kernel by kernel"):
+        found, descent = trained("FF", {}, recorded=True)
+    assert descent.recording is None
+    assert found == pytest.approx(wanted, rel=2e-3)
