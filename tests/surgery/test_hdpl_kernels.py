@@ -315,3 +315,23 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
         close(mine, theirs, dtype, f"value {what}", roundings=3)
     for what, mine, theirs in zip(["x", *dict(every.named_parameters())], gradients, expected, strict=True):
         close(mine, theirs, dtype, f"gradient of {what}", roundings=3)
+
+
+@every_dtype
+def test_evaluation(dtype: torch.dtype) -> None:
+    """Many tokens without gradients, the siblings of different widths."""
+    needs_products_of(dtype)
+    modules = [HDPL(64, 64 * n, blocks=4, rank=24, kl_weight=1.0, kl="mean").to(DEVICE) for n in (1, 2, 1)]
+    every = nn.ModuleList(modules).eval()
+    x = draw(5, 130, 64, dtype=dtype)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        if INTERPRETED:
+            patch.setattr(paths, "fits_tiles", lambda *_: True)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = project(x, Context(rotary=(x, x)), *modules)
+    every.double()
+    exact = x.double()
+    for module, mine in zip(modules, found, strict=True):
+        h = nn.functional.silu(module.mu(exact))
+        plain = paths.block_diagonal(exact.flatten(0, 1), module.blocks).view(*mine.shape)
+        close(mine, plain + module.decoder(h), dtype, "y", roundings=3)
