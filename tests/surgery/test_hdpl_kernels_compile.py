@@ -11,6 +11,7 @@ import pytest
 
 from surgery.kernels import AVAILABLE, block_size
 from surgery.projections.hdpl import input_triton, latent_triton, outputs_triton, weights_triton
+from surgery.projections.hdpl.outputs_triton import RESIDENT_SHARED
 from surgery.projections.hdpl.tiles import SHARED_BYTES
 from tests.surgery.translation import Launch, Recorder, translated
 
@@ -66,6 +67,7 @@ def test_kernels_translate_and_fit(
 ) -> None:
     for kernel, tensors, options in recorded(monkeypatch, dims, 8, rank):
         made = translated(kernel, tensors, options)
-        assert made.metadata.shared <= SHARED_BYTES, kernel.__name__
+        most = RESIDENT_SHARED if "narrow" in kernel.__name__ else SHARED_BYTES
+        assert made.metadata.shared <= most, kernel.__name__
         if "tl.dot" in kernel.src and block_size(rank) > 16:  # products run on the tensor cores' own units
             assert "wgmma.mma_async" in made.asm["ptx"]

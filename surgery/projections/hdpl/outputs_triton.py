@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from surgery.kernels import block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned
+from surgery.projections.hdpl.tiles import MOST, TILE, alike, choose, filled, inner, place, room, spanned
 
 RESIDENT = 64 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
+RESIDENT_SHARED = 168 * 1024  # bytes of shared memory that this takes, all in all
 PROGRAMS = 264
+CACHED = 24 * 2**20  # bytes of weights that siblings may have together: more would drive x out of the cache
 
 
 def outputs_fused(
@@ -25,7 +27,8 @@ def outputs_fused(
     x = x.contiguous()
     ys = [x.new_empty(len(x), len(decoder)) for decoder in decoders]
     ranks, bare = [decoder.shape[1] for decoder in decoders], [bias is None for bias in biases]
-    for places in alike(blocks, ranks, bare):
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in (*blocks, *decoders))
+    for places in alike(blocks, ranks, bare, most=MOST if weights <= CACHED else 1):
         first = places[0]
         n, rows, columns = blocks[first].shape
         span = spanned(blocks[first])
@@ -39,7 +42,8 @@ def outputs_fused(
         tensors = [x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3])]
         numbers = [len(x), n, of[0][0].stride(0)]
         wide = [block_size(depth) for depth in (span * columns, ranks[first])]
-        if sum(wide) * tile * x.element_size() <= RESIDENT:
+        narrow = sum(wide) * tile * x.element_size() <= RESIDENT
+        if narrow and room(x.device) >= RESIDENT_SHARED:
             turns = max(1, min(PROGRAMS // (len(places) * parts), ceil_div(len(x), TURN)))
             write_narrow_outputs[(len(places) * parts, turns)](
                 *tensors, *numbers, **sizes,

@@ -21,15 +21,17 @@ SHARED_BYTES = 160 * 1024  # that tiles may take: an A100 has as many, smaller d
 
 
 @cache
-def roomy(device: torch.device) -> bool:
-    """Whether a block of threads can have the shared memory that the products' tiles want."""
-    most = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
-    return int(most) >= SHARED_BYTES
+def room(device: torch.device) -> int:
+    """Bytes of shared memory that a block of threads can have; without a device as many as one wants."""
+    if device.type != "cuda":
+        return 1 << 30
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
 def fits_tiles(x: Tensor) -> bool:
     """Whether the kernels can take this input. In float32 the libraries' products are the faster ones."""
-    return AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0 and roomy(x.device)
+    known = AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0
+    return known and room(x.device) >= SHARED_BYTES
 
 
 def inner(x: Tensor) -> int:
@@ -43,13 +45,12 @@ def spanned(blocks: Tensor) -> int:
     return max(1, min(n, TILE // max(rows, columns)))
 
 
-def alike(tensors: Sequence[Tensor], *more: Sequence[object]) -> list[list[int]]:
-    """Places of tensors of one shape, that agree in everything else given too, at most as many together as a
-    kernel takes."""
+def alike(tensors: Sequence[Tensor], *more: Sequence[object], most: int = MOST) -> list[list[int]]:
+    """Places of tensors of one shape, that agree in everything else given too, at most so many together."""
     found: dict[object, list[list[int]]] = {}
     for place, (tensor, *others) in enumerate(zip(tensors, *more, strict=True)):
         sets = found.setdefault((tensor.shape, *others), [[]])
-        if len(sets[-1]) == MOST:
+        if len(sets[-1]) == most:
             sets.append([])
         sets[-1].append(place)
     return [places for sets in found.values() for places in sets]

@@ -12,7 +12,7 @@ from torch import Tensor
 from surgery.kernels import block_size, ceil_div, jit, tl
 from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned
 
-PROGRAMS = 264  # that keep all multiprocessors of a large device busy, twice over
+PROGRAMS = 132  # that keep all multiprocessors of a large device busy
 SPLITS = 32  # of the tokens, at most
 FILLING = 128  # tiles of a batched product that fill a large device
 WIDEST = 256  # columns of a block
