@@ -17,7 +17,8 @@ from surgery.problems import Problem, UserError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
+    """`auto` is CUDA where there is one, else the CPU. A GPU becomes the current one of this process: kernels
+    of Triton and recordings run on that, wherever their tensors are.
 
     Raises:
         UserError: the device does not exist here.
@@ -31,6 +32,8 @@ def pick_device(name: str = "auto") -> torch.device:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         problem = Problem("device", name, "is not available here", f"available: {', '.join(here)}")
         raise UserError("can't use that device", [problem]) from error
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 

@@ -10,6 +10,7 @@ import torch
 
 from studies import descent as module
 from studies.descent import Descent
+from studies.devices import pick_device
 from studies.recipe import TrainSettings
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
@@ -67,3 +68,19 @@ def test_steps_that_wait_for_the_device_go_on_unrecorded(monkeypatch: pytest.Mon
         found, descent = trained("FF", {}, recorded=True)
     assert descent.recording is None
     assert found == pytest.approx(wanted, rel=2e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
+def test_the_device_asked_for_is_the_one_that_kernels_run_on() -> None:
+    try:
+        device = pick_device("cuda:1")
+        model = HybridLM(
+            Architecture.from_dict({"backbone": BACKBONE, "layout": "GK", "projections": [HDPL]})
+        )
+        descent = Descent(model.to(device).train(), SETTINGS, device)
+        rows = torch.randint(256, (4, 129), device=device)
+        for step in range(1, 5):
+            descent.step(step, rows[:, :-1], rows[:, 1:])
+        assert descent.recording is not None
+    finally:
+        torch.cuda.set_device(0)
