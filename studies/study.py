@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,8 @@ from search_spaces import SearchSpace, parse_space
 from search_spaces.enumeration import every_architecture
 from studies.curve import read_curve
 from studies.data.folder import locked, write_json
+from studies.gathering import Gathered
+from studies.journal import Embedded
 from studies.records import BASELINE, STOPPED, STOPPED_AT, TrialRecord, front_records
 from studies.repeats import mean_over_runs
 from studies.rungs.features import features
@@ -68,8 +70,10 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
-        self._kept: dict[int, TrialRecord] = {}  # those that change no more, or not for now
+        self._records: list[TrialRecord] = []  # as they were last read
+        self._open: set[int] = set()  # numbers of those that may have changed since
         self.drawn: dict[int, list[tuple[dict[str, Any], Architecture]]] = {}  # of the sampler `gain`
+        self.gathered = Gathered()
         self._told: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {}
 
     @classmethod
@@ -178,29 +182,50 @@ class Study:
     def records(self) -> list[TrialRecord]:
         """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
         change and are read once."""
-        return mean_over_runs([self._read(trial) for trial in self.inner.get_trials(deepcopy=False)])
+        trials = self.inner.get_trials(deepcopy=False)
+        for number in [*self._open, *range(len(self._records), len(trials))]:
+            record = self._read(trials[number])
+            self._records[number : number + 1] = [record]
+            if trials[number].state.is_finished():
+                self._open.discard(number)
+            else:
+                self._open.add(number)
+        return mean_over_runs(self._records.copy())
 
     def record(self, number: int) -> TrialRecord:
         """Raises:
         UserError: no such trial.
         """
-        trials = self.inner.get_trials(deepcopy=False)
-        if not 0 <= number < len(trials):
-            rule = f"is not a trial of this study, it has 0 to {len(trials) - 1}"
-            raise UserError("unknown trial", [Problem("trial", number, rule)])
+        trial = self.trial(number)
         # what runs is read alone: workers ask often
-        return self.records()[number] if trials[number].state.is_finished() else self._read(trials[number])
+        return self.records()[number] if trial.state.is_finished() else self._read(trial)
+
+    def trial(self, number: int) -> FrozenTrial:
+        """As it is stored.
+
+        Raises:
+            UserError: no such trial.
+        """
+        storage = self.inner._storage
+        try:
+            if number < 0:
+                raise KeyError(number)
+            return storage.get_trial(
+                storage.get_trial_id_from_study_id_trial_number(self.inner._study_id, number)
+            )
+        except KeyError:
+            last = len(self.inner.get_trials(deepcopy=False)) - 1
+            rule = f"is not a trial of this study, it has 0 to {last}"
+            raise UserError("unknown trial", [Problem("trial", number, rule)]) from None
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
-        record = self._kept.get(trial.number)
-        # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
-        if record is None or (
-            record.state == STOPPED and trial.user_attrs.get(STOPPED_AT) != len(record.rungs)
-        ):
-            record = TrialRecord.read(trial)
-            if trial.state.is_finished() or record.state == STOPPED:
-                self._kept[trial.number] = record
-        return record
+        """Of an unfinished or a new trial."""
+        if trial.number < len(self._records):
+            known = self._records[trial.number]
+            # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
+            if known.state == STOPPED and trial.user_attrs.get(STOPPED_AT) == len(known.rungs):
+                return known
+        return TrialRecord.read(trial)
 
     def costs(self, record: TrialRecord) -> dict[str, float]:
         """The objectives that are known before training, by name."""
@@ -285,6 +310,14 @@ class Study:
     def exclusive(self) -> Iterator[None]:
         """One process of this folder at a time takes a trial or ends one. Not reentrant."""
         with locked(self.folder):
+            yield
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written inside, the embedded storage keeps as a whole: one write instead of dozens.
+        Not reentrant."""
+        storage = self.inner._storage
+        with storage.file.batch() if isinstance(storage, Embedded) else nullcontext():
             yield
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_spaces.trial import RandomTrial
+from studies.gathering import LOSSES, gather
 from studies.records import TrialRecord
 from studies.rungs.forecast import forecast, prospects
 from studies.rungs.gain import Box
 from studies.samplers import derive_seed
-from studies.stopping import LOSSES, gather
 from surgery.architecture import Architecture
 
 if TYPE_CHECKING:

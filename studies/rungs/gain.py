@@ -64,10 +64,12 @@ def _scaled(costs: Floats) -> Floats:
 
 
 def _undominated(points: Floats) -> Floats:
+    """Those that no other equals or beats everywhere, in lexicographic order; of equal ones, one."""
+    left = points[np.lexsort(points.T[::-1])]
     kept: list[Floats] = []
-    for point in points[np.lexsort(points.T[::-1])]:
-        if not any((other <= point).all() for other in kept):
-            kept.append(point)
+    while len(left):  # nothing behind it in this order can beat the first
+        kept.append(left[0])
+        left = left[(left < left[0]).any(axis=1)]
     return np.array(kept).reshape(len(kept), points.shape[1])
 
 

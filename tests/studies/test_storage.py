@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from studies.storage import JOURNAL, FileLock, mendable, open_storage, without_password
+from studies.journal import FileLock
+from studies.storage import JOURNAL, mendable, open_storage, without_password
 from surgery.problems import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
