@@ -41,22 +41,24 @@ class Gathered:
             for record, old in zip_longest(records, before[: len(records)])
             if record is not old and record != old
         ]
-        if self._evidence is None or changed or len(records) != len(before):
-            for record in changed:
-                self._write(study, record)
-            self._records = list(records)
-            self._evidence = self._build(study, len(records))
+        written = [self._write(study, record) for record in changed]  # every one of them
+        if self._evidence is None or any(written) or len(records) < len(before):
+            self._known[len(records) :] = False
+            self._evidence = self._build(study)
+        self._records = list(records)
         return self._evidence
 
-    def _write(self, study: Study, record: TrialRecord) -> None:
+    def _write(self, study: Study, record: TrialRecord) -> bool:
+        """Whether that makes a difference."""
         place = record.number
         if place >= len(self._known):
             self._known = _longer(self._known, 2 * place + 16)
+        before = bool(self._known[place])
         self._known[place] = record.state == DONE or (
             bool(record.rungs) and record.state in (RUNNING, STOPPED, WAITING)
         )
         if not self._known[place]:
-            return
+            return before
         row = [
             float(record.baseline is not None),
             float(record.feasible),
@@ -66,10 +68,13 @@ class Gathered:
         ]
         if place >= len(self._rows):
             self._rows = _longer(self._rows.reshape(-1, len(row)), len(self._known))
+        if before and np.array_equal(self._rows[place], row, equal_nan=True):
+            return False
         self._rows[place] = row
+        return True
 
-    def _build(self, study: Study, count: int) -> Evidence:
-        numbers = np.flatnonzero(self._known[:count])
+    def _build(self, study: Study) -> Evidence:
+        numbers = np.flatnonzero(self._known)
         others = sum(item.name not in LOSSES for item in study.space.objectives)
         ends = np.cumsum([1, 1, len(study.space.proxy.rungs), others])
         rows = self._rows[numbers] if len(numbers) else np.zeros((0, ends[-1]))

@@ -149,12 +149,14 @@ def _compares(study: Study) -> bool:
 
 
 def _stopped_with_checkpoint(study: Study, records: Sequence[TrialRecord]) -> list[int]:
+    """Who can go on. A checkpoint that was dropped never comes back, so that it is looked for no more."""
     folder = str(study.folder)  # text: there may be thousands of them
-    return [
-        record.number
-        for record in records
-        if record.state == STOPPED and os.path.isfile(f"{folder}/trials/{record.number:05d}/{CHECKPOINT}")
+    stopped = [
+        record.number for record in records if record.state == STOPPED and record.number not in study.for_good
     ]
+    there = [number for number in stopped if os.path.isfile(f"{folder}/trials/{number:05d}/{CHECKPOINT}")]
+    study.for_good.update(set(stopped).difference(there))
+    return there
 
 
 def checkpoint_of(study: Study, number: int) -> Path:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -39,10 +39,16 @@ from surgery.architecture import Architecture
 from surgery.costs import cost
 from surgery.problems import Problem, UserError, nearest
 
+if TYPE_CHECKING:
+    from studies.suggesting import Candidate
+
 DEFAULT_RUNS = Path("runs")
 COUNTABLE = 5000  # settings of a space that are walked through to know when all are tried
 _ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs
 _URL_FILE = "storage.url"
+
+# the objectives that are known before training by name, and descriptors, of an architecture
+Facts = tuple[dict[str, float], tuple[float, ...]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -71,10 +77,12 @@ class Study:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
         self._records: list[TrialRecord] = []  # as they were last read
-        self._open: set[int] = set()  # numbers of those that may have changed since
-        self.drawn: dict[int, list[tuple[dict[str, Any], Architecture]]] = {}  # of the sampler `gain`
+        self._open: set[int] = set()  # numbers of those that run or wait
+        self._stopped: dict[int, int] = {}  # rungs at which others have stopped, by number
+        self.drawn: dict[int, list[Candidate]] = {}  # of the sampler `gain`, by batch
         self.gathered = Gathered()
-        self._told: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {}
+        self.for_good: set[int] = set()  # stopped trials that have lost their checkpoint
+        self._told: dict[str, Facts] = {}
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -183,12 +191,18 @@ class Study:
         """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
         change and are read once."""
         trials = self.inner.get_trials(deepcopy=False)
-        for number in [*self._open, *range(len(self._records), len(trials))]:
-            record = self._read(trials[number])
+        # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
+        gone_on = [
+            number for number, rung in self._stopped.items() if trials[number].user_attrs[STOPPED_AT] != rung
+        ]
+        for number in [*self._open, *gone_on, *range(len(self._records), len(trials))]:
+            record = TrialRecord.read(trials[number])
             self._records[number : number + 1] = [record]
-            if trials[number].state.is_finished():
-                self._open.discard(number)
-            else:
+            self._open.discard(number)
+            self._stopped.pop(number, None)
+            if record.state == STOPPED:
+                self._stopped[number] = trials[number].user_attrs[STOPPED_AT]
+            elif not trials[number].state.is_finished():
                 self._open.add(number)
         return mean_over_runs(self._records.copy())
 
@@ -198,7 +212,7 @@ class Study:
         """
         trial = self.trial(number)
         # what runs is read alone: workers ask often
-        return self.records()[number] if trial.state.is_finished() else self._read(trial)
+        return self.records()[number] if trial.state.is_finished() else TrialRecord.read(trial)
 
     def trial(self, number: int) -> FrozenTrial:
         """As it is stored.
@@ -218,15 +232,6 @@ class Study:
             rule = f"is not a trial of this study, it has 0 to {last}"
             raise UserError("unknown trial", [Problem("trial", number, rule)]) from None
 
-    def _read(self, trial: FrozenTrial) -> TrialRecord:
-        """Of an unfinished or a new trial."""
-        if trial.number < len(self._records):
-            known = self._records[trial.number]
-            # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
-            if known.state == STOPPED and trial.user_attrs.get(STOPPED_AT) == len(known.rungs):
-                return known
-        return TrialRecord.read(trial)
-
     def costs(self, record: TrialRecord) -> dict[str, float]:
         """The objectives that are known before training, by name."""
         return self.facts(record)[0]
@@ -235,14 +240,18 @@ class Study:
         """Descriptors of the trial's architecture."""
         return self.facts(record)[1]
 
-    def facts(self, known: TrialRecord | Architecture) -> tuple[dict[str, float], tuple[float, ...]]:
-        """(the objectives that are known before training by name, descriptors) of an architecture."""
+    def facts(self, known: TrialRecord | Architecture) -> Facts:
+        """Of an architecture; those of the study's trials are kept."""
         if known.hash not in self._told:
-            architecture = known if isinstance(known, Architecture) else known.build()
-            exact = [item.name for item in self.space.objectives if not item.measured]
-            costs = {name: float(cost(architecture, name)) for name in exact}
-            self._told[known.hash] = costs, features(architecture)
+            self._told[known.hash] = self.describe(
+                known if isinstance(known, Architecture) else known.build()
+            )
         return self._told[known.hash]
+
+    def describe(self, architecture: Architecture) -> Facts:
+        """Of any architecture, whose hash is not needed for it."""
+        exact = [item.name for item in self.space.objectives if not item.measured]
+        return {name: float(cost(architecture, name)) for name in exact}, features(architecture)
 
     @cached_property
     def _allowed(self) -> dict[str, dict[str, Any]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -125,7 +125,8 @@ class Architecture:
         for index, letter in enumerate(self.layout):
             acting = tuple(index in layers for layers in selected)
             if (letter, acting) not in known:
-                known[letter, acting] = self._layer(index)
+                rules = [rule for rule, acts in zip(self.rules, acting, strict=True) if acts]
+                known[letter, acting] = self._layer(letter, rules)
             found.append(known[letter, acting])
         return tuple(found)
 
@@ -134,6 +135,11 @@ class Architecture:
         """Layers that differ, and how many there are of each."""
         by_id = {id(layer): layer for layer in self.layers}
         return tuple((by_id[key], count) for key, count in Counter(map(id, self.layers)).items())
+
+    @cached_property
+    def figures(self) -> dict[str, int]:
+        """By name, what was worked out of it once (`surgery.costs`)."""
+        return {}
 
     @cached_property
     def hash(self) -> str:
@@ -238,17 +244,19 @@ class Architecture:
         fitting = (rule for rule in self.rules if name in rule.match)
         return next((rule for rule in fitting if index in select_layers(rule.layers, depth)), None)
 
-    def _layer(self, index: int) -> Layer:
-        letter, backbone = self.layout[index], self.backbone
-        spec = MIXERS[letter]
+    def _layer(self, letter: str, rules: Sequence[Rule]) -> Layer:
+        """A layer with this mixer that these rules, in order, act on."""
+        spec, backbone = MIXERS[letter], self.backbone
         defaults = {name: option.default for name, option in spec.options.items()}
         options = {**defaults, **self.mixers.get(letter, {})}
         sizes = spec.projections(backbone, options)
         sizes |= {name: backbone.sizes(name) for name in FFN_PROJECTIONS}
+        first = {name: rule for rule in reversed(rules) for name in rule.match}
         projections = {}
         for name, (d_in, d_out) in sizes.items():
-            rule = self._rule(index, name) or Rule((name,), "dense")
-            projections[name] = Operator(rule.operator, rule.options, d_in, d_out, name in backbone.biases)
+            rule = first.get(name)
+            operator, chosen = (rule.operator, rule.options) if rule is not None else ("dense", {})
+            projections[name] = Operator(operator, chosen, d_in, d_out, name in backbone.biases)
         return Layer(letter, options, projections)
 
 

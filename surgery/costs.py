@@ -60,6 +60,12 @@ def params(arch: Architecture) -> int:
 
 def params_nonembedding(arch: Architecture) -> int:
     """Stored parameters without embedding and head."""
+    if "params_nonembedding" not in arch.figures:  # asked for by limits, objectives and descriptors alike
+        arch.figures["params_nonembedding"] = _count_params(arch)
+    return arch.figures["params_nonembedding"]
+
+
+def _count_params(arch: Architecture) -> int:
     dim = arch.backbone.dim
     total = dim  # final norm
     if arch.loop_count > 1:
