@@ -80,7 +80,8 @@ class Gathered:
         rows = self._rows[numbers] if len(numbers) else np.zeros((0, ends[-1]))
         parts = np.split(rows, ends, axis=1)
         exempt, feasible, curves, costs, features = map(np.ascontiguousarray, parts)
-        return Evidence(numbers, costs, curves, features, exempt.any(axis=1), feasible.any(axis=1))
+        flags = (np.asarray(part.any(axis=1), dtype=np.bool_) for part in (exempt, feasible))
+        return Evidence(numbers, costs, curves, features, *flags)
 
 
 def _longer(table: NDArray[Any], rows: int) -> NDArray[Any]:
