@@ -6,6 +6,7 @@ that each reads what the others wrote; they take turns. Only the losses are made
 
 from __future__ import annotations
 
+import gc
 import random
 import tempfile
 import time
@@ -81,7 +82,10 @@ def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda li
         folder = Study.create("overhead", plan.space, settings, Path(scratch)).folder
         studies = [Study.open(str(folder)) for _ in range(plan.workers)]
         names = [leases.enter_context(Lease(study.workers_folder)).worker for study in studies]
-        return list(_grow(plan, [_Worker(*item) for item in zip(studies, names, strict=True)], tell))
+        try:
+            return list(_grow(plan, [_Worker(*item) for item in zip(studies, names, strict=True)], tell))
+        finally:
+            gc.unfreeze()
 
 
 def _grow(plan: OverheadPlan, workers: Sequence[_Worker], tell: Callable[[str], None]) -> Iterator[Overhead]:
@@ -138,6 +142,7 @@ class _Worker:
         if self.running is not None:
             self._reach(self.running, clock)
             return False
+        gc.freeze()  # the other workers' memory, which a process of its own would not search for garbage
         with clock.on("take"):
             taken = take(self.study, self.name, None)
         if isinstance(taken, Assignment):
