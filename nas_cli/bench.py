@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-BENCHES = ("mixers", "model", "ops", "search", "trial")
+BENCHES = ("mixers", "model", "ops", "overhead", "search", "trial")
 
 bench = typer.Typer(help="Measure speed on this machine, or of searches, side by side.", no_args_is_help=True)
 

@@ -17,15 +17,20 @@ def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Object
     """
     if not points:
         return []
-    losses = _losses(points, objectives)
-    kept = np.empty_like(losses)
-    front: list[int] = []
-    # In lexicographic order whatever dominates a point, or equals it and came first, comes before it.
-    for index in np.lexsort(losses.T[::-1]):
-        if not (kept[: len(front)] <= losses[index]).all(axis=1).any():
-            kept[len(front)] = losses[index]
-            front.append(int(index))
-    return sorted(front)
+    return sorted(undominated(_losses(points, objectives)).tolist())
+
+
+def undominated(losses: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Places of the rows that no other beats or equals everywhere, in lexicographic order of the rows; of
+    equal ones the first stands for all."""
+    # whatever dominates a row, or equals it and came first, comes before it in this order
+    places = np.lexsort(losses.T[::-1])
+    left, front = losses[places], []
+    while len(places):
+        front.append(places[0])
+        beside = (left < left[0]).any(axis=1)
+        places, left = places[beside], left[beside]
+    return np.array(front, dtype=np.intp)
 
 
 def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:

@@ -13,19 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from studies.gathering import LOSSES, gather
 from studies.records import (
-    DONE,
     MEASURED,
     PASSED,
     RUNGS,
-    RUNNING,
     STOPPED,
     STOPPED_AT,
     TOKENS,
-    WAITING,
     WORKER,
     TrialRecord,
 )
@@ -36,7 +35,6 @@ from studies.rungs.strategies import STRATEGIES, Never, Strategy
 if TYPE_CHECKING:
     from studies.study import Study
 
-LOSSES = ("val_loss", "val_bpb")  # what a rung tells; one is a fixed multiple of the other
 CHECKPOINT = "checkpoint.pt"
 MOST_CHECKPOINTS = 32  # of stopped trials; the least promising ones beyond are stopped for good
 
@@ -56,7 +54,7 @@ def reach(
         tokens: trained on so far.
         measured: everything else that was measured so far, by metric.
     """
-    with study.exclusive():
+    with study.exclusive(), study.at_once():
         if not is_held(study, trial, worker):
             return True  # given to another worker meanwhile: `finish` says so
         note(trial, losses, tokens, measured)
@@ -80,7 +78,7 @@ def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Ma
 
 def stop(study: Study, trial: optuna.Trial, worker: str) -> bool:
     """Frees the trial's worker; its checkpoint is written. False when another worker has the trial."""
-    with study.exclusive():
+    with study.exclusive(), study.at_once():
         if not is_held(study, trial, worker):
             return False
         trial.set_user_attr(STOPPED_AT, len(study.record(trial.number).rungs))
@@ -101,7 +99,7 @@ def promotable(study: Study, records: Sequence[TrialRecord], *, ending: bool) ->
 
 def promote(study: Study, number: int) -> None:
     """Lets a stopped trial wait for a worker, to go on past the rung that it stopped at."""
-    trial = study.inner.get_trials(deepcopy=False)[number]
+    trial = study.trial(number)
     storage = study.inner._storage
     storage.set_trial_user_attr(trial._trial_id, PASSED, trial.user_attrs[STOPPED_AT])
     storage.set_trial_user_attr(trial._trial_id, STOPPED_AT, None)
@@ -127,25 +125,6 @@ def expected_values(study: Study, records: Sequence[TrialRecord]) -> dict[int, l
     return found
 
 
-def gather(study: Study, records: Sequence[TrialRecord]) -> Evidence:
-    """Every trial that has a loss at a rung, in order."""
-    rungs = len(study.space.proxy.rungs)
-    rows = [
-        record
-        for record in records
-        if (record.rungs and record.state in (RUNNING, STOPPED, WAITING)) or record.state == DONE
-    ]
-    return Evidence.of(
-        [record.number for record in rows],
-        [_costs(study, record) for record in rows],
-        [_curve(record, rungs) for record in rows],
-        [study.features(record) for record in rows],
-        rungs,
-        exempt=[record.baseline is not None for record in rows],
-        feasible=[record.feasible for record in rows],
-    )
-
-
 def is_held(study: Study, trial: optuna.Trial, worker: str) -> bool:
     """Whether the worker still has the trial."""
     now = study.inner._storage.get_trial(trial._trial_id)
@@ -157,8 +136,7 @@ def _places(
 ) -> tuple[Evidence, list[int]]:
     """What is known, and the rows of these trials in it."""
     evidence = gather(study, records)
-    places = {number: row for row, number in enumerate(evidence.numbers.tolist())}
-    return evidence, [places[number] for number in numbers]
+    return evidence, np.searchsorted(evidence.numbers, numbers).tolist()
 
 
 def _strategy(study: Study) -> Strategy:
@@ -170,30 +148,15 @@ def _compares(study: Study) -> bool:
     return any(item.name in LOSSES for item in study.space.objectives)
 
 
-def _costs(study: Study, record: TrialRecord) -> list[float]:
-    """Every objective but the loss, lower is better; what is not known yet is no advantage to anyone."""
-    values = {**study.costs(record), **record.measured, **record.metrics}
-    return [
-        values.get(item.name, 0.0) * (1 if item.direction == "min" else -1)
-        for item in study.space.objectives
-        if item.name not in LOSSES
-    ]
-
-
-def _curve(record: TrialRecord, rungs: int) -> list[float]:
-    if record.state != DONE:
-        return list(record.rungs)
-    before = list(record.rungs[: rungs - 1])  # none in a study of an older version
-    return [*before, *[float("nan")] * (rungs - 1 - len(before)), record.metrics["val_loss"]]
-
-
 def _stopped_with_checkpoint(study: Study, records: Sequence[TrialRecord]) -> list[int]:
+    """Who can go on. A checkpoint that was dropped never comes back, so that it is looked for no more."""
     folder = str(study.folder)  # text: there may be thousands of them
-    return [
-        record.number
-        for record in records
-        if record.state == STOPPED and os.path.isfile(f"{folder}/trials/{record.number:05d}/{CHECKPOINT}")
+    stopped = [
+        record.number for record in records if record.state == STOPPED and record.number not in study.for_good
     ]
+    there = [number for number in stopped if os.path.isfile(f"{folder}/trials/{number:05d}/{CHECKPOINT}")]
+    study.for_good.update(set(stopped).difference(there))
+    return there
 
 
 def checkpoint_of(study: Study, number: int) -> Path:

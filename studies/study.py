@@ -12,11 +12,11 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -27,6 +27,8 @@ from search_spaces import SearchSpace, parse_space
 from search_spaces.enumeration import every_architecture
 from studies.curve import read_curve
 from studies.data.folder import locked, write_json
+from studies.gathering import Gathered
+from studies.journal import Embedded
 from studies.records import BASELINE, STOPPED, STOPPED_AT, TrialRecord, front_records
 from studies.repeats import mean_over_runs
 from studies.rungs.features import features
@@ -37,10 +39,16 @@ from surgery.architecture import Architecture
 from surgery.costs import cost
 from surgery.problems import Problem, UserError, nearest
 
+if TYPE_CHECKING:
+    from studies.suggesting import Candidate
+
 DEFAULT_RUNS = Path("runs")
 COUNTABLE = 5000  # settings of a space that are walked through to know when all are tried
 _ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs
 _URL_FILE = "storage.url"
+
+# the objectives that are known before training by name, and descriptors, of an architecture
+Facts = tuple[dict[str, float], tuple[float, ...]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -68,9 +76,13 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
-        self._kept: dict[int, TrialRecord] = {}  # those that change no more, or not for now
-        self.drawn: dict[int, list[tuple[dict[str, Any], Architecture]]] = {}  # of the sampler `gain`
-        self._told: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {}
+        self._records: list[TrialRecord] = []  # as they were last read
+        self._open: set[int] = set()  # numbers of those that run or wait
+        self._stopped: dict[int, int] = {}  # rungs at which others have stopped, by number
+        self.drawn: dict[int, list[Candidate]] = {}  # of the sampler `gain`, by batch
+        self.gathered = Gathered()
+        self.for_good: set[int] = set()  # stopped trials that have lost their checkpoint
+        self._told: dict[str, Facts] = {}
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -178,29 +190,47 @@ class Study:
     def records(self) -> list[TrialRecord]:
         """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
         change and are read once."""
-        return mean_over_runs([self._read(trial) for trial in self.inner.get_trials(deepcopy=False)])
+        trials = self.inner.get_trials(deepcopy=False)
+        # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
+        gone_on = [
+            number for number, rung in self._stopped.items() if trials[number].user_attrs[STOPPED_AT] != rung
+        ]
+        for number in [*self._open, *gone_on, *range(len(self._records), len(trials))]:
+            record = TrialRecord.read(trials[number])
+            self._records[number : number + 1] = [record]
+            self._open.discard(number)
+            self._stopped.pop(number, None)
+            if record.state == STOPPED:
+                self._stopped[number] = trials[number].user_attrs[STOPPED_AT]
+            elif not trials[number].state.is_finished():
+                self._open.add(number)
+        return mean_over_runs(self._records.copy())
 
     def record(self, number: int) -> TrialRecord:
         """Raises:
         UserError: no such trial.
         """
-        trials = self.inner.get_trials(deepcopy=False)
-        if not 0 <= number < len(trials):
-            rule = f"is not a trial of this study, it has 0 to {len(trials) - 1}"
-            raise UserError("unknown trial", [Problem("trial", number, rule)])
+        trial = self.trial(number)
         # what runs is read alone: workers ask often
-        return self.records()[number] if trials[number].state.is_finished() else self._read(trials[number])
+        return self.records()[number] if trial.state.is_finished() else TrialRecord.read(trial)
 
-    def _read(self, trial: FrozenTrial) -> TrialRecord:
-        record = self._kept.get(trial.number)
-        # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
-        if record is None or (
-            record.state == STOPPED and trial.user_attrs.get(STOPPED_AT) != len(record.rungs)
-        ):
-            record = TrialRecord.read(trial)
-            if trial.state.is_finished() or record.state == STOPPED:
-                self._kept[trial.number] = record
-        return record
+    def trial(self, number: int) -> FrozenTrial:
+        """As it is stored.
+
+        Raises:
+            UserError: no such trial.
+        """
+        storage = self.inner._storage
+        try:
+            if number < 0:
+                raise KeyError(number)
+            return storage.get_trial(
+                storage.get_trial_id_from_study_id_trial_number(self.inner._study_id, number)
+            )
+        except KeyError:
+            last = len(self.inner.get_trials(deepcopy=False)) - 1
+            rule = f"is not a trial of this study, it has 0 to {last}"
+            raise UserError("unknown trial", [Problem("trial", number, rule)]) from None
 
     def costs(self, record: TrialRecord) -> dict[str, float]:
         """The objectives that are known before training, by name."""
@@ -210,14 +240,18 @@ class Study:
         """Descriptors of the trial's architecture."""
         return self.facts(record)[1]
 
-    def facts(self, known: TrialRecord | Architecture) -> tuple[dict[str, float], tuple[float, ...]]:
-        """(the objectives that are known before training by name, descriptors) of an architecture."""
+    def facts(self, known: TrialRecord | Architecture) -> Facts:
+        """Of an architecture; those of the study's trials are kept."""
         if known.hash not in self._told:
-            architecture = known if isinstance(known, Architecture) else known.build()
-            exact = [item.name for item in self.space.objectives if not item.measured]
-            costs = {name: float(cost(architecture, name)) for name in exact}
-            self._told[known.hash] = costs, features(architecture)
+            self._told[known.hash] = self.describe(
+                known if isinstance(known, Architecture) else known.build()
+            )
         return self._told[known.hash]
+
+    def describe(self, architecture: Architecture) -> Facts:
+        """Of any architecture, whose hash is not needed for it."""
+        exact = [item.name for item in self.space.objectives if not item.measured]
+        return {name: float(cost(architecture, name)) for name in exact}, features(architecture)
 
     @cached_property
     def _allowed(self) -> dict[str, dict[str, Any]] | None:
@@ -285,6 +319,14 @@ class Study:
     def exclusive(self) -> Iterator[None]:
         """One process of this folder at a time takes a trial or ends one. Not reentrant."""
         with locked(self.folder):
+            yield
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written inside, the embedded storage keeps as a whole: one write instead of dozens.
+        Not reentrant."""
+        storage = self.inner._storage
+        with storage.file.batch() if isinstance(storage, Embedded) else nullcontext():
             yield
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from search_spaces.trial import RandomTrial
-from studies.records import TrialRecord
+from studies.gathering import LOSSES, gather
+from studies.records import INFEASIBLE, TrialRecord
 from studies.rungs.forecast import forecast, prospects
 from studies.rungs.gain import Box
 from studies.samplers import derive_seed
-from studies.stopping import LOSSES, gather
 from surgery.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -30,6 +30,15 @@ PARENTS = 16  # architectures whose neighbours are looked at
 CHANGED = 0.25  # share of a parent's parameters that is drawn anew
 
 
+class Candidate(NamedTuple):
+    """An allowed architecture, the parameters that give it, and what is known of it before training."""
+
+    params: dict[str, Any]
+    architecture: Architecture
+    costs: dict[str, float]
+    features: tuple[float, ...]
+
+
 def suggest(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
     """Parameters of the next trial; None where nothing new was found, or nothing is known to choose by."""
     evidence = gather(study, records)
@@ -37,46 +46,60 @@ def suggest(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any] | No
     pool = _pool(study, records)
     if not pool or not np.isfinite(told.sd).any():
         return None
-    facts = [study.facts(architecture) for _, architecture in pool]
     signs = {item.name: 1 if item.direction == "min" else -1 for item in study.space.objectives}
     costs = np.array(
-        [[signs[name] * exact[name] for name in signs if name not in LOSSES] for exact, _ in facts]
+        [[signs[name] * item.costs[name] for name in signs if name not in LOSSES] for item in pool]
     )
-    expected = prospects(evidence, told, costs, np.array([described for _, described in facts]))
+    expected = prospects(evidence, told, costs, np.array([item.features for item in pool]))
     box = Box(evidence, told, costs)
-    places = box.costs[len(evidence) :]
-    gains = [box.gain(*item) for item in zip(expected.mean, expected.sd, places, strict=True)]
-    return pool[int(np.argmax(gains))][0]
+    return pool[box.best(expected, box.costs[len(evidence) :])].params
 
 
-def _pool(study: Study, records: Sequence[TrialRecord]) -> list[tuple[dict[str, Any], Architecture]]:
-    """(parameters, architecture), new and allowed, each once."""
-    known = {record.hash for record in records}
+def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
+    """New and allowed ones, each once."""
     count = len(records)
     candidates = [item for index in range(count - BATCHES + 1, count + 1) for item in _batch(study, index)]
     source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
     parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
     trials = [_Neighbour(source.choice(parents).params, source) for _ in range(BATCH) if parents]
-    candidates += [(trial.params, study.space.sample(trial)) for trial in trials]
+    candidates += _allowed(study, trials)
+    # equal architectures cost the same, and hashes take long: they are only worked out where costs are equal
+    known = {record.hash for record in records}
+    alike: dict[tuple[float, ...], list[Architecture]] = {
+        tuple(study.costs(record).values()): []
+        for record in records
+        if record.hash and record.state != INFEASIBLE
+    }
     found = []
-    for params, architecture in candidates:
-        if architecture.hash not in known and not study.space.violations(architecture):
-            known.add(architecture.hash)
-            found.append((params, architecture))
+    for item in candidates:
+        key = tuple(item.costs.values())
+        if key in alike:
+            others = {other.hash for other in alike[key]}
+            if item.architecture.hash in known or item.architecture.hash in others:
+                continue
+        alike.setdefault(key, []).append(item.architecture)
+        found.append(item)
     return found
 
 
-def _batch(study: Study, index: int) -> list[tuple[dict[str, Any], Architecture]]:
+def _batch(study: Study, index: int) -> list[Candidate]:
     """Random architectures, the same for the same study seed and index."""
-    drawn = study.drawn.get(index)
-    if drawn is None:
-        trials = [
-            RandomTrial(derive_seed(study.settings.seed, "pool", index, place)) for place in range(BATCH)
-        ]
-        drawn = [(trial.params, study.space.sample(trial)) for trial in trials]
-        study.drawn[index] = drawn
-        study.drawn.pop(index - 2 * BATCHES, None)
-    return drawn
+    if index not in study.drawn:
+        seeds = (derive_seed(study.settings.seed, "pool", index, place) for place in range(BATCH))
+        study.drawn[index] = _allowed(study, [RandomTrial(seed) for seed in seeds])
+        for old in [other for other in study.drawn if other <= index - 2 * BATCHES]:
+            del study.drawn[old]
+    return study.drawn[index]
+
+
+def _allowed(study: Study, trials: Sequence[RandomTrial]) -> list[Candidate]:
+    """What the trials draw, without what breaks a constraint."""
+    drawn = [(trial.params, study.space.sample(trial)) for trial in trials]
+    return [
+        Candidate(params, architecture, *study.describe(architecture))
+        for params, architecture in drawn
+        if not study.space.violations(architecture)
+    ]
 
 
 class _Neighbour(RandomTrial):

@@ -81,35 +81,43 @@ def take(
         should_stop: ends a long row of suggestions early, with `wait`.
     """
     with study.exclusive():
-        put_back_orphans(study)
-        records = study.records()
-        _promote(study, records, ending=False)
+        with study.at_once():
+            put_back_orphans(study)
+            records = study.records()
+            _promote(study, records, ending=False)
         if study.sampler.looks_at_trials:
             study.sampler.expected = expected_values(study, records)
         while should_stop is None or not should_stop():
-            records = study.records()
-            trained = sum(record.trained for record in records)
-            running = sum(record.state == RUNNING for record in records)
-            if target is not None and trained + running >= target:
-                if _promote(study, records, ending=True):
-                    continue
-                if running:  # it may yet make a stopped one worth it
-                    return Nothing(wait=True)
-                return Nothing(wait=False, reason=f"{trained} architectures are trained")
-            skips = _skips(records)
-            left = study.untried(records) if skips >= FEW_SKIPS else None
-            if not _waits(records) and (left == [] or (left is None and skips >= MOST_SKIPS)):
-                if _promote(study, records, ending=True):
-                    continue
-                known = f"all {study.countable} allowed architectures are known"
-                reason = known if left == [] else f"{MOST_SKIPS} suggestions brought nothing new"
-                return Nothing(wait=running > 0, reason=f"the space is exhausted: {reason}")
-            explore = _starts(study, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
-            _queue(study, records, left, explore=explore)
-            assignment = _ask(study, worker, records, explore=explore)
-            if assignment is not None:
-                return assignment
+            with study.at_once():
+                found = _suggest(study, worker, target)
+            if found is not None:
+                return found
     return Nothing(wait=True)
+
+
+def _suggest(study: Study, worker: str, target: int | None) -> Assignment | Nothing | None:
+    """One suggestion, or what is to be done instead; None when it was answered without training."""
+    records = study.records()
+    trained = sum(record.trained for record in records)
+    running = sum(record.state == RUNNING for record in records)
+    if target is not None and trained + running >= target:
+        if _promote(study, records, ending=True):
+            return None
+        if running:  # it may yet make a stopped one worth it
+            return Nothing(wait=True)
+        return Nothing(wait=False, reason=f"{trained} architectures are trained")
+    skips = _skips(records)
+    left = study.untried(records) if skips >= FEW_SKIPS else None
+    if not _waits(records) and (left == [] or (left is None and skips >= MOST_SKIPS)):
+        if _promote(study, records, ending=True):
+            return None
+        known = f"all {study.countable} allowed architectures are known"
+        reason = known if left == [] else f"{MOST_SKIPS} suggestions brought nothing new"
+        return Nothing(wait=running > 0, reason=f"the space is exhausted: {reason}")
+    explore = _starts(study, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
+    _queue(study, records, left, explore=explore)
+    study.sampler.explore = explore
+    return admit(study, study.inner.ask(), worker, records)
 
 
 def _promote(study: Study, records: Sequence[TrialRecord], *, ending: bool) -> bool:
@@ -142,7 +150,7 @@ def finish(
     values: Sequence[float] | None,
 ) -> bool:
     """Ends a trial, as failed when it has no values. False when it was given to another worker meanwhile."""
-    with study.exclusive():
+    with study.exclusive(), study.at_once():
         try:
             if not is_held(study, trial, worker):
                 return False
@@ -151,7 +159,7 @@ def finish(
             study.inner.tell(trial, values, state=TrialState.FAIL if values is None else None)
         except UpdateFinishedTrialError:
             return False
-        checkpoint_of(study, trial.number).unlink(missing_ok=True)
+    checkpoint_of(study, trial.number).unlink(missing_ok=True)  # once the end is stored
     if _changes_front(study, trial):
         study.write_front()
     return True
@@ -177,7 +185,7 @@ def beat(study: Study, trial: optuna.Trial) -> None:
 
 def put_back(study: Study, number: int) -> None:
     """Lets the trial wait to be run again, as the same trial with the same parameters and draws."""
-    trial = study.inner.get_trials(deepcopy=False)[number]
+    trial = study.trial(number)
     if not trial.state.is_finished():
         # without the old name, so that nobody puts it back again before its next worker has signed
         study.inner._storage.set_trial_user_attr(trial._trial_id, WORKER, None)
@@ -250,12 +258,6 @@ def _starts(study: Study, records: Sequence[TrialRecord]) -> bool:
     known = (INFEASIBLE, DUPLICATED)
     drawn = sum(record.suggested_by == RANDOM and record.state not in known for record in records)
     return drawn < RANDOM_FIRST
-
-
-def _ask(study: Study, worker: str, records: Sequence[TrialRecord], *, explore: bool) -> Assignment | None:
-    """One suggestion; None when it was answered without training."""
-    study.sampler.explore = explore
-    return admit(study, study.inner.ask(), worker, records)
 
 
 def admit(

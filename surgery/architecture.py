@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -116,8 +117,29 @@ class Architecture:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """Physical layers from bottom to top, every rule applied."""
-        return tuple(self._layer(index) for index in range(self.backbone.num_layers))
+        """Physical layers from bottom to top, every rule applied; equal ones are one object."""
+        depth = self.backbone.num_layers
+        selected = [select_layers(rule.layers, depth) for rule in self.rules]
+        known: dict[tuple[str, tuple[bool, ...]], Layer] = {}
+        found = []
+        for index, letter in enumerate(self.layout):
+            acting = tuple(index in layers for layers in selected)
+            if (letter, acting) not in known:
+                rules = [rule for rule, acts in zip(self.rules, acting, strict=True) if acts]
+                known[letter, acting] = self._layer(letter, rules)
+            found.append(known[letter, acting])
+        return tuple(found)
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[Layer, int], ...]:
+        """Layers that differ, and how many there are of each."""
+        by_id = {id(layer): layer for layer in self.layers}
+        return tuple((by_id[key], count) for key, count in Counter(map(id, self.layers)).items())
+
+    @cached_property
+    def figures(self) -> dict[str, int]:
+        """By name, what was worked out of it once (`surgery.costs`)."""
+        return {}
 
     @cached_property
     def hash(self) -> str:
@@ -130,21 +152,22 @@ class Architecture:
         backbone = self.backbone.to_dict()
         backbone.pop("max_position_embeddings", None)  # a note for the export, not the model
         backbone["rope_scaling"] = canonical_rope_scaling(self.backbone.rope_scaling)
-        layers = [
-            {
-                "mixer": layer.mixer,
-                "options": MIXERS[layer.mixer].canonical(self.backbone, layer.mixer_options),
-                "projections": {
-                    name: {"operator": item.name, **PROJECTION_OPERATORS[item.name].canonical(item.options)}
-                    for name, item in layer.projections.items()
-                },
-            }
-            for layer in self.layers
-        ]
+        kinds = {id(layer): self._canonical_layer(layer) for layer, _ in self.kinds}
+        layers = [kinds[id(layer)] for layer in self.layers]
         canonical = {"backbone": backbone, "layers": layers, "loop": self.loop_count}
-        if any(self.loop_windows) and any(MIXERS[layer.mixer].windowed for layer in self.layers):
+        if any(self.loop_windows) and any(MIXERS[layer.mixer].windowed for layer, _ in self.kinds):
             canonical["windows"] = list(self.loop_windows)
         return canonical
+
+    def _canonical_layer(self, layer: Layer) -> dict[str, Any]:
+        return {
+            "mixer": layer.mixer,
+            "options": MIXERS[layer.mixer].canonical(self.backbone, layer.mixer_options),
+            "projections": {
+                name: {"operator": item.name, **PROJECTION_OPERATORS[item.name].canonical(item.options)}
+                for name, item in layer.projections.items()
+            },
+        }
 
     def window(self, turn: int) -> int | None:
         """Tokens that attention sees in this pass of the loop, itself included; None: all."""
@@ -221,17 +244,19 @@ class Architecture:
         fitting = (rule for rule in self.rules if name in rule.match)
         return next((rule for rule in fitting if index in select_layers(rule.layers, depth)), None)
 
-    def _layer(self, index: int) -> Layer:
-        letter, backbone = self.layout[index], self.backbone
-        spec = MIXERS[letter]
+    def _layer(self, letter: str, rules: Sequence[Rule]) -> Layer:
+        """A layer with this mixer that these rules, in order, act on."""
+        spec, backbone = MIXERS[letter], self.backbone
         defaults = {name: option.default for name, option in spec.options.items()}
         options = {**defaults, **self.mixers.get(letter, {})}
         sizes = spec.projections(backbone, options)
         sizes |= {name: backbone.sizes(name) for name in FFN_PROJECTIONS}
+        first = {name: rule for rule in reversed(rules) for name in rule.match}
         projections = {}
         for name, (d_in, d_out) in sizes.items():
-            rule = self._rule(index, name) or Rule((name,), "dense")
-            projections[name] = Operator(rule.operator, rule.options, d_in, d_out, name in backbone.biases)
+            rule = first.get(name)
+            operator, chosen = (rule.operator, rule.options) if rule is not None else ("dense", {})
+            projections[name] = Operator(operator, chosen, d_in, d_out, name in backbone.biases)
         return Layer(letter, options, projections)
 
 

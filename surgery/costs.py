@@ -60,15 +60,22 @@ def params(arch: Architecture) -> int:
 
 def params_nonembedding(arch: Architecture) -> int:
     """Stored parameters without embedding and head."""
+    if "params_nonembedding" not in arch.figures:  # asked for by limits, objectives and descriptors alike
+        arch.figures["params_nonembedding"] = _count_params(arch)
+    return arch.figures["params_nonembedding"]
+
+
+def _count_params(arch: Architecture) -> int:
     dim = arch.backbone.dim
     total = dim  # final norm
     if arch.loop_count > 1:
         total += arch.loop_count * dim  # residual gate of each pass
-    for layer in arch.layers:
-        total += 2 * dim + MIXERS[layer.mixer].own_params(arch.backbone, layer.mixer_options)
+    for layer, count in arch.kinds:
+        own = 2 * dim + MIXERS[layer.mixer].own_params(arch.backbone, layer.mixer_options)
         for item in layer.projections.values():
             spec = PROJECTION_OPERATORS[item.name]
-            total += spec.params(item.d_in, item.d_out, item.options) + (item.d_out if item.bias else 0)
+            own += spec.params(item.d_in, item.d_out, item.options) + (item.d_out if item.bias else 0)
+        total += count * own
     return total
 
 
@@ -91,11 +98,11 @@ def train_flops(arch: Architecture, length: int) -> int:
 def decode_flops(arch: Architecture, context: int) -> int:
     """Matrix-multiply FLOPs of one decoded token that meets `context` tokens, itself included."""
     mixing = sum(
-        MIXERS[layer.mixer].mixing_flops(arch.backbone, options, context)
-        for layer in arch.layers
+        count * MIXERS[layer.mixer].mixing_flops(arch.backbone, options, context)
+        for layer, count in arch.kinds
         for options in arch.pass_options(layer)
     )
-    stack = sum(_layer_flops(arch, layer, training=False) for layer in arch.layers)
+    stack = sum(count * _layer_flops(arch, layer, training=False) for layer, count in arch.kinds)
     return arch.loop_count * stack + mixing + _head_flops(arch)
 
 
@@ -105,8 +112,8 @@ def cache_bytes(arch: Architecture, context: int) -> int:
     Recurrent states stay float32 and count as that.
     """
     return sum(
-        MIXERS[layer.mixer].cache_bytes(arch.backbone, options, context)
-        for layer in arch.layers
+        count * MIXERS[layer.mixer].cache_bytes(arch.backbone, options, context)
+        for layer, count in arch.kinds
         for options in arch.pass_options(layer)
     )
 

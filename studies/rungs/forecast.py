@@ -8,6 +8,7 @@ which holds the noise between seeds as well.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Forecast:
     sd: Floats
 
 
+@lru_cache(maxsize=1)  # the same evidence is asked about more than once while a trial is taken
 def forecast(evidence: Evidence) -> Forecast:
     """(n,) results in nats/token."""
     mean = np.where(evidence.finished, evidence.curves[:, -1], np.nan)

@@ -8,15 +8,18 @@ costs).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from optuna._hypervolume import compute_hypervolume
 
+from studies.front import undominated
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.forecast import Forecast
 
 REFERENCE = 1.1  # of objectives scaled to [0, 1]: a little beyond the worst, so that extreme points count
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
+ROUNDING = 1e-9  # of volumes
 ORDERS = 4.0  # costs whose largest is so many times the smallest are compared by their logarithm
 
 
@@ -31,7 +34,8 @@ class Box:
         costs = evidence.costs if more_costs is None else np.concatenate([evidence.costs, more_costs])
         self.costs = _scaled(costs)  # (n + m, costs)
         finished = np.flatnonzero(evidence.finished & evidence.feasible)
-        self.front = _undominated(np.column_stack([self._scale(told.mean[finished]), self.costs[finished]]))
+        points = np.column_stack([self._scale(told.mean[finished]), self.costs[finished]])
+        self.front = points[undominated(points)]
 
     def gain(self, mean: float, sd: float, costs: Floats) -> float:
         """Expected gain of an architecture with these scaled costs; infinite where nothing is told of it."""
@@ -43,14 +47,48 @@ class Box:
         gains = [_exclusive(np.array([loss, *costs]), self.front) for loss in losses]
         return float(np.dot(WEIGHTS, gains) / WEIGHTS.sum())
 
+    def best(self, told: Forecast, costs: Floats) -> int:
+        """The first of those with the largest gain, of architectures with these scaled costs.
+
+        Gains take long: they are worked out from the most hopeful on, as long as one may be the largest.
+        """
+        hopes = self._hopes(told, costs)
+        gains = np.full(len(hopes), -np.inf)
+        for row in np.argsort(-hopes, kind="stable"):
+            if hopes[row] < gains.max():
+                break
+            gains[row] = self.gain(told.mean[row], told.sd[row], costs[row])
+        return int(np.argmax(gains))
+
+    def _hopes(self, told: Forecast, costs: Floats) -> Floats:
+        """(m,) no less than the gains: the front is taken for the one of its points that leaves the least."""
+        losses = self._scale(told.mean[:, None] + told.sd[:, None] * NODES)  # (m, nodes)
+        points = np.concatenate(
+            [losses[..., None], np.repeat(costs[:, None], len(NODES), axis=1)], axis=2
+        )  # (m, nodes, objectives)
+        whole = np.maximum(REFERENCE - points, 0).prod(axis=2)
+        shared = np.maximum(REFERENCE - np.maximum(points[:, :, None], self.front), 0).prod(axis=3)
+        left = whole - shared.max(axis=2, initial=0.0)
+        hopes = np.where(np.isfinite(told.sd), left @ WEIGHTS / WEIGHTS.sum() + ROUNDING, np.inf)
+        return np.asarray(hopes)
+
     def _scale(self, losses: Floats) -> Floats:
         return np.asarray((losses - self.low) / self.span)
 
 
 def expected_gains(evidence: Evidence, told: Forecast, rows: Sequence[int]) -> Floats:
     """(len(rows),) in shares of the box; infinite where there is no forecast yet."""
-    box = Box(evidence, told)
-    return np.array([box.gain(told.mean[row], told.sd[row], box.costs[row]) for row in rows])
+    box, known = _box(evidence, told)
+    for row in rows:
+        if row not in known:
+            known[row] = box.gain(told.mean[row], told.sd[row], box.costs[row])
+    return np.array([known[row] for row in rows])
+
+
+@lru_cache(maxsize=1)  # while a run stops, the same evidence is asked about twice
+def _box(evidence: Evidence, told: Forecast) -> tuple[Box, dict[int, float]]:
+    """The box, and room for the gains of its rows."""
+    return Box(evidence, told), {}
 
 
 def _scaled(costs: Floats) -> Floats:
@@ -61,14 +99,6 @@ def _scaled(costs: Floats) -> Floats:
             column = np.log(column)
         columns.append((column - column.min()) / max(np.ptp(column), 1e-12))
     return np.stack(columns, axis=1) if columns else costs
-
-
-def _undominated(points: Floats) -> Floats:
-    kept: list[Floats] = []
-    for point in points[np.lexsort(points.T[::-1])]:
-        if not any((other <= point).all() for other in kept):
-            kept.append(point)
-    return np.array(kept).reshape(len(kept), points.shape[1])
 
 
 def _exclusive(point: Floats, front: Floats) -> float:

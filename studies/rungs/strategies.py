@@ -37,7 +37,12 @@ class Strategy(ABC):
         """Of going on, for each of the rows, none of which has finished; comparable between rows."""
 
     def goes_on(self, evidence: Evidence, row: int, stopped: Sequence[int]) -> bool:
-        """Whether a run that is at a rung goes on; `stopped` are those that wait for their chance."""
+        """Whether a run that is at a rung goes on; `stopped` are those that wait for their chance.
+
+        Where only a share may leave the rung, it has to be the worthiest there, else to be worth anything.
+        """
+        if self.share is None:
+            return bool(self.worth(evidence, [row])[0] > 0)
         return self.next(evidence, [*stopped, row], ending=False, among=int(evidence.reached[row])) == row
 
     def next(

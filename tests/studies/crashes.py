@@ -17,9 +17,9 @@ from itertools import cycle
 from pathlib import Path
 
 import torch._dynamo  # noqa: F401  what optimizers import at their first step: once here, not in every life
-from optuna.storages.journal import JournalFileBackend
 
 from studies import trials
+from studies.journal import JournalFile
 from studies.refine import take_repeat
 from studies.study import Study
 from studies.worker import Take, work
@@ -29,17 +29,17 @@ MOST_LIVES = 200
 
 def live(folder: Path, target: int, take_next: Take, number: signal.Signals, writes: int) -> None:
     """One life: ends as `nas worker` does, exit code 0 when the study is done, 130 when asked to stop."""
-    append = JournalFileBackend.append_logs
+    append = JournalFile.append_logs
     left = writes
 
-    def append_logs(self: JournalFileBackend, logs: list[dict[str, object]]) -> None:
+    def append_logs(self: JournalFile, logs: list[dict[str, object]]) -> None:
         nonlocal left
         append(self, logs)
         left -= 1
         if left == 0:
             os.kill(os.getpid(), number)
 
-    JournalFileBackend.append_logs = append_logs  # type: ignore[method-assign]
+    JournalFile.append_logs = append_logs  # type: ignore[method-assign]
     trials.MOST_DEATHS = MOST_LIVES
     try:
         work(

@@ -165,3 +165,25 @@ def test_forecasts_are_as_wrong_as_they_say() -> None:
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(UserError, match="forecast"):
         check_strategy("forcast")
+
+
+@pytest.mark.parametrize("name", ["median", "pareto"])
+@given(evidence=evidences())
+def test_without_a_share_whatever_is_worth_it_goes_on(name: str, evidence: Evidence) -> None:
+    """However many others wait at the same rung, and however good they are."""
+    rows = unfinished(evidence)
+    strategy = STRATEGIES[name]
+    for row, worth in zip(rows, strategy.worth(evidence, rows), strict=True):
+        stopped = [other for other in rows if other != row]
+        assert strategy.goes_on(evidence, row, stopped) == (worth > 0)
+
+
+@given(evidence=evidences(fewest=8))
+def test_with_a_share_only_the_worthiest_at_the_rung_goes_on(evidence: Evidence) -> None:
+    rows = unfinished(evidence)
+    strategy = STRATEGIES["forecast"]
+    for rung in set(evidence.reached[rows].tolist()):
+        there = [row for row in rows if evidence.reached[row] == rung]
+        going = [row for row in there if strategy.goes_on(evidence, row, [o for o in there if o != row])]
+        worth = strategy.worth(evidence, there)
+        assert all(worth[there.index(row)] == worth.max() > 0 for row in going)

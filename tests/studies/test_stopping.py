@@ -11,12 +11,13 @@ from optuna.trial import TrialState
 
 from studies import stopping
 from studies.descent import Descent
+from studies.gathering import gather
 from studies.leases import Lease
 from studies.notes import trial_note
 from studies.records import METRICS
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.strategies import STRATEGIES, Strategy
-from studies.stopping import CHECKPOINT, checkpoint_of, expected_values, gather, promotable, reach, stop
+from studies.stopping import CHECKPOINT, checkpoint_of, expected_values, promotable, reach, stop
 from studies.study import Study
 from studies.trials import Assignment, Nothing, finish, put_back_orphans, take
 from studies.worker import work
@@ -238,7 +239,7 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     work(study, target=3, device="cpu", log=quiet)
     for trial in study.inner.get_trials(deepcopy=False):
         trial.user_attrs.pop("rungs")
-    study._kept.clear()
+    study._records.clear()  # read again
     evidence = gather(study, study.records())
     assert evidence.finished.all()
     assert np.isnan(evidence.curves[:, 0]).all()

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 
-from studies.storage import JOURNAL, FileLock, mendable, open_storage, without_password
+from studies.journal import Embedded, FileLock
+from studies.storage import JOURNAL, mendable, open_storage, without_password
 from surgery.problems import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,3 +129,23 @@ def test_full_disks_are_mendable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No space left") as caught, mendable(tmp_path):
         Path("/dev/full").write_text("x")
     assert "finished trials are kept" in str(caught.value)
+
+
+def test_a_batch_is_seen_here_at_once_and_elsewhere_as_a_whole(tmp_path: Path) -> None:
+    own, other = (open_storage(tmp_path, None) for _ in range(2))
+    assert isinstance(own, Embedded)
+    study = optuna.create_study(study_name="s", storage=own)
+    elsewhere = optuna.load_study(study_name="s", storage=other)
+    before = (tmp_path / JOURNAL).read_bytes()
+    with suppress(RuntimeError), own.file.batch():
+        for index in range(3):
+            trial = study.ask()
+            trial.set_user_attr("index", index)
+            assert study.trials[-1].user_attrs == {"index": index}
+        assert elsewhere.trials == []
+        assert (tmp_path / JOURNAL).read_bytes() == before  # what a writer that is killed here leaves
+        raise RuntimeError
+    for seen in (study, elsewhere, optuna.load_study(study_name="s", storage=open_storage(tmp_path, None))):
+        assert [trial.user_attrs["index"] for trial in seen.trials] == [0, 1, 2]
+    elsewhere.tell(0, 1.0)  # the lock is free again
+    assert [trial.state.is_finished() for trial in study.trials] == [True, False, False]

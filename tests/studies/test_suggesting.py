@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from search_spaces import load_space
 from search_spaces.trial import RandomTrial, ReplayTrial
 from studies import suggesting
+from studies.gathering import gather
 from studies.rungs.evidence import Evidence
 from studies.rungs.forecast import FEWEST, Forecast, forecast, prospects
-from studies.stopping import gather
 from studies.suggesting import _Neighbour, suggest
 from studies.trials import RANDOM_FIRST
 from studies.worker import work

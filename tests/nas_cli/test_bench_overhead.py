@@ -1,0 +1,47 @@
+"""`nas bench overhead`: figures of a small study, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from typer.testing import Result
+
+Nas = Callable[..., Result]
+
+
+def test_figures_of_a_small_study(nas: Nas) -> None:
+    arguments = (
+        "bench",
+        "overhead",
+        "hybrid",
+        "--samplers",
+        "random",
+        "--at",
+        "12,16",
+        "--workers-simulated",
+        3,
+    )
+    found = json.loads(nas(*arguments, "--json").stdout)
+    rows = found["samplers"]["random"]
+    assert [row["trials"] for row in rows] == [12, 16]
+    for row in rows:
+        assert row["duplicates"] == 0
+        assert set(row["cpu"]) == {"take", "reach", "end"}
+        assert 0 < row["cpu_ms"] < 10 * row["wall_ms"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--at", "20,10"), "is not like 500,2000"),
+        (("--at", "x"), "is not like 500,2000"),
+        (("--samplers", "gian"), 'did you mean "gain"'),
+        (("--stopping", "medium"), 'did you mean "median"'),
+    ],
+)
+def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
+    result = nas("bench", "overhead", "hybrid", *arguments)
+    assert result.exit_code == 2
+    assert told in str(result.exception) + result.stderr.replace("\n", " ")
