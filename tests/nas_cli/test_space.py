@@ -40,7 +40,7 @@ def test_list_names_presets_and_own_spaces(run: Run, tmp_path: Path, monkeypatch
     (tmp_path / "pick.yaml").write_text("layout: FFFF\n")
     monkeypatch.chdir(tmp_path)
     found = {item["name"]: item for item in json.loads(run("list", "--json").stdout)}
-    assert {"tiny", "hdpl", "hybrid", "mine.yaml", "broken.yaml"} == set(found)
+    assert {"tiny", "sprint", "hdpl", "hybrid", "mine.yaml", "broken.yaml"} == set(found)
     assert found["mine.yaml"]["kind"] == "file"
     assert found["mine.yaml"]["settings"] == found["tiny"]["settings"]
     assert not found["broken.yaml"]["valid"]

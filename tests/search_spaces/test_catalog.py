@@ -48,9 +48,9 @@ def test_a_path_wins_over_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("tinny", 'did you mean "tiny"? presets are hdpl, hybrid, tiny'),
-        ("zzz", "presets are hdpl, hybrid, tiny"),
-        ("no/such/hybrd.yaml", 'did you mean "hybrid"? presets are hdpl, hybrid, tiny'),
+        ("tinny", 'did you mean "tiny"? presets are hdpl, hybrid, sprint, tiny'),
+        ("zzz", "presets are hdpl, hybrid, sprint, tiny"),
+        ("no/such/hybrd.yaml", 'did you mean "hybrid"? presets are hdpl, hybrid, sprint, tiny'),
     ],
 )
 def test_names_that_are_no_space(name: str, hint: str) -> None:
