@@ -21,8 +21,7 @@ from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
 
 @_disable_dynamo  # torch.compiler.disable would import the compiler here and now
 def _uncompiled(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Kernels of our own, at whose calls a compiled block is cut. Whether Dynamo traces them whole is to be
-    tried on CUDA."""
+    """Kernels of our own, at whose calls a compiled block is cut: a recorded step does not feel the cuts."""
     return kernel(*arguments)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from surgery.kernels import block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.tiles import MOST, TILE, filled, inner, place
+from surgery.projections.hdpl.tiles import MOST, TILE, filled, inner, place, tile_of
 
 WIDEST = 256  # columns of a block: of wider ones the libraries' products are the faster ones
 
@@ -59,10 +59,7 @@ def write_input_gradient(  # type: ignore[no-untyped-def]
     TOKENS: tl.constexpr, WIDE: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """Some columns for some tokens."""
-    a_group: tl.constexpr = (SPAN * COLUMNS + WIDE - 1) // WIDE
-    group = tl.program_id(0) // a_group
-    end = tl.minimum((group + 1) * SPAN, n)
-    column = group * SPAN * COLUMNS + tl.program_id(0) % a_group * WIDE + tl.arange(0, WIDE)
+    group, end, column = tile_of(tl.program_id(0), n, COLUMNS, SPAN, WIDE)
     token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     real, is_column = (token < tokens)[:, None], column < end * COLUMNS
     total = tl.zeros((TOKENS, WIDE), tl.float32)

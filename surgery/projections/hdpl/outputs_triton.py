@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from surgery.kernels import block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.tiles import MOST, TILE, alike, choose, filled, inner, place, room, spanned
+from surgery.projections.hdpl.tiles import (
+    MOST,
+    TILE,
+    alike,
+    choose,
+    filled,
+    inner,
+    place,
+    room,
+    spanned,
+    tile_of,
+)
 
 RESIDENT = 64 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
@@ -74,10 +85,7 @@ def write_outputs(  # type: ignore[no-untyped-def]
     blocks = choose(sibling, blocks0, blocks1, blocks2)
     decoder = choose(sibling, decoder0, decoder1, decoder2)
     y = choose(sibling, y0, y1, y2)
-    a_group: tl.constexpr = (SPAN * ROWS + WIDE - 1) // WIDE
-    group = part // a_group
-    end = tl.minimum((group + 1) * SPAN, n)
-    row = group * SPAN * ROWS + part % a_group * WIDE + tl.arange(0, WIDE)
+    group, end, row = tile_of(part, n, ROWS, SPAN, WIDE)
     token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     real, is_row = (token < tokens)[:, None], row < end * ROWS
     total = tl.zeros((TOKENS, WIDE), tl.float32)
@@ -120,10 +128,7 @@ def write_narrow_outputs(  # type: ignore[no-untyped-def]
     blocks = choose(sibling, blocks0, blocks1, blocks2)
     decoder = choose(sibling, decoder0, decoder1, decoder2)
     y = choose(sibling, y0, y1, y2)
-    a_group: tl.constexpr = (SPAN * ROWS + WIDE - 1) // WIDE
-    group = part // a_group
-    end = tl.minimum((group + 1) * SPAN, n)
-    row = group * SPAN * ROWS + part % a_group * WIDE + tl.arange(0, WIDE)
+    group, end, row = tile_of(part, n, ROWS, SPAN, WIDE)
     column = group * SPAN * COLUMNS + tl.arange(0, DEEP)
     latent = tl.arange(0, LATENT)
     is_row, is_column, is_latent = row < end * ROWS, column < end * COLUMNS, latent < RANK

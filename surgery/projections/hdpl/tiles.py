@@ -83,3 +83,13 @@ def place(row, column, group, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SP
         within = column - row // ROWS * COLUMNS
         there = (row < end * ROWS) & (within >= 0) & (within < COLUMNS)
     return within, there
+
+
+@jit
+def tile_of(part, n, SIZE: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(number of its group of SPAN blocks, the block behind the group, rows) of a tile, WIDE rows of a matrix
+    whose n blocks have SIZE; of columns likewise."""
+    of_group: tl.constexpr = (SPAN * SIZE + WIDE - 1) // WIDE
+    group = part // of_group
+    end = tl.minimum((group + 1) * SPAN, n)
+    return group, end, group * SPAN * SIZE + part % of_group * WIDE + tl.arange(0, WIDE)

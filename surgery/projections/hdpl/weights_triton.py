@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgery.kernels import block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned
+from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned, tile_of
 
 PROGRAMS = 132  # that keep all multiprocessors of a large device busy
 SPLITS = 32  # of the tokens, at most
@@ -79,10 +79,7 @@ def back_to_weights(  # type: ignore[no-untyped-def]
     part = tl.program_id(0) % PARTS
     d_y = choose(sibling, d_y0, d_y1, d_y2)
     h = choose(sibling, h0, h1, h2)
-    a_group: tl.constexpr = (SPAN * ROWS + TALL - 1) // TALL
-    group = part // a_group
-    end = tl.minimum((group + 1) * SPAN, n)
-    row = group * SPAN * ROWS + part % a_group * TALL + tl.arange(0, TALL)
+    group, end, row = tile_of(part, n, ROWS, SPAN, TALL)
     column = group * SPAN * COLUMNS + tl.arange(0, WIDE)
     latent = tl.arange(0, DEEP)
     is_row, is_column, is_latent = row < end * ROWS, column < end * COLUMNS, latent < RANK
