@@ -84,6 +84,15 @@ class Descent:
             self.optimizer.zero_grad(set_to_none=True)
         self.unrecorded += 1
 
+    def forget(self) -> bool:
+        """Gives the memory of a recording back, if there is one; steps go on kernel by kernel."""
+        if self.recording is None:
+            return False
+        self.recording = None
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return True
+
     def _halving(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Works on fewer sequences at a time until they fit into memory."""
         before = random_state(self.device)

@@ -55,15 +55,17 @@ def evaluate(
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
     size = max(1, batch_tokens // seq_len)
-    for start in range(0, windows, size):
-        if on_batch is not None:
-            on_batch()
-        indices = list(range(start, min(start + size, windows)))
-        rows = to_device(data.batch(indices, seq_len, "val"), device)
-        with autocast(device):
-            hidden = model(rows[:, :-1])
-            total += linear_cross_entropy(hidden, model.head.weight, rows[:, 1:], reduction="sum")
-    model.train(was_training)
+    try:
+        for start in range(0, windows, size):
+            if on_batch is not None:
+                on_batch()
+            indices = list(range(start, min(start + size, windows)))
+            rows = to_device(data.batch(indices, seq_len, "val"), device)
+            with autocast(device):
+                hidden = model(rows[:, :-1])
+                total += linear_cross_entropy(hidden, model.head.weight, rows[:, 1:], reduction="sum")
+    finally:
+        model.train(was_training)
     tokens = windows * seq_len
     size_in_bytes = data.val_bytes(1, tokens + 1)
     nats = total.item()  # read once: each reading waits for the device

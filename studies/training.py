@@ -200,11 +200,20 @@ class _Run:
     def evaluate(self, step: int, pause: Callable[[], None]) -> None:
         """Takes the held-out loss; the clock stands meanwhile."""
         settings = self.settings
-        with self.watch.paused():
-            found = evaluate(
+
+        def held_out() -> Evaluation:
+            return evaluate(
                 self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
                 batch_tokens=settings.batch_tokens, device=self.device, on_batch=pause,
             )  # fmt: skip
+
+        with self.watch.paused():
+            try:
+                found = held_out()
+            except torch.OutOfMemoryError:  # a recording keeps what a step needs
+                if not self.descent.forget():
+                    raise
+                found = held_out()
         check_alive(found.val_loss, 0.0, self.descent.ceiling, step)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb

@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -300,6 +301,34 @@ def test_bits_a_byte_counted_by_hand(tokens: TokenData) -> None:
     assert found.bytes == size
     assert found.val_loss == pytest.approx(nats / (31 * 32), rel=1e-6)
     assert found.val_bpb == pytest.approx(nats / math.log(2) / size, rel=1e-6)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_evaluation_without_room_has_that_of_a_recording(
+    tokens: TokenData, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    wanted = run(tokens)
+    calls = []
+
+    def crowded(self: HybridLM, *arguments: Any, **options: Any) -> torch.Tensor:
+        if not self.training and not calls:
+            calls.append("evaluation")
+            raise torch.OutOfMemoryError("no memory left")
+        return forward(self, *arguments, **options)
+
+    def forget(self: Descent) -> bool:
+        calls.append("forget")
+        return recorded
+
+    forward = HybridLM.forward
+    monkeypatch.setattr(HybridLM, "forward", crowded)
+    monkeypatch.setattr(Descent, "forget", forget)
+    if recorded:
+        assert exact(run(tokens)) == exact(wanted)
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            run(tokens)
+    assert calls == ["evaluation", "forget"]
 
 
 def test_speed_leaves_evaluation_out(tokens: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
