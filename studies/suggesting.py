@@ -24,8 +24,9 @@ from surgery.architecture import Architecture
 if TYPE_CHECKING:
     from studies.study import Study
 
-BATCH = 16  # random architectures that join the pool with every trial, and as many neighbours of the front
-BATCHES = 4  # of random ones that are looked at: those of the last trials, drawn and counted already
+BATCH = 16  # random architectures that join the pool at a time; and neighbours of the front in every pool
+BATCHES = 4  # of random ones that are looked at
+TURN = 16  # trials until the next batch joins: with one a trial, each of several workers would draw them all
 PARENTS = 16  # architectures whose neighbours are looked at
 CHANGED = 0.25  # share of a parent's parameters that is drawn anew
 
@@ -58,7 +59,8 @@ def suggest(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any] | No
 def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
     """New and allowed ones, each once."""
     count = len(records)
-    candidates = [item for index in range(count - BATCHES + 1, count + 1) for item in _batch(study, index)]
+    turn = count // TURN
+    candidates = [item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index)]
     source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
     parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
     trials = [_Neighbour(source.choice(parents).params, source) for _ in range(BATCH) if parents]
