@@ -5,8 +5,6 @@ It runs on CUDA, and anywhere else in Triton's interpreter (TRITON_INTERPRET=1, 
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,16 +12,9 @@ from torch.nn import functional as F
 from surgery import cross_entropy, cross_entropy_triton
 from surgery.cross_entropy import IGNORED, linear_cross_entropy
 from surgery.cross_entropy_triton import losses_fused
-from surgery.kernels import AVAILABLE
+from tests.surgery.on_triton import DEVICE, INTERPRETED, RUNS
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not (AVAILABLE and (INTERPRETED or torch.cuda.is_available())), reason="needs Triton and CUDA"
-    ),
-]
-DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = RUNS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

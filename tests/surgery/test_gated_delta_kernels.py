@@ -5,30 +5,20 @@ They run on CUDA, and anywhere else in Triton's interpreter (TRITON_INTERPRET=1,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE
 from surgery.mixers.gdn.fused import FusedDelta
 from surgery.mixers.gdn.gated_norm_triton import GatedNorm
 from surgery.mixers.gdn.short_conv_triton import ShortConv
 from surgery.mixers.gdn.sizes import DeltaSizes
 from surgery.mixers.gdn.steps import gated_norm_plainly, mix_plainly, short_conv_plainly
+from tests.surgery.on_triton import DEVICE, DTYPES, RUNS, every_dtype
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not (AVAILABLE and (INTERPRETED or torch.cuda.is_available())), reason="needs Triton and CUDA"
-    ),
-]
-DEVICE = "cpu" if INTERPRETED else "cuda"
-DTYPES = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of a tensor's norm that an error may have
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+pytestmark = RUNS
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -5,19 +5,15 @@ Needs Triton, not interpreted; no device.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-from surgery.kernels import AVAILABLE
 from surgery.mixers.gdn import fused, gated_norm_triton, scan_triton, short_conv_triton
 from surgery.mixers.gdn.sizes import DeltaSizes
+from tests.surgery.on_triton import TRANSLATES
 from tests.surgery.translation import Launch, Recorder, translated
 
-pytestmark = pytest.mark.skipif(
-    not AVAILABLE or os.environ.get("TRITON_INTERPRET") == "1", reason="needs Triton, not interpreted"
-)
+pytestmark = TRANSLATES
 MOST_SHARED = 227 * 1024  # bytes, of an H100's multiprocessor
 
 

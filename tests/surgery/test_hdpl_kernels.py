@@ -5,7 +5,6 @@ They run on CUDA, and anywhere else in Triton's interpreter (TRITON_INTERPRET=1,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from surgery.context import Context
-from surgery.kernels import AVAILABLE
 from surgery.projections.hdpl import (
     input_triton,
     latent,
@@ -27,18 +25,10 @@ from surgery.projections.hdpl import (
 from surgery.projections.hdpl.kl import FORMS, LN2, kl_loss
 from surgery.projections.hdpl.module import HDPL
 from surgery.projections.siblings import project
+from tests.surgery.on_triton import DEVICE, DTYPES, INTERPRETED, RUNS, every_dtype
 from tests.surgery.philox import normals
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not (AVAILABLE and (INTERPRETED or torch.cuda.is_available())), reason="needs Triton and CUDA"
-    ),
-]
-DEVICE = "cpu" if INTERPRETED else "cuda"
-DTYPES = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of a tensor's norm that an error may have
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+pytestmark = RUNS
 
 SEED = -0x1234_5678_9ABC_DEF0
 

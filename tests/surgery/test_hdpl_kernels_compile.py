@@ -5,19 +5,16 @@ Needs Triton, not interpreted; no device.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from surgery.kernels import AVAILABLE, block_size
+from surgery.kernels import block_size
 from surgery.projections.hdpl import input_triton, latent_triton, outputs_triton, weights_triton
 from surgery.projections.hdpl.outputs_triton import RESIDENT_SHARED
 from surgery.projections.hdpl.tiles import SHARED_BYTES
+from tests.surgery.on_triton import TRANSLATES
 from tests.surgery.translation import Launch, Recorder, translated
 
-pytestmark = pytest.mark.skipif(
-    not AVAILABLE or os.environ.get("TRITON_INTERPRET") == "1", reason="needs Triton, not interpreted"
-)
+pytestmark = TRANSLATES
 
 
 def recorded(

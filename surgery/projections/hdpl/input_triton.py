@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.tiles import MOST, TILE, filled, inner, place, tile_of
+from surgery.kernels import ceil_div, jit, tl
+from surgery.projections.hdpl.tiles import MOST, TILE, filled, inner, place, tile_of, tiling
 
 WIDEST = 256  # columns of a block: of wider ones the libraries' products are the faster ones
 
@@ -25,8 +25,8 @@ def input_gradient_fused(
     d_x = d_latents.new_empty(len(d_latents), n * columns)
     rows = [block.shape[1] for block in blocks] + [0] * (MOST - len(blocks))
     span = max(1, min(n, TILE // columns))
-    tile = block_size(span * columns, TILE)
-    write_input_gradient[(ceil_div(n, span) * ceil_div(span * columns, tile), ceil_div(len(d_x), TILE))](
+    tile, parts = tiling(n, columns, span)
+    write_input_gradient[(parts, ceil_div(len(d_x), TILE))](
         *filled(d_ys), *filled(blocks), d_latents, encoders, d_x, len(d_x), n,
         ROWS0=rows[0], ROWS1=rows[1], ROWS2=rows[2], COLUMNS=columns, LATENTS=d_latents.shape[1], SPAN=span,
         TOKENS=TILE, WIDE=tile, INNER=inner(d_x),

@@ -16,8 +16,10 @@ from surgery.projections.hdpl.tiles import (
     inner,
     place,
     room,
+    row_stride,
     spanned,
     tile_of,
+    tiling,
 )
 
 RESIDENT = 64 * 1024  # bytes of weights that a program keeps while it goes through the tokens
@@ -43,15 +45,13 @@ def outputs_fused(
         first = places[0]
         n, rows, columns = blocks[first].shape
         span = spanned(blocks[first])
-        tile = block_size(span * rows, TILE)
-        parts = ceil_div(n, span) * ceil_div(span * rows, tile)
+        tile, parts = tiling(n, rows, span)
         shifts = [biases[place] for place in places]
         of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
-        assert len({h.stride() for h in of[0]}) == 1 and of[0][0].stride(1) == 1, "slices of one tensor"  # noqa: PT018
         there = [ys[first] if shift is None else shift for shift in shifts]
         sizes = {"PARTS": parts, "ROWS": rows, "COLUMNS": columns, "RANK": ranks[first], "SPAN": span}
         tensors = [x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3])]
-        numbers = [len(x), n, of[0][0].stride(0)]
+        numbers = [len(x), n, row_stride(of[0])]
         wide = [block_size(depth) for depth in (span * columns, ranks[first])]
         narrow = sum(wide) * tile * x.element_size() <= RESIDENT
         if narrow and room(x.device) >= RESIDENT_SHARED:

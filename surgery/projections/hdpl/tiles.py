@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, jit, tl
+from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
 TILE = 128  # tokens, rows or columns
 MOST = 3  # siblings that a kernel takes: q k v
@@ -43,6 +43,20 @@ def spanned(blocks: Tensor) -> int:
     """How many of these blocks a tile spans."""
     n, rows, columns = blocks.shape
     return max(1, min(n, TILE // max(rows, columns)))
+
+
+def tiling(n: int, size: int, span: int) -> tuple[int, int]:
+    """(rows of a tile, tiles) of a matrix whose n blocks have `size` rows, `span` of them to a group; of
+    columns likewise, as `tile_of` finds them."""
+    tile = block_size(span * size, TILE)
+    return tile, ceil_div(n, span) * ceil_div(span * size, tile)
+
+
+def row_stride(slices: Sequence[Tensor]) -> int:
+    """From row to row, the same in all slices of one tensor's columns."""
+    assert len({part.stride() for part in slices}) == 1, "slices of one tensor"
+    assert slices[0].stride(1) == 1, "columns side by side"
+    return slices[0].stride(0)
 
 
 def alike(tensors: Sequence[Tensor], *more: Sequence[object], most: int = MOST) -> list[list[int]]:

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from surgery.kernels import block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.tiles import TILE, alike, choose, filled, inner, place, spanned, tile_of
+from surgery.projections.hdpl.tiles import (
+    TILE,
+    alike,
+    choose,
+    filled,
+    inner,
+    place,
+    row_stride,
+    spanned,
+    tile_of,
+    tiling,
+)
 
 PROGRAMS = 132  # that keep all multiprocessors of a large device busy
 SPLITS = 32  # of the tokens, at most
@@ -29,7 +40,6 @@ def weight_gradients_fused(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """`weight_gradients` of `paths.py`."""
     x = x.contiguous()
-    assert len({h.stride() for h in hs}) == 1 and hs[0].stride(1) == 1, "slices of one tensor"  # noqa: PT018
     d_blocks = [torch.empty_like(block) for block in blocks]
     d_decoders = [x.new_empty(d_y.shape[1], h.shape[1]) for d_y, h in zip(d_ys, hs, strict=True)]
     for places in alike([*blocks], [h.shape[1] for h in hs]):
@@ -45,25 +55,24 @@ def _of_alike(
     rank, count, tokens = hs[0].shape[1], len(hs), len(x)
     both = max(columns, rank) <= TILE
     span = spanned(d_blocks[0])
-    tile = block_size(span * rows, TILE)
-    parts = ceil_div(n, span) * ceil_div(span * rows, tile)
+    tile, parts = tiling(n, rows, span)
     step = inner(x)
     splits = max(1, min(SPLITS, PROGRAMS // (parts * count), ceil_div(tokens, step)))
     of_blocks = x.new_empty(splits, count, n, rows, columns, dtype=torch.float32)
     of_decoders = x.new_empty(splits, count, n * rows if both else 0, rank, dtype=torch.float32)
     back_to_weights[(count * parts, splits)](
         *filled(d_ys), x, *filled(hs), of_blocks, of_decoders,
-        tokens, n, hs[0].stride(0), ceil_div(ceil_div(tokens, splits), step) * step,
+        tokens, n, row_stride(hs), ceil_div(ceil_div(tokens, splits), step) * step,
         PARTS=parts, ROWS=rows, COLUMNS=columns, RANK=rank if both else 0, SPAN=span,
         TALL=tile, WIDE=block_size(span * columns), DEEP=block_size(rank) if both else 16, TOKENS=step,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     for mine, found in zip(d_blocks, of_blocks.sum(0), strict=True):
         mine.copy_(found)
-    for mine, found in zip(d_decoders, of_decoders.sum(0), strict=True):
-        if both:
+    if both:
+        for mine, found in zip(d_decoders, of_decoders.sum(0), strict=True):
             mine.copy_(found)
-    if not both:
+    else:
         for mine, d_y, h in zip(d_decoders, d_ys, hs, strict=True):
             torch.mm(d_y.t(), h, out=mine)
 
