@@ -19,6 +19,7 @@ from studies.rungs.forecast import Forecast
 
 REFERENCE = 1.1  # of objectives scaled to [0, 1]: a little beyond the worst, so that extreme points count
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
+HOPEFUL = 32  # whose gains are worked out, to find the largest
 ROUNDING = 1e-9  # of volumes
 ORDERS = 4.0  # costs whose largest is so many times the smallest are compared by their logarithm
 
@@ -37,6 +38,11 @@ class Box:
         points = np.column_stack([self._scale(told.mean[finished]), self.costs[finished]])
         self.front = points[undominated(points)]
 
+    def assume(self, means: Floats, costs: Floats) -> None:
+        """Takes architectures with these scaled costs for finished, their losses as expected."""
+        points = np.concatenate([self.front, np.column_stack([self._scale(means), costs])])
+        self.front = points[undominated(points)]
+
     def gain(self, mean: float, sd: float, costs: Floats) -> float:
         """Expected gain of an architecture with these scaled costs; infinite where nothing is told of it."""
         if not np.isfinite(sd):
@@ -44,17 +50,20 @@ class Box:
         losses = self._scale(mean + sd * NODES)
         if (self.front <= np.array([losses.min(), *costs])).all(axis=1).any():
             return 0.0
-        gains = [_exclusive(np.array([loss, *costs]), self.front) for loss in losses]
+        if len(costs) == 2:
+            gains = _exclusive_at(losses, costs, self.front)
+        else:
+            gains = np.array([_exclusive(np.array([loss, *costs]), self.front) for loss in losses])
         return float(np.dot(WEIGHTS, gains) / WEIGHTS.sum())
 
     def best(self, told: Forecast, costs: Floats) -> int:
-        """The first of those with the largest gain, of architectures with these scaled costs.
+        """The first with the largest gain, of the most hopeful architectures with these scaled costs.
 
         Gains take long: they are worked out from the most hopeful on, as long as one may be the largest.
         """
         hopes = self._hopes(told, costs)
         gains = np.full(len(hopes), -np.inf)
-        for row in np.argsort(-hopes, kind="stable"):
+        for row in np.argsort(-hopes, kind="stable")[:HOPEFUL]:
             if hopes[row] < gains.max():
                 break
             gains[row] = self.gain(told.mean[row], told.sd[row], costs[row])
@@ -99,6 +108,24 @@ def _scaled(costs: Floats) -> Floats:
             column = np.log(column)
         columns.append((column - column.min()) / max(np.ptp(column), 1e-12))
     return np.stack(columns, axis=1) if columns else costs
+
+
+def _exclusive_at(losses: Floats, costs: Floats, front: Floats) -> Floats:
+    """(losses,) the same as `_exclusive` of points that share two costs, of all of them at once.
+
+    Between the front's costs, the best loss that it has for no more of either is constant.
+    """
+    if (costs >= REFERENCE).any():
+        return np.zeros(len(losses))
+    covered = front[(front < REFERENCE).all(axis=1)]
+    there = np.maximum(covered[:, 1:], costs)
+    one, two = (np.sort(np.append(there[:, column], costs[column])) for column in (0, 1))
+    best = np.full((len(one), len(two)), REFERENCE)
+    places = np.searchsorted(one, there[:, 0]), np.searchsorted(two, there[:, 1])
+    np.minimum.at(best, places, covered[:, 0])
+    best = np.minimum.accumulate(np.minimum.accumulate(best, axis=0), axis=1)
+    wide, deep = (np.diff(side, append=REFERENCE) for side in (one, two))
+    return np.array([wide @ np.maximum(best - loss, 0) @ deep for loss in losses])
 
 
 def _exclusive(point: Floats, front: Floats) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.forecast import Forecast
-from studies.rungs.gain import REFERENCE, _exclusive, expected_gains
+from studies.rungs.gain import REFERENCE, Box, _exclusive, _exclusive_at, expected_gains
 
 
 @given(st.integers(1, 3), st.integers(0, 6), st.integers(0, 2**31))
@@ -65,3 +65,26 @@ def test_what_can_not_stand_on_the_front_covers_nothing_of_it() -> None:
 def test_no_forecast_is_worth_a_try() -> None:
     told = Forecast(np.array([4.0, np.nan]), np.array([0.0, np.inf]))
     assert expected_gains(evidence_of(np.array([[1.0], [2.0]]), np.array([4.0])), told, [1])[0] == np.inf
+
+
+@given(st.integers(0, 2**31))
+def test_points_of_two_costs_are_measured_at_once_as_each_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    front, costs = rng.uniform(0, 1.2, (rng.integers(0, 12), 3)), rng.uniform(0, 1.15, 2)
+    front[1:2, 1:] = costs  # equal costs too
+    losses = rng.uniform(0, 1.2, 3)
+    alone = [_exclusive(np.array([loss, *costs]), front) for loss in losses]
+    np.testing.assert_allclose(_exclusive_at(losses, costs, front), alone, atol=1e-12)
+
+
+def test_what_is_assumed_is_not_gained_twice() -> None:
+    evidence = evidence_of(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([4.0, 5.0]))
+    told = Forecast(np.array([4.0, 5.0]), np.zeros(2))
+    box = Box(evidence, told)
+    costs = np.array([0.5, 0.5])
+    before = box.gain(4.2, 0.0, costs)
+    box.assume(np.array([4.2]), costs[None])
+    assert before > 0
+    assert box.gain(4.2, 0.0, costs) == 0
+    box.assume(np.zeros(0), np.zeros((0, 2)))  # nobody else is at work
+    assert box.gain(4.2, 0.0, costs) == 0
