@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from studies.rungs.evidence import Evidence, Floats
+from studies.rungs.surrogate import regress
 
 FEWEST = 3  # finished runs that a forecast needs
 SMALLEST = 1e-9  # standard deviation in nats/token: no forecast is certain
@@ -59,7 +60,7 @@ def prospects(evidence: Evidence, told: Forecast, costs: Floats, features: Float
         [_logs(np.concatenate([evidence.costs, costs])), np.concatenate([evidence.features, features])]
     )
     there, new = every[: len(evidence)], every[len(evidence) :]
-    return Forecast(*_ridge(there[known], told.mean[known], new))
+    return Forecast(*regress(there[known], told.mean[known], told.sd[known], new))
 
 
 def _inputs(evidence: Evidence, reached: int) -> Floats:
