@@ -7,6 +7,7 @@ costs need none.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +16,8 @@ import numpy as np
 
 from search_spaces.trial import RandomTrial
 from studies.gathering import LOSSES, gather
-from studies.records import INFEASIBLE, TrialRecord
-from studies.rungs.forecast import forecast, prospects
+from studies.records import INFEASIBLE, RUNNING, WAITING, TrialRecord
+from studies.rungs.forecast import FEWEST, Forecast, forecast, prospects
 from studies.rungs.gain import Box
 from studies.samplers import derive_seed
 from surgery.architecture import Architecture
@@ -24,9 +25,11 @@ from surgery.architecture import Architecture
 if TYPE_CHECKING:
     from studies.study import Study
 
-BATCH = 16  # random architectures that join the pool at a time; and neighbours of the front in every pool
-BATCHES = 4  # of random ones that are looked at
-TURN = 16  # trials until the next batch joins: with one a trial, each of several workers would draw them all
+BATCH = 48  # random architectures that join the pool at a time
+BATCHES = 4  # of them that are looked at
+WHOLE = 512  # architectures of a space that is so small that all of it is looked at
+TURN = 64  # trials until the next batch joins: with one a trial, each of several workers would draw them all
+NEIGHBOURS = 8  # of the front, in every pool
 PARENTS = 16  # architectures whose neighbours are looked at
 CHANGED = 0.25  # share of a parent's parameters that is drawn anew
 
@@ -45,25 +48,39 @@ def suggest(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any] | No
     evidence = gather(study, records)
     told = forecast(evidence)
     pool = _pool(study, records)
-    if not pool or not np.isfinite(told.sd).any():
+    if not pool or np.isfinite(told.sd).sum() < FEWEST:
         return None
     signs = {item.name: 1 if item.direction == "min" else -1 for item in study.space.objectives}
-    costs = np.array(
-        [[signs[name] * item.costs[name] for name in signs if name not in LOSSES] for item in pool]
-    )
-    expected = prospects(evidence, told, costs, np.array([item.features for item in pool]))
+    # runs of other workers tell nothing yet, and what they are expected to add is not to be found twice
+    started = [record for record in records if record.state in (RUNNING, WAITING) and _may_count(record)]
+    known = [(item.costs, item.features) for item in pool] + [study.facts(record) for record in started]
+    costs = np.array([[signs[name] * of[name] for name in signs if name not in LOSSES] for of, _ in known])
+    expected = prospects(evidence, told, costs, np.array([features for _, features in known]))
     box = Box(evidence, told, costs)
-    return pool[box.best(expected, box.costs[len(evidence) :])].params
+    costs = box.costs[len(evidence) :]
+    ends = dict(zip(evidence.numbers.tolist(), told.mean.tolist(), strict=True))
+    reached = np.array([ends.get(record.number, np.nan) for record in started])
+    guessed = expected.mean[len(pool) :]
+    box.assume(np.where(np.isnan(reached), guessed, reached), costs[len(pool) :])
+    ahead = Forecast(expected.mean[: len(pool)], expected.sd[: len(pool)])
+    return pool[box.best(ahead, costs[: len(pool)])].params
+
+
+def _may_count(record: TrialRecord) -> bool:
+    """Whether a run is of an architecture that may stand on the front, and no repeat."""
+    return bool(record.hash) and record.feasible and record.repeat_of is None
 
 
 def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
     """New and allowed ones, each once."""
     count = len(records)
     turn = count // TURN
-    candidates = [item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index)]
+    candidates = _every(study) or [
+        item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index)
+    ]
     source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
     parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
-    trials = [_Neighbour(source.choice(parents).params, source) for _ in range(BATCH) if parents]
+    trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
     candidates += _allowed(study, trials)
     # equal architectures cost the same, and hashes take long: they are only worked out where costs are equal
     known = {record.hash for record in records}
@@ -82,6 +99,16 @@ def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
         alike.setdefault(key, []).append(item.architecture)
         found.append(item)
     return found
+
+
+def _every(study: Study) -> list[Candidate]:
+    """Every architecture of a small space; none of a larger one."""
+    if (study.countable or math.inf) > WHOLE:
+        return []
+    if 0 not in study.drawn:
+        trials = [_Neighbour(params, random.Random(0), changed=0) for params in study.untried([]) or ()]
+        study.drawn[0] = _allowed(study, trials)
+    return study.drawn[0]
 
 
 def _batch(study: Study, index: int) -> list[Candidate]:
@@ -107,9 +134,9 @@ def _allowed(study: Study, trials: Sequence[RandomTrial]) -> list[Candidate]:
 class _Neighbour(RandomTrial):
     """Another's parameters, some of them drawn anew."""
 
-    def __init__(self, params: dict[str, Any], source: random.Random) -> None:
+    def __init__(self, params: dict[str, Any], source: random.Random, changed: float = CHANGED) -> None:
         super().__init__(source)
-        self.kept = {name: value for name, value in params.items() if source.random() >= CHANGED}
+        self.kept = {name: value for name, value in params.items() if source.random() >= changed}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
         drawn = super().suggest_categorical(name, choices)

@@ -43,8 +43,9 @@ from surgery.architecture import Architecture
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
 FEW_SKIPS = 20  # after so many, a small space is looked through for what is left, and in a large one every
 # other suggestion is drawn at random: samplers repeat what they like
-RANDOM_FIRST = 10  # trained architectures that are drawn at random before such a sampler chooses any
-LEARN_FROM_ALL = ("tpe", "gp", GAIN)  # genetic samplers have a random generation of their own
+# Trained architectures that are drawn at random before a sampler that learns from all trials chooses any; it
+# takes `gain` few to tell how unsure it is. Genetic samplers have a random generation of their own.
+RANDOM_FIRST = {"tpe": 10, "gp": 10, GAIN: 5}
 MOST_DEATHS = 3  # a trial that took so many workers with it, as when memory runs out, is not run again
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
@@ -253,11 +254,9 @@ def _skips(records: Sequence[TrialRecord]) -> int:
 def _starts(study: Study, records: Sequence[TrialRecord]) -> bool:
     """Whether chance still draws: samplers that learn from all trials would count baselines as their start,
     and the study would have no random search to measure them against."""
-    if study.sampler.name not in LEARN_FROM_ALL:
-        return False
     known = (INFEASIBLE, DUPLICATED)
     drawn = sum(record.suggested_by == RANDOM and record.state not in known for record in records)
-    return drawn < RANDOM_FIRST
+    return drawn < RANDOM_FIRST.get(study.sampler.name, 0)
 
 
 def admit(

@@ -17,6 +17,7 @@ from studies import suggesting
 from studies.gathering import gather
 from studies.rungs.evidence import Evidence
 from studies.rungs.forecast import FEWEST, Forecast, forecast, prospects
+from studies.samplers import GAIN
 from studies.suggesting import _Neighbour, suggest
 from studies.trials import RANDOM_FIRST
 from studies.worker import work
@@ -44,12 +45,12 @@ def test_neighbours_are_of_the_space_and_keep_much_of_their_parent(seed: int) ->
 def test_a_study_starts_at_random_and_goes_on_by_gain(make_study: MakeStudy, quiet: Quiet) -> None:
     studies = [make_study(name, sampler="gain", stopping="forecast") for name in ("one", "again")]
     for study in studies:
-        work(study, target=3 + RANDOM_FIRST + 5, device="cpu", log=quiet)
+        work(study, target=3 + RANDOM_FIRST[GAIN] + 5, device="cpu", log=quiet)
     one, again = ([(item.hash, item.rungs) for item in study.records()] for study in studies)
     assert one == again
     records = [record for record in studies[0].records() if record.trained]
     sources = [record.suggested_by for record in records]
-    assert sources == ["baseline"] * 3 + ["random"] * RANDOM_FIRST + ["gain"] * 5
+    assert sources == ["baseline"] * 3 + ["random"] * RANDOM_FIRST[GAIN] + ["gain"] * 5
     assert len({record.hash for record in records}) == len(records)
     for record in records[3:]:
         assert not studies[0].space.violations(record.build())

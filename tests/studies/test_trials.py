@@ -147,7 +147,7 @@ def test_waiting_for_the_last_trial_makes_no_more_suggestions(
 
 def test_stuck_samplers_explore(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studies.trials.FEW_SKIPS", 2)
-    monkeypatch.setattr("studies.trials.RANDOM_FIRST", 0)
+    monkeypatch.setattr("studies.trials.RANDOM_FIRST", {})
     study = make_study(text=SPACE.replace("13k", "12.2k"))
     explored = []
     sample = type(study.space).sample

@@ -93,7 +93,7 @@ def test_sentences() -> None:
 @pytest.fixture(scope="module")
 def study(tokens: TokenData, space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Study:
     made = Study.create("study", space, study_settings(tokens), tmp_path_factory.mktemp("runs"))
-    work(made, target=3 + RANDOM_FIRST + FEWEST, device="cpu", log=lambda line: None)
+    work(made, target=3 + RANDOM_FIRST["tpe"] + FEWEST, device="cpu", log=lambda line: None)
     return made
 
 
@@ -101,10 +101,10 @@ def test_a_real_study_starts_at_random_and_says_so(study: Study) -> None:
     done = [record for record in study.records() if record.state == DONE]
     suggested = [record.suggested_by for record in done]
     assert suggested[:3] == ["baseline"] * 3
-    assert suggested[3 : 3 + RANDOM_FIRST] == ["random"] * RANDOM_FIRST
-    assert set(suggested[3 + RANDOM_FIRST :]) == {"tpe"}
+    assert suggested[3 : 3 + RANDOM_FIRST["tpe"]] == ["random"] * RANDOM_FIRST["tpe"]
+    assert set(suggested[3 + RANDOM_FIRST["tpe"] :]) == {"tpe"}
     found = compare(study, study.records())
-    assert (found.random, found.sampled) == (RANDOM_FIRST, len(done) - 3 - RANDOM_FIRST)
+    assert (found.random, found.sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
     assert found.p is not None
     assert compare(study, study.records()) == found
 
@@ -129,7 +129,7 @@ def test_with_stopped_trials_all_are_taken_at_the_first_rung(study: Study) -> No
     assert found[0] == found[1] == found[2]
     assert found[0].rung == 0.5
     assert "losses at 50% of the proxy" in str(found[0])
-    assert (found[0].random, found[0].sampled) == (RANDOM_FIRST, len(done) - 3 - RANDOM_FIRST)
+    assert (found[0].random, found[0].sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
     whole = compare(study, records)
     assert whole.rung == 1.0
     assert whole.random_volume != found[0].random_volume
