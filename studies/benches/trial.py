@@ -32,10 +32,10 @@ from surgery.problems import Problem, UserError
 from surgery.yaml_source import load_yaml
 
 PHASES = (
-    "start", "open", "take", "build", "compile", "data", "forward", "backward", "gradients", "optimizer",
+    "start", "open", "take", "build", "compile", "data", "forward", "backward", "optimizer", "replay",
     "evaluation", "storage",
 )  # fmt: skip
-STEP = ("forward", "backward", "gradients", "optimizer")  # `gradients`: forward and backward replayed as one
+STEP = ("forward", "backward", "optimizer", "replay")  # `replay`: a whole step as one
 USEFUL = (*STEP, "evaluation")
 STARTED = "NAS_BENCH_STARTED"  # environment variable: when the process was started, in seconds of time.time()
 

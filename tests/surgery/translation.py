@@ -37,7 +37,8 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
             signature[name], attributes[(place,)] = dtypes[value.dtype], [["tt.divisibility", 16]]
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
-            if isinstance(value, int) and value % 16 == 0:
+            known = name not in (kernel.do_not_specialize or ())
+            if known and isinstance(value, int) and value % 16 == 0:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()}, attributes)
     launch = {name: options[name] for name in ("num_warps", "num_stages")}
