@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.projections.hdpl import (
+    decoder_triton,
+    encoder_triton,
     input_triton,
     latent,
     latent_triton,
@@ -95,6 +97,48 @@ def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.d
         found[2].split([*ranks, *ranks], 1), wanted[2].split([*ranks, *ranks], 1), strict=True
     ):
         close(mine, theirs, dtype, "part of d_latents")
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("tokens", "d_in", "rank", "forms"),
+    [
+        (1, 8, 8, ["reference"]),
+        (130, 72, 24, ["mean", "reference", "free_bits"]),
+        (17, 128, 128, ["", "mean"]),
+        (257, 40, 64, ["reference", "reference", ""]),
+    ],
+)
+def test_encoders_and_decoders(
+    tokens: int, d_in: int, rank: int, forms: list[str], dtype: torch.dtype
+) -> None:
+    """From the input to h, and from the outputs' gradients to the latents', each in one kernel."""
+    needs_products_of(dtype)
+    torch.manual_seed(tokens)
+    ranks, codes, width = [rank] * len(forms), [FORMS[form] for form in forms], rank * len(forms)
+    x = draw(tokens, d_in, dtype=dtype)
+    encoders, bias = draw(2 * width, d_in, dtype=dtype) / d_in**0.5, draw(2 * width, dtype=dtype)
+    key = torch.tensor([SEED], device=DEVICE)
+    noise = normals(SEED, tokens, width).to(DEVICE)
+    latents, h, sums = encoder_triton.encode_fused(x, encoders, bias, key, ranks, codes)
+    close(latents, nn.functional.linear(x.double(), encoders.double(), bias.double()), dtype, "latents")
+    wanted_h, wanted_sums = latent.sample_plainly(latents.double(), noise, ranks, codes)
+    close(h, wanted_h, dtype, "h")
+    close(sums, wanted_sums, torch.bfloat16, "sums")
+
+    decoders = [draw(8 * (place + 3), rank, dtype=dtype) for place in range(len(forms))]
+    d_ys = [draw(tokens, len(decoder), dtype=dtype) for decoder in decoders]
+    d_sums = draw(width)
+    exactly = [[x.double() for x in part] for part in (d_ys, decoders)]
+    d_h = paths.latent_gradients(*exactly)
+    wanted = latent.sample_back_plainly(latents.double(), noise, ranks, codes, d_h, d_sums.double())
+    kept = latents.clone()
+    for spend in (False, True):
+        found = decoder_triton.latents_back_fused(d_ys, decoders, kept, key, codes, d_sums, spend)
+        for what, mine, theirs in zip(("d_latents", "h", "d_bias"), found, wanted, strict=True):
+            close(mine, theirs, dtype, what)
+        assert (found[0] is kept) == spend
+        assert spend or torch.equal(kept, latents)
 
 
 def test_latents_can_be_spent() -> None:
@@ -280,6 +324,7 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
         patch.setattr("surgery.projections.hdpl.group.draw", seeded)
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
+            patch.setattr(latent, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = [*project(x, here, *modules), *here.losses]
         weights = [torch.randn_like(value) for value in found]
@@ -318,6 +363,7 @@ def test_evaluation(dtype: torch.dtype) -> None:
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
+            patch.setattr(latent, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = project(x, Context(rotary=(x, x)), *modules)
     every.double()

@@ -24,7 +24,7 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    dtypes = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64"}
+    dtypes = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.uint8: "*u8"}
     names = list(kernel.arg_names)
     given = dict(zip(names, tensors, strict=False)) | {k: v for k, v in options.items() if k in names}
     constants = {name: value for name, value in given.items() if name.isupper() or name[:-1].isupper()}

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS
-from surgery.projections.hdpl.latent import draw, sample, sample_back
+from surgery.projections.hdpl.latent import draw, encode, latents_back
 from surgery.projections.hdpl.paths import (
     block_diagonal,
     input_gradient,
-    latent_gradients,
     outputs,
     weight_gradients,
 )
@@ -103,7 +102,8 @@ class _Group(torch.autograd.Function):
             d_x, *d_weights = _backward_op(x, noise, latents, forms, biased, weights, d_found)
         else:
             if ctx.spent:
-                latents = F.linear(x, weights[0], weights[1])
+                ranks = [decoder.shape[1] for decoder in weights[2 + len(forms) :]]
+                latents, *_ = encode(x, weights[0], weights[1], noise, ranks, forms)
             ctx.spent = True
             d_x, *d_weights = _backward(x, noise, latents, forms, biased, weights, d_found, spend=True)
         return d_x, None, None, None, *d_weights
@@ -117,8 +117,7 @@ def _forward(
     blocks, decoders = weights[2 : 2 + count], weights[2 + count : 2 + 2 * count]
     biases = iter(weights[2 + 2 * count :])
     ranks = [decoder.shape[1] for decoder in decoders]
-    latents = F.linear(x, weights[0], weights[1])
-    h, sums = sample(latents, noise, ranks, forms)
+    latents, h, sums = encode(x, weights[0], weights[1], noise, ranks, forms)
     shifts = [next(biases) if with_bias else None for with_bias in biased]
     return [*outputs(x, h.split(ranks, dim=1), blocks, decoders, shifts), sums, latents]
 
@@ -140,10 +139,9 @@ def _backward(
     ranks = [decoder.shape[1] for decoder in decoders]
     d_sums = gradients[-1]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
-    d_h = latent_gradients(d_ys, decoders)
-    d_latents, h, d_shift = sample_back(latents, noise, ranks, forms, d_h, d_sums, spend)
+    d_latents, h, d_shift = latents_back(d_ys, decoders, latents, noise, forms, d_sums, spend)
     d_blocks, d_decoders = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks)
-    del d_h, h  # before there is a gradient of x
+    del h  # before there is a gradient of x
     d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
     d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
     return [d_x, d_latents.t() @ x, d_shift, *d_blocks, *d_decoders, *d_biases]
