@@ -10,7 +10,6 @@ import pytest
 from surgery.kernels import block_size
 from surgery.projections.hdpl import (
     decoder_triton,
-    encoder_triton,
     input_triton,
     latent_triton,
     outputs_triton,
@@ -33,7 +32,6 @@ def recorded(
 
     launches: list[Launch] = []
     for module, names in (
-        (encoder_triton, ("write_latents",)),
         (decoder_triton, ("back_to_latents",)),
         (latent_triton, ("sample_latents", "sample_latents_back")),
         (outputs_triton, ("write_outputs", "write_narrow_outputs")),
@@ -53,9 +51,7 @@ def recorded(
     parts = [empty(blocks, d_out // blocks, d_in // blocks) for _ in range(count)]
     decoders = [empty(d_out, rank) for _ in range(count)]
     key, ranks, forms = torch.zeros(1, dtype=torch.int64), [rank] * count, [1] * count
-    latents, encoders = empty(tokens, 2 * width), empty(2 * width, d_in)
-    if encoder_triton.fits_encoders(x, ranks):
-        encoder_triton.encode_fused(x, encoders, empty(2 * width), key, ranks, forms)
+    latents = empty(tokens, 2 * width)
     if decoder_triton.fits_decoders(decoders):
         decoder_triton.latents_back_fused(d_ys, decoders, latents, key, forms, torch.zeros(width), False)
     latent_triton.sample_fused(latents, key, ranks, forms)
@@ -63,7 +59,7 @@ def recorded(
     hs = empty(tokens, width).split(rank, 1)
     outputs_triton.outputs_fused(x, hs, parts, decoders, [None] * count)
     if input_triton.fits_input(parts):
-        input_triton.input_gradient_fused(d_ys, parts, latents, encoders)
+        input_triton.input_gradient_fused(d_ys, parts, latents, empty(2 * width, d_in))
     if weights_triton.fits_weights(parts):
         weights_triton.weight_gradients_fused(x, hs, d_ys, parts)
     return launches

@@ -9,21 +9,21 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit_once, tl
-from surgery.projections.hdpl.encoder_triton import apart
+from surgery.kernels import block_size, ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.kl import LN2
 from surgery.projections.hdpl.latent_triton import ROUNDS, backward, normals, packed
 from surgery.projections.hdpl.tiles import MOST, UNIT, choose, filled, inner, units
 
 TOKENS = 128  # of a program
-WARPS, STAGES = 8, 3
+LONGEST = 768  # rows of a decoder: of longer ones the libraries' products are the faster ones
 WIDEST = 128  # latents of a sibling: a program holds all of its tokens'
 
 
 def fits_decoders(decoders: Sequence[Tensor]) -> bool:
-    """Whether the kernel can take these siblings."""
+    """Whether the kernel can take these siblings, and is worth it."""
     ranks = {decoder.shape[1] for decoder in decoders}
-    return len(decoders) <= MOST and len(ranks) == 1 and max(ranks) <= WIDEST
+    short = max(len(decoder) for decoder in decoders) <= LONGEST
+    return short and len(decoders) <= MOST and len(ranks) == 1 and max(ranks) <= WIDEST
 
 
 def latents_back_fused(
@@ -35,7 +35,7 @@ def latents_back_fused(
     d_sums: Tensor,
     spend: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`latents_back` of `group.py` from a seed."""
+    """`latents_back` of `latent.py` from a seed."""
     rank, tokens, width = decoders[0].shape[1], len(latents), latents.shape[1] // 2
     d_latents = latents if spend else torch.empty_like(latents)
     h = latents.new_empty(tokens, width)
@@ -47,9 +47,19 @@ def latents_back_fused(
         tokens, packed(forms), LN2, *units(*rows, rank, width),
         TOKENS=TOKENS, LATENT=block_size(rank), INNER=inner(h), UNIT=UNIT, ALIGNED=gcd(16, rank),
         CLAMPED=1 in forms, SUMMED=any(form > 1 for form in forms), ROUNDS=ROUNDS,
-        num_warps=WARPS, num_stages=STAGES,
+        num_warps=8, num_stages=3,
     )  # fmt: skip
     return d_latents, h, d_bias.sum(0).to(latents.dtype)
+
+
+@jit
+def _apart(x, TOKENS: tl.constexpr, LATENT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The four tokens of each group apart (tokens / 4, latents): their noise are the words of one number."""
+    x = tl.permute(tl.reshape(x, (TOKENS // 4, 4, LATENT)), (0, 2, 1))
+    even, odd = tl.split(tl.reshape(x, (TOKENS // 4, LATENT, 2, 2)))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
 
 
 @jit_once("tokens", "forms", "rows0", "rows1", "rows2", "rank", "width")
@@ -79,7 +89,7 @@ def back_to_latents(  # type: ignore[no-untyped-def]
             mask=(row < rows)[:, None] & exists[None, :], other=0.0,
         )  # fmt: skip
         d = tl.dot(a, b, d, input_precision="ieee")
-    d0, d1, d2, d3 = apart(d, TOKENS, LATENT)
+    d0, d1, d2, d3 = _apart(d, TOKENS, LATENT)
     channel = tl.multiple_of(sibling * rank, ALIGNED) + latent
     group = tl.program_id(1) * (TOKENS // 4) + tl.arange(0, TOKENS // 4)
     n0, n1, n2, n3 = normals(seed, group, channel, ROUNDS)

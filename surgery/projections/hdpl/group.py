@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS
-from surgery.projections.hdpl.latent import draw, encode, latents_back
+from surgery.projections.hdpl.latent import draw, latents_back, sample
 from surgery.projections.hdpl.paths import (
     block_diagonal,
     input_gradient,
@@ -102,8 +102,7 @@ class _Group(torch.autograd.Function):
             d_x, *d_weights = _backward_op(x, noise, latents, forms, biased, weights, d_found)
         else:
             if ctx.spent:
-                ranks = [decoder.shape[1] for decoder in weights[2 + len(forms) :]]
-                latents, *_ = encode(x, weights[0], weights[1], noise, ranks, forms)
+                latents = F.linear(x, weights[0], weights[1])
             ctx.spent = True
             d_x, *d_weights = _backward(x, noise, latents, forms, biased, weights, d_found, spend=True)
         return d_x, None, None, None, *d_weights
@@ -117,7 +116,8 @@ def _forward(
     blocks, decoders = weights[2 : 2 + count], weights[2 + count : 2 + 2 * count]
     biases = iter(weights[2 + 2 * count :])
     ranks = [decoder.shape[1] for decoder in decoders]
-    latents, h, sums = encode(x, weights[0], weights[1], noise, ranks, forms)
+    latents = F.linear(x, weights[0], weights[1])
+    h, sums = sample(latents, noise, ranks, forms)
     shifts = [next(biases) if with_bias else None for with_bias in biased]
     return [*outputs(x, h.split(ranks, dim=1), blocks, decoders, shifts), sums, latents]
 

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.projections.hdpl.decoder_triton import fits_decoders, latents_back_fused
-from surgery.projections.hdpl.encoder_triton import encode_fused, fits_encoders
 from surgery.projections.hdpl.kl import FORMS, LN2
 from surgery.projections.hdpl.latent_triton import draw_seed, fits_latents, sample_back_fused, sample_fused
 from surgery.projections.hdpl.paths import latent_gradients
@@ -29,21 +28,6 @@ def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.de
         return draw_seed(device)
     exact = torch.promote_types(dtype, torch.float32)
     return torch.cat([torch.randn(tokens, rank, dtype=exact, device=device) for rank in ranks], dim=1)
-
-
-def encode(
-    x: Float[Tensor, "t d_in"],
-    encoders: Float[Tensor, "2*width d_in"],
-    bias: Float[Tensor, " 2*width"],
-    noise: Tensor,
-    ranks: Sequence[int],
-    forms: Sequence[int],
-) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, " width"]]:
-    """The latents of x, and what `sample` makes of them."""
-    if noise.dtype == torch.int64 and fits_tiles(x, [], ranks) and fits_encoders(x, ranks):
-        return encode_fused(x, encoders, bias, noise, ranks, forms)
-    latents = torch.nn.functional.linear(x, encoders, bias)
-    return latents, *sample(latents, noise, ranks, forms)
 
 
 def latents_back(

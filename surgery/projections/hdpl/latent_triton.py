@@ -156,13 +156,14 @@ def _load(latents, token, channel, exists, tokens, width):  # type: ignore[no-un
 
 
 @jit
-def forward(  # type: ignore[no-untyped-def]
-    mu, logvar, h, noise, token, channel, exists, total, clamped, tokens, width, ln2,
+def _forward(  # type: ignore[no-untyped-def]
+    latents, h, noise, token, channel, exists, total, clamped, tokens, width, ln2,
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
     """Writes h of these tokens. Adds their KL to `total` (groups, latents), and to `clamped` (groups,) what
-    of a token's is left by the clamp. mu and logvar are zero where nothing is."""
+    of a token's is left by the clamp."""
     inside = (token < tokens)[:, None] & exists[None, :]
+    mu, logvar = _load(latents, token, channel, exists, tokens, width)
     sigma = tl.exp(0.5 * logvar)
     z = mu + noise * sigma
     tl.store(h + token[:, None] * width + channel[None, :], z * tl.sigmoid(z), mask=inside)
@@ -186,21 +187,17 @@ def sample_latents(  # type: ignore[no-untyped-def]
     token = group.to(tl.int64) * 4
     total = tl.zeros((GROUPS, WIDTH), tl.float32)
     clamped = tl.zeros((GROUPS,), tl.float32)
-    mu, logvar = _load(latents, token, channel, exists, tokens, width)
-    total, clamped = forward(
-        mu, logvar, h, a, token, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    total, clamped = _forward(
+        latents, h, a, token, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
     )
-    mu, logvar = _load(latents, token + 1, channel, exists, tokens, width)
-    total, clamped = forward(
-        mu, logvar, h, b, token + 1, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    total, clamped = _forward(
+        latents, h, b, token + 1, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
     )
-    mu, logvar = _load(latents, token + 2, channel, exists, tokens, width)
-    total, clamped = forward(
-        mu, logvar, h, c, token + 2, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    total, clamped = _forward(
+        latents, h, c, token + 2, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
     )
-    mu, logvar = _load(latents, token + 3, channel, exists, tokens, width)
-    total, clamped = forward(
-        mu, logvar, h, d, token + 3, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
+    total, clamped = _forward(
+        latents, h, d, token + 3, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
     )
     at = sums + tl.program_id(0).to(tl.int64) * width + channel
     if SUMMED:
