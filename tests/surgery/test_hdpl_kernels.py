@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.projections.hdpl import (
-    decoder_triton,
     input_triton,
     latent,
     latent_triton,
@@ -96,39 +95,6 @@ def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.d
         found[2].split([*ranks, *ranks], 1), wanted[2].split([*ranks, *ranks], 1), strict=True
     ):
         close(mine, theirs, dtype, "part of d_latents")
-
-
-@every_dtype
-@pytest.mark.parametrize(
-    ("tokens", "rank", "forms"),
-    [
-        (1, 8, ["reference"]),
-        (130, 24, ["mean", "reference", "free_bits"]),
-        (17, 128, ["", "mean"]),
-        (257, 64, ["reference", "reference", ""]),
-    ],
-)
-def test_back_through_decoders_and_latents(
-    tokens: int, rank: int, forms: list[str], dtype: torch.dtype
-) -> None:
-    needs_products_of(dtype)
-    torch.manual_seed(tokens)
-    ranks, codes, width = [rank] * len(forms), [FORMS[form] for form in forms], rank * len(forms)
-    latents, key = draw(tokens, 2 * width, dtype=dtype), torch.tensor([SEED], device=DEVICE)
-    noise = normals(SEED, tokens, width).to(DEVICE)
-    decoders = [draw(8 * (place + 3), rank, dtype=dtype) for place in range(len(forms))]
-    d_ys = [draw(tokens, len(decoder), dtype=dtype) for decoder in decoders]
-    d_sums = draw(width)
-    exactly = [[x.double() for x in part] for part in (d_ys, decoders)]
-    d_h = paths.latent_gradients(*exactly)
-    wanted = latent.sample_back_plainly(latents.double(), noise, ranks, codes, d_h, d_sums.double())
-    kept = latents.clone()
-    for spend in (False, True):
-        found = decoder_triton.latents_back_fused(d_ys, decoders, kept, key, codes, d_sums, spend)
-        for what, mine, theirs in zip(("d_latents", "h", "d_bias"), found, wanted, strict=True):
-            close(mine, theirs, dtype, what)
-        assert (found[0] is kept) == spend
-        assert spend or torch.equal(kept, latents)
 
 
 def test_latents_can_be_spent() -> None:
@@ -314,7 +280,6 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
         patch.setattr("surgery.projections.hdpl.group.draw", seeded)
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
-            patch.setattr(latent, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = [*project(x, here, *modules), *here.losses]
         weights = [torch.randn_like(value) for value in found]
@@ -353,7 +318,6 @@ def test_evaluation(dtype: torch.dtype) -> None:
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
-            patch.setattr(latent, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = project(x, Context(rotary=(x, x)), *modules)
     every.double()

@@ -8,13 +8,7 @@ from __future__ import annotations
 import pytest
 
 from surgery.kernels import block_size
-from surgery.projections.hdpl import (
-    decoder_triton,
-    input_triton,
-    latent_triton,
-    outputs_triton,
-    weights_triton,
-)
+from surgery.projections.hdpl import input_triton, latent_triton, outputs_triton, weights_triton
 from surgery.projections.hdpl.tiles import SHARED_BYTES
 from tests.surgery.on_triton import TRANSLATES
 from tests.surgery.translation import Launch, Recorder, translated
@@ -32,7 +26,6 @@ def recorded(
 
     launches: list[Launch] = []
     for module, names in (
-        (decoder_triton, ("back_to_latents",)),
         (latent_triton, ("sample_latents", "sample_latents_back")),
         (outputs_triton, ("write_outputs", "write_narrow_outputs")),
         (input_triton, ("write_input_gradient",)),
@@ -52,8 +45,6 @@ def recorded(
     decoders = [empty(d_out, rank) for _ in range(count)]
     key, ranks, forms = torch.zeros(1, dtype=torch.int64), [rank] * count, [1] * count
     latents = empty(tokens, 2 * width)
-    if decoder_triton.fits_decoders(decoders):
-        decoder_triton.latents_back_fused(d_ys, decoders, latents, key, forms, torch.zeros(width), False)
     latent_triton.sample_fused(latents, key, ranks, forms)
     latent_triton.sample_back_fused(latents, key, ranks, forms, empty(tokens, width), torch.zeros(width))
     hs = empty(tokens, width).split(rank, 1)

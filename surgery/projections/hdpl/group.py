@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS
-from surgery.projections.hdpl.latent import draw, latents_back, sample
+from surgery.projections.hdpl.latent import draw, sample, sample_back
 from surgery.projections.hdpl.paths import (
     block_diagonal,
     input_gradient,
+    latent_gradients,
     outputs,
     weight_gradients,
 )
@@ -139,9 +140,10 @@ def _backward(
     ranks = [decoder.shape[1] for decoder in decoders]
     d_sums = gradients[-1]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
-    d_latents, h, d_shift = latents_back(d_ys, decoders, latents, noise, forms, d_sums, spend)
+    d_h = latent_gradients(d_ys, decoders)
+    d_latents, h, d_shift = sample_back(latents, noise, ranks, forms, d_h, d_sums, spend)
     d_blocks, d_decoders = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks)
-    del h  # before there is a gradient of x
+    del d_h, h  # before there is a gradient of x
     d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
     d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
     return [d_x, d_latents.t() @ x, d_shift, *d_blocks, *d_decoders, *d_biases]

@@ -30,7 +30,7 @@ def input_gradient_fused(
         *filled(d_ys), *filled(blocks), d_latents, encoders, d_x,
         len(d_x), n, span, *units(*rows, columns, d_latents.shape[1]),
         WIDE=tile, SPANS=span > 1, COUNT=len(blocks), UNIT=UNIT, TOKENS=TILE, INNER=inner(d_x),
-        num_warps=8, num_stages=3,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return d_x
 

@@ -12,11 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.projections.hdpl.decoder_triton import fits_decoders, latents_back_fused
 from surgery.projections.hdpl.kl import FORMS, LN2
 from surgery.projections.hdpl.latent_triton import draw_seed, fits_latents, sample_back_fused, sample_fused
-from surgery.projections.hdpl.paths import latent_gradients
-from surgery.projections.hdpl.tiles import fits_tiles
 
 REFERENCE = FORMS["reference"]
 
@@ -28,23 +25,6 @@ def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.de
         return draw_seed(device)
     exact = torch.promote_types(dtype, torch.float32)
     return torch.cat([torch.randn(tokens, rank, dtype=exact, device=device) for rank in ranks], dim=1)
-
-
-def latents_back(
-    d_ys: Sequence[Float[Tensor, "t d_out"]],
-    decoders: Sequence[Float[Tensor, "d_out rank"]],
-    latents: Float[Tensor, "t 2*width"],
-    noise: Tensor,
-    forms: Sequence[int],
-    d_sums: Float[Tensor, " width"],
-    spend: bool,
-) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, " 2*width"]]:
-    """`sample_back` of the gradients that outputs give h through their decoders."""
-    ranks = [decoder.shape[1] for decoder in decoders]
-    if noise.dtype == torch.int64 and fits_tiles(latents, [], ranks) and fits_decoders(decoders):
-        return latents_back_fused(d_ys, decoders, latents, noise, forms, d_sums, spend)
-    d_h = latent_gradients(d_ys, decoders)
-    return sample_back(latents, noise, ranks, forms, d_h, d_sums, spend)
 
 
 def sample(

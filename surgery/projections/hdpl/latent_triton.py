@@ -67,11 +67,6 @@ def sample_back_fused(
     return d_latents, d_h, d_bias.sum(0).to(latents.dtype)
 
 
-def packed(forms: Sequence[int]) -> int:
-    """Two bits for the form of each sibling's KL."""
-    return sum(form << 2 * place for place, form in enumerate(forms))
-
-
 def _groups(ranks: Sequence[int]) -> int:
     """Groups of four tokens in a program."""
     return max(1, ELEMENTS // block_size(max(ranks)))
@@ -90,7 +85,7 @@ def _launch(
     rank = [*ranks, 0, 0, 0, 0]
     kernel[(_programs(latents, ranks), len(ranks))](
         latents, *tensors, len(latents), sum(ranks), rank[0], rank[1], rank[2], rank[3],
-        packed(forms), LN2,
+        sum(form << 2 * place for place, form in enumerate(forms)), LN2,
         GROUPS=_groups(ranks),
         WIDTH=block_size(max(ranks)),
         ALIGNED=min(16, gcd(16, *ranks)),
@@ -137,7 +132,7 @@ def _box_muller(first, second):  # type: ignore[no-untyped-def]
 
 
 @jit
-def normals(seed, group, latent, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _normals(seed, group, latent, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Noise of the four tokens of each group, four tensors (groups, latents)."""
     none = group[:, None] * 0 + latent[None, :] * 0
     a, b, c, d = tl.philox(tl.load(seed), group[:, None] + none, latent[None, :] + none, none, none, ROUNDS)
@@ -147,12 +142,13 @@ def normals(seed, group, latent, ROUNDS: tl.constexpr):  # type: ignore[no-untyp
 
 
 @jit
-def _load(latents, token, channel, exists, tokens, width):  # type: ignore[no-untyped-def]
-    """(mu, logvar) of these tokens; zero where nothing is."""
-    inside = (token < tokens)[:, None] & exists[None, :]
+def _load(latents, token, channel, inside, width):  # type: ignore[no-untyped-def]
+    """(mu, sigma, KL) of these tokens; KL is zero where nothing is inside."""
     at = latents + token[:, None] * (2 * width) + channel[None, :]
     mu = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    return mu, tl.load(at + width, mask=inside, other=0.0).to(tl.float32)
+    logvar = tl.load(at + width, mask=inside, other=0.0).to(tl.float32)
+    sigma = tl.exp(0.5 * logvar)
+    return mu, sigma, 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
 
 
 @jit
@@ -163,11 +159,9 @@ def _forward(  # type: ignore[no-untyped-def]
     """Writes h of these tokens. Adds their KL to `total` (groups, latents), and to `clamped` (groups,) what
     of a token's is left by the clamp."""
     inside = (token < tokens)[:, None] & exists[None, :]
-    mu, logvar = _load(latents, token, channel, exists, tokens, width)
-    sigma = tl.exp(0.5 * logvar)
+    mu, sigma, kl = _load(latents, token, channel, inside, width)
     z = mu + noise * sigma
     tl.store(h + token[:, None] * width + channel[None, :], z * tl.sigmoid(z), mask=inside)
-    kl = 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
     if SUMMED:
         total += kl
     if CLAMPED:
@@ -183,7 +177,7 @@ def sample_latents(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     group, latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, GROUPS, WIDTH, ALIGNED)
     channel = first + latent
-    a, b, c, d = normals(seed, group, channel, ROUNDS)
+    a, b, c, d = _normals(seed, group, channel, ROUNDS)
     token = group.to(tl.int64) * 4
     total = tl.zeros((GROUPS, WIDTH), tl.float32)
     clamped = tl.zeros((GROUPS,), tl.float32)
@@ -207,22 +201,20 @@ def sample_latents(  # type: ignore[no-untyped-def]
 
 
 @jit
-def backward(  # type: ignore[no-untyped-def]
-    latents, d_h, h, d_latents, noise, token, channel, exists, weight, total, total_logvar, tokens, width,
-    ln2, form, CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
+def _backward(  # type: ignore[no-untyped-def]
+    latents, d_h, d_latents, noise, token, channel, exists, weight, total, total_logvar, tokens, width, ln2,
+    form, CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
-    """Writes h of these tokens and, from the gradient of h (groups, latents), those of their mu and logvar,
-    and adds them to the totals (groups, latents)."""
+    """Writes the gradients of these tokens' mu and logvar, and adds them to the totals (groups, latents)."""
     inside = (token < tokens)[:, None] & exists[None, :]
-    mu, logvar = _load(latents, token, channel, exists, tokens, width)
-    sigma = tl.exp(0.5 * logvar)
+    mu, sigma, kl = _load(latents, token, channel, inside, width)
     z = mu + noise * sigma
     gate = tl.sigmoid(z)
-    d_mu = d_h * gate * (1.0 + z * (1.0 - gate))
-    tl.store(h + token[:, None] * width + channel[None, :], z * gate, mask=inside)
+    at = d_h + token[:, None] * width + channel[None, :]
+    d_mu = tl.load(at, mask=inside, other=0.0).to(tl.float32) * gate * (1.0 + z * (1.0 - gate))
+    tl.store(at, z * gate, mask=inside)
     d_logvar = d_mu * noise * sigma
     if CLAMPED:
-        kl = 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
         live = (form != 1) | (tl.sum(kl, 1) <= ln2)
         factor = tl.where(live[:, None], weight[None, :], 0.0)
         d_mu += factor * mu
@@ -238,13 +230,6 @@ def backward(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _gradient(d_h, token, channel, exists, tokens, width):  # type: ignore[no-untyped-def]
-    inside = (token < tokens)[:, None] & exists[None, :]
-    at = d_h + token[:, None] * width + channel[None, :]
-    return tl.load(at, mask=inside, other=0.0).to(tl.float32)
-
-
-@jit
 def sample_latents_back(  # type: ignore[no-untyped-def]
     latents, seed, d_h, d_sums, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms, ln2,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
@@ -254,32 +239,28 @@ def sample_latents_back(  # type: ignore[no-untyped-def]
     gradient."""
     group, latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, GROUPS, WIDTH, ALIGNED)
     channel = first + latent
-    a, b, c, d = normals(seed, group, channel, ROUNDS)
+    a, b, c, d = _normals(seed, group, channel, ROUNDS)
     # of a clamped sum only the first latent's place holds anything, and its gradient is for all
     source = tl.where(form == 1, first, channel)
     weight = tl.load(d_sums + source, mask=exists & (form != 0), other=0.0).to(tl.float32)
     token = group.to(tl.int64) * 4
     mu = tl.zeros((GROUPS, WIDTH), tl.float32)
     logvar = tl.zeros((GROUPS, WIDTH), tl.float32)
-    mine = _gradient(d_h, token, channel, exists, tokens, width)
-    mu, logvar = backward(
-        latents, mine, d_h, d_latents, a, token, channel, exists, weight, mu, logvar, tokens, width,
-        ln2, form, CLAMPED, SUMMED,
+    mu, logvar = _backward(
+        latents, d_h, d_latents, a, token, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
     )  # fmt: skip
-    mine = _gradient(d_h, token + 1, channel, exists, tokens, width)
-    mu, logvar = backward(
-        latents, mine, d_h, d_latents, b, token + 1, channel, exists, weight, mu, logvar, tokens, width,
-        ln2, form, CLAMPED, SUMMED,
+    mu, logvar = _backward(
+        latents, d_h, d_latents, b, token + 1, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
     )  # fmt: skip
-    mine = _gradient(d_h, token + 2, channel, exists, tokens, width)
-    mu, logvar = backward(
-        latents, mine, d_h, d_latents, c, token + 2, channel, exists, weight, mu, logvar, tokens, width,
-        ln2, form, CLAMPED, SUMMED,
+    mu, logvar = _backward(
+        latents, d_h, d_latents, c, token + 2, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
     )  # fmt: skip
-    mine = _gradient(d_h, token + 3, channel, exists, tokens, width)
-    mu, logvar = backward(
-        latents, mine, d_h, d_latents, d, token + 3, channel, exists, weight, mu, logvar, tokens, width,
-        ln2, form, CLAMPED, SUMMED,
+    mu, logvar = _backward(
+        latents, d_h, d_latents, d, token + 3, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
+        CLAMPED, SUMMED,
     )  # fmt: skip
     at = d_bias + tl.program_id(0).to(tl.int64) * (2 * width) + channel
     tl.store(at, tl.sum(mu, 0), mask=exists)

@@ -70,13 +70,14 @@ def _of_alike(
         SPANS=span > 1, DECODER=both, UNIT=UNIT, TOKENS=step,
         num_warps=8, num_stages=3,
     )  # fmt: skip
-    written, sums = d_blocks, list(of_blocks.sum(0))
+    for mine, found in zip(d_blocks, of_blocks.sum(0), strict=True):
+        mine.copy_(found)
     if both:
-        written, sums = written + d_decoders, sums + list(of_decoders.sum(0))
+        for mine, found in zip(d_decoders, of_decoders.sum(0), strict=True):
+            mine.copy_(found)
     else:
         for mine, d_y, h in zip(d_decoders, d_ys, hs, strict=True):
             torch.mm(d_y.t(), h, out=mine)
-    torch._foreach_copy_(written, sums)  # all at once: a copy each would be many tiny kernels
 
 
 @jit_once("tokens", "n", "span", "stretch", "h_stride", "rows", "columns", "rank")
