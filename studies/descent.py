@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from surgery.model import HybridLM
 
 # by the rule `roles`: the learning rate of embeddings and vectors over that of matrices
 EMBEDDING_RATE = 6.0
-# steps on CUDA before the passes are recorded: the first compiles kernels, the second finds them
+# steps on CUDA before one is recorded: the first compiles kernels, the second finds them
 UNRECORDED = 2
 
 
@@ -39,6 +41,7 @@ class Descent:
         if pays(settings.compile, device, settings.tokens):
             model.run_block = compiled_blocks(settings.compile)
         self.optimizer = make_optimizer(model, settings, device)
+        self.rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
         self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
         self.sequences: int | None = None
         self.recording: Recording | None = None
@@ -52,44 +55,53 @@ class Descent:
             TrainingFailed: not even a single sequence fits into memory.
         """
         self.lr = self.settings.lr * schedule(number, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * group["scale"]
-        self.loss, self.auxiliary = self._gradients(inputs, targets)
-        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        mark("optimizer")
-
-    def _gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts the gradients of a batch into place: (loss, auxiliary terms)."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            lr = self.lr * group["scale"]
+            group["lr"] = rate.fill_(lr) if self.device.type == "cuda" else lr  # recorded steps read `rate`
         if self.device.type == "cuda" and self.unrecorded == UNRECORDED:
             self._record(inputs, targets)
         if self.recording is not None and self.recording.fits(inputs, targets):
-            found = self.recording(inputs, targets)
-            mark("gradients")
-            return found
+            self.loss, self.auxiliary, self.norm = self.recording(inputs, targets)
+            mark("replay")
+            return
         self.unrecorded += 1
-        return self._halving(inputs, targets)
+        self.loss, self.auxiliary = self._halving(inputs, targets)
+        self.norm = self._descend()
+        mark("optimizer")
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on with an optimizer's state, of whatever device."""
+        self.optimizer.load_state_dict(dict(state))
+        for group in self.optimizer.param_groups:
+            group["capturable"] = self.device.type == "cuda"
+
+    def _descend(self) -> Tensor:
+        """Follows the gradients, which are used up: their norm before they were clipped."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def _record(self, inputs: Tensor, targets: Tensor) -> None:
-        """Records the passes, or says why they can't be and leaves all as it was."""
-        before = random_state(self.device)
+        """Records a whole step, or says why it can't be and leaves all as it was."""
         torch.cuda.empty_cache()  # what is kept for other steps is no use to a recording
         try:
-            self.recording = Recording(self._accumulate, self.model.parameters(), inputs, targets)
+            self.recording = Recording(self._whole, inputs, targets)
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(_first_of(error)).partition("\n")[0]
             warnings.warn(f"training steps are launched kernel by kernel: {reason}", stacklevel=2)
-            set_random_state(before, self.device)
             self.optimizer.zero_grad(set_to_none=True)
         self.unrecorded += 1
+
+    def _whole(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A step: (loss, auxiliary terms, gradient norm)."""
+        return *self._accumulate(inputs, targets), self._descend()
 
     def forget(self) -> bool:
         """Gives the memory of a recording back, if there is one; steps go on kernel by kernel."""
         if self.recording is None:
             return False
         self.recording = None
-        self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         return True
 
@@ -159,7 +171,15 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
             for (decay, scale), parameters in sorted(groups.items(), reverse=True)
         ],
         lr=settings.lr, betas=settings.betas, fused=device.type in ("cpu", "cuda"),
+        capturable=device.type == "cuda",
     )  # fmt: skip
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """The error that others were raised because of: the end of a broken recording is one itself."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def check_alive(loss: float, norm: float, ceiling: float, step: int) -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def make_ready(device: torch.device) -> None:
+    """What the first trial of a process would wait for: parts of PyTorch that an optimizer loads, and on CUDA
+    the libraries of products."""
+    import_module("torch._dynamo")
+    if device.type == "cuda":
+        torch.mm(*(torch.zeros(16, 16, dtype=torch.bfloat16, device=device) for _ in range(2)))
+        torch.cuda.synchronize(device)
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -157,7 +157,7 @@ class _Run:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.step, self.losses, self.peak_before = state["step"], state["losses"], state["peak_memory"]
         self.model.load_state_dict(state["model"])
-        self.descent.optimizer.load_state_dict(state["optimizer"])
+        self.descent.restore(state["optimizer"])
         set_random_state(state["random"], self.device)
         self.watch = Stopwatch(state["seconds"])
 

@@ -17,7 +17,7 @@ import torch
 from search_spaces import SearchSpace
 from studies.data import TokenData, open_or_prepare
 from studies.descent import TrainingFailed
-from studies.devices import describe, pick_device
+from studies.devices import describe, make_ready, pick_device
 from studies.leases import Lease
 from studies.phases import mark
 from studies.probes import train_probe
@@ -58,6 +58,7 @@ def work(
     torch.set_num_threads(study.settings.threads)
     data = open_data(study)
     check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
+    make_ready(place)
     mark("open")
     with mendable(study.folder), Lease(study.workers_folder) as lease, stop_on_signals() as stop:
         worker = _Worker(study, data, place, lease, stop, log)

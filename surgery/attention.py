@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -41,12 +45,15 @@ def attend(
 ) -> Float[Tensor, "b h t e"]:
     """Each query over the keys up to its own, at most `window` of them. The new tokens are the last t of s.
 
-    Where the window cuts nothing off, this is PyTorch's SDPA under `context.mask`. Else the queries go in
-    blocks, each with the keys its window reaches, so that time and memory grow with t * window.
+    Where the window cuts nothing off, this is PyTorch's SDPA under `context.mask`. Else it is flash attention
+    with a window, for what that takes, or the queries go in blocks, each with the keys its window reaches:
+    time and memory grow with t * window.
     """
     grouped = q.shape[1] != k.shape[1]
     keys = k.shape[2]
     if window is not None and keys > window:
+        if _flashes(q, k, v, context):
+            return _flash(q, k, v, window, scale)
         return _banded(q, k, v, context, window, scale, grouped)
     mask = context.mask
     if mask is not None:
@@ -55,6 +62,36 @@ def attend(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )
+
+
+@cache
+def _varlen() -> Any:
+    """PyTorch's flash attention where it knows windows (2.11 does), or None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
+
+
+def _flashes(q: Tensor, k: Tensor, v: Tensor, context: Context) -> bool:
+    """Whether flash attention takes these: half precision on a recent GPU, heads of one size and number, no
+    padding, and as many queries as keys."""
+    known = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.dtype == k.dtype == v.dtype
+    alike = q.shape == k.shape == v.shape and q.shape[3] % 8 == 0 and q.shape[3] <= 256
+    if not (known and alike and context.padding is None and _varlen() is not None):
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> Tensor:
+    """Sequences side by side, as flash attention has them."""
+    batch, _, length, _ = q.shape
+    ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=q.device)
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
+    mixed = _varlen()(*flat, ends, ends, length, length, scale=scale, window_size=(window - 1, 0))
+    whole: Tensor = mixed.unflatten(0, (batch, length)).transpose(1, 2)
+    return whole
 
 
 def _banded(

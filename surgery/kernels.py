@@ -11,7 +11,7 @@ try:  # inside `try`, so that transformers does not ask for it where a model's s
 except ImportError:  # no CUDA build of torch: plain torch does all work
     triton = tl = None
 
-__all__ = ["AVAILABLE", "block_size", "ceil_div", "jit", "tl"]
+__all__ = ["AVAILABLE", "block_size", "ceil_div", "jit", "jit_once", "tl"]
 
 AVAILABLE = triton is not None
 
@@ -19,6 +19,15 @@ AVAILABLE = triton is not None
 def jit(kernel: Callable[..., Any]) -> Any:
     """`triton.jit`; without Triton the function itself, which nobody calls then."""
     return triton.jit(kernel) if AVAILABLE else kernel
+
+
+def jit_once(*numbers: str) -> Callable[[Callable[..., Any]], Any]:
+    """`jit` for a kernel that is not to be compiled anew where these arguments are 1, multiples of 16 or
+    neither."""
+    if not AVAILABLE:
+        return lambda kernel: kernel
+    made: Callable[..., Any] = triton.jit(do_not_specialize=numbers, do_not_specialize_on_alignment=numbers)
+    return made
 
 
 def ceil_div(amount: int, step: int) -> int:

@@ -7,12 +7,10 @@ Shapes in comments: b batch, t tokens, s tokens seen including the cached ones, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from surgery.architecture import Architecture, Layer
 from surgery.backbone import Backbone
@@ -22,7 +20,9 @@ from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
+from surgery.residual import add_norm
 from surgery.rotary import RotaryTables, rotary_tables
+from surgery.swiglu import swiglu
 
 
 class SwiGLU(nn.Module):
@@ -34,7 +34,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         gate, up = project(x, context, self.gate, self.up)
-        y: Tensor = self.down(F.silu(gate) * up, context)
+        y: Tensor = self.down(swiglu(gate, up), context)
         return y
 
 
@@ -51,8 +51,9 @@ class Block(nn.Module):
         self.ffn = SwiGLU(layer)
 
     def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
-        h = h + self.mixer(self.mixer_norm(h), context)
-        y: Tensor = h + self.ffn(self.ffn_norm(h), context)
+        h, x = add_norm(h, None, self.mixer_norm)
+        h, x = add_norm(h, self.mixer(x, context), self.ffn_norm)
+        y: Tensor = h + self.ffn(x, context)
         return y
 
 
@@ -127,7 +128,7 @@ class HybridLM(nn.Module):
                 h = h + self.loop_gate[turn] * entry
         if cache is not None:
             cache.length += h.shape[1]
-        return cast(Tensor, self.norm(h))
+        return add_norm(h, None, self.norm)[1]
 
     def loss(
         self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"], *, reduction: str = "mean"

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from surgery.backbone import Backbone
+from surgery.rotary_triton import fits_heads, rotate_fused
 
 
 def rotary_tables(
@@ -49,9 +51,27 @@ def rotate(
     x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
 ) -> Float[Tensor, "b heads t h"]:
     """Turns channel i against channel i + h/2 by the position's angle (Su et al. 2021, in Llama's pairs)."""
+    if not torch.compiler.is_compiling() and fits_heads(x, *rotary):
+        turned: Tensor = _Rotation.apply(x, *rotary)
+        return turned
     cos, sin = (table[:, None].to(x.dtype) for table in rotary)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is turned back by the same angles, which have none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotate_fused(x, cos, sin, back=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return rotate_fused(d_y, cos, sin, back=True), None, None
 
 
 def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, float]:

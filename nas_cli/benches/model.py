@@ -115,14 +115,14 @@ def _table(timings: list[ModelTiming]) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = (
-        "model", "params", "tokens/s", "±", "against first", "step ms", "forward", "backward", "both",
-        "optimizer", "first step", "memory",
+        "model", "params", "tokens/s", "±", "against first", "step ms", "forward", "backward",
+        "optimizer", "as one", "first step", "memory",
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
     for item in timings:
-        whole = item.gradients_ms + item.optimizer_ms
-        parts = item.forward_ms, item.backward_ms, item.gradients_ms, item.optimizer_ms
+        parts = item.forward_ms, item.backward_ms, item.optimizer_ms, item.replay_ms
+        whole = sum(parts)
         table.add_row(
             item.name if item.name == item.line else f"{item.name} {item.line}", format_count(item.params),
             f"{item.tokens_per_s:,.0f}", f"{item.spread / 2:.0%}",

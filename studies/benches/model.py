@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from studies.benches.bare import BareModel
 from studies.benches.timing import summary, timed
-from studies.descent import Descent
+from studies.descent import UNRECORDED, Descent
 from studies.devices import autocast, peak_memory, reset_peak_memory
 from studies.phases import mark, watching
 from studies.recipe import TrainSettings
@@ -27,7 +27,7 @@ from surgery.model import HybridLM
 
 BARE = "bare loop"
 LONG = 1 << 62  # tokens: the steps of a run that pays for compiling
-PHASES = ("forward", "backward", "gradients", "optimizer")
+PHASES = ("forward", "backward", "optimizer", "replay")
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -37,7 +37,7 @@ class ModelTiming:
     """A training step. Times are medians over the rounds, spreads (highest - lowest) / median.
 
     Attributes:
-        gradients_ms: forward and backward, whose own times are 0 where a step replays both as one.
+        replay_ms: a whole step, where it is replayed as one; the times of its parts are 0 then.
         first_step_s: with whatever is compiled.
         peak_memory: bytes, of the model on CUDA, of the whole process on a CPU.
     """
@@ -50,8 +50,8 @@ class ModelTiming:
     tokens_per_s: float
     forward_ms: float
     backward_ms: float
-    gradients_ms: float
     optimizer_ms: float
+    replay_ms: float
     first_step_s: float
     peak_memory: int
 
@@ -93,7 +93,7 @@ def measure_models(
         reset_peak_memory(device)
         steps[name] = _step(plan, name, device)
         first[name] = timed(lambda name=name: _run(steps[name], rows, 1), device)  # type: ignore[misc]
-        _run(steps[name], rows, 1)
+        _run(steps[name], rows, UNRECORDED)  # the last of them records the step, where it can be
         memory[name] = peak_memory(device)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     parts: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in names}
@@ -127,8 +127,8 @@ def _timing(
         tokens_per_s=1000 * plan.batch_tokens / step.ms,
         forward_ms=summary(parts["forward"]).ms,
         backward_ms=summary(parts["backward"]).ms,
-        gradients_ms=sum(summary(parts[phase]).ms for phase in PHASES[:-1]),
         optimizer_ms=summary(parts["optimizer"]).ms,
+        replay_ms=summary(parts["replay"]).ms,
         first_step_s=first,
         peak_memory=memory,
     )

@@ -32,10 +32,10 @@ from surgery.problems import Problem, UserError
 from surgery.yaml_source import load_yaml
 
 PHASES = (
-    "start", "open", "take", "build", "compile", "data", "forward", "backward", "gradients", "optimizer",
+    "start", "open", "take", "build", "compile", "data", "forward", "backward", "optimizer", "replay",
     "evaluation", "storage",
 )  # fmt: skip
-STEP = ("forward", "backward", "gradients", "optimizer")  # `gradients`: forward and backward replayed as one
+STEP = ("forward", "backward", "optimizer", "replay")  # `replay`: a whole step as one
 USEFUL = (*STEP, "evaluation")
 STARTED = "NAS_BENCH_STARTED"  # environment variable: when the process was started, in seconds of time.time()
 
@@ -46,7 +46,7 @@ class TrialTiming:
 
     name: str
     seconds: dict[str, float]  # by phase
-    first_step_s: float  # from the trial's start (that of its process for the first) to its first step's end
+    first_step_s: float  # from when the worker has taken the trial to the end of its first step
     val_loss: float
 
     @property
@@ -137,7 +137,7 @@ def _measured(folder: Path, device: str, start: float) -> TrialTiming:
     return TrialTiming(
         name=folder.name,
         seconds={**_by_phase(stretches), "start": start},
-        first_step_s=start + _until_first(stretches, "optimizer"),
+        first_step_s=_until_first(stretches, "optimizer"),
         val_loss=record.metrics["val_loss"],
     )
 
@@ -155,9 +155,10 @@ def _by_phase(stretches: Stretches) -> dict[str, float]:
 
 
 def _until_first(stretches: Stretches, phase: str) -> float:
-    """Seconds from the beginning to the end of the phase's first stretch."""
+    """Seconds from where the trial was taken to the end of the phase's first stretch."""
     names = [name for name, _ in stretches.found]
-    return sum(seconds for _, seconds in stretches.found[: names.index(phase) + 1])
+    taken = names.index("take") + 1
+    return sum(seconds for _, seconds in stretches.found[taken : names.index(phase) + 1])
 
 
 def main(device: str, folders: Sequence[str]) -> None:

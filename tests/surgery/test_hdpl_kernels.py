@@ -20,6 +20,7 @@ from surgery.projections.hdpl import (
     latent_triton,
     outputs_triton,
     paths,
+    tiles,
     weights_triton,
 )
 from surgery.projections.hdpl.kl import FORMS, LN2, kl_loss
@@ -154,13 +155,13 @@ def test_seeds_give_their_own_noise_and_the_same_again() -> None:
 every_shape = pytest.mark.parametrize(
     ("tokens", "blocks", "rows", "columns", "ranks"),
     [
-        (1, 1, [5], 7, [8]),
-        (17, 64, [3, 2], 2, [16, 16]),
+        (1, 1, [8], 24, [8]),
+        (17, 64, [24, 16], 8, [16, 16]),
         (130, 8, [64, 16, 16], 64, [128, 128, 128]),  # tiles span two blocks, and eight in part
-        (257, 2, [100, 100, 130], 128, [9, 9, 9]),
+        (257, 2, [104, 104, 136], 128, [24, 24, 24]),
         (2049, 4, [16, 32], 16, [32, 8]),
         (130, 3, [48, 48], 40, [24, 24]),  # spans that do not divide the blocks
-        (70, 2, [160, 96], 200, [130, 130]),
+        (70, 2, [160, 96], 200, [136, 136]),
     ],
 )
 
@@ -253,11 +254,11 @@ def test_gradients_of_weights(
 @every_dtype
 @pytest.mark.parametrize(
     ("tokens", "d", "blocks", "rank"),
-    [(1, 16, 1, 8), (17, 64, 64, 16), (2049, 64, 8, 128), (33, 320, 2, 512)],
+    [(1, 16, 1, 8), (17, 512, 64, 16), (9, 64, 64, 11), (2049, 64, 8, 128), (33, 320, 2, 512)],
 )
 def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: torch.dtype) -> None:
     """Through whatever kernels fit, from float32 weights under autocast where in bfloat16: outputs, losses
-    and every gradient. In the interpreter all kernels are made to fit."""
+    and every gradient. In the interpreter all kernels are made to fit that take such sizes."""
     needs_products_of(dtype)
     torch.manual_seed(tokens)
     modules = [
@@ -278,7 +279,7 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("surgery.projections.hdpl.group.draw", seeded)
         if INTERPRETED:
-            patch.setattr(paths, "fits_tiles", lambda *_: True)
+            patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = [*project(x, here, *modules), *here.losses]
         weights = [torch.randn_like(value) for value in found]
@@ -316,7 +317,7 @@ def test_evaluation(dtype: torch.dtype) -> None:
     x = draw(5, 130, 64, dtype=dtype)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         if INTERPRETED:
-            patch.setattr(paths, "fits_tiles", lambda *_: True)
+            patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = project(x, Context(rotary=(x, x)), *modules)
     every.double()

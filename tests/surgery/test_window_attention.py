@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from surgery.attention import attend
+from surgery.attention import _flashes, attend
 from surgery.context import Context, DecodeCache
 from surgery.costs import cost
 from surgery.model import HybridLM
@@ -52,6 +52,25 @@ def test_a_window_is_masked_full_attention(length: int, past: int, window: int, 
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("length", "window", "scale"), [(130, 2, None), (130, 64, 1.0), (1025, 100, None)])
+def test_flash_attention_takes_the_window(length: int, window: int, scale: float | None) -> None:
+    q, k, v = (torch.randn(2, 3, length, 32, device="cuda").bfloat16().requires_grad_() for _ in "qkv")
+    assert _flashes(q, k, v, contexts(length))
+    assert not _flashes(q, k, v, contexts(length, padding=torch.ones(2, length, dtype=torch.bool)))
+    found = attend(q, k, v, contexts(length), window=window, scale=scale)
+    exactly = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None]
+    mask = ((distance >= 0) & (distance < window)).cuda()
+    wanted = F.scaled_dot_product_attention(*exactly, attn_mask=mask, scale=scale)
+    weights = torch.randn_like(found)
+    mine = [found, *torch.autograd.grad(found, (q, k, v), weights)]
+    theirs = [wanted, *torch.autograd.grad(wanted, exactly, weights.double())]
+    for one, other in zip(mine, theirs, strict=True):
+        assert (one.double() - other).norm() <= 1e-2 * other.norm()
 
 
 def test_a_window_no_shorter_than_the_text_is_full_attention() -> None:

@@ -24,7 +24,7 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    dtypes = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64"}
+    dtypes = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.uint8: "*u8"}
     names = list(kernel.arg_names)
     given = dict(zip(names, tensors, strict=False)) | {k: v for k, v in options.items() if k in names}
     constants = {name: value for name, value in given.items() if name.isupper() or name[:-1].isupper()}
@@ -37,7 +37,8 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
             signature[name], attributes[(place,)] = dtypes[value.dtype], [["tt.divisibility", 16]]
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
-            if isinstance(value, int) and value % 16 == 0:
+            known = name not in (kernel.do_not_specialize or ())
+            if known and isinstance(value, int) and value % 16 == 0:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()}, attributes)
     launch = {name: options[name] for name in ("num_warps", "num_stages")}

@@ -17,6 +17,8 @@ from surgery.mixers.gaussian import PAD
 from surgery.projections.siblings import project
 from surgery.rotary import rotate
 
+UNSEEN = 1e-30  # only keeps a head of zeros zero
+
 
 class GaussianAttention(nn.Module):
     """y_i = sum_j W_ij v_j with W_ij = K_ij / sum_j K_ij, K_ij = exp(-|q_i - k_j|^2 / (2 sigma_h^2)), j <= i.
@@ -79,6 +81,6 @@ class GaussianAttention(nn.Module):
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if self.norm:
-            # exactly one length, without the eps of RMSNorm: the kernel's identity rests on it
-            heads = F.normalize(heads, dim=-1) * self.head_dim**0.5
+            # exactly one length, the eps too small to be seen: the kernel's identity rests on it
+            heads = F.rms_norm(heads, (self.head_dim,), eps=UNSEEN)
         return heads

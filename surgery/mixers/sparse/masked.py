@@ -3,15 +3,19 @@ where the sequence is not much longer than top_k."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from surgery.attention import attend
 from surgery.context import Context
 from surgery.mixers.sparse.chunks import recomputed, row_chunks
 from surgery.mixers.sparse.indexer import Index, index_kl
+from surgery.mixers.sparse.rows_triton import fits_rows, rows_fused
 from surgery.mixers.sparse.select import as_mask, real_rows, top_tokens, visible
 
 
@@ -27,14 +31,20 @@ def masked_attention(
 ) -> tuple[Float[Tensor, "b h t d"], Tensor]:
     """Each query over its top_k tokens, and the KL of the index in nats, summed over the real rows (0 if not
     asked for)."""
-    if k.shape[2] <= top_k:  # everything is selected
-        chosen = None
+    everything = k.shape[2] <= top_k  # is selected
+    chosen = kl = None
+    if _fits(index, q, k, context):
+        chosen, kl = _by_rows(index, q, k, top_k, with_kl)
+    elif not everything:
+        chosen = _selected(index, context, top_k)
+    if everything or chosen is None:
         mixed = attend(q, k, v, context)
     else:
-        chosen = _selected(index, context, top_k)
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=chosen[:, None], enable_gqa=q.shape[1] != k.shape[1]
         )
+    if kl is not None:
+        return mixed, kl
     kl = index.weights.new_zeros(())
     if with_kl:
         queries, keys = q.detach(), k.detach()
@@ -42,6 +52,42 @@ def masked_attention(
             mask = visible(context, rows) if chosen is None else chosen[:, rows]
             kl = kl + recomputed(_kl, queries, keys, index, context, mask, rows)
     return mixed, kl
+
+
+def _fits(index: Index, q: Tensor, k: Tensor, context: Context) -> bool:
+    """Whether kernels take whole rows: all that is seen is new, and real."""
+    whole = context.seen == 0 and context.padding is None and q.shape[2] == k.shape[2]
+    return whole and not torch.compiler.is_compiling() and fits_rows(index.q, q)
+
+
+def _by_rows(
+    index: Index, q: Tensor, k: Tensor, top_k: int, with_kl: bool
+) -> tuple[Bool[Tensor, "b t s"], Float[Tensor, ""] | None]:
+    """The selection, and the KL summed over the rows where it is asked for."""
+    if not with_kl:
+        with torch.no_grad():
+            return rows_fused(*index, q, k, top_k, with_kl=False).chosen, None
+    chosen, kl = _Rows.apply(*index, q.detach(), k.detach(), top_k)
+    return chosen, kl
+
+
+class _Rows(torch.autograd.Function):
+    """Gradients of the index are known as soon as its KL is, a scalar."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, weights: Tensor, keys: Tensor, q: Tensor, k: Tensor, top_k: int
+    ) -> tuple[Tensor, Tensor]:
+        rows = rows_fused(queries, weights, keys, q, k, top_k, with_kl=True)
+        assert rows.kl is not None
+        ctx.save_for_backward(rows.d_queries, rows.d_weights, rows.d_keys)
+        ctx.mark_non_differentiable(rows.chosen)
+        return rows.chosen, rows.kl
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, d_kl: Float[Tensor, ""]) -> Any:
+        return *(d * d_kl.to(d.dtype) for d in ctx.saved_tensors), None, None, None
 
 
 @torch.no_grad()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit, tl
+from surgery.kernels import block_size, ceil_div, jit_once, tl
 from surgery.projections.hdpl.tiles import (
     MOST,
     TILE,
+    UNIT,
     alike,
     choose,
     filled,
@@ -20,11 +21,12 @@ from surgery.projections.hdpl.tiles import (
     spanned,
     tile_of,
     tiling,
+    units,
 )
 
 RESIDENT = 64 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
-RESIDENT_SHARED = 168 * 1024  # bytes of shared memory that this takes, all in all
+STAGES = 3  # turns whose tokens are on their way or at hand
 PROGRAMS = 264
 CACHED = 24 * 2**20  # bytes of weights that siblings may have together: more would drive x out of the cache
 
@@ -49,107 +51,106 @@ def outputs_fused(
         shifts = [biases[place] for place in places]
         of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
         there = [ys[first] if shift is None else shift for shift in shifts]
-        sizes = {"PARTS": parts, "ROWS": rows, "COLUMNS": columns, "RANK": ranks[first], "SPAN": span}
         tensors = [x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3])]
-        numbers = [len(x), n, row_stride(of[0])]
+        numbers = [len(x), n, span, *units(row_stride(of[0]), rows, columns, ranks[first])]
+        constants = {"WIDE": tile, "SPANS": span > 1, "BIAS": not bare[first], "UNIT": UNIT}
         wide = [block_size(depth) for depth in (span * columns, ranks[first])]
-        narrow = sum(wide) * tile * x.element_size() <= RESIDENT
-        if narrow and room(x.device) >= RESIDENT_SHARED:
-            turns = max(1, min(PROGRAMS // (len(places) * parts), ceil_div(len(x), TURN)))
-            write_narrow_outputs[(len(places) * parts, turns)](
-                *tensors, *numbers, **sizes,
-                TOKENS=TURN, WIDE=tile, DEEP=wide[0], LATENT=wide[1], BIAS=not bare[first],
-                num_warps=4, num_stages=3,
+        resident = sum(wide) * tile * x.element_size()
+        shared = resident + TURN * (STAGES * sum(wide) + tile) * x.element_size()
+        if resident <= RESIDENT and shared <= room(x.device):
+            turns = max(1, min(PROGRAMS // (parts * len(places)), ceil_div(len(x), TURN)))
+            write_narrow_outputs[(parts, len(places), turns)](
+                *tensors, *numbers, **constants, TOKENS=TURN, DEEP=wide[0], LATENT=wide[1],
+                num_warps=4, num_stages=STAGES,
             )  # fmt: skip
             continue
-        write_outputs[(len(places) * parts, ceil_div(len(x), TILE))](
-            *tensors, *numbers, **sizes,
-            TOKENS=TILE, WIDE=tile, INNER=inner(x), BIAS=not bare[first],
+        write_outputs[(parts, len(places), ceil_div(len(x), TILE))](
+            *tensors, *numbers, **constants, TOKENS=TILE, INNER=inner(x),
             num_warps=4, num_stages=3,
         )  # fmt: skip
     return ys
 
 
-@jit
+@jit_once("tokens", "n", "span", "h_stride", "rows", "columns", "rank")
 def write_outputs(  # type: ignore[no-untyped-def]
     x, h0, h1, h2, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
-    tokens, n, h_stride,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPAN: tl.constexpr,
-    TOKENS: tl.constexpr, WIDE: tl.constexpr, INNER: tl.constexpr, BIAS: tl.constexpr,
+    tokens, n, span, h_stride, rows, columns, rank,
+    WIDE: tl.constexpr, SPANS: tl.constexpr, BIAS: tl.constexpr, UNIT: tl.constexpr,
+    TOKENS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """Some rows of one sibling for some tokens. Neighbouring programs share the tokens, so that these are
     read from memory once; weights stay in the cache."""
-    sibling = tl.program_id(0) // PARTS
-    part = tl.program_id(0) % PARTS
+    h_stride, rows, columns, rank = h_stride * UNIT, rows * UNIT, columns * UNIT, rank * UNIT
+    sibling = tl.program_id(1)
     h = choose(sibling, h0, h1, h2)
     blocks = choose(sibling, blocks0, blocks1, blocks2)
     decoder = choose(sibling, decoder0, decoder1, decoder2)
     y = choose(sibling, y0, y1, y2)
-    group, end, row = tile_of(part, n, ROWS, SPAN, WIDE)
-    token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
-    real, is_row = (token < tokens)[:, None], row < end * ROWS
+    group, end, row = tile_of(tl.program_id(0), n, rows, span, WIDE)
+    token = tl.program_id(2).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    real, is_row = (token < tokens)[:, None], row < end * rows
     total = tl.zeros((TOKENS, WIDE), tl.float32)
-    for first in range(0, SPAN * COLUMNS, INNER):
-        column = group * SPAN * COLUMNS + first + tl.arange(0, INNER)
+    for first in range(0, span * columns, INNER):
+        column = group * span * columns + first + tl.arange(0, INNER)
         a = tl.load(
-            x + token[:, None] * (n * COLUMNS) + column[None, :],
-            mask=real & (column < end * COLUMNS)[None, :], other=0.0,
+            x + token[:, None] * (n * columns) + column[None, :],
+            mask=real & (column < end * columns)[None, :], other=0.0,
         )  # fmt: skip
-        within, there = place(row[None, :], column[:, None], group, end, ROWS, COLUMNS, SPAN)
-        b = tl.load(blocks + row[None, :] * COLUMNS + within, mask=there, other=0.0)
+        within, there = place(row[None, :], column[:, None], group, end, rows, columns, SPANS)
+        b = tl.load(blocks + row[None, :] * columns + within, mask=there, other=0.0)
         total = tl.dot(a, b, total, input_precision="ieee")
-    for first in range(0, RANK, INNER):
+    for first in range(0, rank, INNER):
         latent = first + tl.arange(0, INNER)
         a = tl.load(
-            h + token[:, None] * h_stride + latent[None, :], mask=real & (latent < RANK)[None, :], other=0.0
+            h + token[:, None] * h_stride + latent[None, :], mask=real & (latent < rank)[None, :], other=0.0
         )
         b = tl.load(
-            decoder + row[None, :] * RANK + latent[:, None],
-            mask=is_row[None, :] & (latent < RANK)[:, None], other=0.0,
+            decoder + row[None, :] * rank + latent[:, None],
+            mask=is_row[None, :] & (latent < rank)[:, None], other=0.0,
         )  # fmt: skip
         total = tl.dot(a, b, total, input_precision="ieee")
     if BIAS:
         bias = choose(sibling, bias0, bias1, bias2)
         total += tl.load(bias + row, mask=is_row, other=0.0).to(tl.float32)[None, :]
-    tl.store(y + token[:, None] * (n * ROWS) + row[None, :], total, mask=real & is_row[None, :])
+    tl.store(y + token[:, None] * (n * rows) + row[None, :], total, mask=real & is_row[None, :])
 
 
-@jit
+@jit_once("tokens", "n", "span", "h_stride", "rows", "columns", "rank")
 def write_narrow_outputs(  # type: ignore[no-untyped-def]
     x, h0, h1, h2, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
-    tokens, n, h_stride,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPAN: tl.constexpr,
-    TOKENS: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr, LATENT: tl.constexpr, BIAS: tl.constexpr,
+    tokens, n, span, h_stride, rows, columns, rank,
+    WIDE: tl.constexpr, SPANS: tl.constexpr, BIAS: tl.constexpr, UNIT: tl.constexpr,
+    TOKENS: tl.constexpr, DEEP: tl.constexpr, LATENT: tl.constexpr,
 ):  # fmt: skip
     """The same where a program can hold its rows' weights: loaded once, for many tokens."""
-    sibling = tl.program_id(0) // PARTS
-    part = tl.program_id(0) % PARTS
+    h_stride, rows, columns, rank = h_stride * UNIT, rows * UNIT, columns * UNIT, rank * UNIT
+    sibling = tl.program_id(1)
     h = choose(sibling, h0, h1, h2)
     blocks = choose(sibling, blocks0, blocks1, blocks2)
     decoder = choose(sibling, decoder0, decoder1, decoder2)
     y = choose(sibling, y0, y1, y2)
-    group, end, row = tile_of(part, n, ROWS, SPAN, WIDE)
-    column = group * SPAN * COLUMNS + tl.arange(0, DEEP)
+    group, end, row = tile_of(tl.program_id(0), n, rows, span, WIDE)
+    column = group * span * columns + tl.arange(0, DEEP)
     latent = tl.arange(0, LATENT)
-    is_row, is_column, is_latent = row < end * ROWS, column < end * COLUMNS, latent < RANK
-    within, there = place(row[None, :], column[:, None], group, end, ROWS, COLUMNS, SPAN)
-    of_blocks = tl.load(blocks + row[None, :] * COLUMNS + within, mask=there, other=0.0)
+    is_row, is_column, is_latent = row < end * rows, column < end * columns, latent < rank
+    within, there = place(row[None, :], column[:, None], group, end, rows, columns, SPANS)
+    of_blocks = tl.load(blocks + row[None, :] * columns + within, mask=there, other=0.0)
     of_decoder = tl.load(
-        decoder + row[None, :] * RANK + latent[:, None],
+        decoder + row[None, :] * rank + latent[:, None],
         mask=is_row[None, :] & is_latent[:, None], other=0.0,
     )  # fmt: skip
     shift = tl.zeros((WIDE,), tl.float32)
     if BIAS:
         shift += tl.load(choose(sibling, bias0, bias1, bias2) + row, mask=is_row, other=0.0).to(tl.float32)
-    for first in range(tl.program_id(1) * TOKENS, tokens, tl.num_programs(1) * TOKENS):
+    for first in range(tl.program_id(2) * TOKENS, tokens, tl.num_programs(2) * TOKENS):
         token = first + tl.arange(0, TOKENS).to(tl.int64)
         real = (token < tokens)[:, None]
         a = tl.load(
-            x + token[:, None] * (n * COLUMNS) + column[None, :], mask=real & is_column[None, :], other=0.0
+            x + token[:, None] * (n * columns) + column[None, :], mask=real & is_column[None, :], other=0.0
         )
         total = tl.dot(a, of_blocks, input_precision="ieee")
         a = tl.load(
             h + token[:, None] * h_stride + latent[None, :], mask=real & is_latent[None, :], other=0.0
         )
         total = tl.dot(a, of_decoder, total, input_precision="ieee") + shift[None, :]
-        tl.store(y + token[:, None] * (n * ROWS) + row[None, :], total, mask=real & is_row[None, :])
+        tl.store(y + token[:, None] * (n * rows) + row[None, :], total, mask=real & is_row[None, :])

@@ -31,7 +31,7 @@ def outputs(
     biases: Sequence[Float[Tensor, " d_out"] | None],
 ) -> list[Float[Tensor, "t d_out"]]:
     """y of all siblings, all in one dtype. `hs` are slices of one tensor's columns."""
-    if fits_tiles(x):
+    if fits_tiles(x, blocks, [h.shape[1] for h in hs]):
         return outputs_fused(x, hs, blocks, decoders, biases)
     return [output_plainly(x, *weights) for weights in zip(hs, blocks, decoders, biases, strict=True)]
 
@@ -61,7 +61,7 @@ def input_gradient(
     encoders: Float[Tensor, "latents d_in"],
 ) -> Float[Tensor, "t d_in"]:
     """Gradient of x through all siblings' blocks and encoders."""
-    if fits_tiles(d_latents) and fits_input(blocks):
+    if fits_tiles(d_latents, blocks, [d_latents.shape[1]]) and fits_input(blocks):
         return input_gradient_fused(d_ys, blocks, d_latents, encoders)
     return input_gradient_plainly(d_ys, blocks, d_latents, encoders)
 
@@ -83,7 +83,7 @@ def weight_gradients(
     blocks: Sequence[Float[Tensor, "n rows columns"]],
 ) -> tuple[list[Float[Tensor, "n rows columns"]], list[Float[Tensor, "d_out rank"]]]:
     """(gradients of the blocks, gradients of the decoders) of all siblings."""
-    if fits_tiles(x) and fits_weights(blocks):
+    if fits_tiles(x, blocks, [h.shape[1] for h in hs]) and fits_weights(blocks):
         return weight_gradients_fused(x, hs, d_ys, blocks)
     return weight_gradients_plainly(x, hs, d_ys, blocks)
 

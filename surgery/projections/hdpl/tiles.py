@@ -3,6 +3,10 @@ block-diagonal weights.
 
 Rows and columns are counted over the whole matrix. A tile lies within one block, or where blocks are narrow
 spans several and treats what is between them as zeros: products are cheap there, reading is not.
+
+Sizes of blocks and ranks are arguments of the kernels and not constants, so that architectures with other
+sizes are served by what is compiled already: a search would wait for the compiler more than for the device.
+They count UNITs, by which the compiler sees that 16 bytes can be read at once.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
 TILE = 128  # tokens, rows or columns
 MOST = 3  # siblings that a kernel takes: q k v
+UNIT = 8  # elements that all sizes are multiples of: 16 bytes
 SHARED_BYTES = 160 * 1024  # that tiles may take: an A100 has as many, smaller devices have not
 
 
@@ -28,10 +33,21 @@ def room(device: torch.device) -> int:
     return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
-def fits_tiles(x: Tensor) -> bool:
-    """Whether the kernels can take this input. In float32 the libraries' products are the faster ones."""
+def fits_tiles(x: Tensor, blocks: Sequence[Tensor], ranks: Sequence[int]) -> bool:
+    """Whether the kernels can take this input, and blocks and ranks of these sizes. In float32 the libraries'
+    products are the faster ones."""
     known = AVAILABLE and x.is_cuda and x.dtype == torch.bfloat16 and len(x) > 0
-    return known and room(x.device) >= SHARED_BYTES
+    return known and fit_units(blocks, ranks) and room(x.device) >= SHARED_BYTES
+
+
+def fit_units(blocks: Sequence[Tensor], ranks: Sequence[int]) -> bool:
+    """Whether all sizes are multiples of UNIT."""
+    return not any(size % UNIT for size in (*ranks, *(size for block in blocks for size in block.shape[1:])))
+
+
+def units(*sizes: int) -> list[int]:
+    """Sizes as kernels take them."""
+    return [size // UNIT for size in sizes]
 
 
 def inner(x: Tensor) -> int:
@@ -87,23 +103,24 @@ def choose(sibling, first, second, third):  # type: ignore[no-untyped-def]
 
 
 @jit
-def place(row, column, group, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr):  # type: ignore[no-untyped-def]
+def place(row, column, group, end, rows, columns, SPANS: tl.constexpr):  # type: ignore[no-untyped-def]
     """(column within the row's own block, whether it is there), for a tile's rows and columns, brought to
-    matching shapes, of which the first are those of block `group` SPAN and which end before block `end`."""
-    if SPAN == 1:
-        within = column - group * COLUMNS
-        there = (row < end * ROWS) & (within < COLUMNS)
+    matching shapes, of which the first are those of the group's first block and which end before block `end`.
+    SPANS: whether a group has several blocks."""
+    if SPANS:
+        within = column - row // rows * columns
+        there = (row < end * rows) & (within >= 0) & (within < columns)
     else:
-        within = column - row // ROWS * COLUMNS
-        there = (row < end * ROWS) & (within >= 0) & (within < COLUMNS)
+        within = column - group * columns
+        there = (row < end * rows) & (within < columns)
     return within, there
 
 
 @jit
-def tile_of(part, n, SIZE: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(number of its group of SPAN blocks, the block behind the group, rows) of a tile, WIDE rows of a matrix
-    whose n blocks have SIZE; of columns likewise."""
-    of_group: tl.constexpr = (SPAN * SIZE + WIDE - 1) // WIDE
+def tile_of(part, n, size, span, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(number of its group of `span` blocks, the block behind the group, rows) of a tile, WIDE rows of a
+    matrix whose n blocks have `size`; of columns likewise."""
+    of_group = (span * size + WIDE - 1) // WIDE
     group = part // of_group
-    end = tl.minimum((group + 1) * SPAN, n)
-    return group, end, group * SPAN * SIZE + part % of_group * WIDE + tl.arange(0, WIDE)
+    end = tl.minimum((group + 1) * span, n)
+    return group, end, group * span * size + part % of_group * WIDE + tl.arange(0, WIDE)

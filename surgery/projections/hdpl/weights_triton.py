@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit, tl
+from surgery.kernels import block_size, ceil_div, jit_once, tl
 from surgery.projections.hdpl.tiles import (
     TILE,
+    UNIT,
     alike,
     choose,
     filled,
@@ -21,6 +22,7 @@ from surgery.projections.hdpl.tiles import (
     spanned,
     tile_of,
     tiling,
+    units,
 )
 
 PROGRAMS = 132  # that keep all multiprocessors of a large device busy
@@ -60,11 +62,12 @@ def _of_alike(
     splits = max(1, min(SPLITS, PROGRAMS // (parts * count), ceil_div(tokens, step)))
     of_blocks = x.new_empty(splits, count, n, rows, columns, dtype=torch.float32)
     of_decoders = x.new_empty(splits, count, n * rows if both else 0, rank, dtype=torch.float32)
-    back_to_weights[(count * parts, splits)](
+    back_to_weights[(parts, count, splits)](
         *filled(d_ys), x, *filled(hs), of_blocks, of_decoders,
-        tokens, n, row_stride(hs), ceil_div(ceil_div(tokens, splits), step) * step,
-        PARTS=parts, ROWS=rows, COLUMNS=columns, RANK=rank if both else 0, SPAN=span,
-        TALL=tile, WIDE=block_size(span * columns), DEEP=block_size(rank) if both else 16, TOKENS=step,
+        tokens, n, span, ceil_div(ceil_div(tokens, splits), step) * step,
+        *units(row_stride(hs), rows, columns, rank),
+        TALL=tile, WIDE=block_size(span * columns), DEEP=block_size(rank) if both else 16,
+        SPANS=span > 1, DECODER=both, UNIT=UNIT, TOKENS=step,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     for mine, found in zip(d_blocks, of_blocks.sum(0), strict=True):
@@ -77,41 +80,42 @@ def _of_alike(
             torch.mm(d_y.t(), h, out=mine)
 
 
-@jit
+@jit_once("tokens", "n", "span", "stretch", "h_stride", "rows", "columns", "rank")
 def back_to_weights(  # type: ignore[no-untyped-def]
-    d_y0, d_y1, d_y2, x, h0, h1, h2, d_blocks, d_decoder, tokens, n, h_stride, stretch,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, SPAN: tl.constexpr,
-    TALL: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr, TOKENS: tl.constexpr,
+    d_y0, d_y1, d_y2, x, h0, h1, h2, d_blocks, d_decoder,
+    tokens, n, span, stretch, h_stride, rows, columns, rank,
+    TALL: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr,
+    SPANS: tl.constexpr, DECODER: tl.constexpr, UNIT: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Sums for some rows of one sibling over one stretch of the tokens. RANK 0: without decoder."""
-    sibling = tl.program_id(0) // PARTS
-    part = tl.program_id(0) % PARTS
+    """Sums for some rows of one sibling over one stretch of the tokens. DECODER: those of the decoder too."""
+    h_stride, rows, columns, rank = h_stride * UNIT, rows * UNIT, columns * UNIT, rank * UNIT
+    sibling = tl.program_id(1)
     d_y = choose(sibling, d_y0, d_y1, d_y2)
     h = choose(sibling, h0, h1, h2)
-    group, end, row = tile_of(part, n, ROWS, SPAN, TALL)
-    column = group * SPAN * COLUMNS + tl.arange(0, WIDE)
+    group, end, row = tile_of(tl.program_id(0), n, rows, span, TALL)
+    column = group * span * columns + tl.arange(0, WIDE)
     latent = tl.arange(0, DEEP)
-    is_row, is_column, is_latent = row < end * ROWS, column < end * COLUMNS, latent < RANK
-    split = tl.program_id(1).to(tl.int64)
+    is_row, is_column, is_latent = row < end * rows, column < end * columns, latent < rank
+    split = tl.program_id(2).to(tl.int64)
     total = tl.zeros((TALL, WIDE), tl.float32)
     total_decoder = tl.zeros((TALL, DEEP), tl.float32)
     for first in range(0, stretch, TOKENS):
         token = split * stretch + first + tl.arange(0, TOKENS)
         real = (token < tokens)[:, None]
-        d = tl.load(d_y + token[:, None] * (n * ROWS) + row[None, :], mask=real & is_row[None, :], other=0.0)
+        d = tl.load(d_y + token[:, None] * (n * rows) + row[None, :], mask=real & is_row[None, :], other=0.0)
         d = tl.trans(d)
         seen = tl.load(
-            x + token[:, None] * (n * COLUMNS) + column[None, :], mask=real & is_column[None, :], other=0.0
+            x + token[:, None] * (n * columns) + column[None, :], mask=real & is_column[None, :], other=0.0
         )
         total = tl.dot(d, seen, total, input_precision="ieee")
-        if RANK > 0:
+        if DECODER:
             seen = tl.load(
                 h + token[:, None] * h_stride + latent[None, :], mask=real & is_latent[None, :], other=0.0
             )
             total_decoder = tl.dot(d, seen, total_decoder, input_precision="ieee")
-    at = (split * (tl.num_programs(0) // PARTS) + sibling) * (n * ROWS) + row
-    within, there = place(row[:, None], column[None, :], group, end, ROWS, COLUMNS, SPAN)
-    tl.store(d_blocks + at[:, None] * COLUMNS + within, total, mask=there)
-    if RANK > 0:
-        at = d_decoder + at[:, None] * RANK + latent[None, :]
+    at = (split * tl.num_programs(1) + sibling) * (n * rows) + row
+    within, there = place(row[:, None], column[None, :], group, end, rows, columns, SPANS)
+    tl.store(d_blocks + at[:, None] * columns + within, total, mask=there)
+    if DECODER:
+        at = d_decoder + at[:, None] * rank + latent[None, :]
         tl.store(at, total_decoder, mask=is_row[:, None] & is_latent[None, :])
