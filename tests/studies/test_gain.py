@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.forecast import Forecast
-from studies.rungs.gain import REFERENCE, Box, _exclusive, _exclusive_at, expected_gains
+from studies.rungs.gain import HOPEFUL, REFERENCE, Box, _exclusive, _exclusive_at, expected_gains
 
 
 @given(st.integers(1, 3), st.integers(0, 6), st.integers(0, 2**31))
@@ -88,3 +88,14 @@ def test_what_is_assumed_is_not_gained_twice() -> None:
     assert box.gain(4.2, 0.0, costs) == 0
     box.assume(np.zeros(0), np.zeros((0, 2)))  # nobody else is at work
     assert box.gain(4.2, 0.0, costs) == 0
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3))
+def test_the_best_is_the_best_of_all(seed: int, objectives: int) -> None:
+    """However few gains are worked out to find it."""
+    rng = np.random.default_rng(seed)
+    costs, finished = rng.uniform(1, 3, (8 + HOPEFUL, objectives)), rng.uniform(4, 5, 8)
+    box = Box(evidence_of(costs[:8], finished), Forecast(finished, np.zeros(8)), costs[8:])
+    told = Forecast(rng.uniform(3.5, 5.5, HOPEFUL), rng.uniform(0.001, 0.4, HOPEFUL))
+    every = [box.gain(told.mean[row], told.sd[row], box.costs[8 + row]) for row in range(HOPEFUL)]
+    assert every[box.best(told, box.costs[8:])] == max(every)
