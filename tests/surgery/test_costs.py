@@ -74,7 +74,7 @@ def test_the_paper_tied() -> None:
     assert cost(example(tied), "params_nonembedding") == cost(example(), "params_nonembedding")
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(architectures(), st.integers(1, 12))
 def test_analytic_costs_equal_counts_on_the_built_model(arch: Architecture, context: int) -> None:
     model = HybridLM(arch).eval()
