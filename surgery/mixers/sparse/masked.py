@@ -33,7 +33,7 @@ def masked_attention(
     asked for)."""
     everything = k.shape[2] <= top_k  # is selected
     chosen = kl = None
-    if _fits(index, q, k, context):
+    if (with_kl or not everything) and _fits(index, q, k, context):
         chosen, kl = _by_rows(index, q, k, top_k, with_kl)
     elif not everything:
         chosen = _selected(index, context, top_k)
