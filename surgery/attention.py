@@ -76,7 +76,9 @@ def _varlen() -> Any:
 
 def _flashes(q: Tensor, k: Tensor, v: Tensor, context: Context) -> bool:
     """Whether flash attention takes these: half precision on a recent GPU, heads of one size and number, no
-    padding, and as many queries as keys."""
+    padding, and as many queries as keys. The compiler has never been tried with it."""
+    if torch.compiler.is_compiling():
+        return False
     known = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.dtype == k.dtype == v.dtype
     alike = q.shape == k.shape == v.shape and q.shape[3] % 8 == 0 and q.shape[3] <= 256
     if not (known and alike and context.padding is None and _varlen() is not None):
