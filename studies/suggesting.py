@@ -75,13 +75,13 @@ def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
     """New and allowed ones, each once."""
     count = len(records)
     turn = count // TURN
-    candidates = _every(study) or [
-        item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index)
-    ]
-    source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
-    parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
-    trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
-    candidates += _allowed(study, trials)
+    candidates = _every(study)
+    if not candidates:
+        source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
+        parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
+        trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
+        drawn = (item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index))
+        candidates = [*drawn, *_allowed(study, trials)]
     # equal architectures cost the same, and hashes take long: they are only worked out where costs are equal
     known = {record.hash for record in records}
     alike: dict[tuple[float, ...], list[Architecture]] = {
