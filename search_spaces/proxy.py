@@ -26,7 +26,8 @@ _SETTINGS = {
     "lr_rule": Option(
         str,
         choices=LR_RULES,
-        help="roles: lr for matrices, six times as much for embeddings, norms and gates; uniform: lr for all",
+        help="roles: lr for matrices, more for the narrow ones in HDPL, six times as much for embeddings, "
+        "norms and gates; uniform: lr for all",
     ),
     "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCH = 48  # random architectures that join the pool at a time
 BATCHES = 4  # of them that are looked at
-WHOLE = 512  # architectures of a space that is so small that all of it is looked at
+WHOLE = 4096  # architectures of a space that is so small that all of it is looked at
 TURN = 64  # trials until the next batch joins: with one a trial, each of several workers would draw them all
 NEIGHBOURS = 8  # of the front, in every pool
 PARENTS = 16  # architectures whose neighbours are looked at

@@ -29,7 +29,7 @@ def search(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Replays of each method.")] = 20,
     workers_simulated: Annotated[int, typer.Option(min=1, help="Of each search, at once.")] = 4,
-    rungs: Annotated[str, typer.Option(metavar="SHARE,...", help="Of a training, rising to 1.")] = "0.22,1",
+    rungs: Annotated[str, typer.Option(metavar="SHARE,...", help="Of a training, rising to 1.")] = "0.15,1",
     until: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Ends a replay at this share of the hypervolume.")
     ] = 0.99,
@@ -112,7 +112,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"'{text}' is not like 0.22,1", param_hint="'--rungs'") from None
+        raise typer.BadParameter(f"'{text}' is not like 0.15,1", param_hint="'--rungs'") from None
 
 
 def _rival(text: str) -> tuple[str, Path]:

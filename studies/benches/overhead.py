@@ -22,6 +22,7 @@ from search_spaces import SearchSpace
 from studies.gathering import LOSSES
 from studies.leases import Lease
 from studies.records import METRICS, SEEDS, TrialRecord
+from studies.rungs.features import SUMMARY
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, check_sampler, derive_seed
 from studies.stopping import checkpoint_of, reach, stop
@@ -180,6 +181,6 @@ class _Worker:
 def _made_up(study: Study, record: TrialRecord) -> list[float]:
     """Losses at the rungs, in nats/token: they fall to an end that is lower for more parameters."""
     source = random.Random(record.hash)
-    end = 8 - 0.25 * study.features(record)[-1] + source.gauss(0, 0.1)
+    end = 8 - 0.25 * study.features(record)[SUMMARY - 1] + source.gauss(0, 0.1)
     fall = source.gauss(1.5, 0.1)
     return [end + fall * (1 - share) * source.gauss(1, 0.05) for share in study.space.proxy.rungs]

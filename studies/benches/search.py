@@ -45,7 +45,7 @@ class SearchPlan:
     methods: tuple[str, ...] = METHODS
     seeds: int = 20
     workers: int = 4
-    rungs: tuple[float, ...] = (0.22, 1.0)
+    rungs: tuple[float, ...] = (0.15, 1.0)
     until: float = max(SHARES)
     trials: int | None = None
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from studies.rungs.evidence import Evidence, Floats
+from studies.rungs.features import SUMMARY
 from studies.rungs.surrogate import regress
 
 FEWEST = 3  # finished runs that a forecast needs
@@ -60,15 +61,15 @@ def prospects(evidence: Evidence, told: Forecast, costs: Floats, features: Float
         [_logs(np.concatenate([evidence.costs, costs])), np.concatenate([evidence.features, features])]
     )
     there, new = every[: len(evidence)], every[len(evidence) :]
-    return Forecast(*regress(there[known], told.mean[known], told.sd[known], new))
+    return Forecast(*regress(there[known], told.mean[known], told.sd[known], new, costs.shape[1] + SUMMARY))
 
 
 def _inputs(evidence: Evidence, reached: int) -> Floats:
-    """Loss at the rung, its fall since the one before, logarithms of the costs, descriptors."""
+    """Loss at the rung, its fall since the one before, logarithms of the costs, descriptors of the whole."""
     columns = [evidence.curves[:, reached - 1]]
     if reached > 1:
         columns.append(evidence.curves[:, reached - 2] - evidence.curves[:, reached - 1])
-    return np.column_stack([*columns, _logs(evidence.costs), evidence.features])
+    return np.column_stack([*columns, _logs(evidence.costs), evidence.features[:, :SUMMARY]])
 
 
 def _logs(costs: Floats) -> Floats:

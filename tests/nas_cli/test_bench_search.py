@@ -46,7 +46,7 @@ def test_table_and_plots(nas: Nas, tmp_path: Path) -> None:
     [
         (("--methods", "gian/none"), 'did you mean "gain"'),
         (("--rungs", "0.2,1"), "points are 0.04, 0.07"),
-        (("--rungs", "x"), "is not like 0.22,1"),
+        (("--rungs", "x"), "is not like 0.15,1"),
         (("--rival", "moasha.jsonl"), "is not like moasha=FILE.jsonl"),
         (("--rival", "moasha=none.jsonl"), "No such file"),
         (("--plot", "curves.bmp"), "must end in"),

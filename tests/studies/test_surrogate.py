@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from studies.rungs.evidence import Floats
 from studies.rungs.surrogate import MOST, regress
 
 
@@ -33,3 +34,29 @@ def test_far_from_what_was_seen_it_is_less_sure_and_without_variety_it_tells_the
     means, sds = regress(np.ones((4, 2)), np.array([1.0, 2, 3, 4]), np.zeros(4), np.ones((1, 2)))
     assert abs(means[0] - 2.5) < 0.1
     assert np.isfinite(sds).all()
+
+
+def test_single_choices_count_where_they_tell_and_not_where_they_are_idle() -> None:
+    """One of ten choices moves the result, which the summary does not know; or none does."""
+    rng = np.random.default_rng(2)
+    summary, choices = rng.normal(size=(300, 2)), rng.integers(0, 2, size=(300, 10)).astype(float)
+    both, known = np.column_stack([summary, choices]), slice(0, 60)
+    for result, better in (
+        (summary[:, 0] + choices[:, 3], 0.85),  # times the error without them
+        (summary[:, 0] + rng.normal(scale=0.3, size=300), 1.1),
+    ):
+        with_them, _ = regress(both[known], result[known], np.zeros(60), both[60:], summary=2)
+        without, _ = regress(summary[known], result[known], np.zeros(60), summary[60:])
+        assert _error(with_them, result[60:]) < better * _error(without, result[60:])
+
+
+def test_what_does_not_apply_sets_nobody_apart() -> None:
+    inputs = np.array([[0.0, np.nan], [1.0, 2.0], [2.0, np.nan], [3.0, 4.0]])
+    filled = np.where(np.isnan(inputs), 3.0, inputs)  # the mean of the others
+    results = np.array([0.0, 1.0, 2.0, 3.0])
+    told = regress(inputs, results, np.zeros(4), inputs[:2], summary=1)
+    np.testing.assert_allclose(told, regress(filled, results, np.zeros(4), filled[:2], summary=1))
+
+
+def _error(told: Floats, true: Floats) -> float:
+    return float(np.sqrt(np.mean((told - true) ** 2)))

@@ -13,6 +13,11 @@ from surgery.context import Context
 from surgery.projections.hdpl.group import evaluate, train
 from surgery.projections.hdpl.kl import kl_loss
 
+# How AdamW's best learning rate of a map falls with its inputs: by muP to the power of 1. At width 512 and
+# 7.5e-4, blocks of 64 inputs and decoders of 64 and 128 learned best with four times the rate of dense maps,
+# 0.06 nats ahead after 1.25 M tokens; powers of 1/2 and 1 come close.
+RATE_EXPONENT = 2 / 3
+
 
 class HDPL(nn.Module):
     """y = BlockDiag(x) + D silu(z) (+ b).
@@ -57,6 +62,15 @@ class HDPL(nn.Module):
             nn.init.orthogonal_(self.decoder.weight)
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates over that of a dense map, by parameter: maps of fewer inputs take larger steps."""
+        d_in, rank = self.mu.in_features, self.decoder.in_features
+        return {
+            "blocks": self.blocks.shape[0] ** RATE_EXPONENT,
+            "decoder.weight": max(1.0, d_in / rank) ** RATE_EXPONENT,
+        }
 
     @torch.no_grad()
     def start_at_zero(self) -> None:
