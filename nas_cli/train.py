@@ -45,7 +45,8 @@ def train(
     ] = 32_768,
     lr: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Peak learning rate of AdamW.")] = 1e-3,
     lr_rule: Annotated[
-        str, typer.Option(help="Who gets it: roles (embeddings, norms and gates six times it) or uniform.")
+        str,
+        typer.Option(help="Who gets it: roles (embeddings, norms, gates six times it), width or uniform."),
     ] = "roles",
     warmup: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the steps it rises in.")] = 0.05,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's, on matrices only.")] = 0.1,

@@ -20,14 +20,14 @@ _COUNTS = {
     "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
     "eval_tokens": "held-out tokens the loss is measured on",
 }
-LR_RULES = ("roles", "uniform")
+LR_RULES = ("roles", "width", "uniform")
 _SETTINGS = {
     "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
     "lr_rule": Option(
         str,
         choices=LR_RULES,
-        help="roles: lr for matrices, more for the narrow ones in HDPL, six times as much for embeddings, "
-        "norms and gates; uniform: lr for all",
+        help="roles: lr for matrices, six times as much for embeddings, norms and gates; width: likewise, "
+        "and more for HDPL's blocks and decoders, the fewer inputs they have; uniform: lr for all",
     ),
     "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
@@ -43,7 +43,7 @@ class Proxy:
         tokens, seq_len, batch_tokens, eval_tokens: in tokens.
         rungs: fractions of the budget at which trials are compared, rising, the last is 1.
         lr: peak learning rate.
-        lr_rule: who gets it: `roles` or `uniform` (`studies.descent.make_optimizer`).
+        lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.descent.make_optimizer`).
         warmup: fraction of the steps.
         seeds: runs of each architecture.
         recall, state: the probes of these names, where they are objectives.

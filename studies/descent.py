@@ -19,7 +19,7 @@ from studies.recorded import Recording
 from surgery.cross_entropy import IGNORED
 from surgery.model import HybridLM
 
-# by the rule `roles`: the learning rate of embeddings and vectors over that of matrices
+# by the rules `roles` and `width`: the learning rate of embeddings and vectors over that of matrices
 EMBEDDING_RATE = 6.0
 # steps on CUDA before one is recorded: the first compiles kernels, the second finds them
 UNRECORDED = 2
@@ -155,14 +155,14 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
 
     A group's `scale` is its share of the learning rate. By the rule `uniform` it is 1. By `roles` embeddings,
     tied head or not, norms, biases and gates have EMBEDDING_RATE: muP and its kin let what does not grow with
-    the width move faster than matrices (arXiv 2203.03466, table 8; 2407.05872), and maps inside of operators
-    what their `rates` say. Looped matrices have no rate of their own: lr / passes was ahead after 100 steps,
-    but even after 400 (3 passes) or behind (2 passes).
+    the width move faster than matrices (arXiv 2203.03466, table 8; 2407.05872). Looped matrices have no rate
+    of their own: lr / passes was ahead after 100 steps, but even after 400 (3 passes) or behind (2 passes).
+    By `width` maps inside of operators have what their `rates` say, beside that.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     exempt = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    roles = settings.lr_rule == "roles"
-    rates = _own_rates(model) if roles else {}
+    roles = settings.lr_rule != "uniform"
+    rates = _own_rates(model) if settings.lr_rule == "width" else {}
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and id(parameter) not in exempt and not name.endswith("loop_gate")
         scale = rates.get(name, 1.0) if matrix or not roles else EMBEDDING_RATE

@@ -14,7 +14,7 @@ class TrainSettings:
     seq_len: int
     batch_tokens: int
     lr: float = 3e-3
-    lr_rule: str = "uniform"  # or `roles`, see `make_optimizer`
+    lr_rule: str = "uniform"  # or `roles`, `width`: see `make_optimizer`
     warmup: float = 0.05  # share of the steps
     final_lr: float = 0.1  # share of the peak that the cosine ends at
     weight_decay: float = 0.1

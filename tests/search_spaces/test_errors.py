@@ -149,7 +149,7 @@ CASES = [
     (11, "proxy: {rungs: [0.5, 2]}", "proxy.rungs", "at most 1", ""),
     (11, "proxy: {tokens: 2M, batch_tokens: 1M, seq_len: 500}", "proxy.rungs", "only 2 steps", "fewer rungs"),
     (11, "proxy: {lr: fast}", "proxy.lr", "must be a number", "learning rate"),
-    (11, "proxy: {lr_rule: role}", "proxy.lr_rule", "one of roles, uniform", "embeddings"),
+    (11, "proxy: {lr_rule: role}", "proxy.lr_rule", "one of roles, width, uniform", "roles"),
     (11, "proxy: {warmup: 5}", "proxy.warmup", "at most 0.9", "fraction"),
     (11, "proxy: {eval_tokens: 100}", "proxy.eval_tokens", "less than one sequence", ""),
     (11, "proxy: {seeds: 0}", "proxy.seeds", "at least 1", ""),

@@ -201,9 +201,10 @@ def test_tied_embeddings_are_not_decayed() -> None:
     assert any(parameter is model.head.weight for parameter in plain)
 
 
-def test_roles_have_their_own_rates(tokens: TokenData) -> None:
+@pytest.mark.parametrize("rule", ["roles", "width"])
+def test_roles_have_their_own_rates(tokens: TokenData, rule: str) -> None:
     """Adam's first step moves every weight that has a gradient by its whole learning rate."""
-    settings = replace(SETTINGS, lr=1e-3, lr_rule="roles", warmup=0.0, weight_decay=0.0, clip=1e9)
+    settings = replace(SETTINGS, lr=1e-3, lr_rule=rule, warmup=0.0, weight_decay=0.0, clip=1e9)
     torch.manual_seed(0)
     model = HybridLM(architecture())
     with torch.no_grad():
@@ -217,7 +218,7 @@ def test_roles_have_their_own_rates(tokens: TokenData) -> None:
     }
     for name, distance in moved.items():
         vector = name in ("embed.weight", "loop_gate") or "norm" in name or name.endswith("bias")
-        wide, narrow = _inputs(model, name)
+        wide, narrow = _inputs(model, name) if rule == "width" else (1, 1)
         rate = EMBEDDING_RATE if vector else (wide / narrow) ** (2 / 3)
         assert distance == pytest.approx(1e-3 * rate, rel=1e-2), name
     assert {name.split(".")[-1] for name in moved} >= {"blocks", "bias", "weight", "loop_gate"}
@@ -235,7 +236,7 @@ def _inputs(model: HybridLM, name: str) -> tuple[int, int]:
     return 1, 1
 
 
-@pytest.mark.parametrize("rule", ["roles", "uniform"])
+@pytest.mark.parametrize("rule", ["roles", "width", "uniform"])
 def test_the_proxy_names_the_rule(rule: str) -> None:
     text = SPACE.replace("proxy: {", f"proxy: {{lr_rule: {rule}, ")
     assert train_settings(parse_space(text), 0).lr_rule == rule
