@@ -165,7 +165,7 @@ def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replay
                     break
             tokens = tuple(spent / item["budget"] for spent in item["tokens"][: len(shares)])
             whole = len(shares) == len(item["ended"])
-            lost = len(volume.front - set(item["ended"])) / len(volume.front)  # it ran to the end
+            lost = len(volume.front - set(item["ended"])) / len(volume.front) if item["whole"] else None
             spent = item["spent"] / item["budget"] if whole else tokens[-1]
             found.append(Replayed(name, item["seed"], tokens, tuple(shares), lost, spent, 0))
     except OSError as error:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -34,9 +35,9 @@ TOKENS = "tokens"
 
 
 def search(
-    table: Table, seed: int, workers: int, grace: float, factor: float, repaired: bool
+    table: Table, seed: int, workers: int, grace: float, factor: float, repaired: bool, trainings: float
 ) -> dict[str, Any]:
-    """Searches the whole table once; what ended when, by tokens spent by all workers."""
+    """Searches the table once, for so many trainings' tokens; what ended when, by tokens spent by all."""
     from syne_tune.backend.trial_status import Trial
     from syne_tune.config_space import choice
     from syne_tune.optimizer.scheduler import SchedulerDecision
@@ -57,7 +58,7 @@ def search(
     spent, count = 0, 0
     ended: list[str] = []
     at: list[int] = []
-    while events:
+    while events and spent < trainings * budget:
         now, worker = heapq.heappop(events)
         if worker in running:
             trial, entry, point = running.pop(worker)
@@ -82,7 +83,8 @@ def search(
         if worker in running:
             point = running[worker][2]
             heapq.heappush(events, (now + points[point] - (points[point - 1] if point else 0), worker))
-    return {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
+    found = {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
+    return {**found, "whole": not events}
 
 
 def _ranks() -> Any:
@@ -119,7 +121,7 @@ def _new(scheduler: Any, left: set[str]) -> dict[str, Any]:
 def _searches(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     table = Table.open(given.table)
     for seed in range(given.seeds):
-        yield search(table, seed, given.workers, given.grace, given.factor, given.repaired)
+        yield search(table, seed, given.workers, given.grace, given.factor, given.repaired, given.trainings)
 
 
 def main() -> None:
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4, help="simulated, of each search")
     parser.add_argument("--grace", type=float, default=0.22, help="share of a training before the first rung")
     parser.add_argument("--factor", type=float, default=3.0, help="of which runs one goes on")
+    parser.add_argument("--trainings", type=float, default=math.inf, help="ends a search; all if left out")
     parser.add_argument("--repaired", action="store_true", help="ranks instead of indices")
     given = parser.parse_args()
     with given.out.open("w", encoding="utf-8") as file:
