@@ -165,7 +165,7 @@ def test_a_rival_is_measured_as_ours(table: Table, tmp_path: Path) -> None:
     budget = table.space.proxy.tokens
     told = {
         "seed": 0, "budget": budget, "ended": front[1:], "spent": budget * len(front),
-        "tokens": [budget * count for count in range(1, len(front))],
+        "tokens": [budget * count for count in range(1, len(front))], "whole": True,
     }  # fmt: skip
     (tmp_path / "rival.jsonl").write_text(json.dumps(told) + "\n")
     (run,) = read_rival("rival", tmp_path / "rival.jsonl", table, math.inf)
@@ -175,6 +175,8 @@ def test_a_rival_is_measured_as_ours(table: Table, tmp_path: Path) -> None:
     (cut,) = read_rival("rival", tmp_path / "rival.jsonl", table, 0.5)
     assert cut.lost == run.lost  # the file tells the whole search
     assert cut.shares == run.shares[: len(cut.shares)]
+    (tmp_path / "rival.jsonl").write_text(json.dumps(told | {"whole": False}))
+    assert read_rival("rival", tmp_path / "rival.jsonl", table, math.inf)[0].lost is None, "it was ended early"
     (tmp_path / "rival.jsonl").write_text(json.dumps(told | {"ended": ["unknown"]}))
     with pytest.raises(UserError, match="searches of this table"):
         read_rival("rival", tmp_path / "rival.jsonl", table, 1)
