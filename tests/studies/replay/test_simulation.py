@@ -176,7 +176,7 @@ def test_a_rival_is_measured_as_ours(table: Table, tmp_path: Path) -> None:
     assert cut.lost == run.lost  # the file tells the whole search
     assert cut.shares == run.shares[: len(cut.shares)]
     (tmp_path / "rival.jsonl").write_text(json.dumps(told | {"whole": False}))
-    assert read_rival("rival", tmp_path / "rival.jsonl", table, math.inf)[0].lost is None, "it was ended early"
+    assert read_rival("rival", tmp_path / "rival.jsonl", table, math.inf)[0].lost is None
     (tmp_path / "rival.jsonl").write_text(json.dumps(told | {"ended": ["unknown"]}))
     with pytest.raises(UserError, match="searches of this table"):
         read_rival("rival", tmp_path / "rival.jsonl", table, 1)
