@@ -107,7 +107,8 @@ def _every(study: Study) -> list[Candidate]:
         return []
     if 0 not in study.drawn:
         trials = [_Neighbour(params, random.Random(0), changed=0) for params in study.untried([]) or ()]
-        study.drawn[0] = _allowed(study, trials)
+        drawn = [(trial.params, study.space.sample(trial)) for trial in trials]  # allowed, as is all untried
+        study.drawn[0] = [Candidate(params, item, *study.describe(item)) for params, item in drawn]
     return study.drawn[0]
 
 

@@ -195,14 +195,11 @@ class Volume:
         }
         values = np.array(list(rows.values()))
         self.points = dict(zip(rows, (values - values.min(axis=0)) / np.ptp(values, axis=0), strict=True))
-        self.front = {name for name, point in self.points.items() if not self._beaten(point)}
+        every = np.array(list(self.points.values()))
+        self.front = {name for name, point in self.points.items() if not _beaten(point, every)}
         self.whole = self._of([self.points[name] for name in self.front])
         self.dominating: list[Floats] = []
         self.share = 0.0
-
-    def _beaten(self, point: Floats) -> bool:
-        others = np.array(list(self.points.values()))
-        return bool(((others <= point).all(axis=1) & (others < point).any(axis=1)).any())
 
     def add(self, name: str) -> float:
         """The share with one more architecture."""
@@ -214,3 +211,7 @@ class Volume:
 
     def _of(self, points: Sequence[Floats]) -> float:
         return float(compute_hypervolume(np.array(points), np.ones(len(points[0]))))
+
+
+def _beaten(point: Floats, others: Floats) -> bool:
+    return bool(((others <= point).all(axis=1) & (others < point).any(axis=1)).any())

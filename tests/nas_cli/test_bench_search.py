@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from tests.studies.replay.part import part_of_table
+
 Nas = Callable[..., Result]
 FEW = ("bench", "search", "--methods", "gain/forecast,random/none", "--seeds", "2", "--trials", "14")
 
@@ -21,8 +23,15 @@ def without_ms(text: str) -> Any:
     return found
 
 
-def test_json_is_stable(nas: Nas) -> None:
-    first, second = (nas(*FEW, "--rungs", "0.1,0.3,1", "--json").stdout for _ in range(2))
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "part.json.gz"
+    part_of_table().save(path)
+    return path
+
+
+def test_json_is_stable(nas: Nas, part: Path) -> None:
+    first, second = (nas(*FEW, "--table", part, "--rungs", "0.1,0.3,1", "--json").stdout for _ in range(2))
     found = without_ms(first)
     assert found == without_ms(second)
     assert found["rungs"] == [0.1, 0.3, 1.0]
@@ -33,9 +42,11 @@ def test_json_is_stable(nas: Nas) -> None:
         assert set(row["tokens"]) == {"0.9", "0.95", "0.99"}
 
 
-def test_table_and_plots(nas: Nas, tmp_path: Path) -> None:
+def test_table_and_plots(nas: Nas, part: Path, tmp_path: Path) -> None:
     for name in ("curves.png", "curves.html"):
-        result = nas(*FEW, "--seeds", 1, "--trials", 8, "--to-end", "--plot", tmp_path / name)
+        result = nas(
+            *FEW, "--table", part, "--seeds", 1, "--trials", 8, "--to-end", "--plot", tmp_path / name
+        )
         assert "gain/forecast" in result.stdout
         assert "front lost" in result.stdout
         assert (tmp_path / name).stat().st_size > 10_000

@@ -22,13 +22,14 @@ from studies.benches.search import (
 from studies.replay.simulation import Plan, Volume, replay
 from studies.replay.table import Table
 from surgery.problems import UserError
+from tests.studies.replay.part import part_of_table
 
 RUNGS = (0.22, 1.0)
 
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    return Table.open()
+    return part_of_table()
 
 
 @pytest.mark.parametrize("stopping", ["forecast", "pareto", "median", "none"])
@@ -81,8 +82,9 @@ def test_volume_is_that_of_brute_force(table: Table) -> None:
     assert volume.share == pytest.approx(1)
 
 
-def test_a_pool_replays_as_one_process_does() -> None:
-    plan = SearchPlan(methods=("random/none", "gain/forecast"), seeds=2, trials=12)
+def test_a_pool_replays_as_one_process_does(table: Table, tmp_path: Path) -> None:
+    table.save(tmp_path / "part.json.gz")
+    plan = SearchPlan(tmp_path / "part.json.gz", ("random/none", "gain/forecast"), seeds=2, trials=12)
     alone = replay_all(plan, 1, lambda text: None)
     pooled = replay_all(plan, 2, lambda text: None)
     assert [(run.method, run.seed) for run in alone] == [
@@ -98,8 +100,10 @@ def test_a_search_ends_once_it_has_found_enough(table: Table) -> None:
     assert all(share < 0.8 for share in course.shares[:-1])
 
 
-def test_what_stays_stopped_of_the_front_is_lost(table: Table) -> None:
-    plan = SearchPlan(methods=("random/none", "random/median"), seeds=1, trials=40, until=math.inf)
+def test_what_stays_stopped_of_the_front_is_lost(table: Table, tmp_path: Path) -> None:
+    file = tmp_path / "part.json.gz"
+    table.save(file)
+    plan = SearchPlan(file, ("random/none", "random/median"), seeds=1, rungs=RUNGS, trials=40, until=math.inf)
     whole, stopping = replay_all(plan, 1, lambda text: None)
     course = replay(table, Plan("random", "median", 0, rungs=RUNGS, trials=40))
     front = Volume(table).front
