@@ -79,9 +79,9 @@ class Gathered:
         ends = np.cumsum([1, 1, len(study.space.proxy.rungs), others])
         rows = self._rows[numbers] if len(numbers) else np.zeros((0, ends[-1]))
         parts = np.split(rows, ends, axis=1)
-        exempt, feasible, curves, costs, features = map(np.ascontiguousarray, parts)
+        exempt, feasible, curves, costs = map(np.ascontiguousarray, parts[:-1])
         flags = (np.asarray(part.any(axis=1), dtype=np.bool_) for part in (exempt, feasible))
-        return Evidence(numbers, costs, curves, features, *flags)
+        return Evidence(numbers, costs, curves, parts[-1], *flags)
 
 
 def _longer(table: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.features import SUMMARY
-from studies.rungs.surrogate import regress
+from studies.rungs.surrogate import MOST, regress
 
 FEWEST = 3  # finished runs that a forecast needs
 SMALLEST = 1e-9  # standard deviation in nats/token: no forecast is certain
@@ -54,14 +54,14 @@ def prospects(evidence: Evidence, told: Forecast, costs: Floats, features: Float
         costs: (m, costs), of the same objectives as the evidence's.
         features: (m, f), likewise.
     """
-    known = np.isfinite(told.sd)
-    if known.sum() < FEWEST:
+    known = np.flatnonzero(np.isfinite(told.sd))
+    if len(known) < FEWEST:
         return Forecast(np.full(len(costs), np.nan), np.full(len(costs), np.inf))
-    every = np.column_stack(
-        [_logs(np.concatenate([evidence.costs, costs])), np.concatenate([evidence.features, features])]
-    )
-    there, new = every[: len(evidence)], every[len(evidence) :]
-    return Forecast(*regress(there[known], told.mean[known], told.sd[known], new, costs.shape[1] + SUMMARY))
+    known = known[-MOST:]
+    logs = _logs(np.concatenate([evidence.costs, costs]))
+    there = np.column_stack([logs[known], evidence.features[known]])
+    new = np.column_stack([logs[len(evidence) :], features])
+    return Forecast(*regress(there, told.mean[known], told.sd[known], new, costs.shape[1] + SUMMARY))
 
 
 def _inputs(evidence: Evidence, reached: int) -> Floats:
