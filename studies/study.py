@@ -29,7 +29,7 @@ from studies.curve import read_curve
 from studies.data.folder import locked, write_json
 from studies.gathering import Gathered
 from studies.journal import Embedded
-from studies.records import BASELINE, STOPPED, STOPPED_AT, TrialRecord, front_records
+from studies.records import BASELINE, INFEASIBLE, STOPPED, STOPPED_AT, TrialRecord, front_records
 from studies.repeats import mean_over_runs
 from studies.rungs.features import features
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
@@ -80,6 +80,8 @@ class Study:
         self._open: set[int] = set()  # numbers of those that run or wait
         self._stopped: dict[int, int] = {}  # rungs at which others have stopped, by number
         self.drawn: dict[int, list[Candidate]] = {}  # of the sampler `gain`, by batch
+        self._costs: set[tuple[float, ...]] = set()  # of the trials up to that number
+        self._costs_to = 0
         self.gathered = Gathered()
         self.for_good: set[int] = set()  # stopped trials that have lost their checkpoint
         self._told: dict[str, Facts] = {}
@@ -235,6 +237,16 @@ class Study:
     def costs(self, record: TrialRecord) -> dict[str, float]:
         """The objectives that are known before training, by name."""
         return self.facts(record)[0]
+
+    def known_costs(self, records: Sequence[TrialRecord]) -> set[tuple[float, ...]]:
+        """What `costs` tells of all trials that may be trained; kept from one call to the next."""
+        complete = True
+        for record in records[self._costs_to :]:
+            if record.hash and record.state != INFEASIBLE:
+                self._costs.add(tuple(self.costs(record).values()))
+            complete = complete and bool(record.hash)  # one without may have one later
+            self._costs_to += complete
+        return self._costs
 
     def features(self, record: TrialRecord) -> tuple[float, ...]:
         """Descriptors of the trial's architecture."""

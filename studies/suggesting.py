@@ -16,7 +16,7 @@ import numpy as np
 
 from search_spaces.trial import RandomTrial
 from studies.gathering import LOSSES, gather
-from studies.records import INFEASIBLE, RUNNING, WAITING, TrialRecord
+from studies.records import RUNNING, WAITING, TrialRecord
 from studies.rungs.forecast import FEWEST, Forecast, forecast, prospects
 from studies.rungs.gain import Box
 from studies.samplers import derive_seed
@@ -84,16 +84,13 @@ def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
         candidates = [*drawn, *_allowed(study, trials)]
     # equal architectures cost the same, and hashes take long: they are only worked out where costs are equal
     known = {record.hash for record in records}
-    alike: dict[tuple[float, ...], list[Architecture]] = {
-        tuple(study.costs(record).values()): []
-        for record in records
-        if record.hash and record.state != INFEASIBLE
-    }
+    costs = study.known_costs(records)
+    alike: dict[tuple[float, ...], list[Architecture]] = {}
     found = []
     for item in candidates:
         key = tuple(item.costs.values())
-        if key in alike:
-            others = {other.hash for other in alike[key]}
+        if key in costs or key in alike:
+            others = {other.hash for other in alike.get(key, ())}
             if item.architecture.hash in known or item.architecture.hash in others:
                 continue
         alike.setdefault(key, []).append(item.architecture)
