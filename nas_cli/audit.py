@@ -157,6 +157,8 @@ def _print(found: Report) -> None:
     console.print(table)
     if not math.isnan(found.better_half.value):
         console.print(f"among the better half by the proxy: Spearman {_told(found.better_half)}")
+    for kind in found.misjudged:
+        console.print(f"[yellow]{escape(str(kind))}[/]", soft_wrap=True)
     console.print(
         "[dim]partial: with parameters partialled out; in brackets: 90 % intervals over architectures drawn "
         "anew[/]"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.audit.kinds import Misjudged, misjudged
 from studies.audit.plan import Audit
 from studies.audit.runs import long_settings
 from studies.rank_correlation import (
@@ -84,6 +85,7 @@ class Report:
     failed: dict[int, str]
     rows: tuple[Row, ...]
     better_half: Estimate
+    misjudged: tuple[Misjudged, ...]
     chance: Estimate
     verdict: str
     epochs: float
@@ -104,6 +106,7 @@ class Report:
             "interval": LEVEL,
             "predictors": [row.to_dict() for row in self.rows],
             "spearman_in_better_half": self.better_half.to_list(),
+            "misjudged_kinds": [kind.to_dict() for kind in self.misjudged],
             "spearman_by_chance": self.chance.to_list(),
             "verdict": self.verdict,
             "failed": self.failed,
@@ -150,7 +153,7 @@ def report(audit: Audit) -> Report:
     rows = tuple(_rows(audit, points, target))
     proxy, params = rows[0], next(row for row in rows if row.name == PARAMS)
     return Report(
-        audit, tuple(points), failed, rows, _better_half(points), _chance(len(points)),
+        audit, tuple(points), failed, rows, _better_half(points), _misjudged(points), _chance(len(points)),
         verdict(len(points), audit.times, proxy.spearman, proxy.partial_spearman, params.ahead),
         epochs, tuple(environments),
     )  # fmt: skip
@@ -244,6 +247,14 @@ def _better_half(points: Sequence[Point]) -> Estimate:
     return bootstrap(
         spearman, np.array([item.proxy_loss for item in half]), np.array([item.long_loss for item in half])
     )
+
+
+def _misjudged(points: Sequence[Point]) -> tuple[Misjudged, ...]:
+    if len(points) < FEWEST:
+        return ()
+    architectures = [point.record.build() for point in points]
+    losses = ([point.proxy_loss for point in points], [point.long_loss for point in points])
+    return tuple(misjudged(architectures, *map(np.array, losses)))
 
 
 def _chance(count: int, draws: int = 4000) -> Estimate:
