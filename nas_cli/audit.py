@@ -88,7 +88,6 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
     from studies.audit.runs import helpers, long_settings, train_runs
     from studies.supervisor import spread
     from studies.training import Interrupted
-    from surgery.quantities import format_count
 
     over = math.inf if limit is None else time.monotonic() + limit
 
@@ -98,9 +97,10 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         return
     took = {record.number: record.seconds for record in audit.study.records()}
     expected = audit.times * sum(took[run.member.number] for run in left) / workers
+    each = _budget(audit.study.space.proxy.seconds, long_settings(audit).tokens, audit.times)
     errors.print(
-        f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, "
-        f"{format_count(long_settings(audit).tokens)} tokens each, about {duration(expected)}",
+        f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, {each} each, "
+        f"about {duration(expected)}",
         soft_wrap=True,
     )
 
@@ -132,13 +132,13 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
 
 def _print(found: Report) -> None:
     from studies.audit.report import GOOD, PROXY
-    from surgery.quantities import format_count
 
     data, count = found.to_dict(), len(found.points)
     longest = max((len(point.long_losses) for point in found.points), default=0)
     console.print(
-        f"[bold]{data['study']}[/]: {count} architectures, proxy of {format_count(data['proxy_tokens'])} "
-        f"tokens against {format_count(data['long_tokens'])} ({data['times']} times), "
+        f"[bold]{data['study']}[/]: {count} architectures, proxy of "
+        f"{_budget(data['proxy_seconds'], data['proxy_tokens'])} against "
+        f"{_budget(data['proxy_seconds'], data['long_tokens'], data['times'])} ({data['times']} times), "
         f"{longest} seed{'s' if longest != 1 else ''} each",
         soft_wrap=True,
     )
@@ -175,6 +175,13 @@ def _print(found: Report) -> None:
     console.print(f"[dim]good: the whole interval at or above {GOOD}; bad: all of it below[/]")
     for environment in found.environments:
         console.print(f"[dim]{environment['device']}, torch {environment['torch']}[/]")
+
+
+def _budget(seconds: float | None, tokens: int, times: int = 1) -> str:
+    """Of a run: the tokens of all, or the time in which the proxy's steps were counted out."""
+    from surgery.quantities import format_count
+
+    return f"{format_count(tokens)} tokens" if seconds is None else f"{duration(times * seconds)} of training"
 
 
 def _told(estimate: Estimate) -> str:

@@ -20,6 +20,7 @@ from nas_cli.screen import console, duration, print_warnings
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
+    from search_spaces.proxy import Proxy
     from studies.data import TokenData
     from studies.study import Study
     from studies.supervisor import Snapshot, Supervisor
@@ -116,7 +117,6 @@ def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
 
 
 def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
-    from surgery.quantities import format_count
 
     space, settings = study.space, study.settings
     verb = "goes on" if resumed else "starts"
@@ -127,11 +127,20 @@ def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int
     )
     has = f"{supervisor.trained_before} trained, " if resumed else ""
     console.print(
-        f"{has}{supervisor.target} trained architectures wanted, {format_count(space.proxy.tokens)} tokens "
-        f"each, {workers} worker{'s' if workers > 1 else ''}, sampler {settings.sampler}, "
+        f"{has}{supervisor.target} trained architectures wanted, {_budget(space.proxy)}, "
+        f"{workers} worker{'s' if workers > 1 else ''}, sampler {settings.sampler}, "
         f"stopping {settings.stopping}, seed {settings.seed}, folder {study.folder}",
         soft_wrap=True,
     )
+
+
+def _budget(proxy: Proxy) -> str:
+    from surgery.quantities import format_count
+
+    tokens = f"{format_count(proxy.tokens)} tokens"
+    if proxy.seconds is None:
+        return f"{tokens} each"
+    return f"{duration(proxy.seconds)} of training each, at most {tokens}"
 
 
 def _saved(study: Study, last: Snapshot) -> str:
@@ -140,9 +149,11 @@ def _saved(study: Study, last: Snapshot) -> str:
     if not last.count("stopped"):
         return ""
     proxy = study.space.proxy
-    whole = proxy.steps * proxy.batch_tokens
-    spent = sum(whole if record.tokens is None else record.tokens for record in trained)
-    return f" ({spent / (whole * len(trained)):.0%} of the tokens)"
+    whole = [record.whole_steps(proxy) * proxy.batch_tokens for record in trained]
+    spent = sum(
+        most if record.tokens is None else record.tokens for record, most in zip(trained, whole, strict=True)
+    )
+    return f" ({spent / sum(whole):.0%} of the tokens)"
 
 
 def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:

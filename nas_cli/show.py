@@ -206,7 +206,8 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         console.print(f"  held-out loss {rungs} of its tokens")
     _print_runs(standings, standings.standing(record))
     if record.seconds:
-        console.print(f"  took {duration(record.seconds)}, seeds {', '.join(map(str, record.seeds))}")
+        steps = "" if record.steps is None else f", {record.steps:,} steps"
+        console.print(f"  took {duration(record.seconds)}{steps}, seeds {', '.join(map(str, record.seeds))}")
     if record.environment:
         console.print(
             "  " + ", ".join(f"{key} {value}" for key, value in record.environment.items()), soft_wrap=True

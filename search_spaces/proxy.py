@@ -22,6 +22,9 @@ _COUNTS = {
 }
 LR_RULES = ("roles", "width", "uniform")
 _SETTINGS = {
+    "seconds": Option(
+        float, low=0.1, high=1e7, help="of training that a run gets; tokens is then the most that it takes"
+    ),
     "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
     "lr_rule": Option(
         str,
@@ -41,6 +44,8 @@ class Proxy:
 
     Attributes:
         tokens, seq_len, batch_tokens, eval_tokens: in tokens.
+        seconds: of training that every run gets instead of as many tokens, `tokens` being the most it takes;
+            evaluations don't count. None: every run takes all tokens.
         rungs: fractions of the budget at which trials are compared, rising, the last is 1.
         lr: peak learning rate.
         lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.descent.make_optimizer`).
@@ -52,6 +57,7 @@ class Proxy:
     tokens: int = 20_000_000
     seq_len: int = 512
     batch_tokens: int = 32_768
+    seconds: float | None = None
     rungs: tuple[float, ...] = (0.2, 0.5, 1.0)  # behind the warm-up: before, losses rank nothing
     lr: float = 1e-3
     lr_rule: str = "roles"
@@ -70,7 +76,8 @@ class Proxy:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps; what is left of `tokens` after whole steps is not trained on."""
+        """Optimizer steps, the most of them where the budget is time; what is left of `tokens` after whole
+        steps is not trained on."""
         return self.tokens // self.batch_tokens
 
     @property
@@ -83,9 +90,10 @@ class Proxy:
         return self.batch_tokens // self.seq_len
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the probes that are not used: they have no effect on a study."""
+        """Without the probes that are not used, and without a time that is not: they have no effect."""
         found = {**asdict(self), "rungs": list(self.rungs)}
-        return {name: value for name, value in found.items() if name not in PROBES or name in self.probes}
+        unused = {name for name in (*PROBES, "seconds") if found[name] is None}
+        return {name: value for name, value in found.items() if name not in unused}
 
 
 def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:

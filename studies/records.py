@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces.objectives import Objective
+from search_spaces.proxy import Proxy
 from studies.front import front_indices
 from surgery.architecture import Architecture
 
@@ -21,6 +22,7 @@ SUGGESTED_BY = "suggested_by"  # baseline, random (also while a sampler starts u
 RANDOM = "random"
 DEATHS = "deaths"  # workers that were killed while they had the trial
 RUNGS = "rungs"  # held-out losses at the rungs reached
+STEPS = "steps"  # of the whole run, where the budget is time
 TOKENS, MEASURED = "tokens", "measured"  # trained on, and the other metrics, so far
 STOPPED_AT, PASSED = "stopped_at_rung", "promoted_past_rung"  # rungs counted from 1
 REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; the how manyth time, from 1
@@ -62,6 +64,7 @@ class TrialRecord:
     seeds: tuple[int, ...]
     rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
     passed: int = 0  # rungs behind which it was promoted, whatever is known there now
+    steps: int | None = None  # of its whole run; None: of the proxy, or not known yet
     tokens: int | None = None  # trained on; None in a study of an older version: the whole proxy
     measured: dict[str, float] = field(default_factory=dict)  # of a run that has not ended
     environment: dict[str, str] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class TrialRecord:
             seeds=tuple(attrs.get(SEEDS, ())),
             rungs=tuple(attrs.get(RUNGS, ())),
             passed=attrs.get(PASSED) or 0,
+            steps=attrs.get(STEPS),
             tokens=attrs.get(TOKENS),
             measured=attrs.get(MEASURED, {}),
             environment=attrs.get(ENVIRONMENT, {}),
@@ -121,6 +125,10 @@ class TrialRecord:
             return f"#{self.number} of #{self.repeat_of}"
         return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
 
+    def whole_steps(self, proxy: Proxy) -> int:
+        """Optimizer steps of its run to the end."""
+        return proxy.steps if self.steps is None else self.steps
+
     def at_rungs(self, fractions: Sequence[float]) -> str:
         """Held-out losses where they were compared, such as `5.5517 at 30%, 4.4121 at 100%`."""
         reached = zip(fractions, self.rungs, strict=False)
@@ -143,6 +151,7 @@ class TrialRecord:
             "metrics": self.metrics,
             "params": self.params,
             "rungs": list(self.rungs),
+            "steps": self.steps,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "seeds": list(self.seeds),

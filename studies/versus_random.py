@@ -92,7 +92,7 @@ def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
 def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
     """As if the trial had ended there; failed where its curve is not here or has not all that is measured."""
     proxy = study.space.proxy
-    step = max(1, round(proxy.rungs[0] * proxy.steps))
+    step = max(1, round(proxy.rungs[0] * record.whole_steps(proxy)))
     held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
     exact = {item.name: item for item in study.space.objectives if not item.measured}
     names = [item.name for item in study.space.objectives]

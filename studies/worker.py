@@ -19,10 +19,11 @@ from studies.data import TokenData, open_or_prepare
 from studies.descent import TrainingFailed
 from studies.devices import describe, make_ready, pick_device
 from studies.leases import Lease
+from studies.pace import by_time
 from studies.phases import mark
 from studies.probes import train_probe
 from studies.recipe import TrainSettings
-from studies.records import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, TrialRecord
+from studies.records import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, STEPS, TrialRecord
 from studies.samplers import derive_seed
 from studies.signals import Stop, stop_on_signals
 from studies.stopping import CHECKPOINT, reach, stop
@@ -201,9 +202,9 @@ class _Worker:
         ]
         trial.set_user_attr(SEEDS, seeds)
         trial.set_user_attr(ENVIRONMENT, describe(self.device))
-        text_tokens = self.settings.steps * self.settings.batch_tokens
         probes = self.study.space.proxy.probes
-        whole = text_tokens + sum(probe.tokens for probe in probes.values())
+        settings = self._settings(assignment, record)
+        whole = settings.steps * settings.batch_tokens + sum(probe.tokens for probe in probes.values())
 
         def on_step(progress: Progress) -> None:
             self.lease.tell(
@@ -243,7 +244,7 @@ class _Worker:
             result = train(
                 model,
                 self.data,
-                self.settings,
+                settings,
                 seed=seed,
                 device=self.device,
                 curve=folder / ("curve.jsonl" if first else f"curve-{repeat}.jsonl"),
@@ -254,6 +255,25 @@ class _Worker:
             )
             results.append({**asdict(result), **scores})
         return results
+
+    def _settings(self, assignment: Assignment, record: TrialRecord) -> TrainSettings:
+        """With as many steps as fit, where the budget is time. They are looked for once: a trial that goes on
+        or is put back keeps them, and a repeat has those of the trial that it repeats."""
+        seconds = self.study.space.proxy.seconds
+        if seconds is None:
+            return self.settings
+        steps = record.steps
+        if steps is None and record.repeat_of is not None:
+            steps = self.study.record(record.repeat_of).steps
+        if steps is None:
+            found = by_time(
+                self.settings, seconds, assignment.architecture, self.data, self.device, self.stop
+            )
+            if self.stop():
+                raise Interrupted
+            steps = found.steps
+        assignment.trial.set_user_attr(STEPS, steps)
+        return replace(self.settings, tokens=steps * self.settings.batch_tokens)
 
     def _stop(self, assignment: Assignment, seconds: float) -> None:
         trial = assignment.trial

@@ -100,6 +100,7 @@ class Report:
         return {
             "study": self.audit.study.name,
             "times": self.audit.times,
+            "proxy_seconds": proxy.seconds,
             "proxy_tokens": proxy.steps * proxy.batch_tokens,
             "long_tokens": long_settings(self.audit).steps * proxy.batch_tokens,
             "epochs": self.epochs,
@@ -231,10 +232,10 @@ def _difference(statistic: Callable[[Array, Array], Array]) -> Callable[..., Arr
 def _early_losses(audit: Audit, points: Sequence[Point]) -> dict[float, Array]:
     """Held-out losses at each rung but the last, NaN for a trial whose curve is not in this folder."""
     proxy = audit.study.space.proxy
-    steps = [max(1, round(share * proxy.steps)) for share in proxy.rungs]
-    early = {step: share for step, share in zip(steps, proxy.rungs, strict=True) if step < proxy.steps}
-    found = {share: np.full(len(points), math.nan) for share in early.values()}
+    found = {share: np.full(len(points), math.nan) for share in proxy.rungs if share < 1}
     for index, point in enumerate(points):
+        steps = point.record.whole_steps(proxy)
+        early = {max(1, round(share * steps)): share for share in found}
         for entry in audit.study.curve(point.record.number):
             if "val_loss" in entry and entry["step"] in early:
                 found[early[entry["step"]]][index] = entry["val_loss"]

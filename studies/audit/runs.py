@@ -42,11 +42,15 @@ OnDone = Callable[[Done], None]
 OnStep = Callable[[Run, Progress], None]
 
 
-def long_settings(audit: Audit) -> TrainSettings:
-    """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order."""
+def long_settings(audit: Audit, number: int | None = None) -> TrainSettings:
+    """The proxy's recipe over `times` as many tokens as the trial `number` had, or at most had if its budget
+    was time: its own schedule, the same rule for the data order."""
     study = audit.study
     settings = train_settings(study.space, study.settings.seed)
-    return replace(settings, tokens=audit.times * settings.tokens)
+    tokens = settings.tokens
+    if number is not None and (steps := study.record(number).steps) is not None:
+        tokens = steps * settings.batch_tokens
+    return replace(settings, tokens=audit.times * tokens)
 
 
 def train_runs(
@@ -151,7 +155,8 @@ def _train(
     }
     try:
         found = train(
-            HybridLM(record.build()), data, long_settings(audit), seed=seed, device=device, curve=run.curve,
+            HybridLM(record.build()), data, long_settings(audit, record.number), seed=seed, device=device,
+            curve=run.curve,
             on_step=None if on_step is None else lambda progress: on_step(run, progress),
             should_stop=should_stop,
         )  # fmt: skip
