@@ -169,7 +169,7 @@ def _drop_checkpoints(study: Study) -> None:
     numbers = _stopped_with_checkpoint(study, records)
     if len(numbers) > MOST_CHECKPOINTS:
         evidence, rows = _places(study, records, numbers)
-        worth = _strategy(study).worth(evidence, rows)
-        for place in worth.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
+        hope = _strategy(study).hope(evidence, rows)
+        for place in hope.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
             with suppress(FileNotFoundError):
                 checkpoint_of(study, numbers[int(place)]).unlink()

@@ -36,6 +36,11 @@ class Strategy(ABC):
     def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         """Of going on, for each of the rows, none of which has finished; comparable between rows."""
 
+    def hope(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+        """Which stopped runs are kept when not all can be, and go on at the end of a study although nothing
+        is expected of them; `worth` unless a strategy knows better."""
+        return self.worth(evidence, rows)
+
     def goes_on(self, evidence: Evidence, row: int, stopped: Sequence[int]) -> bool:
         """Whether a run that is at a rung goes on; `stopped` are those that wait for their chance.
 
@@ -66,7 +71,11 @@ class Strategy(ABC):
             return None
         worth = self.worth(evidence, rows)
         best = int(worth.argmax())
-        return rows[best] if worth[best] > 0 else None
+        if worth[best] > 0:
+            return rows[best]
+        hope = self.hope(evidence, rows) if ending else worth  # then no new run needs the time
+        best = int(hope.argmax())
+        return rows[best] if hope[best] > LAST_CHANCE else None
 
     def _has_room(self, evidence: Evidence, rung: int) -> bool:
         """Whether one more run may leave the rung."""
@@ -118,10 +127,15 @@ class Forecasting(Strategy):
         chances = _chances(evidence, told, rows)
         return np.where(chances >= SMALLEST_CHANCE, expected_gains(evidence, told, rows), 0.0)
 
+    def hope(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+        """The chance of a place on the front: what would add little to it now belongs there all the same."""
+        return _chances(evidence, forecast(evidence), rows)
+
 
 STRATEGIES: dict[str, Strategy] = {item.name: item for item in (Never(), Median(), Pareto(), Forecasting())}
 DEFAULT_STRATEGY = "forecast"
 SMALLEST_CHANCE = 0.05  # of a place on the front
+LAST_CHANCE = 0.01  # likewise, once no new run is started
 START = FEWEST  # runs that are trained to the end before others are held back for them
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from studies.rungs.evidence import Evidence, Floats
 from studies.rungs.forecast import FEWEST, PENALTIES, forecast
-from studies.rungs.strategies import STRATEGIES, check_strategy
+from studies.rungs.strategies import LAST_CHANCE, STRATEGIES, check_strategy
 from surgery.problems import UserError
 
 RUNGS = 3
@@ -187,3 +187,40 @@ def test_with_a_share_only_the_worthiest_at_the_rung_goes_on(evidence: Evidence)
         going = [row for row in there if strategy.goes_on(evidence, row, [o for o in there if o != row])]
         worth = strategy.worth(evidence, there)
         assert all(worth[there.index(row)] == worth.max() > 0 for row in going)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(evidence=evidences())
+def test_at_the_end_whoever_has_a_chance_goes_on(name: str, evidence: Evidence) -> None:
+    """First what is worth something, the worthiest first, then the others, the most hopeful first."""
+    strategy, rows = STRATEGIES[name], unfinished(evidence)
+    if not rows:
+        return
+    worth = dict(zip(rows, strategy.worth(evidence, rows).tolist(), strict=True))
+    hope = dict(zip(rows, strategy.hope(evidence, rows).tolist(), strict=True))
+    picked: list[int] = []
+    while (
+        row := strategy.next(evidence, [row for row in rows if row not in picked], ending=True)
+    ) is not None:
+        picked.append(row)
+    first = [row for row in picked if worth[row] > 0]
+    assert picked[: len(first)] == first
+    assert [worth[row] for row in first] == sorted(
+        (item for item in worth.values() if item > 0), reverse=True
+    )
+    later = [hope[row] for row in picked[len(first) :]]
+    left = [hope[row] for row in rows if worth[row] <= 0]
+    assert later == sorted((item for item in left if item > LAST_CHANCE), reverse=True)
+
+
+@given(evidence=evidences())
+def test_hope_is_the_chance_against_the_hardest_rival(evidence: Evidence) -> None:
+    rows, told = unfinished(evidence), forecast(evidence)
+    for row, hope in zip(rows, STRATEGIES["forecast"].hope(evidence, rows), strict=True):
+        wanted = 1.0
+        for rival in np.flatnonzero(evidence.cheaper(row)):
+            spread = math.hypot(told.sd[rival], told.sd[row])
+            if math.isfinite(spread):
+                ahead = (told.mean[rival] - told.mean[row]) / spread
+                wanted = min(wanted, 0.5 * math.erfc(-ahead / math.sqrt(2)))
+        assert hope == pytest.approx(wanted, abs=1e-12)
