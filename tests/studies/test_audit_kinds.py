@@ -48,10 +48,10 @@ def test_the_smaller_side_is_named() -> None:
 
 
 def test_chance_is_seldom_taken_for_a_kind() -> None:
-    """Seven kinds are looked at; at most LEVEL of all audits name one (Holm), here of 150."""
+    """Seven kinds are looked at; at most LEVEL of all audits name one (Holm), here of 60."""
     rng = np.random.default_rng(1)
     told = 0
-    for _ in range(150):
+    for _ in range(60):
         some = [
             architecture(
                 "".join(rng.choice(list("FGWSK"), 2)), int(rng.integers(1, 3)), bool(rng.integers(2))
@@ -60,7 +60,7 @@ def test_chance_is_seldom_taken_for_a_kind() -> None:
         ]
         long = rng.normal(size=24)
         told += bool(misjudged(some, long + rng.normal(size=24), long))
-    assert told <= 150 * LEVEL + 3 * np.sqrt(150 * LEVEL)
+    assert told <= 60 * LEVEL + 3 * np.sqrt(60 * LEVEL)
 
 
 def test_few_are_no_kind() -> None:
