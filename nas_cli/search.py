@@ -117,7 +117,6 @@ def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
 
 
 def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
-
     space, settings = study.space, study.settings
     verb = "goes on" if resumed else "starts"
     console.print(

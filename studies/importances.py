@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.objectives import Objective
 from search_spaces.trial import ReplayTrial
-from studies.rank_correlation import ranks
+from studies.rank_correlation import ranks, shuffled
 from studies.records import DONE, TrialRecord
 from studies.samplers import derive_seed
 from studies.study import Study
@@ -164,8 +164,7 @@ def shuffle_test(
     """p of the Kruskal-Wallis test (1952) among shuffles of the values, ties and all: exact but for the
     number of draws, whatever the distribution."""
     order = ranks(values)
-    shuffled = np.random.default_rng(seed).permuted(np.tile(order, (draws, 1)), axis=1)
-    seen, drawn = _between(groups, order), _between(groups, shuffled)
+    seen, drawn = _between(groups, order), _between(groups, shuffled(order, draws, seed))
     return float((1 + (drawn >= seen - 1e-9).sum()) / (1 + draws))
 
 

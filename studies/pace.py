@@ -17,7 +17,7 @@ from studies.data import TokenData
 from studies.descent import UNRECORDED, Descent, TrainingFailed
 from studies.devices import to_device
 from studies.recipe import TrainSettings
-from studies.training import batch_indices
+from studies.training import Interrupted, batch_indices
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 
@@ -38,6 +38,7 @@ def by_time(
 
     Raises:
         TrainingFailed: too few steps fit for the rungs to be told apart.
+        Interrupted: `should_stop` said so between two steps.
     """
     pace = seconds_per_step(settings, min(LONGEST, SHARE * seconds), architecture, data, device, should_stop)
     steps = max(1, min(settings.steps, int(seconds / pace)))
@@ -62,6 +63,8 @@ def seconds_per_step(
     batches = batch_indices(data.windows("train", settings.seq_len), settings)
     started = 0.0
     for number in count(1):
+        if should_stop is not None and should_stop():
+            raise Interrupted
         rows = to_device(data.batch(next(batches), settings.seq_len), device)
         descent.step(number, rows[:, :-1], rows[:, 1:])
         if number < BEFORE or (number - BEFORE) % TIMED:
@@ -69,6 +72,6 @@ def seconds_per_step(
         descent.check(number)  # waits for the device
         if number == BEFORE:
             started = perf_counter()
-        elif (taken := perf_counter() - started) >= at_least or (should_stop is not None and should_stop()):
+        elif (taken := perf_counter() - started) >= at_least:
             break
     return taken / (number - BEFORE)

@@ -45,6 +45,11 @@ def ranks(values: Array) -> Array:
     return np.asarray(below + (equal + 1) / 2)
 
 
+def shuffled(values: Array, draws: int, seed: int = 0) -> Array:
+    """(draws, n): the (n,) values in random orders, for permutation tests."""
+    return np.random.default_rng(seed).permuted(np.tile(values, (draws, 1)), axis=1)
+
+
 def spearman(x: Array, y: Array) -> Array:
     """Spearman's rho: Pearson's correlation of the ranks."""
     return _cosine(_rank_scores(x), _rank_scores(y))

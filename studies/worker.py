@@ -203,7 +203,12 @@ class _Worker:
         trial.set_user_attr(SEEDS, seeds)
         trial.set_user_attr(ENVIRONMENT, describe(self.device))
         probes = self.study.space.proxy.probes
-        settings = self._settings(assignment, record)
+
+        def should_stop() -> bool:
+            self._beat(trial)
+            return self.stop()
+
+        settings = self._settings(assignment, record, should_stop)
         whole = settings.steps * settings.batch_tokens + sum(probe.tokens for probe in probes.values())
 
         def on_step(progress: Progress) -> None:
@@ -217,10 +222,6 @@ class _Worker:
                     "tokens_per_s": progress.tokens_per_s,
                 }
             )
-
-        def should_stop() -> bool:
-            self._beat(trial)
-            return self.stop()
 
         def at_rung(rung: Rung) -> bool:
             measured = {**asdict(rung), **scores}
@@ -256,7 +257,9 @@ class _Worker:
             results.append({**asdict(result), **scores})
         return results
 
-    def _settings(self, assignment: Assignment, record: TrialRecord) -> TrainSettings:
+    def _settings(
+        self, assignment: Assignment, record: TrialRecord, should_stop: Callable[[], bool]
+    ) -> TrainSettings:
         """With as many steps as fit, where the budget is time. They are looked for once: a trial that goes on
         or is put back keeps them, and a repeat has those of the trial that it repeats."""
         seconds = self.study.space.proxy.seconds
@@ -267,10 +270,8 @@ class _Worker:
             steps = self.study.record(record.repeat_of).steps
         if steps is None:
             found = by_time(
-                self.settings, seconds, assignment.architecture, self.data, self.device, self.stop
+                self.settings, seconds, assignment.architecture, self.data, self.device, should_stop
             )
-            if self.stop():
-                raise Interrupted
             steps = found.steps
         assignment.trial.set_user_attr(STEPS, steps)
         return replace(self.settings, tokens=steps * self.settings.batch_tokens)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.rank_correlation import Array, Estimate, bootstrap, ranks, spearman
+from studies.rank_correlation import Array, Estimate, bootstrap, ranks, shuffled, spearman
 from surgery.architecture import Architecture
 from surgery.mixers import MIXER_WORDS
 
@@ -29,7 +29,7 @@ class Misjudged:
     """A kind that the proxy ranks too low (`places` > 0) or too high.
 
     Attributes:
-        kind: such as `looped`.
+        kind: such as `that loop`.
         count: architectures of it.
         places: that longer training moves it up, on average.
         p: two-sided, corrected.
@@ -64,25 +64,29 @@ def misjudged(architectures: Sequence[Architecture], proxy: Array, long: Array) 
     moved = ranks(proxy) - ranks(long)
     tested = []
     for kind, inside in _kinds(architectures).items():
-        if FEWEST <= inside.sum() <= len(inside) - OTHERS:
-            tested.append((_p(moved, int(inside.sum()), float(moved[inside].mean())), kind, inside))
+        count = int(inside.sum())
+        if FEWEST <= count <= len(inside) - OTHERS:
+            places = float(moved[inside].mean())
+            tested.append((_p(moved, count, places), kind, count, places, ~inside))
     found, corrected = [], 0.0
-    for place, (p, kind, inside) in enumerate(sorted(tested, key=lambda item: item[:2])):
-        corrected = max(corrected, min(1.0, p * (len(tested) - place)))
+    for rank, (p, kind, count, places, others) in enumerate(sorted(tested, key=lambda item: item[:2])):
+        corrected = max(corrected, min(1.0, p * (len(tested) - rank)))
         if corrected <= LEVEL:
-            others = bootstrap(spearman, proxy[~inside], long[~inside])
-            found.append(Misjudged(kind, int(inside.sum()), float(moved[inside].mean()), corrected, others))
+            left = bootstrap(spearman, proxy[others], long[others])
+            found.append(Misjudged(kind, count, places, corrected, left))
     return found
 
 
 def _kinds(architectures: Sequence[Architecture]) -> Mapping[str, NDArray[np.bool_]]:
     """Which architectures are of each kind: what few have or few lack, so that the others are many."""
-    traits = {"that loop": ("that do not loop", [item.loop_count > 1 for item in architectures])}
-    traits["with HDPL"] = ("without HDPL", [_has_hdpl(item) for item in architectures])
+    traits = [
+        ("that loop", "that do not loop", [item.loop_count > 1 for item in architectures]),
+        ("with HDPL", "without HDPL", [_has_hdpl(item) for item in architectures]),
+    ]
     for letter, word in MIXER_WORDS.items():
-        traits[f"with {word}"] = (f"without {word}", [letter in item.layout for item in architectures])
+        traits.append((f"with {word}", f"without {word}", [letter in item.layout for item in architectures]))
     found = {}
-    for having, (lacking, has) in traits.items():
+    for having, lacking, has in traits:
         inside = np.array(has, dtype=bool)
         few = inside.sum() * 2 <= len(inside)
         found[having if few else lacking] = inside if few else ~inside
@@ -95,6 +99,5 @@ def _has_hdpl(architecture: Architecture) -> bool:
 
 def _p(moved: Array, count: int, mean: float) -> float:
     """Share of draws of `count` architectures that moved as far, this one among them."""
-    tiled = np.tile(moved, (DRAWS, 1))
-    drawn = np.random.default_rng(0).permuted(tiled, axis=1)[:, :count].mean(1)
+    drawn = shuffled(moved, DRAWS)[:, :count].mean(1)
     return float((1 + (np.abs(drawn) >= abs(mean) - 1e-9).sum()) / (1 + DRAWS))

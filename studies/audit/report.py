@@ -21,6 +21,7 @@ from studies.rank_correlation import (
     kendall,
     partial_kendall,
     partial_spearman,
+    shuffled,
     spearman,
 )
 from studies.records import TrialRecord
@@ -263,7 +264,7 @@ def _chance(count: int, draws: int = 4000) -> Estimate:
     if count < 2:
         return NONE
     truth = np.arange(float(count))
-    orders = np.random.default_rng(0).permuted(np.tile(truth, (draws, 1)), axis=1)
+    orders = shuffled(truth, draws)
     found = np.abs(spearman(orders, np.broadcast_to(truth, orders.shape)))
     reach = float(np.quantile(found, LEVEL))
     return Estimate(0.0, -reach, reach)

@@ -42,14 +42,12 @@ OnDone = Callable[[Done], None]
 OnStep = Callable[[Run, Progress], None]
 
 
-def long_settings(audit: Audit, number: int | None = None) -> TrainSettings:
-    """The proxy's recipe over `times` as many tokens as the trial `number` had, or at most had if its budget
-    was time: its own schedule, the same rule for the data order."""
+def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
+    """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order.
+    `steps`: of the proxy's run, where its budget was time."""
     study = audit.study
     settings = train_settings(study.space, study.settings.seed)
-    tokens = settings.tokens
-    if number is not None and (steps := study.record(number).steps) is not None:
-        tokens = steps * settings.batch_tokens
+    tokens = settings.tokens if steps is None else steps * settings.batch_tokens
     return replace(settings, tokens=audit.times * tokens)
 
 
@@ -155,7 +153,7 @@ def _train(
     }
     try:
         found = train(
-            HybridLM(record.build()), data, long_settings(audit, record.number), seed=seed, device=device,
+            HybridLM(record.build()), data, long_settings(audit, record.steps), seed=seed, device=device,
             curve=run.curve,
             on_step=None if on_step is None else lambda progress: on_step(run, progress),
             should_stop=should_stop,

@@ -21,6 +21,7 @@ from optuna._hypervolume import compute_hypervolume
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from studies.front import undominated
 from studies.leases import Lease
 from studies.records import METRICS
 from studies.replay.table import Entry, Table
@@ -195,8 +196,8 @@ class Volume:
         }
         values = np.array(list(rows.values()))
         self.points = dict(zip(rows, (values - values.min(axis=0)) / np.ptp(values, axis=0), strict=True))
-        every = np.array(list(self.points.values()))
-        self.front = {name for name, point in self.points.items() if not _beaten(point, every)}
+        names = list(self.points)
+        self.front = {names[place] for place in undominated(np.array(list(self.points.values())))}
         self.whole = self._of([self.points[name] for name in self.front])
         self.dominating: list[Floats] = []
         self.share = 0.0
@@ -211,7 +212,3 @@ class Volume:
 
     def _of(self, points: Sequence[Floats]) -> float:
         return float(compute_hypervolume(np.array(points), np.ones(len(points[0]))))
-
-
-def _beaten(point: Floats, others: Floats) -> bool:
-    return bool(((others <= point).all(axis=1) & (others < point).any(axis=1)).any())

@@ -70,12 +70,11 @@ class Strategy(ABC):
         if not rows:
             return None
         worth = self.worth(evidence, rows)
+        if ending and not worth.any():  # no new run needs the time
+            hope = self.hope(evidence, rows)
+            worth = np.where(hope > LAST_CHANCE, hope, 0.0)
         best = int(worth.argmax())
-        if worth[best] > 0:
-            return rows[best]
-        hope = self.hope(evidence, rows) if ending else worth  # then no new run needs the time
-        best = int(hope.argmax())
-        return rows[best] if hope[best] > LAST_CHANCE else None
+        return rows[best] if worth[best] > 0 else None
 
     def _has_room(self, evidence: Evidence, rung: int) -> bool:
         """Whether one more run may leave the rung."""
@@ -123,9 +122,8 @@ class Forecasting(Strategy):
     share = 1 / 2  # ASHA's rule (Li et al. 2020), by loss alone there; on the table 1/4 to 1/2 are alike
 
     def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        told = forecast(evidence)
-        chances = _chances(evidence, told, rows)
-        return np.where(chances >= SMALLEST_CHANCE, expected_gains(evidence, told, rows), 0.0)
+        gains = expected_gains(evidence, forecast(evidence), rows)
+        return np.where(self.hope(evidence, rows) >= SMALLEST_CHANCE, gains, 0.0)
 
     def hope(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
         """The chance of a place on the front: what would add little to it now belongs there all the same."""

@@ -343,9 +343,8 @@ def test_failed_repeats_do_not_go_on_for_ever(trained: Study) -> None:
 
 
 def test_two_workers_one_killed_in_a_repeat(make_study: MakeStudy, quiet: Quiet) -> None:
-    study = make_study(
-        text=LONG.replace("13k", "20k").replace("16384", "32768")
-    )  # else a busy machine misses them
+    long = LONG.replace("16384", "32768")  # so that a busy machine does not miss them
+    study = make_study(text=long.replace("13k", "20k"))
     work(study, target=3, device="cpu", log=quiet)
     supervisor = Supervisor(study, workers=2, target=5, device="cpu", refine=4)
     killed: dict[int, int] = {}
