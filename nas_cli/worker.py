@@ -15,7 +15,7 @@ from nas_cli.options import (
     StorageOption,
     StudyArgument,
 )
-from nas_cli.screen import console
+from nas_cli.screen import console, errors
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,18 +42,25 @@ def worker(
     """
     from functools import partial
 
+    from studies.devices import DeviceLost
     from studies.refine import take_repeat
     from studies.study import Study
+    from studies.supervisor import LOST
     from studies.trials import take
     from studies.worker import work
 
     opened = Study.open(study, runs, storage)
-    reason = work(
-        opened,
-        target=trials,
-        device=device,
-        log=lambda line: console.print(line, markup=False, soft_wrap=True),
-        take_next=partial(take_repeat, most=each) if refine else take,
-    )
+    try:
+        reason = work(
+            opened,
+            target=trials,
+            device=device,
+            log=lambda line: console.print(line, markup=False, soft_wrap=True),
+            take_next=partial(take_repeat, most=each) if refine else take,
+        )
+    except DeviceLost as error:
+        told = f"the device is lost to this worker, start it again; {error}"
+        errors.print(told, markup=False, soft_wrap=True)
+        raise typer.Exit(LOST) from None
     opened.write_front()
     console.print(reason)

@@ -11,6 +11,7 @@ from search_spaces.probe import Probe
 from search_spaces.probes import PROBES
 from search_spaces.recall import Recall
 from search_spaces.state import State
+from surgery.costs import AHEAD_TIMES
 from surgery.options import Cursor, Option
 from surgery.quantities import parse_count
 
@@ -119,6 +120,15 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
     if len(cursor.problems.found) == before:
         _check(proxy, given, cursor)
     return proxy if len(cursor.problems.found) == before else None
+
+
+def check_ahead(proxy: Proxy, cursor: Cursor) -> None:
+    """`val_loss@4x` needs a point of the curve at a quarter of the run."""
+    share = 1 / AHEAD_TIMES
+    if share not in proxy.rungs:
+        rule = f"carries the curve on from {share:g} of the run, and there is no rung"
+        rungs = ", ".join(f"{item:g}" for item in sorted({*proxy.rungs, share}))
+        cursor.problem(None, rule, f"write rungs: [{rungs}] in proxy")
 
 
 def _read(name: str, value: object) -> Any:

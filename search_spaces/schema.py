@@ -14,11 +14,12 @@ from search_spaces.fields import fields, unknown_field
 from search_spaces.fit import check_fit
 from search_spaces.objectives import read_objectives
 from search_spaces.probes import PROBES
-from search_spaces.proxy import read_proxy
+from search_spaces.proxy import check_ahead, read_proxy
 from search_spaces.reading import read_distribution
 from search_spaces.space import SearchSpace
 from search_spaces.variation import OPERATORS, Variation
 from surgery.backbone import Backbone
+from surgery.costs import AHEAD
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.options import REQUIRED, Cursor
 from surgery.problems import Problems
@@ -50,6 +51,8 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     wanted = given.get("objectives")
     probes = [name for name in PROBES if isinstance(wanted, dict) and name in wanted]
     proxy = read_proxy(given.get("proxy"), vocab_size, probes, root.at("proxy"))
+    if proxy is not None and any(item.name == AHEAD for item in objectives):
+        check_ahead(proxy, root.at("objectives").at(AHEAD))
     data = read_data(given.get("data"), vocab_size, root.at("data"))
     if backbone is not None and search:
         variation = Variation(backbone, given["backbone"], search)

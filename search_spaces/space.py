@@ -23,6 +23,7 @@ from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, is_idle, rule_settings
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
+from surgery.costs import AHEAD
 from surgery.projections import PROJECTION_OPERATORS
 
 
@@ -194,3 +195,5 @@ def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
     names = {item.name for item in objectives}
     if {"val_loss", "val_bpb"} <= names:
         yield "objectives val_loss and val_bpb rank architectures alike: the text and its tokens are the same"
+    if AHEAD in names and names & {"val_loss", "val_bpb"}:
+        yield f"objectives val_loss and {AHEAD} mean the same quality, at the end of the run and beyond it"

@@ -17,6 +17,10 @@ from torch import Tensor
 from surgery.problems import Problem, UserError
 
 
+class DeviceLost(Exception):
+    """A kernel went wrong, or one of another process beside it: this process can't use its GPU any more."""
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. A GPU becomes the current one of this process: kernels
     of Triton and recordings run on that, wherever their tensors are.

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.ahead import end_loss
 from studies.records import DONE, RUNNING, STOPPED, WAITING, TrialRecord
 from studies.rungs.evidence import Evidence, Floats
+from surgery.costs import AHEAD
 
 if TYPE_CHECKING:
     from studies.study import Study
 
-LOSSES = ("val_loss", "val_bpb")  # what a rung tells; one is a fixed multiple of the other
+LOSSES = ("val_loss", "val_bpb", AHEAD)  # what a rung tells of, or is told on the same scale
 
 
 def gather(study: Study, records: Sequence[TrialRecord]) -> Evidence:
@@ -62,7 +64,7 @@ class Gathered:
         row = [
             float(record.baseline is not None),
             float(record.feasible),
-            *_curve(record, len(study.space.proxy.rungs)),
+            *_curve(record, len(study.space.proxy.rungs), end_loss(study.space.objectives)),
             *_costs(study, record),
             *study.features(record),
         ]
@@ -91,11 +93,11 @@ def _longer(table: NDArray[Any], rows: int) -> NDArray[Any]:
     return found
 
 
-def _curve(record: TrialRecord, rungs: int) -> list[float]:
+def _curve(record: TrialRecord, rungs: int, end_loss: str) -> list[float]:
     """A loss a rung, NaN where the run did not get, or where a study of an older version kept none."""
     done = record.state == DONE
     known = record.rungs[: rungs - 1] if done else record.rungs
-    end = [record.metrics["val_loss"]] if done else []
+    end = [record.metrics[end_loss]] if done else []
     return [*known, *[math.nan] * (rungs - len(known) - len(end)), *end]
 
 

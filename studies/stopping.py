@@ -31,6 +31,7 @@ from studies.records import (
 from studies.rungs.evidence import Evidence
 from studies.rungs.forecast import forecast
 from studies.rungs.strategies import STRATEGIES, Never, Strategy
+from surgery.costs import AHEAD
 
 if TYPE_CHECKING:
     from studies.study import Study
@@ -118,7 +119,7 @@ def expected_values(study: Study, records: Sequence[TrialRecord]) -> dict[int, l
         if record.state == STOPPED:
             loss = record.rungs[-1] if told[row] != told[row] else float(told[row])
             growth = loss / record.rungs[-1]
-            values = {**study.costs(record), **record.measured, "val_loss": loss}
+            values = {**study.costs(record), **record.measured, "val_loss": loss, AHEAD: loss}
             if "val_bpb" in values:
                 values["val_bpb"] *= growth
             found[number] = [values[item.name] for item in study.space.objectives]

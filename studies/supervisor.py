@@ -24,6 +24,10 @@ from studies.trials import put_back_orphans
 POLL_SECONDS = 0.5
 RESPAWNS = 3  # a worker that dies is started again so many times in all, a worker
 STOPPED = 130  # exit code of a worker that was asked to stop
+LOST = 3  # likewise, of one whose device is lost to it
+# before another is started in its place: processes that share a GPU all lose it, and it serves new ones only
+# once the last of them has ended
+RECOVERY_SECONDS = 10.0
 SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
 GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
 
@@ -86,6 +90,7 @@ class Supervisor:
         self.number = workers
         self.processes: list[subprocess.Popen[bytes]] = []
         self.respawned = 0
+        self.lost: dict[int, float] = {}  # when, by index
         self.started = time.monotonic()
         self.trained_before = self._ended(study.records())
         self.timed_out = False
@@ -162,14 +167,20 @@ class Supervisor:
         )  # fmt: skip
 
     def _revive(self) -> bool:
-        """Starts workers again that were killed. True when there is one to wait for."""
+        """Starts workers again that were killed or lost their device. True when there is one to wait for."""
         revived = False
         for index, process in enumerate(self.processes):
-            killed = (process.poll() or 0) < 0
-            if killed and self.respawned < RESPAWNS * self.number and not self.timed_out:
-                self.respawned += 1
-                self.processes[index] = self._spawn(index)
-                revived = True
+            code = process.poll() or 0
+            if not (code < 0 or code == LOST) or self.respawned >= RESPAWNS * self.number or self.timed_out:
+                continue
+            revived = True
+            if code == LOST:
+                ready = self.lost.setdefault(index, time.monotonic()) + RECOVERY_SECONDS
+                if time.monotonic() < ready:
+                    continue
+                del self.lost[index]
+            self.respawned += 1
+            self.processes[index] = self._spawn(index)
         return revived
 
     def _in_time(self) -> bool:

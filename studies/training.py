@@ -38,7 +38,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run measured. Losses in nats/token, `val_bpb` in bits/byte, memory in bytes."""
+    """What a finished run measured. Losses in nats/token, `val_bpb` in bits/byte, memory in bytes.
+
+    `losses`: held out, at each of `TrainSettings.eval_at`; the last is `val_loss`.
+    """
 
     val_loss: float
     val_bpb: float
@@ -48,6 +51,7 @@ class TrainResult:
     train_tokens_per_s: float
     peak_memory: int
     epochs: float
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,7 @@ class _Run:
             train_tokens_per_s=tokens / seconds,
             peak_memory=self.peak_memory,
             epochs=tokens / (self.data.windows("train", settings.seq_len) * settings.seq_len),
+            losses=tuple(self.losses),
         )
 
 

@@ -24,7 +24,7 @@ from studies.hypervolume import Array, spent, volume
 from studies.records import BASELINE, DONE, FAILED, RANDOM, TrialRecord
 from studies.samplers import derive_seed
 from studies.study import Study
-from surgery.costs import cost
+from surgery.costs import AHEAD, cost
 
 LEVEL = 0.05
 FEWEST = 5  # trials of each kind; with fewer no p could count
@@ -94,6 +94,8 @@ def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
     proxy = study.space.proxy
     step = max(1, round(proxy.rungs[0] * record.whole_steps(proxy)))
     held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
+    if held_out:
+        held_out = {**held_out, AHEAD: held_out["val_loss"]}  # a single point has no slope
     exact = {item.name: item for item in study.space.objectives if not item.measured}
     names = [item.name for item in study.space.objectives]
     if not all(name in exact or name in held_out for name in names):

@@ -15,9 +15,10 @@ import optuna
 import torch
 
 from search_spaces import SearchSpace
+from studies.ahead import carried_on
 from studies.data import TokenData, open_or_prepare
 from studies.descent import TrainingFailed
-from studies.devices import describe, make_ready, pick_device
+from studies.devices import DeviceLost, describe, make_ready, pick_device
 from studies.leases import Lease
 from studies.pace import by_time
 from studies.phases import mark
@@ -32,8 +33,8 @@ from studies.study import Study
 from studies.training import Interrupted, Progress, Rung, Stopped, check_data, train
 from studies.trials import HEARTBEAT_SECONDS, Assignment, Nothing, beat, finish, put_back, take
 from surgery.architecture import Architecture
+from surgery.costs import AHEAD, cost
 from surgery.costs import METRICS as ALL_METRICS
-from surgery.costs import cost
 from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 
@@ -53,6 +54,7 @@ def work(
 
     Raises:
         UserError: device, data, folder or storage are not usable here, or every trial fails.
+        DeviceLost: the device is of no more use to this process; a new one may go on.
         KeyboardInterrupt: asked to stop.
     """
     place = pick_device(device)
@@ -154,6 +156,7 @@ class _Worker:
 
         Raises:
             UserError: too many trials failed in a row.
+            DeviceLost: the trial is left as by a worker that was killed.
             KeyboardInterrupt: asked to stop; the trial is put back.
         """
         number, started = assignment.trial.number, time.time()
@@ -177,6 +180,8 @@ class _Worker:
             with suppress(*STORAGE_ERRORS):  # else it is found when this worker is gone
                 put_back(self.study, number)
             raise
+        except torch.AcceleratorError as error:  # every call after it would fail as well
+            raise DeviceLost(f"trial {number}: {self._explain(assignment, error)}") from error
         except Exception as error:  # one trial's failure must not end the study
             reason = self._explain(assignment, error)
             told = f"trial {number} failed: {reason}"
@@ -254,7 +259,9 @@ class _Worker:
                 at_rung=at_rung if first else None,
                 checkpoint=folder / CHECKPOINT if first else None,
             )
-            results.append({**asdict(result), **scores})
+            found = {**asdict(result), **scores}
+            ahead = carried_on(result.losses, self.study.space.proxy.rungs)
+            results.append(found if ahead is None else {**found, AHEAD: ahead})
         return results
 
     def _settings(
@@ -294,9 +301,10 @@ class _Worker:
     def _explain(self, assignment: Assignment, error: Exception) -> str:
         """The reason in words; error.txt has the traceback where it was not foreseen."""
         expected = isinstance(error, TrainingFailed)
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        line = str(error).partition("\n")[0]
+        reason = line if expected else f"{type(error).__name__}: {line}"
         path = self.study.trial_folder(assignment.trial.number) / "error.txt"
-        path.write_text(reason if expected else traceback.format_exc(), encoding="utf-8")
+        path.write_text(str(error) if expected else traceback.format_exc(), encoding="utf-8")
         return reason
 
     def _finish(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from studies.ahead import end_loss
 from studies.audit.sample import Member, auditable, choose_members
 from studies.data.folder import read_json, write_json
 from studies.samplers import derive_seed
@@ -108,7 +109,9 @@ def open_audit(study: Study, times: int, architectures: int) -> Audit:
         if len(kept) < min(architectures, trained):
             seed = derive_seed(study.settings.seed, "audit", times)
             on_front = {record.number for record in study.front()}
-            kept = choose_members(records, on_front, architectures, seed, kept)
+            kept = choose_members(
+                records, on_front, architectures, seed, kept, end_loss(study.space.objectives)
+            )
             plan = {
                 "study": study.name,
                 "times": times,

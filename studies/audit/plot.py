@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studies.ahead import end_loss
 from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, writing_plot
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def _title(found: Report) -> str:
 
 
 def _labels(found: Report) -> tuple[str, str]:
-    return "proxy loss (nats/token)", f"loss after {found.audit.times} times the tokens (nats/token)"
+    loss = end_loss(found.audit.study.space.objectives)
+    return f"proxy: {loss} (nats/token)", f"loss after {found.audit.times} times the tokens (nats/token)"
 
 
 def _picture(found: Report, path: Path) -> None:

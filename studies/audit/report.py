@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.ahead import carried_on, end_loss
 from studies.audit.kinds import Misjudged, misjudged
 from studies.audit.plan import Audit
 from studies.audit.runs import long_settings
@@ -25,7 +26,7 @@ from studies.rank_correlation import (
     spearman,
 )
 from studies.records import TrialRecord
-from surgery.costs import cost
+from surgery.costs import AHEAD, cost
 
 FEWEST = 8  # architectures, for a verdict
 GOOD = 0.7  # Spearman's rho that a proxy should have at least
@@ -35,7 +36,8 @@ NONE = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Point:
-    """An architecture that was trained for long. `long_losses`: one a seed, in nats/token."""
+    """An architecture that was trained for long. `proxy_loss`: by which the study ranks it, in nats/token;
+    `long_losses`: held out at the end, one a seed."""
 
     record: TrialRecord
     proxy_loss: float
@@ -101,6 +103,7 @@ class Report:
         return {
             "study": self.audit.study.name,
             "times": self.audit.times,
+            "proxy_loss": end_loss(self.audit.study.space.objectives),
             "proxy_seconds": proxy.seconds,
             "proxy_tokens": proxy.steps * proxy.batch_tokens,
             "long_tokens": long_settings(self.audit).steps * proxy.batch_tokens,
@@ -149,7 +152,7 @@ def report(audit: Audit) -> Report:
                 epochs = max(epochs, result["epochs"])
         if losses:
             record = records[member.number]
-            proxy_loss = record.metrics["val_loss"]
+            proxy_loss = record.metrics[end_loss(study.space.objectives)]
             points.append(Point(record, proxy_loss, tuple(losses), member.number in on_front))
     target = np.array([point.long_loss for point in points])
     rows = tuple(_rows(audit, points, target))
@@ -206,8 +209,8 @@ def _rows(audit: Audit, points: Sequence[Point], target: Array) -> list[Row]:
     # more parameters and more FLOPs are expected to lower the loss: the sign makes the right way positive
     flops = -np.array([float(cost(point.record.build(), f"train_flops@{length}")) for point in points])
     found = [_row(PROXY, proxy, proxy, target, params)]
-    for share, losses in _early_losses(audit, points).items():
-        found.append(_row(f"loss at {share:.0%} of it", losses, proxy, target, params))
+    for name, losses in _losses_on_the_way(audit, points).items():
+        found.append(_row(name, losses, proxy, target, params))
     found.append(_row(PARAMS, -params, proxy, target, None))
     found.append(_row(FLOPS, flops, proxy, target, params))
     return found
@@ -230,16 +233,23 @@ def _difference(statistic: Callable[[Array, Array], Array]) -> Callable[..., Arr
     return lambda one, other, target: statistic(one, target) - statistic(other, target)
 
 
-def _early_losses(audit: Audit, points: Sequence[Point]) -> dict[float, Array]:
-    """Held-out losses at each rung but the last, NaN for a trial whose curve is not in this folder."""
-    proxy = audit.study.space.proxy
-    found = {share: np.full(len(points), math.nan) for share in proxy.rungs if share < 1}
+def _losses_on_the_way(audit: Audit, points: Sequence[Point]) -> dict[str, Array]:
+    """What else the proxy's curves tell, beside what the study judges by: held-out losses at rungs, and where
+    they lead. NaN for a trial whose curve is not in this folder."""
+    space = audit.study.space
+    proxy, carried = space.proxy, end_loss(space.objectives) == AHEAD
+    curves = np.full((len(points), len(proxy.rungs)), math.nan)
     for index, point in enumerate(points):
         steps = point.record.whole_steps(proxy)
-        early = {max(1, round(share * steps)): share for share in found}
+        place = {max(1, round(share * steps)): rung for rung, share in enumerate(proxy.rungs)}
         for entry in audit.study.curve(point.record.number):
-            if "val_loss" in entry and entry["step"] in early:
-                found[early[entry["step"]]][index] = entry["val_loss"]
+            if "val_loss" in entry and entry["step"] in place:
+                curves[index, place[entry["step"]]] = entry["val_loss"]
+    shown = proxy.rungs if carried else proxy.rungs[:-1]
+    found = {f"loss at {share:.0%} of it": curves[:, rung] for rung, share in enumerate(shown)}
+    ahead = [carried_on(curve, proxy.rungs) for curve in curves.tolist()]
+    if not carried and None not in ahead:
+        found[f"{AHEAD} by its curve"] = np.array(ahead)
     return found
 
 

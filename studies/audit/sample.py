@@ -53,14 +53,15 @@ def choose_members(
     count: int,
     seed: int,
     kept: Sequence[Member] = (),
+    loss: str = "val_loss",
 ) -> list[Member]:
     """`kept`, then others up to `count`: the front, at most half of all, then the emptiest strata first.
 
     A front that is larger than its half is thinned evenly along its losses. The other half keeps the range of
-    losses wide: among near-equals alone no correlation could be seen.
+    losses wide: among near-equals alone no correlation could be seen. `loss`: the metric they are ranked by.
     """
     left = {record.number: record for record in auditable(records)}
-    strata = _strata(list(left.values()))
+    strata = _strata(list(left.values()), loss)
     rng = np.random.default_rng(seed)
     chosen = list(kept[:count])
     for member in chosen:
@@ -72,7 +73,7 @@ def choose_members(
         chosen.append(Member(record.number, record.hash, stratum, record.number in on_front))
 
     front = sorted(
-        (left[number] for number in on_front if number in left), key=lambda item: item.metrics["val_loss"]
+        (left[number] for number in on_front if number in left), key=lambda item: item.metrics[loss]
     )
     room = min(
         len(front), max(0, count // 2 - sum(member.on_front for member in chosen)), count - len(chosen)
@@ -92,10 +93,10 @@ def choose_members(
     return chosen
 
 
-def _strata(records: list[TrialRecord]) -> dict[int, tuple[int, int]]:
-    loss = _bins([record.metrics["val_loss"] for record in records], LOSS_BINS)
+def _strata(records: list[TrialRecord], loss: str) -> dict[int, tuple[int, int]]:
+    height = _bins([record.metrics[loss] for record in records], LOSS_BINS)
     size = _bins([record.metrics["params"] for record in records], PARAMS_BINS)
-    return {record.number: (loss[index], size[index]) for index, record in enumerate(records)}
+    return {record.number: (height[index], size[index]) for index, record in enumerate(records)}
 
 
 def _bins(values: list[float], count: int) -> list[int]:

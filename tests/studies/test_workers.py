@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import studies.supervisor
 from studies.data import TokenData
 from studies.leases import statuses
-from studies.records import TrialRecord
+from studies.records import DEATHS, TrialRecord
 from studies.study import Study
 from studies.supervisor import GRACE_SECONDS, Snapshot, Supervisor, spread
 from studies.training import train
@@ -128,6 +130,46 @@ def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy) -> None:
     assert all(0 <= item.eta < 120 for item in known if item.eta is not None)
     assert any(item.tokens_per_s > 0 for item in known)
     assert not list(study.workers_folder.iterdir())
+
+
+# a worker in whose first training a kernel goes wrong
+BROKEN = """
+import torch, studies.worker
+from nas_cli.main import run
+
+def train(*args, **options):
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\\nFor debugging ...")
+
+studies.worker.train = train
+run()
+"""
+
+
+def test_a_worker_that_loses_its_device_is_started_anew_and_its_trial_too(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study()
+    start, commands = subprocess.Popen, list[list[str]]()
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        if len(commands) == 1:
+            command = [command[0], "-c", BROKEN, *command[3:]]
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(studies.supervisor, "RECOVERY_SECONDS", 0.2)
+    supervisor = Supervisor(study, workers=1, target=3, device="cpu")
+    for _ in supervisor.watch():
+        pass
+    assert not supervisor.failed, supervisor.last_words()
+    assert supervisor.respawned == 1
+    records = check_complete(study, 3)
+    assert study.trial(0).user_attrs[DEATHS] == 1
+    assert records[0].state == "done"
+    log = (study.folder / "workers.log").read_text()
+    lost = next(line for line in log.splitlines() if "device is lost" in line)
+    assert lost.endswith("trial 0: AcceleratorError: CUDA error: an illegal memory access was encountered")
 
 
 def test_leaving_early_stops_the_workers(make_study: MakeStudy) -> None:
