@@ -11,7 +11,7 @@ from search_spaces.probe import Probe
 from search_spaces.probes import PROBES
 from search_spaces.recall import Recall
 from search_spaces.state import State
-from surgery.costs import AHEAD_TIMES
+from surgery.costs import AHEAD_FROM
 from surgery.options import Cursor, Option
 from surgery.quantities import parse_count
 
@@ -34,6 +34,7 @@ _SETTINGS = {
         "and more for HDPL's blocks and decoders, the fewer inputs they have; uniform: lr for all",
     ),
     "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
+    "final_lr": Option(float, low=0.0, high=1.0, help="share of the peak rate that is left at the end"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
     "seeds": Option(int, low=1, high=20, help="runs of each architecture; their mean is compared"),
 }
@@ -51,6 +52,7 @@ class Proxy:
         lr: peak learning rate.
         lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.descent.make_optimizer`).
         warmup: fraction of the steps.
+        final_lr: share of the peak that the rate's cosine ends at; 1: it stays at the peak.
         seeds: runs of each architecture.
         recall, state: the probes of these names, where they are objectives.
     """
@@ -63,6 +65,7 @@ class Proxy:
     lr: float = 1e-3
     lr_rule: str = "roles"
     warmup: float = 0.1
+    final_lr: float = 0.1
     weight_decay: float = 0.1
     eval_tokens: int = 131_072
     seeds: int = 1
@@ -123,11 +126,10 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
 
 
 def check_ahead(proxy: Proxy, cursor: Cursor) -> None:
-    """`val_loss@4x` needs a point of the curve at a quarter of the run."""
-    share = 1 / AHEAD_TIMES
-    if share not in proxy.rungs:
-        rule = f"carries the curve on from {share:g} of the run, and there is no rung"
-        rungs = ", ".join(f"{item:g}" for item in sorted({*proxy.rungs, share}))
+    """`val_loss@4x` needs a point of the curve to start from."""
+    if AHEAD_FROM not in proxy.rungs:
+        rule = f"carries the curve on from {AHEAD_FROM:g} of the run, where there is no rung"
+        rungs = ", ".join(f"{item:g}" for item in sorted({*proxy.rungs, AHEAD_FROM}))
         cursor.problem(None, rule, f"write rungs: [{rungs}] in proxy")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from search_spaces.objectives import Objective
-from surgery.costs import AHEAD, AHEAD_TIMES
+from surgery.costs import AHEAD, AHEAD_FROM, AHEAD_TIMES
 
 
 def end_loss(objectives: Sequence[Objective]) -> str:
@@ -14,19 +15,20 @@ def end_loss(objectives: Sequence[Objective]) -> str:
 
 
 def carried_on(losses: Sequence[float], rungs: Sequence[float]) -> float | None:
-    """`val_loss@4x` of a finished run: from T to 4 T tokens the loss falls by what it fell from T/4 to T.
+    """`val_loss@4x` of a finished run: a line over the logarithm of the tokens, through its losses at
+    AHEAD_FROM and at the end, followed to AHEAD_TIMES the tokens. There is nothing to fit.
 
-    That is a straight line over the logarithm of the tokens, so there is nothing to fit. It is meant to rank:
-    real curves flatten, so the loss itself is told too low, of all architectures alike. Those that learn late
-    (loops above all) are behind at the end of a short run and ahead after a longer one; their slopes say so.
+    It is meant to rank: real curves flatten, so that all are told too low. Those that learn late, loops above
+    all, are behind at the end of a short run and ahead after a longer one; their slopes say so.
 
     Args:
         losses: held out, nats/token, one a rung.
         rungs: shares of the run, the last is 1.
 
     Returns:
-        None where no rung is at a quarter of the run.
+        None where no rung is at AHEAD_FROM.
     """
-    if 1 / AHEAD_TIMES not in rungs:
+    if AHEAD_FROM not in rungs:
         return None
-    return 2 * losses[-1] - losses[rungs.index(1 / AHEAD_TIMES)]
+    fall = losses[rungs.index(AHEAD_FROM)] - losses[-1]
+    return losses[-1] - fall * math.log(AHEAD_TIMES) / -math.log(AHEAD_FROM)

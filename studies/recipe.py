@@ -32,12 +32,17 @@ class TrainSettings:
     @property
     def eval_steps(self) -> frozenset[int]:
         """Steps after which the held-out loss is taken; the last is one of them."""
-        return frozenset(max(1, round(share * self.steps)) for share in (*self.eval_at, 1.0))
+        return frozenset(step_at(share, self.steps) for share in (*self.eval_at, 1.0))
+
+
+def step_at(share: float, steps: int) -> int:
+    """The step, from 1, after which this share of a run is done."""
+    return max(1, round(share * steps))
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
     """Share of the peak learning rate at a step from 1: linear warm-up, then cosine to `final_lr`."""
-    warmup = max(1, round(settings.warmup * settings.steps))
+    warmup = step_at(settings.warmup, settings.steps)
     if step <= warmup:
         return step / warmup
     done = (step - warmup) / max(1, settings.steps - warmup)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from studies.hypervolume import Array, spent, volume
+from studies.recipe import step_at
 from studies.records import BASELINE, DONE, FAILED, RANDOM, TrialRecord
 from studies.samplers import derive_seed
 from studies.study import Study
@@ -92,7 +93,7 @@ def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
 def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
     """As if the trial had ended there; failed where its curve is not here or has not all that is measured."""
     proxy = study.space.proxy
-    step = max(1, round(proxy.rungs[0] * record.whole_steps(proxy)))
+    step = step_at(proxy.rungs[0], record.whole_steps(proxy))
     held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
     if held_out:
         held_out = {**held_out, AHEAD: held_out["val_loss"]}  # a single point has no slope

@@ -116,6 +116,7 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
         lr=proxy.lr,
         lr_rule=proxy.lr_rule,
         warmup=proxy.warmup,
+        final_lr=proxy.final_lr,
         weight_decay=proxy.weight_decay,
         eval_tokens=proxy.eval_tokens,
         eval_at=proxy.rungs,

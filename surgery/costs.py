@@ -118,8 +118,9 @@ def cache_bytes(arch: Architecture, context: int) -> int:
     )
 
 
-# val_loss at the end of a run of so many times the tokens, as far as the curve of the run itself tells
-AHEAD, AHEAD_TIMES = "val_loss@4x", 4
+# val_loss at the end of a run of so many times the tokens, as far as the curve of the run itself tells, from
+# this share of it on
+AHEAD, AHEAD_TIMES, AHEAD_FROM = "val_loss@4x", 4, 0.25
 
 METRICS: dict[str, Metric] = {
     metric.name: metric

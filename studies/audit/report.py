@@ -25,6 +25,7 @@ from studies.rank_correlation import (
     shuffled,
     spearman,
 )
+from studies.recipe import step_at
 from studies.records import TrialRecord
 from surgery.costs import AHEAD, cost
 
@@ -241,7 +242,7 @@ def _losses_on_the_way(audit: Audit, points: Sequence[Point]) -> dict[str, Array
     curves = np.full((len(points), len(proxy.rungs)), math.nan)
     for index, point in enumerate(points):
         steps = point.record.whole_steps(proxy)
-        place = {max(1, round(share * steps)): rung for rung, share in enumerate(proxy.rungs)}
+        place = {step_at(share, steps): rung for rung, share in enumerate(proxy.rungs)}
         for entry in audit.study.curve(point.record.number):
             if "val_loss" in entry and entry["step"] in place:
                 curves[index, place[entry["step"]]] = entry["val_loss"]

@@ -43,12 +43,14 @@ OnStep = Callable[[Run, Progress], None]
 
 
 def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
-    """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order.
+    """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order. A
+    proxy may do without the decay of the rate; a long run has it, as `nas train` has.
     `steps`: of the proxy's run, where its budget was time."""
     study = audit.study
     settings = train_settings(study.space, study.settings.seed)
     tokens = settings.tokens if steps is None else steps * settings.batch_tokens
-    return replace(settings, tokens=audit.times * tokens)
+    final_lr = min(settings.final_lr, TrainSettings.final_lr)
+    return replace(settings, tokens=audit.times * tokens, final_lr=final_lr)
 
 
 def train_runs(

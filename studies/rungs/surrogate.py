@@ -22,6 +22,7 @@ LINEAR = (0.0, 1.0)  # variances, in shares of the Matérn kernel's
 NOISE = (0.01, 0.05, 0.2)  # likewise: seeds, and what no descriptor tells
 SCALES = (0.3, 1.0, 3.0)  # of the whole kernel, in variances of the observations
 CONSTANT = 1.0
+CORNER = 1e100
 
 
 def regress(
@@ -62,19 +63,26 @@ def regress(
 def _likeliest(
     there: Floats, chosen: Floats, flat: Floats, y: Floats, own: Floats
 ) -> tuple[float, float, float, float, float]:
-    """(weight of choices, length, linear, noise, scale) of the kernel under which `y` is most likely."""
+    """(weight of choices, length, linear, noise, scale) of the kernel under which `y` is most likely.
+
+    With K = L L', log det K and y' K^-1 y = |L^-1 y|^2 both stand in the Cholesky factor of K bordered by y:
+    L^-1 y is its last row. The corner only has to be large enough for a factor to exist.
+    """
+    count = len(y)
     pairs = list(product(NOISE, SCALES))
     noises, scales = np.array(pairs).T
+    tables = np.empty((len(pairs), count + 1, count + 1))
+    tables[:, count, :count], tables[:, count, count] = y, CORNER
     best = (-np.inf, CHOICES[0], LENGTHS[0], LINEAR[0], *pairs[0])
     for weight in CHOICES if chosen.any() else CHOICES[:1]:
         squares = there + weight * chosen
         for length, linear in product(LENGTHS, LINEAR):
             kernel = _matern(squares, length) + linear * flat + CONSTANT
-            tables = scales[:, None, None] * kernel
-            tables[:, range(len(y)), range(len(y))] += (scales * noises)[:, None] + own
-            roots = np.diagonal(np.linalg.cholesky(tables), axis1=1, axis2=2)
-            solved = np.linalg.solve(tables, np.broadcast_to(y[:, None], (len(pairs), len(y), 1)))[..., 0]
-            likely = -0.5 * solved @ y - np.log(roots).sum(axis=1)
+            tables[:, :count, :count] = scales[:, None, None] * kernel
+            tables[:, range(count), range(count)] += (scales * noises)[:, None] + own
+            factors = np.linalg.cholesky(tables)  # which reads the lower triangle
+            roots = np.diagonal(factors, axis1=1, axis2=2)[:, :count]
+            likely = -0.5 * np.square(factors[:, count, :count]).sum(axis=1) - np.log(roots).sum(axis=1)
             place = int(likely.argmax())
             if likely[place] > best[0]:
                 best = (float(likely[place]), weight, length, linear, *pairs[place])
