@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ _POINTS = 400
 
 
 def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
-    """Medians over the seeds, bands between the quartiles; a method's colour is its sampler.
+    """Medians over the seeds, bands between the quartiles, as far as a method's longest search went. The
+    colour is the sampler.
 
     Raises:
         UserError: the path can't be written or has an unknown ending.
@@ -37,18 +39,26 @@ def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
     tokens = np.geomspace(
         min(run.tokens[0] for run in runs if run.tokens), max(run.spent for run in runs), _POINTS
     )
-    bands = {
-        method: band([run for run in runs if run.method == method], tokens)
-        for method in dict.fromkeys(run.method for run in runs)
-    }
+    bands = {}
+    for method in dict.fromkeys(run.method for run in runs):
+        own = [run for run in runs if run.method == method]
+        over = tokens > max(run.spent for run in own)
+        bands[method] = np.where(over, np.nan, band(own, tokens))
     with writing_plot(path):
         (_page if path.suffix.lower() in PAGES else _picture)(title, tokens, bands, path)
 
 
-def _look(method: str) -> tuple[str, str]:
-    """Colour and dash."""
-    sampler, _, stopping = method.partition("/")
-    return _COLOURS.get(sampler, _RIVAL), _DASHES.get(stopping, "solid")
+def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dash of each. Methods that are none of ours share a colour and take the dashes in turn."""
+    dashes = cycle(_STYLES)
+    found = {}
+    for method in methods:
+        sampler, _, stopping = method.partition("/")
+        if sampler in _COLOURS:
+            found[method] = _COLOURS[sampler], _DASHES.get(stopping, "solid")
+        else:
+            found[method] = _RIVAL, next(dashes)
+    return found
 
 
 def _picture(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> None:
@@ -57,8 +67,9 @@ def _picture(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -
 
     figure = Figure(figsize=(9, 5), layout="constrained", dpi=120)
     axes = figure.add_subplot()
+    looks = _looks(bands)
     for method, (low, middle, high) in bands.items():
-        colour, dash = _look(method)
+        colour, dash = looks[method]
         axes.fill_between(tokens, low, high, color=colour, alpha=0.1, linewidth=0)
         axes.plot(tokens, middle, color=colour, linestyle=_STYLES[dash], label=method)
     axes.set_xscale("log")
@@ -78,11 +89,15 @@ def _page(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> N
     import plotly.graph_objects as go
 
     figure = go.Figure()
+    looks = _looks(bands)
     for method, (low, middle, high) in bands.items():
-        colour, dash = _look(method)
+        colour, dash = looks[method]
+        known = ~np.isnan(middle)  # a gap would break the outline of the band
+        there = tokens[known]
         figure.add_trace(
             go.Scatter(
-                x=np.concatenate([tokens, tokens[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself",
+                x=np.concatenate([there, there[::-1]]), y=np.concatenate([low[known], high[known][::-1]]),
+                fill="toself",
                 fillcolor=colour, opacity=0.1, line={"width": 0}, hoverinfo="skip", legendgroup=method,
                 showlegend=False,
             )
