@@ -78,7 +78,7 @@ class Study:
         self.name = folder.name
         self._records: list[TrialRecord] = []  # as they were last read
         self._open: set[int] = set()  # numbers of those that run or wait
-        self._stopped: dict[int, int] = {}  # rungs at which others have stopped, by number
+        self._stopped: dict[int, FrozenTrial] = {}  # others that have stopped, as they were then, by number
         self.drawn: dict[int, list[Candidate]] = {}  # of the sampler `gain`, by batch
         self._costs: set[tuple[float, ...]] = set()  # of the trials up to that number
         self._costs_to = 0
@@ -193,9 +193,13 @@ class Study:
         """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
         change and are read once."""
         trials = self.inner.get_trials(deepcopy=False)
-        # a stopped trial stays as it is until it goes on, and stops elsewhere if it stops again
+        # A stopped trial stays as it is until it goes on, and stops elsewhere if it stops again. There may be
+        # thousands of them; with the embedded storage each is one object until something is written to it.
         gone_on = [
-            number for number, rung in self._stopped.items() if trials[number].user_attrs[STOPPED_AT] != rung
+            number
+            for number, trial in self._stopped.items()
+            if trials[number] is not trial
+            and trials[number].user_attrs[STOPPED_AT] != trial.user_attrs[STOPPED_AT]
         ]
         for number in [*self._open, *gone_on, *range(len(self._records), len(trials))]:
             record = TrialRecord.read(trials[number])
@@ -203,7 +207,7 @@ class Study:
             self._open.discard(number)
             self._stopped.pop(number, None)
             if record.state == STOPPED:
-                self._stopped[number] = trials[number].user_attrs[STOPPED_AT]
+                self._stopped[number] = trials[number]
             elif not trials[number].state.is_finished():
                 self._open.add(number)
         return mean_over_runs(self._records.copy())

@@ -16,7 +16,7 @@ import numpy as np
 
 from search_spaces.trial import RandomTrial
 from studies.gathering import LOSSES, gather
-from studies.records import RUNNING, WAITING, TrialRecord
+from studies.records import RUNNING, WAITING, TrialRecord, front_records
 from studies.rungs.forecast import FEWEST, Forecast, forecast, prospects
 from studies.rungs.gain import Box
 from studies.samplers import derive_seed
@@ -78,7 +78,9 @@ def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
     candidates = _every(study)
     if not candidates:
         source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
-        parents = sorted(study.front(), key=lambda record: record.number)[-PARENTS:]
+        parents = sorted(front_records(records, study.space.objectives), key=lambda record: record.number)[
+            -PARENTS:
+        ]
         trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
         drawn = (item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index))
         candidates = [*drawn, *_allowed(study, trials)]
