@@ -170,13 +170,11 @@ def _print(found: Report) -> None:
     )
     for number, reason in found.failed.items():
         console.print(f"[yellow]#{number} failed when trained longer: {escape(reason)}[/]")
-    by_heart = found.epochs > MOST_EPOCHS
     if found.epochs > 1:
+        by_heart = "; so often that they learn it by heart: more text may rank otherwise"
         console.print(
             f"[yellow]the text is short: the long runs read it {found.epochs:.1f} times, the proxy "
-            f"{found.epochs / data['times']:.1f} times"
-            + ("; so often that they learn it by heart: more text may rank otherwise" if by_heart else "")
-            + "[/]",
+            f"{found.epochs / data['times']:.1f} times{by_heart if found.epochs > MOST_EPOCHS else ''}[/]",
             soft_wrap=True,
         )
     colour = {"Good": "green", "Bad:": "red"}.get(found.verdict[:4], "yellow")

@@ -1,7 +1,7 @@
 """The `nas` command: finds the command's module, runs it, says mistakes on one screen.
 
-Exit codes: 0 done, 1 failed, 2 the user can mend it, 130 stopped by Ctrl-C. Nothing heavy is imported here,
-so that `nas --help` answers at once.
+Exit codes: 0 done, 1 failed, 2 the user can mend it, 3 a worker lost its device and may be started again, 130
+stopped by Ctrl-C. Nothing heavy is imported here, so that `nas --help` answers at once.
 """
 
 from __future__ import annotations

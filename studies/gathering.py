@@ -93,11 +93,11 @@ def _longer(table: NDArray[Any], rows: int) -> NDArray[Any]:
     return found
 
 
-def _curve(record: TrialRecord, rungs: int, end_loss: str) -> list[float]:
-    """A loss a rung, NaN where the run did not get, or where a study of an older version kept none."""
+def _curve(record: TrialRecord, rungs: int, metric: str) -> list[float]:
+    """A loss a rung, the last by `metric`; NaN where the run did not get, or an older study kept none."""
     done = record.state == DONE
     known = record.rungs[: rungs - 1] if done else record.rungs
-    end = [record.metrics[end_loss]] if done else []
+    end = [record.metrics[metric]] if done else []
     return [*known, *[math.nan] * (rungs - len(known) - len(end)), *end]
 
 

@@ -78,9 +78,8 @@ def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
     candidates = _every(study)
     if not candidates:
         source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
-        parents = sorted(front_records(records, study.space.objectives), key=lambda record: record.number)[
-            -PARENTS:
-        ]
+        front = front_records(records, study.space.objectives)
+        parents = sorted(front, key=lambda record: record.number)[-PARENTS:]
         trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
         drawn = (item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index))
         candidates = [*drawn, *_allowed(study, trials)]
