@@ -302,10 +302,11 @@ def _proxy(data: dict[str, Any]) -> str:
     rungs = ", ".join(f"{rung:g}" for rung in data["rungs"])
     seeds = f", {data['seeds']} seeds" if data["seeds"] > 1 else ""
     time = f"{data['seconds']:g} s of training, at most " if "seconds" in data else ""
+    warmup = f"{data['warmup']:g}" if data["warmup"] < 1 else f"{format_count(data['warmup'])} tokens"
     return (
         f"{time}{format_count(data['tokens'])} tokens in {data['steps']:,} steps of "
         f"{data['batch_tokens']:,}, sequences of {data['seq_len']:,}, lr {data['lr']:g}, "
-        f"warm-up {data['warmup']:g}, weight decay {data['weight_decay']:g}, rungs {rungs}{seeds}"
+        f"warm-up {warmup}, weight decay {data['weight_decay']:g}, rungs {rungs}{seeds}"
     )
 
 

@@ -11,7 +11,6 @@ from search_spaces.probe import Probe
 from search_spaces.probes import PROBES
 from search_spaces.recall import Recall
 from search_spaces.state import State
-from surgery.costs import AHEAD_FROM
 from surgery.options import Cursor, Option
 from surgery.quantities import parse_count
 
@@ -21,6 +20,7 @@ _COUNTS = {
     "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
     "eval_tokens": "held-out tokens the loss is measured on",
 }
+_WARMUP = "fraction of the steps in which the rate rises, at most 0.9, or tokens such as 1M"
 LR_RULES = ("roles", "width", "uniform")
 _SETTINGS = {
     "seconds": Option(
@@ -33,7 +33,6 @@ _SETTINGS = {
         help="roles: lr for matrices, six times as much for embeddings, norms and gates; width: likewise, "
         "and more for HDPL's blocks and decoders, the fewer inputs they have; uniform: lr for all",
     ),
-    "warmup": Option(float, low=0.0, high=0.9, help="fraction of the steps in which the rate rises"),
     "final_lr": Option(float, low=0.0, high=1.0, help="share of the peak rate that is left at the end"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
     "seeds": Option(int, low=1, high=20, help="runs of each architecture; their mean is compared"),
@@ -51,7 +50,7 @@ class Proxy:
         rungs: fractions of the budget at which trials are compared, rising, the last is 1.
         lr: peak learning rate.
         lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.descent.make_optimizer`).
-        warmup: fraction of the steps.
+        warmup: fraction of the steps if below 1, else tokens: then an audit's longer runs have as many.
         final_lr: share of the peak that the rate's cosine ends at; 1: it stays at the peak.
         seeds: runs of each architecture.
         recall, state: the probes of these names, where they are objectives.
@@ -103,7 +102,7 @@ class Proxy:
 def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:
     """From a mapping, defaults filled in; None with problems. `probes`: those that are objectives."""
     before = len(cursor.problems.found)
-    given = cursor.mapping(data, (*_COUNTS, "rungs", *_SETTINGS, *PROBES))
+    given = cursor.mapping(data, (*_COUNTS, "rungs", "warmup", *_SETTINGS, *PROBES))
     values: dict[str, Any] = {}
     for name, kind in PROBES.items():
         if name in probes:
@@ -118,30 +117,36 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
             values[name] = _read(name, value)
         except ValueError as error:
             text = _COUNTS.get(name) or (_SETTINGS[name].help if name in _SETTINGS else "")
-            cursor.at(name).problem(value, str(error), text)
+            cursor.at(name).problem(value, str(error), _WARMUP if name == "warmup" else text)
     proxy = Proxy(**values)
     if len(cursor.problems.found) == before:
         _check(proxy, given, cursor)
     return proxy if len(cursor.problems.found) == before else None
 
 
-def check_ahead(proxy: Proxy, cursor: Cursor) -> None:
-    """`val_loss@4x` needs a point of the curve to start from."""
-    if AHEAD_FROM not in proxy.rungs:
-        rule = f"carries the curve on from {AHEAD_FROM:g} of the run, where there is no rung"
-        rungs = ", ".join(f"{item:g}" for item in sorted({*proxy.rungs, AHEAD_FROM}))
+def check_ahead(proxy: Proxy, start: float, cursor: Cursor) -> None:
+    """`val_loss@Kx` needs a point of the curve to start from: `start`, a share of the run."""
+    if start not in proxy.rungs:
+        rule = f"carries the curve on from {start:g} of the run, where there is no rung"
+        rungs = ", ".join(f"{item:g}" for item in sorted({*proxy.rungs, start}))
         cursor.problem(None, rule, f"write rungs: [{rungs}] in proxy")
 
 
 def _read(name: str, value: object) -> Any:
     if name == "rungs":
         return _read_rungs(value)
+    if name == "warmup" and _is_fraction(value):
+        return Option(float, low=0.0, high=0.9, help=_WARMUP).read(value)
     if name in _SETTINGS:
         return _SETTINGS[name].read(value)
     count = parse_count(value)
     if count < 1:
         raise ValueError("must be at least 1")
     return count
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < 1
 
 
 def _read_rungs(value: object) -> tuple[float, ...]:
@@ -174,5 +179,8 @@ def _check(proxy: Proxy, given: dict[str, Any], cursor: Cursor) -> None:
             f"a run has only {proxy.steps} steps, so that rungs fall on steps {list(proxy.rung_steps)}",
             "use fewer rungs, smaller batches or more tokens",
         )
+    if proxy.warmup >= 1 and not batch <= proxy.warmup <= 0.9 * tokens:
+        rule = f"must be at least one step ({batch} tokens) and at most 0.9 of the run ({tokens})"
+        cursor.at("warmup").problem(given["warmup"], rule, _WARMUP)
     if proxy.eval_tokens < seq_len:
         cursor.at("eval_tokens").problem(proxy.eval_tokens, f"is less than one sequence ({seq_len})")

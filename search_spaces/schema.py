@@ -51,8 +51,9 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     wanted = given.get("objectives")
     probes = [name for name in PROBES if isinstance(wanted, dict) and name in wanted]
     proxy = read_proxy(given.get("proxy"), vocab_size, probes, root.at("proxy"))
-    if proxy is not None and any(item.name == AHEAD for item in objectives):
-        check_ahead(proxy, root.at("objectives").at(AHEAD))
+    if proxy is not None:
+        for metric in (item.name for item in objectives if item.name in AHEAD):
+            check_ahead(proxy, 1 / AHEAD[metric], root.at("objectives").at(metric))
     data = read_data(given.get("data"), vocab_size, root.at("data"))
     if backbone is not None and search:
         variation = Variation(backbone, given["backbone"], search)

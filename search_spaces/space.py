@@ -195,5 +195,6 @@ def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
     names = {item.name for item in objectives}
     if {"val_loss", "val_bpb"} <= names:
         yield "objectives val_loss and val_bpb rank architectures alike: the text and its tokens are the same"
-    if AHEAD in names and names & {"val_loss", "val_bpb"}:
-        yield f"objectives val_loss and {AHEAD} mean the same quality, at the end of the run and beyond it"
+    ends = [name for name in ("val_loss", "val_bpb", *AHEAD) if name in names]
+    if len(ends) > 1 and not names.isdisjoint(AHEAD):
+        yield f"objectives {' and '.join(ends)} mean the same quality, at the end of the run or beyond it"

@@ -18,7 +18,7 @@ from surgery.costs import AHEAD
 if TYPE_CHECKING:
     from studies.study import Study
 
-LOSSES = ("val_loss", "val_bpb", AHEAD)  # what a rung tells of, or is told on the same scale
+LOSSES = ("val_loss", "val_bpb", *AHEAD)  # what a rung tells of, or is told on the same scale
 
 
 def gather(study: Study, records: Sequence[TrialRecord]) -> Evidence:

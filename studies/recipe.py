@@ -15,7 +15,7 @@ class TrainSettings:
     batch_tokens: int
     lr: float = 3e-3
     lr_rule: str = "uniform"  # or `roles`, `width`: see `make_optimizer`
-    warmup: float = 0.05  # share of the steps
+    warmup: float = 0.05  # share of the steps if below 1, else tokens
     final_lr: float = 0.1  # share of the peak that the cosine ends at
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -30,6 +30,13 @@ class TrainSettings:
         return max(1, self.tokens // self.batch_tokens)
 
     @property
+    def warmup_steps(self) -> int:
+        """In which the learning rate rises."""
+        if self.warmup < 1:
+            return step_at(self.warmup, self.steps)
+        return max(1, round(self.warmup / self.batch_tokens))
+
+    @property
     def eval_steps(self) -> frozenset[int]:
         """Steps after which the held-out loss is taken; the last is one of them."""
         return frozenset(step_at(share, self.steps) for share in (*self.eval_at, 1.0))
@@ -42,7 +49,7 @@ def step_at(share: float, steps: int) -> int:
 
 def schedule(step: int, settings: TrainSettings) -> float:
     """Share of the peak learning rate at a step from 1: linear warm-up, then cosine to `final_lr`."""
-    warmup = step_at(settings.warmup, settings.steps)
+    warmup = settings.warmup_steps
     if step <= warmup:
         return step / warmup
     done = (step - warmup) / max(1, settings.steps - warmup)

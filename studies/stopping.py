@@ -119,7 +119,8 @@ def expected_values(study: Study, records: Sequence[TrialRecord]) -> dict[int, l
         if record.state == STOPPED:
             loss = record.rungs[-1] if told[row] != told[row] else float(told[row])
             growth = loss / record.rungs[-1]
-            values = {**study.costs(record), **record.measured, "val_loss": loss, AHEAD: loss}
+            losses = dict.fromkeys(("val_loss", *AHEAD), loss)
+            values = {**study.costs(record), **record.measured, **losses}
             if "val_bpb" in values:
                 values["val_bpb"] *= growth
             found[number] = [values[item.name] for item in study.space.objectives]

@@ -96,7 +96,7 @@ def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
     step = step_at(proxy.rungs[0], record.whole_steps(proxy))
     held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
     if held_out:
-        held_out = {**held_out, AHEAD: held_out["val_loss"]}  # a single point has no slope
+        held_out = {**held_out, **dict.fromkeys(AHEAD, held_out["val_loss"])}  # a single point has no slope
     exact = {item.name: item for item in study.space.objectives if not item.measured}
     names = [item.name for item in study.space.objectives]
     if not all(name in exact or name in held_out for name in names):

@@ -33,8 +33,8 @@ from studies.study import Study
 from studies.training import Interrupted, Progress, Rung, Stopped, check_data, train
 from studies.trials import HEARTBEAT_SECONDS, Assignment, Nothing, beat, finish, put_back, take
 from surgery.architecture import Architecture
-from surgery.costs import AHEAD, cost
 from surgery.costs import METRICS as ALL_METRICS
+from surgery.costs import cost
 from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 
@@ -260,9 +260,8 @@ class _Worker:
                 at_rung=at_rung if first else None,
                 checkpoint=folder / CHECKPOINT if first else None,
             )
-            found = {**asdict(result), **scores}
             ahead = carried_on(result.losses, self.study.space.proxy.rungs)
-            results.append(found if ahead is None else {**found, AHEAD: ahead})
+            results.append({**asdict(result), **scores, **ahead})
         return results
 
     def _settings(

@@ -118,16 +118,18 @@ def cache_bytes(arch: Architecture, context: int) -> int:
     )
 
 
-# val_loss at the end of a run of so many times the tokens, as far as the curve of the run itself tells, from
-# this share of it on
-AHEAD, AHEAD_TIMES, AHEAD_FROM = "val_loss@4x", 4, 0.25
+# val_loss at the end of a run of so many times the tokens, as far as the run's own curve tells
+AHEAD = {f"val_loss@{times}x": times for times in (2, 4)}
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("val_loss", "nats/token", "min", "cross-entropy on held-out text"),
         Metric("val_bpb", "bits/byte", "min", "the same a byte of text, comparable between tokenizers"),
-        Metric(AHEAD, "nats/token", "min", f"val_loss carried on to {AHEAD_TIMES} times the tokens"),
+        *(
+            Metric(name, "nats/token", "min", f"val_loss carried on to {times} times the tokens")
+            for name, times in AHEAD.items()
+        ),
         Metric("recall", "accuracy", "max", "multi-query associative recall, from 0 to 1"),
         Metric("state", "accuracy", "max", "state tracking in words over a group, from 0 to 1"),
         Metric("params", "parameters", "min", "stored parameters", analytic=lambda a, _: params(a)),
@@ -161,8 +163,8 @@ def parse_metric(name: str) -> tuple[Metric, int | None]:
     """
     from surgery.problems import nearest
 
-    if name == AHEAD:
-        return METRICS[AHEAD], None
+    if name in AHEAD:
+        return METRICS[name], None
     base, mark, text = str(name).partition("@")
     metric = METRICS.get(base)
     if metric is None:
@@ -170,8 +172,8 @@ def parse_metric(name: str) -> tuple[Metric, int | None]:
         raise ValueError(f"is not a metric; {hint}")
     if not metric.takes_context:
         if mark:
-            other = f" or {AHEAD}" if AHEAD.startswith(f"{base}@") else ""
-            raise ValueError(f"takes no context: write {base}{other}")
+            names = [base, *(item for item in AHEAD if item.startswith(f"{base}@"))]
+            raise ValueError(f"takes no context: write {' or '.join(names)}")
         return metric, None
     if not mark:
         raise ValueError(f"needs a context in tokens, such as {base}@4096")

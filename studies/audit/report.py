@@ -238,7 +238,7 @@ def _losses_on_the_way(audit: Audit, points: Sequence[Point]) -> dict[str, Array
     """What else the proxy's curves tell, beside what the study judges by: held-out losses at rungs, and where
     they lead. NaN for a trial whose curve is not in this folder."""
     space = audit.study.space
-    proxy, carried = space.proxy, end_loss(space.objectives) == AHEAD
+    proxy, judge = space.proxy, end_loss(space.objectives)
     curves = np.full((len(points), len(proxy.rungs)), math.nan)
     for index, point in enumerate(points):
         steps = point.record.whole_steps(proxy)
@@ -246,12 +246,11 @@ def _losses_on_the_way(audit: Audit, points: Sequence[Point]) -> dict[str, Array
         for entry in audit.study.curve(point.record.number):
             if "val_loss" in entry and entry["step"] in place:
                 curves[index, place[entry["step"]]] = entry["val_loss"]
-    shown = proxy.rungs if carried else proxy.rungs[:-1]
+    shown = proxy.rungs[:-1] if judge == "val_loss" else proxy.rungs
     found = {f"loss at {share:.0%} of it": curves[:, rung] for rung, share in enumerate(shown)}
     ahead = [carried_on(curve, proxy.rungs) for curve in curves.tolist()]
-    if not carried and None not in ahead:
-        found[f"{AHEAD} by its curve"] = np.array(ahead)
-    return found
+    told = [name for name in AHEAD if name != judge and all(name in item for item in ahead)]
+    return {**found, **{f"{name} by its curve": np.array([item[name] for item in ahead]) for name in told}}
 
 
 def _better_half(points: Sequence[Point]) -> Estimate:

@@ -44,7 +44,8 @@ OnStep = Callable[[Run, Progress], None]
 
 def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
     """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order. A
-    proxy may do without the decay of the rate; a long run has it, as `nas train` has.
+    proxy may do without the decay of the rate; a long run has it, as `nas train` has. A warm-up in tokens
+    stays as long as it is.
     `steps`: of the proxy's run, where its budget was time."""
     study = audit.study
     settings = train_settings(study.space, study.settings.seed)

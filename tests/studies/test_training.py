@@ -161,8 +161,9 @@ def test_order_takes_every_window_once_an_epoch() -> None:
     assert not np.array_equal(drawn[:3], other)
 
 
-def test_schedule_rises_then_falls_to_its_end() -> None:
-    settings = replace(SETTINGS, tokens=512 * 200, warmup=0.1, final_lr=0.2)
+@pytest.mark.parametrize("warmup", [0.1, 512 * 20])
+def test_schedule_rises_then_falls_to_its_end(warmup: float) -> None:
+    settings = replace(SETTINGS, tokens=512 * 200, warmup=warmup, final_lr=0.2)
     rates = [schedule(step, settings) for step in range(1, settings.steps + 1)]
     assert rates[0] == 1 / 20
     assert rates[19] == 1.0

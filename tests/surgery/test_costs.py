@@ -169,7 +169,7 @@ def test_metric_names(name: str, base: str, context: int | None) -> None:
     ("name", "rule"),
     [
         ("param", 'did you mean "params"'), ("", "is not a metric; metrics: "),
-        ("params@5", "takes no context"), ("val_loss@8x", "write val_loss or val_loss@4x"),
+        ("params@5", "takes no context"), ("val_loss@8x", "write val_loss or val_loss@2x or val_loss@4x"),
         ("cache_bytes", "needs a context in tokens, such as cache_bytes@4096"),
         ("cache_bytes@", "context ''"),
         ("cache_bytes@0", "context '0'"), ("cache_bytes@-4", "context '-4'"),
