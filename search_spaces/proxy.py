@@ -89,6 +89,11 @@ class Proxy:
         return tuple(round(rung * self.steps) for rung in self.rungs)
 
     @property
+    def warmup_share(self) -> float:
+        """Of the most steps that a run takes."""
+        return self.warmup if self.warmup < 1 else self.warmup / self.tokens
+
+    @property
     def batch_sequences(self) -> int:
         return self.batch_tokens // self.seq_len
 

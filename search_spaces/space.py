@@ -116,8 +116,9 @@ class SearchSpace:
         return feasible_share(self.variation, self.constraints, samples, seed)
 
     def warnings(self) -> list[str]:
-        """What is allowed but can have no effect."""
-        return [*_dead_weights(self.variation), *_twin_objectives(self.objectives)]
+        """What is allowed but can have no effect, or not the one that is meant."""
+        twins, early = _twin_objectives(self.objectives), _early_rungs(self.proxy)
+        return [*_dead_weights(self.variation), *twins, *early]
 
     def to_yaml(self) -> str:
         """The file as written, comments and all."""
@@ -198,3 +199,12 @@ def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
     ends = [name for name in ("val_loss", "val_bpb", *AHEAD) if name in names]
     if len(ends) > 1 and not names.isdisjoint(AHEAD):
         yield f"objectives {' and '.join(ends)} mean the same quality, at the end of the run or beyond it"
+
+
+def _early_rungs(proxy: Proxy) -> Iterator[str]:
+    early = [f"{rung:g}" for rung in proxy.rungs if rung <= proxy.warmup_share]
+    if early:
+        yield (
+            f"at {' and '.join(early)} of a run (proxy.rungs) its rate still rises, over "
+            f"{proxy.warmup_share:.2g} of it: losses rank little there, and trials are stopped by them"
+        )
