@@ -8,15 +8,9 @@ import typer
 
 BENCHES = ("mixers", "model", "ops", "overhead", "search", "trial")
 
-bench = typer.Typer(help="Measure speed on this machine, or of searches, side by side.", no_args_is_help=True)
-
 
 def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True)
     for name in BENCHES:
-        import_module(f"nas_cli.benches.{name}").add_to(bench)
-    app.add_typer(bench, name="bench")
-
-
-@bench.callback()
-def group() -> None:
-    pass
+        import_module(f"nas_cli.benches.{name}").add_to(group)
+    app.add_typer(group, name="bench", help="Measure speed on this machine, or of searches, side by side.")

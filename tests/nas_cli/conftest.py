@@ -122,7 +122,7 @@ def llama_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def nas() -> Callable[..., Result]:
     """Runs a command of `nas` in this process; a mistake of the user becomes exit code 2 and its text."""
     from typer.testing import CliRunner

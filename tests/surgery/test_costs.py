@@ -99,7 +99,6 @@ def test_analytic_costs_equal_counts_on_the_built_model(arch: Architecture, cont
     assert cost(arch, f"cache_bytes@{context}") == cache.bytes
 
 
-@settings(max_examples=60)
 def without_index_loss(model: HybridLM) -> HybridLM:
     """Announced FLOPs are those of the model, not of the loss that teaches an indexer."""
     for module in model.modules():
