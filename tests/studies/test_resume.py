@@ -41,9 +41,9 @@ def crash(study: Study, name: str, writes: list[int], target: str = str(TARGET))
 @pytest.mark.parametrize(
     ("sampler", "name"),
     [
-        ("tpe", "SIGKILL"),
-        pytest.param("nsga2", "SIGINT", marks=pytest.mark.slow),
         ("gain", "SIGKILL"),
+        pytest.param("tpe", "SIGKILL", marks=pytest.mark.slow),
+        pytest.param("nsga2", "SIGINT", marks=pytest.mark.slow),
         pytest.param("tpe", "SIGINT", marks=pytest.mark.slow),
         pytest.param("nsga2", "SIGKILL", marks=pytest.mark.slow),
         pytest.param("random", "SIGKILL", marks=pytest.mark.slow),

@@ -92,10 +92,9 @@ def test_analytic_costs_equal_counts_on_the_built_model(arch: Architecture, cont
         model.head(model(tokens[:, -1:], cache=cache))
     assert cost(arch, f"decode_flops@{context}") == counter.get_total_flops() - before
 
-    half = HybridLM(arch).eval().bfloat16()
     cache = DecodeCache()
     with torch.no_grad():
-        half(tokens, cache=cache)
+        model.bfloat16()(tokens, cache=cache)
     assert cost(arch, f"cache_bytes@{context}") == cache.bytes
 
 
