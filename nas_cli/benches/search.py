@@ -137,7 +137,7 @@ def _table(rows: list[Figures]) -> Table:
             row.method,
             *(_tokens(row.tokens[share]) for share in shares),
             "" if row.ratio is None else "never" if math.isinf(row.ratio) else f"{row.ratio:.2f}×",
-            *(["" if row.lost is None else f"{row.lost:.0%}"] if lost else []),
+            *(["" if row.lost is None else f"{row.lost:.1%}"] if lost else []),
             str(row.duplicates),
             "" if row.ms is None else f"{row.ms:.0f}, {row.last_ms:.0f}",
         )
