@@ -54,7 +54,9 @@ class Excluded:
 
     @property
     def told(self) -> str:
-        return f"{self.limit.name} {self.limit.metric.format(self.value)}"
+        """Its value, with all its digits where it would look like the limit otherwise."""
+        shown, limit = (self.limit.metric.format(value) for value in (self.value, self.limit.value))
+        return f"{self.limit.name} {f'{self.value:,.12g}' if shown == limit else shown}"
 
 
 @dataclass(frozen=True)

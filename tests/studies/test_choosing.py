@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from studies.choosing import choose, read_limits
+from studies.choosing import Excluded, choose, read_limits
 from studies.records import TrialRecord
 from studies.standings import Standings
 
@@ -63,6 +63,12 @@ def test_the_nearest_better_one_that_a_limit_excludes() -> None:
     assert better is not None
     assert (better.record.number, str(better.limit), better.value) == (1, "params <= 180", 200.0)
     assert "#1 would win, but params <= 180 excludes it: params 200" in str(better)
+
+
+def test_what_would_look_like_the_limit_is_told_in_full() -> None:
+    (limit,) = read_limits(["params<=30M"])
+    told = [Excluded(front().rows[1].record, limit, value).told for value in (30_020_608.0, 30_100_000.0)]
+    assert told == ["params 30,020,608", "params 30.1M"]
 
 
 def test_of_several_broken_limits_the_worst_is_told() -> None:
