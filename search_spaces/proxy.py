@@ -20,7 +20,6 @@ _COUNTS = {
     "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
     "eval_tokens": "held-out tokens the loss is measured on",
 }
-_WARMUP = "fraction of the steps in which the rate rises, at most 0.9, or tokens such as 1M"
 LR_RULES = ("roles", "width", "uniform")
 _SETTINGS = {
     "seconds": Option(
@@ -32,6 +31,12 @@ _SETTINGS = {
         choices=LR_RULES,
         help="roles: lr for matrices, six times as much for embeddings, norms and gates; width: likewise, "
         "and more for HDPL's blocks and decoders, the fewer inputs they have; uniform: lr for all",
+    ),
+    "warmup": Option(  # or a count
+        float,
+        low=0.0,
+        high=0.9,
+        help="fraction of the steps in which the rate rises, at most 0.9, or tokens such as 1M",
     ),
     "final_lr": Option(float, low=0.0, high=1.0, help="share of the peak rate that is left at the end"),
     "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
@@ -107,7 +112,7 @@ class Proxy:
 def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:
     """From a mapping, defaults filled in; None with problems. `probes`: those that are objectives."""
     before = len(cursor.problems.found)
-    given = cursor.mapping(data, (*_COUNTS, "rungs", "warmup", *_SETTINGS, *PROBES))
+    given = cursor.mapping(data, (*_COUNTS, "rungs", *_SETTINGS, *PROBES))
     values: dict[str, Any] = {}
     for name, kind in PROBES.items():
         if name in probes:
@@ -122,7 +127,7 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
             values[name] = _read(name, value)
         except ValueError as error:
             text = _COUNTS.get(name) or (_SETTINGS[name].help if name in _SETTINGS else "")
-            cursor.at(name).problem(value, str(error), _WARMUP if name == "warmup" else text)
+            cursor.at(name).problem(value, str(error), text)
     proxy = Proxy(**values)
     if len(cursor.problems.found) == before:
         _check(proxy, given, cursor)
@@ -140,9 +145,7 @@ def check_ahead(proxy: Proxy, start: float, cursor: Cursor) -> None:
 def _read(name: str, value: object) -> Any:
     if name == "rungs":
         return _read_rungs(value)
-    if name == "warmup" and _is_fraction(value):
-        return Option(float, low=0.0, high=0.9, help=_WARMUP).read(value)
-    if name in _SETTINGS:
+    if name in _SETTINGS and (name != "warmup" or _is_fraction(value)):
         return _SETTINGS[name].read(value)
     count = parse_count(value)
     if count < 1:
@@ -186,6 +189,6 @@ def _check(proxy: Proxy, given: dict[str, Any], cursor: Cursor) -> None:
         )
     if proxy.warmup >= 1 and not batch <= proxy.warmup <= 0.9 * tokens:
         rule = f"must be at least one step ({batch} tokens) and at most 0.9 of the run ({tokens})"
-        cursor.at("warmup").problem(given["warmup"], rule, _WARMUP)
+        cursor.at("warmup").problem(given["warmup"], rule, _SETTINGS["warmup"].help)
     if proxy.eval_tokens < seq_len:
         cursor.at("eval_tokens").problem(proxy.eval_tokens, f"is less than one sequence ({seq_len})")

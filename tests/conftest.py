@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,15 @@ def _steady_torch() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="session")
+def cli() -> typer.Typer:
+    """`nas` with all its commands, which a process may hang on once."""
+    from nas_cli import main
+
+    main.register()
+    return main.app
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import typer
 
-from nas_cli import main
 from search_spaces import parse_space
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -25,10 +24,8 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def command() -> Any:
-    if not main.app.registered_commands:
-        main.register()
-    return typer.main.get_command(main.app)
+def command(cli: typer.Typer) -> Any:
+    return typer.main.get_command(cli)
 
 
 def test_there_are_commands() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -123,20 +122,14 @@ def llama_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def nas() -> Callable[..., Result]:
+def nas(cli: typer.Typer) -> Callable[..., Result]:
     """Runs a command of `nas` in this process; a mistake of the user becomes exit code 2 and its text."""
     from typer.testing import CliRunner
 
-    from nas_cli import main
     from surgery.problems import UserError
 
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    for name in main.COMMANDS:
-        import_module(f"nas_cli.{name}").add_to(app)
-
     def run(*args: object) -> Result:
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        result = CliRunner().invoke(cli, [str(arg) for arg in args])
         if isinstance(result.exception, UserError):
             result.exit_code = 2
         elif result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -106,6 +106,7 @@ def without_index_loss(model: HybridLM) -> HybridLM:
     return model
 
 
+@settings(max_examples=60)
 @given(architectures(), st.integers(1, 9))
 def test_train_flops_are_three_forwards_with_causal_attention(arch: Architecture, length: int) -> None:
     # training computes what evaluation leaves out, such as the latent's variance
