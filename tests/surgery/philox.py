@@ -36,7 +36,6 @@ def normals(seed: int, tokens: int, width: int) -> Tensor:
     found = []
     for first, second in (words[:2], words[2:]):
         radius = (-2 * (((first >> 9) + 0.5).double() / 2**23).log()).sqrt()
-        quarters = (second >> 30) + ((second << 2 & WORD) >> 9).double() / 2**23 - 0.5
-        angle = math.pi / 2 * quarters
+        angle = 2 * math.pi * (second >> 9).double() / 2**23 - math.pi
         found += [radius * angle.cos(), radius * angle.sin()]
     return torch.stack(found, dim=1).flatten(0, 1)[:tokens]

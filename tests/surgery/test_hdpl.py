@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from surgery.context import Context
 from surgery.projections.hdpl import DEAD_RANK, HDPLSpec
-from surgery.projections.hdpl.kl import FORMS, FREE_BITS, LN2, kl_loss
+from surgery.projections.hdpl.kl import FORMS, FREE_BITS, LN2, Terms
 from surgery.projections.hdpl.latent import sample_plainly
 from surgery.projections.hdpl.module import HDPL
 
@@ -116,11 +116,10 @@ def test_a_weak_latent_is_below_the_clamp_and_its_loss_is_live() -> None:
 
 
 def kl_of(mu: Tensor, logvar: Tensor, form: str) -> Tensor:
-    """The loss of latents (*batch, rank), in two steps as the module takes them."""
+    """The loss of latents (*batch, rank), as the module takes it."""
     latents = torch.cat((mu, logvar), dim=-1).reshape(-1, 2 * mu.shape[-1])
     noise = torch.zeros(len(latents), mu.shape[-1])
-    _, sums = sample_plainly(latents, noise, [mu.shape[-1]], [FORMS[form]])
-    return kl_loss(sums, form, len(latents))
+    return sample_plainly(latents, noise, [mu.shape[-1]], Terms([FORMS[form]], [1.0]))[1]
 
 
 def auxiliary_gradients(kl: str, rank: int) -> tuple[float, float]:

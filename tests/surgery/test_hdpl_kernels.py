@@ -23,7 +23,7 @@ from surgery.projections.hdpl import (
     tiles,
     weights_triton,
 )
-from surgery.projections.hdpl.kl import FORMS, LN2, kl_loss
+from surgery.projections.hdpl.kl import FORMS, LN2, Terms
 from surgery.projections.hdpl.module import HDPL
 from surgery.projections.siblings import project
 from tests.surgery.on_triton import DEVICE, DTYPES, INTERPRETED, RUNS, every_dtype
@@ -55,7 +55,11 @@ def sampled(tokens: int, ranks: list[int], seed: int, scale: float = 1.0) -> Ten
     latents = torch.zeros(tokens, 2 * sum(ranks), device=DEVICE)
     latents[:, sum(ranks) :] = 2 * torch.tensor(scale).log()
     key = torch.tensor([seed], device=DEVICE)
-    return latent_triton.sample_fused(latents, key, ranks, [0] * len(ranks))[0]
+    return latent_triton.sample_fused(latents, key, ranks, no_loss(len(ranks)))[0]
+
+
+def no_loss(siblings: int) -> Terms:
+    return Terms([0] * siblings, [0.0] * siblings)
 
 
 @every_dtype
@@ -73,36 +77,39 @@ def sampled(tokens: int, ranks: list[int], seed: int, scale: float = 1.0) -> Ten
 def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.dtype) -> None:
     torch.manual_seed(tokens)
     width = sum(ranks)
-    codes = [FORMS[form] for form in forms]
+    terms = Terms([FORMS[form] for form in forms], [0.5 + place for place in range(len(forms))])
     latents = draw(tokens, 2 * width, dtype=dtype)
     quiet = torch.tensor([rank for rank in ranks for _ in range(rank)] * 2, device=DEVICE)
     latents[::2] /= 2 * quiet.sqrt()  # under the clamp of `reference`; the other tokens are above
-    d_h, d_sums = draw(tokens, width, dtype=dtype), draw(width)
+    d_h, d_loss = draw(tokens, width, dtype=dtype), draw(1)[0]
     key = torch.tensor([SEED], device=DEVICE)
     noise = normals(SEED, tokens, width).to(DEVICE)
     exact = latents.double()
-    wanted = latent.sample_plainly(exact, noise, ranks, codes)
-    wanted += latent.sample_back_plainly(exact, noise, ranks, codes, d_h.double(), d_sums.double())
-    found = latent_triton.sample_fused(latents, key, ranks, codes)
-    found += latent_triton.sample_back_fused(latents, key, ranks, codes, d_h.clone(), d_sums)
+    wanted = latent.sample_plainly(exact, noise, ranks, terms)
+    wanted += latent.sample_back_plainly(exact, noise, ranks, terms, d_h.double(), d_loss.double(), wanted[2])
+    found = latent_triton.sample_fused(latents, key, ranks, terms)
+    found += latent_triton.sample_back_fused(latents, key, ranks, terms, d_h.clone(), d_loss, found[2])
     for what, mine, theirs in zip(
-        ("h", "sums", "d_latents", "h again", "d_bias"), found, wanted, strict=True
+        ("h", "loss", "slopes", "d_latents", "h again", "d_bias"), found, wanted, strict=True
     ):
-        # of a quiet latent the KL is what is left of a difference
-        close(mine, theirs, torch.bfloat16 if what == "sums" else dtype, what)
+        if what == "d_bias":  # of some tokens each
+            close(mine.double().sum(0), theirs.sum(0), dtype, what)
+        elif terms.wanted or what not in ("loss", "slopes"):
+            # of a quiet latent the KL is what is left of a difference
+            close(mine, theirs, torch.bfloat16 if what == "loss" else dtype, what)
     # each gradient of a small loss has its own size: mu and logvar of each sibling are compared alone too
     for mine, theirs in zip(
-        found[2].split([*ranks, *ranks], 1), wanted[2].split([*ranks, *ranks], 1), strict=True
+        found[3].split([*ranks, *ranks], 1), wanted[3].split([*ranks, *ranks], 1), strict=True
     ):
         close(mine, theirs, dtype, "part of d_latents")
 
 
 def test_latents_can_be_spent() -> None:
-    latents, d_h, d_sums = draw(33, 48), draw(33, 24), draw(24)
+    latents, d_h, loss = draw(33, 48), draw(33, 24), (draw(1)[0], draw(24))
     key = torch.tensor([SEED], device=DEVICE)
-    rest = [8, 16], [2, 1]
-    kept = latent_triton.sample_back_fused(latents.clone(), key, *rest, d_h.clone(), d_sums)
-    spent = latent_triton.sample_back_fused(latents, key, *rest, d_h.clone(), d_sums, spend=True)
+    rest = [8, 16], Terms([2, 1], [1.0, 1.0])
+    kept = latent_triton.sample_back_fused(latents.clone(), key, *rest, d_h.clone(), *loss)
+    spent = latent_triton.sample_back_fused(latents, key, *rest, d_h.clone(), *loss, spend=True)
     assert spent[0] is latents
     for mine, theirs in zip(spent, kept, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
@@ -112,12 +119,12 @@ def test_above_the_clamp_there_is_no_gradient() -> None:
     latents = torch.zeros(6, 8, device=DEVICE)
     latents[3:, :4] = 1.0  # 2 nats a token
     key, d_h = torch.tensor([1], device=DEVICE), torch.zeros(6, 4, device=DEVICE)
-    _, sums = latent_triton.sample_fused(latents, key, [4], [FORMS["reference"]])
-    assert sums.sum().item() == pytest.approx(3 * LN2, rel=1e-6)
+    terms = Terms([FORMS["reference"]], [6.0])  # times the mean over tokens: the sum
+    _, loss, slopes = latent_triton.sample_fused(latents, key, [4], terms)
+    assert loss.item() == pytest.approx(3 * LN2, rel=1e-6)
     latents[:3, :4] = 0.1
-    d_latents, *_ = latent_triton.sample_back_fused(
-        latents, key, [4], [FORMS["reference"]], d_h, torch.ones(4, device=DEVICE)
-    )
+    one = torch.ones((), device=DEVICE)
+    d_latents, *_ = latent_triton.sample_back_fused(latents, key, [4], terms, d_h, one, slopes)
     torch.testing.assert_close(d_latents[:3, :4], torch.full((3, 4), 0.1, device=DEVICE))
     assert not d_latents[3:].any()
 
@@ -128,7 +135,7 @@ def test_the_noise_is_normal_and_independent() -> None:
     latents = torch.zeros(tokens, 64, device=DEVICE)
     # d h at h = silu(z) gives z back: the gradient of logvar is d_z z / 2 where mu = 0, sigma = 1
     d_h = torch.ones(tokens, 32, device=DEVICE)
-    d_latents, *_ = latent_triton.sample_back_fused(latents, key, ranks, [0, 0], d_h, d_h[0])
+    d_latents, *_ = latent_triton.sample_back_fused(latents, key, ranks, no_loss(2), d_h, d_h[0, 0], d_h[0])
     z = (2 * d_latents[:, 32:] / d_latents[:, :32]).cpu().double()
     torch.testing.assert_close(z, normals(7, tokens, 32), rtol=1e-3, atol=1e-4)
     count = z.numel()
@@ -243,7 +250,9 @@ def test_gradients_of_weights(
 ) -> None:
     needs_products_of(dtype)
     of = siblings(tokens, blocks, rows, columns, ranks, dtype)
-    found = weights_triton.weight_gradients_fused(of.x, of.hs, of.d_ys, of.blocks)
+    shifts = draw(37, 24)
+    *found, shift = weights_triton.weight_gradients_fused(of.x, of.hs, of.d_ys, of.blocks, shifts)
+    close(shift, shifts.double().sum(0), dtype, "sum of the shifts")
     of = of.exactly()
     exactly = paths.weight_gradients_plainly(of.x, of.hs, of.d_ys, of.blocks)
     for what, mine, theirs in zip(("d_blocks", "d_decoders"), found, exactly, strict=True):
@@ -292,14 +301,14 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
     noise = normals(int(seeds[0]), tokens, 3 * rank).to(DEVICE)
     exact_x = x.detach().double().requires_grad_()
     every = nn.ModuleList(modules).double()
-    wanted, losses = [], []
+    wanted, total = [], torch.zeros((), dtype=torch.float64, device=DEVICE)
     for module, eps in zip(modules, noise.split(rank, dim=1), strict=True):
         both = torch.cat((module.mu(exact_x), module.logvar(exact_x)), dim=1)
-        h, sums = latent.sample_plainly(both, eps, [rank], [FORMS[module.kl]])
+        h, loss, _ = latent.sample_plainly(both, eps, [rank], Terms([FORMS[module.kl]], [1.0]))
         low_rank = nn.functional.linear(h, module.decoder.weight, module.bias)
         wanted.append(paths.block_diagonal(exact_x, module.blocks) + low_rank)
-        losses.append(kl_loss(sums, module.kl, tokens))
-    exact = [*wanted, *losses]
+        total = total + loss
+    exact = [*wanted, total]
     exact_leaves = [exact_x, *every.parameters()]
     expected = torch.autograd.grad(exact, exact_leaves, [weight.double() for weight in weights])
     for what, mine, theirs in zip(range(len(found)), found, exact, strict=True):

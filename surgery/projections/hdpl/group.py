@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surgery.projections.hdpl.kl import FORMS
+from surgery.projections.hdpl.kl import FORMS, Terms
 from surgery.projections.hdpl.latent import draw, sample, sample_back
 from surgery.projections.hdpl.paths import (
     block_diagonal,
@@ -35,21 +35,21 @@ GATHER_FROM = (
 
 
 def train(
-    x: Float[Tensor, "t d_in"], siblings: Sequence[Weights], forms: Sequence[str]
-) -> tuple[list[Float[Tensor, "t d_out"]], list[Float[Tensor, " rank"]]]:
-    """(outputs, sums for `kl_loss`) of each sibling with noise; KL is summed only where a form is named."""
+    x: Float[Tensor, "t d_in"], siblings: Sequence[Weights], forms: Sequence[str], kl_weights: Sequence[float]
+) -> tuple[list[Float[Tensor, "t d_out"]], Float[Tensor, ""]]:
+    """(outputs of each sibling with noise, their weighted KL). A sibling without a form has none."""
     mus, logvars, blocks, decoders, biases = zip(*siblings, strict=True)
-    ranks = [decoder.shape[1] for decoder in decoders]
-    encoders = (*mus, *logvars)
-    side_by_side = [torch.cat([e.weight for e in encoders]), torch.cat([e.bias for e in encoders])]
     there = [vector for vector in biases if vector is not None]
+    encoders = (*mus, *logvars)
     dtype = _working_dtype(x)
-    weights = _cast_together([*side_by_side, *blocks, *decoders, *there], dtype)
-    noise = draw(len(x), ranks, dtype, x.device)
-    numbers = [FORMS[form] for form in forms]
-    biased = [bias is not None for bias in biases]
-    *outputs, sums = _Group.apply(x.to(dtype), noise, numbers, biased, *weights)
-    return outputs, list(sums.split(ranks))
+    parameters = [*(e.weight for e in encoders), *(e.bias for e in encoders)]
+    weights = _side_by_side(parameters, [*blocks, *decoders, *there], dtype)
+    noise = draw(len(x), [decoder.shape[1] for decoder in decoders], dtype, x.device)
+    # compiled, a number that the operator takes would make code of its own for every weight
+    scale = max(kl_weights) if torch.compiler.is_compiling() else 1.0
+    terms = [FORMS[form] for form in forms], [1.0 if w == scale else w / scale for w in kl_weights]
+    *outputs, loss = _Group.apply(x.to(dtype), noise, *terms, [bias is not None for bias in biases], *weights)
+    return outputs, loss if scale == 1.0 else scale * loss
 
 
 def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Float[Tensor, "t d_out"]]:
@@ -82,52 +82,67 @@ def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Fl
 
 class _Group(torch.autograd.Function):
     """x, noise and, in one dtype with x, encoders' weight and bias, all blocks, all decoders, and the biases
-    there are -> outputs and KL sums."""
+    there are -> outputs and the loss."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, noise: Tensor, forms: list[int], biased: list[bool], *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        noise: Tensor,
+        forms: list[int],
+        kl_weights: list[float],
+        biased: list[bool],
+        *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         run = _forward_op if torch.compiler.is_compiling() else _forward
-        *found, latents = run(x, noise, forms, biased, list(weights))
-        ctx.save_for_backward(x, noise, latents, *weights[: 2 + 2 * len(forms)])
-        ctx.forms, ctx.biased = forms, biased
+        *found, latents, slopes = run(x, noise, forms, kl_weights, biased, list(weights))
+        ctx.save_for_backward(x, noise, latents, slopes, *weights[: 2 + 2 * len(forms)])
+        ctx.settings = forms, kl_weights, biased
         ctx.spent = False  # whether a backward pass has written over the latents
         return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, noise, latents, *weights = ctx.saved_tensors
-        forms, biased, d_found = ctx.forms, ctx.biased, list(gradients)
+        x, noise, latents, slopes, *weights = ctx.saved_tensors
+        forms, kl_weights, biased = ctx.settings
+        rest = forms, kl_weights, biased, weights, list(gradients)
         if torch.compiler.is_compiling():
-            d_x, *d_weights = _backward_op(x, noise, latents, forms, biased, weights, d_found)
+            found = _backward_op(x, noise, latents, slopes, *rest)
         else:
             if ctx.spent:
                 latents = F.linear(x, weights[0], weights[1])
             ctx.spent = True
-            d_x, *d_weights = _backward(x, noise, latents, forms, biased, weights, d_found, spend=True)
-        return d_x, None, None, None, *d_weights
+            found = _backward(x, noise, latents, slopes, *rest, spend=True)
+        d_x, *d_weights = found
+        return d_x, None, None, None, None, *d_weights
 
 
 def _forward(
-    x: Tensor, noise: Tensor, forms: list[int], biased: list[bool], weights: list[Tensor]
+    x: Tensor,
+    noise: Tensor,
+    forms: list[int],
+    kl_weights: list[float],
+    biased: list[bool],
+    weights: list[Tensor],
 ) -> list[Tensor]:
-    """Outputs, KL sums, latents."""
+    """Outputs, loss, latents, and the loss's slopes."""
     count = len(forms)
     blocks, decoders = weights[2 : 2 + count], weights[2 + count : 2 + 2 * count]
     biases = iter(weights[2 + 2 * count :])
     ranks = [decoder.shape[1] for decoder in decoders]
     latents = F.linear(x, weights[0], weights[1])
-    h, sums = sample(latents, noise, ranks, forms)
+    h, loss, slopes = sample(latents, noise, ranks, Terms(forms, kl_weights))
     shifts = [next(biases) if with_bias else None for with_bias in biased]
-    return [*outputs(x, h.split(ranks, dim=1), blocks, decoders, shifts), sums, latents]
+    return [*outputs(x, h.split(ranks, dim=1), blocks, decoders, shifts), loss, latents, slopes]
 
 
 def _backward(
     x: Tensor,
     noise: Tensor,
     latents: Tensor,
+    slopes: Tensor,
     forms: list[int],
+    kl_weights: list[float],
     biased: list[bool],
     weights: list[Tensor],
     gradients: list[Tensor],
@@ -138,44 +153,59 @@ def _backward(
     count = len(forms)
     blocks, decoders = weights[2 : 2 + count], weights[2 + count :]
     ranks = [decoder.shape[1] for decoder in decoders]
-    d_sums = gradients[-1]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
     d_h = latent_gradients(d_ys, decoders)
-    d_latents, h, d_shift = sample_back(latents, noise, ranks, forms, d_h, d_sums, spend)
-    d_blocks, d_decoders = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks)
+    terms = Terms(forms, kl_weights)
+    d_latents, h, shifts = sample_back(latents, noise, ranks, terms, d_h, gradients[-1], slopes, spend)
+    d_blocks, d_decoders, d_shift = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks, shifts)
     del d_h, h  # before there is a gradient of x
     d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
     d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
     return [d_x, d_latents.t() @ x, d_shift, *d_blocks, *d_decoders, *d_biases]
 
 
+def _backward_apart(*arguments: Any) -> list[Tensor]:
+    """`_backward` whose results share no memory, as operators must not."""
+    found = _backward(*arguments)
+    return [one.clone() if one.untyped_storage().nbytes() > one.nbytes else one for one in found]
+
+
 # Under torch.compile both are single operators: traced, the sums in place would turn into copies. The name
 # is the module's own, since a checkpoint may bring a copy of this file.
 _NAMESPACE = re.sub(r"\W", "_", __name__)
+_SETTINGS = "int[] forms, float[] kl_weights, bool[] biased, Tensor[] weights"
 _forward_op = torch.library.custom_op(
     f"{_NAMESPACE}::forward",
     _forward,
     mutates_args=(),
-    schema="(Tensor x, Tensor noise, int[] forms, bool[] biased, Tensor[] weights) -> Tensor[]",
+    schema=f"(Tensor x, Tensor noise, {_SETTINGS}) -> Tensor[]",
 )
 _backward_op = torch.library.custom_op(
     f"{_NAMESPACE}::backward",
-    _backward,
+    _backward_apart,
     mutates_args=(),
-    schema="(Tensor x, Tensor noise, Tensor latents, int[] forms, bool[] biased, Tensor[] weights, "
-    "Tensor[] gradients) -> Tensor[]",
+    schema=f"(Tensor x, Tensor noise, Tensor latents, Tensor slopes, {_SETTINGS}, Tensor[] gradients) "
+    "-> Tensor[]",
 )
 
 
 @_forward_op.register_fake
-def _(x: Tensor, noise: Tensor, forms: list[int], biased: list[bool], weights: list[Tensor]) -> list[Tensor]:
+def _(
+    x: Tensor,
+    noise: Tensor,
+    forms: list[int],
+    kl_weights: list[float],
+    biased: list[bool],
+    weights: list[Tensor],
+) -> list[Tensor]:
     decoders = weights[2 + len(forms) : 2 + 2 * len(forms)]
     width = sum(decoder.shape[1] for decoder in decoders)
     exact = torch.promote_types(x.dtype, torch.float32)
     return [
         *(x.new_empty(x.shape[0], len(decoder)) for decoder in decoders),
-        x.new_empty(width, dtype=exact),
+        x.new_empty((), dtype=exact),
         x.new_empty(x.shape[0], 2 * width),
+        x.new_empty(width, dtype=exact),
     ]
 
 
@@ -184,7 +214,9 @@ def _(
     x: Tensor,
     noise: Tensor,
     latents: Tensor,
+    slopes: Tensor,
     forms: list[int],
+    kl_weights: list[float],
     biased: list[bool],
     weights: list[Tensor],
     gradients: list[Tensor],
@@ -200,11 +232,14 @@ def _working_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _cast_together(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The tensors in another dtype by one copy of them all, where they aren't in it: a cast each would be
-    dozens of tiny kernels."""
-    if all(tensor.dtype == dtype for tensor in tensors):
-        return tensors
-    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+def _side_by_side(encoders: list[Tensor], others: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """(all encoders' weights as one, all their biases as one, the others), by one copy of all that has to
+    move: a cast or a copy each would be dozens of tiny kernels."""
+    half = len(encoders) // 2
+    cast = any(tensor.dtype != dtype for tensor in (*encoders, *others))
+    flat = torch.cat([tensor.flatten() for tensor in (*encoders, *(others if cast else ()))]).to(dtype)
+    sizes = [sum(tensor.numel() for tensor in part) for part in (encoders[:half], encoders[half:])]
+    weight, bias, *rest = flat.split([*sizes, *(tensor.numel() for tensor in (others if cast else ()))])
+    if cast:
+        others = [part.view(tensor.shape) for part, tensor in zip(rest, others, strict=True)]
+    return [weight.view(-1, encoders[0].shape[1]), bias, *others]

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from surgery.kernels import ceil_div, jit, jit_once, tl
-from surgery.projections.hdpl.tiles import MOST, TILE, UNIT, filled, inner, place, tile_of, tiling, units
+from surgery.projections.hdpl.tiles import (
+    MOST,
+    TILE,
+    UNIT,
+    choose,
+    filled,
+    inner,
+    place,
+    tile_of,
+    tiling,
+    units,
+)
 
 WIDEST = 256  # columns of a block: of wider ones the libraries' products are the faster ones
 
@@ -26,69 +37,89 @@ def input_gradient_fused(
     rows = [block.shape[1] for block in blocks] + [0] * (MOST - len(blocks))
     span = max(1, min(n, TILE // columns))
     tile, parts = tiling(n, columns, span)
+    step = inner(d_x)
+    steps = sum(ceil_div(span * count, step) for count in rows) + ceil_div(d_latents.shape[1], step)
+    sizes = [n, span, *units(*rows, columns, d_latents.shape[1])]
+    constants = {"WIDE": tile, "UNIT": UNIT, "INNER": step}
+    packed = d_x.new_empty(parts, steps, step, tile)
+    pack_weights[(parts, steps)](
+        *filled(blocks), encoders, packed, *sizes, **constants, SPANS=span > 1, num_warps=4, num_stages=1
+    )
     write_input_gradient[(parts, ceil_div(len(d_x), TILE))](
-        *filled(d_ys), *filled(blocks), d_latents, encoders, d_x,
-        len(d_x), n, span, *units(*rows, columns, d_latents.shape[1]),
-        WIDE=tile, SPANS=span > 1, COUNT=len(blocks), UNIT=UNIT, TOKENS=TILE, INNER=inner(d_x),
-        num_warps=4, num_stages=3,
+        *filled(d_ys), d_latents, packed, d_x, len(d_x), *sizes, **constants, TOKENS=TILE,
+        num_warps=8, num_stages=3,
     )  # fmt: skip
     return d_x
 
 
 @jit
-def _through(  # type: ignore[no-untyped-def]
-    total, d_y, blocks, token, real, column, is_column, group, end, n, rows, columns, span,
-    SPANS: tl.constexpr, INNER: tl.constexpr,
+def _of(place, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    """What belongs to this place: one of the siblings, or the latents."""
+    last = tl.where(place == 2, third, fourth)
+    return tl.where(place == 0, first, tl.where(place == 1, second, last))
+
+
+@jit
+def _step(step, group, end, span, rows0, rows1, rows2, latents, INNER: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(place, rows of its blocks, what of its rows belongs to this step of a group's sum, which of them
+    exist): first come the siblings' rows, then the latents."""
+    end0 = tl.cdiv(span * rows0, INNER)
+    end1 = end0 + tl.cdiv(span * rows1, INNER)
+    end2 = end1 + tl.cdiv(span * rows2, INNER)
+    place = (step >= end0).to(tl.int32) + (step >= end1) + (step >= end2)
+    rows = _of(place, rows0, rows1, rows2, 0)
+    row = group * span * rows + (step - _of(place, 0, end0, end1, end2)) * INNER + tl.arange(0, INNER)
+    return place, rows, row, row < _of(place, end * rows0, end * rows1, end * rows2, latents)
+
+
+@jit_once("n", "span", "rows0", "rows1", "rows2", "columns", "latents")
+def pack_weights(  # type: ignore[no-untyped-def]
+    blocks0, blocks1, blocks2, encoders, packed, n, span, rows0, rows1, rows2, columns, latents,
+    WIDE: tl.constexpr, UNIT: tl.constexpr, INNER: tl.constexpr, SPANS: tl.constexpr,
 ):  # fmt: skip
-    """total + what a sibling's gradient gives through its blocks."""
-    for first in range(0, span * rows, INNER):
-        row = group * span * rows + first + tl.arange(0, INNER)
-        is_row = row < end * rows
-        a = tl.load(d_y + token[:, None] * (n * rows) + row[None, :], mask=real & is_row[None, :], other=0.0)
+    """The weights of one step for one tile of columns, in the order in which they are used."""
+    rows0, rows1, rows2 = rows0 * UNIT, rows1 * UNIT, rows2 * UNIT
+    columns, latents = columns * UNIT, latents * UNIT
+    part, step = tl.program_id(0), tl.program_id(1)
+    group, end, column = tile_of(part, n, columns, span, WIDE)
+    source, rows, row, exists = _step(step, group, end, span, rows0, rows1, rows2, latents, INNER)
+    at = packed + (part * tl.num_programs(1) + step) * (INNER * WIDE)
+    at += tl.arange(0, INNER)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    if source == 3:
+        there = exists[:, None] & (column < end * columns)[None, :]
+        tl.store(
+            at, tl.load(encoders + row[:, None] * (n * columns) + column[None, :], mask=there, other=0.0)
+        )
+    else:
+        blocks = choose(source, blocks0, blocks1, blocks2)
         within, there = place(row[:, None], column[None, :], group, end, rows, columns, SPANS)
-        b = tl.load(blocks + row[:, None] * columns + within, mask=there, other=0.0)
-        total = tl.dot(a, b, total, input_precision="ieee")
-    return total
+        tl.store(at, tl.load(blocks + row[:, None] * columns + within, mask=there, other=0.0))
 
 
 @jit_once("tokens", "n", "span", "rows0", "rows1", "rows2", "columns", "latents")
 def write_input_gradient(  # type: ignore[no-untyped-def]
-    d_y0, d_y1, d_y2, blocks0, blocks1, blocks2, d_latents, encoders, d_x,
-    tokens, n, span, rows0, rows1, rows2, columns, latents,
-    WIDE: tl.constexpr, SPANS: tl.constexpr, COUNT: tl.constexpr, UNIT: tl.constexpr,
-    TOKENS: tl.constexpr, INNER: tl.constexpr,
+    d_y0, d_y1, d_y2, d_latents, packed, d_x, tokens, n, span, rows0, rows1, rows2, columns, latents,
+    WIDE: tl.constexpr, UNIT: tl.constexpr, INNER: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Some columns for some tokens."""
+    """Some columns for some tokens. All that is summed over is one loop, so that what it reads is on its way
+    from the first step to the last."""
     rows0, rows1, rows2 = rows0 * UNIT, rows1 * UNIT, rows2 * UNIT
     columns, latents = columns * UNIT, latents * UNIT
-    group, end, column = tile_of(tl.program_id(0), n, columns, span, WIDE)
-    token = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
-    real, is_column = (token < tokens)[:, None], column < end * columns
+    part = tl.program_id(0)
+    group, end, column = tile_of(part, n, columns, span, WIDE)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    real = (token < tokens)[:, None]
+    token = token.to(tl.int64)[:, None]
+    steps = tl.cdiv(latents, INNER)
+    steps += tl.cdiv(span * rows0, INNER) + tl.cdiv(span * rows1, INNER) + tl.cdiv(span * rows2, INNER)
+    weights = packed + part * steps * (INNER * WIDE)
+    weights += tl.arange(0, INNER)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     total = tl.zeros((TOKENS, WIDE), tl.float32)
-    total = _through(
-        total, d_y0, blocks0, token, real, column, is_column, group, end, n, rows0, columns, span,
-        SPANS, INNER,
-    )  # fmt: skip
-    if COUNT > 1:
-        total = _through(
-            total, d_y1, blocks1, token, real, column, is_column, group, end, n, rows1, columns, span,
-            SPANS, INNER,
-        )  # fmt: skip
-    if COUNT > 2:
-        total = _through(
-            total, d_y2, blocks2, token, real, column, is_column, group, end, n, rows2, columns, span,
-            SPANS, INNER,
-        )  # fmt: skip
-    for first in range(0, latents, INNER):
-        latent = first + tl.arange(0, INNER)
-        a = tl.load(
-            d_latents + token[:, None] * latents + latent[None, :],
-            mask=real & (latent < latents)[None, :], other=0.0,
-        )  # fmt: skip
-        b = tl.load(
-            encoders + latent[:, None] * (n * columns) + column[None, :],
-            mask=(latent < latents)[:, None] & is_column[None, :], other=0.0,
-        )  # fmt: skip
-        total = tl.dot(a, b, total, input_precision="ieee")
-    at = d_x + token[:, None] * (n * columns) + column[None, :]
-    tl.store(at, total, mask=real & is_column[None, :])
+    for step in range(steps):
+        source, rows, row, exists = _step(step, group, end, span, rows0, rows1, rows2, latents, INNER)
+        at = _of(source, d_y0, d_y1, d_y2, d_latents)
+        at += token * tl.where(source == 3, latents, n * rows) + row[None, :]
+        a = tl.load(at, mask=real & exists[None, :], other=0.0)
+        total = tl.dot(a, tl.load(weights + step * (INNER * WIDE)), total, input_precision="ieee")
+    at = d_x + token * (n * columns) + column[None, :]
+    tl.store(at, total, mask=real & (column < end * columns)[None, :])

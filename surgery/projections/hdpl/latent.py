@@ -12,10 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.projections.hdpl.kl import FORMS, LN2
+from surgery.projections.hdpl.kl import LN2, REFERENCE, Terms, penalty
 from surgery.projections.hdpl.latent_triton import draw_seed, fits_latents, sample_back_fused, sample_fused
-
-REFERENCE = FORMS["reference"]
 
 
 def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -28,52 +26,56 @@ def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.de
 
 
 def sample(
-    latents: Float[Tensor, "t 2*width"], noise: Tensor, ranks: Sequence[int], forms: Sequence[int]
-) -> tuple[Float[Tensor, "t width"], Float[Tensor, " width"]]:
-    """(h in the dtype of the latents, KL summed over tokens in float32 or better).
-
-    The sums of a sibling are KL by latent; in the form `reference` their total is that of the tokens' clamped
-    KL; without a form they are zero.
-    """
+    latents: Float[Tensor, "t 2*width"], noise: Tensor, ranks: Sequence[int], terms: Terms
+) -> tuple[Float[Tensor, "t width"], Float[Tensor, ""], Float[Tensor, " width"]]:
+    """(h in the dtype of the latents, the KL loss of all siblings, what `sample_back` wants of it: see
+    `penalty`). The losses are in float32 or better."""
     fused = noise.dtype == torch.int64
-    return (sample_fused if fused else sample_plainly)(latents, noise, ranks, forms)
+    return (sample_fused if fused else sample_plainly)(latents, noise, ranks, terms)
 
 
 def sample_back(
     latents: Float[Tensor, "t 2*width"],
     noise: Tensor,
     ranks: Sequence[int],
-    forms: Sequence[int],
+    terms: Terms,
     d_h: Float[Tensor, "t width"],
-    d_sums: Float[Tensor, " width"],
+    d_loss: Float[Tensor, ""],
+    slopes: Float[Tensor, " width"],
     spend: bool,
-) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, " 2*width"]]:
-    """(gradient of the latents, h once more, the gradient summed over tokens). `d_h` is used up, and the
-    latents may be where they can be spent."""
+) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, "parts 2*width"]]:
+    """(gradient of the latents, h once more, the gradient summed over parts of the tokens). `d_h` is used up,
+    and the latents may be where they can be spent."""
     if noise.dtype == torch.int64:
-        return sample_back_fused(latents, noise, ranks, forms, d_h, d_sums, spend)
-    return sample_back_plainly(latents, noise, ranks, forms, d_h, d_sums)
+        return sample_back_fused(latents, noise, ranks, terms, d_h, d_loss, slopes, spend)
+    return sample_back_plainly(latents, noise, ranks, terms, d_h, d_loss, slopes)
 
 
 def sample_plainly(
-    latents: Tensor, noise: Tensor, ranks: Sequence[int], forms: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    latents: Tensor, noise: Tensor, ranks: Sequence[int], terms: Terms
+) -> tuple[Tensor, Tensor, Tensor]:
     """`sample` in plain torch, on any device and in any precision."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
     sigma = torch.exp(0.5 * logvar)
     z = torch.addcmul(mu, noise, sigma)
     parts = []
-    for form, kl in zip(forms, _siblings_kl(mu, logvar, sigma, ranks, forms), strict=True):
+    for form, kl in zip(terms.forms, _siblings_kl(mu, logvar, sigma, ranks, terms), strict=True):
         part = kl.sum(0)
         if form == REFERENCE:
             part = torch.zeros_like(part)
             part[0] = kl.sum(1).clamp(max=LN2).sum()
         parts.append(part)
-    return torch.nn.functional.silu(z).to(latents.dtype), torch.cat(parts)
+    return torch.nn.functional.silu(z).to(latents.dtype), *penalty(torch.cat(parts), ranks, terms, len(z))
 
 
 def sample_back_plainly(
-    latents: Tensor, noise: Tensor, ranks: Sequence[int], forms: Sequence[int], d_h: Tensor, d_sums: Tensor
+    latents: Tensor,
+    noise: Tensor,
+    ranks: Sequence[int],
+    terms: Terms,
+    d_h: Tensor,
+    d_loss: Tensor,
+    slopes: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`sample_back` in plain torch."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
@@ -86,26 +88,27 @@ def sample_back_plainly(
     d_mu, d_logvar = d_latents.chunk(2, dim=1)
     d_mu.copy_(d_z)
     torch.mul(d_z.mul_(noise), sigma, out=d_logvar)
-    first = 0
-    for form, rank, kl in zip(forms, ranks, _siblings_kl(mu, logvar, sigma, ranks, forms), strict=True):
+    first, d_sums = 0, slopes * d_loss
+    kls = _siblings_kl(mu, logvar, sigma, ranks, terms)
+    for form, rank, kl in zip(terms.forms, ranks, kls, strict=True):
         mine = slice(first, first + rank)
         first += rank
         if form:
             weight = d_sums[mine]
             if form == REFERENCE:
-                weight = weight[0] * (kl.sum(1, keepdim=True) <= LN2)
+                weight = weight * (kl.sum(1, keepdim=True) <= LN2)
             d_mu[:, mine].addcmul_(mu[:, mine], weight)
             d_logvar[:, mine].addcmul_(sigma[:, mine].square() - 1, weight)
     d_logvar.mul_(0.5)
-    return d_latents.to(latents.dtype), h.to(latents.dtype), d_latents.sum(0).to(latents.dtype)
+    return d_latents.to(latents.dtype), h.to(latents.dtype), d_latents.sum(0, keepdim=True)
 
 
 def _siblings_kl(
-    mu: Tensor, logvar: Tensor, sigma: Tensor, ranks: Sequence[int], forms: Sequence[int]
+    mu: Tensor, logvar: Tensor, sigma: Tensor, ranks: Sequence[int], terms: Terms
 ) -> list[Tensor]:
     """KL in nats (tokens, rank) of each sibling; zeros (1, rank) where no loss is wanted."""
     split = [x.split(list(ranks), dim=1) for x in (mu, logvar, sigma)]
     return [
         0.5 * (m.square() + s.square() - v - 1) if form else m.new_zeros(1, m.shape[1])
-        for form, m, v, s in zip(forms, *split, strict=True)
+        for form, m, v, s in zip(terms.forms, *split, strict=True)
     ]

@@ -4,24 +4,49 @@ Noise is made where it is used, and made again for the gradient: Philox4x32-7 (S
 random numbers: as easy as 1, 2, 3"), a counter-based generator. Its key is the seed, its counter (token // 4,
 latent among those of all siblings, 0, 0), and its four words belong to four neighbouring tokens: two pairs of
 normals by Box and Muller's transform.
+
+Functions are the device's own approximations, good to about 1e-6: the exact ones cost as much time again as
+reading and writing the latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
-from surgery.projections.hdpl.kl import LN2
+from surgery import fast
+from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, jit_once, tl
+from surgery.projections.hdpl.kl import FREE_BITS, LN2, Terms
 
-ELEMENTS = 1024  # of a program for each of the four words
 WIDEST = 1024  # latents of a sibling: a program holds all of a token's
 MOST = 4  # siblings
 ROUNDS = 7  # of Philox: the fewest that pass BigCrush (Salmon et al. 2011, table 2); ten are a margin
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How programs share out a sibling's latents: `elements` of a program's turn for each of the four words,
+    and at most so many programs, each with sums of its own."""
+
+    elements: int
+    programs: int
+    warps: int
+
+    def groups(self, ranks: Sequence[int]) -> int:
+        """Groups of four tokens in a turn."""
+        return max(1, self.elements // block_size(max(ranks)))
+
+    def count(self, tokens: int, ranks: Sequence[int]) -> int:
+        """Programs of a sibling."""
+        return min(self.programs, ceil_div(tokens, 4 * self.groups(ranks)))
+
+
+FORWARD, BACKWARD = Sharing(1024, 128, warps=8), Sharing(512, 256, warps=4)
 
 
 def fits_latents(device: torch.device, dtype: torch.dtype, ranks: Sequence[int]) -> bool:
@@ -36,132 +61,150 @@ def draw_seed(device: torch.device) -> Tensor:
 
 
 def sample_fused(
-    latents: Tensor, seed: Tensor, ranks: Sequence[int], forms: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    latents: Tensor, seed: Tensor, ranks: Sequence[int], terms: Terms
+) -> tuple[Tensor, Tensor, Tensor]:
     """`sample` of `latent.py` from a seed."""
     latents = latents.contiguous()
     width = sum(ranks)
     h = latents.new_empty(len(latents), width)
-    sums = latents.new_zeros(_programs(latents, ranks), width, dtype=torch.float32)
-    _launch(sample_latents, latents, seed, h, sums, ranks=ranks, forms=forms)
-    return h, sums.sum(0)
+    loss, slopes = (latents.new_empty(size, dtype=torch.float32) for size in ((), width))
+    if not terms.wanted or not len(latents):
+        loss.zero_()
+    partial = latents.new_empty(FORWARD.count(len(latents), ranks), width, dtype=torch.float32)
+    _launch(sample_latents, FORWARD, latents, seed, h, partial, ranks=ranks, terms=terms)
+    if terms.wanted and len(latents):
+        add_up_kl[(1,)](
+            partial, loss, slopes, len(partial), len(latents), width, *_filled(ranks), terms.code,
+            *_filled(terms.weights), FREE_BITS,
+            ROWS=max(1, 8192 // block_size(width)), WIDTH=block_size(width), num_warps=16, num_stages=1,
+        )  # fmt: skip
+    return h, loss, slopes
 
 
 def sample_back_fused(
     latents: Tensor,
     seed: Tensor,
     ranks: Sequence[int],
-    forms: Sequence[int],
+    terms: Terms,
     d_h: Tensor,
-    d_sums: Tensor,
+    d_loss: Tensor,
+    slopes: Tensor,
     spend: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`sample_back` of `latent.py` from a seed. h takes the place of its gradient."""
     latents, d_h = latents.contiguous(), d_h.contiguous()
     d_latents = latents if spend else torch.empty_like(latents)
-    d_bias = latents.new_zeros(_programs(latents, ranks), latents.shape[1], dtype=torch.float32)
+    d_bias = latents.new_empty(BACKWARD.count(len(latents), ranks), latents.shape[1], dtype=torch.float32)
     _launch(
-        sample_latents_back, latents, seed, d_h, d_sums.contiguous(), d_latents, d_bias,
-        ranks=ranks, forms=forms,
+        sample_latents_back, BACKWARD, latents, seed, d_h, d_loss, slopes, d_latents, d_bias,
+        ranks=ranks, terms=terms,
     )  # fmt: skip
-    return d_latents, d_h, d_bias.sum(0).to(latents.dtype)
+    return d_latents, d_h, d_bias
 
 
-def _groups(ranks: Sequence[int]) -> int:
-    """Groups of four tokens in a program."""
-    return max(1, ELEMENTS // block_size(max(ranks)))
-
-
-def _programs(latents: Tensor, ranks: Sequence[int]) -> int:
-    return ceil_div(len(latents), 4 * _groups(ranks))
+def _filled(numbers: Sequence[Any]) -> list[Any]:
+    """As many as a kernel takes."""
+    return [*numbers, *[type(numbers[0])()] * (MOST - len(numbers))]
 
 
 def _launch(
-    kernel: Any, latents: Tensor, *tensors: Tensor, ranks: Sequence[int], forms: Sequence[int]
+    kernel: Any, sharing: Sharing, latents: Tensor, *tensors: Tensor, ranks: Sequence[int], terms: Terms
 ) -> None:
-    """A program for each sibling of each few tokens."""
     if not len(latents):
         return
-    rank = [*ranks, 0, 0, 0, 0]
-    kernel[(_programs(latents, ranks), len(ranks))](
-        latents, *tensors, len(latents), sum(ranks), rank[0], rank[1], rank[2], rank[3],
-        sum(form << 2 * place for place, form in enumerate(forms)), LN2,
-        GROUPS=_groups(ranks),
+    kernel[(sharing.count(len(latents), ranks), len(ranks))](
+        latents, *tensors, len(latents), sum(ranks), *_filled(ranks), terms.code, LN2, 0,
+        GROUPS=sharing.groups(ranks),
         WIDTH=block_size(max(ranks)),
         ALIGNED=min(16, gcd(16, *ranks)),
-        CLAMPED=1 in forms,
-        SUMMED=any(form > 1 for form in forms),
+        CLAMPED=terms.clamped,
+        SUMMED=terms.summed,
         ROUNDS=ROUNDS,
-        num_warps=8 if max(ranks) > 256 else 4,
+        num_warps=sharing.warps,
         num_stages=1,
     )  # fmt: skip
 
 
 @jit
 def _place(  # type: ignore[no-untyped-def]
-    rank0, rank1, rank2, rank3, forms, GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr
+    rank0, rank1, rank2, rank3, forms, WIDTH: tl.constexpr, ALIGNED: tl.constexpr
 ):
-    """This program's (groups of four tokens, latents within the sibling, which exist, the first's place,
-    the form of its KL)."""
+    """This program's (latents within the sibling, which exist, the first's place, the form of its KL)."""
     sibling = tl.program_id(1)
     rank = tl.where(sibling == 0, rank0, tl.where(sibling == 1, rank1, tl.where(sibling == 2, rank2, rank3)))
     first = (
         tl.where(sibling > 0, rank0, 0) + tl.where(sibling > 1, rank1, 0) + tl.where(sibling > 2, rank2, 0)
     )
     latent = tl.arange(0, WIDTH)
-    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
-    return group, latent, latent < rank, tl.multiple_of(first, ALIGNED), (forms >> (2 * sibling)) & 3
+    return latent, latent < rank, tl.multiple_of(first, ALIGNED), (forms >> (2 * sibling)) & 3
+
+
+@jit
+def _philox(seed, a, b, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Four words for the counter (a, b, 0, 0). Products of 64 bits give both halves by one instruction."""
+    low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    a, b = a.to(tl.uint32), b.to(tl.uint32)
+    c, d = a * 0, a * 0
+    for _ in tl.static_range(ROUNDS):
+        first, second = a.to(tl.uint64) * 0xD2511F53, c.to(tl.uint64) * 0xCD9E8D57
+        a, b = (second >> 32).to(tl.uint32) ^ b ^ low, second.to(tl.uint32)
+        c, d = (first >> 32).to(tl.uint32) ^ d ^ high, first.to(tl.uint32)
+        low, high = low + 0x9E3779B9, high + 0xBB67AE85
+    return a, b, c, d
 
 
 @jit
 def _box_muller(first, second):  # type: ignore[no-untyped-def]
-    """Two independent normals of two random words. 23 bits of the first are exact in float32, and the half
-    added keeps the logarithm from zero. Of the second, two bits say which quarter turn, the rest where within
-    an eighth to either side of it: there a few terms of the series are as good as a library's sine, which
-    spends most of its time on angles that can't occur."""
-    uniform = ((first >> 9).to(tl.float32) + 0.5) * (1.0 / 8388608)
-    radius = tl.sqrt(-2.0 * tl.log(uniform))
-    angle = (((second << 2) >> 9).to(tl.float32) * (1.0 / 8388608) - 0.5) * 1.5707963267948966
-    square = angle * angle
-    sine = angle + angle * square * (-1.0 / 6 + square * (1.0 / 120 + square * (-1.0 / 5040)))
-    cosine = 1.0 + square * (-1.0 / 2 + square * (1.0 / 24 + square * (-1.0 / 720 + square * (1.0 / 40320))))
-    quarter = second >> 30
-    odd = (quarter & 1) != 0
-    x, y = tl.where(odd, sine, cosine), tl.where(odd, cosine, sine)
-    return radius * tl.where((quarter == 1) | (quarter == 2), -x, x), radius * tl.where(quarter >= 2, -y, y)
+    """Two independent normals of two random words. 23 bits of each are exact in float32, and the half added
+    keeps the logarithm from zero; where the approximate one is above zero, zero is as good."""
+    uniform = (first >> 9).to(tl.float32) * (1.0 / 8388608) + (0.5 / 8388608)
+    radius = tl.sqrt(tl.maximum(fast.log2(uniform) * -1.3862943611198906, 0.0))  # -2 ln 2
+    angle = (second >> 9).to(tl.float32) * (6.283185307179586 / 8388608) - 3.141592653589793
+    return radius * fast.cos(angle), radius * fast.sin(angle)
 
 
 @jit
-def _normals(seed, group, latent, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Noise of the four tokens of each group, four tensors (groups, latents)."""
-    none = group[:, None] * 0 + latent[None, :] * 0
-    a, b, c, d = tl.philox(tl.load(seed), group[:, None] + none, latent[None, :] + none, none, none, ROUNDS)
+def _normals(seed, group, latent, like, zero, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Noise of the four tokens of each group, four tensors (groups, latents). `like` is something read in
+    those places, and `zero` what the compiler does not know to be 0: so it makes the noise in the threads
+    that need it, and does not pass it on through shared memory."""
+    none = like.to(tl.int32) & zero
+    a, b, c, d = _philox(seed, group[:, None] + none, latent[None, :] + none, ROUNDS)
     a, b = _box_muller(a, b)
     c, d = _box_muller(c, d)
     return a, b, c, d
 
 
 @jit
-def _load(latents, token, channel, inside, width):  # type: ignore[no-untyped-def]
-    """(mu, sigma, KL) of these tokens; KL is zero where nothing is inside."""
-    at = latents + token[:, None] * (2 * width) + channel[None, :]
-    mu = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    logvar = tl.load(at + width, mask=inside, other=0.0).to(tl.float32)
-    sigma = tl.exp(0.5 * logvar)
+def _places(token, channel, exists, tokens, width):  # type: ignore[no-untyped-def]
+    """(where mu of these tokens lies, where h, what is there of it)."""
+    at = token[:, None] * width + channel[None, :]
+    return token[:, None] * width + at, at, (token < tokens)[:, None] & exists[None, :]
+
+
+@jit
+def _latents(mu, logvar):  # type: ignore[no-untyped-def]
+    """(mu, sigma, KL); KL is zero where both are."""
+    mu, logvar = mu.to(tl.float32), logvar.to(tl.float32)
+    sigma = fast.exp2(logvar * 0.7213475204444817)  # 1 / (2 ln 2)
     return mu, sigma, 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
 
 
 @jit
+def _gate(z):  # type: ignore[no-untyped-def]
+    """sigmoid(z)"""
+    return fast.divide(1.0, 1.0 + fast.exp2(z * -1.4426950408889634))
+
+
+@jit
 def _forward(  # type: ignore[no-untyped-def]
-    latents, h, noise, token, channel, exists, total, clamped, tokens, width, ln2,
-    CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
-):  # fmt: skip
-    """Writes h of these tokens. Adds their KL to `total` (groups, latents), and to `clamped` (groups,) what
+    h, at, inside, mu, logvar, noise, total, clamped, ln2, CLAMPED: tl.constexpr, SUMMED: tl.constexpr
+):
+    """Writes h of some tokens. Adds their KL to `total` (groups, latents), and to `clamped` (groups,) what
     of a token's is left by the clamp."""
-    inside = (token < tokens)[:, None] & exists[None, :]
-    mu, sigma, kl = _load(latents, token, channel, inside, width)
+    mu, sigma, kl = _latents(mu, logvar)
     z = mu + noise * sigma
-    tl.store(h + token[:, None] * width + channel[None, :], z * tl.sigmoid(z), mask=inside)
+    tl.store(h + at, z * _gate(z), mask=inside)
     if SUMMED:
         total += kl
     if CLAMPED:
@@ -171,29 +214,38 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @jit
 def sample_latents(  # type: ignore[no-untyped-def]
-    latents, seed, h, sums, tokens, width, rank0, rank1, rank2, rank3, forms, ln2,
+    latents, seed, h, partial, tokens, width, rank0, rank1, rank2, rank3, forms, ln2, zero,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    group, latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, GROUPS, WIDTH, ALIGNED)
+    """h, and the KL of this program's tokens: by latent, or in the first one's place what the clamp left."""
+    latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, WIDTH, ALIGNED)
     channel = first + latent
-    a, b, c, d = _normals(seed, group, channel, ROUNDS)
-    token = group.to(tl.int64) * 4
+    key = tl.load(seed)
     total = tl.zeros((GROUPS, WIDTH), tl.float32)
     clamped = tl.zeros((GROUPS,), tl.float32)
-    total, clamped = _forward(
-        latents, h, a, token, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
-    )
-    total, clamped = _forward(
-        latents, h, b, token + 1, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
-    )
-    total, clamped = _forward(
-        latents, h, c, token + 2, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
-    )
-    total, clamped = _forward(
-        latents, h, d, token + 3, channel, exists, total, clamped, tokens, width, ln2, CLAMPED, SUMMED
-    )
-    at = sums + tl.program_id(0).to(tl.int64) * width + channel
+    for start in range(tl.program_id(0) * GROUPS, tl.cdiv(tokens, 4), tl.num_programs(0) * GROUPS):
+        group = start + tl.arange(0, GROUPS)
+        token = group.to(tl.int64) * 4
+        # all four tokens are read before the first is worked on
+        from0, to0, real0 = _places(token, channel, exists, tokens, width)
+        from1, to1, real1 = _places(token + 1, channel, exists, tokens, width)
+        from2, to2, real2 = _places(token + 2, channel, exists, tokens, width)
+        from3, to3, real3 = _places(token + 3, channel, exists, tokens, width)
+        mu0 = tl.load(latents + from0, mask=real0, other=0.0)
+        mu1 = tl.load(latents + from1, mask=real1, other=0.0)
+        mu2 = tl.load(latents + from2, mask=real2, other=0.0)
+        mu3 = tl.load(latents + from3, mask=real3, other=0.0)
+        logvar0 = tl.load(latents + from0 + width, mask=real0, other=0.0)
+        logvar1 = tl.load(latents + from1 + width, mask=real1, other=0.0)
+        logvar2 = tl.load(latents + from2 + width, mask=real2, other=0.0)
+        logvar3 = tl.load(latents + from3 + width, mask=real3, other=0.0)
+        a, b, c, d = _normals(key, group, channel, mu0, zero, ROUNDS)
+        total, clamped = _forward(h, to0, real0, mu0, logvar0, a, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, to1, real1, mu1, logvar1, b, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, to2, real2, mu2, logvar2, c, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, to3, real3, mu3, logvar3, d, total, clamped, ln2, CLAMPED, SUMMED)
+    at = partial + tl.program_id(0) * width + channel
     if SUMMED:
         tl.store(at, tl.sum(total, 0), mask=exists & (form > 1))
     if CLAMPED:
@@ -201,18 +253,50 @@ def sample_latents(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _backward(  # type: ignore[no-untyped-def]
-    latents, d_h, d_latents, noise, token, channel, exists, weight, total, total_logvar, tokens, width, ln2,
-    form, CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
+def _of(place, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    """What belongs to the sibling of this place."""
+    last = tl.where(place == 2, third, fourth)
+    return tl.where(place == 0, first, tl.where(place == 1, second, last))
+
+
+@jit_once("programs", "tokens", "width", "rank0", "rank1", "rank2", "rank3", "forms")
+def add_up_kl(  # type: ignore[no-untyped-def]
+    partial, loss, slopes, programs, tokens, width, rank0, rank1, rank2, rank3, forms,
+    weight0, weight1, weight2, weight3, free_bits,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Writes the gradients of these tokens' mu and logvar, and adds them to the totals (groups, latents)."""
-    inside = (token < tokens)[:, None] & exists[None, :]
-    mu, sigma, kl = _load(latents, token, channel, inside, width)
+    """`penalty` of `kl.py` for all siblings, by one program."""
+    latent, row = tl.arange(0, WIDTH), tl.arange(0, ROWS)
+    second, third = rank0, rank0 + rank1  # siblings' first latents
+    fourth = third + rank2
+    sibling = (latent >= second).to(tl.int32) + (latent >= third) + (latent >= fourth)
+    form = (forms >> (2 * sibling)) & 3
+    among = tl.where(form == 1, 1, _of(sibling, rank0, rank1, rank2, rank3))  # what a mean is taken of
+    scale = _of(sibling, weight0, weight1, weight2, weight3) / tokens / among
+    exists, floor = latent < width, tl.where(form == 3, free_bits * tokens, float("-inf"))
+    # of a clamped sum only the first latent's place holds anything
+    wanted = exists & ((form > 1) | ((form == 1) & (latent == _of(sibling, 0, second, third, fourth))))
+    sums = tl.zeros((ROWS, WIDTH), tl.float32)
+    for start in tl.range(0, programs, ROWS, loop_unroll_factor=4):
+        at = partial + (start + row)[:, None] * width + latent[None, :]
+        inside = (start + row < programs)[:, None] & wanted[None, :]
+        sums += tl.load(at, mask=inside, other=0.0)
+    sums = tl.sum(sums, 0)
+    tl.store(loss, tl.sum(tl.where(wanted, tl.maximum(sums, floor) * scale, 0.0), 0))
+    tl.store(slopes + latent, tl.where((form > 0) & (sums >= floor), scale, 0.0), mask=exists)
+
+
+@jit
+def _backward(  # type: ignore[no-untyped-def]
+    d_latents, h, source, at, inside, mu, logvar, d_h, noise, weight, total, total_logvar, width, ln2, form,
+    CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
+):  # fmt: skip
+    """Writes the gradients of some tokens' mu and logvar, and adds them to the totals (groups, latents)."""
+    mu, sigma, kl = _latents(mu, logvar)
     z = mu + noise * sigma
-    gate = tl.sigmoid(z)
-    at = d_h + token[:, None] * width + channel[None, :]
-    d_mu = tl.load(at, mask=inside, other=0.0).to(tl.float32) * gate * (1.0 + z * (1.0 - gate))
-    tl.store(at, z * gate, mask=inside)
+    gate = _gate(z)
+    d_mu = d_h.to(tl.float32) * gate * (1.0 + z * (1.0 - gate))
+    tl.store(h + at, z * gate, mask=inside)
     d_logvar = d_mu * noise * sigma
     if CLAMPED:
         live = (form != 1) | (tl.sum(kl, 1) <= ln2)
@@ -223,45 +307,64 @@ def _backward(  # type: ignore[no-untyped-def]
         d_mu += weight[None, :] * mu
         d_logvar += weight[None, :] * (sigma * sigma - 1.0)
     d_logvar *= 0.5
-    at = d_latents + token[:, None] * (2 * width) + channel[None, :]
-    tl.store(at, d_mu, mask=inside)
-    tl.store(at + width, d_logvar, mask=inside)
+    tl.store(d_latents + source, d_mu, mask=inside)
+    tl.store(d_latents + source + width, d_logvar, mask=inside)
     return total + d_mu, total_logvar + d_logvar
 
 
 @jit
 def sample_latents_back(  # type: ignore[no-untyped-def]
-    latents, seed, d_h, d_sums, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms, ln2,
+    latents, seed, d_h, d_loss, slopes, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms,
+    ln2, zero,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of mu and logvar, and their sums over this program's tokens; h is written over its
     gradient."""
-    group, latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, GROUPS, WIDTH, ALIGNED)
+    latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, WIDTH, ALIGNED)
     channel = first + latent
-    a, b, c, d = _normals(seed, group, channel, ROUNDS)
-    # of a clamped sum only the first latent's place holds anything, and its gradient is for all
-    source = tl.where(form == 1, first, channel)
-    weight = tl.load(d_sums + source, mask=exists & (form != 0), other=0.0).to(tl.float32)
-    token = group.to(tl.int64) * 4
+    key = tl.load(seed)
+    weight = tl.zeros((WIDTH,), tl.float32)
+    if CLAMPED or SUMMED:
+        weight += tl.load(slopes + channel, mask=exists, other=0.0) * tl.load(d_loss)
     mu = tl.zeros((GROUPS, WIDTH), tl.float32)
     logvar = tl.zeros((GROUPS, WIDTH), tl.float32)
-    mu, logvar = _backward(
-        latents, d_h, d_latents, a, token, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
-        CLAMPED, SUMMED,
-    )  # fmt: skip
-    mu, logvar = _backward(
-        latents, d_h, d_latents, b, token + 1, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
-        CLAMPED, SUMMED,
-    )  # fmt: skip
-    mu, logvar = _backward(
-        latents, d_h, d_latents, c, token + 2, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
-        CLAMPED, SUMMED,
-    )  # fmt: skip
-    mu, logvar = _backward(
-        latents, d_h, d_latents, d, token + 3, channel, exists, weight, mu, logvar, tokens, width, ln2, form,
-        CLAMPED, SUMMED,
-    )  # fmt: skip
-    at = d_bias + tl.program_id(0).to(tl.int64) * (2 * width) + channel
+    for start in range(tl.program_id(0) * GROUPS, tl.cdiv(tokens, 4), tl.num_programs(0) * GROUPS):
+        group = start + tl.arange(0, GROUPS)
+        token = group.to(tl.int64) * 4
+        from0, to0, real0 = _places(token, channel, exists, tokens, width)
+        from1, to1, real1 = _places(token + 1, channel, exists, tokens, width)
+        from2, to2, real2 = _places(token + 2, channel, exists, tokens, width)
+        from3, to3, real3 = _places(token + 3, channel, exists, tokens, width)
+        mu0 = tl.load(latents + from0, mask=real0, other=0.0)
+        mu1 = tl.load(latents + from1, mask=real1, other=0.0)
+        mu2 = tl.load(latents + from2, mask=real2, other=0.0)
+        mu3 = tl.load(latents + from3, mask=real3, other=0.0)
+        logvar0 = tl.load(latents + from0 + width, mask=real0, other=0.0)
+        logvar1 = tl.load(latents + from1 + width, mask=real1, other=0.0)
+        logvar2 = tl.load(latents + from2 + width, mask=real2, other=0.0)
+        logvar3 = tl.load(latents + from3 + width, mask=real3, other=0.0)
+        d_h0 = tl.load(d_h + to0, mask=real0, other=0.0)
+        d_h1 = tl.load(d_h + to1, mask=real1, other=0.0)
+        d_h2 = tl.load(d_h + to2, mask=real2, other=0.0)
+        d_h3 = tl.load(d_h + to3, mask=real3, other=0.0)
+        a, b, c, d = _normals(key, group, channel, mu0, zero, ROUNDS)
+        mu, logvar = _backward(
+            d_latents, d_h, from0, to0, real0, mu0, logvar0, d_h0, a, weight, mu, logvar, width, ln2, form,
+            CLAMPED, SUMMED,
+        )  # fmt: skip
+        mu, logvar = _backward(
+            d_latents, d_h, from1, to1, real1, mu1, logvar1, d_h1, b, weight, mu, logvar, width, ln2, form,
+            CLAMPED, SUMMED,
+        )  # fmt: skip
+        mu, logvar = _backward(
+            d_latents, d_h, from2, to2, real2, mu2, logvar2, d_h2, c, weight, mu, logvar, width, ln2, form,
+            CLAMPED, SUMMED,
+        )  # fmt: skip
+        mu, logvar = _backward(
+            d_latents, d_h, from3, to3, real3, mu3, logvar3, d_h3, d, weight, mu, logvar, width, ln2, form,
+            CLAMPED, SUMMED,
+        )  # fmt: skip
+    at = d_bias + tl.program_id(0) * (2 * width) + channel
     tl.store(at, tl.sum(mu, 0), mask=exists)
     tl.store(at + width, tl.sum(logvar, 0), mask=exists)

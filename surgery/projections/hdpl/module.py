@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.projections.hdpl.group import evaluate, train
-from surgery.projections.hdpl.kl import kl_loss
 
 # How AdamW's best learning rate of a map falls with its inputs: by muP to the power of 1. At width 512 and
 # 7.5e-4, blocks of 64 inputs and decoders of 64 and 128 learned best with four times the rate of dense maps,
@@ -93,10 +92,9 @@ class HDPL(nn.Module):
         tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])  # no -1: there may be no token
         if siblings[0].training:
             forms = [m.kl if context is not None and m.kl_weight else "" for m in siblings]
-            outputs, sums = train(tokens, weights, forms)
-            for module, form, of_latent in zip(siblings, forms, sums, strict=True):
-                if form and context is not None:
-                    context.losses.append(module.kl_weight * kl_loss(of_latent, form, len(tokens)))
+            outputs, loss = train(tokens, weights, forms, [m.kl_weight for m in siblings])
+            if context is not None and any(forms):
+                context.losses.append(loss)
         else:
             outputs = evaluate(tokens, weights)
         return [y.view(*x.shape[:-1], y.shape[-1]) for y in outputs]

@@ -24,10 +24,10 @@ from surgery.projections.hdpl.tiles import (
     units,
 )
 
-RESIDENT = 64 * 1024  # bytes of weights that a program keeps while it goes through the tokens
+RESIDENT = 96 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
-STAGES = 3  # turns whose tokens are on their way or at hand
-PROGRAMS = 264
+STAGES = 4  # turns whose tokens are on their way or at hand, at most
+PROGRAMS = 132
 CACHED = 24 * 2**20  # bytes of weights that siblings may have together: more would drive x out of the cache
 
 
@@ -48,6 +48,9 @@ def outputs_fused(
         n, rows, columns = blocks[first].shape
         span = spanned(blocks[first])
         tile, parts = tiling(n, rows, span)
+        stages = STAGES
+        if rows % (2 * TILE) == 0:  # so h is read half as often
+            tile, parts, stages = 2 * tile, parts // 2, STAGES - 1
         shifts = [biases[place] for place in places]
         of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
         there = [ys[first] if shift is None else shift for shift in shifts]
@@ -56,12 +59,12 @@ def outputs_fused(
         constants = {"WIDE": tile, "SPANS": span > 1, "BIAS": not bare[first], "UNIT": UNIT}
         wide = [block_size(depth) for depth in (span * columns, ranks[first])]
         resident = sum(wide) * tile * x.element_size()
-        shared = resident + TURN * (STAGES * sum(wide) + tile) * x.element_size()
+        shared = resident + TURN * (stages * sum(wide) + tile) * x.element_size()
         if resident <= RESIDENT and shared <= room(x.device):
             turns = max(1, min(PROGRAMS // (parts * len(places)), ceil_div(len(x), TURN)))
             write_narrow_outputs[(parts, len(places), turns)](
                 *tensors, *numbers, **constants, TOKENS=TURN, DEEP=wide[0], LATENT=wide[1],
-                num_warps=4, num_stages=STAGES,
+                num_warps=4, num_stages=stages,
             )  # fmt: skip
             continue
         write_outputs[(parts, len(places), ceil_div(len(x), TILE))](

@@ -81,17 +81,20 @@ def weight_gradients(
     hs: Sequence[Float[Tensor, "t rank"]],
     d_ys: Sequence[Float[Tensor, "t d_out"]],
     blocks: Sequence[Float[Tensor, "n rows columns"]],
-) -> tuple[list[Float[Tensor, "n rows columns"]], list[Float[Tensor, "d_out rank"]]]:
-    """(gradients of the blocks, gradients of the decoders) of all siblings."""
+    shifts: Float[Tensor, "parts latents"],
+) -> tuple[
+    list[Float[Tensor, "n rows columns"]], list[Float[Tensor, "d_out rank"]], Float[Tensor, " latents"]
+]:
+    """(gradients of the blocks, gradients of the decoders) of all siblings, and the sum of `shifts`."""
     if fits_tiles(x, blocks, [h.shape[1] for h in hs]) and fits_weights(blocks):
-        return weight_gradients_fused(x, hs, d_ys, blocks)
-    return weight_gradients_plainly(x, hs, d_ys, blocks)
+        return weight_gradients_fused(x, hs, d_ys, blocks, shifts)
+    return *weight_gradients_plainly(x, hs, d_ys, blocks), shifts.sum(0).to(x.dtype)
 
 
 def weight_gradients_plainly(
     x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """`weight_gradients` in plain torch."""
+    """The gradients of `weight_gradients` in plain torch."""
     d_blocks = [
         torch.bmm(by_block(d_y, len(block)).transpose(1, 2), by_block(x, len(block)))
         for d_y, block in zip(d_ys, blocks, strict=True)

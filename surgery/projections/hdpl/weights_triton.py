@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from surgery.kernels import block_size, ceil_div, jit_once, tl
+from surgery.projections.hdpl.adding_triton import add_up
 from surgery.projections.hdpl.tiles import (
     TILE,
     UNIT,
@@ -18,6 +19,7 @@ from surgery.projections.hdpl.tiles import (
     filled,
     inner,
     place,
+    room,
     row_stride,
     spanned,
     tile_of,
@@ -38,46 +40,56 @@ def fits_weights(blocks: Sequence[Tensor]) -> bool:
 
 
 def weight_gradients_fused(
-    x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
+    x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor], shifts: Tensor
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """`weight_gradients` of `paths.py`."""
     x = x.contiguous()
-    d_blocks = [torch.empty_like(block) for block in blocks]
-    d_decoders = [x.new_empty(d_y.shape[1], h.shape[1]) for d_y, h in zip(d_ys, hs, strict=True)]
-    for places in alike([*blocks], [h.shape[1] for h in hs]):
-        _of_alike(x, *([group[place] for place in places] for group in (hs, d_ys, d_blocks, d_decoders)))
-    return d_blocks, d_decoders
+    sets = alike([*blocks], [h.shape[1] for h in hs])
+    partial = [shifts]
+    for places in sets:
+        partial += _of_alike(x, *([group[place] for place in places] for group in (hs, d_ys, blocks)))
+    d_shift, *sums = add_up(partial, x.dtype)
+    of_sets = iter(sums)
+    d_blocks: dict[int, Tensor] = {}
+    d_decoders: dict[int, Tensor] = {}
+    for places in sets:
+        d_blocks.update(zip(places, next(of_sets), strict=True))
+        if _holds_both(blocks[places[0]], hs[places[0]]):
+            d_decoders.update(zip(places, next(of_sets), strict=True))
+        else:
+            d_decoders.update((index, d_ys[index].t() @ hs[index]) for index in places)
+    order = range(len(hs))
+    return [d_blocks[index] for index in order], [d_decoders[index] for index in order], d_shift
 
 
-def _of_alike(
-    x: Tensor, hs: list[Tensor], d_ys: list[Tensor], d_blocks: list[Tensor], d_decoders: list[Tensor]
-) -> None:
-    """Writes the gradients of siblings that one launch takes."""
-    n, rows, columns = d_blocks[0].shape
+def _holds_both(blocks: Tensor, h: Tensor) -> bool:
+    """Whether a program can hold the sums of blocks and decoder."""
+    return max(blocks.shape[2], h.shape[1]) <= TILE
+
+
+def _of_alike(x: Tensor, hs: list[Tensor], d_ys: list[Tensor], blocks: list[Tensor]) -> list[Tensor]:
+    """Gradients of siblings that one launch takes, summed over stretches of the tokens: of their blocks
+    (stretches, siblings, n, rows, columns), and of their decoders where those are held too."""
+    n, rows, columns = blocks[0].shape
     rank, count, tokens = hs[0].shape[1], len(hs), len(x)
-    both = max(columns, rank) <= TILE
-    span = spanned(d_blocks[0])
+    both = _holds_both(blocks[0], hs[0])
+    span = spanned(blocks[0])
     tile, parts = tiling(n, rows, span)
     step = inner(x)
     splits = max(1, min(SPLITS, PROGRAMS // (parts * count), ceil_div(tokens, step)))
     of_blocks = x.new_empty(splits, count, n, rows, columns, dtype=torch.float32)
     of_decoders = x.new_empty(splits, count, n * rows if both else 0, rank, dtype=torch.float32)
+    wide, deep = block_size(span * columns), block_size(rank) if both else 16
+    turn = step * (tile + wide + deep) * x.element_size()  # bytes
     back_to_weights[(parts, count, splits)](
         *filled(d_ys), x, *filled(hs), of_blocks, of_decoders,
         tokens, n, span, ceil_div(ceil_div(tokens, splits), step) * step,
         *units(row_stride(hs), rows, columns, rank),
-        TALL=tile, WIDE=block_size(span * columns), DEEP=block_size(rank) if both else 16,
+        TALL=tile, WIDE=wide, DEEP=deep,
         SPANS=span > 1, DECODER=both, UNIT=UNIT, TOKENS=step,
-        num_warps=8, num_stages=3,
+        num_warps=8, num_stages=4 if 4 * turn <= room(x.device) else 3,
     )  # fmt: skip
-    for mine, found in zip(d_blocks, of_blocks.sum(0), strict=True):
-        mine.copy_(found)
-    if both:
-        for mine, found in zip(d_decoders, of_decoders.sum(0), strict=True):
-            mine.copy_(found)
-    else:
-        for mine, d_y, h in zip(d_decoders, d_ys, hs, strict=True):
-            torch.mm(d_y.t(), h, out=mine)
+    return [of_blocks, of_decoders] if both else [of_blocks]
 
 
 @jit_once("tokens", "n", "span", "stretch", "h_stride", "rows", "columns", "rank")

@@ -1,0 +1,68 @@
+"""What several programs have summed each for themselves, added up in one Triton kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from surgery.kernels import ceil_div, jit, jit_once, tl
+
+MOST = 4  # tensors that a launch takes
+ROWS, COLUMNS = 16, 64  # parts and elements that a program adds at a time
+MANY = 8  # times as many parts, of as many fewer elements, in the first tensor
+
+
+def add_up(partial: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The sum over the first dimension of each of these float32 tensors. The first one's may be long."""
+    found: list[Tensor] = []
+    for start in range(0, len(partial), MOST):
+        some = [tensor.contiguous() for tensor in partial[start : start + MOST]]
+        sizes = [tensor[0].numel() for tensor in some]
+        total = some[0].new_empty(sum(sizes), dtype=dtype)
+        missing = MOST - len(some)
+        tiles = MANY * ceil_div(sizes[0], COLUMNS) + sum(ceil_div(size, COLUMNS) for size in sizes[1:])
+        add_up_parts[(tiles,)](
+            *some, *[some[-1]] * missing, total, *map(len, some), *[0] * missing, *sizes, *[0] * missing,
+            ROWS=ROWS, COLUMNS=COLUMNS, MANY=MANY, num_warps=2, num_stages=1,
+        )  # fmt: skip
+        found += [sums.view(tensor.shape[1:]) for sums, tensor in zip(total.split(sizes), some, strict=True)]
+    return found
+
+
+@jit
+def _add(  # type: ignore[no-untyped-def]
+    partial, total, tile, parts, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    column = tile * COLUMNS + tl.arange(0, COLUMNS)
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, parts, ROWS):
+        row = first + tl.arange(0, ROWS)
+        at = partial + row[:, None].to(tl.int64) * size + column[None, :]
+        sums += tl.load(at, mask=(row < parts)[:, None] & (column < size)[None, :], other=0.0)
+    tl.store(total + column, tl.sum(sums, 0), mask=column < size)
+
+
+@jit_once("parts0", "parts1", "parts2", "parts3", "size0", "size1", "size2", "size3")
+def add_up_parts(  # type: ignore[no-untyped-def]
+    partial0, partial1, partial2, partial3, total, parts0, parts1, parts2, parts3, size0, size1, size2, size3,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, MANY: tl.constexpr,
+):  # fmt: skip
+    """Some elements of one of the tensors, whose sums lie one behind the other in `total`."""
+    tile = tl.program_id(0)
+    before = MANY * tl.cdiv(size0, COLUMNS)
+    if tile < before:
+        _add(partial0, total, tile, parts0, size0, MANY * ROWS, COLUMNS // MANY)
+    else:
+        tile, total = tile - before, total + size0
+        partial, parts, size = partial1, parts1, size1
+        before = tl.cdiv(size1, COLUMNS)
+        if tile >= before:
+            tile, total = tile - before, total + size1
+            partial, parts, size = partial2, parts2, size2
+            before = tl.cdiv(size2, COLUMNS)
+            if tile >= before:
+                tile, total = tile - before, total + size2
+                partial, parts, size = partial3, parts3, size3
+        _add(partial, total, tile, parts, size, ROWS, COLUMNS)
