@@ -169,6 +169,7 @@ every_shape = pytest.mark.parametrize(
         (2049, 4, [16, 32], 16, [32, 8]),
         (130, 3, [48, 48], 40, [24, 24]),  # spans that do not divide the blocks
         (70, 2, [160, 96], 200, [136, 136]),
+        (65, 2, [256, 256], 16, [16, 16]),  # whole blocks of 256 rows
     ],
 )
 
@@ -315,6 +316,32 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
         close(mine, theirs, dtype, f"value {what}", roundings=3)
     for what, mine, theirs in zip(["x", *dict(every.named_parameters())], gradients, expected, strict=True):
         close(mine, theirs, dtype, f"gradient of {what}", roundings=3)
+
+
+@every_dtype
+def test_compiled_it_is_the_same(dtype: torch.dtype) -> None:
+    """As operators, which must not give out parts of one tensor."""
+    needs_products_of(dtype)
+    modules = [HDPL(64, 64, blocks=4, rank=16, kl_weight=0.5, kl="mean").to(DEVICE, dtype) for _ in range(3)]
+    x = draw(65, 64, dtype=dtype).requires_grad_()
+
+    def run() -> list[Tensor]:
+        here = Context(rotary=(x, x))
+        return [*project(x, here, *modules), *here.losses]
+
+    weights = [draw(65, 64, dtype=dtype) for _ in modules] + [draw(1)[0]]
+    leaves = [x, *nn.ModuleList(modules).parameters()]
+    runs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent, "fits_latents", lambda *_: True)
+        if INTERPRETED:
+            patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
+        for form in (run, torch.compile(run, backend="aot_eager", fullgraph=True)):
+            torch.manual_seed(3)
+            values = form()
+            runs.append([*values, *torch.autograd.grad(values, leaves, weights)])
+    for mine, theirs in zip(*runs, strict=True):
+        close(mine, theirs.double(), dtype, "compiled")
 
 
 @every_dtype

@@ -10,22 +10,25 @@ from torch import Tensor
 from surgery.kernels import ceil_div, jit, jit_once, tl
 
 MOST = 4  # tensors that a launch takes
-ROWS, COLUMNS = 16, 64  # parts and elements that a program adds at a time
-MANY = 8  # times as many parts, of as many fewer elements, in the first tensor
+TURN = 1024  # numbers that a program reads at a time
+LONG = 128  # parts among them of the first tensor
+MOST_ROWS = 16  # of the others
 
 
 def add_up(partial: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The sum over the first dimension of each of these float32 tensors. The first one's may be long."""
+    """The sum over the first dimension of each of these float32 tensors. Only the first one's should be long:
+    a program goes through it in turns."""
     found: list[Tensor] = []
     for start in range(0, len(partial), MOST):
         some = [tensor.contiguous() for tensor in partial[start : start + MOST]]
         sizes = [tensor[0].numel() for tensor in some]
         total = some[0].new_empty(sum(sizes), dtype=dtype)
         missing = MOST - len(some)
-        tiles = MANY * ceil_div(sizes[0], COLUMNS) + sum(ceil_div(size, COLUMNS) for size in sizes[1:])
+        rows = min(MOST_ROWS, 1 << (max(map(len, some[1:]), default=1) - 1).bit_length())
+        tiles = ceil_div(sizes[0], TURN // LONG) + sum(ceil_div(size, TURN // rows) for size in sizes[1:])
         add_up_parts[(tiles,)](
             *some, *[some[-1]] * missing, total, *map(len, some), *[0] * missing, *sizes, *[0] * missing,
-            ROWS=ROWS, COLUMNS=COLUMNS, MANY=MANY, num_warps=2, num_stages=1,
+            TURN=TURN, LONG=LONG, ROWS=rows, num_warps=2, num_stages=1,
         )  # fmt: skip
         found += [sums.view(tensor.shape[1:]) for sums, tensor in zip(total.split(sizes), some, strict=True)]
     return found
@@ -35,6 +38,7 @@ def add_up(partial: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 def _add(  # type: ignore[no-untyped-def]
     partial, total, tile, parts, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    """Some columns of a tensor."""
     column = tile * COLUMNS + tl.arange(0, COLUMNS)
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, parts, ROWS):
@@ -47,22 +51,22 @@ def _add(  # type: ignore[no-untyped-def]
 @jit_once("parts0", "parts1", "parts2", "parts3", "size0", "size1", "size2", "size3")
 def add_up_parts(  # type: ignore[no-untyped-def]
     partial0, partial1, partial2, partial3, total, parts0, parts1, parts2, parts3, size0, size1, size2, size3,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, MANY: tl.constexpr,
+    TURN: tl.constexpr, LONG: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Some elements of one of the tensors, whose sums lie one behind the other in `total`."""
     tile = tl.program_id(0)
-    before = MANY * tl.cdiv(size0, COLUMNS)
+    before = tl.cdiv(size0, TURN // LONG)
     if tile < before:
-        _add(partial0, total, tile, parts0, size0, MANY * ROWS, COLUMNS // MANY)
+        _add(partial0, total, tile, parts0, size0, LONG, TURN // LONG)
     else:
         tile, total = tile - before, total + size0
         partial, parts, size = partial1, parts1, size1
-        before = tl.cdiv(size1, COLUMNS)
+        before = tl.cdiv(size1, TURN // ROWS)
         if tile >= before:
             tile, total = tile - before, total + size1
             partial, parts, size = partial2, parts2, size2
-            before = tl.cdiv(size2, COLUMNS)
+            before = tl.cdiv(size2, TURN // ROWS)
             if tile >= before:
                 tile, total = tile - before, total + size2
                 partial, parts, size = partial3, parts3, size3
-        _add(partial, total, tile, parts, size, ROWS, COLUMNS)
+        _add(partial, total, tile, parts, size, ROWS, TURN // ROWS)

@@ -26,7 +26,6 @@ from surgery.projections.hdpl.tiles import (
 
 RESIDENT = 96 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
-STAGES = 4  # turns whose tokens are on their way or at hand, at most
 PROGRAMS = 132
 CACHED = 24 * 2**20  # bytes of weights that siblings may have together: more would drive x out of the cache
 
@@ -48,19 +47,17 @@ def outputs_fused(
         n, rows, columns = blocks[first].shape
         span = spanned(blocks[first])
         tile, parts = tiling(n, rows, span)
-        stages = STAGES
-        if rows % (2 * TILE) == 0:  # so h is read half as often
-            tile, parts, stages = 2 * tile, parts // 2, STAGES - 1
+        wide = [block_size(depth) for depth in (span * columns, ranks[first])]
+        stages = _stages(x, tile, wide)
+        if rows % (2 * TILE) == 0 and _stages(x, 2 * tile, wide):  # so h is read half as often
+            tile, parts, stages = 2 * tile, parts // 2, 3
         shifts = [biases[place] for place in places]
         of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
         there = [ys[first] if shift is None else shift for shift in shifts]
         tensors = [x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3])]
         numbers = [len(x), n, span, *units(row_stride(of[0]), rows, columns, ranks[first])]
         constants = {"WIDE": tile, "SPANS": span > 1, "BIAS": not bare[first], "UNIT": UNIT}
-        wide = [block_size(depth) for depth in (span * columns, ranks[first])]
-        resident = sum(wide) * tile * x.element_size()
-        shared = resident + TURN * (stages * sum(wide) + tile) * x.element_size()
-        if resident <= RESIDENT and shared <= room(x.device):
+        if stages:
             turns = max(1, min(PROGRAMS // (parts * len(places)), ceil_div(len(x), TURN)))
             write_narrow_outputs[(parts, len(places), turns)](
                 *tensors, *numbers, **constants, TOKENS=TURN, DEEP=wide[0], LATENT=wide[1],
@@ -72,6 +69,17 @@ def outputs_fused(
             num_warps=4, num_stages=3,
         )  # fmt: skip
     return ys
+
+
+def _stages(x: Tensor, tile: int, wide: list[int]) -> int:
+    """How many turns' tokens a program has on their way or at hand, if it can keep the weights of so many
+    rows; else 0."""
+    resident = sum(wide) * tile * x.element_size()
+    if resident <= RESIDENT:
+        for stages in (4, 3):
+            if resident + TURN * (stages * sum(wide) + tile) * x.element_size() <= room(x.device):
+                return stages
+    return 0
 
 
 @jit_once("tokens", "n", "span", "h_stride", "rows", "columns", "rank")
