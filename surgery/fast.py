@@ -7,11 +7,14 @@ import os
 
 import torch
 
-from surgery.kernels import AVAILABLE, jit, tl
+from surgery.kernels import jit, tl
 
-if AVAILABLE and torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1":
+try:  # as in `kernels.py`
     from triton.language.extra.cuda import libdevice
+except ImportError:
+    libdevice = None
 
+if libdevice is not None and torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1":
     exp2, log2 = libdevice.exp2, libdevice.fast_log2f
     sin, cos = libdevice.fast_sinf, libdevice.fast_cosf  # of angles within a turn
     divide = libdevice.fast_dividef

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery import fast
+from surgery.fast import cos, divide, exp2, log2, sin
 from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.kl import FREE_BITS, LN2, Terms
 
@@ -158,9 +158,9 @@ def _box_muller(first, second):  # type: ignore[no-untyped-def]
     """Two independent normals of two random words. 23 bits of each are exact in float32, and the half added
     keeps the logarithm from zero; where the approximate one is above zero, zero is as good."""
     uniform = (first >> 9).to(tl.float32) * (1.0 / 8388608) + (0.5 / 8388608)
-    radius = tl.sqrt(tl.maximum(fast.log2(uniform) * -1.3862943611198906, 0.0))  # -2 ln 2
+    radius = tl.sqrt(tl.maximum(log2(uniform) * -1.3862943611198906, 0.0))  # -2 ln 2
     angle = (second >> 9).to(tl.float32) * (6.283185307179586 / 8388608) - 3.141592653589793
-    return radius * fast.cos(angle), radius * fast.sin(angle)
+    return radius * cos(angle), radius * sin(angle)
 
 
 @jit
@@ -186,14 +186,14 @@ def _places(token, channel, exists, tokens, width):  # type: ignore[no-untyped-d
 def _latents(mu, logvar):  # type: ignore[no-untyped-def]
     """(mu, sigma, KL); KL is zero where both are."""
     mu, logvar = mu.to(tl.float32), logvar.to(tl.float32)
-    sigma = fast.exp2(logvar * 0.7213475204444817)  # 1 / (2 ln 2)
+    sigma = exp2(logvar * 0.7213475204444817)  # 1 / (2 ln 2)
     return mu, sigma, 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
 
 
 @jit
 def _gate(z):  # type: ignore[no-untyped-def]
     """sigmoid(z)"""
-    return fast.divide(1.0, 1.0 + fast.exp2(z * -1.4426950408889634))
+    return divide(1.0, 1.0 + exp2(z * -1.4426950408889634))
 
 
 @jit
