@@ -102,6 +102,8 @@ def measure(
     for siblings in plan.shapes:
         if on_shape is not None:
             on_shape(siblings)
+        if plan.compiled:
+            torch.compiler.reset()  # after eight forms of one function it would compile no more of them
         runs = [
             _Run(plan, siblings, operator, form, device)
             for operator, spec in PROJECTION_OPERATORS.items()
