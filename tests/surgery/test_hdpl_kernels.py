@@ -362,3 +362,11 @@ def test_evaluation(dtype: torch.dtype) -> None:
         h = nn.functional.silu(module.mu(exact))
         plain = paths.block_diagonal(exact.flatten(0, 1), module.blocks).view(*mine.shape)
         close(mine, plain + module.decoder(h), dtype, "y", roundings=3)
+
+
+@pytest.mark.parametrize("form", ["reference", "mean", "free_bits"])
+def test_a_loss_that_is_no_number_shows(form: str) -> None:
+    latents = torch.zeros(70, 16, device=DEVICE)
+    latents[33, 5] = torch.nan
+    key, terms = torch.tensor([1], device=DEVICE), Terms([0, FORMS[form]], [0.0, 1.0])
+    assert not latent_triton.sample_fused(latents, key, [4, 4], terms)[1].isfinite()

@@ -14,6 +14,7 @@ from surgery.projections.hdpl.tiles import (
     choose,
     filled,
     inner,
+    pick,
     place,
     tile_of,
     tiling,
@@ -53,13 +54,6 @@ def input_gradient_fused(
 
 
 @jit
-def _of(place, first, second, third, fourth):  # type: ignore[no-untyped-def]
-    """What belongs to this place: one of the siblings, or the latents."""
-    last = tl.where(place == 2, third, fourth)
-    return tl.where(place == 0, first, tl.where(place == 1, second, last))
-
-
-@jit
 def _step(step, group, end, span, rows0, rows1, rows2, latents, INNER: tl.constexpr):  # type: ignore[no-untyped-def]
     """(place, rows of its blocks, what of its rows belongs to this step of a group's sum, which of them
     exist): first come the siblings' rows, then the latents."""
@@ -67,9 +61,9 @@ def _step(step, group, end, span, rows0, rows1, rows2, latents, INNER: tl.conste
     end1 = end0 + tl.cdiv(span * rows1, INNER)
     end2 = end1 + tl.cdiv(span * rows2, INNER)
     place = (step >= end0).to(tl.int32) + (step >= end1) + (step >= end2)
-    rows = _of(place, rows0, rows1, rows2, 0)
-    row = group * span * rows + (step - _of(place, 0, end0, end1, end2)) * INNER + tl.arange(0, INNER)
-    return place, rows, row, row < _of(place, end * rows0, end * rows1, end * rows2, latents)
+    rows = pick(place, rows0, rows1, rows2, 0)
+    row = group * span * rows + (step - pick(place, 0, end0, end1, end2)) * INNER + tl.arange(0, INNER)
+    return place, rows, row, row < pick(place, end * rows0, end * rows1, end * rows2, latents)
 
 
 @jit_once("n", "span", "rows0", "rows1", "rows2", "columns", "latents")
@@ -117,7 +111,7 @@ def write_input_gradient(  # type: ignore[no-untyped-def]
     total = tl.zeros((TOKENS, WIDE), tl.float32)
     for step in range(steps):
         source, rows, row, exists = _step(step, group, end, span, rows0, rows1, rows2, latents, INNER)
-        at = _of(source, d_y0, d_y1, d_y2, d_latents)
+        at = pick(source, d_y0, d_y1, d_y2, d_latents)
         at += token * tl.where(source == 3, latents, n * rows) + row[None, :]
         a = tl.load(at, mask=real & exists[None, :], other=0.0)
         total = tl.dot(a, tl.load(weights + step * (INNER * WIDE)), total, input_precision="ieee")

@@ -22,6 +22,7 @@ from torch import Tensor
 from surgery.fast import cos, divide, exp2, log2, sin
 from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.kl import FREE_BITS, LN2, Terms
+from surgery.projections.hdpl.tiles import pick
 
 WIDEST = 1024  # latents of a sibling: a program holds all of a token's
 MOST = 4  # siblings
@@ -176,10 +177,18 @@ def _normals(seed, group, latent, like, zero, ROUNDS: tl.constexpr):  # type: ig
 
 
 @jit
-def _places(token, channel, exists, tokens, width):  # type: ignore[no-untyped-def]
-    """(where mu of these tokens lies, where h, what is there of it)."""
-    at = token[:, None] * width + channel[None, :]
-    return token[:, None] * width + at, at, (token < tokens)[:, None] & exists[None, :]
+def _read(latents, token, channel, exists, tokens, width):  # type: ignore[no-untyped-def]
+    """(where h of these tokens lies, what is there of it, mu, logvar)."""
+    at, inside = token[:, None] * width + channel[None, :], (token < tokens)[:, None] & exists[None, :]
+    latents += _of_latents(at, token, width)
+    mu = tl.load(latents, mask=inside, other=0.0)
+    return at, inside, mu, tl.load(latents + width, mask=inside, other=0.0)
+
+
+@jit
+def _of_latents(at, token, width):  # type: ignore[no-untyped-def]
+    """Where mu lies, and `width` behind it logvar, of what h has here."""
+    return at + token[:, None] * width
 
 
 @jit
@@ -208,7 +217,7 @@ def _forward(  # type: ignore[no-untyped-def]
     if SUMMED:
         total += kl
     if CLAMPED:
-        clamped += tl.minimum(tl.sum(kl, 1), ln2)
+        clamped += tl.minimum(tl.sum(kl, 1), ln2, tl.PropagateNan.ALL)
     return total, clamped
 
 
@@ -228,35 +237,20 @@ def sample_latents(  # type: ignore[no-untyped-def]
         group = start + tl.arange(0, GROUPS)
         token = group.to(tl.int64) * 4
         # all four tokens are read before the first is worked on
-        from0, to0, real0 = _places(token, channel, exists, tokens, width)
-        from1, to1, real1 = _places(token + 1, channel, exists, tokens, width)
-        from2, to2, real2 = _places(token + 2, channel, exists, tokens, width)
-        from3, to3, real3 = _places(token + 3, channel, exists, tokens, width)
-        mu0 = tl.load(latents + from0, mask=real0, other=0.0)
-        mu1 = tl.load(latents + from1, mask=real1, other=0.0)
-        mu2 = tl.load(latents + from2, mask=real2, other=0.0)
-        mu3 = tl.load(latents + from3, mask=real3, other=0.0)
-        logvar0 = tl.load(latents + from0 + width, mask=real0, other=0.0)
-        logvar1 = tl.load(latents + from1 + width, mask=real1, other=0.0)
-        logvar2 = tl.load(latents + from2 + width, mask=real2, other=0.0)
-        logvar3 = tl.load(latents + from3 + width, mask=real3, other=0.0)
+        at0, real0, mu0, logvar0 = _read(latents, token, channel, exists, tokens, width)
+        at1, real1, mu1, logvar1 = _read(latents, token + 1, channel, exists, tokens, width)
+        at2, real2, mu2, logvar2 = _read(latents, token + 2, channel, exists, tokens, width)
+        at3, real3, mu3, logvar3 = _read(latents, token + 3, channel, exists, tokens, width)
         a, b, c, d = _normals(key, group, channel, mu0, zero, ROUNDS)
-        total, clamped = _forward(h, to0, real0, mu0, logvar0, a, total, clamped, ln2, CLAMPED, SUMMED)
-        total, clamped = _forward(h, to1, real1, mu1, logvar1, b, total, clamped, ln2, CLAMPED, SUMMED)
-        total, clamped = _forward(h, to2, real2, mu2, logvar2, c, total, clamped, ln2, CLAMPED, SUMMED)
-        total, clamped = _forward(h, to3, real3, mu3, logvar3, d, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, at0, real0, mu0, logvar0, a, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, at1, real1, mu1, logvar1, b, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, at2, real2, mu2, logvar2, c, total, clamped, ln2, CLAMPED, SUMMED)
+        total, clamped = _forward(h, at3, real3, mu3, logvar3, d, total, clamped, ln2, CLAMPED, SUMMED)
     at = partial + tl.program_id(0) * width + channel
     if SUMMED:
         tl.store(at, tl.sum(total, 0), mask=exists & (form > 1))
     if CLAMPED:
         tl.store(at, tl.sum(clamped, 0) + latent * 0.0, mask=(latent == 0) & (form == 1))
-
-
-@jit
-def _of(place, first, second, third, fourth):  # type: ignore[no-untyped-def]
-    """What belongs to the sibling of this place."""
-    last = tl.where(place == 2, third, fourth)
-    return tl.where(place == 0, first, tl.where(place == 1, second, last))
 
 
 @jit_once("programs", "tokens", "width", "rank0", "rank1", "rank2", "rank3", "forms")
@@ -271,24 +265,24 @@ def add_up_kl(  # type: ignore[no-untyped-def]
     fourth = third + rank2
     sibling = (latent >= second).to(tl.int32) + (latent >= third) + (latent >= fourth)
     form = (forms >> (2 * sibling)) & 3
-    among = tl.where(form == 1, 1, _of(sibling, rank0, rank1, rank2, rank3))  # what a mean is taken of
-    scale = _of(sibling, weight0, weight1, weight2, weight3) / tokens / among
+    among = tl.where(form == 1, 1, pick(sibling, rank0, rank1, rank2, rank3))  # what a mean is taken of
+    scale = pick(sibling, weight0, weight1, weight2, weight3) / tokens / among
     exists, floor = latent < width, tl.where(form == 3, free_bits * tokens, float("-inf"))
     # of a clamped sum only the first latent's place holds anything
-    wanted = exists & ((form > 1) | ((form == 1) & (latent == _of(sibling, 0, second, third, fourth))))
+    wanted = exists & ((form > 1) | ((form == 1) & (latent == pick(sibling, 0, second, third, fourth))))
     sums = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in tl.range(0, programs, ROWS, loop_unroll_factor=4):
         at = partial + (start + row)[:, None] * width + latent[None, :]
         inside = (start + row < programs)[:, None] & wanted[None, :]
         sums += tl.load(at, mask=inside, other=0.0)
     sums = tl.sum(sums, 0)
-    tl.store(loss, tl.sum(tl.where(wanted, tl.maximum(sums, floor) * scale, 0.0), 0))
+    tl.store(loss, tl.sum(tl.where(wanted, tl.maximum(sums, floor, tl.PropagateNan.ALL) * scale, 0.0), 0))
     tl.store(slopes + latent, tl.where((form > 0) & (sums >= floor), scale, 0.0), mask=exists)
 
 
 @jit
 def _backward(  # type: ignore[no-untyped-def]
-    d_latents, h, source, at, inside, mu, logvar, d_h, noise, weight, total, total_logvar, width, ln2, form,
+    d_latents, h, token, at, inside, mu, logvar, d_h, noise, weight, total, total_logvar, width, ln2, form,
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
     """Writes the gradients of some tokens' mu and logvar, and adds them to the totals (groups, latents)."""
@@ -307,8 +301,9 @@ def _backward(  # type: ignore[no-untyped-def]
         d_mu += weight[None, :] * mu
         d_logvar += weight[None, :] * (sigma * sigma - 1.0)
     d_logvar *= 0.5
-    tl.store(d_latents + source, d_mu, mask=inside)
-    tl.store(d_latents + source + width, d_logvar, mask=inside)
+    d_latents += _of_latents(at, token, width)
+    tl.store(d_latents, d_mu, mask=inside)
+    tl.store(d_latents + width, d_logvar, mask=inside)
     return total + d_mu, total_logvar + d_logvar
 
 
@@ -332,38 +327,30 @@ def sample_latents_back(  # type: ignore[no-untyped-def]
     for start in range(tl.program_id(0) * GROUPS, tl.cdiv(tokens, 4), tl.num_programs(0) * GROUPS):
         group = start + tl.arange(0, GROUPS)
         token = group.to(tl.int64) * 4
-        from0, to0, real0 = _places(token, channel, exists, tokens, width)
-        from1, to1, real1 = _places(token + 1, channel, exists, tokens, width)
-        from2, to2, real2 = _places(token + 2, channel, exists, tokens, width)
-        from3, to3, real3 = _places(token + 3, channel, exists, tokens, width)
-        mu0 = tl.load(latents + from0, mask=real0, other=0.0)
-        mu1 = tl.load(latents + from1, mask=real1, other=0.0)
-        mu2 = tl.load(latents + from2, mask=real2, other=0.0)
-        mu3 = tl.load(latents + from3, mask=real3, other=0.0)
-        logvar0 = tl.load(latents + from0 + width, mask=real0, other=0.0)
-        logvar1 = tl.load(latents + from1 + width, mask=real1, other=0.0)
-        logvar2 = tl.load(latents + from2 + width, mask=real2, other=0.0)
-        logvar3 = tl.load(latents + from3 + width, mask=real3, other=0.0)
-        d_h0 = tl.load(d_h + to0, mask=real0, other=0.0)
-        d_h1 = tl.load(d_h + to1, mask=real1, other=0.0)
-        d_h2 = tl.load(d_h + to2, mask=real2, other=0.0)
-        d_h3 = tl.load(d_h + to3, mask=real3, other=0.0)
+        at0, real0, mu0, logvar0 = _read(latents, token, channel, exists, tokens, width)
+        at1, real1, mu1, logvar1 = _read(latents, token + 1, channel, exists, tokens, width)
+        at2, real2, mu2, logvar2 = _read(latents, token + 2, channel, exists, tokens, width)
+        at3, real3, mu3, logvar3 = _read(latents, token + 3, channel, exists, tokens, width)
+        d_h0 = tl.load(d_h + at0, mask=real0, other=0.0)
+        d_h1 = tl.load(d_h + at1, mask=real1, other=0.0)
+        d_h2 = tl.load(d_h + at2, mask=real2, other=0.0)
+        d_h3 = tl.load(d_h + at3, mask=real3, other=0.0)
         a, b, c, d = _normals(key, group, channel, mu0, zero, ROUNDS)
         mu, logvar = _backward(
-            d_latents, d_h, from0, to0, real0, mu0, logvar0, d_h0, a, weight, mu, logvar, width, ln2, form,
-            CLAMPED, SUMMED,
+            d_latents, d_h, token, at0, real0, mu0, logvar0, d_h0, a, weight, mu, logvar, width, ln2,
+            form, CLAMPED, SUMMED,
         )  # fmt: skip
         mu, logvar = _backward(
-            d_latents, d_h, from1, to1, real1, mu1, logvar1, d_h1, b, weight, mu, logvar, width, ln2, form,
-            CLAMPED, SUMMED,
+            d_latents, d_h, token + 1, at1, real1, mu1, logvar1, d_h1, b, weight, mu, logvar, width, ln2,
+            form, CLAMPED, SUMMED,
         )  # fmt: skip
         mu, logvar = _backward(
-            d_latents, d_h, from2, to2, real2, mu2, logvar2, d_h2, c, weight, mu, logvar, width, ln2, form,
-            CLAMPED, SUMMED,
+            d_latents, d_h, token + 2, at2, real2, mu2, logvar2, d_h2, c, weight, mu, logvar, width, ln2,
+            form, CLAMPED, SUMMED,
         )  # fmt: skip
         mu, logvar = _backward(
-            d_latents, d_h, from3, to3, real3, mu3, logvar3, d_h3, d, weight, mu, logvar, width, ln2, form,
-            CLAMPED, SUMMED,
+            d_latents, d_h, token + 3, at3, real3, mu3, logvar3, d_h3, d, weight, mu, logvar, width, ln2,
+            form, CLAMPED, SUMMED,
         )  # fmt: skip
     at = d_bias + tl.program_id(0) * (2 * width) + channel
     tl.store(at, tl.sum(mu, 0), mask=exists)

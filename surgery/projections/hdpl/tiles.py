@@ -103,6 +103,13 @@ def choose(sibling, first, second, third):  # type: ignore[no-untyped-def]
 
 
 @jit
+def pick(number, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    """What belongs to this number, from 0 to 3."""
+    last = tl.where(number == 2, third, fourth)
+    return tl.where(number == 0, first, tl.where(number == 1, second, last))
+
+
+@jit
 def place(row, column, group, end, rows, columns, SPANS: tl.constexpr):  # type: ignore[no-untyped-def]
     """(column within the row's own block, whether it is there), for a tile's rows and columns, brought to
     matching shapes, of which the first are those of the group's first block and which end before block `end`.
