@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from surgery.kernels import ceil_div, jit, jit_once, tl
+from surgery.projections.hdpl.tiles import choose, filled
 
 MOST = 4  # tensors that a launch takes
 TURN = 1024  # numbers that a program reads at a time
@@ -23,11 +24,10 @@ def add_up(partial: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         some = [tensor.contiguous() for tensor in partial[start : start + MOST]]
         sizes = [tensor[0].numel() for tensor in some]
         total = some[0].new_empty(sum(sizes), dtype=dtype)
-        missing = MOST - len(some)
         rows = min(MOST_ROWS, 1 << (max(map(len, some[1:]), default=1) - 1).bit_length())
         tiles = ceil_div(sizes[0], TURN // LONG) + sum(ceil_div(size, TURN // rows) for size in sizes[1:])
         add_up_parts[(tiles,)](
-            *some, *[some[-1]] * missing, total, *map(len, some), *[0] * missing, *sizes, *[0] * missing,
+            *filled(some, MOST), total, *filled([*map(len, some)], MOST), *filled(sizes, MOST),
             TURN=TURN, LONG=LONG, ROWS=rows, num_warps=2, num_stages=1,
         )  # fmt: skip
         found += [sums.view(tensor.shape[1:]) for sums, tensor in zip(total.split(sizes), some, strict=True)]
@@ -55,18 +55,14 @@ def add_up_parts(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Some elements of one of the tensors, whose sums lie one behind the other in `total`."""
     tile = tl.program_id(0)
-    before = tl.cdiv(size0, TURN // LONG)
-    if tile < before:
+    end0 = tl.cdiv(size0, TURN // LONG)
+    end1 = end0 + tl.cdiv(size1, TURN // ROWS)
+    end2 = end1 + tl.cdiv(size2, TURN // ROWS)
+    if tile < end0:
         _add(partial0, total, tile, parts0, size0, LONG, TURN // LONG)
     else:
-        tile, total = tile - before, total + size0
-        partial, parts, size = partial1, parts1, size1
-        before = tl.cdiv(size1, TURN // ROWS)
-        if tile >= before:
-            tile, total = tile - before, total + size1
-            partial, parts, size = partial2, parts2, size2
-            before = tl.cdiv(size2, TURN // ROWS)
-            if tile >= before:
-                tile, total = tile - before, total + size2
-                partial, parts, size = partial3, parts3, size3
-        _add(partial, total, tile, parts, size, ROWS, TURN // ROWS)
+        later = (tile >= end1).to(tl.int32) + (tile >= end2)
+        partial, parts = choose(later, partial1, partial2, partial3), choose(later, parts1, parts2, parts3)
+        total += choose(later, size0, size0 + size1, size0 + size1 + size2)
+        tile -= choose(later, end0, end1, end2)
+        _add(partial, total, tile, parts, choose(later, size1, size2, size3), ROWS, TURN // ROWS)

@@ -41,9 +41,9 @@ def train(
     mus, logvars, blocks, decoders, biases = zip(*siblings, strict=True)
     there = [vector for vector in biases if vector is not None]
     encoders = (*mus, *logvars)
+    parameters = [e.weight for e in encoders], [e.bias for e in encoders], [*blocks, *decoders, *there]
     dtype = _working_dtype(x)
-    parameters = [*(e.weight for e in encoders), *(e.bias for e in encoders)]
-    weights = _side_by_side(parameters, [*blocks, *decoders, *there], dtype)
+    weights = _side_by_side(*parameters, dtype)
     noise = draw(len(x), [decoder.shape[1] for decoder in decoders], dtype, x.device)
     # compiled, a number that the operator takes would make code of its own for every weight
     scale = max(kl_weights) if torch.compiler.is_compiling() else 1.0
@@ -232,14 +232,16 @@ def _working_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _side_by_side(encoders: list[Tensor], others: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def _side_by_side(
+    encoders: list[Tensor], shifts: list[Tensor], others: list[Tensor], dtype: torch.dtype
+) -> list[Tensor]:
     """(all encoders' weights as one, all their biases as one, the others), by one copy of all that has to
     move: a cast or a copy each would be dozens of tiny kernels."""
-    half = len(encoders) // 2
-    cast = any(tensor.dtype != dtype for tensor in (*encoders, *others))
-    flat = torch.cat([tensor.flatten() for tensor in (*encoders, *(others if cast else ()))]).to(dtype)
-    sizes = [sum(tensor.numel() for tensor in part) for part in (encoders[:half], encoders[half:])]
-    weight, bias, *rest = flat.split([*sizes, *(tensor.numel() for tensor in (others if cast else ()))])
+    cast = any(tensor.dtype != dtype for tensor in (*encoders, *shifts, *others))
+    moved = others if cast else []
+    flat = torch.cat([tensor.flatten() for tensor in (*encoders, *shifts, *moved)]).to(dtype)
+    sizes = [sum(tensor.numel() for tensor in part) for part in (encoders, shifts)]
+    weight, bias, *parts = flat.split([*sizes, *(tensor.numel() for tensor in moved)])
     if cast:
-        others = [part.view(tensor.shape) for part, tensor in zip(rest, others, strict=True)]
+        others = [part.view(tensor.shape) for part, tensor in zip(parts, moved, strict=True)]
     return [weight.view(-1, encoders[0].shape[1]), bias, *others]

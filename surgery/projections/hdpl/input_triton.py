@@ -47,7 +47,7 @@ def input_gradient_fused(
         *filled(blocks), encoders, packed, *sizes, **constants, SPANS=span > 1, num_warps=4, num_stages=1
     )
     write_input_gradient[(parts, ceil_div(len(d_x), TILE))](
-        *filled(d_ys), d_latents, packed, d_x, len(d_x), *sizes, **constants, TOKENS=TILE,
+        *filled(d_ys), d_latents, packed, d_x, len(d_x), steps, *sizes, **constants, TOKENS=TILE,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     return d_x
@@ -55,15 +55,15 @@ def input_gradient_fused(
 
 @jit
 def _step(step, group, end, span, rows0, rows1, rows2, latents, INNER: tl.constexpr):  # type: ignore[no-untyped-def]
-    """(place, rows of its blocks, what of its rows belongs to this step of a group's sum, which of them
-    exist): first come the siblings' rows, then the latents."""
+    """(number of a sibling, or 3 for the latents, rows of its blocks, what of its rows belongs to this step
+    of a group's sum, which of them exist): first come the siblings' rows, then the latents."""
     end0 = tl.cdiv(span * rows0, INNER)
     end1 = end0 + tl.cdiv(span * rows1, INNER)
     end2 = end1 + tl.cdiv(span * rows2, INNER)
-    place = (step >= end0).to(tl.int32) + (step >= end1) + (step >= end2)
-    rows = pick(place, rows0, rows1, rows2, 0)
-    row = group * span * rows + (step - pick(place, 0, end0, end1, end2)) * INNER + tl.arange(0, INNER)
-    return place, rows, row, row < pick(place, end * rows0, end * rows1, end * rows2, latents)
+    source = (step >= end0).to(tl.int32) + (step >= end1) + (step >= end2)
+    rows = pick(source, rows0, rows1, rows2, 0)
+    row = group * span * rows + (step - pick(source, 0, end0, end1, end2)) * INNER + tl.arange(0, INNER)
+    return source, rows, row, row < pick(source, end * rows0, end * rows1, end * rows2, latents)
 
 
 @jit_once("n", "span", "rows0", "rows1", "rows2", "columns", "latents")
@@ -90,10 +90,10 @@ def pack_weights(  # type: ignore[no-untyped-def]
         tl.store(at, tl.load(blocks + row[:, None] * columns + within, mask=there, other=0.0))
 
 
-@jit_once("tokens", "n", "span", "rows0", "rows1", "rows2", "columns", "latents")
+@jit_once("tokens", "steps", "n", "span", "rows0", "rows1", "rows2", "columns", "latents")
 def write_input_gradient(  # type: ignore[no-untyped-def]
-    d_y0, d_y1, d_y2, d_latents, packed, d_x, tokens, n, span, rows0, rows1, rows2, columns, latents,
-    WIDE: tl.constexpr, UNIT: tl.constexpr, INNER: tl.constexpr, TOKENS: tl.constexpr,
+    d_y0, d_y1, d_y2, d_latents, packed, d_x, tokens, steps, n, span, rows0, rows1, rows2, columns,
+    latents, WIDE: tl.constexpr, UNIT: tl.constexpr, INNER: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Some columns for some tokens. All that is summed over is one loop, so that what it reads is on its way
     from the first step to the last."""
@@ -104,8 +104,6 @@ def write_input_gradient(  # type: ignore[no-untyped-def]
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     real = (token < tokens)[:, None]
     token = token.to(tl.int64)[:, None]
-    steps = tl.cdiv(latents, INNER)
-    steps += tl.cdiv(span * rows0, INNER) + tl.cdiv(span * rows1, INNER) + tl.cdiv(span * rows2, INNER)
     weights = packed + part * steps * (INNER * WIDE)
     weights += tl.arange(0, INNER)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
     total = tl.zeros((TOKENS, WIDE), tl.float32)

@@ -29,7 +29,7 @@ def sample(
     latents: Float[Tensor, "t 2*width"], noise: Tensor, ranks: Sequence[int], terms: Terms
 ) -> tuple[Float[Tensor, "t width"], Float[Tensor, ""], Float[Tensor, " width"]]:
     """(h in the dtype of the latents, the KL loss of all siblings, what `sample_back` wants of it: see
-    `penalty`). The losses are in float32 or better."""
+    `penalty`). The loss is in float32 or better."""
     fused = noise.dtype == torch.int64
     return (sample_fused if fused else sample_plainly)(latents, noise, ranks, terms)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from surgery.fast import cos, divide, exp2, log2, sin
 from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.kl import FREE_BITS, LN2, Terms
-from surgery.projections.hdpl.tiles import pick
+from surgery.projections.hdpl.tiles import filled, pick
 
 WIDEST = 1024  # latents of a sibling: a program holds all of a token's
 MOST = 4  # siblings
@@ -69,16 +69,16 @@ def sample_fused(
     width = sum(ranks)
     h = latents.new_empty(len(latents), width)
     loss, slopes = (latents.new_empty(size, dtype=torch.float32) for size in ((), width))
-    if not terms.wanted or not len(latents):
-        loss.zero_()
     partial = latents.new_empty(FORWARD.count(len(latents), ranks), width, dtype=torch.float32)
     _launch(sample_latents, FORWARD, latents, seed, h, partial, ranks=ranks, terms=terms)
     if terms.wanted and len(latents):
         add_up_kl[(1,)](
-            partial, loss, slopes, len(partial), len(latents), width, *_filled(ranks), terms.code,
-            *_filled(terms.weights), FREE_BITS,
+            partial, loss, slopes, len(partial), len(latents), width, *filled(ranks, MOST), terms.code,
+            *filled(terms.weights, MOST), FREE_BITS,
             ROWS=max(1, 8192 // block_size(width)), WIDTH=block_size(width), num_warps=16, num_stages=1,
         )  # fmt: skip
+    else:
+        loss.zero_()
     return h, loss, slopes
 
 
@@ -103,18 +103,13 @@ def sample_back_fused(
     return d_latents, d_h, d_bias
 
 
-def _filled(numbers: Sequence[Any]) -> list[Any]:
-    """As many as a kernel takes."""
-    return [*numbers, *[type(numbers[0])()] * (MOST - len(numbers))]
-
-
 def _launch(
     kernel: Any, sharing: Sharing, latents: Tensor, *tensors: Tensor, ranks: Sequence[int], terms: Terms
 ) -> None:
     if not len(latents):
         return
     kernel[(sharing.count(len(latents), ranks), len(ranks))](
-        latents, *tensors, len(latents), sum(ranks), *_filled(ranks), terms.code, LN2, 0,
+        latents, *tensors, len(latents), sum(ranks), *filled(ranks, MOST), terms.code, LN2, 0,
         GROUPS=sharing.groups(ranks),
         WIDTH=block_size(max(ranks)),
         ALIGNED=min(16, gcd(16, *ranks)),
@@ -132,10 +127,8 @@ def _place(  # type: ignore[no-untyped-def]
 ):
     """This program's (latents within the sibling, which exist, the first's place, the form of its KL)."""
     sibling = tl.program_id(1)
-    rank = tl.where(sibling == 0, rank0, tl.where(sibling == 1, rank1, tl.where(sibling == 2, rank2, rank3)))
-    first = (
-        tl.where(sibling > 0, rank0, 0) + tl.where(sibling > 1, rank1, 0) + tl.where(sibling > 2, rank2, 0)
-    )
+    rank = pick(sibling, rank0, rank1, rank2, rank3)
+    first = pick(sibling, 0, rank0, rank0 + rank1, rank0 + rank1 + rank2)
     latent = tl.arange(0, WIDTH)
     return latent, latent < rank, tl.multiple_of(first, ALIGNED), (forms >> (2 * sibling)) & 3
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from surgery.kernels import block_size, ceil_div, jit_once, tl
 from surgery.projections.hdpl.tiles import (
     MOST,
+    PROGRAMS,
     TILE,
     UNIT,
     alike,
@@ -26,7 +27,6 @@ from surgery.projections.hdpl.tiles import (
 
 RESIDENT = 96 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
-PROGRAMS = 132
 CACHED = 24 * 2**20  # bytes of weights that siblings may have together: more would drive x out of the cache
 
 

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
+Thing = TypeVar("Thing")
+
 TILE = 128  # tokens, rows or columns
 MOST = 3  # siblings that a kernel takes: q k v
+PROGRAMS = 132  # that keep all multiprocessors of a large device busy
 UNIT = 8  # elements that all sizes are multiples of: 16 bytes
 SHARED_BYTES = 160 * 1024  # that tiles may take: an A100 has as many, smaller devices have not
 
@@ -86,9 +90,9 @@ def alike(tensors: Sequence[Tensor], *more: Sequence[object], most: int = MOST) 
     return [places for sets in found.values() for places in sets]
 
 
-def filled(tensors: Sequence[Tensor]) -> list[Tensor]:
+def filled(found: Sequence[Thing], most: int = MOST) -> list[Thing]:
     """As many as a kernel takes; the last stands in for those that are not there and are never read."""
-    return [*tensors, *[tensors[-1]] * (MOST - len(tensors))]
+    return [*found, *[found[-1]] * (most - len(found))]
 
 
 @jit

@@ -12,6 +12,7 @@ from torch import Tensor
 from surgery.kernels import block_size, ceil_div, jit_once, tl
 from surgery.projections.hdpl.adding_triton import add_up
 from surgery.projections.hdpl.tiles import (
+    PROGRAMS,
     TILE,
     UNIT,
     alike,
@@ -27,7 +28,6 @@ from surgery.projections.hdpl.tiles import (
     units,
 )
 
-PROGRAMS = 132  # that keep all multiprocessors of a large device busy
 SPLITS = 32  # of the tokens, at most
 FILLING = 128  # tiles of a batched product that fill a large device
 WIDEST = 256  # columns of a block
