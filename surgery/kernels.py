@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
+
+import torch
+from torch import Tensor
 
 try:  # inside `try`, so that transformers does not ask for it where a model's source is loaded
     import triton
@@ -11,9 +15,47 @@ try:  # inside `try`, so that transformers does not ask for it where a model's s
 except ImportError:  # no CUDA build of torch: plain torch does all work
     triton = tl = None
 
-__all__ = ["AVAILABLE", "block_size", "ceil_div", "jit", "jit_once", "tl"]
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:
+    TensorDescriptor = None
+
+__all__ = [
+    "AVAILABLE",
+    "block_size",
+    "ceil_div",
+    "jit",
+    "jit_once",
+    "readable_by_tile",
+    "tile_reader",
+    "tl",
+]
 
 AVAILABLE = triton is not None
+
+
+def readable_by_tile(*matrices: Tensor) -> bool:
+    """Whether the device has a unit that copies tiles by itself (TMA), Triton can ask it to, and these
+    matrices begin, as do their rows, at multiples of 16 bytes."""
+    aligned = all(
+        m.data_ptr() % 16 == 0 and m.stride(0) * m.element_size() % 16 == 0 and m.stride(1) == 1
+        for m in matrices
+    )
+    return aligned and all(_copies_tiles(m.device) for m in matrices)
+
+
+@cache
+def _copies_tiles(device: torch.device) -> bool:
+    """Without a device, that is where kernels are interpreted, Triton alone counts."""
+    if TensorDescriptor is None or torch.version.hip is not None:
+        return False
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def tile_reader(matrix: Tensor, tile: Sequence[int]) -> Any:
+    """A matrix as a kernel's argument of which that unit copies tiles of one size; zeros are read beyond its
+    edges."""
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), list(tile))
 
 
 def jit(kernel: Callable[..., Any]) -> Any:

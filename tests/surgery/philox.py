@@ -35,7 +35,7 @@ def normals(seed: int, tokens: int, width: int) -> Tensor:
     words = philox(seed, [group, latent, none, none])
     found = []
     for first, second in (words[:2], words[2:]):
-        radius = (-2 * (((first >> 9) + 0.5).double() / 2**23).log()).sqrt()
-        angle = 2 * math.pi * (second >> 9).double() / 2**23 - math.pi
+        radius = (-2 * ((first + 0.5).double() / 2**32).log()).sqrt()
+        angle = 2 * math.pi * (second - (second >> 31 << 32)).double() / 2**32  # as signed
         found += [radius * angle.cos(), radius * angle.sin()]
     return torch.stack(found, dim=1).flatten(0, 1)[:tokens]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.projections.hdpl import (
-    input_triton,
+    back_triton,
     latent,
     latent_triton,
     outputs_triton,
@@ -221,10 +221,20 @@ def siblings(
 
 @every_dtype
 @every_shape
+@pytest.mark.parametrize("by_tile", [True, False])
 def test_outputs(
-    tokens: int, blocks: int, rows: list[int], columns: int, ranks: list[int], dtype: torch.dtype
+    tokens: int,
+    blocks: int,
+    rows: list[int],
+    columns: int,
+    ranks: list[int],
+    by_tile: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     needs_products_of(dtype)
+    if not by_tile:
+        monkeypatch.setattr(outputs_triton, "readable_by_tile", lambda *_: False)
     of = siblings(tokens, blocks, rows, columns, ranks, dtype)
     found = outputs_triton.outputs_fused(of.x, of.hs, of.blocks, of.decoders, of.biases)
     of = of.exactly()
@@ -234,14 +244,50 @@ def test_outputs(
 
 @every_dtype
 @every_shape
-def test_gradient_of_the_input(
+def test_back_through_the_blocks(
     tokens: int, blocks: int, rows: list[int], columns: int, ranks: list[int], dtype: torch.dtype
 ) -> None:
     needs_products_of(dtype)
     of = siblings(tokens, blocks, rows, columns, ranks, dtype)
-    found = input_triton.input_gradient_fused(of.d_ys, of.blocks, of.d_latents, of.encoders)
+    found = back_triton.through_blocks_fused(of.d_ys, of.blocks)
     of = of.exactly()
-    close(found, paths.input_gradient_plainly(of.d_ys, of.blocks, of.d_latents, of.encoders), dtype, "d_x")
+    close(found, paths.through_blocks_plainly(of.d_ys, of.blocks), dtype, "d_x")
+
+
+@every_dtype
+@every_shape
+@pytest.mark.parametrize("spend", [False, True])
+def test_back(
+    tokens: int,
+    blocks: int,
+    rows: list[int],
+    columns: int,
+    ranks: list[int],
+    spend: bool,
+    dtype: torch.dtype,
+) -> None:
+    needs_products_of(dtype)
+    if not back_triton.fits_decoders(ranks):
+        pytest.skip("too wide a rank")
+    of = siblings(tokens, blocks, rows, columns, ranks, dtype)
+    forms = [FORMS[form] for form in ("reference", "mean", "free_bits")]
+    terms = Terms(forms[: len(rows)], [0.5, 1.5, 2.5][: len(rows)])
+    latents, d_loss, slopes = of.d_latents, draw(1)[0], draw(sum(ranks))
+    latents[::2] /= 16  # under the clamp of `reference`
+    noise = normals(SEED, tokens, sum(ranks)).to(DEVICE)
+    exact = of.exactly()
+    rest = terms, d_loss.double(), slopes.double(), False
+    wanted = paths.back(exact.d_ys, exact.blocks, exact.decoders, latents.double(), noise, *rest)
+    key = torch.tensor([SEED], device=DEVICE)
+    found = back_triton.back_fused(
+        of.d_ys, of.blocks, of.decoders, latents, key, terms, d_loss, slopes, spend
+    )
+    assert (found[0] is latents) == spend
+    for what, mine, theirs in zip(("d_latents", "h", "d_bias", "d_x"), found, wanted, strict=True):
+        if what == "d_bias":  # of some tokens each
+            close(mine.double().sum(0), theirs.sum(0), dtype, what, roundings=2)
+        else:
+            close(mine, theirs, dtype, what, roundings=2)
 
 
 @every_dtype
@@ -252,13 +298,15 @@ def test_gradients_of_weights(
     needs_products_of(dtype)
     of = siblings(tokens, blocks, rows, columns, ranks, dtype)
     shifts = draw(37, 24)
-    *found, shift = weights_triton.weight_gradients_fused(of.x, of.hs, of.d_ys, of.blocks, shifts)
+    sizes = [24, *(part.numel() for part in (*of.blocks, *of.decoders))]
+    out = of.x.new_empty(sum(sizes))
+    weights_triton.weight_gradients_fused(of.x, of.hs, of.d_ys, of.blocks, shifts, out)
+    shift, *found = out.split(sizes)
     close(shift, shifts.double().sum(0), dtype, "sum of the shifts")
     of = of.exactly()
     exactly = paths.weight_gradients_plainly(of.x, of.hs, of.d_ys, of.blocks)
-    for what, mine, theirs in zip(("d_blocks", "d_decoders"), found, exactly, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            close(one, other, dtype, what)
+    for place, (one, other) in enumerate(zip(found, [*exactly[0], *exactly[1]], strict=True)):
+        close(one.view_as(other), other, dtype, f"weights {place}")
 
 
 @every_dtype

@@ -10,7 +10,7 @@ import pytest
 from surgery.kernels import block_size
 from surgery.projections.hdpl import (
     adding_triton,
-    input_triton,
+    back_triton,
     latent_triton,
     outputs_triton,
     weights_triton,
@@ -36,7 +36,7 @@ def recorded(
         (latent_triton, ("sample_latents", "sample_latents_back", "add_up_kl")),
         (adding_triton, ("add_up_parts",)),
         (outputs_triton, ("write_outputs", "write_narrow_outputs")),
-        (input_triton, ("pack_weights", "write_input_gradient")),
+        (back_triton, ("pack_blocks", "write_siblings_back")),
         (weights_triton, ("back_to_weights",)),
     ):
         for name in names:
@@ -59,10 +59,15 @@ def recorded(
     _, _, shifts = latent_triton.sample_back_fused(latents, key, ranks, terms, d_h, loss, slopes)
     hs = empty(tokens, width).split(rank, 1)
     outputs_triton.outputs_fused(x, hs, parts, decoders, [None] * count)
-    if input_triton.fits_input(parts):
-        input_triton.input_gradient_fused(d_ys, parts, latents, empty(2 * width, d_in))
+    monkeypatch.setattr(outputs_triton, "readable_by_tile", lambda *_: False)
+    outputs_triton.outputs_fused(x, hs, parts, decoders, [None] * count)
+    if back_triton.fits_blocks(parts):
+        back_triton.through_blocks_fused(d_ys, parts)
+        if back_triton.fits_decoders(ranks):
+            back_triton.back_fused(d_ys, parts, decoders, latents, key, terms, loss, slopes)
     if weights_triton.fits_weights(parts):
-        weights_triton.weight_gradients_fused(x, hs, d_ys, parts, shifts)
+        out = empty(2 * width + sum(part.numel() for part in (*parts, *decoders)))
+        weights_triton.weight_gradients_fused(x, hs, d_ys, parts, shifts, out)
     return launches
 
 

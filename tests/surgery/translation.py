@@ -33,6 +33,8 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
         value = given[name]
         if name in constants or value is None:
             signature[name], constants[name] = "constexpr", value
+        elif hasattr(value, "block_shape"):  # read by tiles
+            signature[name] = f"tensordesc<{dtypes[value.base.dtype][1:]}{list(value.block_shape)}>"
         elif isinstance(value, torch.Tensor):
             signature[name], attributes[(place,)] = dtypes[value.dtype], [["tt.divisibility", 16]]
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from surgery.kernels import ceil_div, jit, jit_once, tl
@@ -16,22 +15,21 @@ LONG = 128  # parts among them of the first tensor
 MOST_ROWS = 16  # of the others
 
 
-def add_up(partial: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The sum over the first dimension of each of these float32 tensors. Only the first one's should be long:
-    a program goes through it in turns."""
-    found: list[Tensor] = []
+def add_up(partial: Sequence[Tensor], out: Tensor) -> list[Tensor]:
+    """The sum over the first dimension of each of these float32 tensors, side by side in `out`. Only the
+    first one's should be long: a program goes through it in turns."""
+    sizes = [tensor[0].numel() for tensor in partial]
+    found = list(out.split(sizes))
     for start in range(0, len(partial), MOST):
         some = [tensor.contiguous() for tensor in partial[start : start + MOST]]
-        sizes = [tensor[0].numel() for tensor in some]
-        total = some[0].new_empty(sum(sizes), dtype=dtype)
+        wide = sizes[start : start + MOST]
         rows = min(MOST_ROWS, 1 << (max(map(len, some[1:]), default=1) - 1).bit_length())
-        tiles = ceil_div(sizes[0], TURN // LONG) + sum(ceil_div(size, TURN // rows) for size in sizes[1:])
+        tiles = ceil_div(wide[0], TURN // LONG) + sum(ceil_div(size, TURN // rows) for size in wide[1:])
         add_up_parts[(tiles,)](
-            *filled(some, MOST), total, *filled([*map(len, some)], MOST), *filled(sizes, MOST),
+            *filled(some, MOST), found[start], *filled([*map(len, some)], MOST), *filled(wide, MOST),
             TURN=TURN, LONG=LONG, ROWS=rows, num_warps=2, num_stages=1,
         )  # fmt: skip
-        found += [sums.view(tensor.shape[1:]) for sums, tensor in zip(total.split(sizes), some, strict=True)]
-    return found
+    return [sums.view(tensor.shape[1:]) for sums, tensor in zip(found, partial, strict=True)]
 
 
 @jit

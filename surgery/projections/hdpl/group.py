@@ -7,6 +7,7 @@ written over; noise made by a kernel and h are made once more.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS, Terms
-from surgery.projections.hdpl.latent import draw, sample, sample_back
+from surgery.projections.hdpl.latent import draw, sample
 from surgery.projections.hdpl.paths import (
+    back,
     block_diagonal,
-    input_gradient,
-    latent_gradients,
     outputs,
     weight_gradients,
 )
@@ -39,33 +39,34 @@ def train(
 ) -> tuple[list[Float[Tensor, "t d_out"]], Float[Tensor, ""]]:
     """(outputs of each sibling with noise, their weighted KL). A sibling without a form has none."""
     mus, logvars, blocks, decoders, biases = zip(*siblings, strict=True)
-    there = [vector for vector in biases if vector is not None]
-    encoders = (*mus, *logvars)
-    parameters = [e.weight for e in encoders], [e.bias for e in encoders], [*blocks, *decoders, *there]
+    encoders = [*mus, *logvars]
+    others = [*blocks, *decoders, *(vector for vector in biases if vector is not None)]
     dtype = _working_dtype(x)
-    weights = _side_by_side(*parameters, dtype)
+    parts = [e.weight for e in encoders], [e.bias for e in encoders], *([tensor] for tensor in others)
+    # by one copy, since a copy or a cast of each would be dozens of tiny kernels
+    flat = torch.cat([tensor.flatten() for part in parts for tensor in part]).to(dtype)
+    shapes = [[sum(len(tensor) for tensor in part), *part[0].shape[1:]] for part in parts]
     noise = draw(len(x), [decoder.shape[1] for decoder in decoders], dtype, x.device)
     # compiled, a number that the operator takes would make code of its own for every weight
     scale = max(kl_weights) if torch.compiler.is_compiling() else 1.0
     terms = [FORMS[form] for form in forms], [1.0 if w == scale else w / scale for w in kl_weights]
-    *outputs, loss = _Group.apply(x.to(dtype), noise, *terms, [bias is not None for bias in biases], *weights)
+    *outputs, loss = _Group.apply(
+        x.to(dtype), noise, *terms, [bias is not None for bias in biases], shapes, flat
+    )
     return outputs, loss if scale == 1.0 else scale * loss
 
 
 def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Float[Tensor, "t d_out"]]:
     """Outputs of each sibling without noise: z = mu."""
-    mus = [weights[0] for weights in siblings]
+    mus, _, blocks, decoders, biases = zip(*siblings, strict=True)
     few = len(x) < GATHER_FROM
     if len(mus) > 1 and not few:
         gathered = torch.cat([mu.weight for mu in mus]), torch.cat([mu.bias for mu in mus])
-        latents = list(F.linear(x, *gathered).split([len(mu.bias) for mu in mus], dim=1))
+        hs = list(F.silu(F.linear(x, *gathered)).split([len(mu.bias) for mu in mus], dim=1))
     else:
-        latents = [F.linear(x, mu.weight, mu.bias) for mu in mus]
+        hs = [F.silu(F.linear(x, mu.weight, mu.bias)) for mu in mus]
     # autograd and the compiler see through the plain form, and sums in place pay for many tokens only
-    plain = few or torch.is_grad_enabled() or torch.compiler.is_compiling()
-    hs = [F.silu(mu) for mu in latents]
-    _, _, blocks, decoders, biases = zip(*siblings, strict=True)
-    if plain:
+    if few or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return [
             block_diagonal(x, block) + F.linear(h, decoder, bias)
             for h, block, decoder, bias in zip(hs, blocks, decoders, biases, strict=True)
@@ -73,7 +74,7 @@ def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Fl
     dtype = _working_dtype(x)
     return outputs(
         x.to(dtype),
-        [h.to(dtype) for h in hs],
+        hs,
         [block.to(dtype) for block in blocks],
         [decoder.to(dtype) for decoder in decoders],
         [None if bias is None else bias.to(dtype) for bias in biases],
@@ -81,8 +82,8 @@ def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Fl
 
 
 class _Group(torch.autograd.Function):
-    """x, noise and, in one dtype with x, encoders' weight and bias, all blocks, all decoders, and the biases
-    there are -> outputs and the loss."""
+    """x, noise and, side by side in one dtype with x, encoders' weight and bias, all blocks, all decoders and
+    the biases there are -> outputs and the loss."""
 
     @staticmethod
     def forward(
@@ -92,10 +93,13 @@ class _Group(torch.autograd.Function):
         forms: list[int],
         kl_weights: list[float],
         biased: list[bool],
-        *weights: Tensor,
+        shapes: list[list[int]],
+        flat: Tensor,
     ) -> tuple[Tensor, ...]:
         run = _forward_op if torch.compiler.is_compiling() else _forward
-        *found, latents, slopes = run(x, noise, forms, kl_weights, biased, list(weights))
+        parts = flat.split([math.prod(shape) for shape in shapes])
+        weights = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        *found, latents, slopes = run(x, noise, forms, kl_weights, biased, weights)
         ctx.save_for_backward(x, noise, latents, slopes, *weights[: 2 + 2 * len(forms)])
         ctx.settings = forms, kl_weights, biased
         ctx.spent = False  # whether a backward pass has written over the latents
@@ -113,8 +117,8 @@ class _Group(torch.autograd.Function):
                 latents = F.linear(x, weights[0], weights[1])
             ctx.spent = True
             found = _backward(x, noise, latents, slopes, *rest, spend=True)
-        d_x, *d_weights = found
-        return d_x, None, None, None, None, *d_weights
+        d_x, d_flat = found
+        return d_x, None, None, None, None, None, d_flat
 
 
 def _forward(
@@ -148,26 +152,32 @@ def _backward(
     gradients: list[Tensor],
     spend: bool = False,
 ) -> list[Tensor]:
-    """Gradients of x and of the weights, in the order of `_Group`. Latents that may be spent are written
-    over."""
+    """Gradients of x and of all weights, side by side as `_Group` has them. Latents that may be spent are
+    written over."""
     count = len(forms)
     blocks, decoders = weights[2 : 2 + count], weights[2 + count :]
     ranks = [decoder.shape[1] for decoder in decoders]
     d_ys = [d_y.contiguous() for d_y in gradients[:-1]]
-    d_h = latent_gradients(d_ys, decoders)
-    terms = Terms(forms, kl_weights)
-    d_latents, h, shifts = sample_back(latents, noise, ranks, terms, d_h, gradients[-1], slopes, spend)
-    d_blocks, d_decoders, d_shift = weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks, shifts)
-    del d_h, h  # before there is a gradient of x
-    d_biases = [d_y.sum(0) for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
-    d_x = input_gradient(d_ys, blocks, d_latents, weights[0])
-    return [d_x, d_latents.t() @ x, d_shift, *d_blocks, *d_decoders, *d_biases]
+    of_biases = [d_y for d_y, with_bias in zip(d_ys, biased, strict=True) if with_bias]
+    d_flat = x.new_empty(_size(weights, of_biases))
+    d_encoders, d_others, *d_biases = d_flat.split(
+        [weights[0].numel(), _size(weights[1:], []), *(d_y.shape[1] for d_y in of_biases)]
+    )
+    rest = Terms(forms, kl_weights), gradients[-1], slopes, spend
+    d_latents, h, shifts, d_x = back(d_ys, blocks, decoders, latents, noise, *rest)
+    d_x.addmm_(d_latents, weights[0])
+    torch.mm(d_latents.t(), x, out=d_encoders.view_as(weights[0]))
+    if spend:  # whoever holds the latents has no use for them any more
+        d_latents.untyped_storage().resize_(0)
+    weight_gradients(x, h.split(ranks, dim=1), d_ys, blocks, shifts, d_others)
+    for d_y, d_bias in zip(of_biases, d_biases, strict=True):
+        torch.sum(d_y, 0, out=d_bias)
+    return [d_x, d_flat]
 
 
-def _backward_apart(*arguments: Any) -> list[Tensor]:
-    """`_backward` whose results share no memory, as operators must not."""
-    found = _backward(*arguments)
-    return [one.clone() if one.untyped_storage().nbytes() > one.nbytes else one for one in found]
+def _size(weights: Sequence[Tensor], of_biases: Sequence[Tensor]) -> int:
+    """Elements of all weights, and of the biases of these outputs."""
+    return sum(weight.numel() for weight in weights) + sum(d_y.shape[1] for d_y in of_biases)
 
 
 # Under torch.compile both are single operators: traced, the sums in place would turn into copies. The name
@@ -182,7 +192,7 @@ _forward_op = torch.library.custom_op(
 )
 _backward_op = torch.library.custom_op(
     f"{_NAMESPACE}::backward",
-    _backward_apart,
+    _backward,
     mutates_args=(),
     schema=f"(Tensor x, Tensor noise, Tensor latents, Tensor slopes, {_SETTINGS}, Tensor[] gradients) "
     "-> Tensor[]",
@@ -221,8 +231,8 @@ def _(
     weights: list[Tensor],
     gradients: list[Tensor],
 ) -> list[Tensor]:
-    biases = [d_y.new_empty(d_y.shape[1]) for d_y, there in zip(gradients[:-1], biased, strict=True) if there]
-    return [x.new_empty(x.shape), *(weight.new_empty(weight.shape) for weight in weights), *biases]
+    of_biases = [d_y for d_y, with_bias in zip(gradients[:-1], biased, strict=True) if with_bias]
+    return [x.new_empty(x.shape), x.new_empty(_size(weights, of_biases))]
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:
@@ -230,18 +240,3 @@ def _working_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return x.dtype
-
-
-def _side_by_side(
-    encoders: list[Tensor], shifts: list[Tensor], others: list[Tensor], dtype: torch.dtype
-) -> list[Tensor]:
-    """(all encoders' weights as one, all their biases as one, the others), by one copy of all that has to
-    move: a cast or a copy each would be dozens of tiny kernels."""
-    cast = any(tensor.dtype != dtype for tensor in (*encoders, *shifts, *others))
-    moved = others if cast else []
-    flat = torch.cat([tensor.flatten() for tensor in (*encoders, *shifts, *moved)]).to(dtype)
-    sizes = [sum(tensor.numel() for tensor in part) for part in (encoders, shifts)]
-    weight, bias, *parts = flat.split([*sizes, *(tensor.numel() for tensor in moved)])
-    if cast:
-        others = [part.view(tensor.shape) for part, tensor in zip(parts, moved, strict=True)]
-    return [weight.view(-1, encoders[0].shape[1]), bias, *others]

@@ -56,6 +56,11 @@ def fits_latents(device: torch.device, dtype: torch.dtype, ranks: Sequence[int])
     return AVAILABLE and known and max(ranks) <= WIDEST and len(ranks) <= MOST
 
 
+def alignment(ranks: Sequence[int]) -> int:
+    """What the first latent of every sibling is a multiple of, as far as it matters."""
+    return gcd(16, *ranks)
+
+
 def draw_seed(device: torch.device) -> Tensor:
     """A key for all noise of one step, (1,) of int64, from the device's own generator: nothing waits."""
     return torch.randint(2**62, (1,), device=device)
@@ -112,7 +117,7 @@ def _launch(
         latents, *tensors, len(latents), sum(ranks), *filled(ranks, MOST), terms.code, LN2, 0,
         GROUPS=sharing.groups(ranks),
         WIDTH=block_size(max(ranks)),
-        ALIGNED=min(16, gcd(16, *ranks)),
+        ALIGNED=alignment(ranks),
         CLAMPED=terms.clamped,
         SUMMED=terms.summed,
         ROUNDS=ROUNDS,
@@ -123,10 +128,9 @@ def _launch(
 
 @jit
 def _place(  # type: ignore[no-untyped-def]
-    rank0, rank1, rank2, rank3, forms, WIDTH: tl.constexpr, ALIGNED: tl.constexpr
+    sibling, rank0, rank1, rank2, rank3, forms, WIDTH: tl.constexpr, ALIGNED: tl.constexpr
 ):
-    """This program's (latents within the sibling, which exist, the first's place, the form of its KL)."""
-    sibling = tl.program_id(1)
+    """A sibling's (latents within it, which exist, the first's place, the form of its KL)."""
     rank = pick(sibling, rank0, rank1, rank2, rank3)
     first = pick(sibling, 0, rank0, rank0 + rank1, rank0 + rank1 + rank2)
     latent = tl.arange(0, WIDTH)
@@ -149,11 +153,11 @@ def _philox(seed, a, b, ROUNDS: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @jit
 def _box_muller(first, second):  # type: ignore[no-untyped-def]
-    """Two independent normals of two random words. 23 bits of each are exact in float32, and the half added
-    keeps the logarithm from zero; where the approximate one is above zero, zero is as good."""
-    uniform = (first >> 9).to(tl.float32) * (1.0 / 8388608) + (0.5 / 8388608)
-    radius = tl.sqrt(tl.maximum(log2(uniform) * -1.3862943611198906, 0.0))  # -2 ln 2
-    angle = (second >> 9).to(tl.float32) * (6.283185307179586 / 8388608) - 3.141592653589793
+    """Two independent normals of two random words. The half added keeps the logarithm from zero, and where
+    its approximation is above zero it is as good from below."""
+    uniform = first.to(tl.float32) * (1.0 / 4294967296) + (0.5 / 4294967296)
+    radius = tl.sqrt(tl.abs(log2(uniform)) * 1.3862943611198906)  # 2 ln 2
+    angle = second.to(tl.int32, bitcast=True).to(tl.float32) * (3.141592653589793 / 2147483648)
     return radius * cos(angle), radius * sin(angle)
 
 
@@ -186,10 +190,11 @@ def _of_latents(at, token, width):  # type: ignore[no-untyped-def]
 
 @jit
 def _latents(mu, logvar):  # type: ignore[no-untyped-def]
-    """(mu, sigma, KL); KL is zero where both are."""
+    """(mu, sigma, sigma^2 - 1, twice the KL); KL is zero where both are."""
     mu, logvar = mu.to(tl.float32), logvar.to(tl.float32)
     sigma = exp2(logvar * 0.7213475204444817)  # 1 / (2 ln 2)
-    return mu, sigma, 0.5 * (mu * mu + sigma * sigma - logvar - 1.0)
+    excess = sigma * sigma - 1.0
+    return mu, sigma, excess, mu * mu + (excess - logvar)
 
 
 @jit
@@ -202,15 +207,15 @@ def _gate(z):  # type: ignore[no-untyped-def]
 def _forward(  # type: ignore[no-untyped-def]
     h, at, inside, mu, logvar, noise, total, clamped, ln2, CLAMPED: tl.constexpr, SUMMED: tl.constexpr
 ):
-    """Writes h of some tokens. Adds their KL to `total` (groups, latents), and to `clamped` (groups,) what
-    of a token's is left by the clamp."""
-    mu, sigma, kl = _latents(mu, logvar)
+    """Writes h of some tokens. Adds twice their KL to `total` (groups, latents), and to `clamped` (groups,)
+    what of a token's is left by the clamp."""
+    mu, sigma, _, kl = _latents(mu, logvar)
     z = mu + noise * sigma
     tl.store(h + at, z * _gate(z), mask=inside)
     if SUMMED:
         total += kl
     if CLAMPED:
-        clamped += tl.minimum(tl.sum(kl, 1), ln2, tl.PropagateNan.ALL)
+        clamped += tl.minimum(tl.sum(kl, 1), 2.0 * ln2, tl.PropagateNan.ALL)
     return total, clamped
 
 
@@ -221,7 +226,7 @@ def sample_latents(  # type: ignore[no-untyped-def]
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """h, and the KL of this program's tokens: by latent, or in the first one's place what the clamp left."""
-    latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, WIDTH, ALIGNED)
+    latent, exists, first, form = _place(tl.program_id(1), rank0, rank1, rank2, rank3, forms, WIDTH, ALIGNED)
     channel = first + latent
     key = tl.load(seed)
     total = tl.zeros((GROUPS, WIDTH), tl.float32)
@@ -241,9 +246,9 @@ def sample_latents(  # type: ignore[no-untyped-def]
         total, clamped = _forward(h, at3, real3, mu3, logvar3, d, total, clamped, ln2, CLAMPED, SUMMED)
     at = partial + tl.program_id(0) * width + channel
     if SUMMED:
-        tl.store(at, tl.sum(total, 0), mask=exists & (form > 1))
+        tl.store(at, 0.5 * tl.sum(total, 0), mask=exists & (form > 1))
     if CLAMPED:
-        tl.store(at, tl.sum(clamped, 0) + latent * 0.0, mask=(latent == 0) & (form == 1))
+        tl.store(at, 0.5 * tl.sum(clamped, 0) + latent * 0.0, mask=(latent == 0) & (form == 1))
 
 
 @jit_once("programs", "tokens", "width", "rank0", "rank1", "rank2", "rank3", "forms")
@@ -279,20 +284,22 @@ def _backward(  # type: ignore[no-untyped-def]
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
     """Writes the gradients of some tokens' mu and logvar, and adds them to the totals (groups, latents)."""
-    mu, sigma, kl = _latents(mu, logvar)
-    z = mu + noise * sigma
+    mu, sigma, excess, kl = _latents(mu, logvar)
+    shift = noise * sigma
+    z = mu + shift
     gate = _gate(z)
-    d_mu = d_h.to(tl.float32) * gate * (1.0 + z * (1.0 - gate))
-    tl.store(h + at, z * gate, mask=inside)
-    d_logvar = d_mu * noise * sigma
+    found = z * gate
+    tl.store(h + at, found, mask=inside)
+    d_mu = d_h.to(tl.float32) * (gate + found * (1.0 - gate))  # the derivative of silu
+    d_logvar = d_mu * shift
     if CLAMPED:
-        live = (form != 1) | (tl.sum(kl, 1) <= ln2)
+        live = (form != 1) | (tl.sum(kl, 1) <= 2.0 * ln2)
         factor = tl.where(live[:, None], weight[None, :], 0.0)
         d_mu += factor * mu
-        d_logvar += factor * (sigma * sigma - 1.0)
+        d_logvar += factor * excess
     elif SUMMED:
         d_mu += weight[None, :] * mu
-        d_logvar += weight[None, :] * (sigma * sigma - 1.0)
+        d_logvar += weight[None, :] * excess
     d_logvar *= 0.5
     d_latents += _of_latents(at, token, width)
     tl.store(d_latents, d_mu, mask=inside)
@@ -301,15 +308,15 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 @jit
-def sample_latents_back(  # type: ignore[no-untyped-def]
-    latents, seed, d_h, d_loss, slopes, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms,
-    ln2, zero,
+def back_to_latents(  # type: ignore[no-untyped-def]
+    latents, seed, d_h, d_loss, slopes, d_latents, d_bias, sibling, begin, end, step,
+    tokens, width, rank0, rank1, rank2, rank3, forms, ln2, zero,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of mu and logvar, and their sums over this program's tokens; h is written over its
-    gradient."""
-    latent, exists, first, form = _place(rank0, rank1, rank2, rank3, forms, WIDTH, ALIGNED)
+    """Gradients of a sibling's mu and logvar for some groups of four tokens, and at `d_bias` their sums over
+    these; h is written over its gradient."""
+    latent, exists, first, form = _place(sibling, rank0, rank1, rank2, rank3, forms, WIDTH, ALIGNED)
     channel = first + latent
     key = tl.load(seed)
     weight = tl.zeros((WIDTH,), tl.float32)
@@ -317,7 +324,7 @@ def sample_latents_back(  # type: ignore[no-untyped-def]
         weight += tl.load(slopes + channel, mask=exists, other=0.0) * tl.load(d_loss)
     mu = tl.zeros((GROUPS, WIDTH), tl.float32)
     logvar = tl.zeros((GROUPS, WIDTH), tl.float32)
-    for start in range(tl.program_id(0) * GROUPS, tl.cdiv(tokens, 4), tl.num_programs(0) * GROUPS):
+    for start in tl.range(begin, end, step, num_stages=1):
         group = start + tl.arange(0, GROUPS)
         token = group.to(tl.int64) * 4
         at0, real0, mu0, logvar0 = _read(latents, token, channel, exists, tokens, width)
@@ -345,6 +352,22 @@ def sample_latents_back(  # type: ignore[no-untyped-def]
             d_latents, d_h, token + 3, at3, real3, mu3, logvar3, d_h3, d, weight, mu, logvar, width, ln2,
             form, CLAMPED, SUMMED,
         )  # fmt: skip
-    at = d_bias + tl.program_id(0) * (2 * width) + channel
-    tl.store(at, tl.sum(mu, 0), mask=exists)
-    tl.store(at + width, tl.sum(logvar, 0), mask=exists)
+    tl.store(d_bias + channel, tl.sum(mu, 0), mask=exists)
+    tl.store(d_bias + width + channel, tl.sum(logvar, 0), mask=exists)
+
+
+@jit
+def sample_latents_back(  # type: ignore[no-untyped-def]
+    latents, seed, d_h, d_loss, slopes, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms,
+    ln2, zero,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
+    CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
+):  # fmt: skip
+    """`back_to_latents` for this program's share of the tokens, with sums of its own."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    back_to_latents(
+        latents, seed, d_h, d_loss, slopes, d_latents, d_bias + program * (2 * width), tl.program_id(1),
+        program * GROUPS, tl.cdiv(tokens, 4), programs * GROUPS,
+        tokens, width, rank0, rank1, rank2, rank3, forms, ln2, zero,
+        GROUPS, WIDTH, ALIGNED, CLAMPED, SUMMED, ROUNDS,
+    )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit_once, tl
+from surgery.kernels import block_size, ceil_div, jit_once, readable_by_tile, tile_reader, tl
 from surgery.projections.hdpl.tiles import (
     MOST,
     PROGRAMS,
@@ -16,9 +16,10 @@ from surgery.projections.hdpl.tiles import (
     choose,
     filled,
     inner,
+    joined,
+    pick,
     place,
     room,
-    row_stride,
     spanned,
     tile_of,
     tiling,
@@ -27,6 +28,8 @@ from surgery.projections.hdpl.tiles import (
 
 RESIDENT = 96 * 1024  # bytes of weights that a program keeps while it goes through the tokens
 TURN = 64  # tokens of a turn
+BARRIERS = 1024  # bytes for what tells that a tile has come, and more
+TILE_SIDE = 256  # elements along a tile that is copied as one, at most
 CACHED = 24 * 2**20  # bytes of weights that siblings may have together: more would drive x out of the cache
 
 
@@ -52,20 +55,23 @@ def outputs_fused(
         if rows % (2 * TILE) == 0 and _stages(x, 2 * tile, wide):  # so h is read half as often
             tile, parts, stages = 2 * tile, parts // 2, 3
         shifts = [biases[place] for place in places]
-        of = [[group[place] for place in places] for group in (hs, blocks, decoders, ys)]
+        of = [[group[place] for place in places] for group in (blocks, decoders, ys)]
         there = [ys[first] if shift is None else shift for shift in shifts]
-        tensors = [x, *filled(of[0]), *filled(of[1]), *filled(of[2]), *filled(there), *filled(of[3])]
-        numbers = [len(x), n, span, *units(row_stride(of[0]), rows, columns, ranks[first])]
+        tensors = [*filled(of[0]), *filled(of[1]), *filled(there), *filled(of[2])]
+        h, firsts = joined([hs[place] for place in places])
+        numbers = [len(x), n, span, *units(h.stride(0), *filled(firsts), rows, columns, ranks[first])]
         constants = {"WIDE": tile, "SPANS": span > 1, "BIAS": not bare[first], "UNIT": UNIT}
         if stages:
             turns = max(1, min(PROGRAMS // (parts * len(places)), ceil_div(len(x), TURN)))
+            by_tile = max(wide) <= TILE_SIDE and readable_by_tile(x, h)
+            inputs = [tile_reader(m, (TURN, w)) if by_tile else m for m, w in zip((x, h), wide, strict=True)]
             write_narrow_outputs[(parts, len(places), turns)](
-                *tensors, *numbers, **constants, TOKENS=TURN, DEEP=wide[0], LATENT=wide[1],
-                num_warps=4, num_stages=stages,
+                *inputs, *tensors, *numbers, **constants, TOKENS=TURN, DEEP=wide[0], LATENT=wide[1],
+                BY_TILE=by_tile, num_warps=4, num_stages=stages,
             )  # fmt: skip
             continue
         write_outputs[(parts, len(places), ceil_div(len(x), TILE))](
-            *tensors, *numbers, **constants, TOKENS=TILE, INNER=inner(x),
+            x, h, *tensors, *numbers, **constants, TOKENS=TILE, INNER=inner(x),
             num_warps=4, num_stages=3,
         )  # fmt: skip
     return ys
@@ -77,15 +83,16 @@ def _stages(x: Tensor, tile: int, wide: list[int]) -> int:
     resident = sum(wide) * tile * x.element_size()
     if resident <= RESIDENT:
         for stages in (4, 3):
-            if resident + TURN * (stages * sum(wide) + tile) * x.element_size() <= room(x.device):
+            turns = TURN * (stages * sum(wide) + tile) * x.element_size()
+            if resident + turns + BARRIERS <= room(x.device):
                 return stages
     return 0
 
 
-@jit_once("tokens", "n", "span", "h_stride", "rows", "columns", "rank")
+@jit_once("tokens", "n", "span", "h_stride", "first0", "first1", "first2", "rows", "columns", "rank")
 def write_outputs(  # type: ignore[no-untyped-def]
-    x, h0, h1, h2, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
-    tokens, n, span, h_stride, rows, columns, rank,
+    x, h, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
+    tokens, n, span, h_stride, first0, first1, first2, rows, columns, rank,
     WIDE: tl.constexpr, SPANS: tl.constexpr, BIAS: tl.constexpr, UNIT: tl.constexpr,
     TOKENS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +100,7 @@ def write_outputs(  # type: ignore[no-untyped-def]
     read from memory once; weights stay in the cache."""
     h_stride, rows, columns, rank = h_stride * UNIT, rows * UNIT, columns * UNIT, rank * UNIT
     sibling = tl.program_id(1)
-    h = choose(sibling, h0, h1, h2)
+    h_first = pick(sibling, first0, first1, first2, 0) * UNIT
     blocks = choose(sibling, blocks0, blocks1, blocks2)
     decoder = choose(sibling, decoder0, decoder1, decoder2)
     y = choose(sibling, y0, y1, y2)
@@ -113,7 +120,9 @@ def write_outputs(  # type: ignore[no-untyped-def]
     for first in range(0, rank, INNER):
         latent = first + tl.arange(0, INNER)
         a = tl.load(
-            h + token[:, None] * h_stride + latent[None, :], mask=real & (latent < rank)[None, :], other=0.0
+            h + token[:, None] * h_stride + (h_first + latent)[None, :],
+            mask=real & (latent < rank)[None, :],
+            other=0.0,
         )
         b = tl.load(
             decoder + row[None, :] * rank + latent[:, None],
@@ -126,17 +135,18 @@ def write_outputs(  # type: ignore[no-untyped-def]
     tl.store(y + token[:, None] * (n * rows) + row[None, :], total, mask=real & is_row[None, :])
 
 
-@jit_once("tokens", "n", "span", "h_stride", "rows", "columns", "rank")
+@jit_once("tokens", "n", "span", "h_stride", "first0", "first1", "first2", "rows", "columns", "rank")
 def write_narrow_outputs(  # type: ignore[no-untyped-def]
-    x, h0, h1, h2, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
-    tokens, n, span, h_stride, rows, columns, rank,
+    x, h, blocks0, blocks1, blocks2, decoder0, decoder1, decoder2, bias0, bias1, bias2, y0, y1, y2,
+    tokens, n, span, h_stride, first0, first1, first2, rows, columns, rank,
     WIDE: tl.constexpr, SPANS: tl.constexpr, BIAS: tl.constexpr, UNIT: tl.constexpr,
-    TOKENS: tl.constexpr, DEEP: tl.constexpr, LATENT: tl.constexpr,
+    TOKENS: tl.constexpr, DEEP: tl.constexpr, LATENT: tl.constexpr, BY_TILE: tl.constexpr,
 ):  # fmt: skip
-    """The same where a program can hold its rows' weights: loaded once, for many tokens."""
+    """The same where a program can hold its rows' weights: loaded once, for many tokens. BY_TILE: x and h are
+    read as tiles, and what is beyond a group's columns or a sibling's latents meets weights of zero."""
     h_stride, rows, columns, rank = h_stride * UNIT, rows * UNIT, columns * UNIT, rank * UNIT
     sibling = tl.program_id(1)
-    h = choose(sibling, h0, h1, h2)
+    h_first = pick(sibling, first0, first1, first2, 0) * UNIT
     blocks = choose(sibling, blocks0, blocks1, blocks2)
     decoder = choose(sibling, decoder0, decoder1, decoder2)
     y = choose(sibling, y0, y1, y2)
@@ -156,12 +166,19 @@ def write_narrow_outputs(  # type: ignore[no-untyped-def]
     for first in range(tl.program_id(2) * TOKENS, tokens, tl.num_programs(2) * TOKENS):
         token = first + tl.arange(0, TOKENS).to(tl.int64)
         real = (token < tokens)[:, None]
-        a = tl.load(
-            x + token[:, None] * (n * columns) + column[None, :], mask=real & is_column[None, :], other=0.0
-        )
+        if BY_TILE:
+            a = x.load([first, group * span * columns])
+        else:
+            a = tl.load(
+                x + token[:, None] * (n * columns) + column[None, :],
+                mask=real & is_column[None, :],
+                other=0.0,
+            )
         total = tl.dot(a, of_blocks, input_precision="ieee")
-        a = tl.load(
-            h + token[:, None] * h_stride + latent[None, :], mask=real & is_latent[None, :], other=0.0
-        )
+        if BY_TILE:
+            a = h.load([first, h_first])
+        else:
+            at = h + token[:, None] * h_stride + (h_first + latent)[None, :]
+            a = tl.load(at, mask=real & is_latent[None, :], other=0.0)
         total = tl.dot(a, of_decoder, total, input_precision="ieee") + shift[None, :]
         tl.store(y + token[:, None] * (n * rows) + row[None, :], total, mask=real & is_row[None, :])

@@ -12,9 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.projections.hdpl.input_triton import fits_input, input_gradient_fused
+from surgery.projections.hdpl.back_triton import (
+    back_fused,
+    fits_blocks,
+    fits_decoders,
+    through_blocks_fused,
+)
+from surgery.projections.hdpl.kl import Terms
+from surgery.projections.hdpl.latent import sample_back
 from surgery.projections.hdpl.outputs_triton import outputs_fused
-from surgery.projections.hdpl.tiles import fits_tiles
+from surgery.projections.hdpl.tiles import fits_tiles, lay
 from surgery.projections.hdpl.weights_triton import fits_weights, weight_gradients_fused
 
 
@@ -43,6 +50,31 @@ def output_plainly(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: 
     return y
 
 
+def back(
+    d_ys: Sequence[Float[Tensor, "t d_out"]],
+    blocks: Sequence[Float[Tensor, "n rows columns"]],
+    decoders: Sequence[Float[Tensor, "d_out rank"]],
+    latents: Float[Tensor, "t latents"],
+    noise: Tensor,
+    terms: Terms,
+    d_loss: Float[Tensor, ""],
+    slopes: Float[Tensor, " width"],
+    spend: bool,
+) -> tuple[
+    Float[Tensor, "t latents"],
+    Float[Tensor, "t width"],
+    Float[Tensor, "parts latents"],
+    Float[Tensor, "t d_in"],
+]:
+    """(what `sample_back` gives, the gradient of x through the blocks alone)."""
+    ranks = [decoder.shape[1] for decoder in decoders]
+    if noise.dtype == torch.int64 and _kernel_for_blocks(d_ys, blocks, ranks) and fits_decoders(ranks):
+        return back_fused(d_ys, blocks, decoders, latents, noise, terms, d_loss, slopes, spend)
+    d_h = latent_gradients(d_ys, decoders)
+    found = sample_back(latents, noise, ranks, terms, d_h, d_loss, slopes, spend)
+    return *found, through_blocks(d_ys, blocks)
+
+
 def latent_gradients(
     d_ys: Sequence[Float[Tensor, "t d_out"]], decoders: Sequence[Float[Tensor, "d_out rank"]]
 ) -> Float[Tensor, "t ranks"]:
@@ -54,25 +86,24 @@ def latent_gradients(
     return d_h
 
 
-def input_gradient(
-    d_ys: Sequence[Float[Tensor, "t d_out"]],
-    blocks: Sequence[Float[Tensor, "n rows columns"]],
-    d_latents: Float[Tensor, "t latents"],
-    encoders: Float[Tensor, "latents d_in"],
+def through_blocks(
+    d_ys: Sequence[Float[Tensor, "t d_out"]], blocks: Sequence[Float[Tensor, "n rows columns"]]
 ) -> Float[Tensor, "t d_in"]:
-    """Gradient of x through all siblings' blocks and encoders."""
-    if fits_tiles(d_latents, blocks, [d_latents.shape[1]]) and fits_input(blocks):
-        return input_gradient_fused(d_ys, blocks, d_latents, encoders)
-    return input_gradient_plainly(d_ys, blocks, d_latents, encoders)
+    """Gradient of x through all siblings' blocks."""
+    if _kernel_for_blocks(d_ys, blocks):
+        return through_blocks_fused(d_ys, blocks)
+    return through_blocks_plainly(d_ys, blocks)
 
 
-def input_gradient_plainly(
-    d_ys: Sequence[Tensor], blocks: Sequence[Tensor], d_latents: Tensor, encoders: Tensor
-) -> Tensor:
-    """`input_gradient` in plain torch."""
-    d_x = d_latents @ encoders
-    for d_y, block in zip(d_ys, blocks, strict=True):
-        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block)
+def _kernel_for_blocks(d_ys: Sequence[Tensor], blocks: Sequence[Tensor], ranks: Sequence[int] = ()) -> bool:
+    return fits_tiles(d_ys[0], blocks, ranks) and fits_blocks(blocks)
+
+
+def through_blocks_plainly(d_ys: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
+    """`through_blocks` in plain torch."""
+    d_x = d_ys[0].new_empty(len(d_ys[0]), blocks[0].shape[0] * blocks[0].shape[2])
+    for place, (d_y, block) in enumerate(zip(d_ys, blocks, strict=True)):
+        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block, first=place == 0)
     return d_x
 
 
@@ -82,19 +113,20 @@ def weight_gradients(
     d_ys: Sequence[Float[Tensor, "t d_out"]],
     blocks: Sequence[Float[Tensor, "n rows columns"]],
     shifts: Float[Tensor, "parts latents"],
-) -> tuple[
-    list[Float[Tensor, "n rows columns"]], list[Float[Tensor, "d_out rank"]], Float[Tensor, " latents"]
-]:
-    """(gradients of the blocks, gradients of the decoders) of all siblings, and the sum of `shifts`."""
+    out: Float[Tensor, " elements"],
+) -> None:
+    """Writes the sum of `shifts`, the gradients of all blocks and those of all decoders, side by side."""
     if fits_tiles(x, blocks, [h.shape[1] for h in hs]) and fits_weights(blocks):
-        return weight_gradients_fused(x, hs, d_ys, blocks, shifts)
-    return *weight_gradients_plainly(x, hs, d_ys, blocks), shifts.sum(0).to(x.dtype)
+        weight_gradients_fused(x, hs, d_ys, blocks, shifts, out)
+        return
+    d_blocks, d_decoders = weight_gradients_plainly(x, hs, d_ys, blocks)
+    lay([shifts.sum(0).to(out.dtype), *d_blocks, *d_decoders], out)
 
 
 def weight_gradients_plainly(
     x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradients of `weight_gradients` in plain torch."""
+    """(gradients of the blocks, of the decoders) in plain torch."""
     d_blocks = [
         torch.bmm(by_block(d_y, len(block)).transpose(1, 2), by_block(x, len(block)))
         for d_y, block in zip(d_ys, blocks, strict=True)
@@ -110,6 +142,10 @@ def block_diagonal(
 
 
 def _add_product(
-    total: Float[Tensor, "n t a"], left: Float[Tensor, "n t b"], right: Float[Tensor, "n b a"]
+    total: Float[Tensor, "n t a"],
+    left: Float[Tensor, "n t b"],
+    right: Float[Tensor, "n b a"],
+    first: bool = False,
 ) -> None:
-    torch.baddbmm(total, left, right, out=total)
+    """`first`: there is nothing in `total` yet."""
+    torch.baddbmm(total, left, right, beta=0 if first else 1, out=total)

@@ -79,6 +79,18 @@ def row_stride(slices: Sequence[Tensor]) -> int:
     return slices[0].stride(0)
 
 
+def joined(slices: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """(the columns of one tensor that hold these slices of it, the first column of each in there)."""
+    firsts = [int(part.storage_offset() - slices[0].storage_offset()) for part in slices]
+    width = max(first + part.shape[1] for first, part in zip(firsts, slices, strict=True))
+    return slices[0].as_strided((len(slices[0]), width), (row_stride(slices), 1)), firsts
+
+
+def lay(tensors: Sequence[Tensor], out: Tensor) -> None:
+    """Tensors side by side into one vector."""
+    torch.cat([tensor.flatten() for tensor in tensors], out=out)
+
+
 def alike(tensors: Sequence[Tensor], *more: Sequence[object], most: int = MOST) -> list[list[int]]:
     """Places of tensors of one shape, that agree in everything else given too, at most so many together."""
     found: dict[object, list[list[int]]] = {}

@@ -19,6 +19,7 @@ from surgery.projections.hdpl.tiles import (
     choose,
     filled,
     inner,
+    lay,
     place,
     room,
     row_stride,
@@ -40,15 +41,23 @@ def fits_weights(blocks: Sequence[Tensor]) -> bool:
 
 
 def weight_gradients_fused(
-    x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor], shifts: Tensor
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    x: Tensor,
+    hs: Sequence[Tensor],
+    d_ys: Sequence[Tensor],
+    blocks: Sequence[Tensor],
+    shifts: Tensor,
+    out: Tensor,
+) -> None:
     """`weight_gradients` of `paths.py`."""
     x = x.contiguous()
     sets = alike([*blocks], [h.shape[1] for h in hs])
     partial = [shifts]
     for places in sets:
         partial += _of_alike(x, *([group[place] for place in places] for group in (hs, d_ys, blocks)))
-    d_shift, *sums = add_up(partial, x.dtype)
+    if len(sets) == 1 and len(partial) == 3:  # blocks and decoders of all siblings
+        add_up(partial, out)
+        return
+    d_shift, *sums = add_up(partial, x.new_empty(sum(tensor[0].numel() for tensor in partial)))
     of_sets = iter(sums)
     d_blocks: dict[int, Tensor] = {}
     d_decoders: dict[int, Tensor] = {}
@@ -59,7 +68,7 @@ def weight_gradients_fused(
         else:
             d_decoders.update((index, d_ys[index].t() @ hs[index]) for index in places)
     order = range(len(hs))
-    return [d_blocks[index] for index in order], [d_decoders[index] for index in order], d_shift
+    lay([d_shift, *(d_blocks[index] for index in order), *(d_decoders[index] for index in order)], out)
 
 
 def _holds_both(blocks: Tensor, h: Tensor) -> bool:
@@ -68,8 +77,8 @@ def _holds_both(blocks: Tensor, h: Tensor) -> bool:
 
 
 def _of_alike(x: Tensor, hs: list[Tensor], d_ys: list[Tensor], blocks: list[Tensor]) -> list[Tensor]:
-    """Gradients of siblings that one launch takes, summed over stretches of the tokens: of their blocks
-    (stretches, siblings, n, rows, columns), and of their decoders where those are held too."""
+    """Gradients of siblings that one launch takes, summed over shares of the tokens: of their blocks
+    (shares, siblings, n, rows, columns), and of their decoders where those are held too."""
     n, rows, columns = blocks[0].shape
     rank, count, tokens = hs[0].shape[1], len(hs), len(x)
     both = _holds_both(blocks[0], hs[0])
@@ -83,8 +92,7 @@ def _of_alike(x: Tensor, hs: list[Tensor], d_ys: list[Tensor], blocks: list[Tens
     turn = step * (tile + wide + deep) * x.element_size()  # bytes
     back_to_weights[(parts, count, splits)](
         *filled(d_ys), x, *filled(hs), of_blocks, of_decoders,
-        tokens, n, span, ceil_div(ceil_div(tokens, splits), step) * step,
-        *units(row_stride(hs), rows, columns, rank),
+        tokens, n, span, *units(row_stride(hs), rows, columns, rank),
         TALL=tile, WIDE=wide, DEEP=deep,
         SPANS=span > 1, DECODER=both, UNIT=UNIT, TOKENS=step,
         num_warps=8, num_stages=4 if 4 * turn <= room(x.device) else 3,
@@ -92,14 +100,14 @@ def _of_alike(x: Tensor, hs: list[Tensor], d_ys: list[Tensor], blocks: list[Tens
     return [of_blocks, of_decoders] if both else [of_blocks]
 
 
-@jit_once("tokens", "n", "span", "stretch", "h_stride", "rows", "columns", "rank")
+@jit_once("tokens", "n", "span", "h_stride", "rows", "columns", "rank")
 def back_to_weights(  # type: ignore[no-untyped-def]
     d_y0, d_y1, d_y2, x, h0, h1, h2, d_blocks, d_decoder,
-    tokens, n, span, stretch, h_stride, rows, columns, rank,
+    tokens, n, span, h_stride, rows, columns, rank,
     TALL: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr,
     SPANS: tl.constexpr, DECODER: tl.constexpr, UNIT: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Sums for some rows of one sibling over one stretch of the tokens. DECODER: those of the decoder too."""
+    """Sums for some rows of one sibling over a share of the tokens. DECODER: those of the decoder too."""
     h_stride, rows, columns, rank = h_stride * UNIT, rows * UNIT, columns * UNIT, rank * UNIT
     sibling = tl.program_id(1)
     d_y = choose(sibling, d_y0, d_y1, d_y2)
@@ -108,11 +116,11 @@ def back_to_weights(  # type: ignore[no-untyped-def]
     column = group * span * columns + tl.arange(0, WIDE)
     latent = tl.arange(0, DEEP)
     is_row, is_column, is_latent = row < end * rows, column < end * columns, latent < rank
-    split = tl.program_id(2).to(tl.int64)
+    split = tl.program_id(2)
     total = tl.zeros((TALL, WIDE), tl.float32)
     total_decoder = tl.zeros((TALL, DEEP), tl.float32)
-    for first in range(0, stretch, TOKENS):
-        token = split * stretch + first + tl.arange(0, TOKENS)
+    for first in range(split * TOKENS, tokens, tl.num_programs(2) * TOKENS):
+        token = first + tl.arange(0, TOKENS).to(tl.int64)
         real = (token < tokens)[:, None]
         d = tl.load(d_y + token[:, None] * (n * rows) + row[None, :], mask=real & is_row[None, :], other=0.0)
         d = tl.trans(d)
@@ -125,7 +133,7 @@ def back_to_weights(  # type: ignore[no-untyped-def]
                 h + token[:, None] * h_stride + latent[None, :], mask=real & is_latent[None, :], other=0.0
             )
             total_decoder = tl.dot(d, seen, total_decoder, input_precision="ieee")
-    at = (split * tl.num_programs(1) + sibling) * (n * rows) + row
+    at = (split.to(tl.int64) * tl.num_programs(1) + sibling) * (n * rows) + row
     within, there = place(row[:, None], column[None, :], group, end, rows, columns, SPANS)
     tl.store(d_blocks + at[:, None] * columns + within, total, mask=there)
     if DECODER:
