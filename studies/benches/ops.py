@@ -2,7 +2,7 @@
 
 A round measures every form once, and rounds follow each other, so that a machine that slows down slows all
 of them; reported are medians and spreads over the rounds. Of an operator run as it stands and compiled, the
-faster counts, of dense too.
+faster counts, of dense too; but compiled only where that is worth it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.siblings import project
 
 DENSE = "dense"
+WORTH = 0.97  # of its time as it stands that an operator other than dense takes compiled, at most
 LEAST_SECONDS = 0.03  # of a round, so that clocks and queues are those of training
 
 
@@ -61,7 +62,7 @@ class Measured:
     """An operator's siblings. Times are medians in milliseconds, spreads (highest - lowest) / median.
 
     Attributes:
-        form: the faster one with backward: `eager` or `compiled`, the same for all values here.
+        form: `eager` or `compiled`, the same for all values here (see `_best`).
         tflops: 10^12 floating-point operations a second of forward with backward, counted as 3 forwards.
         ratio: dense's time over this one's, forward with backward; `forward_ratio` likewise.
         limit: dense's operations over this one's: the ratio if both ran equally well.
@@ -113,12 +114,20 @@ def measure(
         for _ in range(plan.rounds):
             for run in runs:
                 run.round()
-        best: dict[str, _Run] = {}
-        for run in sorted(runs, key=lambda run: median(run.step_times)):
-            best.setdefault(run.operator, run)
-        for operator in PROJECTION_OPERATORS:
-            if operator in best:
-                yield _summary(best[operator], best[DENSE])
+        best = {
+            operator: _best([run for run in runs if run.operator == operator])
+            for operator in dict.fromkeys(run.operator for run in runs)
+        }
+        for run in best.values():
+            yield _summary(run, best[DENSE])
+
+
+def _best(forms: list[_Run]) -> _Run:
+    """The faster form; as it stands, which comes first, if compiled it is hardly faster. Of dense the faster
+    one always: a lead must not come from here."""
+    fastest = min(forms, key=lambda run: run.seconds)
+    hardly = forms[0].operator != DENSE and fastest.seconds > WORTH * forms[0].seconds
+    return forms[0] if hardly else fastest
 
 
 def broken_rules(plan: Plan) -> list[str]:
@@ -172,6 +181,11 @@ class _Run:
         spec = PROJECTION_OPERATORS[self.operator]
         a_token = spec.flops(d_in, d_out, _options(self.plan, self.operator), training=True)
         return self.plan.tokens * count * a_token
+
+    @property
+    def seconds(self) -> float:
+        """Of a forward with backward, so far."""
+        return median(self.step_times)
 
     def round(self) -> None:
         for times, work, repeats in zip(
@@ -249,13 +263,13 @@ def _captured(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def _summary(run: _Run, dense: _Run) -> Measured:
-    forward, step = median(run.forward_times), median(run.step_times)
+    forward, step = median(run.forward_times), run.seconds
     memory = run.bytes / dense.bytes if run.bytes is not None and dense.bytes is not None else None
     return Measured(
         str(run.siblings), run.operator, run.form,
         1000 * forward, (max(run.forward_times) - min(run.forward_times)) / forward,
         1000 * step, (max(run.step_times) - min(run.step_times)) / step,
         3 * run.flops / step / 1e12,
-        median(dense.forward_times) / forward, median(dense.step_times) / step,
+        median(dense.forward_times) / forward, dense.seconds / step,
         dense.flops / run.flops, run.bytes, memory,
     )  # fmt: skip
