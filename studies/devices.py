@@ -76,6 +76,11 @@ def peak_memory(device: torch.device) -> int:
     """Bytes since the last reset: the allocator's peak on CUDA, the whole process's on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, StopIteration):
+        # On Linux the kernel's own mark: getrusage's also counts what the process was before it became this
+        # program, which is its parent's memory, and no reset takes that back.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -20,7 +20,6 @@ from studies.curve import CURVE_POINTS, log_steps
 from studies.data import TokenData
 from studies.data.tokenizers import TextTokenizer
 from studies.descent import EMBEDDING_RATE, Descent, TrainingFailed, make_optimizer
-from studies.devices import peak_memory, reset_peak_memory
 from studies.evaluate import evaluate
 from studies.recipe import TrainSettings, schedule
 from studies.training import (
@@ -387,15 +386,3 @@ def test_stops_inside_an_evaluation(tokens: TokenData) -> None:
     with pytest.raises(Interrupted):
         run(tokens, on_step=lambda progress: seen.append(progress.step), should_stop=should_stop)
     assert seen == [1, 2, 3, 4]
-
-
-def test_memory_is_of_this_run() -> None:
-    reset_peak_memory(CPU)
-    before = peak_memory(CPU)
-    ballast = np.ones(200_000_000 // 8)
-    assert peak_memory(CPU) > before + 150_000_000
-    del ballast
-    reset_peak_memory(CPU)
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("this system has no peak that can be reset")
-    assert peak_memory(CPU) < before + 50_000_000
