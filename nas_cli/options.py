@@ -18,6 +18,13 @@ CompileOption = Annotated[
     Literal["off", "auto", "max"],
     typer.Option("--compile", help="Compile blocks: auto where the run is long enough to pay for it."),
 ]
+CpuPrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        "--cpu-precision", envvar="NAS_CPU_PRECISION",
+        help="Of matrix products on a CPU: auto takes bfloat16 where training steps are faster by a tenth.",
+    ),
+]  # fmt: skip
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]

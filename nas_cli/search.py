@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from nas_cli.options import (
     DEFAULT_RUNS,
     CompileOption,
+    CpuPrecisionOption,
     DeviceOption,
     RunsOption,
     StorageOption,
@@ -63,6 +63,7 @@ def search(
     seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
+    cpu_precision: CpuPrecisionOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
@@ -74,7 +75,7 @@ def search(
     from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
     from studies.compiling import check_compile
-    from studies.devices import pick_device
+    from studies.devices import cores, pick_device
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
@@ -84,7 +85,8 @@ def search(
     print_warnings(chosen.warnings())
     check_sampler(sampler)
     check_strategy(stopping)
-    check_compile(compile, pick_device(device))
+    place = pick_device(device)
+    check_compile(compile, place)
     tokens = _prepare(chosen, data or chosen.data.corpus, tokenizer or chosen.data.tokenizer)
     settings = StudySettings(
         seed=seed,
@@ -95,9 +97,14 @@ def search(
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder.resolve()),
         compile=compile,
-        threads=max(1, (os.cpu_count() or 1) // workers),
+        cpu_precision=cpu_precision,
+        threads=max(1, cores() // workers),
     )
-    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage)
+
+    def precision() -> str:
+        return _faster(chosen, settings.threads) if place.type == "cpu" else "float32"
+
+    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, precision)
     supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=limit)
     _say_start(study, resumed, supervisor, workers)
     watch(supervisor, print_lines, show_live)
@@ -114,6 +121,16 @@ def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
         tokens = prepare_for(space, corpus, tokenizer, progress)
     check_data(tokens, train_settings(space, 0), space.backbone.vocab_size)
     return tokens
+
+
+def _faster(space: SearchSpace, threads: int) -> str:
+    """The number format that the space's dense model trains faster in on this CPU."""
+    from studies.precision import faster
+    from studies.worker import train_settings
+    from surgery.architecture import Architecture
+
+    with console.status("float32 or bfloat16?"):
+        return faster(Architecture(space.backbone), train_settings(space, 0), threads)
 
 
 def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:

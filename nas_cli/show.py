@@ -143,7 +143,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
     console.print(
         f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
-        f"{settings.threads} threads a worker"
+        f"{settings.threads} threads a worker, {settings.cpu_precision} on a CPU"
     )
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:

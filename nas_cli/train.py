@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_cli.counts import SeqLenOption, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import CompileOption, DeviceOption, JsonOption, OverwriteOption
+from nas_cli.options import CompileOption, CpuPrecisionOption, DeviceOption, JsonOption, OverwriteOption
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def train(
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
+    cpu_precision: CpuPrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train an architecture from scratch and write a Hugging Face folder with its loss curve.
@@ -67,7 +68,7 @@ def train(
 
     chosen = Architecture.from_yaml(architecture)
     print_warnings(chosen.warnings())
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from studies.compiling import check_compile
     from studies.descent import TrainingFailed
@@ -85,6 +86,8 @@ def train(
         eval_at=evaluation_points(budget, eval_tokens), order_seed=seed, compile=compile,
     )  # fmt: skip
     check_budget(settings)
+    if place.type == "cpu":
+        settings = replace(settings, cpu_precision=_precision(cpu_precision, chosen, settings))
     text = _open_text(data, tokenizer or f"bpe:{chosen.backbone.vocab_size}", budget)
     if not as_json:
         _say_start(chosen, text, settings)
@@ -123,6 +126,15 @@ def _open_text(data: str, tokenizer: str, budget: int) -> TokenData:
 
     with data_progress() as progress:
         return open_text(data, tokenizer, budget, progress)
+
+
+def _precision(asked: str, architecture: Architecture, settings: TrainSettings) -> str:
+    """The number format asked for, or the one that this CPU trains faster in."""
+    import torch
+
+    from studies.precision import faster
+
+    return faster(architecture, settings, torch.get_num_threads()) if asked == "auto" else asked
 
 
 def _say_start(architecture: Architecture, text: TokenData, settings: TrainSettings) -> None:

@@ -48,9 +48,14 @@ def check_compile(compile: str, device: torch.device) -> None:
         raise UserError("can't compile", [Problem("compile", compile, rule, "install it, or set CXX")])
 
 
+def keep_code() -> None:
+    """Later processes find what this one compiles in a folder of the user's cache. Once torch's compiler is
+    loaded this is too late: it takes a folder below /tmp, which the machine's next start may empty."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(data_home().parent / "compiled"))
+
+
 @cache
 def compiled_blocks(compile: str) -> CompiledBlocks:
-    """One for all runs of this process, so that trials share code. Later processes find it in a folder of the
-    user's cache; torch's own default, below /tmp, does not outlive the machine's next start."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(data_home().parent / "compiled"))
+    """One for all runs of this process, so that trials share code."""
+    keep_code()
     return CompiledBlocks("max-autotune-no-cudagraphs" if compile == "max" else None)

@@ -129,7 +129,7 @@ class Descent:
         size = self.sequences or len(inputs)
         losses, terms = [], []
         for tokens, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-            with autocast(self.device):
+            with autocast(self.device, self.settings.cpu_precision):
                 loss, auxiliary = self.model.loss(tokens, wanted, reduction="sum")
             loss, auxiliary = loss / counted, auxiliary * (len(tokens) / len(inputs))
             mark("forward")

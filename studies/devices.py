@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from studies.compiling import keep_code
 from surgery.problems import Problem, UserError
 
 
@@ -45,10 +46,19 @@ def pick_device(name: str = "auto") -> torch.device:
 def make_ready(device: torch.device) -> None:
     """What the first trial of a process would wait for: parts of PyTorch that an optimizer loads, and on CUDA
     the libraries of products."""
+    keep_code()
     import_module("torch._dynamo")
     if device.type == "cuda":
         torch.mm(*(torch.zeros(16, 16, dtype=torch.bfloat16, device=device) for _ in range(2)))
         torch.cuda.synchronize(device)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux only
+        return os.cpu_count() or 1
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -58,9 +68,10 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 matrix products on CUDA; float32 elsewhere."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, cpu_precision: str = "float32") -> AbstractContextManager[Any]:
+    """bfloat16 matrix products on CUDA, and on a CPU if asked for; float32 elsewhere."""
+    low = device.type == "cuda" or (device.type == "cpu" and cpu_precision == "bfloat16")
+    return torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext()
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -93,7 +104,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
-        "cores": str(os.cpu_count()),
+        "cores": str(cores()),
     }
 
 

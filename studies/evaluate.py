@@ -35,6 +35,7 @@ def evaluate(
     max_tokens: int,
     batch_tokens: int,
     device: torch.device,
+    cpu_precision: str = "float32",
     on_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """The first `max_tokens` held-out tokens in windows of `seq_len`, each predicted from its own window.
@@ -61,7 +62,7 @@ def evaluate(
                 on_batch()
             indices = list(range(start, min(start + size, windows)))
             rows = to_device(data.batch(indices, seq_len, "val"), device)
-            with autocast(device):
+            with autocast(device, cpu_precision):
                 hidden = model(rows[:, :-1])
                 total += linear_cross_entropy(hidden, model.head.weight, rows[:, 1:], reduction="sum")
     finally:

@@ -24,6 +24,7 @@ class TrainSettings:
     eval_at: tuple[float, ...] = (1.0,)  # shares of the budget at which held-out loss is taken
     order_seed: int = 0  # data order: the same for all architectures of a study
     compile: str = "off"  # blocks: off, auto, max
+    cpu_precision: str = "float32"  # of matrix products on a CPU, or bfloat16; on CUDA it is bfloat16
 
     @property
     def steps(self) -> int:

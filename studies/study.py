@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ Facts = tuple[dict[str, float], tuple[float, ...]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+AUTO = "auto"  # of StudySettings.cpu_precision: measured at the start
+# of StudySettings, what the same command must not change
+FIXED = ("seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile", "cpu_precision")
+
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -65,6 +69,7 @@ class StudySettings:
     data_folder: str = ""
     stopping: str = DEFAULT_STRATEGY
     compile: str = "auto"  # blocks: off, auto, max
+    cpu_precision: str = "float32"  # of matrix products on a CPU: float32 or bfloat16
     threads: int = 1  # CPU threads a worker; a number that changes would change the last bits of a loss
 
 
@@ -145,8 +150,10 @@ class Study:
         settings: StudySettings,
         runs: Path = DEFAULT_RUNS,
         url: str | None = None,
+        precision: Callable[[], str] = lambda: "float32",
     ) -> tuple[Study, bool]:
-        """(study, whether it was there before).
+        """(study, whether it was there before). Where `cpu_precision` is AUTO, a new study asks `precision`,
+        and one that was there keeps its own.
 
         Raises:
             UserError: it is there with another space, other settings or another storage; every difference
@@ -168,6 +175,8 @@ class Study:
                 raise UserError(f'study "{folder.name}" exists in another storage', [problem])
             if inner is not None:  # its creation was cut off: nothing ran yet
                 optuna.delete_study(study_name=folder.name, storage=inner._storage)
+            if settings.cpu_precision == AUTO:
+                settings = replace(settings, cpu_precision=precision())
             return cls._create(folder, space, settings, url), False
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
@@ -175,9 +184,9 @@ class Study:
         UserError: `space` or `settings` differ from what the study was started with.
         """
         changes = [("space", line) for line in self.space.diff(space)]
-        for key in ("seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile"):
+        for key in FIXED:
             old, new = getattr(self.settings, key), getattr(settings, key)
-            if old != new:
+            if old != new and (key, new) != ("cpu_precision", AUTO):
                 changes.append((key, f"{old} -> {new}"))
         if changes:
             hint = "a study keeps what it was started with"

@@ -15,7 +15,7 @@ import torch
 
 from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
-from studies.descent import Descent, check_alive
+from studies.descent import Descent, TrainingFailed, check_alive
 from studies.devices import peak_memory, reset_peak_memory, to_device
 from studies.evaluate import Evaluation, evaluate
 from studies.phases import mark
@@ -205,19 +205,22 @@ class _Run:
         """Takes the held-out loss; the clock stands meanwhile."""
         settings = self.settings
 
-        def held_out() -> Evaluation:
-            return evaluate(
-                self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
-                batch_tokens=settings.batch_tokens, device=self.device, on_batch=pause,
-            )  # fmt: skip
-
+        sequences = self.descent.sequences or settings.batch_tokens // settings.seq_len
+        found = None
         with self.watch.paused():
-            try:
-                found = held_out()
-            except torch.OutOfMemoryError:  # a recording keeps what a step needs
-                if not self.descent.forget():
-                    raise
-                found = held_out()
+            while found is None:
+                try:
+                    found = evaluate(
+                        self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
+                        batch_tokens=sequences * settings.seq_len, device=self.device,
+                        cpu_precision=settings.cpu_precision, on_batch=pause,
+                    )  # fmt: skip
+                except torch.OutOfMemoryError as error:
+                    if self.descent.forget():  # a recording keeps what a step needs
+                        continue
+                    if sequences == 1:
+                        raise TrainingFailed(f"a single sequence does not fit into memory: {error}") from None
+                    sequences //= 2
         check_alive(found.val_loss, 0.0, self.descent.ceiling, step)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb

@@ -124,6 +124,13 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
     )
 
 
+def settings_of(study: Study) -> TrainSettings:
+    """What all trials of a study train with."""
+    asked = study.settings
+    proxy = train_settings(study.space, asked.seed)
+    return replace(proxy, compile=asked.compile, cpu_precision=asked.cpu_precision)
+
+
 def metrics_of(
     space: SearchSpace, architecture: Architecture, results: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
@@ -147,8 +154,7 @@ class _Worker:
     ) -> None:
         self.study, self.data, self.device, self.lease, self.stop = study, data, device, lease, stop
         self.log = log
-        proxy = train_settings(study.space, study.settings.seed)
-        self.settings = replace(proxy, compile=study.settings.compile)
+        self.settings = settings_of(study)
         self.failures = 0
         self.last_beat = time.monotonic()
 

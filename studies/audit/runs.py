@@ -23,7 +23,7 @@ from studies.storage import mendable
 from studies.study import Study
 from studies.supervisor import spread
 from studies.training import Interrupted, Progress, train
-from studies.worker import open_data, train_settings
+from studies.worker import open_data, settings_of
 from surgery.model import HybridLM
 
 WAIT_SECONDS = 0.5
@@ -48,7 +48,7 @@ def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
     stays as long as it is.
     `steps`: of the proxy's run, where its budget was time."""
     study = audit.study
-    settings = train_settings(study.space, study.settings.seed)
+    settings = settings_of(study)
     tokens = settings.tokens if steps is None else steps * settings.batch_tokens
     final_lr = min(settings.final_lr, TrainSettings.final_lr)
     return replace(settings, tokens=audit.times * tokens, final_lr=final_lr)

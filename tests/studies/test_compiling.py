@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +50,20 @@ def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: 
     assert models[2].run_block is not models[0].run_block
     assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
     compiled_blocks.cache_clear()
+
+
+def test_a_worker_keeps_code_in_the_users_cache(tmp_path: Path) -> None:
+    """Once torch's compiler is loaded it has chosen a folder."""
+    code = (
+        "import os; from studies.worker import make_ready, pick_device; from studies.compiling import *; "
+        "make_ready(pick_device('cpu')); compiled_blocks('max'); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment["NAS_HOME"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "compiled")
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

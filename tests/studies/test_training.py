@@ -338,12 +338,38 @@ def test_an_evaluation_without_room_has_that_of_a_recording(
     forward = HybridLM.forward
     monkeypatch.setattr(HybridLM, "forward", crowded)
     monkeypatch.setattr(Descent, "forget", forget)
-    if recorded:
-        assert exact(run(tokens)) == exact(wanted)
-    else:
-        with pytest.raises(torch.OutOfMemoryError):
-            run(tokens)
+    found = run(tokens)
     assert calls == ["evaluation", "forget"]
+    if recorded:
+        assert exact(found) == exact(wanted)
+    else:  # in smaller batches from there on
+        assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize(("room", "batches"), [(3, [8, 4, 2, 2]), (0, [8, 4, 2, 1])])
+def test_an_evaluation_that_does_not_fit_is_halved(
+    tokens: TokenData, monkeypatch: pytest.MonkeyPatch, room: int, batches: list[int]
+) -> None:
+    """Evaluations take as many sequences together as training does, and fewer where these don't fit."""
+    wanted, seen = run(tokens, replace(SETTINGS, batch_tokens=256)), []
+    forward = HybridLM.forward
+
+    def crowded(self: HybridLM, rows: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if not self.training:
+            seen.append(len(rows))
+            if len(rows) > room:
+                raise torch.OutOfMemoryError("no memory left")
+        return forward(self, rows, *arguments, **options)
+
+    monkeypatch.setattr(HybridLM, "forward", crowded)
+    if room:
+        assert run(tokens, replace(SETTINGS, batch_tokens=256)).losses == pytest.approx(
+            wanted.losses, rel=1e-5
+        )
+    else:
+        with pytest.raises(TrainingFailed, match="a single sequence does not fit"):
+            run(tokens, replace(SETTINGS, batch_tokens=256))
+    assert seen[:4] == batches
 
 
 def test_speed_leaves_evaluation_out(tokens: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
