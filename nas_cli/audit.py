@@ -19,7 +19,7 @@ from nas_cli.options import (
     StudyArgument,
     parse_duration,
 )
-from nas_cli.screen import console, duration, errors, print_json
+from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
     from studies.audit.plan import Audit
@@ -91,6 +91,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
 
     from nas_cli.bars import training_progress
     from studies.audit.runs import helpers, long_settings, train_runs
+    from studies.devices import crowding, pick_device
     from studies.supervisor import spread
     from studies.training import Interrupted
 
@@ -108,6 +109,8 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         f"about {duration(expected)}",
         soft_wrap=True,
     )
+
+    print_warnings(crowding(workers, audit.study.settings.threads, pick_device(device)))
 
     def told(done: Done) -> None:
         result = done.result

@@ -16,7 +16,7 @@ from nas_cli.options import (
     StudyArgument,
     parse_duration,
 )
-from nas_cli.screen import console, duration
+from nas_cli.screen import console, duration, print_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,14 +50,14 @@ def refine(
     """
     limit = parse_duration(timeout) if timeout else None
     from nas_cli.live import watch
-    from studies.devices import pick_device
+    from studies.devices import crowding, pick_device
     from studies.standings import Standings
     from studies.study import Study
     from studies.supervisor import Supervisor
     from surgery.problems import UserError
 
     opened = Study.open(study, folder, storage)
-    pick_device(device)
+    print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
     before = Standings.of(opened)
     if not before.rows:
         raise UserError("the study has no trained architecture yet")

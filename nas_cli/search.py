@@ -75,7 +75,7 @@ def search(
     from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
     from studies.compiling import check_compile
-    from studies.devices import cores, pick_device
+    from studies.devices import cores, crowding, pick_device
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
@@ -107,6 +107,7 @@ def search(
     study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, precision)
     supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=limit)
     _say_start(study, resumed, supervisor, workers)
+    print_warnings(crowding(workers, study.settings.threads, place))
     watch(supervisor, print_lines, show_live)
     _say_end(study, supervisor, runs)
 

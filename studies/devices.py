@@ -61,6 +61,16 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
+def crowding(workers: int, threads: int, device: torch.device) -> list[str]:
+    """A warning if workers on a CPU have more threads than it has cores: they would wait for each other."""
+    if device.type != "cpu" or workers == 1 or workers * threads <= cores():
+        return []
+    return [
+        f"{workers} workers of {threads} threads each on {cores()} cores are slower than "
+        f"{max(1, cores() // threads)}: a study keeps the threads that its first command shared out"
+    ]
+
+
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """The array there. On CUDA by way of pinned memory, so that the copy waits for nothing and nothing waits
     for it."""

@@ -16,6 +16,7 @@ import torch
 from studies.data import TokenData
 from studies.descent import UNRECORDED, Descent, TrainingFailed
 from studies.devices import to_device
+from studies.phases import all_of
 from studies.recipe import TrainSettings
 from studies.training import Interrupted, batch_indices
 from surgery.architecture import Architecture
@@ -40,7 +41,9 @@ def by_time(
         TrainingFailed: too few steps fit for the rungs to be told apart.
         Interrupted: `should_stop` said so between two steps.
     """
-    pace = seconds_per_step(settings, min(LONGEST, SHARE * seconds), architecture, data, device, should_stop)
+    with all_of("pace"):
+        least = min(LONGEST, SHARE * seconds)
+        pace = seconds_per_step(settings, least, architecture, data, device, should_stop)
     steps = max(1, min(settings.steps, int(seconds / pace)))
     found = replace(settings, tokens=steps * settings.batch_tokens)
     if len(found.eval_steps) < len(settings.eval_steps):

@@ -11,10 +11,24 @@ import torch
 _watchers: list[Callable[[str], None]] = []
 
 
+_wholes: list[str] = []
+
+
 def mark(phase: str) -> None:
     """The time since the last mark was spent on `phase`."""
     for watcher in _watchers:
-        watcher(phase)
+        watcher(_wholes[-1] if _wholes else phase)
+
+
+@contextmanager
+def all_of(phase: str) -> Iterator[None]:
+    """Whatever is marked inside of the block is part of `phase`."""
+    _wholes.append(phase)
+    try:
+        yield
+        mark(phase)
+    finally:
+        _wholes.pop()
 
 
 class Stretches:

@@ -87,7 +87,10 @@ def _table(found: list[Timing], mixers: tuple[str, ...]) -> Table:
     from surgery.quantities import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    names = ("length", "mixer", "train ms", "±", "tokens/s", "against F", "decode ms", "±", "cache")
+    names = (
+        "length", "mixer", "forward ms", "±", "train ms", "±", "tokens/s", "against F", "of peak",
+        "decode ms", "±", "cache",
+    )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "mixer" else "right", no_wrap=True)
     full = {item.length: item.train_ms for item in found if item.mixer == "F"}
@@ -96,8 +99,9 @@ def _table(found: list[Timing], mixers: tuple[str, ...]) -> Table:
         decode = "" if item.decode_ms is None else f"{item.decode_ms:.2f}"
         spread = "" if item.decode_spread is None else f"{item.decode_spread / 2:.0%}"
         table.add_row(
-            f"{item.length:,}", item.mixer, f"{item.train_ms:.1f}", f"{item.train_spread / 2:.0%}",
-            f"{item.tokens_per_s:,.0f}", ratio, decode, spread, format_bytes(item.cache_bytes),
+            f"{item.length:,}", item.mixer, f"{item.forward_ms:.1f}", f"{item.forward_spread / 2:.0%}",
+            f"{item.train_ms:.1f}", f"{item.train_spread / 2:.0%}", f"{item.tokens_per_s:,.0f}", ratio,
+            f"{item.of_peak:.0%}", decode, spread, format_bytes(item.cache_bytes),
             end_section=item.mixer == mixers[-1],
         )  # fmt: skip
     return table

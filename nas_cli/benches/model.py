@@ -46,7 +46,8 @@ def model(
 ) -> None:
     """Training steps of whole models: tokens/s, where the time goes, memory, against the first one given.
 
-    The bare loop is the dense model of the first one's sizes.
+    `ratio` is tokens/s over the first one's, and the bare loop the dense model of its sizes. `of peak`: FLOPs
+    a second over those of a large matrix product. `--compile auto` does here what it would in a long run.
     """
     from search_spaces import load_space
     from studies.compiling import check_compile
@@ -75,12 +76,15 @@ def model(
         timings = measure_models(plan, place, lambda name: status.update(name))
     about = describe(place)
     if as_json:
-        batched = {"seq_len": plan.seq_len, "batch_tokens": plan.batch_tokens, "compile": compile}
-        print_json({"machine": about, **batched, "timings": [item.to_dict() for item in timings]})
+        print_json({
+            "machine": about, "seq_len": plan.seq_len, "batch_tokens": plan.batch_tokens, "compile": compile,
+            "compiled": plan.compiles(place), "timings": [item.to_dict() for item in timings],
+        })  # fmt: skip
         return
     console.print(
-        f"training steps of {plan.batch_tokens:,} tokens in sequences of {length:,}, compile {compile}, "
-        f"{about['device']}, {about['threads']} threads, torch {about['torch']}\n"
+        f"training steps of {plan.batch_tokens:,} tokens in sequences of {length:,}, "
+        f"{'compiled' if plan.compiles(place) else 'not compiled'}, {about['device']}, "
+        f"{about['threads']} threads, torch {about['torch']}\n"
     )
     console.print(_table(timings))
 
@@ -113,10 +117,11 @@ def _read(name: str, backbone: Backbone | None) -> Architecture:
 def _table(timings: list[ModelTiming]) -> Table:
     from surgery.quantities import format_bytes, format_count
 
+    memory_known = any(item.bytes is not None for item in timings)
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = (
-        "model", "params", "tokens/s", "±", "against first", "step ms", "forward", "backward",
-        "optimizer", "as one", "first step", "memory",
+        "model", "params", "tokens/s", "±", "ratio", "step ms", "forward", "backward",
+        "optimizer", "as one", "of peak", "first step", *(["memory"] if memory_known else []),
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
@@ -128,6 +133,7 @@ def _table(timings: list[ModelTiming]) -> Table:
             f"{item.tokens_per_s:,.0f}", f"{item.spread / 2:.0%}",
             f"{item.tokens_per_s / timings[0].tokens_per_s:.2f}×", f"{item.step_ms:.1f}",
             *(f"{part / whole:.0%}" if part else "" for part in parts),
-            f"{item.first_step_s:.1f} s", format_bytes(item.peak_memory),
+            f"{item.of_peak:.0%}", f"{item.first_step_s:.1f} s",
+            *([format_bytes(item.bytes)] if item.bytes is not None else []),
         )  # fmt: skip
     return table

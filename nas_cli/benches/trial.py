@@ -24,6 +24,7 @@ def trial(
         str | None, typer.Option(help="What is trained: one of the space's baselines; its first if left out.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the worker.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 1,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -38,7 +39,7 @@ def trial(
     check_compile(compile, place)
     from studies.benches.trial import TrialPlan, measure_trials
 
-    plan = TrialPlan(chosen, baseline, device, compile, threads)
+    plan = TrialPlan(chosen, baseline, device, compile, threads, rounds)
     with console.status("measuring") as status:
         timings = measure_trials(plan, status.update)
     about = {**describe(place), "threads": str(threads)}
@@ -64,7 +65,9 @@ def _table(timings: list[TrialTiming]) -> Table:
         cells = [(item.seconds[phase], item.seconds[phase] / item.total) for item in timings]
         table.add_row(phase, *(text for value, share in cells for text in (f"{value:.2f}", f"{share:.1%}")))
     table.add_section()
-    table.add_row("all", *(text for item in timings for text in (f"{item.total:.2f}", "")))
+    spreads = (f"±{item.spread / 2:.0%}" if item.spread else "" for item in timings)
+    totals = zip((f"{item.total:.2f}" for item in timings), spreads, strict=True)
+    table.add_row("all", *(text for cells in totals for text in cells))
     overhead = (text for item in timings for text in ("", f"{item.overhead:.1%}"))
     table.add_row("neither training nor evaluation", *overhead)
     table.add_row(

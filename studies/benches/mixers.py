@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from studies.benches.peak import peak_flops
 from studies.benches.timing import summary, timed
 from studies.devices import autocast
 from surgery.architecture import Architecture
@@ -30,9 +31,12 @@ class Timing:
     mixer: str
     length: int
     batch: int
-    train_ms: float  # forward and backward of a batch
+    forward_ms: float  # of a batch, as in training
+    forward_spread: float
+    train_ms: float  # forward and backward
     train_spread: float
     tokens_per_s: float
+    of_peak: float  # FLOPs a second of its matrix products, of those of one large product
     decode_ms: float | None  # a token after `length` others, one sequence
     decode_spread: float | None
     cache_bytes: int  # of that sequence, as computed
@@ -58,32 +62,37 @@ def measure(
     plan: Plan, device: torch.device, on_timing: Callable[[str, int], None] | None = None
 ) -> Iterator[Timing]:
     """Timings, one length after the other, all mixers of a length together."""
+    peak = peak_flops(device)
     for length in plan.lengths:
         batch = max(1, plan.tokens // length)
         models = {letter: _model(plan, letter, device) for letter in plan.mixers}
-        trained: dict[str, list[float]] = {letter: [] for letter in models}
-        decoded: dict[str, list[float]] = {letter: [] for letter in models}
+        steps = {letter: _train_step(plan, model, batch, length, device) for letter, model in models.items()}
+        times: dict[str, list[tuple[float, ...]]] = {letter: [] for letter in models}
         for turn in range(plan.rounds + 1):
             for letter, model in models.items():
                 if on_timing is not None:
                     on_timing(letter, length)
-                step = _train_step(plan, model, batch, length, device)
-                seconds = [timed(step, device)] + (
-                    [_decode(plan, model, length, device)] if plan.decode else []
-                )
+                model.train()
+                forward, step = steps[letter]
+                found: tuple[float, ...] = timed(forward, device), timed(step, device)
+                if plan.decode:
+                    found += (_decode(plan, model, length, device),)
                 if turn:  # the first round warms up
-                    trained[letter].append(seconds[0])
-                    decoded[letter] += seconds[1:]
+                    times[letter].append(found)
         for letter, model in models.items():
-            train = summary(trained[letter])
-            token = summary(decoded[letter]) if plan.decode else None
+            ahead, train, *rest = map(summary, zip(*times[letter], strict=True))
+            token = rest[0] if rest else None
+            tokens_per_s = 1000 * batch * length / train.ms
             yield Timing(
                 mixer=letter,
                 length=length,
                 batch=batch,
+                forward_ms=ahead.ms,
+                forward_spread=ahead.spread,
                 train_ms=train.ms,
                 train_spread=train.spread,
-                tokens_per_s=1000 * batch * length / train.ms,
+                tokens_per_s=tokens_per_s,
+                of_peak=tokens_per_s * _flops(plan, model, length) / peak,
                 decode_ms=token.ms if token is not None else None,
                 decode_spread=token.spread if token is not None else None,
                 cache_bytes=cost(model.architecture, f"cache_bytes@{length}"),
@@ -96,12 +105,20 @@ def _model(plan: Plan, letter: str, device: torch.device) -> HybridLM:
     return HybridLM(Architecture(backbone, letter, plan.architecture.mixers)).to(device)
 
 
+def _flops(plan: Plan, model: HybridLM, length: int) -> float:
+    """Of matrix products, a token and training step: of all that is timed."""
+    sizes = model.architecture.backbone
+    whole = cost(model.architecture, f"train_flops@{length}")
+    # a mixer alone goes without the feed-forward, here dense, and the head
+    beside = 0 if plan.layers else 3 * 2 * sizes.dim * (3 * sizes.ffn_dim + sizes.vocab_size)
+    return whole - beside
+
+
 def _train_step(
     plan: Plan, model: HybridLM, batch: int, length: int, device: torch.device
-) -> Callable[[], None]:
-    """A forward and a backward, without optimizer."""
+) -> tuple[Callable[[], object], Callable[[], None]]:
+    """A forward as in training, and one with its backward, without optimizer."""
     backbone = model.architecture.backbone
-    model.train()
     if plan.layers:
         tokens = torch.randint(backbone.vocab_size, (batch, length), device=device)
 
@@ -116,13 +133,15 @@ def _train_step(
             y: torch.Tensor = mixer.mixer(x, context).sum()
             return torch.stack((y, *context.losses)).sum()
 
-    def step() -> None:
+    def forward() -> torch.Tensor:
         with autocast(device):
-            value = loss()
-        value.backward()
+            return loss()
+
+    def step() -> None:
+        forward().backward()
         model.zero_grad(set_to_none=True)
 
-    return step
+    return forward, step
 
 
 @torch.no_grad()

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from studies.benches.bare import BareModel
+from studies.benches.peak import peak_flops
 from studies.benches.timing import summary, timed
+from studies.compiling import pays
 from studies.descent import UNRECORDED, Descent
 from studies.devices import autocast, peak_memory, reset_peak_memory
 from studies.phases import mark, watching
@@ -26,7 +28,7 @@ from surgery.costs import cost
 from surgery.model import HybridLM
 
 BARE = "bare loop"
-LONG = 1 << 62  # tokens: the steps of a run that pays for compiling
+LONG = 1 << 62  # tokens: `auto` compiles where a run that is long enough would
 PHASES = ("forward", "backward", "optimizer", "replay")
 
 Step = Callable[[Tensor, Tensor], None]
@@ -38,8 +40,9 @@ class ModelTiming:
 
     Attributes:
         replay_ms: a whole step, where it is replayed as one; the times of its parts are 0 then.
+        of_peak: the model's matrix products' FLOPs a second, of those of one large product.
         first_step_s: with whatever is compiled.
-        peak_memory: bytes, of the model on CUDA, of the whole process on a CPU.
+        bytes: most that the model and its training hold; None: not known on this device.
     """
 
     name: str
@@ -48,12 +51,13 @@ class ModelTiming:
     step_ms: float
     spread: float
     tokens_per_s: float
+    of_peak: float
     forward_ms: float
     backward_ms: float
     optimizer_ms: float
     replay_ms: float
     first_step_s: float
-    peak_memory: int
+    bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,6 +75,10 @@ class ModelPlan:
     compile: str = "auto"
     bare: Backbone | None = None
 
+    def compiles(self, device: torch.device) -> bool:
+        """Whether blocks are compiled here."""
+        return pays(self.compile, device, LONG)
+
     @property
     def everything(self) -> dict[str, Architecture]:
         """Everything that is measured, by name."""
@@ -87,14 +95,15 @@ def measure_models(
     generator = torch.Generator().manual_seed(0)
     shape = (plan.batch_tokens // plan.seq_len, plan.seq_len + 1)
     rows = torch.randint(vocab, shape, generator=generator).to(device)
+    peak = peak_flops(device)
     steps, first, memory = {}, {}, {}
     for name in names:
         on_model(name)
-        reset_peak_memory(device)
+        before = _allocated(device)
         steps[name] = _step(plan, name, device)
         first[name] = timed(lambda name=name: _run(steps[name], rows, 1), device)  # type: ignore[misc]
         _run(steps[name], rows, UNRECORDED)  # the last of them records the step, where it can be
-        memory[name] = peak_memory(device)
+        memory[name] = None if before is None else peak_memory(device) - before
     seconds: dict[str, list[float]] = {name: [] for name in names}
     parts: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in names}
     for name in _rounds(names, plan.rounds):
@@ -105,7 +114,16 @@ def measure_models(
             _run(step, rows, 1)
         for phase in PHASES:
             parts[name][phase].append(sum(stretches.of(phase)))
-    return [_timing(plan, name, seconds[name], parts[name], first[name], memory[name]) for name in names]
+    return [
+        _timing(plan, name, seconds[name], parts[name], first[name], memory[name], peak) for name in names
+    ]
+
+
+def _allocated(device: torch.device) -> int | None:
+    """Bytes that others hold while a new peak begins. A CPU's allocator gives nothing back that could be
+    told apart."""
+    reset_peak_memory(device)
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
 
 
 def _rounds(names: list[str], rounds: int) -> Iterator[str]:
@@ -114,23 +132,31 @@ def _rounds(names: list[str], rounds: int) -> Iterator[str]:
 
 
 def _timing(
-    plan: ModelPlan, name: str, seconds: list[float], parts: dict[str, list[float]], first: float, memory: int
+    plan: ModelPlan,
+    name: str,
+    seconds: list[float],
+    parts: dict[str, list[float]],
+    first: float,
+    memory: int | None,
+    peak: float,
 ) -> ModelTiming:
     step = summary(seconds)
     architecture = plan.everything[name]
+    tokens_per_s = 1000 * plan.batch_tokens / step.ms
     return ModelTiming(
         name=name,
         line=architecture.line,
         params=int(cost(architecture, "params")),
         step_ms=step.ms,
         spread=step.spread,
-        tokens_per_s=1000 * plan.batch_tokens / step.ms,
+        tokens_per_s=tokens_per_s,
+        of_peak=tokens_per_s * cost(architecture, f"train_flops@{plan.seq_len}") / peak,
         forward_ms=summary(parts["forward"]).ms,
         backward_ms=summary(parts["backward"]).ms,
         optimizer_ms=summary(parts["optimizer"]).ms,
         replay_ms=summary(parts["replay"]).ms,
         first_step_s=first,
-        peak_memory=memory,
+        bytes=memory,
     )
 
 
@@ -155,10 +181,8 @@ def _step(plan: ModelPlan, name: str, device: torch.device) -> Step:
 
 def _bare_step(plan: ModelPlan, sizes: Backbone, device: torch.device) -> Step:
     """The whole model compiled where ours compiles its blocks."""
-    from studies.compiling import pays
-
     model = BareModel(sizes, plan.seq_len).to(device)
-    run: Any = torch.compile(model) if pays(plan.compile, device, LONG) else model
+    run: Any = torch.compile(model) if plan.compiles(device) else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
 
     def step(inputs: Tensor, targets: Tensor) -> None:

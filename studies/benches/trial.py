@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from search_spaces import SearchSpace, parse_space
+from studies.benches.timing import summary
 from studies.data import TokenData
 from studies.devices import pick_device
 from studies.phases import Stretches, mark, watching
@@ -32,7 +33,7 @@ from surgery.problems import Problem, UserError
 from surgery.yaml_source import load_yaml
 
 PHASES = (
-    "start", "open", "take", "build", "compile", "data", "forward", "backward", "optimizer", "replay",
+    "start", "open", "take", "pace", "build", "compile", "data", "forward", "backward", "optimizer", "replay",
     "evaluation", "storage",
 )  # fmt: skip
 STEP = ("forward", "backward", "optimizer", "replay")  # `replay`: a whole step as one
@@ -42,12 +43,15 @@ STARTED = "NAS_BENCH_STARTED"  # environment variable: when the process was star
 
 @dataclass(frozen=True)
 class TrialTiming:
-    """One trial. `start` is what its process took to begin, nothing for a later trial of it."""
+    """One trial, or the medians of several. `start` is what its process took to begin, nothing for a later
+    trial of it; `spread` is (highest - lowest) / median of all its seconds.
+    """
 
     name: str
     seconds: dict[str, float]  # by phase
     first_step_s: float  # from when the worker has taken the trial to the end of its first step
     val_loss: float
+    spread: float = 0.0
 
     @property
     def total(self) -> float:
@@ -71,22 +75,37 @@ class TrialPlan:
     device: str = "auto"
     compile: str = "auto"
     threads: int = 1
+    rounds: int = 1
 
 
 def measure_trials(plan: TrialPlan, on_trial: Callable[[str], None] = lambda name: None) -> list[TrialTiming]:
-    """The first trial of a process, a second one of the same kinds of blocks in it, one of a new process.
+    """The first trial of a process, a second one of the same kinds of blocks in it, one of a new process:
+    medians of so many rounds of these three.
 
     Raises:
         UserError: the space has no such baseline, or a trial failed.
     """
     space = _with_one(plan)
     data = prepare_for(space, space.data.corpus, space.data.tokenizer)
-    with tempfile.TemporaryDirectory(prefix="nas-bench-") as scratch:
-        folders = [_make(plan, space, data, Path(scratch), name) for name in ("first", "second", "third")]
-        on_trial("the first trial of a process and a second one")
-        found = _in_process(plan, folders[:2])
-        on_trial("a trial of a new process")
-        return found + _in_process(plan, folders[2:])
+    rounds = []
+    for _ in range(plan.rounds):
+        with tempfile.TemporaryDirectory(prefix="nas-bench-") as scratch:
+            folders = [_make(plan, space, data, Path(scratch), name) for name in ("first", "second", "third")]
+            on_trial("the first trial of a process and a second one")
+            found = _in_process(plan, folders[:2])
+            on_trial("a trial of a new process")
+            rounds.append(found + _in_process(plan, folders[2:]))
+    return [_middle(same) for same in zip(*rounds, strict=True)]
+
+
+def _middle(same: Sequence[TrialTiming]) -> TrialTiming:
+    """Medians of one trial's rounds."""
+    return replace(
+        same[0],
+        seconds={phase: median(item.seconds[phase] for item in same) for phase in PHASES},
+        first_step_s=median(item.first_step_s for item in same),
+        spread=summary([item.total for item in same]).spread,
+    )
 
 
 def _with_one(plan: TrialPlan) -> SearchSpace:

@@ -33,6 +33,7 @@ def test_mixers_side_by_side(nas: Nas) -> None:
     ]
     for item in timings:
         assert item["train_ms"] > 0 < item["decode_ms"]
+        assert item["forward_ms"] > 0 < item["of_peak"]
         arch = architecture(
             item["mixer"], dim=32, num_heads=4, num_kv_heads=4, head_dim=8, num_layers=1,
             mixers={"W": {"window": 8}},
@@ -66,12 +67,14 @@ def test_models_side_by_side(nas: Nas, architecture_file: Path, tmp_path: Path) 
         str(tmp_path / "micro.yaml"), "--rounds", "2", "--steps", "1", "--json",
     )  # fmt: skip
     found = json.loads(result.stdout)
+    assert (found["compile"], found["compiled"]) == ("auto", False)
     assert (found["seq_len"], found["batch_tokens"]) == (32, 256)  # the space's
     names = [item["name"] for item in found["timings"]]
     assert names == [str(architecture_file), "dense", "gka-hybrid-matched", "bare loop"]
     for item in found["timings"]:
         assert item["tokens_per_s"] == pytest.approx(256_000 / item["step_ms"])
-        assert min(item["forward_ms"], item["backward_ms"], item["optimizer_ms"]) > 0
+        assert min(item["forward_ms"], item["backward_ms"], item["optimizer_ms"], item["of_peak"]) > 0
+        assert item["bytes"] is None  # of a CPU nothing is known
     assert found["timings"][0]["params"] == cost(Architecture.from_yaml(architecture_file), "params")
 
 
@@ -122,7 +125,9 @@ def test_bare_loop_is_the_dense_model(tied: bool) -> None:
 
 def test_where_a_trial_goes(nas: Nas, tmp_path: Path) -> None:
     (tmp_path / "micro.yaml").write_text(MICRO)
-    result = nas("bench", "trial", str(tmp_path / "micro.yaml"), "--baseline", "lt2-looped", "--json")
+    result = nas(
+        "bench", "trial", str(tmp_path / "micro.yaml"), "--baseline", "lt2-looped", "--rounds", "2", "--json"
+    )
     first, second, other = json.loads(result.stdout)["trials"]
     assert first["val_loss"] == second["val_loss"] == other["val_loss"]  # one seed, whatever the process
     assert second["seconds"]["start"] == 0 < min(first["seconds"]["start"], other["seconds"]["start"])
@@ -131,6 +136,7 @@ def test_where_a_trial_goes(nas: Nas, tmp_path: Path) -> None:
         assert item["total"] == pytest.approx(sum(item["seconds"].values()))
         assert 0 < item["first_step_s"] < item["total"]
         assert 0 < item["overhead"] < 1
+        assert item["spread"] > 0
 
 
 def test_a_trial_of_no_baseline(nas: Nas) -> None:

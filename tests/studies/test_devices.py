@@ -1,7 +1,8 @@
-"""Devices: a process's peak memory is its own, and of the run that is charged with it."""
+"""Devices: memory is charged to the run that took it, threads are counted against cores."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from studies.devices import peak_memory, reset_peak_memory
+from studies import devices
+from studies.devices import crowding, peak_memory, reset_peak_memory
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(
+resettable = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="this system has no peak that can be reset"
 )
 
 
+@resettable
 def test_memory_is_of_this_run() -> None:
     reset_peak_memory(CPU)
     before = peak_memory(CPU)
@@ -29,8 +32,37 @@ def test_memory_is_of_this_run() -> None:
     assert peak_memory(CPU) < before + 50_000_000
 
 
+@resettable
 def test_memory_is_not_of_the_process_that_started_this_one() -> None:
     ballast = np.ones(1_000_000_000 // 8)  # more than the child has with all it imports
     code = "import torch; from studies.devices import peak_memory; print(peak_memory(torch.device('cpu')))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(told) < ballast.nbytes < peak_memory(CPU)
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "device", "warns"),
+    [
+        (2, 2, "cpu", True),
+        (4, 2, "cpu", True),
+        (2, 1, "cpu", False),
+        (1, 8, "cpu", False),
+        (4, 2, "cuda", False),
+    ],
+)
+def test_more_threads_than_cores(
+    workers: int, threads: int, device: str, warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    found = crowding(workers, threads, torch.device(device))
+    assert [f"{workers} workers of {threads} threads each on 2 cores" in line for line in found] == [
+        True
+    ] * warns
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_cores_are_those_this_process_may_use() -> None:
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code = one + "from studies.devices import cores; print(cores())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(told) == 1

@@ -15,12 +15,14 @@ from studies.audit.report import report
 from studies.audit.runs import train_runs
 from studies.data import TokenData
 from studies.descent import Descent, TrainingFailed
+from studies.phases import watching
 from studies.recipe import TrainSettings
 from studies.records import DONE, FAILED, REPEATED
 from studies.refine import take_repeat
 from studies.training import train
 from studies.worker import work
 from surgery.architecture import Architecture
+from surgery.model import HybridLM
 
 from .conftest import SPACE, MakeStudy
 
@@ -46,6 +48,18 @@ def a_pass_a_second(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(pace, "seconds_per_step", seconds)
     return asked
+
+
+def test_steps_of_the_model_thrown_away_are_no_training(
+    tokens: TokenData, architecture: Architecture
+) -> None:
+    """Whoever watches sees all of it as one phase, and what comes after as it is."""
+    with watching(CPU) as stretches:
+        pace.by_time(SETTINGS, 60.0, architecture, tokens, CPU)
+        Descent(HybridLM(architecture), SETTINGS, CPU)
+    names = [name for name, _ in stretches.found]
+    assert set(names[:-1]) == {"pace"}
+    assert names[-1] == "build"
 
 
 def test_a_step_is_timed_behind_the_first_ones(
