@@ -120,20 +120,25 @@ def _table(timings: list[ModelTiming]) -> Table:
     memory_known = any(item.bytes is not None for item in timings)
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = (
-        "model", "params", "tokens/s", "±", "ratio", "step ms", "forward", "backward",
-        "optimizer", "as one", "of peak", "first step", *(["memory"] if memory_known else []),
+        "model", "params", "tokens/s", "±", "ratio", "step ms", "fwd/bwd/opt", "of peak", "first step",
+        *(["memory"] if memory_known else []),
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
     for item in timings:
-        parts = item.forward_ms, item.backward_ms, item.optimizer_ms, item.replay_ms
-        whole = sum(parts)
         table.add_row(
             item.name if item.name == item.line else f"{item.name} {item.line}", format_count(item.params),
             f"{item.tokens_per_s:,.0f}", f"{item.spread / 2:.0%}",
-            f"{item.tokens_per_s / timings[0].tokens_per_s:.2f}×", f"{item.step_ms:.1f}",
-            *(f"{part / whole:.0%}" if part else "" for part in parts),
+            f"{item.tokens_per_s / timings[0].tokens_per_s:.2f}×", f"{item.step_ms:.1f}", _shares(item),
             f"{item.of_peak:.0%}", f"{item.first_step_s:.1f} s",
             *([format_bytes(item.bytes)] if item.bytes is not None else []),
         )  # fmt: skip
     return table
+
+
+def _shares(item: ModelTiming) -> str:
+    """Of forward, backward and optimizer in a step, unless it is replayed as one."""
+    parts = item.forward_ms, item.backward_ms, item.optimizer_ms
+    if item.replay_ms:
+        return "as one"
+    return "/".join(f"{part / sum(parts):.0%}".removesuffix("%") for part in parts) + " %"
