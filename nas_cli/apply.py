@@ -60,6 +60,7 @@ def apply(
             help=f"Text for --heal and for losses before and after: {CORPUS_HELP} Healing: builtin."
         ),
     ] = None,
+    # a tenth of what such models are trained with: the weights are good already
     lr: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Peak learning rate of healing.")] = 3e-4,
     seq_len: Annotated[
         int,

@@ -98,10 +98,6 @@ class Proxy:
         """Of the most steps that a run takes."""
         return self.warmup if self.warmup < 1 else self.warmup / self.tokens
 
-    @property
-    def batch_sequences(self) -> int:
-        return self.batch_tokens // self.seq_len
-
     def to_dict(self) -> dict[str, Any]:
         """Without the probes that are not used, and without a time that is not: they have no effect."""
         found = {**asdict(self), "rungs": list(self.rungs)}

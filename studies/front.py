@@ -33,11 +33,6 @@ def undominated(losses: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.array(front, dtype=np.intp)
 
 
-def knee_index(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> int:
-    """The point nearest to the ideal corner."""
-    return int(np.argmin(ideal_distances(points, objectives)))
-
-
 def ideal_distances(
     points: Sequence[Sequence[float]], objectives: Sequence[Objective]
 ) -> NDArray[np.float64]:

@@ -25,7 +25,6 @@ from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 
 CALIBRATION_BYTES = 32 * 2**10  # of text, about 8,000 tokens
-LR = 3e-4  # a tenth of what such models are trained with: the weights are good already
 EVAL_TOKENS = 32_768
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.objectives import Objective
-from studies.front import front_indices, knee_index
+from studies.front import front_indices, ideal_distances
 from surgery.costs import METRICS
 
 LOSS = METRICS["val_loss"]
@@ -49,31 +52,36 @@ def test_of_equal_points_the_first_stands() -> None:
     assert front_indices(points, objectives("min", "min")) == [0, 1]
 
 
+def knee(points: Sequence[Sequence[float]], goals: Sequence[Objective]) -> int:
+    """The point nearest to the best of every objective."""
+    return int(np.argmin(ideal_distances(points, goals)))
+
+
 def test_knee_is_nearest_the_ideal_corner() -> None:
     points = [(0.0, 10.0), (2.0, 2.0), (10.0, 0.0)]
-    assert knee_index(points, objectives("min", "min")) == 1
+    assert knee(points, objectives("min", "min")) == 1
 
 
 def test_knee_of_a_maximised_objective() -> None:
     points = [(4.0, 10.0), (1.0, 9.0), (0.5, 1.0)]
-    assert knee_index(points, objectives("min", "max")) == 1
+    assert knee(points, objectives("min", "max")) == 1
 
 
 def test_knee_weighs_wide_costs_by_ratio() -> None:
     # an eighth of the largest cost is little saved when the smallest is a thousandth
     points = [(3.0, 1024.0), (3.8, 128.0), (4.0, 1.0)]
-    assert knee_index(points, objectives("min", "min")) == 0
+    assert knee(points, objectives("min", "min")) == 0
     narrow = [(loss, 1024 + size) for loss, size in points]
-    assert knee_index(narrow, objectives("min", "min")) == 1
+    assert knee(narrow, objectives("min", "min")) == 1
 
 
 @pytest.mark.parametrize("points", [[(1.0, 1.0)], [(1.0, 2.0), (1.0, 2.0)]])
 def test_knee_of_a_single_point(points: list[tuple[float, float]]) -> None:
-    assert knee_index(points, objectives("min", "min")) == 0
+    assert knee(points, objectives("min", "min")) == 0
 
 
 @given(tables())
 def test_knee_is_always_one_of_the_points(table: tuple[list[tuple[float, ...]], list[str]]) -> None:
     rows, directions = table
     if rows:
-        assert 0 <= knee_index(rows, objectives(*directions)) < len(rows)
+        assert 0 <= knee(rows, objectives(*directions)) < len(rows)
