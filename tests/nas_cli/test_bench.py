@@ -11,7 +11,7 @@ import torch
 from typer.testing import Result
 
 from studies.benches.bare import BareModel
-from studies.benches.trial import PHASES
+from studies.benches.trial import PHASES, TrialTiming, _middle
 from surgery.architecture import Architecture
 from surgery.costs import cost
 from surgery.model import HybridLM
@@ -125,9 +125,7 @@ def test_bare_loop_is_the_dense_model(tied: bool) -> None:
 
 def test_where_a_trial_goes(nas: Nas, tmp_path: Path) -> None:
     (tmp_path / "micro.yaml").write_text(MICRO)
-    result = nas(
-        "bench", "trial", str(tmp_path / "micro.yaml"), "--baseline", "lt2-looped", "--rounds", "2", "--json"
-    )
+    result = nas("bench", "trial", str(tmp_path / "micro.yaml"), "--baseline", "lt2-looped", "--json")
     first, second, other = json.loads(result.stdout)["trials"]
     assert first["val_loss"] == second["val_loss"] == other["val_loss"]  # one seed, whatever the process
     assert second["seconds"]["start"] == 0 < min(first["seconds"]["start"], other["seconds"]["start"])
@@ -136,7 +134,19 @@ def test_where_a_trial_goes(nas: Nas, tmp_path: Path) -> None:
         assert item["total"] == pytest.approx(sum(item["seconds"].values()))
         assert 0 < item["first_step_s"] < item["total"]
         assert 0 < item["overhead"] < 1
-        assert item["spread"] > 0
+        assert item["spread"] == 0  # of one round
+
+
+def test_medians_of_trials() -> None:
+    """Of each phase for itself; the spread is that of whole trials."""
+    rounds = [
+        TrialTiming("first", {**dict.fromkeys(PHASES, 0.0), "forward": forward, "data": data}, first, 4.5)
+        for forward, data, first in ((8.0, 1.0, 0.3), (10.0, 3.0, 0.1), (9.0, 2.0, 0.2))
+    ]
+    found = _middle(rounds)
+    assert (found.seconds["forward"], found.seconds["data"], found.first_step_s) == (9.0, 2.0, 0.2)
+    assert (found.total, found.val_loss) == (11.0, 4.5)
+    assert found.spread == pytest.approx((13 - 9) / 11)
 
 
 def test_a_trial_of_no_baseline(nas: Nas) -> None:

@@ -55,7 +55,7 @@ def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: 
 def test_a_worker_keeps_code_in_the_users_cache(tmp_path: Path) -> None:
     """Once torch's compiler is loaded it has chosen a folder."""
     code = (
-        "import os; from studies.worker import make_ready, pick_device; from studies.compiling import *; "
+        "import os; from studies.devices import make_ready, pick_device; from studies.compiling import *; "
         "make_ready(pick_device('cpu')); compiled_blocks('max'); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}

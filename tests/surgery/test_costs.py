@@ -119,6 +119,8 @@ def test_train_flops_are_three_forwards_with_causal_attention(arch: Architecture
 @settings(max_examples=60)
 @given(architectures(), st.integers(1, 9))
 def test_backward_really_costs_two_forwards(arch: Architecture, length: int) -> None:
+    if not set(arch.layout) <= set("FWK"):  # torch counts the gradients of short convolutions as if dense
+        return
     model = HybridLM(arch).train()
     tokens = torch.randint(arch.backbone.vocab_size, (1, length))
     with counting() as counter, torch.no_grad():
@@ -128,8 +130,7 @@ def test_backward_really_costs_two_forwards(arch: Architecture, length: int) -> 
         loss, auxiliary = model.loss(tokens, tokens)
         (loss + auxiliary).backward()
     # without exception: even the first layer's input needs a gradient, for the embedding
-    if set(arch.layout) <= set("FWK"):  # torch counts the gradients of short convolutions as if dense
-        assert counter.get_total_flops() == 3 * forward
+    assert counter.get_total_flops() == 3 * forward
     # what the real kernel computes above the causal triangle is not counted in the metric
     if set(arch.layout) == {"F"} and not any(arch.loop_windows):
         sizes = arch.backbone
