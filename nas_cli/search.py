@@ -142,11 +142,12 @@ def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int
         f"text {settings.corpus}, tokenizer {settings.tokenizer}",
         soft_wrap=True,
     )
+    low = ", bfloat16 products on a CPU" if settings.cpu_precision == "bfloat16" else ""
     has = f"{supervisor.trained_before} trained, " if resumed else ""
     console.print(
         f"{has}{supervisor.target} trained architectures wanted, {_budget(space.proxy)}, "
         f"{workers} worker{'s' if workers > 1 else ''}, sampler {settings.sampler}, "
-        f"stopping {settings.stopping}, seed {settings.seed}, folder {study.folder}",
+        f"stopping {settings.stopping}, seed {settings.seed}{low}, folder {study.folder}",
         soft_wrap=True,
     )
 
