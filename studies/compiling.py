@@ -57,5 +57,4 @@ def keep_code() -> None:
 @cache
 def compiled_blocks(compile: str) -> CompiledBlocks:
     """One for all runs of this process, so that trials share code."""
-    keep_code()
     return CompiledBlocks("max-autotune-no-cudagraphs" if compile == "max" else None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from studies.compiling import compiled_blocks, pays
+from studies.compiling import compiled_blocks, keep_code, pays
 from studies.devices import autocast
 from studies.phases import mark
 from studies.random_state import random_state, set_random_state
@@ -23,6 +23,9 @@ from surgery.model import HybridLM
 EMBEDDING_RATE = 6.0
 # steps on CUDA before one is recorded: the first compiles kernels, the second finds them
 UNRECORDED = 2
+
+
+Found = TypeVar("Found")
 
 
 class TrainingFailed(Exception):
@@ -38,6 +41,7 @@ class Descent:
 
     def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
         self.model, self.settings, self.device = model, settings, device
+        keep_code()  # an optimizer loads the compiler, used or not
         if pays(settings.compile, device, settings.tokens):
             model.run_block = compiled_blocks(settings.compile)
         self.optimizer = make_optimizer(model, settings, device)
@@ -95,7 +99,7 @@ class Descent:
 
     def _whole(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A step: (loss, auxiliary terms, gradient norm)."""
-        return *self._accumulate(inputs, targets), self._descend()
+        return *self._accumulate(inputs, targets, self.sequences or len(inputs)), self._descend()
 
     def forget(self) -> bool:
         """Gives the memory of a recording back, if there is one; steps go on kernel by kernel."""
@@ -108,25 +112,26 @@ class Descent:
     def _halving(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Works on fewer sequences at a time until they fit into memory."""
         before = random_state(self.device)
-        while True:
-            try:
-                return self._accumulate(inputs, targets)
-            except torch.OutOfMemoryError as error:
-                if self.sequences == 1 or len(inputs) == 1:
-                    raise TrainingFailed(f"a single sequence does not fit into memory: {error}") from None
-            # after `except`, since the error holds on to all that the step had made
-            self.sequences = min(self.sequences or len(inputs), len(inputs)) // 2
+        whole = min(self.sequences or len(inputs), len(inputs))
+
+        def start_anew() -> bool:
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             set_random_state(before, self.device)
+            return False
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean over all tokens that count, whatever the pieces; auxiliary terms, which are means over
-        tokens, weigh by sequences. (Only the floor of `kl: free_bits` is of a piece's mean, not the batch's.)
+        found, size = fitting(whole, lambda size: self._accumulate(inputs, targets, size), start_anew)
+        if size < whole:
+            self.sequences = size
+        return found
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The mean over all tokens that count, whatever the pieces, which are of `size` sequences; auxiliary
+        terms, means over tokens, weigh by sequences. (Only the floor of `kl: free_bits` is of a piece's mean,
+        not the batch's.)
         """
         counted = (targets != IGNORED).sum()
-        size = self.sequences or len(inputs)
         losses, terms = [], []
         for tokens, wanted in zip(inputs.split(size), targets.split(size), strict=True):
             with autocast(self.device, self.settings.cpu_precision):
@@ -148,6 +153,26 @@ class Descent:
         loss, norm = self.loss.item(), self.norm.item()
         check_alive(loss, norm, self.ceiling, number)
         return loss, norm
+
+
+def fitting(size: int, work: Callable[[int], Found], make_room: Callable[[], bool]) -> tuple[Found, int]:
+    """(what `work` finds, of how many sequences at a time): of `size`, or of half as many, as often as it
+    takes until they fit into memory. `make_room` clears up behind what did not; True: there is more room now.
+
+    Raises:
+        TrainingFailed: not even a single sequence fits.
+    """
+    while True:
+        try:
+            return work(size), size
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        # after `except`, since the error holds on to all that had been made
+        if make_room():
+            continue
+        if size == 1:
+            raise TrainingFailed(f"a single sequence does not fit into memory: {reason}")
+        size //= 2
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 import torch
 
 _watchers: list[Callable[[str], None]] = []
-
-
-_wholes: list[str] = []
+_wholes: list[str] = []  # phases of the blocks that are open, the innermost last
 
 
 def mark(phase: str) -> None:

@@ -166,7 +166,7 @@ class Study:
             inner = _load(folder, url) if url is not None or here is not None else None
             if inner is not None and _ATTRIBUTE in inner.user_attrs:
                 study = cls.open(name, runs, url)
-                study.refuse_changes(space, settings)
+                study.refuse_changes(space, _decided(settings, lambda: study.settings.cpu_precision))
                 return study, True
             if url is not None and here is not None and here != url:
                 rule = f"but the study is in {without_password(here)}"
@@ -175,9 +175,7 @@ class Study:
                 raise UserError(f'study "{folder.name}" exists in another storage', [problem])
             if inner is not None:  # its creation was cut off: nothing ran yet
                 optuna.delete_study(study_name=folder.name, storage=inner._storage)
-            if settings.cpu_precision == AUTO:
-                settings = replace(settings, cpu_precision=precision())
-            return cls._create(folder, space, settings, url), False
+            return cls._create(folder, space, _decided(settings, precision), url), False
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
         """Raises:
@@ -186,7 +184,7 @@ class Study:
         changes = [("space", line) for line in self.space.diff(space)]
         for key in FIXED:
             old, new = getattr(self.settings, key), getattr(settings, key)
-            if old != new and (key, new) != ("cpu_precision", AUTO):
+            if old != new:
                 changes.append((key, f"{old} -> {new}"))
         if changes:
             hint = "a study keeps what it was started with"
@@ -373,6 +371,11 @@ def start(storage: BaseStorage, name: str, space: SearchSpace, settings: StudySe
     for baseline, architecture in space.baselines.items():
         inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
     return inner
+
+
+def _decided(settings: StudySettings, precision: Callable[[], str]) -> StudySettings:
+    """The settings with an answer of `precision` where they are AUTO."""
+    return replace(settings, cpu_precision=precision()) if settings.cpu_precision == AUTO else settings
 
 
 def locate(name: str, runs: Path) -> Path:

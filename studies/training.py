@@ -15,7 +15,7 @@ import torch
 
 from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
-from studies.descent import Descent, TrainingFailed, check_alive
+from studies.descent import Descent, check_alive, fitting
 from studies.devices import peak_memory, reset_peak_memory, to_device
 from studies.evaluate import Evaluation, evaluate
 from studies.phases import mark
@@ -205,22 +205,17 @@ class _Run:
         """Takes the held-out loss; the clock stands meanwhile."""
         settings = self.settings
 
+        def held_out(sequences: int) -> Evaluation:
+            return evaluate(
+                self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
+                batch_tokens=sequences * settings.seq_len, device=self.device,
+                cpu_precision=settings.cpu_precision, on_batch=pause,
+            )  # fmt: skip
+
         sequences = self.descent.sequences or settings.batch_tokens // settings.seq_len
-        found = None
         with self.watch.paused():
-            while found is None:
-                try:
-                    found = evaluate(
-                        self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
-                        batch_tokens=sequences * settings.seq_len, device=self.device,
-                        cpu_precision=settings.cpu_precision, on_batch=pause,
-                    )  # fmt: skip
-                except torch.OutOfMemoryError as error:
-                    if self.descent.forget():  # a recording keeps what a step needs
-                        continue
-                    if sequences == 1:
-                        raise TrainingFailed(f"a single sequence does not fit into memory: {error}") from None
-                    sequences //= 2
+            # a recording keeps what a step needs
+            found, _ = fitting(sequences, held_out, make_room=self.descent.forget)
         check_alive(found.val_loss, 0.0, self.descent.ceiling, step)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb

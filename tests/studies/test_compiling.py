@@ -52,12 +52,24 @@ def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: 
     compiled_blocks.cache_clear()
 
 
-def test_a_worker_keeps_code_in_the_users_cache(tmp_path: Path) -> None:
+MEASURED = """
+from studies.precision import _steps
+from studies.recipe import TrainSettings
+from tests.models import architecture
+for step in _steps(architecture(), TrainSettings(tokens=64, seq_len=8, batch_tokens=8)).values():
+    step()
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["from studies.devices import make_ready, pick_device\nmake_ready(pick_device('cpu'))\n", MEASURED],
+    ids=["a worker", "steps that were timed"],
+)
+def test_code_is_kept_in_the_users_cache_whatever_loads_the_compiler(before: str, tmp_path: Path) -> None:
     """Once torch's compiler is loaded it has chosen a folder."""
-    code = (
-        "import os; from studies.devices import make_ready, pick_device; from studies.compiling import *; "
-        "make_ready(pick_device('cpu')); compiled_blocks('max'); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
-    )
+    compiled = "import os\nfrom studies.compiling import compiled_blocks\ncompiled_blocks('max')\n"
+    code = f"{before}{compiled}print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     environment["NAS_HOME"] = str(tmp_path)
     done = subprocess.run(

@@ -58,9 +58,9 @@ def test_recorded_steps_are_the_same_steps(layout: str, projections: list[dict[s
 def test_steps_that_wait_for_the_device_go_on_unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
     plainly = Descent._accumulate
 
-    def waits(self: Descent, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    def waits(self: Descent, inputs: torch.Tensor, targets: torch.Tensor, size: int) -> Any:
         assert inputs.sum().item() >= 0
-        return plainly(self, inputs, targets)
+        return plainly(self, inputs, targets, size)
 
     noisy = {"projections": [HDPL]}  # random numbers go on too
     wanted, _ = trained("FF", noisy, recorded=False)
