@@ -31,8 +31,14 @@ def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> s
     """A layout of `depth` layers with mixers in the given ratio (LT2's patterns, papers.md 1.4).
 
     The first letter of `ratio` is the one placed: `interleave` spreads it evenly, last in each
-    period (GGGGF); `bookend` shares its layers between both ends of the stack; `front` and `back`
-    put them all at one end. The other letters share the remaining layers, interleaved.
+    period (GGGGF); `front` and `back` put all its layers at one end of the stack; `bookend` puts equally
+    many at both ends (FFGGGGGGFF). The other letters share the remaining layers, interleaved.
+
+    `bookend` has k layers at each end, 2 k in all: k is half of the letter's share of the depth, rounded to
+    the nearest whole number and halves down, at least 1. So a share of 5 layers becomes 2 + 2, one of 3 or 1
+    becomes 1 + 1, and one of 7 becomes 3 + 3. Every other letter keeps a layer as long as that leaves one at
+    each end; a stack that is too short even for this (two letters in two layers) gets the single layer first,
+    as with `front`.
 
     Raises:
         ValueError: no mixer has a share, or the placement is unknown.
@@ -45,15 +51,23 @@ def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> s
     placed = next(iter(ratio))
     if placed not in shares or len(shares) == 1 or placement == "interleave":
         return _interleave(shares, depth)
+    others = {letter: share for letter, share in shares.items() if letter != placed}
+    if placement == "bookend":
+        each = _each_end(shares[placed], sum(shares.values()), depth, len(others))
+        if each:
+            return placed * each + _interleave(others, depth - 2 * each) + placed * each
+        placement = "front"
     count = round(depth * shares[placed] / sum(shares.values()))
     count = min(max(count, 1), max(depth - 1, 1))  # neither side of the ratio vanishes
-    rest = _interleave({key: value for key, value in shares.items() if key != placed}, depth - count)
-    if placement == "front":
-        return placed * count + rest
-    if placement == "back":
-        return rest + placed * count
-    head = (count + 1) // 2
-    return placed * head + rest + placed * (count - head)
+    rest = _interleave(others, depth - count)
+    return placed * count + rest if placement == "front" else rest + placed * count
+
+
+def _each_end(share: int, whole: int, depth: int, others: int) -> int:
+    """Layers at each end of a `bookend` stack, half of `share` / `whole` of the depth: to the nearest, halves
+    down, at least 1. `others` letters keep a layer each; 0 if there is no room for both."""
+    nearest = (depth * share + whole - 1) // (2 * whole)  # ceil(depth * share / (2 * whole) - 1/2)
+    return max(0, min(max(nearest, 1), (depth - others) // 2))
 
 
 def _interleave(shares: Mapping[str, int], depth: int) -> str:

@@ -128,7 +128,7 @@ class TestMixers:
             {"mixers.ratio": {"gdn": 3, "full": 1}, "mixers.placement": {"choice": list(PLACEMENTS)}}
         )
         layouts = {params["mixers.placement"]: a.layout for params, a in every_trial(space)}
-        assert layouts == {"interleave": "GGGF", "bookend": "FGGG", "front": "FGGG", "back": "GGGF"}
+        assert layouts == {"interleave": "GGGF", "bookend": "FGGF", "front": "FGGG", "back": "GGGF"}
 
     def test_placement_is_only_drawn_when_there_is_something_to_place(self) -> None:
         space = space_of({"mixers.ratio": self.RATIO, "mixers.placement": {"choice": list(PLACEMENTS)}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -63,7 +64,24 @@ def test_shorten(layout: str, short: str | None) -> None:
         ({"F": 1, "G": 4}, "back", 10, "GGGGGGGGFF"),
         ({"F": 2, "G": 8}, "interleave", 10, "GGGGF" * 2),  # reduced first
         ({"F": 1, "G": 4}, "interleave", 4, "GGGF"),  # a stack shorter than the period still has its F
-        ({"F": 1, "G": 9}, "bookend", 4, "FGGG"),
+        ({"F": 1, "G": 4}, "bookend", 25, "FF" + "G" * 21 + "FF"),  # a share of 5: 2 + 2
+        ({"F": 1, "G": 4}, "bookend", 5, "FGGGF"),  # a share of 1: 1 + 1
+        ({"F": 1, "G": 4}, "bookend", 15, "F" + "G" * 13 + "F"),  # a share of 3: 1 + 1
+        ({"F": 1, "G": 4}, "bookend", 20, "FF" + "G" * 16 + "FF"),
+        ({"F": 1, "G": 4}, "bookend", 16, "FF" + "G" * 12 + "FF"),  # a share of 3.2 is nearer to 4 than to 2
+        ({"F": 1, "G": 4}, "bookend", 35, "FFF" + "G" * 29 + "FFF"),  # a share of 7: 3 + 3
+        ({"F": 1, "G": 1}, "bookend", 6, "FGGGGF"),  # a share of 3
+        ({"F": 1, "G": 1}, "bookend", 7, "FFGGGFF"),  # a share of 3.5
+        ({"G": 4, "F": 1}, "bookend", 5, "GGFGG"),
+        ({"F": 1, "G": 9}, "bookend", 4, "FGGF"),
+        ({"F": 9, "G": 1}, "bookend", 4, "FGGF"),  # neither side vanishes
+        ({"F": 9, "G": 1}, "bookend", 5, "FFGFF"),
+        ({"F": 1, "G": 1}, "bookend", 3, "FGF"),
+        ({"F": 1, "G": 1}, "bookend", 2, "FG"),  # no room for two
+        ({"F": 1, "G": 1}, "bookend", 1, "F"),
+        ({"F": 1, "G": 1, "S": 1}, "bookend", 1, "F"),
+        ({"F": 1, "G": 1, "S": 1}, "bookend", 3, "FSG"),
+        ({"F": 1, "G": 1, "S": 1}, "bookend", 4, "FSGF"),
         ({"F": 9, "G": 1}, "front", 4, "FFFG"),
         ({"F": 0, "G": 1}, "bookend", 3, "GGG"),
         ({"F": 3, "G": 0}, "back", 2, "FF"),
@@ -107,7 +125,7 @@ def test_every_mixer_of_the_ratio_gets_its_share(ratio: dict[str, int], placemen
     if depth >= len(shares):
         placed = next(iter(ratio))
         assert placed not in shares or placed in layout
-    if depth % sum(shares.values()) == 0:
+    if depth % sum(shares.values()) == 0 and placement != "bookend":
         for letter, share in shares.items():
             assert layout.count(letter) == share * depth // sum(shares.values())
 
@@ -117,14 +135,30 @@ def test_where_the_first_mixer_is_placed(ratio: dict[str, int], depth: int) -> N
     placed = next(iter(ratio))
     if not ratio[placed] or sum(map(bool, ratio.values())) == 1:
         return
-    front, back, bookend = (layout_from_ratio(ratio, name, depth) for name in ("front", "back", "bookend"))
+    front, back = (layout_from_ratio(ratio, name, depth) for name in ("front", "back"))
     count = front.count(placed)
     assert front[:count] == back[depth - count :] == placed * count
-    assert bookend.count(placed) == back.count(placed) == count
-    inside = bookend.strip(placed)
+    assert back.count(placed) == count
+
+
+@given(RATIOS, st.integers(1, 40))
+def test_bookends_match(ratio: dict[str, int], depth: int) -> None:
+    placed, others = next(iter(ratio)), sum(map(bool, ratio.values())) - 1
+    if not ratio[placed] or not others:
+        return
+    layout = layout_from_ratio(ratio, "bookend", depth)
+    inside = layout.strip(placed)
+    ends = len(layout) - len(layout.lstrip(placed)), len(layout) - len(layout.rstrip(placed))
     assert placed not in inside
-    ends = len(bookend) - len(bookend.lstrip(placed)), len(bookend) - len(bookend.rstrip(placed))
-    assert count == depth or 0 <= ends[0] - ends[1] <= 1
+    if depth < others + 2:  # no room for one at each end and every other mixer
+        assert layout == layout_from_ratio(ratio, "front", depth)
+        return
+    assert ends[0] == ends[1] >= 1
+    assert set(inside) == {letter for letter, share in ratio.items() if share and letter != placed}
+    # no other even number of layers, of those there is room for, is nearer to the share; of two, the smaller
+    share = Fraction(depth * ratio[placed], sum(ratio.values()))
+    nearest = min(range(2, depth - others + 1, 2), key=lambda number: (abs(number - share), number))
+    assert 2 * ends[0] == nearest
 
 
 def test_refusals() -> None:
