@@ -15,10 +15,13 @@ class DecodeCache:
     """State of decoding, keyed by (layer, pass): a looped stack keeps one for each pass.
 
     Every tensor in it has the batch as its first dimension. Speaks the few words of transformers' cache
-    protocol that `generate` needs.
+    protocol that `generate` needs: it has a length, can't be compiled and can't be cropped.
     """
 
     is_compileable = False
+    is_croppable = False
+    is_linear = (False,)  # one entry per layer in transformers: False where a length is kept
+    is_sliding = (False,)
 
     def __init__(self) -> None:
         self.states: dict[tuple[int, int], State] = {}
@@ -26,6 +29,10 @@ class DecodeCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: a recurrent state can't be taken back to an earlier token."""
+        raise ValueError("a DecodeCache can't be cropped: recurrent states keep no earlier ones")
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.states = {

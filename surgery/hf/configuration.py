@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
+from surgery.problems import Problems, nearest
 
 MODEL_TYPE = "nas_hybrid"
 AUTO_MAP = {
@@ -31,6 +33,13 @@ _DERIVED = (
     "tie_word_embeddings",
 )  # fmt: skip
 
+# read from config.json by parts of transformers, though no attribute of its config class
+_OF_TRANSFORMERS = (
+    "model_type", "auto_map", "attn_implementation", "experts_implementation", "output_attentions",
+    "torch_dtype", "name_or_path", "num_labels", "per_layer_config", "quantization_config",
+    "custom_pipelines", "transformers_weights", "tie_encoder_decoder", "is_decoder", "add_cross_attention",
+)  # fmt: skip
+
 # transformers builds configs without arguments to learn defaults
 _SMALLEST = Backbone(vocab_size=2, dim=2, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=2, ffn_dim=2)
 
@@ -44,11 +53,11 @@ class NasConfig(PreTrainedConfig):
         use_cache: whether a forward pass in evaluation keeps a decode cache.
 
     Raises:
-        UserError: not a valid architecture.
+        UserError: not a valid architecture, or a field that neither this class nor transformers knows.
     """
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class NasConfig(PreTrainedConfig):
     ) -> None:
         for name in _DERIVED:
             kwargs.pop(name, None)
+        _refuse_unknown(kwargs)
         built = Architecture(_SMALLEST) if architecture is None else Architecture.from_dict(architecture)
         self._set_architecture(built)
         self.bos_token_id = bos_token_id
@@ -93,3 +103,18 @@ class NasConfig(PreTrainedConfig):
         self.max_position_embeddings = backbone.max_position_embeddings
         self.tie_word_embeddings = backbone.tie_embeddings
         self.layer_types = [LAYER_TYPES[letter] for letter in built.layout]
+
+
+def _refuse_unknown(fields: Mapping[str, Any]) -> None:
+    """transformers would store any field as an attribute that nothing reads. Those with an underscore are
+    its own; defaults of generation in a config.json are a habit of old models, and it drops them."""
+    known = {
+        *PreTrainedConfig.__dataclass_fields__, *_OF_TRANSFORMERS,
+        *GenerationConfig._get_default_generation_params(),
+    }  # fmt: skip
+    ours = ("architecture", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
+    problems = Problems()
+    for name, value in fields.items():
+        if name not in known and not name.startswith("_"):
+            problems.add(name, value, "is no field of this configuration", nearest(name, {*known, *ours}))
+    problems.raise_if_any("can't read the configuration")

@@ -15,6 +15,10 @@ from surgery.context import DecodeCache
 from surgery.hf.configuration import NasConfig
 from surgery.model import HybridLM
 
+# transformers' name for the cache in outputs, and in what `generate` gives to `forward`
+CACHE_FIELD = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
+NOT_RECORDED = ("output_attentions", "output_hidden_states")
 _RUNS_FROM_PACKAGE = __name__ == "surgery.hf.modeling"  # else a copy that stands beside a checkpoint
 
 
@@ -85,32 +89,28 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (batch, kept tokens, vocabulary).
 
         Args:
             attention_mask: (batch, cached + new tokens), 1 at real tokens; padding may stand left or right.
-            past_key_values: the `DecodeCache` of an earlier pass; extended in place.
+            past_key_values, cache: the `DecodeCache` of an earlier pass, extended in place. transformers
+                called it `past_key_values` before 5.24 and calls it `cache` since; both are taken.
             labels: as `input_ids`, -100 where no loss is wanted. In training mode the loss includes the
                 auxiliary terms of the operators.
             logits_to_keep: only the last so many positions (0: all), or the positions to keep.
+            kwargs: `num_items_in_batch`, `ignore_index` and `shift_labels` go to the loss.
 
         Raises:
-            ValueError: neither or both of the inputs, or a cache or an output this model doesn't have.
+            ValueError: neither or both of the inputs, a cache or an output this model doesn't have, or an
+                argument that it doesn't know.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        for name in ("output_attentions", "output_hidden_states"):
-            if kwargs.pop(name, None):
-                raise ValueError(f"{name}: this model does not record them")
-        if past_key_values is not None and not isinstance(past_key_values, DecodeCache):
-            kind = type(past_key_values).__name__
-            raise ValueError(
-                f"past_key_values: a {kind} does not fit this model, which needs its own DecodeCache; "
-                "leave it out and take it from the output"
-            )
-        cache: DecodeCache | None = past_key_values
+        of_loss = _loss_arguments(kwargs)
+        cache = _the_cache(past_key_values, cache)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if use_cache and cache is None:
@@ -127,10 +127,10 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.model.head(_keep(hidden, logits_to_keep))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **of_loss)
             if auxiliary:
                 loss = loss + torch.stack(auxiliary).sum()
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_FIELD: cache})
         if return_dict is None:
             return_dict = self.config.return_dict
         return output if return_dict else cast("tuple[Any, ...]", output.to_tuple())
@@ -160,6 +160,36 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         self.config.set_vocab_size(embeddings.weight.shape[0])
         self.model.architecture = self.config.build_architecture()
         return embeddings
+
+
+def _the_cache(past_key_values: Any, cache: Any) -> DecodeCache | None:
+    """The one cache that was given, under either name."""
+    if past_key_values is not None and cache is not None and past_key_values is not cache:
+        raise ValueError("give either cache or past_key_values: they are two names for the same argument")
+    name, given = ("cache", cache) if cache is not None else ("past_key_values", past_key_values)
+    if given is not None and not isinstance(given, DecodeCache):
+        raise ValueError(
+            f"{name}: a {type(given).__name__} does not fit this model, which needs its own DecodeCache; "
+            "leave it out and take it from the output"
+        )
+    return given
+
+
+def _loss_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the loss among the further arguments of `forward`; any other must be None or False.
+
+    Raises:
+        ValueError: arguments with a value that `forward` does not follow, all of them named.
+    """
+    asked = {name: value for name, value in kwargs.items() if value is not None and value is not False}
+    found = {name: asked.pop(name) for name in LOSS_ARGUMENTS if name in asked}
+    recorded = [name for name in NOT_RECORDED if asked.pop(name, None) is not None]
+    problems = [f"{name}: this model does not record them" for name in recorded]
+    if asked:
+        problems.append(f"this model does not know the arguments {', '.join(sorted(asked))}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return found
 
 
 def _keep(hidden: Tensor, wanted: int | Tensor) -> Tensor:

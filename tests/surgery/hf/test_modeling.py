@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from surgery.context import DecodeCache
 from surgery.hf.configuration import LAYER_TYPES, NasConfig
 from surgery.hf.export import save
-from surgery.hf.modeling import NasForCausalLM
+from surgery.hf.modeling import CACHE_FIELD, NasForCausalLM
 from surgery.mixers import MIXERS
+from surgery.problems import UserError
 from tests.models import architecture, build
 
 HDPL = [{"match": ["q", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 6}]
@@ -63,7 +64,7 @@ def test_training_loss_includes_the_auxiliary_terms() -> None:
     plain, auxiliary = inner.loss(ids[:, :-1], ids[:, 1:])
     assert auxiliary.item() > 0.01
     assert loss.item() > 0.5 * (plain + auxiliary).item()
-    assert model(ids).past_key_values is None  # nothing is cached while training
+    assert CACHE_FIELD not in model(ids)  # nothing is cached while training
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -115,13 +116,56 @@ def test_a_cache_of_the_user_is_extended(model: NasForCausalLM) -> None:
     assert torch.equal(continued, model.generate(ids, attention_mask=mask, **GREEDY))
 
 
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_both_names_of_the_cache_are_taken(model: NasForCausalLM, name: str) -> None:
+    ids, start = tokens(), DecodeCache()
+    expected = model(ids).logits
+    first = model(ids[:, :4], **{name: start})
+    assert first[CACHE_FIELD] is start
+    rest = model(ids[:, 4:], **{name: first[CACHE_FIELD]})
+    assert start.get_seq_length() == 9
+    torch.testing.assert_close(rest.logits, expected[:, 4:], atol=1e-5, rtol=1e-5)
+    prepared = model.prepare_inputs_for_generation(ids, next_sequence_length=1, **{name: start})
+    assert start in prepared.values()
+    assert model(ids[:, -1:], past_key_values=start, cache=start)[CACHE_FIELD] is start
+    with pytest.raises(ValueError, match="either cache or past_key_values"):
+        model(ids, past_key_values=start, cache=DecodeCache())
+
+
 def test_caches_and_outputs_it_does_not_have_are_refused(model: NasForCausalLM) -> None:
     from transformers import DynamicCache
 
-    with pytest.raises(ValueError, match="DecodeCache"):
-        model(tokens(), past_key_values=DynamicCache())
+    for name in ("past_key_values", "cache"):
+        with pytest.raises(ValueError, match=f"{name}: a DynamicCache .* DecodeCache"):
+            model(tokens(), **{name: DynamicCache()})
+    with pytest.raises(ValueError, match="cropped"):
+        DecodeCache().crop(-1)
     with pytest.raises(ValueError, match="output_hidden_states"):
         model(tokens(), output_hidden_states=True)
+
+
+def test_unknown_arguments_are_refused_by_name(model: NasForCausalLM) -> None:
+    ids = tokens()
+    for arguments in (
+        {"cache_params": DecodeCache()},
+        {"is_causal": True},
+        {"token_type_ids": ids},
+        {"cache_position": torch.arange(9)},
+        {"attention_masks": torch.ones_like(ids), "label": ids},
+    ):
+        with pytest.raises(ValueError, match=f"does not know the arguments {', '.join(sorted(arguments))}"):
+            model(ids, **arguments)
+    expected = model(ids).logits  # what is left out under its name is no request
+    assert torch.equal(model(ids, output_attentions=False, token_type_ids=None).logits, expected)
+
+
+@pytest.mark.parametrize("field", ["arquitecture", "hidden_act", "n_layer", "eos_token_ids"])
+def test_unknown_fields_of_the_config_are_refused_by_name(field: str) -> None:
+    known = {"quantization_config": None, "torch_dtype": "float32", "id2label": {0: "a"}, "top_k": 3}
+    settings = NasConfig(architecture().to_dict(), eos_token_id=1, **known).to_dict()
+    assert NasConfig.from_dict(dict(settings)).to_dict() == settings
+    with pytest.raises(UserError, match=rf"{field} = 5: is no field of this configuration"):
+        NasConfig.from_dict({**settings, field: 5})
 
 
 def test_sampling_several_sequences(model: NasForCausalLM) -> None:
