@@ -59,11 +59,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _sleep_while_waiting() -> None:
+    """Let threads of OpenMP that wait for others sleep; spinning, they take the cores that those need on a
+    busy machine. Read when torch is loaded, and inherited by workers."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("KMP_BLOCKTIME", "0")  # Intel's and LLVM's OpenMP
+
+
 def run() -> None:
     """Entry point."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    _sleep_while_waiting()
     signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: whatever is half-written is cleared away
     register()
     try:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_cli.options import (
+    DEFAULT_CPU_PRECISION,
     DEFAULT_RUNS,
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
     RunsOption,
     StorageOption,
+    ThreadsOption,
     parse_duration,
 )
 from nas_cli.screen import console, duration, print_warnings
@@ -63,7 +65,8 @@ def search(
     seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
-    cpu_precision: CpuPrecisionOption = "auto",
+    cpu_precision: CpuPrecisionOption = None,
+    threads: ThreadsOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
@@ -75,11 +78,12 @@ def search(
     from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
     from studies.compiling import check_compile
-    from studies.devices import cores, crowding, pick_device
+    from studies.devices import crowding, pick_device
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
     from studies.supervisor import Supervisor
+    from studies.threads import choose_threads
 
     chosen = load_space(space)
     print_warnings(chosen.warnings())
@@ -97,14 +101,14 @@ def search(
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder.resolve()),
         compile=compile,
-        cpu_precision=cpu_precision,
-        threads=max(1, cores() // workers),
+        cpu_precision=cpu_precision or DEFAULT_CPU_PRECISION,
+        threads=choose_threads(threads, chosen.backbone, workers),
     )
 
-    def precision() -> str:
-        return _faster(chosen, settings.threads) if place.type == "cpu" else "float32"
-
-    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, precision)
+    # a study that is resumed keeps what it was started with, unless asked for something else: that is refused
+    options = {"cpu_precision": cpu_precision, "threads": threads}
+    unasked = [key for key, value in options.items() if value is None]
+    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, unasked)
     supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=limit)
     _say_start(study, resumed, supervisor, workers)
     print_warnings(crowding(workers, study.settings.threads, place))
@@ -124,16 +128,6 @@ def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
     return tokens
 
 
-def _faster(space: SearchSpace, threads: int) -> str:
-    """The number format that the space's dense model trains faster in on this CPU."""
-    from studies.precision import faster
-    from studies.worker import train_settings
-    from surgery.architecture import Architecture
-
-    with console.status("float32 or bfloat16?"):
-        return faster(Architecture(space.backbone), train_settings(space, 0), threads)
-
-
 def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
     space, settings = study.space, study.settings
     verb = "goes on" if resumed else "starts"
@@ -146,10 +140,15 @@ def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int
     has = f"{supervisor.trained_before} trained, " if resumed else ""
     console.print(
         f"{has}{supervisor.target} trained architectures wanted, {_budget(space.proxy)}, "
-        f"{workers} worker{'s' if workers > 1 else ''}, sampler {settings.sampler}, "
+        f"{workers} worker{_s(workers)} of {settings.threads} thread{_s(settings.threads)}, "
+        f"sampler {settings.sampler}, "
         f"stopping {settings.stopping}, seed {settings.seed}{low}, folder {study.folder}",
         soft_wrap=True,
     )
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def _budget(proxy: Proxy) -> str:

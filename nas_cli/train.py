@@ -11,7 +11,15 @@ from rich.text import Text
 
 from nas_cli.counts import SeqLenOption, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import CompileOption, CpuPrecisionOption, DeviceOption, JsonOption, OverwriteOption
+from nas_cli.options import (
+    DEFAULT_CPU_PRECISION,
+    CompileOption,
+    CpuPrecisionOption,
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    ThreadsOption,
+)
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -57,7 +65,8 @@ def train(
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
-    cpu_precision: CpuPrecisionOption = "auto",
+    cpu_precision: CpuPrecisionOption = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train an architecture from scratch and write a Hugging Face folder with its loss curve.
@@ -68,26 +77,29 @@ def train(
 
     chosen = Architecture.from_yaml(architecture)
     print_warnings(chosen.warnings())
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
+
+    import torch
 
     from studies.compiling import check_compile
     from studies.descent import TrainingFailed
     from studies.devices import pick_device
     from studies.pretrain import check_budget, evaluation_points, pretrain
     from studies.recipe import TrainSettings
+    from studies.threads import choose_threads
     from surgery.hf.staging import check_target
 
     place = pick_device(device)
     check_compile(compile, place)
     check_target(output, overwrite=overwrite)
+    torch.set_num_threads(choose_threads(threads, chosen.backbone))
     settings = TrainSettings(
         tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule,
         warmup=warmup, weight_decay=weight_decay, eval_tokens=eval_tokens,
         eval_at=evaluation_points(budget, eval_tokens), order_seed=seed, compile=compile,
+        cpu_precision=cpu_precision or DEFAULT_CPU_PRECISION,
     )  # fmt: skip
     check_budget(settings)
-    if place.type == "cpu":
-        settings = replace(settings, cpu_precision=_precision(cpu_precision, chosen, settings))
     text = _open_text(data, tokenizer or f"bpe:{chosen.backbone.vocab_size}", budget)
     if not as_json:
         _say_start(chosen, text, settings)
@@ -126,15 +138,6 @@ def _open_text(data: str, tokenizer: str, budget: int) -> TokenData:
 
     with data_progress() as progress:
         return open_text(data, tokenizer, budget, progress)
-
-
-def _precision(asked: str, architecture: Architecture, settings: TrainSettings) -> str:
-    """The number format asked for, or the one that this CPU trains faster in."""
-    import torch
-
-    from studies.precision import faster
-
-    return faster(architecture, settings, torch.get_num_threads()) if asked == "auto" else asked
 
 
 def _say_start(architecture: Architecture, text: TokenData, settings: TrainSettings) -> None:

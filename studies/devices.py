@@ -67,7 +67,7 @@ def crowding(workers: int, threads: int, device: torch.device) -> list[str]:
         return []
     return [
         f"{workers} workers of {threads} threads each on {cores()} cores are slower than "
-        f"{max(1, cores() // threads)}: a study keeps the threads that its first command shared out"
+        f"{max(1, cores() // threads)}: a study keeps the --threads that it was started with"
     ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -52,9 +52,10 @@ Facts = tuple[dict[str, float], tuple[float, ...]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-AUTO = "auto"  # of StudySettings.cpu_precision: measured at the start
 # of StudySettings, what the same command must not change
-FIXED = ("seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile", "cpu_precision")
+FIXED = (
+    "seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile", "cpu_precision", "threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class StudySettings:
     stopping: str = DEFAULT_STRATEGY
     compile: str = "auto"  # blocks: off, auto, max
     cpu_precision: str = "float32"  # of matrix products on a CPU: float32 or bfloat16
-    threads: int = 1  # CPU threads a worker; a number that changes would change the last bits of a loss
+    threads: int = 1  # CPU threads per worker; another number would change the last bits of a loss
 
 
 class Study:
@@ -150,10 +151,10 @@ class Study:
         settings: StudySettings,
         runs: Path = DEFAULT_RUNS,
         url: str | None = None,
-        precision: Callable[[], str] = lambda: "float32",
+        unasked: Collection[str] = (),
     ) -> tuple[Study, bool]:
-        """(study, whether it was there before). Where `cpu_precision` is AUTO, a new study asks `precision`,
-        and one that was there keeps its own.
+        """(study, whether it was there before). Settings named in `unasked` are defaults of a new study; one
+        that was there keeps its own.
 
         Raises:
             UserError: it is there with another space, other settings or another storage; every difference
@@ -166,7 +167,8 @@ class Study:
             inner = _load(folder, url) if url is not None or here is not None else None
             if inner is not None and _ATTRIBUTE in inner.user_attrs:
                 study = cls.open(name, runs, url)
-                study.refuse_changes(space, _decided(settings, lambda: study.settings.cpu_precision))
+                kept = {key: getattr(study.settings, key) for key in unasked}
+                study.refuse_changes(space, replace(settings, **kept))
                 return study, True
             if url is not None and here is not None and here != url:
                 rule = f"but the study is in {without_password(here)}"
@@ -175,7 +177,7 @@ class Study:
                 raise UserError(f'study "{folder.name}" exists in another storage', [problem])
             if inner is not None:  # its creation was cut off: nothing ran yet
                 optuna.delete_study(study_name=folder.name, storage=inner._storage)
-            return cls._create(folder, space, _decided(settings, precision), url), False
+            return cls._create(folder, space, settings, url), False
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
         """Raises:
@@ -371,11 +373,6 @@ def start(storage: BaseStorage, name: str, space: SearchSpace, settings: StudySe
     for baseline, architecture in space.baselines.items():
         inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
     return inner
-
-
-def _decided(settings: StudySettings, precision: Callable[[], str]) -> StudySettings:
-    """The settings with an answer of `precision` where they are AUTO."""
-    return replace(settings, cpu_precision=precision()) if settings.cpu_precision == AUTO else settings
 
 
 def locate(name: str, runs: Path) -> Path:

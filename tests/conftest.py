@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # One thread a worker: the suites run several processes on few cores, and tensors are tiny.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# What a measurement chooses must not decide what other tests compare.
-os.environ.setdefault("NAS_CPU_PRECISION", "float32")
 
 # A shell that runs the suite in the background has Ctrl-C ignored, and processes inherit that: the tests of
 # Ctrl-C need it heard.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import CompileOption, DeviceOption, JsonOption
+from nas_cli.options import CompileOption, DeviceOption, JsonOption, ThreadsOption
 from nas_cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def trial(
     baseline: Annotated[
         str | None, typer.Option(help="What is trained: one of the space's baselines; its first if left out.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the worker.")] = 1,
+    threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 1,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
@@ -38,17 +38,19 @@ def trial(
     place = pick_device(device)
     check_compile(compile, place)
     from studies.benches.trial import TrialPlan, measure_trials
+    from studies.threads import choose_threads
 
-    plan = TrialPlan(chosen, baseline, device, compile, threads, rounds)
+    count = choose_threads(threads, chosen.backbone)
+    plan = TrialPlan(chosen, baseline, device, compile, count, rounds)
     with console.status("measuring") as status:
         timings = measure_trials(plan, status.update)
-    about = {**describe(place), "threads": str(threads)}
+    about = {**describe(place), "threads": str(count)}
     if as_json:
         print_json({"machine": about, "compile": compile, "trials": [item.to_dict() for item in timings]})
         return
     console.print(
         f"{baseline or chosen.baseline_names[0]} of {chosen.name}, {chosen.proxy.tokens:,} tokens, compile "
-        f"{compile}, {about['device']}, {threads} threads, torch {about['torch']}\n"
+        f"{compile}, {about['device']}, {count} threads, torch {about['torch']}\n"
     )
     console.print(_table(timings))
 

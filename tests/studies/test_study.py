@@ -15,8 +15,8 @@ from studies import trials
 from studies import worker as worker_module
 from studies.data import TokenData
 from studies.descent import TrainingFailed
-from studies.study import AUTO, Study, list_studies
-from studies.worker import FAILURES_IN_A_ROW, settings_of, work
+from studies.study import Study, list_studies
+from studies.worker import FAILURES_IN_A_ROW, work
 from surgery.problems import UserError
 
 from .conftest import SPACE, MakeStudy, outcome, study_settings
@@ -174,26 +174,21 @@ def test_changes_are_refused_by_name(make_study: MakeStudy, tokens: TokenData) -
     assert (study.folder / "journal.log").read_bytes() == before
 
 
-def test_number_of_threads_stays_that_of_the_start(make_study: MakeStudy, tokens: TokenData) -> None:
-    study = make_study()
-    other = replace(study_settings(tokens), threads=7)
-    again, _ = Study.create_or_resume("study", study.space, other, study.folder.parent)
-    assert again.settings.threads == 1
-
-
-def test_precision_is_chosen_once(make_study: MakeStudy, tokens: TokenData) -> None:
-    space = make_study("other").space
-    settings = replace(study_settings(tokens), cpu_precision=AUTO)
-    runs = make_study("another").folder.parent
-    study, _ = Study.create_or_resume("study", space, settings, runs, precision=lambda: "bfloat16")
-    assert study.settings.cpu_precision == settings_of(study).cpu_precision == "bfloat16"
-    for same in (settings, replace(settings, cpu_precision="bfloat16")):
-        again, resumed = Study.create_or_resume("study", space, same, runs, precision=lambda: "float32")
+@pytest.mark.parametrize(("key", "old", "new"), [("threads", 3, 7), ("cpu_precision", "bfloat16", "float32")])
+def test_threads_and_precision_stay_those_of_the_start(
+    key: str, old: object, new: object, make_study: MakeStudy, tokens: TokenData
+) -> None:
+    """Both change the last bits of a loss: a resumed study keeps its own, and refuses to be given others."""
+    space, runs = make_study("other").space, make_study("another").folder.parent
+    first, default = (replace(study_settings(tokens), **{key: value}) for value in (old, new))
+    study, _ = Study.create_or_resume("study", space, first, runs)
+    assert getattr(study.settings, key) == old
+    for settings, unasked in ((first, []), (first, [key]), (default, [key])):
+        again, resumed = Study.create_or_resume("study", space, settings, runs, unasked=unasked)
         assert resumed
-        assert again.settings.cpu_precision == "bfloat16"
-    other = replace(settings, cpu_precision="float32")
-    with pytest.raises(UserError, match="cpu_precision: bfloat16 -> float32"):
-        Study.create_or_resume("study", space, other, runs)
+        assert getattr(again.settings, key) == old
+    with pytest.raises(UserError, match=f"{key}: {old} -> {new}"):
+        Study.create_or_resume("study", space, default, runs)
 
 
 def test_unknown_study_is_told_with_the_nearest(make_study: MakeStudy) -> None:
