@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 
     from surgery.architecture import Architecture
 
-MIXER_COLOURS = {"F": "blue", "G": "green", "W": "cyan", "S": "yellow", "K": "magenta"}
-OPERATOR_COLOURS = {"dense": "bright_black", "hdpl": "bright_red"}
-OTHER_OPERATOR = "bright_yellow"
-
 
 def layer_strip(architecture: Architecture) -> Text:
     """One column a layer: its mixer's letter, then `·` for each dense projection and `■` for an operator."""
@@ -48,6 +44,9 @@ def beside_strip(architecture: Architecture, facts: Iterable[RenderableType]) ->
 
 
 def _style(kind: str, *, mixer: bool) -> str:
+    from surgery.mixers import MIXERS
+    from surgery.projections import PROJECTION_OPERATORS
+
     if mixer:
-        return f"bold {MIXER_COLOURS.get(kind, 'white')}"
-    return OPERATOR_COLOURS.get(kind, OTHER_OPERATOR) if kind else ""
+        return f"bold {MIXERS[kind].colour}"
+    return PROJECTION_OPERATORS[kind].colour if kind else ""

@@ -20,7 +20,7 @@ from search_spaces.inverse import params_of
 from search_spaces.objectives import Objective
 from search_spaces.proxy import Proxy
 from search_spaces.trial import Trial
-from search_spaces.variation import OPERATORS, Variation, is_idle, rule_settings
+from search_spaces.variation import OPERATORS, Variation, rule_settings
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
 from surgery.costs import AHEAD
@@ -118,7 +118,7 @@ class SearchSpace:
     def warnings(self) -> list[str]:
         """What is allowed but can have no effect, or not the one that is meant."""
         twins, early = _twin_objectives(self.objectives), _early_rungs(self.proxy)
-        return [*_dead_weights(self.variation), *twins, *early]
+        return [*_idle_options(self.variation), *twins, *early]
 
     def to_yaml(self) -> str:
         """The file as written, comments and all."""
@@ -177,19 +177,18 @@ def _flow(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
 
 
-def _dead_weights(variation: Variation) -> Iterator[str]:
+def _idle_options(variation: Variation) -> Iterator[str]:
     for operator in OPERATORS:
-        weight, projections = (f"{operator}.{name}" for name in ("kl_weight", "projections"))
-        if weight not in variation.search or projections not in variation.search:
+        if f"{operator}.projections" not in variation.search:
             continue
         spec = PROJECTION_OPERATORS[operator]
-        settings = list(rule_settings(variation, operator))
-        dead = [setting for setting in settings if is_idle(spec, "kl_weight", setting)]
-        if not dead:
-            continue
-        where = "anywhere in this space" if len(dead) == len(settings) else "in part of this space"
-        text = spec.warning({**dead[0], "kl_weight": 1.0})
-        yield f"{weight} is idle {where} and not drawn there: {text}"
+        idle = [spec.idle_options(setting) for setting in rule_settings(variation, operator)]
+        for option in spec.conditional:
+            reasons = [reason for each in idle if (reason := each.get(option))]
+            if not reasons or f"{operator}.{option}" not in variation.search:
+                continue
+            where = "anywhere in this space" if len(reasons) == len(idle) else "in part of this space"
+            yield f"{operator}.{option} is idle {where} and not drawn there: {reasons[0]}"
 
 
 def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:

@@ -146,7 +146,7 @@ class Variation:
         for option in _drawing_order(spec):
             field = f"{operator}.{option}"
             default = spec.options[option].default
-            if is_idle(spec, option, options):
+            if option in spec.conditional and option in spec.idle_options(options):
                 options[option] = self.distribution(field, default).nearest(default)
             else:
                 options[option] = self._draw(trial, field, default)
@@ -196,14 +196,9 @@ def stretched(schedule: tuple[int | str, ...], count: int) -> tuple[int | None, 
     return tuple(entry if isinstance(entry, int) else None for entry in entries)
 
 
-def is_idle(spec: ProjectionSpec, option: str, options: Mapping[str, Any]) -> bool:
-    """Whether the KL weight has no effect beside the other options, so that drawing it would be noise."""
-    return option == "kl_weight" and bool(spec.warning({**options, option: 1.0}))
-
-
 def _drawing_order(spec: ProjectionSpec) -> list[str]:
-    """The KL weight last: whether it matters depends on the rest."""
-    return sorted(spec.options, key=lambda option: option == "kl_weight")
+    """Conditional options last: whether they matter depends on the rest."""
+    return sorted(spec.options, key=lambda option: option in spec.conditional)
 
 
 def _without_idle_rules(architecture: Architecture) -> Architecture:
@@ -219,11 +214,11 @@ def _without_idle_rules(architecture: Architecture) -> Architecture:
 
 
 def rule_settings(variation: Variation, operator: str) -> Iterator[dict[str, Any]]:
-    """Every setting of an operator's finite options but the KL weight."""
+    """Every setting of an operator's finite options but the conditional ones."""
     spec = PROJECTION_OPERATORS[operator]
     settings: list[dict[str, Any]] = [{}]
     for option in _drawing_order(spec):
-        if option == "kl_weight":
+        if option in spec.conditional:
             continue
         default = spec.options[option].default
         values = variation.distribution(f"{operator}.{option}", default).values() or (default,)
@@ -238,9 +233,12 @@ def _rule_combinations(variation: Variation, operator: str) -> int:
     if not used:
         return 1
     layers = len(variation.distribution(f"{operator}.layers", "all").values() or ())
-    weight = variation.distribution(f"{operator}.kl_weight", 0.0).values() or (None,)
+    conditional = {
+        option: len(variation.distribution(f"{operator}.{option}", None).values() or (None,))
+        for option in spec.conditional
+    }
     settings = sum(
-        1 if is_idle(spec, "kl_weight", setting) else len(weight)
-        for setting in rule_settings(variation, operator)
+        prod(count for option, count in conditional.items() if option not in idle)
+        for idle in map(spec.idle_options, rule_settings(variation, operator))
     )
     return (len(sets) - used) + used * layers * settings

@@ -17,7 +17,7 @@ from surgery.apply.calibrate import (
     make_block,
     module,
 )
-from surgery.apply.fit import FITTERS, FitReport, errors
+from surgery.apply.fit import FitReport, errors, fitter_of
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
 from surgery.architecture import Architecture
@@ -141,7 +141,7 @@ def _fit(
                 weight = _source_tensor(source, replaced[index, name])
                 operator = plan.after.layers[index].projections[name]
                 exact = weight.to(device, torch.float32)
-                fitted = FITTERS[operator.name](exact, moments, operator.options)
+                fitted = fitter_of(operator.name)(exact, moments, operator.options)
                 part = "ffn" if name in FFN_PROJECTIONS else "mixer"
                 for key, value in fitted.parameters.items():
                     state[f"layers.{index}.{part}.{name}.{key}"] = value.to("cpu", weight.dtype).contiguous()

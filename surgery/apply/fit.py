@@ -1,22 +1,18 @@
-"""Fits operators to the dense weight they replace, in the metric of the activations that reach it."""
+"""Fitting an operator to a dense weight: the result and its error. Each operator brings its own fitter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from surgery.architecture import Architecture
 from surgery.problems import Problems
-
-DAMPING = 1e-2  # of the mean activation energy, added to every direction: few tokens see few directions
-QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4 beside latents of std 1
-MAX_STEPS = 40
-TOLERANCE = 5e-4  # relative improvement a step below which fitting stops
+from surgery.projections import PROJECTION_OPERATORS
 
 
 @dataclass(frozen=True)
@@ -52,43 +48,13 @@ class Fitted:
 Fitter = Callable[[Tensor, Tensor | None, Mapping[str, Any]], Fitted]
 
 
-def fit_hdpl(
-    weight: Float[Tensor, "d_out d_in"],
-    moments: Float[Tensor, "d_in d_in"] | None,
-    options: Mapping[str, Any],
-) -> Fitted:
-    """An HDPL operator that carries `weight` as well as blockdiag(B) + D A can.
-
-    The latent is nonlinear, but silu(a) - silu(-a) = a: with mu = [A; -A] and decoder [D, -D] the operator
-    is exactly linear in evaluation, at half its rank. With an odd rank the last latent is left idle.
-
-    Minimises ||(W - blockdiag(B) - D A) C^1/2||, C the second moments of the inputs (identity without
-    them), by alternating the exact least-squares block part with a power step for the low-rank part.
-    Neither can increase the error.
-    """
-    rank, (d_out, d_in) = options["rank"], weight.shape
-    root = _root(moments, weight)
-    blocks, decoder, encoder, steps = _alternate(weight, root, options["blocks"], rank // 2)
-    if moments is not None:  # latents of unit variance, so that the noise of training is small beside them
-        spread = moments.diagonal().mean().clamp(min=1e-30).sqrt().to(weight.dtype)
-        encoder, decoder = encoder / spread, decoder * spread
-    half = len(encoder)
-    mu = weight.new_zeros(rank, d_in)
-    mu[:half], mu[half : 2 * half] = encoder, -encoder
-    out = weight.new_zeros(d_out, rank)
-    out[:, :half], out[:, half : 2 * half] = decoder, -decoder
-    parameters = {
-        "blocks": blocks,
-        "mu.weight": mu,
-        "mu.bias": weight.new_zeros(rank),
-        "logvar.weight": weight.new_zeros(rank, d_in),
-        "logvar.bias": weight.new_full((rank,), QUIET_LOGVAR),
-        "decoder.weight": out,
-    }
-    return Fitted(parameters, torch.block_diag(*blocks) + decoder @ encoder, steps)
-
-
-FITTERS: dict[str, Fitter] = {"hdpl": fit_hdpl}
+def fitter_of(operator: str) -> Fitter:
+    """Return the function that fits this operator to dense weights (`check_operators`: it has one)."""
+    path = PROJECTION_OPERATORS[operator].fitter
+    assert path is not None, operator
+    module, _, name = path.partition(":")
+    fitter: Fitter = getattr(import_module(module), name)
+    return fitter
 
 
 def check_operators(after: Architecture) -> None:
@@ -96,9 +62,9 @@ def check_operators(after: Architecture) -> None:
     UserError: operators that dense weights can't be turned into.
     """
     problems = Problems()
-    known = ", ".join(FITTERS)
+    known = ", ".join(name for name, spec in PROJECTION_OPERATORS.items() if spec.fitter)
     for operator in sorted({item.name for layer in after.layers for item in layer.projections.values()}):
-        if operator != "dense" and operator not in FITTERS:
+        if operator != "dense" and PROJECTION_OPERATORS[operator].fitter is None:
             problems.add("operator", operator, "can't be fitted to dense weights", f"those that can: {known}")
     problems.raise_if_any("the architecture can't be reached by surgery")
 
@@ -119,61 +85,3 @@ def errors(
 def _energy(matrix: Tensor, moments: Tensor) -> float:
     """E ||M x||^2 for inputs with these second moments."""
     return max(0.0, float(((matrix @ moments) * matrix).sum()))
-
-
-def _root(moments: Tensor | None, weight: Tensor) -> Tensor | None:
-    """Lower triangular L with L L^T = C + damping, scaled to unit mean energy."""
-    if moments is None:
-        return None
-    moments = moments.double()
-    mean = moments.diagonal().mean()
-    if not float(mean) > 0:
-        return None
-    damped = moments / mean + DAMPING * torch.eye(len(moments), dtype=torch.float64, device=moments.device)
-    root: Tensor = torch.linalg.cholesky(damped).to(weight.dtype)
-    return root
-
-
-def _alternate(
-    weight: Tensor, root: Tensor | None, count: int, half: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """(blocks, decoder (d_out, half), encoder (half, d_in), steps). All in the whitened space W L."""
-    d_out, d_in = weight.shape
-    rows, columns = d_out // count, d_in // count
-    target = weight if root is None else weight @ root
-    half = min(half, d_out, d_in)
-    # each block's inputs as rows of L: what a block can write into the whitened space
-    inputs = (torch.eye(d_in, dtype=weight.dtype, device=weight.device) if root is None else root).view(
-        count, columns, d_in
-    )
-    gram = torch.linalg.cholesky(inputs @ inputs.transpose(1, 2))
-    directions = _start(target, half)
-    low_rank = torch.zeros_like(target)
-    blocks = weight.new_zeros(count, rows, columns)
-    scale = float(target.square().sum())
-    error, steps = float("inf"), 0
-    while steps < MAX_STEPS:
-        steps += 1
-        residual = (target - low_rank).view(count, rows, d_in)
-        blocks = torch.cholesky_solve(inputs @ residual.transpose(1, 2), gram).transpose(1, 2)
-        rest = target - (blocks @ inputs).reshape(d_out, d_in)
-        if half:
-            directions = torch.linalg.qr(rest.T @ (rest @ directions)).Q
-            low_rank = (rest @ directions) @ directions.T
-        now = float((rest - low_rank).square().sum())
-        if half == 0 or now <= 1e-12 * scale or now > error * (1 - TOLERANCE):
-            break
-        error = now
-    decoder = rest @ directions
-    encoder = directions.T
-    if root is not None:  # A = V^T L^-1
-        encoder = torch.linalg.solve_triangular(root, encoder, upper=False, left=False)
-    return blocks, decoder, encoder, steps
-
-
-def _start(target: Tensor, half: int) -> Tensor:
-    """Orthonormal directions (d_in, half) to start from, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(target.shape[0], half, generator=generator, dtype=target.dtype).to(target.device)
-    start: Tensor = torch.linalg.qr(target.T @ noise).Q
-    return start

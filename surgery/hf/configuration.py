@@ -9,21 +9,13 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
+from surgery.mixers import MIXERS
 from surgery.problems import Problems, nearest
 
 MODEL_TYPE = "nas_hybrid"
 AUTO_MAP = {
     "AutoConfig": "configuration_nas.NasConfig",
     "AutoModelForCausalLM": "modeling_nas.NasForCausalLM",
-}
-
-# transformers' word for each mixer letter
-LAYER_TYPES = {
-    "F": "full_attention",
-    "G": "linear_attention",
-    "W": "sliding_attention",
-    "S": "indexed_attention",
-    "K": "linear_attention",
 }
 
 # derived from the architecture: in config.json for others to read, ignored when read back
@@ -102,7 +94,7 @@ class NasConfig(PreTrainedConfig):
         self.rms_norm_eps = backbone.norm_eps
         self.max_position_embeddings = backbone.max_position_embeddings
         self.tie_word_embeddings = backbone.tie_embeddings
-        self.layer_types = [LAYER_TYPES[letter] for letter in built.layout]
+        self.layer_types = [MIXERS[letter].layer_type for letter in built.layout]
 
 
 def _refuse_unknown(fields: Mapping[str, Any]) -> None:

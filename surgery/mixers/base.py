@@ -24,6 +24,8 @@ class MixerSpec(ABC):
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
     windowed: ClassVar[bool] = False  # whether a window of the loop's pass limits it
+    layer_type: ClassVar[str] = "full_attention"  # transformers' word for it, in `layer_types` of a config
+    colour: ClassVar[str] = "white"  # of its letter on a terminal, as Rich names colours
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
         """(option, rule) when the mixer does not fit this backbone, else None."""

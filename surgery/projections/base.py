@@ -19,6 +19,11 @@ class ProjectionSpec(ABC):
 
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
+    conditional: ClassVar[tuple[str, ...]] = ()  # options that others may leave without effect
+    colour: ClassVar[str] = "bright_yellow"  # of its mark on a terminal, as Rich names colours
+    # "module:function" of the operator's `surgery.apply.fit.Fitter`; None if it has none. A name, not an
+    # import: an exported model carries this file and all that it imports.
+    fitter: ClassVar[str | None] = None
 
     def broken_rule(self, d_in: int, d_out: int, options: Options) -> tuple[str, str] | None:
         """(option, rule) when the operator does not fit these sizes, else None."""
@@ -27,6 +32,13 @@ class ProjectionSpec(ABC):
     def canonical(self, options: Options) -> dict[str, Any]:
         """Options with whatever has no effect set to its default: equal models, equal options."""
         return dict(options)
+
+    def idle_options(self, options: Options) -> dict[str, str]:
+        """The `conditional` options that have no effect beside these others, each with the reason.
+
+        A search space neither draws nor counts them there. `options` need not hold the conditional ones.
+        """
+        return {}
 
     @abstractmethod
     def params(self, d_in: int, d_out: int, options: Options) -> int:

@@ -11,4 +11,5 @@ class FullSpec(SoftmaxSpec):
     letter = "F"
     word = "full"
     name = "full attention"
+    colour = "blue"
     options = {"gate": GATE}

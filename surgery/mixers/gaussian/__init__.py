@@ -24,6 +24,7 @@ class GaussianSpec(MixerSpec):
     letter = "K"
     word = "gaussian"
     name = "Gaussian-kernel attention"
+    colour = "magenta"
     windowed = True
     options = {
         "keep": Option(

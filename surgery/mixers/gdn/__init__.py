@@ -19,6 +19,8 @@ class GatedDeltaSpec(MixerSpec):
     letter = "G"
     word = "gdn"
     name = "Gated DeltaNet"
+    layer_type = "linear_attention"
+    colour = "green"
     options = {
         "key_ratio": Option(
             float, 0.0, low=0, high=MAX_KEY_RATIO,

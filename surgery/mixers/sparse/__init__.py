@@ -19,6 +19,8 @@ class SparseSpec(MixerSpec):
     letter = "S"
     word = "sparse"
     name = "sparse top-k attention"
+    layer_type = "indexed_attention"
+    colour = "yellow"
     options = {
         # one token alone would leave the indexer's KL, over a set of one, at zero
         "top_k": Option(int, 64, low=2, help="tokens a token attends to"),

@@ -12,6 +12,8 @@ class WindowSpec(SoftmaxSpec):
     letter = "W"
     word = "window"
     name = "sliding-window attention"
+    layer_type = "sliding_attention"
+    colour = "cyan"
     options = {
         "window": Option(int, 256, low=1, help="tokens a token sees, itself included"),
         "gate": GATE,

@@ -14,6 +14,7 @@ class DenseSpec(ProjectionSpec):
     """y = W x (+ b)."""
 
     name = "dense"
+    colour = "bright_black"
 
     def params(self, d_in: int, d_out: int, options: Options) -> int:
         return d_in * d_out

@@ -20,6 +20,9 @@ class HDPLSpec(ProjectionSpec):
     """y = BlockDiag(x) + D silu(z), z ~ N(mu(x), sigma(x)^2) in training and z = mu(x) in evaluation."""
 
     name = "hdpl"
+    colour = "bright_red"
+    fitter = "surgery.projections.hdpl.fit:fit_hdpl"
+    conditional = ("kl_weight",)
     options = {
         "blocks": Option(int, low=1, help="diagonal blocks; must divide both sides"),
         "rank": Option(int, low=1, help="latent dimensions"),
@@ -40,6 +43,10 @@ class HDPLSpec(ProjectionSpec):
     def canonical(self, options: Options) -> dict[str, Any]:
         kl = "reference" if options["kl_weight"] == 0 else options["kl"]  # no weight: the form is idle
         return {**options, "kl": kl}
+
+    def idle_options(self, options: Options) -> dict[str, str]:
+        reason = self.warning({**options, "kl_weight": 1.0})
+        return {"kl_weight": reason} if reason else {}
 
     def params(self, d_in: int, d_out: int, options: Options) -> int:
         blocks, rank = int(options["blocks"]), int(options["rank"])

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from surgery.apply import fit
-from surgery.apply.fit import FITTERS, check_operators, errors, fit_hdpl
+from surgery.apply.fit import check_operators, errors, fitter_of
 from surgery.problems import UserError
 from surgery.projections import PROJECTION_OPERATORS
+from surgery.projections.hdpl import HDPLSpec, fit
+from surgery.projections.hdpl.fit import fit_hdpl
 from surgery.projections.hdpl.module import HDPL
 from tests.models import architecture
 
@@ -105,10 +106,11 @@ def test_moments_that_say_nothing_are_not_used() -> None:
 def test_operators_without_a_way_from_dense_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = [{"match": "up", "operator": "hdpl", "blocks": 2, "rank": 4}]
     check_operators(architecture(projections=rules))
-    monkeypatch.delitem(FITTERS, "hdpl")
+    monkeypatch.setattr(HDPLSpec, "fitter", None)
     with pytest.raises(UserError, match="hdpl"):
         check_operators(architecture(projections=rules))
 
 
 def test_every_operator_that_is_not_dense_can_be_fitted() -> None:
-    assert FITTERS.keys() == PROJECTION_OPERATORS.keys() - {"dense"}
+    for name in PROJECTION_OPERATORS.keys() - {"dense"}:
+        assert callable(fitter_of(name))
