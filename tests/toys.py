@@ -148,7 +148,7 @@ def main(out: Path) -> dict[str, Any]:
     from tests.surgery.apply.conftest import random_model
 
     space = parse_space(SPACE, "toys.yaml")
-    drawn = [space.sample(RandomTrial(seed)) for seed in range(2000)]
+    drawn = [space.sample(RandomTrial(seed)) for seed in range(600)]
     chosen = next(item for item in drawn if "M" in item.layout and item.rules[0].options["rank"] == 4)
     random_model("llama", vocab_size=300).save_pretrained(out / "source")
     (out / "chosen.yaml").write_text(chosen.to_yaml(), encoding="utf-8")
