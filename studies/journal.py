@@ -1,6 +1,6 @@
 """The embedded storage: Optuna's journal in a file, behind a lock that the system frees when its holder dies.
 
-Several processes may append while a dashboard reads.
+Several processes and threads may append while a dashboard reads.
 """
 
 from __future__ import annotations
@@ -8,13 +8,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock
+from optuna.storages.journal import BaseJournalBackend
+
+from studies.journal_lines import START, chain, damaged, encode, read, trim
+from surgery.problems import UserError
 
 
 class Embedded(JournalStorage):
@@ -23,111 +27,123 @@ class Embedded(JournalStorage):
     def __init__(self, path: Path) -> None:
         self.file = JournalFile(path)
         super().__init__(self.file)
+        self._lock_by_thread()
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._lock_by_thread()
 
-class JournalFile(BaseJournalBackend):
-    """An entry a line, as Optuna's own `JournalFileBackend` writes them; it can also take many at once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.lock = path, FileLock(path)
-        self._read = (0, 0)  # entries, and their bytes
-        self._batch: list[bytes] | None = None  # entries that wait to be written
-        path.open("ab").close()
+    def _lock_by_thread(self) -> None:
+        # reentrant: `batch` holds it while its thread reads and writes, and other threads wait
+        self._thread_lock = threading.RLock()  # type: ignore[assignment]
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """What is appended inside, this process reads at once, and others when the block ends: a writer that
-        is killed before leaves nothing of it. From the first entry on nobody else appends. Not reentrant."""
-        assert self._batch is None
-        self._batch = []
-        try:
+        """Write what is appended inside as a whole when the block ends; a writer that is killed before leaves
+        nothing of it. Other threads wait until then, for nothing of it may be lost that anyone has read.
+        Not reentrant."""
+        with self._thread_lock, self.file.batch():
             yield
-        finally:
-            lines, self._batch = self._batch, None
-            if lines:
+
+    def _sync_with_backend(self) -> None:
+        latest: dict[str, Any] = {}
+
+        def logs() -> Iterator[dict[str, Any]]:
+            nonlocal latest
+            for log in self.file.read_logs(self._replay_result.log_number_read):
+                latest = log
+                yield log
+
+        try:
+            self._replay_result.apply_logs(logs())
+        except UserError:
+            raise
+        except (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if not latest or latest.get("worker_id") == self._replay_result.worker_id:
+                raise  # this thread asked for what can't be done
+            count = self._replay_result.log_number_read  # the damaged line's number, from 1
+            rule = f"can't be applied: {str(error) or type(error).__name__}"
+            raise damaged(self.file.path, count - 1, rule) from error
+
+
+class JournalFile(BaseJournalBackend):
+    """One entry per line, as Optuna's own `JournalFileBackend` writes them, chained by checksums."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read = START  # how far it was read last; replaced whole, so that threads may share it
+        self._batch: list[bytes] | None = None  # entries to be written when the batch ends
+        self._owner: int | None = None  # the thread that the batch belongs to
+        self._free = threading.RLock()  # held during a batch, and by each write
+        if not path.exists():  # what exists may be read-only
+            path.open("ab").close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        assert self._batch is None, "a batch belongs to one process"
+        return {**self.__dict__, "_free": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _free=threading.RLock())
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Collect what this thread appends, and write it as a whole when the block ends. This thread reads it
+        at once. No other thread appends meanwhile, and from the first entry on no other process. Not
+        reentrant."""
+        with self._free:
+            assert self._batch is None, "a batch is not reentrant"
+            self._batch, self._owner = [], threading.get_ident()
+            with ExitStack() as self._held:
                 try:
-                    self._write(lines)
+                    yield
                 finally:
-                    self.lock.release()
+                    texts, self._batch, self._owner = self._batch, None, None
+                    if texts:
+                        self._write(texts)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
-        if self._batch is None:
-            self.lock.acquire()
-            try:
-                self._write(lines)
-            finally:
-                self.lock.release()
-        else:
+        texts = encode(logs)
+        with self._free:
+            if self._batch is None:
+                with locked(self.path):
+                    self._write(texts)
+                return
             if not self._batch:
-                self.lock.acquire()
-            self._batch += lines
+                self._held.enter_context(locked(self.path))
+            self._batch += texts
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        yield from self._read_file(log_number_from)
-        if self._batch:  # the file does not grow now, and is read to its end
-            yield from map(json.loads, self._batch[max(0, log_number_from - self._read[0]) :])
+        position = self._read if self._read.lines <= log_number_from else START
+        waiting = list(self._batch or ()) if self._owner == threading.get_ident() else []
+        for after, batch in read(self.path, position):
+            yield from batch[max(0, log_number_from - position.lines) :]
+            position = self._read = after
+        if waiting:  # the file does not grow now, and was read to its end
+            yield from map(json.loads, waiting[max(0, log_number_from - position.lines) :])
 
-    def _read_file(self, start: int) -> Iterator[dict[str, Any]]:
-        count, place = self._read if self._read[0] <= start else (0, 0)
-        with self.path.open("rb") as file:
-            file.seek(place)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # it is being written, or its writer was killed
-                count, place = count + 1, place + len(line)
-                self._read = count, place
-                if count > start:
-                    yield json.loads(line)
-
-    def _write(self, lines: list[bytes]) -> None:
-        with self.path.open("ab") as file:
-            file.write(b"".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-
-
-class FileLock(JournalFileOpenLock):
-    """`flock` on a file beside the journal; also mends a last line that a killed writer left torn."""
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self.journal = journal
-        self.handle: int | None = None
-
-    def acquire(self) -> bool:
-        handle = os.open(self.journal.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            _drop_torn_line(self.journal)
-        except BaseException:
-            os.close(handle)  # or this process would wait for itself
-            raise
-        self.handle = handle
-        return True
-
-    def release(self) -> None:
-        if self.handle is not None:
-            os.close(self.handle)  # closing frees the lock
-            self.handle = None
+    def _write(self, texts: list[bytes]) -> None:
+        """Append a batch, whole or not at all. The file is locked."""
+        with self.path.open("rb+", buffering=0) as file:
+            checksum = trim(file)
+            end = file.seek(0, os.SEEK_END)
+            rest = memoryview(chain(texts, checksum))
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:  # a full disk
+                with suppress(OSError):
+                    file.truncate(end)
+                raise
 
 
-def _drop_torn_line(journal: Path) -> None:
-    """Cuts an unfinished last line: its writer died before the record was complete."""
-    with journal.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return
-        file.seek(size - 1)
-        if file.read(1) == b"\n":
-            return
-        position = size
-        while position > 0:
-            step = min(4096, position)
-            file.seek(position - step)
-            found = file.read(step).rfind(b"\n")
-            if found >= 0:
-                file.truncate(position - step + found + 1)
-                return
-            position -= step
-        file.truncate(0)
+@contextmanager
+def locked(journal: Path) -> Iterator[None]:
+    """Hold the lock beside a journal: one thread of one process at a time. It ends with its process."""
+    handle = os.open(journal.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough: a forked child may have a copy
+        os.close(handle)

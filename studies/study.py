@@ -351,7 +351,7 @@ class Study:
         """What is written inside, the embedded storage keeps as a whole: one write instead of dozens.
         Not reentrant."""
         storage = self.inner._storage
-        with storage.file.batch() if isinstance(storage, Embedded) else nullcontext():
+        with storage.batch() if isinstance(storage, Embedded) else nullcontext():
             yield
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from studies.journal import Embedded, FileLock
+from studies.journal import Embedded, locked
 from studies.storage import JOURNAL, mendable, open_storage, without_password
 from surgery.problems import UserError
 
@@ -84,10 +84,9 @@ def test_journal_torn_in_its_first_line(tmp_path: Path) -> None:
 
 
 def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "missing.log")
     for _ in range(2):  # the second would wait for the first for ever
-        with pytest.raises(FileNotFoundError):
-            lock.acquire()
+        with pytest.raises(FileNotFoundError), locked(tmp_path / "missing.log"):
+            (tmp_path / "missing.log").open("rb")
 
 
 def test_a_url(tmp_path: Path) -> None:
