@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_cli.counts import tokens
 from nas_cli.options import JsonOption
-from nas_cli.screen import console, duration, errors, print_json
+from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 CORPUS_HELP = (
     "builtin, fineweb-edu, hf:NAME, a .jsonl, .parquet or .txt file (also .gz), or a folder of them."
@@ -69,6 +69,7 @@ def prepare(
     except KeyboardInterrupt:
         errors.print("stopped; the same command goes on from the last finished shard")
         raise
+    print_warnings(data.warnings())
     facts = describe(data.folder)
     if as_json:
         print_json(facts)

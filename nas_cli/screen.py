@@ -47,7 +47,7 @@ def print_error(error: UserError) -> None:
         lines.append("\n" if index else "")
         if problem.line is not None:
             lines.append(f"line {problem.line}  ", style="dim")
-        lines.append(problem.field, style="bold")
+        lines.append(problem.name, style="bold")
         if problem.value is not None:
             lines.append(f" = {problem.shown}", style="yellow")
         lines.append(f"  {problem.rule}")

@@ -78,6 +78,8 @@ def search(
     from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
     from studies.compiling import check_compile
+    from studies.data.corpora import located
+    from studies.data.tokenizers import located_tokenizer
     from studies.devices import crowding, pick_device
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
@@ -91,13 +93,16 @@ def search(
     check_strategy(stopping)
     place = pick_device(device)
     check_compile(compile, place)
-    tokens = _prepare(chosen, data or chosen.data.corpus, tokenizer or chosen.data.tokenizer)
+    corpus = located(data or chosen.data.corpus)
+    tokenizer = located_tokenizer(tokenizer or chosen.data.tokenizer)
+    tokens = _prepare(chosen, corpus, tokenizer)
+    print_warnings(tokens.warnings())
     settings = StudySettings(
         seed=seed,
         sampler=sampler,
         stopping=stopping,
-        corpus=data or chosen.data.corpus,
-        tokenizer=tokenizer or chosen.data.tokenizer,
+        corpus=corpus,
+        tokenizer=tokenizer,
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder.resolve()),
         compile=compile,

@@ -101,6 +101,7 @@ def train(
     )  # fmt: skip
     check_budget(settings)
     text = _open_text(data, tokenizer or f"bpe:{chosen.backbone.vocab_size}", budget)
+    print_warnings(text.warnings())
     if not as_json:
         _say_start(chosen, text, settings)
     from nas_cli.bars import training_progress

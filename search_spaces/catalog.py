@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from search_spaces.schema import read_space
 from search_spaces.space import SearchSpace
+from surgery.paths import expand
 from surgery.problems import Problem, UserError, nearest
 from surgery.yaml_source import load_yaml
 
@@ -37,15 +39,15 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
     Raises:
         UserError: no such file or preset, or every problem of the file.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    path = expand(name_or_path)
+    if os.path.isfile(path):
         return read_space(load_yaml(path), _name_of(path))
     name = str(name_or_path)
     presets = {preset.name: preset for preset in list_presets()}
     if name in presets:
         return read_space(load_yaml(presets[name].path), name)
     known = f"presets are {', '.join(presets)}"
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         hint = f"{nearest(path.stem, presets)} {known}".strip()

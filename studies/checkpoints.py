@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from surgery.apply.families import read_backbone
 from surgery.apply.source import locate
 from surgery.architecture import Architecture
 from surgery.hf.configuration import MODEL_TYPE
+from surgery.json_source import read_object
+from surgery.paths import expand
 from surgery.problems import Problem, Problems, UserError
 
 
@@ -36,12 +37,10 @@ def read_layers(model: str | os.PathLike[str]) -> Architecture:
         UserError: not an architecture file, nor a model of ours or of a family that `nas apply` takes.
     """
     if Path(model).suffix.lower() in (".yaml", ".yml"):
-        return Architecture.from_yaml(Path(model).expanduser())
+        return Architecture.from_yaml(expand(model))
     folder, _ = locate(model)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("must hold an object")
+        config = read_object(folder / "config.json")
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         rule = "is missing" if missing else f"can't be read: {_first(error)}"

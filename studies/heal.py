@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from surgery.apply.source import SourceModel
 from surgery.architecture import Architecture
 from surgery.hf.card import table
 from surgery.model import HybridLM
+from surgery.paths import expand
 from surgery.problems import Problem, UserError
 
 CALIBRATION_BYTES = 32 * 2**10  # of text, about 8,000 tokens
@@ -162,7 +162,7 @@ def _cast(model: HybridLM, dtypes: dict[str, torch.dtype]) -> None:
 
 def _training_texts(data: str) -> Iterator[str]:
     if is_prepared(data):
-        prepared = TokenData.open(Path(data).expanduser())
+        prepared = TokenData.open(expand(data))
         view = prepared.tokens("train")
         yield TextTokenizer.open(prepared.tokenizer_dir).decode(view[: min(len(view), CALIBRATION_BYTES)])
         return

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from surgery.json_source import read_object
+
 
 class Lease:
     """Held by a worker for its life. Beside it the worker tells what it is doing."""
@@ -80,8 +82,8 @@ def statuses(folder: Path) -> list[dict[str, Any]]:
         if not is_alive(folder, path.stem):
             continue
         try:
-            found.append({"worker": path.stem, **json.loads(path.read_text(encoding="utf-8"))})
-        except (OSError, json.JSONDecodeError):  # gone just now
+            found.append({"worker": path.stem, **read_object(path)})
+        except (OSError, ValueError):  # gone just now
             continue
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,11 +18,12 @@ from torch.nn import functional as F
 
 from studies.checkpoints import Checkpoint
 from studies.data import TextTokenizer, TokenData, open_corpus
-from studies.data.corpora import Corpus
+from studies.data.corpora import Corpus, split_column
 from studies.data.folder import read_json
 from studies.data.prepared import is_prepared
 from studies.data.request import default_val_fraction, is_held_out
 from studies.pretrain import RECORD
+from surgery.paths import expand
 from surgery.problems import Problem, UserError
 
 SEQ_LEN = 512  # tokens of a window
@@ -62,13 +64,13 @@ def read_text(data: str) -> Text:
         UserError: no such text.
     """
     if is_prepared(data):
-        prepared = TokenData.open(Path(data).expanduser())
+        prepared = TokenData.open(expand(data))
         return Text(f"held-out text of {data}", _decoded(prepared), whole=False)
-    file = Path(data.partition("?")[0]).expanduser()
-    if file.is_file() and not file.name.lower().endswith(TABLES):
+    file = expand(split_column(data)[0])
+    if os.path.isfile(file) and not file.name.lower().endswith(TABLES):
         return Text(f"all of {data}", iter([_whole(file)]), whole=True)
     corpus = open_corpus(data)
-    if file.is_file():
+    if os.path.isfile(file):
         return Text(f"all of {data}", corpus.texts(), whole=True)
     return Text(f"held-out text of {corpus.spec}", _held_out(corpus), whole=False)
 

@@ -21,6 +21,7 @@ from surgery.hf.card import card, table
 from surgery.hf.export import write
 from surgery.hf.staging import check_target, staged
 from surgery.model import HybridLM
+from surgery.paths import expand
 from surgery.problems import Problems, nearest
 
 CURVE, RECORD = "curve.jsonl", "training.json"
@@ -36,7 +37,7 @@ def open_text(data: str, tokenizer: str, tokens: int, progress: DataProgress | N
         UserError: no such data, or it can't be prepared.
     """
     if is_prepared(data):
-        return TokenData.open(Path(data).expanduser())
+        return TokenData.open(expand(data))
     streamed = open_corpus(data).text_bytes() is None
     return prepare(data, tokenizer, max_tokens=tokens if streamed else None, progress=progress)
 

@@ -26,7 +26,9 @@ from optuna.trial import FrozenTrial
 from search_spaces import SearchSpace, parse_space
 from search_spaces.enumeration import every_architecture
 from studies.curve import read_curve
+from studies.data.corpora import located
 from studies.data.folder import locked, write_json
+from studies.data.tokenizers import located_tokenizer
 from studies.gathering import Gathered
 from studies.journal import Embedded
 from studies.records import BASELINE, INFEASIBLE, STOPPED, STOPPED_AT, TrialRecord, front_records
@@ -186,6 +188,8 @@ class Study:
         changes = [("space", line) for line in self.space.diff(space)]
         for key in FIXED:
             old, new = getattr(self.settings, key), getattr(settings, key)
+            if key in ("corpus", "tokenizer"):  # older studies keep a path as it was typed
+                old = located(old) if key == "corpus" else located_tokenizer(old)
             if old != new:
                 changes.append((key, f"{old} -> {new}"))
         if changes:

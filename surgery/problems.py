@@ -9,6 +9,20 @@ from dataclasses import dataclass, field
 LONGEST = 100  # characters of a value in a message
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether `text` can be written as UTF-8: a file name of other bytes, for one, can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """Return `text` fit for one line of a terminal: control characters and half surrogate pairs escaped."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake: which field, what it holds, the rule it breaks and how to mend it."""
@@ -20,16 +34,22 @@ class Problem:
     line: int | None = None
 
     @property
+    def name(self) -> str:
+        """The field, fit for one line: a user's key may hold anything, and be of any length."""
+        text = printable(self.field)
+        return text if len(text) <= 2 * LONGEST else f"{text[:LONGEST]}…{text[-LONGEST:]}"
+
+    @property
     def shown(self) -> str:
         """The value on one line; a long one loses its middle, for a path's end says the most."""
-        text = repr(self.value) if isinstance(self.value, str) else str(self.value)
+        text = repr(self.value) if isinstance(self.value, str) else printable(str(self.value))
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 4]}…{text[-LONGEST * 3 // 4 :]}"
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
         value = "" if self.value is None else f" = {self.shown}"
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{where}{self.field}{value}: {self.rule}{hint}"
+        return f"{where}{self.name}{value}: {self.rule}{hint}"
 
 
 class UserError(ValueError):

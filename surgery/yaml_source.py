@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from surgery.problems import Problem, UserError
 
 KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000  # of a file
+MAX_VALUES = 50_000  # keys and values of a document, every alias counted as what it stands for
+MAX_DEPTH = 50  # collections inside each other
+MAX_DIGITS = 128  # of a number
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,52 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load`, but with numbers as people write them.
+    """`yaml.safe_load` with limits, and with numbers as people write them.
 
     YAML 1.1 reads `1e-3` and `1.5e3` as text, and `1:2`, which selects layers here, as 62 in base 60.
+
+    A kilobyte of aliases can stand for more values than any memory holds, so values are counted while nodes
+    are composed, before anything is built from them.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._values = 0
+        self._sizes: dict[int, int] = {}  # id of a complete node -> the values it stands for
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        mark = self.peek_event().start_mark
+        is_alias = self.check_event(yaml.AliasEvent)
+        before = self._values
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ComposerError(None, None, f"is nested more than {MAX_DEPTH} levels deep", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if not is_alias:
+            self._values += 1
+            self._sizes[id(node)] = self._values - before
+        elif id(node) in self._sizes:
+            self._values += self._sizes[id(node)]
+        else:
+            raise ComposerError(None, None, "an alias stands inside its own anchor", mark)
+        if self._values > MAX_VALUES:
+            raise ComposerError(None, None, f"holds more than {MAX_VALUES:,} values, aliases expanded", mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build a value; one that does not suit its tag, such as the date 2026-13-45, is an error."""
+        try:
+            is_number = isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS
+            if is_number and len(node.value) > MAX_DIGITS:
+                raise ValueError(f"a number has at most {MAX_DIGITS} digits")
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+            kind = node.tag.rpartition(":")[2]
+            reason = f": {error}" if isinstance(error, ValueError) else ""
+            rule = f"can't be read as {kind}{reason}"
+            raise ConstructorError(None, None, rule, node.start_mark) from error
 
 
 _SIGNED = list("-+0123456789")
@@ -57,18 +106,16 @@ for _kind, _pattern, _first in _RESOLVERS:
 
 
 def load_yaml(source: str | Path, *, text: str | None = None) -> Source:
-    """Reads a YAML file, or `text` given beside a name for messages.
+    """Read a YAML file, or `text` that is called `source` in messages.
 
     Raises:
-        UserError: unreadable file, invalid YAML, or a key written twice.
+        UserError: unreadable file, invalid YAML, beyond this module's limits, or a key written twice.
     """
     name = str(source)
     if text is None:
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"can't read {name}", [Problem("file", name, reason)]) from error
+        text = _read(Path(source))
+    elif len(text) > MAX_BYTES:
+        raise UserError(f"{name} is not valid YAML", [Problem("YAML", None, _TOO_LONG)])
     loader: _Loader | None = None
     try:
         loader = _Loader(text)
@@ -87,14 +134,35 @@ def load_yaml(source: str | Path, *, text: str | None = None) -> Source:
         raise UserError(f"{name} is not valid YAML", [problem]) from error
     except UserError:
         raise
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a value such as the date 2026-13-45
-        raise UserError(f"{name} is not valid YAML", [Problem("YAML", None, str(error))]) from error
-    except RecursionError as error:
-        raise UserError(f"{name} is not valid YAML", [Problem("YAML", None, "is nested too deep")]) from error
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} is not valid YAML", [Problem("YAML", None, reason)]) from error
     finally:
         if loader is not None:
             loader.dispose()
     return Source(name, data, lines, text)
+
+
+_TOO_LONG = f"has more than {MAX_BYTES:,} bytes, which no space and no architecture needs"
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        UserError: unreadable, too long, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(_TOO_LONG)
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError("is UTF-16 text; save it as utf-8")
+        return data.decode()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"can't read {path}", [Problem("file", str(path), reason)]) from error
 
 
 def _walk(

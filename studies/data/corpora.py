@@ -12,13 +12,14 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from surgery.problems import Problem, UserError, nearest
+from surgery.paths import expand
+from surgery.problems import Problem, UserError, is_unicode, nearest
 
 FINEWEB_EDU = "HuggingFaceFW/fineweb-edu"
 FINEWEB_EDU_CONFIG = "sample-10BT"
@@ -121,15 +122,10 @@ def open_corpus(spec: str, column: str | None = None) -> Corpus:
     from studies.data.hub import HubCorpus
     from studies.data.local_files import LocalCorpus, builtin_corpus
 
-    plain, _, query = spec.partition("?")
-    if query:
-        key, _, value = query.partition("=")
-        if key != "column" or not value:
-            raise _refused(
-                spec, "only ?column=NAME may follow a corpus", "for example corpus.jsonl?column=body"
-            )
-        column = column or value
-    column = column or "text"
+    plain, query, named = split_column(spec)
+    if query or (not named and spec.endswith("?column=")):
+        raise _refused(spec, "only ?column=NAME may follow a corpus", "for example corpus.jsonl?column=body")
+    column = column or named or "text"
     if not plain:
         raise _refused(spec, "is empty", f"one of {', '.join(NAMED)}, hf:NAME or a path")
     if plain == "builtin":
@@ -148,12 +144,38 @@ def open_corpus(spec: str, column: str | None = None) -> Corpus:
         if not dataset:
             raise _refused(spec, "names no dataset", "hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG@SPLIT")
         return HubCorpus(dataset, config or None, split or "train", column)
-    path = Path(plain).expanduser()
-    if not path.exists():
+    path = expand(plain)
+    if not os.path.exists(path):
         guess = nearest(plain, NAMED)
         hint = guess or f"a corpus is {', '.join(NAMED)}, hf:NAME or a path to .jsonl, .parquet or .txt"
-        raise _refused(spec, "no such file, folder or named corpus", hint)
+        rule = "is a link to nothing" if os.path.islink(path) else "no such file, folder or named corpus"
+        raise _refused(spec, rule, hint)
+    if not is_unicode(str(path.resolve())):
+        raise _refused(str(path), "its path is not UTF-8 text", "rename the file or folder")
     return LocalCorpus(path, column)
+
+
+def located(spec: str) -> str:
+    """Return a corpus, a prepared folder or a tokenizer so that it is the same from any folder.
+
+    A path that exists becomes absolute, without links; every other spec is returned as it is.
+    """
+    path, _, column = split_column(spec)
+    named = path in NAMED or path.partition(":")[0] in ("hf", "fineweb-edu")
+    if named or not os.path.exists(expand(path)):
+        return spec
+    return f"{expand(path).resolve()}{'?column=' if column else ''}{column}"
+
+
+def split_column(spec: str) -> tuple[str, str, str]:
+    """Return (corpus, what follows its `?`, column); a file whose own name holds a `?` is taken whole."""
+    if os.path.exists(expand(spec)):
+        return spec, "", ""
+    plain, mark, column = spec.rpartition("?column=")
+    if mark:
+        return plain, "", column
+    plain, _, query = spec.partition("?")
+    return plain, query, ""
 
 
 def _refused(spec: str, rule: str, hint: str) -> UserError:

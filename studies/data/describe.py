@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from studies.data.prepare import prepare
 from studies.data.shards import META, TokenData
 from studies.data.tokenizers import TextTokenizer
+from surgery.paths import expand
 
 SAMPLE_TOKENS = 80
 
@@ -18,8 +20,8 @@ def open_or_prepare(data: str, tokenizer: str = "bpe:4096", **settings: Any) -> 
     Raises:
         UserError: neither works.
     """
-    if (Path(data).expanduser() / META).is_file():
-        return TokenData.open(Path(data).expanduser())
+    if os.path.isfile(expand(data) / META):
+        return TokenData.open(expand(data))
     return prepare(data, tokenizer, **settings)
 
 

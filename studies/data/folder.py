@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from surgery.json_source import read_object
 from surgery.problems import Problem, UserError
 
 TEMPORARY = ".tmp"
@@ -38,10 +39,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         UserError: it is there but damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("must hold an object")
-        return data
+        return read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.resources
-import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from studies.data.corpora import Corpus, Cursor
-from surgery.problems import Problem, UserError, nearest
+from surgery.json_source import parse_json
+from surgery.problems import Problem, UserError, nearest, printable
 
 SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".txt", ".jsonl.gz", ".ndjson.gz", ".txt.gz")
 TEXT_SEPARATOR = "<|endoftext|>"
@@ -31,18 +32,22 @@ class LocalCorpus(Corpus):
     """A file, or every readable file below a folder in the order of their relative paths."""
 
     def __init__(self, path: Path, column: str = "text", *, name: str = "", spec: str = "") -> None:
-        self.path = path.resolve()
+        self.path = path = path.resolve()
         self.column = column
         self.spec = (spec or str(self.path)) + ("" if column == "text" else f"?column={column}")
-        self.name = name or path.resolve().name.split(".")[0] or "corpus"
+        self.name = name or path.name.split(".")[0] or "corpus"
         self.source = spec or str(self.path)
         self.licence = "not stated"
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-            self.files = [p for p in found if p.name.lower().endswith(SUFFIXES)]
-            self.ignored = tuple(str(p.relative_to(path)) for p in found if p not in set(self.files))
-        else:
+            found = _files_below(path)
+            self.files = [p for p in found if p.is_file() and p.name.lower().endswith(SUFFIXES)]
+            read = set(self.files)
+            self.ignored = tuple(printable(str(p.relative_to(path))) for p in found if p not in read)
+        elif path.is_file():
             self.files = [path]
+        else:  # reading a pipe or a device may never end, and can't begin again
+            rule = "is neither a file nor a folder"
+            raise UserError("This corpus can't be used", [Problem("data", str(path), rule)])
         if not self.files or not self.files[0].name.lower().endswith(SUFFIXES):
             hint = f"readable are {', '.join(SUFFIXES)}"
             rule = "holds no file that can be read" if path.is_dir() else "has an unknown ending"
@@ -54,7 +59,7 @@ class LocalCorpus(Corpus):
             try:
                 status = file.stat()
                 relative = file.relative_to(self.path) if self.path.is_dir() else file.name
-                digest.update(f"{relative}\0{status.st_size}\0".encode())
+                digest.update(os.fsencode(relative) + f"\0{status.st_size}\0".encode())
                 if status.st_size <= FULLY_HASHED:
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
                 else:
@@ -80,6 +85,32 @@ class LocalCorpus(Corpus):
                 place["file"], place["document"] = place["file"] + 1, 0
 
         return documents(), lambda: dict(place)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all that is no folder below `folder` and not hidden, in the order of the relative paths.
+
+    Links to folders are followed, each folder once, so that a link to a parent does no harm. A link to
+    nothing is in the list too, to be named as ignored.
+
+    Raises:
+        UserError: a folder that can't be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename), error) from error
+
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def builtin_corpus() -> LocalCorpus:
@@ -114,7 +145,7 @@ def _read_jsonl(path: Path, stream: Iterable[bytes], column: str) -> Iterator[st
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:  # also what is not UTF-8
             raise _corrupt(f"{path}:{number}", f"is not JSON: {error}") from error
         if not isinstance(row, dict):

@@ -13,6 +13,7 @@ from studies.data.parts import Preparation, Progress
 from studies.data.request import data_home, default_val_fraction, folder_name
 from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData
 from studies.data.tokenizers import canonical_spec
+from surgery.paths import expand
 from surgery.problems import Problem, Problems, UserError
 
 SHARD_TOKENS = 2**26
@@ -67,7 +68,7 @@ def prepare(
         "shard_tokens": shard_tokens,
         "version": FORMAT_VERSION,
     }
-    folder = Path(out_dir).expanduser() if out_dir is not None else data_home() / folder_name(corpus, request)
+    folder = expand(out_dir) if out_dir is not None else data_home() / folder_name(corpus, request)
     with writing(folder):
         if (done := finished(folder, request)) is not None:
             return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from studies.data.corpora import open_corpus
 from studies.data.folder import read_json
 from studies.data.request import data_home
 from studies.data.shards import META, PROGRESS
+from surgery.paths import expand
 from surgery.problems import UserError
 
 
@@ -84,5 +86,5 @@ def _read(folder: Path) -> Prepared | None:
 
 def is_prepared(path: str) -> bool:
     """Whether this is a folder that `prepare` finished, or began."""
-    folder = Path(path).expanduser()
-    return any((folder / name).is_file() for name in (META, PROGRESS))
+    folder = expand(path)
+    return any(os.path.isfile(folder / name) for name in (META, PROGRESS))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.data.corpora import Corpus
+from surgery.paths import expand
 from surgery.quantities import format_count
 
 VAL_FRACTION = 0.02
@@ -23,7 +24,7 @@ VAL_TEXT_BYTES = 220_000  # about 50k tokens: small corpora hold out more than 2
 def data_home() -> Path:
     """`$NAS_HOME/data`, else `$XDG_CACHE_HOME/nas/data`, else `~/.cache/nas/data`."""
     if home := os.environ.get("NAS_HOME"):
-        return Path(home).expanduser() / "data"
+        return expand(home) / "data"
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "nas" / "data"
 

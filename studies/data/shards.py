@@ -147,6 +147,19 @@ class TokenData:
         self._dtype = token_dtype(self.vocab_size)
         self._views: dict[str, TokenView] = {}
 
+    def warnings(self) -> list[str]:
+        """Return what was done to the text that its user may not expect."""
+        from studies.data.long_words import MAX_WORD
+        from studies.data.tokenizers import cut_words
+
+        count, longest = cut_words(self.tokenizer_dir)
+        if not count:
+            return []
+        return [
+            f"{count:,} words of more than {MAX_WORD} characters (the longest: {longest:,}) were cut into "
+            "pieces to train the tokenizer; is that text?"
+        ]
+
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> TokenData:
         """Checks that every file is there in its full size; `verify` hashes them all again.

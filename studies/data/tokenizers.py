@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.data.folder import read_json, write_json
+from studies.data.long_words import ShortWords
+from surgery.json_source import read_object
+from surgery.paths import expand
 from surgery.problems import Problem, UserError
 from surgery.quantities import parse_count
 
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_BPE = 257  # every byte and the end of text
+TRAINING = "training.json"  # beside the tokenizer, where there is something to say of its training
 TRAINING_BYTES = 50_000_000  # of text a BPE is trained on
 
 
@@ -76,7 +82,7 @@ class TextTokenizer:
 
         try:
             backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            config = read_object(folder / "tokenizer_config.json")
             eos = config["eos_token"]
             token = str(eos["content"] if isinstance(eos, dict) else eos)
             if backend.token_to_id(token) is None:
@@ -118,13 +124,19 @@ def parse_bpe(spec: str) -> int | None:
     return vocab_size
 
 
+def located_tokenizer(spec: str) -> str:
+    """Return the spec so that it is the same from any folder: a folder's path becomes absolute."""
+    folder = expand(spec)
+    return str(folder.resolve()) if os.path.isdir(folder) else spec
+
+
 def canonical_spec(spec: str) -> str:
     """The same text for the same tokenizer: a folder is told by its place and content."""
     vocab_size = parse_bpe(spec)
     if vocab_size is not None:
         return f"bpe:{vocab_size}"
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
+    folder = expand(spec)
+    if not os.path.isdir(folder):
         return spec
     digest = hashlib.sha256()
     for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
@@ -137,6 +149,8 @@ def write_bpe(vocab_size: int, texts: Iterable[str], folder: Path) -> None:
     """Trains a byte-level BPE on the first 50 MB of `texts` and writes it to `folder`. Deterministic.
 
     The merges stop early where the text has no more pairs: the vocabulary is then smaller than asked for.
+    Words of more than `MAX_WORD` characters are cut for it; how many is written to the folder, for
+    `cut_words`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -151,7 +165,8 @@ def write_bpe(vocab_size: int, texts: Iterable[str], folder: Path) -> None:
         min_frequency=2,
         show_progress=False,
     )
-    backend.train_from_iterator(_first_bytes(texts, TRAINING_BYTES), trainer)
+    short = ShortWords(_first_bytes(texts, TRAINING_BYTES))
+    backend.train_from_iterator(short, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
     config: dict[str, Any] = {
@@ -161,6 +176,18 @@ def write_bpe(vocab_size: int, texts: Iterable[str], folder: Path) -> None:
         "model_max_length": 10**30,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if short.cut:
+        write_json(folder / TRAINING, {"cut_words": short.cut, "longest": short.longest})
+
+
+def cut_words(folder: Path) -> tuple[int, int]:
+    """Return how many words were too long to train the BPE in `folder` on, and the length of the longest.
+
+    Raises:
+        UserError: the record of it is damaged.
+    """
+    record = read_json(folder / TRAINING) or {}
+    return record.get("cut_words", 0), record.get("longest", 0)
 
 
 def write_pretrained(spec: str, folder: Path) -> None:
@@ -171,12 +198,12 @@ def write_pretrained(spec: str, folder: Path) -> None:
     """
     from studies.data.hub import require_hub
 
-    local = Path(spec).expanduser()
+    local = expand(spec)
     hint = "a tokenizer is bpe:SIZE, a Hub name (HuggingFaceTB/SmolLM2-135M) or a folder with tokenizer.json"
     from transformers import AutoTokenizer
 
     try:
-        if local.is_dir():
+        if os.path.isdir(local):
             tokenizer = AutoTokenizer.from_pretrained(str(local), local_files_only=True)
         else:
             try:

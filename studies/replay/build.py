@@ -29,6 +29,7 @@ from studies.samplers import derive_seed
 from studies.training import train
 from studies.worker import metrics_of, train_settings
 from surgery.architecture import Architecture
+from surgery.json_source import parse_json
 from surgery.model import HybridLM
 
 Job = tuple[str, int]  # architecture hash, repeat
@@ -74,7 +75,7 @@ class Build:
         found = {}
         for text in self.runs.read_text(encoding="utf-8").splitlines() if self.runs.exists() else ():
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 continue
             found[line["hash"], line["repeat"]] = line

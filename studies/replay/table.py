@@ -17,6 +17,7 @@ from typing import Any
 
 from search_spaces import SearchSpace, parse_space
 from studies.front import front_indices
+from surgery.json_source import parse_json
 from surgery.problems import Problem, UserError
 
 FORMAT_VERSION = 1
@@ -73,7 +74,7 @@ class Table:
         """
         try:
             with gzip.open(path, "rt", encoding="utf-8") as stream:
-                data = json.load(stream)
+                data = parse_json(stream.read())
         except (OSError, EOFError, ValueError) as error:
             raise _unusable(path, f"can't be read: {error}") from error
         if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:

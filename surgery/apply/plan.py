@@ -16,6 +16,7 @@ from surgery.architecture import Architecture
 from surgery.costs import METRICS
 from surgery.hf.card import costs
 from surgery.hf.staging import free_bytes
+from surgery.paths import expand
 from surgery.problems import Problem, UserError
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.quantities import format_bytes
@@ -154,7 +155,7 @@ def plan(
         costs=_costs(source.architecture, after),
         unused=unused,
         disk_needed=sum(tensor.bytes for tensor in tensors) + _SPARE_BYTES,
-        disk_free=free_bytes(Path(out).expanduser().absolute()) if out is not None else None,
+        disk_free=free_bytes(expand(out).absolute()) if out is not None else None,
         warnings=(*_warnings(after, tensors, folded), *source.notes),
     )
 

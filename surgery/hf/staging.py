@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from surgery.paths import expand
 from surgery.problems import Problem, UserError
 from surgery.quantities import format_bytes
 
@@ -21,7 +22,7 @@ def check_target(out: str | os.PathLike[str], *, overwrite: bool = False) -> Pat
     Raises:
         UserError: a file stands there, or a folder that is not empty (with `overwrite`: that holds no model).
     """
-    path = Path(out).expanduser().absolute()
+    path = expand(out).absolute()
     problem = None
     try:
         if path.is_dir():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.problems import UserError
-from surgery.yaml_source import load_yaml
+from surgery.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, load_yaml
 
 
 def read(text: str) -> Any:
@@ -66,10 +66,88 @@ def test_aliases_and_merges_are_read() -> None:
     assert source.line(("again", "p")) == 3
 
 
-def test_an_alias_to_itself_ends() -> None:
-    data = read("a: &x [*x]\nb: &y {y: *y}")
-    assert data["a"][0] is data["a"]
-    assert data["b"]["y"] is data["b"]
+@pytest.mark.parametrize(
+    "text", ["a: &x [*x]", "b: 1\na: &y {y: *y}", "a: &x [[[*x]]]", "a: &x {<<: *x}", "&x\n? *x\n: 1"]
+)
+def test_an_alias_inside_its_own_anchor_is_an_error(text: str) -> None:
+    assert "an alias stands inside its own anchor" in broken(text)
+
+
+def aliases(levels: int, fan: int, first: str, joined: str) -> str:
+    """A document of a few hundred bytes that stands for fan ** levels values."""
+    lines = [f"a0: &a0 {first}"]
+    for level in range(1, levels + 1):
+        inner = ", ".join([f"*a{level - 1}"] * fan)
+        lines.append(f"a{level}: &a{level} {joined.format(inner)}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        aliases(9, 10, "[x]", "[{}]"),
+        aliases(40, 2, "{k: 1}", "{{<<: [{}]}}"),  # merged into one mapping again and again
+        aliases(9, 10, "[x]", "{{? [{}] : 1}}"),  # as keys
+        "a: [" + "1, " * 60_000 + "1]",
+    ],
+)
+def test_more_values_than_memory_holds_are_refused_before_they_are_built(text: str) -> None:
+    assert f"holds more than {MAX_VALUES:,} values" in broken(text)
+
+
+def test_many_aliases_of_a_small_part_are_read() -> None:
+    text = "base: &b {p: [1, 2, 3]}\nuses: [" + ", ".join(["*b"] * 1000) + "]"
+    assert read(text)["uses"] == [{"p": [1, 2, 3]}] * 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000, "a: " + "[" * 60 + "]" * 60, "{a: " * 60 + "1" + "}" * 60,
+        "\n".join("  " * level + "a:" for level in range(60)), "- " * 60 + "1", "? " * 60 + "a",
+    ],
+)  # fmt: skip
+def test_deep_nesting_is_refused_whatever_the_interpreter_allows(text: str) -> None:
+    assert "levels deep" in broken(text)
+
+
+def test_fifty_levels_are_read() -> None:
+    data = read("a: " + "[" * (MAX_DEPTH - 2) + "1" + "]" * (MAX_DEPTH - 2))["a"]
+    for _ in range(MAX_DEPTH - 2):
+        (data,) = data
+    assert data == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("9" * 5000, "at most 128 digits"), ("0x" + "f" * 5000, "at most 128 digits"),
+        ("0b" + "1" * 200, "at most 128 digits"), ("1" * 200 + ".5", "at most 128 digits"),
+        ("2026-13-45", "month must be in 1..12"), ("!!int ''", "can't be read as int"),
+        ("!!float ''", "can't be read as float"), ("!!bool perhaps", "can't be read as bool"),
+        ("!!timestamp soon", "can't be read as timestamp"), ("!!int 0b", "can't be read as int"),
+        ("!!binary é", "base64"),
+    ],
+)  # fmt: skip
+def test_a_value_that_does_not_suit_its_tag_is_an_error_with_its_line(value: str, reason: str) -> None:
+    message = broken(f"b: 1\na: {value}\n")
+    assert reason in message
+    assert "line 2: YAML" in message
+
+
+def test_what_is_no_utf_8_text_of_a_reasonable_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    cases = {
+        "a: 1\n".encode("utf-16"): "UTF-16", b"a: \xff\n": "utf-8", b"# " + b"x" * MAX_BYTES: "bytes",
+        b"a: \x00\n": "special characters are not allowed",
+    }  # fmt: skip
+    for content, reason in cases.items():
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            load_yaml(path)
+        assert reason in str(caught.value)
+    with pytest.raises(UserError, match="bytes"):
+        load_yaml("text", text="# " + "x" * MAX_BYTES)
 
 
 def test_a_key_written_twice_is_an_error_wherever_it_is() -> None:

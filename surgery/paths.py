@@ -1,0 +1,11 @@
+"""Paths as people write them on a command line and in files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return the path with a leading `~` replaced; as it is if that user has no home (`~nobody/x`)."""
+    return Path(os.path.expanduser(path))
