@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from surgery.backbone import _ROPE_FIELDS, _ROPE_OPTIONAL, Backbone
-from surgery.options import Cursor
+from surgery.json_file import kind_of
+from surgery.options import Cursor, Option
 from surgery.problems import Problems
 
 _ATTENTION = ("q", "k", "v")
@@ -26,8 +28,38 @@ FAMILIES: dict[str, Callable[[Any], tuple[str, ...]]] = {
     "qwen2": lambda config: _ATTENTION,
     "qwen3": lambda config: (*_ATTENTION, "o") if config.attention_bias else (),
 }
+# What config.json may hold; the fields of _NULLABLE also null. All are checked before transformers builds
+# anything of their size.
+_SIZE = Option(int, low=1, high=2**31)
+_FIELDS = {
+    **dict.fromkeys(
+        ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
+         "max_position_embeddings", "sliding_window"), _SIZE,
+    ),
+    "num_hidden_layers": Option(int, low=1, high=4096),
+    "max_window_layers": Option(int, low=0, high=4096),
+    "head_dim": Option(int, low=2, high=2**31),
+    "rms_norm_eps": Option(float, low=0),
+    "rope_theta": Option(float, low=1),
+    "partial_rotary_factor": Option(float, low=0, high=1),
+    **dict.fromkeys(
+        ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), Option(bool)
+    ),
+    "hidden_act": Option(str),
+}  # fmt: skip
+_OBJECTS = ("rope_parameters", "rope_scaling", "quantization_config", "auto_map")
+_ROPE = {
+    "rope_theta": _FIELDS["rope_theta"], "partial_rotary_factor": _FIELDS["partial_rotary_factor"],
+    "rope_type": Option(str), "type": Option(str),
+}  # fmt: skip
+_NULLABLE = (
+    "num_key_value_heads", "head_dim", "sliding_window", "max_window_layers", "rope_theta",
+    "partial_rotary_factor", "layer_types", *_OBJECTS,
+)  # fmt: skip
 _QK_NORM = ("qwen3",)
 _SILU = ("silu", "swish")
+
+_NAMED_FIELD = re.compile(r"Field '(\w+)'")
 
 _MIXER = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
     "q_norm": "self_attn.q_norm",
@@ -68,27 +100,36 @@ def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone
     """
     cursor = Cursor(problems)
     kind = data.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         known = f"families that can: {', '.join(FAMILIES)}"
         cursor.at("model_type").problem(kind, "this family can't be carried exactly", known)
         return None, []
-    if data.get("quantization_config"):
-        method = dict(data["quantization_config"]).get("quant_method", "some method")
+    before = len(problems.found)
+    _check_fields(data, cursor)
+    if isinstance(quantised := data.get("quantization_config"), dict) and quantised:
         cursor.at("quantization_config").problem(
-            method, "quantised checkpoints can't be rewritten", "start from the full-precision one"
-        )
+            quantised.get("quant_method", "some method"), "quantised checkpoints can't be rewritten",
+            "start from the full-precision one",
+        )  # fmt: skip
+        before += 1  # the rest of the config can be read all the same
+    if len(problems.found) > before:
+        return None, []
     from transformers import CONFIG_MAPPING
 
     try:
         config = CONFIG_MAPPING[kind](**data)
+        config.standardize_rope_params()
     except Exception as error:  # transformers' validation raises several kinds
-        reason = str(error).strip().splitlines()[-1]
-        cursor.problem(None, f"transformers does not accept it: {reason}")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        field = _NAMED_FIELD.search(str(error))
+        at = cursor.at(field[1]) if field else cursor.at("config.json")
+        at.problem(data.get(field[1]) if field else None, f"transformers does not accept it: {reason}")
         return None, []
     if config.hidden_act not in _SILU:
         cursor.at("hidden_act").problem(config.hidden_act, "must be silu", "the feed-forward part is SwiGLU")
     _check_window(config, cursor)
     rope, theta, notes = _read_rope(config, cursor)
+    notes += _note_custom_code(data)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     backbone = Backbone.read(
         {
@@ -112,6 +153,40 @@ def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone
     return backbone, notes
 
 
+def _check_fields(data: Mapping[str, Any], cursor: Cursor) -> None:
+    """Add a problem for each field of the wrong type or out of range."""
+    for name, value in data.items():
+        if value is None and name in _NULLABLE:
+            continue
+        if name in _FIELDS:
+            _check_value(value, _FIELDS[name], cursor.at(name))
+        elif name in _OBJECTS and not isinstance(value, dict):
+            cursor.at(name).problem(value, f"must be an object, not {kind_of(value)}")
+        elif name == "layer_types" and not (
+            isinstance(value, list) and all(isinstance(item, str) for item in value)
+        ):
+            cursor.at(name).problem(value, "must be a list of names, one per layer")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = data.get(name)
+        if isinstance(rope, dict):
+            for key in _ROPE.keys() & rope.keys():
+                if rope[key] is not None:
+                    _check_value(rope[key], _ROPE[key], cursor.at(name, key))
+
+
+def _check_value(value: object, option: Option, cursor: Cursor) -> None:
+    try:
+        option.read(value)
+    except ValueError as error:
+        cursor.problem("null" if value is None else value, str(error))
+
+
+def _note_custom_code(data: Mapping[str, Any]) -> list[str]:
+    if not data.get("auto_map"):
+        return []
+    return [f"auto_map: its custom code is ignored; the model is read as {data['model_type']}"]
+
+
 def _check_window(config: Any, cursor: Cursor) -> None:
     window = getattr(config, "sliding_window", None)
     layers = getattr(config, "layer_types", None)
@@ -132,7 +207,6 @@ def _check_window(config: Any, cursor: Cursor) -> None:
 
 def _read_rope(config: Any, cursor: Cursor) -> tuple[dict[str, Any] | None, float, list[str]]:
     """Rotary scaling, theta, and notes on fields that have no effect; from v4 and v5 spellings alike."""
-    config.standardize_rope_params()
     given = {key: value for key, value in dict(config.rope_parameters).items() if value is not None}
     theta = float(given.pop("rope_theta", 10000.0))
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"

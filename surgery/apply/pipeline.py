@@ -131,17 +131,11 @@ def publish(
 
 def generation_settings(source: SourceModel) -> dict[str, Any]:
     """Defaults of `generate`, special tokens included, from the checkpoint's two configs."""
-    import json
-
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     settings = {name: source.config[name] for name in names if source.config.get(name) is not None}
-    try:
-        found = json.loads((source.folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return settings
     ours = {
         key: value
-        for key, value in found.items()
+        for key, value in source.generation.items()
         if not key.startswith("_") and key != "cache_implementation"
     }
     return {**settings, **ours}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,38 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from surgery.apply.families import IGNORED_SUFFIXES, read_backbone, source_name
+from surgery.apply.names import EMBEDDING, HEAD, explain_names, match_names
+from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
+from surgery.json_file import read_object
 from surgery.problems import Problem, Problems, UserError
-from surgery.rules import write_layers
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_LAYER = re.compile(r"(.*?\blayers\.)(\d+)(\..*)")
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor stands, and what it is."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def bytes(self) -> int:
-        size = self.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,8 @@ class SourceModel:
     folder: Path
     config: dict[str, Any]
     backbone: Backbone
-    tensors: dict[str, TensorInfo]  # by the checkpoint's own names
+    tensors: dict[str, TensorInfo]  # by transformers' names, which the files may spell otherwise
+    generation: dict[str, Any]  # of generation_config.json
     notes: tuple[str, ...] = ()
     hub_id: str | None = None
 
@@ -68,10 +47,10 @@ class SourceModel:
         return Architecture(self.backbone)
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by its checkpoint name, bit for bit."""
-        file = self.tensors[name].file
-        with safe_open(file, framework="pt") as opened:
-            loaded: Tensor = opened.get_tensor(name)
+        """A tensor by its name, bit for bit."""
+        info = self.tensors[name]
+        with safe_open(info.file, framework="pt") as opened:
+            loaded: Tensor = opened.get_tensor(info.stored)
         return loaded
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -82,7 +61,7 @@ class SourceModel:
         for file, inside in by_file.items():
             with safe_open(file, framework="pt") as opened:
                 for name in inside:
-                    yield name, opened.get_tensor(name)
+                    yield name, opened.get_tensor(self.tensors[name].stored)
 
     def check_values(self) -> None:
         """Reads every number once.
@@ -95,13 +74,12 @@ class SourceModel:
             if not bool(torch.isfinite(tensor).all()):
                 count = int((~torch.isfinite(tensor)).sum())
                 problems.add(name, None, f"holds {count} NaN or infinite numbers of {tensor.numel()}")
-        if self.backbone.tie_embeddings and "lm_head.weight" in self.tensors:
-            embed = self.tensor("model.embed_tokens.weight")
-            if not torch.equal(self.tensor("lm_head.weight"), embed):
-                problems.add(
-                    "lm_head.weight", None, "differs from the embedding that the config ties it to",
-                    "set tie_word_embeddings: false in its config.json",
-                )  # fmt: skip
+        both = self.backbone.tie_embeddings and HEAD in self.tensors
+        if both and not torch.equal(self.tensor(HEAD), self.tensor(EMBEDDING)):
+            problems.add(
+                HEAD, None, "differs from the embedding that the config ties it to",
+                "set tie_word_embeddings: false in its config.json",
+            )  # fmt: skip
         problems.raise_if_any(f"{self.name}: the weights can't be used")
 
 
@@ -113,17 +91,37 @@ def read_source(model: str | os.PathLike[str]) -> SourceModel:
             misshapen or unreadable tensors: everything that is wrong, at once.
     """
     folder, hub_id = locate(model)
-    config = _read_json(folder / "config.json", str(model))
+    title = f"{model}: can't be rewritten"
     problems = Problems()
-    backbone, notes = read_backbone(config, problems)
-    files = _weight_files(folder, problems)
-    tensors = _read_headers(files, problems)
-    if backbone is not None:
-        _check_tensors(backbone, tensors, problems)
-    problems.raise_if_any(f"{model}: can't be rewritten")
+    notes: list[str] = []
+    backbone = None
+    config = read_config(folder, problems)
+    if config is not None:
+        backbone, notes = read_backbone(config, problems)
+    generation = read_object(folder / GENERATION, problems, "remove it if you don't need it") or {}
+    files = find_weights(folder, config or {}, problems, notes)
+    stored = read_headers(files, IGNORED_SUFFIXES, problems, notes)
+    tensors = {} if backbone is None else _match_tensors(backbone, stored, problems)
+    problems.raise_if_any(title)
+    assert config is not None
     assert backbone is not None
-    tensors = {name: info for name, info in tensors.items() if not name.endswith(IGNORED_SUFFIXES)}
-    return SourceModel(str(model), folder, config, backbone, tensors, tuple(notes), hub_id)
+    return SourceModel(str(model), folder, config, backbone, tensors, generation, tuple(notes), hub_id)
+
+
+def read_config(folder: Path, problems: Problems) -> dict[str, Any] | None:
+    """Return config.json; that it is missing or can't be used is a problem."""
+    config = read_object(folder / "config.json", problems)
+    if config is None and not problems and not (folder / ADAPTER).is_file():
+        problems.add("config.json", None, "is missing", _hint_at(folder))
+    return config
+
+
+def _hint_at(folder: Path) -> str:
+    """Return where a model may be meant: a subfolder that holds one."""
+    for pattern in ("*/config.json", "snapshots/*/config.json"):
+        for path in sorted(folder.glob(pattern)):
+            return f"give {path.parent}, which holds a model"
+    return f"{folder} is no Hugging Face model folder"
 
 
 def locate(model: str | os.PathLike[str]) -> tuple[Path, str | None]:
@@ -132,12 +130,18 @@ def locate(model: str | os.PathLike[str]) -> tuple[Path, str | None]:
     Raises:
         UserError: no such folder, and the Hub has no such model or can't be reached.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path, None
     name = str(model)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        rule = "is not a folder" if path.exists() else "does not exist"
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path, None
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = Problem("model", name, f"can't be opened: {reason}", "a folder or a Hub id")
+        raise UserError("can't read the model", [problem]) from error
+    if exists or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        rule = "is not a folder" if exists else "does not exist"
         raise UserError("can't read the model", [Problem("model", name, rule, "a folder or a Hub id")])
     from huggingface_hub import snapshot_download
 
@@ -151,63 +155,6 @@ def locate(model: str | os.PathLike[str]) -> tuple[Path, str | None]:
         raise UserError(
             "can't read the model", [Problem("model", name, f"{reason}: {first[:160]}", hint)]
         ) from error
-
-
-def _read_json(path: Path, model: str) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        problem = Problem(path.name, None, "is missing", f"{path.parent} is no Hugging Face model folder")
-        raise UserError(f"{model}: can't be read", [problem]) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{model}: can't be read", [Problem(path.name, None, f"is broken: {error}")]
-        ) from error
-    if not isinstance(data, dict):
-        raise UserError(f"{model}: can't be read", [Problem(path.name, None, "must hold an object")])
-    return data
-
-
-def _weight_files(folder: Path, problems: Problems) -> list[Path]:
-    if (folder / INDEX).is_file():
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            names = sorted(set(index["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            problems.add(INDEX, None, f"is broken: {type(error).__name__}: {error}")
-            return []
-        for name in names:
-            if not (folder / name).is_file() or Path(name).name != name:
-                problems.add(name, None, f"is missing, {INDEX} names it")
-        return [folder / name for name in names if (folder / name).is_file() and Path(name).name == name]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    pickles = sorted(item.name for item in folder.iterdir() if item.suffix in _PICKLES)
-    if pickles:
-        hint = "a pickle can run code when it is opened; save the model again as safetensors"
-        problems.add(", ".join(pickles), None, "pickle checkpoints are not read, only safetensors", hint)
-    else:
-        problems.add(SINGLE, None, "is missing", f"no weights in {folder}")
-    return []
-
-
-def _read_headers(files: list[Path], problems: Problems) -> dict[str, TensorInfo]:
-    tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                    view = opened.get_slice(name)
-                    dtype = _DTYPES.get(view.get_dtype())
-                    if dtype is None and not name.endswith(IGNORED_SUFFIXES):
-                        problems.add(
-                            name, view.get_dtype(), "is not a floating-point tensor of 16 bits or more",
-                            "quantised checkpoints can't be rewritten",
-                        )  # fmt: skip
-                    tensors[name] = TensorInfo(file, tuple(view.get_shape()), dtype or torch.float32)
-        except (SafetensorError, OSError) as error:
-            problems.add(file.name, None, f"is not a readable safetensors file: {error}")
-    return tensors
 
 
 def needed_tensors(backbone: Backbone) -> dict[str, tuple[int, ...]]:
@@ -226,35 +173,29 @@ def needed_tensors(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _check_tensors(backbone: Backbone, tensors: dict[str, TensorInfo], problems: Problems) -> None:
+def _match_tensors(
+    backbone: Backbone, stored: dict[str, TensorInfo], problems: Problems
+) -> dict[str, TensorInfo]:
+    """Return the stored tensors by the names that a model of this backbone has.
+
+    Of a tied embedding and head either is enough, as in transformers.
+    """
+    if not stored and problems:
+        return {}  # no file could be read, which has been reported
+    if not stored:
+        problems.add("the weight files", None, "hold no tensors")
+        return {}
     needed = needed_tensors(backbone)
-    if not tensors and problems:
-        return  # no file could be read: that has been said
-    allowed = {*needed, *(["lm_head.weight"] if backbone.tie_embeddings else [])}
+    known = {**needed, HEAD: (backbone.vocab_size, backbone.dim)}
+    names = match_names(stored, known, problems)
+    tensors = {ours: stored[theirs] for ours, theirs in names.items()}
+    if backbone.tie_embeddings and HEAD in tensors and EMBEDDING not in tensors:
+        tensors[EMBEDDING] = tensors.pop(HEAD)
     missing = [name for name in needed if name not in tensors]
-    for names in by_layers(missing):
-        problems.add(names, None, "is missing")
-    for name, shape in needed.items():
+    unexpected = [name for name in tensors if name not in known]
+    explain_names(missing, unexpected, backbone.tie_embeddings, problems, known)
+    for name, shape in known.items():
         info = tensors.get(name)
         if info is not None and info.shape != shape:
             problems.add(name, list(info.shape), f"must have shape {list(shape)}, by config.json")
-    unexpected = [n for n in tensors if n not in allowed and not n.endswith(IGNORED_SUFFIXES)]
-    for names in by_layers(unexpected):
-        problems.add(names, None, "is unexpected: this family has no such tensor")
-
-
-def by_layers(names: Iterable[str]) -> list[str]:
-    """Every name once, those that differ only in the layer on one line: `model.layers.[0-3,7].mlp...`."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for name in names:
-        match = _LAYER.match(name)
-        key = (match[1], match[3]) if match else (name, "")
-        groups.setdefault(key, []).append(int(match[2]) if match else -1)
-    lines = []
-    for (head, tail), layers in groups.items():
-        if layers == [-1]:
-            lines.append(head)
-        else:
-            where = write_layers(tuple(sorted(layers)), len(layers) + max(layers) + 1)
-            lines.append(f"{head}{where if len(layers) == 1 else f'[{where}]'}{tail}")
-    return lines
+    return tensors

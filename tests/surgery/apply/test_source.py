@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from surgery.apply.names import by_layers
 from surgery.apply.pipeline import apply
-from surgery.apply.source import by_layers, read_source
+from surgery.apply.source import read_source
 from surgery.problems import UserError
 
 Make = Callable[..., Path]
