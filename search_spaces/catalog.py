@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +70,7 @@ def parse_space(text: str, name: str = "<text>") -> SearchSpace:
 def _name_of(path: Path) -> str:
     stem = "".join(char if char.isalnum() or char in "._-" else "-" for char in path.stem).strip("-._")
     return stem or "space"
+
+
+# A space is pickled as its text. The package imports this module, so that this is always registered.
+copyreg.pickle(SearchSpace, lambda space: (parse_space, (space.text, space.source)))

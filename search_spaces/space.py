@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,11 +60,6 @@ class SearchSpace:
     data: Data
     text: str = ""
     source: str = ""
-
-    def __reduce__(self) -> tuple[Callable[[str, str], SearchSpace], tuple[str, str]]:
-        from search_spaces.catalog import parse_space
-
-        return parse_space, (self.text, self.source)  # crosses to worker processes as its text
 
     @property
     def backbone(self) -> Backbone:

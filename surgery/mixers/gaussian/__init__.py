@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.backbone import Backbone
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.gaussian.sizes import PAD
 from surgery.mixers.softmax import kept_in, mean_seen_in, narrowed, seen_in
 from surgery.options import Option
 
 if TYPE_CHECKING:
     from torch import nn
-
-PAD = 8  # fused attention kernels take head sizes in multiples of 8
 
 
 class GaussianSpec(MixerSpec):

@@ -13,7 +13,7 @@ from surgery.attention import attend, narrower, with_past
 from surgery.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
-from surgery.mixers.gaussian import PAD
+from surgery.mixers.gaussian.sizes import PAD
 from surgery.projections.siblings import project
 from surgery.rotary import rotate
 
