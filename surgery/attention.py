@@ -25,7 +25,9 @@ def narrower(window: int | None, context: Context) -> int | None:
 def with_past(context: Context, window: int | None, *new: Float[Tensor, "b h t d"]) -> tuple[Tensor, ...]:
     """Cached keys and values followed by the new ones; keeps what later tokens may look back on."""
     past = context.state
-    whole = new if past is None else tuple(torch.cat(pair, dim=2) for pair in zip(past, new, strict=True))
+    whole = new
+    if past is not None:
+        whole = tuple(context.append(old, item, dim=2) for old, item in zip(past, new, strict=True))
     if context.cache is not None:
         length = whole[0].shape[2]
         first = 0 if window is None else max(0, length - (window - 1))  # the next token is the window's last

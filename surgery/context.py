@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from surgery.padding import close_gaps
 
 State = tuple[Tensor, ...]
 
@@ -26,6 +28,7 @@ class DecodeCache:
     def __init__(self) -> None:
         self.states: dict[tuple[int, int], State] = {}
         self.length = 0  # tokens seen so far
+        self.real: Bool[Tensor, "b length"] | None = None  # False at those that were padding; None: none was
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.length
@@ -39,12 +42,16 @@ class DecodeCache:
             slot: tuple(tensor.index_select(0, beam_idx.to(tensor.device)) for tensor in state)
             for slot, state in self.states.items()
         }
+        if self.real is not None:
+            self.real = self.real.index_select(0, beam_idx.to(self.real.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.states = {
             slot: tuple(tensor.repeat_interleave(repeats, 0) for tensor in state)
             for slot, state in self.states.items()
         }
+        if self.real is not None:
+            self.real = self.real.repeat_interleave(repeats, 0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self.reorder_cache(indices)
@@ -59,7 +66,11 @@ class DecodeCache:
 
 @dataclass
 class Context:
-    """One forward pass. `losses` collects auxiliary scalars (KL terms); `slot` is (layer, pass)."""
+    """One forward pass. `losses` collects auxiliary scalars (KL terms); `slot` is (layer, pass).
+
+    Padding stands left of every row's real tokens (`surgery.padding`), except that `gap` columns of it stand
+    between what a row has cached and its new tokens: `append` closes them.
+    """
 
     rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
     seen: int = 0  # tokens before this pass, kept in the cache
@@ -68,6 +79,7 @@ class Context:
     losses: list[Tensor] = field(default_factory=list)
     cache: DecodeCache | None = None
     slot: tuple[int, int] = (0, 0)
+    gap: Int[Tensor, "b 1"] | None = None
     _drawn: Bool[Tensor, "b 1 t s"] | None = None
 
     @property
@@ -78,6 +90,19 @@ class Context:
     def keep(self, state: State) -> None:
         if self.cache is not None:
             self.cache.states[self.slot] = state
+
+    @property
+    def new_real(self) -> Bool[Tensor, "b t"] | None:
+        """Which of the new tokens are real; None: all are."""
+        if self.gap is None:
+            return self.padding[:, self.seen :] if self.padding is not None else None
+        length = self.rotary[0].shape[1]
+        return torch.arange(length, device=self.gap.device)[None] >= self.gap
+
+    def append(self, past: Tensor, new: Tensor, dim: int) -> Tensor:
+        """Cached columns followed by the new ones, with every row's real tokens at its end."""
+        whole = torch.cat((past, new), dim=dim)
+        return whole if self.gap is None else close_gaps(whole, new.shape[dim], self.gap, dim)
 
     @property
     def mask(self) -> Bool[Tensor, "b 1 t s"] | None:

@@ -17,6 +17,7 @@ from surgery.backbone import Backbone
 from surgery.context import Context, DecodeCache
 from surgery.cross_entropy import linear_cross_entropy
 from surgery.mixers import MIXERS
+from surgery.padding import Padding, read_padding
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
@@ -112,10 +113,25 @@ class HybridLM(nn.Module):
         losses: list[Tensor] | None = None,
         embeddings: Float[Tensor, "b t d"] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Normed hidden states. `attention_mask` is 1 at real tokens, over cached and new ones; `losses`
-        receives the weighted auxiliary terms of training."""
+        """Normed hidden states. `losses` receives the weighted auxiliary terms of training.
+
+        `attention_mask` is 1 at real tokens and 0 at padding, over cached and new ones. Padding may stand
+        anywhere in a row: real tokens are what they would be without it. None: the new tokens are all real.
+
+        Raises:
+            ValueError: the mask does not fit the tokens, or what is cached.
+        """
         h = self.embed(tokens) if embeddings is None else embeddings
-        context = self._context(h, attention_mask, positions, cache)
+        padding = read_padding(
+            attention_mask,
+            cache.real if cache is not None else None,
+            batch=h.shape[0],
+            past=cache.length if cache is not None else 0,
+            new=h.shape[1],
+        )
+        if padding is not None:
+            h = padding.align(h)
+        context = self._context(h, padding, positions, cache)
         if losses is not None:
             context.losses = losses
         for turn in range(self.architecture.loop_count):
@@ -128,7 +144,9 @@ class HybridLM(nn.Module):
                 h = h + self.loop_gate[turn] * entry
         if cache is not None:
             cache.length += h.shape[1]
-        return add_norm(h, None, self.norm)[1]
+            cache.real = padding.given if padding is not None else None
+        hidden = add_norm(h, None, self.norm)[1]
+        return hidden if padding is None else padding.restore(hidden)
 
     def loss(
         self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"], *, reduction: str = "mean"
@@ -143,23 +161,23 @@ class HybridLM(nn.Module):
     def _context(
         self,
         h: Float[Tensor, "b t d"],
-        attention_mask: Tensor | None,
+        padding: Padding | None,
         positions: Tensor | None,
         cache: DecodeCache | None,
     ) -> Context:
         length = h.shape[1]
         seen = cache.length if cache is not None else 0
-        if attention_mask is not None and bool(attention_mask.all()):
-            attention_mask = None  # no padding: the fast causal path
+        if padding is not None and positions is not None:
+            positions = padding.align(positions)
+        elif padding is not None:
+            positions = (padding.real.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
         if positions is not None:
-            rotary = rotary_tables(self.architecture.backbone, positions)
-        elif attention_mask is not None:
-            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
             rotary = rotary_tables(self.architecture.backbone, positions)
         else:
             rotary = self.rotary(seen, seen + length, h.device)
-        padding = attention_mask.bool() if attention_mask is not None else None
-        return Context(rotary, seen, padding, cache=cache)
+        if padding is None:
+            return Context(rotary, seen, cache=cache)
+        return Context(rotary, seen, padding.real, cache=cache, gap=padding.gap)
 
 
 def _run(block: nn.Module, h: Tensor, context: Context) -> Tensor:

@@ -95,7 +95,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         """Logits (batch, kept tokens, vocabulary).
 
         Args:
-            attention_mask: (batch, cached + new tokens), 1 at real tokens; padding may stand left or right.
+            attention_mask: (batch, cached + new tokens), 1 at real tokens; padding may stand anywhere.
             past_key_values, cache: the `DecodeCache` of an earlier pass, extended in place. transformers
                 called it `past_key_values` before 5.24 and calls it `cache` since; both are taken.
             labels: as `input_ids`, -100 where no loss is wanted. In training mode the loss includes the

@@ -57,11 +57,11 @@ class GatedDeltaNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         sizes = self.sizes
-        real = context.padding[:, -x.shape[1] :] if context.padding is not None else None
+        real = context.new_real
         past = context.state
         qkv = torch.cat(project(x, context, self.q, self.k, self.v), dim=-1)
         dtype, exact = qkv.dtype, at_least_float32(qkv)
-        qkv, columns = self._short_conv(qkv, real, past[0] if past is not None else None)
+        qkv, columns = self._short_conv(qkv, real, past[0] if past is not None else None, context)
         g, beta = self._rates(x, real, exact)
         y, state = mix(qkv, g, beta, past[1] if past is not None else None, sizes)
         context.keep((columns, state))
@@ -75,6 +75,7 @@ class GatedDeltaNet(nn.Module):
         qkv: Float[Tensor, "b t channels"],
         real: Bool[Tensor, "b t"] | None,
         past: Float[Tensor, "b channels before"] | None,
+        context: Context,
     ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b channels before"]]:
         """silu of each channel's causal convolution, and the inputs that the next token's will need."""
         if real is not None:
@@ -83,7 +84,7 @@ class GatedDeltaNet(nn.Module):
             return F.silu(qkv.to(at_least_float32(qkv))), qkv.new_empty(qkv.shape[0], qkv.shape[2], 0)
         before = self.sizes.conv - 1
         if past is not None:
-            qkv = torch.cat((past.transpose(1, 2), qkv), dim=1)
+            qkv = context.append(past.transpose(1, 2), qkv, dim=1)
         # zeros where the text is shorter than what the next token will need
         last = F.pad(qkv[:, -before:], (0, 0, max(0, before - qkv.shape[1]), 0))
         mixed = short_conv(qkv, self.conv, before if past is not None else 0)

@@ -22,7 +22,8 @@ def visible(context: Context, rows: slice) -> Bool[Tensor, "1|b t s"]:
 
 def real_rows(context: Context, rows: slice) -> Bool[Tensor, "b t"] | None:
     """Which new tokens of `rows` are no padding; None: all."""
-    return None if context.padding is None else context.padding[:, context.seen :][:, rows]
+    real = context.new_real
+    return None if real is None else real[:, rows]
 
 
 def top_tokens(

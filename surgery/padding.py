@@ -1,0 +1,111 @@
+"""Padding: the layers see every row with its padding on the left, wherever the mask has it.
+
+A sliding window, the last inputs of a convolution and what a cache keeps are counted from the end of a row,
+which is right as long as no padding stands among or behind the real tokens. So new tokens are moved to the
+right of their rows before the first layer and back after the last, and cached columns close up to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Where the real tokens of a forward pass are, before and after they were moved.
+
+    Attributes:
+        given: True at real tokens, cached and new ones, in the columns of the caller.
+        real: the same in the columns that the layers see: the last ones of each row.
+        order: the caller's column of each new token that the layers see; None: nothing moves.
+        gap: padding between the cached and the new tokens of each row; None: there is none in any row.
+    """
+
+    given: Bool[Tensor, "b s"]
+    real: Bool[Tensor, "b s"]
+    order: Int[Tensor, "b t"] | None
+    gap: Int[Tensor, "b 1"] | None
+
+    def align(self, x: Tensor) -> Tensor:
+        """Move (b, t, ...) or (1, t, ...) from the caller's columns to those of the layers."""
+        return x if self.order is None else _take(x, self.order)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Move (b, t, ...) back to the caller's columns."""
+        return x if self.order is None else _take(x, self.order.argsort(dim=1))
+
+
+def read_padding(
+    attention_mask: Tensor | None, known: Bool[Tensor, "b past"] | None, batch: int, past: int, new: int
+) -> Padding | None:
+    """The padding of a pass of `new` tokens after `past` cached ones; None: there is none.
+
+    Args:
+        attention_mask: (batch, past + new), not 0 at real tokens. None: the new tokens are all real.
+        known: True at the cached tokens that are real. None: they all are.
+
+    Raises:
+        ValueError: the mask has another shape, or differs from earlier passes at cached tokens.
+    """
+    if attention_mask is None:
+        if known is None:
+            return None
+        given = torch.cat((known, known.new_ones(batch, new)), dim=1)
+    else:
+        shape = tuple(attention_mask.shape)
+        if shape != (batch, past + new):
+            raise ValueError(
+                f"attention_mask: must have the shape {(batch, past + new)} of (sequences, cached and new "
+                f"tokens), not {shape}"
+            )
+        given = attention_mask.bool()
+        if known is None and bool(given.all()):
+            return None  # the fast causal path
+        if past and not _equal(given[:, :past], known):
+            raise ValueError(
+                "attention_mask: must be for cached tokens what it was when they were cached; padding can't "
+                "become text afterwards, nor text padding. Start again without past_key_values"
+            )
+    return _aligned(given, past)
+
+
+def close_gaps(whole: Tensor, new: int, gap: Int[Tensor, "b 1"], dim: int) -> Tensor:
+    """Move the columns that stand before the last `new` ones to the right, over the padding between them.
+
+    What is left of a row's real columns afterwards has no meaning.
+    """
+    size = whole.shape[dim]
+    columns = torch.arange(size, device=whole.device)[None]
+    source = torch.where(columns < size - new + gap, columns - gap, columns).clamp(min=0)
+    shape = [1] * whole.ndim
+    shape[0], shape[dim] = source.shape
+    return whole.take_along_dim(source.view(shape), dim=dim)
+
+
+def _aligned(given: Bool[Tensor, "b s"], past: int) -> Padding:
+    total = given.shape[1]
+    new = given[:, past:]
+    columns = torch.arange(total, device=given.device)[None]
+    gap = (~new).sum(1, keepdim=True)
+    crossed = past > 0 and bool(gap.any())
+    moves = new.shape[1] > 1 and not torch.equal(new, columns[:, : new.shape[1]] >= gap)
+    return Padding(
+        given,
+        real=columns >= (~given).sum(1, keepdim=True),
+        order=new.long().argsort(dim=1, stable=True) if moves else None,
+        gap=gap if crossed else None,
+    )
+
+
+def _equal(given: Bool[Tensor, "b past"], known: Bool[Tensor, "b past"] | None) -> bool:
+    return bool(given.all()) if known is None else torch.equal(given, known)
+
+
+def _take(x: Tensor, order: Int[Tensor, "b t"]) -> Tensor:
+    if x.ndim > 2:
+        order = order.view(*order.shape, *[1] * (x.ndim - 2))
+    return x.take_along_dim(order, dim=1)
