@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from search_spaces import SearchSpace, parse_space
 from studies.data import TokenData, open_corpus, prepare
 from studies.study import Study, StudySettings
+
+from .held import HOLD, ROOT, Hold, start_held_workers
 
 SPACE = """
 name: small
@@ -95,6 +99,20 @@ def outcome(study: Study) -> list[tuple[object, ...]]:
         )
         for record in study.records()
     ]
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Workers that the test starts wait in the middle of trials, where it says so."""
+    folder = tmp_path / "hold"
+    folder.mkdir()
+    monkeypatch.setenv(HOLD, str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # put back afterwards
+    start_held_workers()
+    found = Hold(folder)
+    yield found
+    found.release()
 
 
 @pytest.fixture

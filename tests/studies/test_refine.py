@@ -31,8 +31,8 @@ from studies.worker import train_settings, work
 from surgery.model import HybridLM
 
 from .conftest import SPACE, MakeStudy, outcome
+from .held import Hold
 from .tables import OBJECTIVES, TWO_MEASURED, record, repeat, study_of
-from .test_workers import LONG, training
 
 Quiet = Callable[[str], None]
 ROOMY = SPACE.replace("13k", "20k")  # every baseline is within the limit
@@ -342,18 +342,19 @@ def test_failed_repeats_do_not_go_on_for_ever(trained: Study) -> None:
     assert len(repeats(trained)) == 2 * len(rows)
 
 
-def test_two_workers_one_killed_in_a_repeat(make_study: MakeStudy, quiet: Quiet) -> None:
-    long = LONG.replace("16384", "32768")  # so that a busy machine does not miss them
-    study = make_study(text=long.replace("13k", "20k"))
+def test_two_workers_one_killed_in_a_repeat(make_study: MakeStudy, quiet: Quiet, hold: Hold) -> None:
+    study = make_study(text=ROOMY)
     work(study, target=3, device="cpu", log=quiet)
+    hold.start()
     supervisor = Supervisor(study, workers=2, target=5, device="cpu", refine=4)
     killed: dict[int, int] = {}
     last: Any = None
     for snapshot in supervisor.watch():
         last = snapshot
-        if not killed and (busy := training(study)):
+        if not killed and len(busy := hold.waiting()) == 2:
             killed = dict(list(busy.items())[:1])
             os.kill(next(iter(killed)), signal.SIGKILL)
+            hold.release()
     assert killed
     assert supervisor.respawned == 1
     assert not supervisor.failed, supervisor.last_words()

@@ -6,18 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from studies.leases import statuses
 from studies.refine import take_repeat
 from studies.study import Study
 from studies.worker import work
 
 from .conftest import SPACE, MakeStudy, outcome
+from .held import Hold, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HARD = SPACE.replace("params <= 13k", "params <= 12.3k")  # about one suggestion in six is feasible
@@ -33,7 +31,7 @@ def uninterrupted(make_study: MakeStudy, sampler: str, text: str) -> list[tuple[
 def crash(study: Study, name: str, writes: list[int], target: str = str(TARGET)) -> int:
     command = [sys.executable, "-m", "tests.studies.crashes", str(study.folder), target, name]
     command += map(str, writes)
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return int(result.stdout)
 
@@ -77,36 +75,26 @@ def test_refining_interrupted_anywhere(make_study: MakeStudy, name: str) -> None
     assert [record.repeat_of for record in broken.records()] == repeats
 
 
-def test_worker_interrupted_by_ctrl_c(make_study: MakeStudy) -> None:
+def test_worker_interrupted_by_ctrl_c(make_study: MakeStudy, hold: Hold) -> None:
     """The real command: during the baselines, then in the middle of a later trial."""
-    text = SPACE.replace("tokens: 2048", "tokens: 6144")
-    whole = uninterrupted(make_study, "tpe", text)
-    study = make_study("stopped", stopping="forecast", text=text)
+    whole = uninterrupted(make_study, "tpe", SPACE)
+    study = make_study("stopped", stopping="forecast")
     command = [sys.executable, "-m", "nas_cli.main", "worker", str(study.folder), "--trials", str(TARGET)]
     command += ["--device", "cpu"]
-    for trained in (1, 4):
+    for first, trained in ((1, 1), (5, 3)):
+        hold.start(first)
         worker = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        wait_until(lambda wanted=trained: in_training(study, wanted), 60)
+        wait_until(hold.waiting)
+        assert sum(record.trained for record in study.records()) >= trained
         os.kill(worker.pid, signal.SIGINT)
-        output, _ = worker.communicate(timeout=30)
+        output, _ = worker.communicate()
         assert worker.returncode == 130
         assert "is put back, to be run again" in output
         assert "Traceback" not in output
         assert "running" not in [record.state for record in study.records()]
         assert not list(study.workers_folder.iterdir())
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+    hold.release()
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     assert outcome(study) == whole
-
-
-def in_training(study: Study, trained: int) -> bool:
-    enough = sum(record.trained for record in study.records()) >= trained
-    return enough and any(0.1 < status.get("done", 0) < 0.6 for status in statuses(study.workers_folder))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)

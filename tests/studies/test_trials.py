@@ -31,6 +31,7 @@ from studies.worker import work
 from surgery.problems import UserError
 
 from .conftest import SPACE, MakeStudy, outcome
+from .held import Hold
 
 Quiet = Callable[[str], None]
 
@@ -197,10 +198,14 @@ def test_other_storages_give_the_same_study(make_study: MakeStudy, url: str, qui
     assert outcome(again) == outcome(embedded)
 
 
-def test_two_workers_on_a_database(make_study: MakeStudy, url: str) -> None:
+def test_two_workers_on_a_database(make_study: MakeStudy, url: str, hold: Hold) -> None:
     study = make_study(url=url)
     supervisor = Supervisor(study, workers=2, target=8, device="cpu")
-    last = list(supervisor.watch())[-1]
+    hold.start()
+    for snapshot in supervisor.watch():
+        last = snapshot
+        if len(hold.waiting()) == 2:
+            hold.release()
     assert not supervisor.failed, supervisor.last_words()
     assert last.count("done") == 8
     assert len({record.worker for record in last.records if record.state == "done"}) == 2

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,17 @@ from studies.data import TokenData
 from studies.leases import statuses
 from studies.records import DEATHS, TrialRecord
 from studies.study import Study
-from studies.supervisor import GRACE_SECONDS, Snapshot, Supervisor, spread
+from studies.supervisor import Snapshot, Supervisor, spread
 from studies.training import train
 from studies.worker import train_settings, work
 from surgery.model import HybridLM
 
-from .conftest import SPACE, MakeStudy, outcome
+from .conftest import MakeStudy, outcome
+from .held import Hold, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG = SPACE.replace("tokens: 2048", "tokens: 16384")  # most of a second a trial
 TARGET = 8
+BASELINES = 3  # of the space: the trials that are trained first
 
 
 def start_worker(study: Study, target: int = TARGET) -> subprocess.Popen[str]:
@@ -40,20 +40,10 @@ def start_worker(study: Study, target: int = TARGET) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
-def training(study: Study) -> dict[int, int]:
-    """Process id -> trial, of workers in the middle of one."""
-    return {
-        int(str(status["worker"]).rsplit("-", 2)[1]): int(status["trial"])
-        for status in statuses(study.workers_folder)
-        if 0.1 < status.get("done", 0) < 0.5
-    }
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may need long for what is asked of it; only the limit of a whole test is shorter."""
+    monkeypatch.setattr(studies.supervisor, "GRACE_SECONDS", 3600.0)
 
 
 def check_complete(study: Study, target: int) -> list[TrialRecord]:
@@ -68,27 +58,20 @@ def check_complete(study: Study, target: int) -> list[TrialRecord]:
     return records
 
 
-def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenData) -> None:
-    study = make_study(text=LONG)
-    with study.exclusive():  # no trial is given out before both are there, however long one takes to start
-        workers = [start_worker(study), start_worker(study)]
-        wait_until(lambda: len(list(study.workers_folder.glob("*.lock"))) == 2)
-    busy: dict[int, int] = {}
-
-    def one_is_in_the_middle() -> bool:
-        nonlocal busy
-        busy = training(study)
-        done = sum(record.state == "done" for record in study.records())
-        return bool(busy) and done >= 2 and len(statuses(study.workers_folder)) == 2
-
-    wait_until(one_is_in_the_middle)
-    victim, broken = next(iter(busy.items()))
+def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenData, hold: Hold) -> None:
+    study = make_study()
+    hold.start(BASELINES)
+    workers = [start_worker(study), start_worker(study)]
+    wait_until(lambda: len(hold.waiting()) == 2)
+    victim, broken = next(iter(hold.waiting().items()))
     assert study.record(broken).state == "running"
-    os.kill(victim, signal.SIGKILL)
     finished = [row for row in outcome(study) if row[1] == "done"]
+    assert len(finished) >= 2
+    os.kill(victim, signal.SIGKILL)
     dead, alive = sorted(workers, key=lambda worker: worker.pid != victim)
     assert dead.wait() == -signal.SIGKILL
-    output = alive.communicate(timeout=90)[0]
+    hold.release()
+    output = alive.communicate()[0]
     assert alive.returncode == 0, output
     records = check_complete(study, TARGET)
     assert [row for row in outcome(study) if row[0] in {item[0] for item in finished}] == finished
@@ -105,16 +88,18 @@ def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenD
     assert result.val_loss == again.metrics["val_loss"]
 
 
-def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy) -> None:
-    study = make_study(text=LONG)
+def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy, hold: Hold) -> None:
+    study = make_study()
+    hold.start(BASELINES)
     supervisor = Supervisor(study, workers=2, target=TARGET, device="cpu")
     snapshots: list[Snapshot] = []
     killed: dict[int, int] = {}
     for snapshot in supervisor.watch():
         snapshots.append(snapshot)
-        if not killed and snapshot.count("done") >= 2 and (busy := training(study)):
+        if not killed and snapshot.eta is not None and snapshot.tokens_per_s and (busy := hold.waiting()):
             killed = dict(list(busy.items())[:1])
             os.kill(next(iter(killed)), signal.SIGKILL)
+            hold.release()
     assert killed
     assert supervisor.respawned == 1
     assert not supervisor.failed
@@ -126,9 +111,7 @@ def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy) -> None:
     assert last.count("waiting") == 0
     assert [record.number for record in last.front] == [record.number for record in study.front()]
     assert last.trials_per_hour == pytest.approx(3600 * TARGET / last.elapsed)
-    known = [item for item in snapshots if item.eta is not None]
-    assert all(0 <= item.eta < 120 for item in known if item.eta is not None)
-    assert any(item.tokens_per_s > 0 for item in known)
+    assert all(item.eta >= 0 for item in snapshots if item.eta is not None)
     assert not list(study.workers_folder.iterdir())
 
 
@@ -172,12 +155,13 @@ def test_a_worker_that_loses_its_device_is_started_anew_and_its_trial_too(
     assert lost.endswith("trial 0: AcceleratorError: CUDA error: an illegal memory access was encountered")
 
 
-def test_leaving_early_stops_the_workers(make_study: MakeStudy) -> None:
-    study = make_study(text=LONG)
+def test_leaving_early_stops_the_workers(make_study: MakeStudy, hold: Hold) -> None:
+    study = make_study()
+    hold.start()
     supervisor = Supervisor(study, workers=1, target=50, device="cpu")
     with closing(supervisor.watch()) as snapshots:
         for _ in snapshots:
-            if training(study):
+            if hold.waiting():
                 break
     assert all(process.poll() is not None for process in supervisor.processes)
     assert not supervisor.failed
@@ -186,34 +170,54 @@ def test_leaving_early_stops_the_workers(make_study: MakeStudy) -> None:
     assert "is put back" in supervisor.last_words()
 
 
-def test_time_is_up(make_study: MakeStudy) -> None:
-    study = make_study(text=LONG)
-    supervisor = Supervisor(study, workers=1, target=50, device="cpu", timeout=4)
-    started = time.monotonic()
-    last = list(supervisor.watch())[-1]
-    assert 4 <= time.monotonic() - started < 4 + GRACE_SECONDS
+def test_time_is_up(make_study: MakeStudy, hold: Hold) -> None:
+    study = make_study()
+    hold.start()
+    supervisor = Supervisor(study, workers=1, target=50, device="cpu")
+    for snapshot in supervisor.watch():
+        last = snapshot
+        if hold.waiting():
+            supervisor.timeout = 1e-3
     assert supervisor.timed_out
     assert not supervisor.failed
     assert last.count("running") == 0
     assert supervisor.respawned == 0
 
 
-def test_workers_end_with_a_killed_supervisor(make_study: MakeStudy) -> None:
-    study = make_study(text=LONG)
+@pytest.mark.parametrize(
+    ("now", "over", "goes_on"),
+    [(3.9, False, True), (4.1, True, True), (23.9, True, True), (24.1, True, False)],
+)
+def test_when_time_is_up(
+    now: float, over: bool, goes_on: bool, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 4 seconds workers are asked to stop, and have 20 more for it."""
+    monkeypatch.setattr(studies.supervisor, "GRACE_SECONDS", 20.0)
+    supervisor = Supervisor(make_study(), workers=1, target=50, device="cpu", timeout=4)
+    started = supervisor.started
+    monkeypatch.setattr(time, "monotonic", lambda: started + now)
+    assert supervisor._in_time() == goes_on
+    assert supervisor.timed_out == over
+
+
+def test_workers_end_with_a_killed_supervisor(make_study: MakeStudy, hold: Hold) -> None:
+    study = make_study()
+    hold.start()
     code = (
-        "import sys\nfrom studies.study import Study\nfrom studies.supervisor import Supervisor\n"
+        "import sys\nfrom tests.studies.held import start_held_workers\nstart_held_workers()\n"
+        "from studies.study import Study\nfrom studies.supervisor import Supervisor\n"
         "for _ in Supervisor(Study.open(sys.argv[1]), workers=1, target=50, device='cpu').watch(): pass\n"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code, str(study.folder)], cwd=ROOT)
-    wait_until(lambda: training(study))
+    wait_until(hold.waiting)
     supervisor.kill()
     supervisor.wait()
-    wait_until(lambda: not statuses(study.workers_folder), 10)
+    wait_until(lambda: not statuses(study.workers_folder))
     assert "running" not in [record.state for record in study.records()]
 
 
 def test_workers_that_cannot_start_are_told(make_study: MakeStudy, tokens: TokenData) -> None:
-    study = make_study(text=LONG)
+    study = make_study()
     supervisor = Supervisor(study, workers=1, target=2, device="cuda:7")
     last = list(supervisor.watch())[-1]
     assert supervisor.failed
@@ -235,7 +239,7 @@ def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
         "runpy.run_module('nas_cli.main', run_name='__main__')\n"
     )
     command = [sys.executable, "-c", code, "worker", str(study.folder), "--trials", "5", "--device", "cpu"]
-    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert full.returncode == 2, full.stderr
     assert "can't go on" in full.stderr
     assert "File too large" in full.stderr
