@@ -17,8 +17,14 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from studies.journal_entries import wrong
 from studies.journal_lines import START, chain, damaged, encode, read, trim
 from surgery.problems import UserError
+
+# what Optuna raises for an entry with impossible contents
+DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class Embedded(JournalStorage):
@@ -46,24 +52,26 @@ class Embedded(JournalStorage):
             yield
 
     def _sync_with_backend(self) -> None:
+        replayed = self._replay_result
         latest: dict[str, Any] = {}
 
         def logs() -> Iterator[dict[str, Any]]:
             nonlocal latest
-            for log in self.file.read_logs(self._replay_result.log_number_read):
+            for log in self.file.read_logs(replayed.log_number_read):
                 latest = log
+                if log.get("worker_id") != replayed.worker_id and (rule := wrong(log, replayed)):
+                    raise damaged(self.file.path, replayed.log_number_read, rule)
                 yield log
 
         try:
-            self._replay_result.apply_logs(logs())
+            replayed.apply_logs(logs())
         except UserError:
             raise
-        except (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            if not latest or latest.get("worker_id") == self._replay_result.worker_id:
+        except DAMAGE as error:
+            if not latest or latest["worker_id"] == replayed.worker_id:
                 raise  # this thread asked for what can't be done
-            count = self._replay_result.log_number_read  # the damaged line's number, from 1
             rule = f"can't be applied: {str(error) or type(error).__name__}"
-            raise damaged(self.file.path, count - 1, rule) from error
+            raise damaged(self.file.path, replayed.log_number_read - 1, rule) from error
 
 
 class JournalFile(BaseJournalBackend):

@@ -36,6 +36,8 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
             options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
             return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
         return optuna.storages.get_storage(url)
+    except UserError:  # a damaged journal names its line
+        raise
     except Exception as error:  # every database driver has its own errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if url is None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,6 @@ class TestOptunasOwn(StorageTestCase):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Embedded:
         return Embedded(tmp_path / "journal.log")
-
-
-class TestOptunasOwnReopened(StorageTestCase):
-    """The same, where another reader has read everything after each test."""
-
-    @pytest.fixture
-    def storage(self, tmp_path: Path) -> Iterator[Embedded]:
-        storage = Embedded(tmp_path / "journal.log")
-        yield storage
-        again = Embedded(tmp_path / "journal.log")
-        assert again._replay_result._trials.keys() == storage._replay_result._trials.keys()
-        assert [study.study_name for study in again.get_all_studies()] == [
-            study.study_name for study in storage.get_all_studies()
-        ]
 
 
 @pytest.fixture
