@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.counts import tokens
+from nas_cli.counts import learning_rate, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import DeviceOption, JsonOption, OverwriteOption
+from nas_cli.options import MOST_SEED, DeviceOption, JsonOption, OverwriteOption
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def apply(
         ),
     ] = None,
     # a tenth of what such models are trained with: the weights are good already
-    lr: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Peak learning rate of healing.")] = 3e-4,
+    lr: Annotated[
+        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of healing.")
+    ] = 3e-4,
     seq_len: Annotated[
         int,
         typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens of a sequence of --data."),
@@ -69,7 +71,9 @@ def apply(
     batch_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of a step of healing.")
     ] = 4096,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the data order and noise of healing.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seeds the data order and noise of healing.")
+    ] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nas_cli.options import (
     DEFAULT_RUNS,
+    MOST,
     DeviceOption,
     JsonOption,
     RunsOption,
@@ -39,11 +40,16 @@ def add_to(app: typer.Typer) -> None:
 
 def audit(
     study: StudyArgument,
-    times: Annotated[int, typer.Option(min=2, help="Train so many times the proxy's tokens.")] = 4,
+    times: Annotated[
+        int, typer.Option(min=2, max=10_000, help="Train so many times the proxy's tokens.")
+    ] = 4,
     architectures: Annotated[
-        int, typer.Option(min=2, help="How many, spread over loss and parameters, the front among them.")
+        int,
+        typer.Option(
+            min=2, max=MOST, help="How many, spread over loss and parameters, the front among them."
+        ),
     ] = 24,
-    seeds: Annotated[int, typer.Option(min=1, help="Long runs of each architecture.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Long runs of each architecture.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
     timeout: Annotated[
         str | None, typer.Option(help="Train no longer than a time such as 20m or 1h30m.")
@@ -65,11 +71,13 @@ def audit(
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report
+    from studies.devices import check_workers
     from studies.plots import check_plot_path
     from studies.study import Study
 
     if plot is not None:
         check_plot_path(plot)
+    check_workers(workers)
     opened = open_audit(Study.open(study, runs, storage), times, architectures)
     _train(opened, seeds, workers, device, limit)
     found = report(opened)

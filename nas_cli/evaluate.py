@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.counts import tokens
+from nas_cli.counts import number, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import DeviceOption, JsonOption
+from nas_cli.options import MOST, MOST_SEED, DeviceOption, JsonOption
 from nas_cli.screen import console, duration, errors, print_json
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder, or an id on the Hub.")]
@@ -67,10 +67,12 @@ def evaluate(
     batch: Annotated[int | None, typer.Option(help="Probe: sequences of a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Probe: peak learning rate of AdamW.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Probe: so many runs, their mean and spread.", show_default="1")
+        int | None,
+        typer.Option(min=1, max=1000, help="Probe: so many runs, their mean and spread.", show_default="1"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Probe: the first of the seeds.", show_default="0")
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Probe: the first of the seeds.", show_default="0"),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -146,10 +148,15 @@ def _perplexity(
 def generate(
     model: ModelArgument,
     text: Annotated[str, typer.Argument(help="The beginning.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many likeliest tokens; 0: all.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same text.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST, help="Tokens to write.")] = 100,
+    temperature: Annotated[
+        float,
+        typer.Option(parser=number(0, 1000), metavar="NUMBER", help="0: the likeliest token each time."),
+    ] = 0.8,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Draw among so many likeliest tokens; 0: all.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed, the same text.")] = 0,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Run the whole text again for every token.")
     ] = False,

@@ -6,6 +6,7 @@ stopped by Ctrl-C. Nothing heavy is imported here, so that `nas --help` answers 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -74,19 +75,36 @@ def run() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     _sleep_while_waiting()
     signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: whatever is half-written is cleared away
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't show must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     register()
     try:
         app()
     except KeyboardInterrupt:
         screen.errors.print("stopped")
         sys.exit(130)
-    except ValueError as error:
-        from surgery.problems import UserError
+    except Exception as error:
+        sys.exit(_say(error))
 
-        if not isinstance(error, UserError):
-            raise
+
+def _say(error: Exception) -> int:
+    """Say what ended the command; returns the exit code.
+
+    Raises:
+        Exception: `error` itself, if the user asked for tracebacks.
+    """
+    from nas_cli.failures import TRACEBACK, describe_bug, explain
+    from surgery.problems import UserError
+
+    if os.environ.get(TRACEBACK):
+        raise error
+    if isinstance(error, UserError):
         screen.print_error(error)
-        sys.exit(2)
+        return 2
+    line, code = explain(error) or (describe_bug(error), 1)
+    screen.errors.print(f"error: {line}", markup=False, soft_wrap=True)
+    return code
 
 
 if __name__ == "__main__":

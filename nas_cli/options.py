@@ -28,7 +28,7 @@ CpuPrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1,
+        "--threads", min=1, max=1024,
         help="CPU threads per process. Default: OMP_NUM_THREADS if set, else 1 for models narrower than 256 "
         "and an equal share of the cores for others.",
     ),
@@ -38,8 +38,12 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a mo
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]
 EachOption = Annotated[
-    int, typer.Option("--each", min=2, help="Runs of one architecture at most, its first one counted.")
+    int,
+    typer.Option("--each", min=2, max=1000, help="Runs of one architecture at most, its first one counted."),
 ]
+
+MOST_SEED = 2**63 - 1  # what every generator takes
+MOST = 1_000_000  # trials, repeats, steps: of anything that is done one by one
 
 DEFAULT_RUNS = Path("runs")
 DEFAULT_EACH = 5  # studies.refine.MOST_RUNS, without importing it

@@ -30,11 +30,12 @@ def run_probe(
     from nas_cli.bars import training_progress
     from studies.checkpoints import read_layers
     from studies.descent import TrainingFailed
-    from studies.devices import pick_device
+    from studies.devices import check_memory, pick_device
     from studies.probes import measure
 
     place = pick_device(device)
     architecture = read_layers(model)
+    check_memory({"model": architecture}, place)
     wanted = tuple(range(seed, seed + seeds))
     try:
         with training_progress(name) as progress:

@@ -9,6 +9,7 @@ import typer
 from nas_cli.options import (
     DEFAULT_EACH,
     DEFAULT_RUNS,
+    MOST,
     DeviceOption,
     EachOption,
     RunsOption,
@@ -35,7 +36,8 @@ def add_to(app: typer.Typer) -> None:
 def refine(
     study: StudyArgument,
     runs: Annotated[
-        int | None, typer.Option("--runs", min=1, help="Repeats here at most; until settled if left out.")
+        int | None,
+        typer.Option("--runs", min=1, max=MOST, help="Repeats here at most; until settled if left out."),
     ] = None,
     each: EachOption = DEFAULT_EACH,
     timeout: Annotated[str | None, typer.Option(help="Stop after a time such as 20m or 1h30m.")] = None,
@@ -50,12 +52,13 @@ def refine(
     """
     limit = parse_duration(timeout) if timeout else None
     from nas_cli.live import watch
-    from studies.devices import crowding, pick_device
+    from studies.devices import check_workers, crowding, pick_device
     from studies.standings import Standings
     from studies.study import Study
     from studies.supervisor import Supervisor
     from surgery.problems import UserError
 
+    check_workers(workers)
     opened = Study.open(study, folder, storage)
     print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
     before = Standings.of(opened)

@@ -10,6 +10,8 @@ import typer
 from nas_cli.options import (
     DEFAULT_CPU_PRECISION,
     DEFAULT_RUNS,
+    MOST,
+    MOST_SEED,
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
@@ -38,7 +40,7 @@ def search(
     space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
     name: Annotated[str | None, typer.Option(help="The study; the space's name if left out.")] = None,
     trials: Annotated[
-        int, typer.Option(min=1, help="Trained architectures in all, earlier ones counted.")
+        int, typer.Option(min=1, max=MOST, help="Trained architectures in all, earlier ones counted.")
     ] = DEFAULT_TRIALS,
     timeout: Annotated[str | None, typer.Option(help="Stop after a time such as 20m or 1h30m.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
@@ -62,7 +64,9 @@ def search(
         str,
         typer.Option(help="Who is stopped at the proxy's rungs: forecast, pareto, median, or none."),
     ] = "forecast",
-    seed: Annotated[int, typer.Option(min=0, help="Seeds sampling, weights and data order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seeds sampling, weights and data order.")
+    ] = 0,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
     cpu_precision: CpuPrecisionOption = None,
@@ -80,7 +84,7 @@ def search(
     from studies.compiling import check_compile
     from studies.data.corpora import located
     from studies.data.tokenizers import located_tokenizer
-    from studies.devices import crowding, pick_device
+    from studies.devices import check_memory, check_workers, crowding, pick_device
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
@@ -93,6 +97,8 @@ def search(
     check_strategy(stopping)
     place = pick_device(device)
     check_compile(compile, place)
+    check_workers(workers)
+    check_memory({f"baseline {key}": item for key, item in chosen.baselines.items()}, place)
     corpus = located(data or chosen.data.corpus)
     tokenizer = located_tokenizer(tokenizer or chosen.data.tokenizer)
     tokens = _prepare(chosen, corpus, tokenizer)

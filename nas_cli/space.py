@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_cli.files import write_architecture
-from nas_cli.options import JsonOption
+from nas_cli.options import MOST_SEED, JsonOption
 from nas_cli.probes import recall_words, state_words
 from nas_cli.screen import console, print_json, print_warnings
 
@@ -133,7 +133,9 @@ def validate(
 def sample(
     space: SpaceArgument,
     number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same architectures.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="The same seed, the same architectures.")
+    ] = 0,
     anything: Annotated[
         bool, typer.Option("--any", help="Also architectures that break the constraints.")
     ] = False,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from nas_cli.counts import SeqLenOption, tokens
+from nas_cli.counts import SeqLenOption, learning_rate, number, tokens
 from nas_cli.data import CORPUS_HELP
 from nas_cli.options import (
     DEFAULT_CPU_PRECISION,
+    MOST_SEED,
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
@@ -51,17 +52,23 @@ def train(
     batch_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of an optimizer step.")
     ] = 32_768,
-    lr: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Peak learning rate of AdamW.")] = 1e-3,
+    lr: Annotated[
+        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of AdamW.")
+    ] = 1e-3,
     lr_rule: Annotated[
         str,
         typer.Option(help="Who gets it: roles (embeddings, norms, gates six times it), width or uniform."),
     ] = "roles",
-    warmup: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the steps it rises in.")] = 0.05,
-    weight_decay: Annotated[float, typer.Option(min=0.0, help="AdamW's, on matrices only.")] = 0.1,
+    warmup: Annotated[
+        float, typer.Option(parser=number(0, 0.9), metavar="SHARE", help="Share of the steps it rises in.")
+    ] = 0.05,
+    weight_decay: Annotated[
+        float, typer.Option(parser=number(0, 100), metavar="DECAY", help="AdamW's, on matrices only.")
+    ] = 0.1,
     eval_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens the loss is measured on.")
     ] = 65_536,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds weights, noise and data order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seeds weights, noise and data order.")] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
@@ -83,7 +90,7 @@ def train(
 
     from studies.compiling import check_compile
     from studies.descent import TrainingFailed
-    from studies.devices import pick_device
+    from studies.devices import check_memory, pick_device
     from studies.pretrain import check_budget, evaluation_points, pretrain
     from studies.recipe import TrainSettings
     from studies.threads import choose_threads
@@ -92,6 +99,7 @@ def train(
     place = pick_device(device)
     check_compile(compile, place)
     check_target(output, overwrite=overwrite)
+    check_memory({"architecture": chosen}, place)
     torch.set_num_threads(choose_threads(threads, chosen.backbone))
     settings = TrainSettings(
         tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule,

@@ -9,6 +9,7 @@ import typer
 from nas_cli.options import (
     DEFAULT_EACH,
     DEFAULT_RUNS,
+    MOST,
     DeviceOption,
     EachOption,
     RunsOption,
@@ -26,7 +27,9 @@ def worker(
     study: StudyArgument,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop when the study has so many trained architectures, or repeats."),
+        typer.Option(
+            min=1, max=MOST, help="Stop when the study has so many trained architectures, or repeats."
+        ),
     ] = None,
     refine: Annotated[
         bool, typer.Option("--refine", help="Train repeats, as `nas refine` does, not new architectures.")

@@ -12,9 +12,11 @@ from surgery.architecture import Architecture, check_fit
 from surgery.backbone import Backbone
 from surgery.costs import cost
 from surgery.layout import tile
+from surgery.memory import LARGEST_DEVICE, describe_training, machine_memory, training_bytes
 from surgery.mixers.softmax import attention_projections
 from surgery.options import Cursor
 from surgery.problems import Problems, nearest
+from surgery.quantities import format_bytes
 from surgery.rules import Rule
 
 LT2_LOOPS = 4
@@ -110,6 +112,8 @@ def build_baseline(name: str, backbone: Backbone) -> Architecture:
 def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> tuple[str, ...]:
     """Checked names, each once; what is wrong, or does not fit the backbone, becomes problems."""
     if data is None:
+        if backbone is not None and (rules := misfits("dense", backbone)):
+            cursor.problem("dense", f"does not suit this backbone: {'; '.join(rules)}", "make it smaller")
         return ("dense",)
     if not isinstance(data, list):
         cursor.problem(data, "must be a list of baselines", f"out of {', '.join(BASELINES)}")
@@ -123,14 +127,25 @@ def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> t
         elif name in found:
             here.problem(name, "stands in the list twice", "remove one")
         elif backbone is not None and (rules := misfits(name, backbone)):
-            here.problem(name, f"does not suit this backbone: {'; '.join(rules)}", "remove it")
+            here.problem(name, f"does not suit this backbone: {'; '.join(rules)}", "remove or shrink it")
         else:
             found.append(name)
     return tuple(found)
 
 
 def misfits(name: str, backbone: Backbone) -> list[str]:
-    """Rules that the baseline breaks on this backbone."""
+    """Return the rules that the baseline breaks on this backbone, one of them that it can be trained at all.
+
+    A baseline need not meet the space's constraints, but no study can train one that no device can hold.
+    """
     problems = Problems()
-    check_fit(build_baseline(name, backbone), Cursor(problems))
-    return [problem.rule for problem in problems.found]
+    architecture = build_baseline(name, backbone)
+    check_fit(architecture, Cursor(problems))
+    rules = [problem.rule for problem in problems.found]
+    params = cost(architecture, "params")
+    if training_bytes(params) > LARGEST_DEVICE:
+        rules.append(
+            f"it {describe_training(params)}, more than the {format_bytes(LARGEST_DEVICE)} that is allowed; "
+            f"this machine has {format_bytes(machine_memory())}"
+        )
+    return rules

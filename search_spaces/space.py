@@ -23,8 +23,10 @@ from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, rule_settings
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
-from surgery.costs import AHEAD
+from surgery.costs import AHEAD, cost
+from surgery.memory import describe_training, machine_memory, training_bytes
 from surgery.projections import PROJECTION_OPERATORS
+from surgery.quantities import format_bytes
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class SearchSpace:
     def warnings(self) -> list[str]:
         """What is allowed but can have no effect, or not the one that is meant."""
         twins, early = _twin_objectives(self.objectives), _early_rungs(self.proxy)
-        return [*_idle_options(self.variation), *twins, *early]
+        return [*_idle_options(self.variation), *twins, *early, *_too_large(self.baselines)]
 
     def to_yaml(self) -> str:
         """The file as written, comments and all."""
@@ -193,6 +195,17 @@ def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
     ends = [name for name in ("val_loss", "val_bpb", *AHEAD) if name in names]
     if len(ends) > 1 and not names.isdisjoint(AHEAD):
         yield f"objectives {' and '.join(ends)} mean the same quality, at the end of the run or beyond it"
+
+
+def _too_large(baselines: Mapping[str, Architecture]) -> Iterator[str]:
+    memory = machine_memory()
+    for name, architecture in baselines.items():
+        params = cost(architecture, "params")
+        if training_bytes(params) > memory:
+            yield (
+                f"baseline {name} {describe_training(params)}, more than this machine's memory of "
+                f"{format_bytes(memory)}"
+            )
 
 
 def _early_rungs(proxy: Proxy) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from studies.compiling import keep_code
-from surgery.problems import Problem, UserError
+from surgery.architecture import Architecture
+from surgery.costs import cost
+from surgery.memory import describe_training, machine_memory, training_bytes
+from surgery.problems import Problem, Problems, UserError
+from surgery.quantities import format_bytes
+
+MOST_WORKERS, MOST_PER_CORE = 64, 8
 
 
 class DeviceLost(Exception):
@@ -41,6 +48,44 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory that models on this device share."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_memory()
+
+
+def check_memory(models: Mapping[str, Architecture], device: torch.device) -> None:
+    """Refuse models whose training would not fit, before any time is spent on them.
+
+    Args:
+        models: by the names that the user knows them by.
+
+    Raises:
+        UserError: weights, gradients and optimizer state of one of them need more than the device has.
+    """
+    memory = device_memory(device)
+    problems = Problems()
+    for name, architecture in models.items():
+        params = cost(architecture, "params")
+        if training_bytes(params) > memory:
+            rule = f"{describe_training(params)}; {device} has {format_bytes(memory)}"
+            problems.add(name, architecture.line, rule, "use a smaller one, or a larger device")
+    problems.raise_if_any("not enough memory to train that")
+
+
+def check_workers(workers: int, option: str = "--workers") -> None:
+    """Refuse more processes than a machine can start.
+
+    Raises:
+        UserError: beyond `MOST_PER_CORE` per core, and beyond `MOST_WORKERS`.
+    """
+    most = max(MOST_WORKERS, MOST_PER_CORE * cores())
+    if workers > most:
+        rule = f"at most {most} on this machine, which has {cores()} cores"
+        raise UserError("too many workers", [Problem(option, workers, rule, "one per core or GPU")])
 
 
 def make_ready(device: torch.device) -> None:

@@ -10,6 +10,7 @@ from surgery.problems import Problems, nearest
 from surgery.yaml_source import KeyPath, Source
 
 REQUIRED = object()
+LARGEST = 2**31 - 1  # whole number, where a field has no lower limit of its own
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Option:
             raise ValueError(f"must be a {word}")
         if self.low is not None and value < self.low:
             raise ValueError(f"must be at least {self.low:g}")
-        if self.high is not None and value > self.high:
-            raise ValueError(f"must be at most {self.high:g}")
+        high = LARGEST if self.high is None and self.kind is int else self.high
+        if high is not None and value > high:
+            raise ValueError(f"must be at most {high}" if self.kind is int else f"must be at most {high:g}")
         return int(value) if self.kind is int else float(value)
 
 

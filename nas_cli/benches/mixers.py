@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from nas_cli.counts import tokens
-from nas_cli.options import DeviceOption, JsonOption
+from nas_cli.options import MOST, DeviceOption, JsonOption
 from nas_cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -35,16 +35,20 @@ def mixers(
     lengths: Annotated[
         str, typer.Option(metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192.")
     ] = "512,1024,2048",
-    dim: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 256,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
-    layers: Annotated[int, typer.Option(min=0, help="Layers of a whole model; 0: one mixer alone.")] = 0,
+    dim: Annotated[int, typer.Option(min=8, max=MOST, help="Width of the model.")] = 256,
+    heads: Annotated[int, typer.Option(min=1, max=MOST, help="Attention heads.")] = 4,
+    layers: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Layers of a whole model; 0: one mixer alone.")
+    ] = 0,
     batch_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Of a training step; at least a sequence.")
     ] = 2048,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 3,
     decode: Annotated[bool, typer.Option(help="Time decoding too.")] = True,
-    window: Annotated[int, typer.Option(min=1, help="Of W, in tokens.")] = 256,
-    top_k: Annotated[int, typer.Option(min=2, help="Of S, in tokens.")] = 64,
+    window: Annotated[int, typer.Option(min=1, max=MOST, help="Of W, in tokens.")] = 256,
+    top_k: Annotated[int, typer.Option(min=2, max=MOST, help="Of S, in tokens.")] = 64,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nas_cli.counts import tokens
-from nas_cli.options import CompileOption, DeviceOption, JsonOption
+from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption
 from nas_cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -36,10 +36,14 @@ def model(
     batch_tokens: Annotated[
         int | None, typer.Option(parser=tokens, metavar="TOKENS", help="Of a step; the space's, or 8,192.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of a measurement.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 5,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="Training steps of a measurement.")] = 5,
     bare: Annotated[bool, typer.Option(help="Measure a loop in nothing but torch too.")] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all of them if left out.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Of the CPU; all of them if left out.")
+    ] = None,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -51,7 +55,7 @@ def model(
     """
     from search_spaces import load_space
     from studies.compiling import check_compile
-    from studies.devices import describe, pick_device
+    from studies.devices import check_memory, describe, pick_device
 
     chosen = load_space(space) if space is not None else None
     found = {
@@ -60,6 +64,7 @@ def model(
     }
     place = pick_device(device)
     check_compile(compile, place)
+    check_memory(found, place)
     from studies.benches.model import ModelPlan, measure_models
 
     if threads is not None:

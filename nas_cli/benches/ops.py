@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nas_cli.counts import tokens as count_tokens
-from nas_cli.options import DeviceOption, JsonOption
+from nas_cli.options import MOST, DeviceOption, JsonOption
 from nas_cli.screen import console, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ def ops(
         int | None,
         typer.Option(parser=count_tokens, metavar="TOKENS", help="Default: 32,768 on CUDA, 2,048 elsewhere."),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Of HDPL.")] = 128,
-    blocks: Annotated[int, typer.Option(min=1, help="Of HDPL.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, max=MOST, help="Of HDPL.")] = 128,
+    blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Of HDPL.")] = 8,
     kl: Annotated[str, typer.Option(help="Of HDPL: reference, mean or free_bits.")] = "reference",
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 5,
     compiled: Annotated[
         bool | None,
         typer.Option("--compile/--no-compile", help="Try torch.compile too; default: on CUDA only."),

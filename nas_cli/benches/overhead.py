@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import JsonOption
+from nas_cli.options import MOST, JsonOption
 from nas_cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def overhead(
     ] = "gain",
     stopping: Annotated[str, typer.Option(help="Of all of them.")] = "forecast",
     at: Annotated[str, typer.Option(metavar="TRIALS,...", help="When it is told, rising.")] = "500",
-    workers_simulated: Annotated[int, typer.Option(min=1, help="Of each study, in turn.")] = 8,
+    workers_simulated: Annotated[int, typer.Option(min=1, max=MOST, help="Of each study, in turn.")] = 8,
     as_json: JsonOption = False,
 ) -> None:
     """Grow studies of made-up losses on disk: milliseconds of suggesting, deciding and storing by trial."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import JsonOption
+from nas_cli.counts import number
+from nas_cli.options import MOST, JsonOption
 from nas_cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -27,23 +28,26 @@ def search(
     table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of trained architectures; the one that comes along.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Replays of each method.")] = 20,
-    workers_simulated: Annotated[int, typer.Option(min=1, help="Of each search, at once.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Replays of each method.")] = 20,
+    workers_simulated: Annotated[int, typer.Option(min=1, max=MOST, help="Of each search, at once.")] = 4,
     rungs: Annotated[str, typer.Option(metavar="SHARE,...", help="Of a training, rising to 1.")] = "0.15,1",
     until: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Ends a replay at this share of the hypervolume.")
+        float,
+        typer.Option(
+            parser=number(0, 1), metavar="SHARE", help="Ends a replay at this share of the hypervolume."
+        ),
     ] = 0.99,
     to_end: Annotated[
         bool, typer.Option("--to-end", help="Replay until the space is exhausted: what is lost for good.")
     ] = False,
-    trials: Annotated[int | None, typer.Option(min=1, help="At most so many in a replay.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many in a replay.")] = None,
     rival: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE", help="Another scheduler's searches, as studies.replay.moasha writes."
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Replays at once.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, max=MOST, help="Replays at once.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="Write the curves: .png, .svg, .pdf or .html.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,9 +65,11 @@ def search(
         read_rival,
         replay_all,
     )
+    from studies.devices import check_workers
     from studies.plots import check_plot_path
     from studies.replay.table import FILE
 
+    check_workers(processes, "--processes")
     if plot is not None:
         check_plot_path(plot)
     plan = SearchPlan(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import CompileOption, DeviceOption, JsonOption, ThreadsOption
+from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, ThreadsOption
 from nas_cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def trial(
         str | None, typer.Option(help="What is trained: one of the space's baselines; its first if left out.")
     ] = None,
     threads: ThreadsOption = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians are shown.")] = 1,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 1,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
