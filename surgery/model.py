@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from surgery.architecture import Architecture, Layer
 from surgery.backbone import Backbone
@@ -18,6 +19,7 @@ from surgery.context import Context, DecodeCache
 from surgery.cross_entropy import linear_cross_entropy
 from surgery.mixers import MIXERS
 from surgery.padding import Padding, read_padding
+from surgery.plain import is_plain
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
@@ -35,8 +37,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         gate, up = project(x, context, self.gate, self.up)
-        y: Tensor = self.down(swiglu(gate, up), context)
-        return y
+        return project(swiglu(gate, up), context, self.down)[0]
 
 
 class Block(nn.Module):
@@ -155,7 +156,12 @@ class HybridLM(nn.Module):
         target is not -100, or `sum`."""
         auxiliary: list[Tensor] = []
         hidden = self(tokens, losses=auxiliary)
-        loss = linear_cross_entropy(hidden, self.head.weight, targets, reduction=reduction)
+        if is_plain(self.head, nn.Linear):
+            loss = linear_cross_entropy(hidden, self.head.weight, targets, reduction=reduction)
+        else:
+            logits = self.head(hidden).flatten(0, -2)
+            exact = torch.promote_types(logits.dtype, torch.float32)
+            loss = F.cross_entropy(logits.to(exact), targets.flatten(), reduction=reduction)
         return loss, torch.stack(auxiliary).sum() if auxiliary else loss.new_zeros(())
 
     def _context(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from surgery.plain import is_plain
 from surgery.residual_triton import add_norm_back_fused, add_norm_fused, fits_stream
 
 
@@ -17,8 +18,8 @@ def add_norm(
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     """(h + y, the norm of that). On CUDA both in one pass, the norm in the dtype of products: autocast would
     keep it in float32 and cast it once for every projection."""
-    hooked = norm._forward_hooks or norm._forward_pre_hooks
-    if hooked or torch.compiler.is_compiling() or not fits_stream(h, y, norm.weight):
+    plain = is_plain(norm, nn.RMSNorm)
+    if not plain or torch.compiler.is_compiling() or not fits_stream(h, y, norm.weight):
         total = h if y is None else h + y
         return total, norm(total)
     kind = h.device.type

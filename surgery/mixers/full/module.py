@@ -53,8 +53,7 @@ class SoftmaxAttention(nn.Module):
         mixed = attend(q, k, v, context, window=window).transpose(1, 2).flatten(2)
         if self.gate is not None:
             mixed = mixed * self.gate(x).sigmoid()
-        y: Tensor = self.o(mixed, context)
-        return y
+        return project(mixed, context, self.o)[0]
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

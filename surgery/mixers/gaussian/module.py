@@ -60,8 +60,7 @@ class GaussianAttention(nn.Module):
         window = narrower(self.window, context)
         k, *rest = with_past(context, window, *((k,) if self.rotated else (k, v)))
         v = rest[0] if rest else k
-        y: Tensor = self.o(self._mix(q, k, v, context, window).transpose(1, 2).flatten(2), context)
-        return y
+        return project(self._mix(q, k, v, context, window).transpose(1, 2).flatten(2), context, self.o)[0]
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None) -> Tensor:
         """exp(-|q - k|^2 / (2 s)) over its row sum is softmax(q.k / s - |k|^2 / (2 s)), s = sigma^2: |q|^2

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
 from surgery.mixers.gdn.sizes import DeltaSizes
-from surgery.mixers.gdn.steps import at_least_float32, gated_norm, mix, short_conv
+from surgery.mixers.gdn.steps import at_least_float32, gated, gated_norm, mix, short_conv
+from surgery.plain import is_plain
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
 
@@ -66,9 +67,11 @@ class GatedDeltaNet(nn.Module):
         y, state = mix(qkv, g, beta, past[1] if past is not None else None, sizes)
         context.keep((columns, state))
         gate = self.output_gate(x) if self.output_gate is not None else None
-        y = gated_norm(y, gate, self.norm.weight, self.norm_eps)
-        out: Tensor = self.o(y.to(dtype), context)
-        return out
+        if is_plain(self.norm, nn.RMSNorm):
+            y = gated_norm(y, gate, self.norm.weight, self.norm_eps)
+        else:
+            y = gated(self.norm(y.to(exact)), gate)
+        return project(y.to(dtype), context, self.o)[0]
 
     def _short_conv(
         self,

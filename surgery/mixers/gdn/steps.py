@@ -94,8 +94,13 @@ def gated_norm(
 def gated_norm_plainly(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float) -> Tensor:
     """The same in plain torch. The outputs are float32 or better."""
     exact = at_least_float32(y)
-    y = F.rms_norm(y.to(exact), weight.shape, weight.to(exact), eps).flatten(2)
-    return y * F.silu(gate.to(exact)) if gate is not None else y
+    return gated(F.rms_norm(y.to(exact), weight.shape, weight.to(exact), eps), gate)
+
+
+def gated(y: Float[Tensor, "b t h v"], gate: Float[Tensor, "b t h*v"] | None) -> Float[Tensor, "b t h*v"]:
+    """Heads side by side, times silu of the gate where there is one, in float32 or better."""
+    flat = y.flatten(2)
+    return flat if gate is None else flat * F.silu(gate.to(at_least_float32(y)))
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:

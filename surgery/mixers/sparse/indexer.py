@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.backbone import Backbone
+from surgery.plain import is_plain
 from surgery.projections.dense.module import Dense
 from surgery.rotary import rotate
 
@@ -42,8 +43,11 @@ class LightningIndexer(nn.Module):
     def key(self, x: Float[Tensor, "b t d"], rotary: Rotary) -> Float[Tensor, "b 1 t i"]:
         key = self.k(x)
         exact = torch.promote_types(key.dtype, torch.float32)
-        weight, bias = self.k_norm.weight.to(exact), self.k_norm.bias.to(exact)
-        key = F.layer_norm(key.to(exact), (self.size,), weight, bias, NORM_EPS)
+        if is_plain(self.k_norm, nn.LayerNorm):
+            weight, bias = self.k_norm.weight.to(exact), self.k_norm.bias.to(exact)
+            key = F.layer_norm(key.to(exact), (self.size,), weight, bias, NORM_EPS)
+        else:
+            key = self.k_norm(key).to(exact)
         return self._rotate(key[:, None], rotary)
 
     def query(

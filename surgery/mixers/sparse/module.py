@@ -66,8 +66,7 @@ class SparseAttention(nn.Module):
             real = real_rows(context, slice(0, length))
             rows = x.shape[0] * length if real is None else real.sum().clamp(min=1)
             context.losses.append(self.index_weight * kl / rows)
-        y: Tensor = self.o(mixed.transpose(1, 2).flatten(2), context)
-        return y
+        return project(mixed.transpose(1, 2).flatten(2), context, self.o)[0]
 
     def _gathers(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g s d"]) -> bool:
         """Whether gathering is the faster way; for a single query it always is."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.projections.hdpl.kl import FORMS, Terms
-from surgery.projections.hdpl.latent import draw, sample
+from surgery.projections.hdpl.latent import draw, sample, sample_plainly
 from surgery.projections.hdpl.paths import (
     back,
     block_diagonal,
@@ -79,6 +79,42 @@ def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Fl
         [decoder.to(dtype) for decoder in decoders],
         [None if bias is None else bias.to(dtype) for bias in biases],
     )
+
+
+def train_by_modules(
+    x: Float[Tensor, "t d_in"],
+    mu: nn.Module,
+    logvar: nn.Module,
+    blocks: Tensor,
+    decoder: nn.Module,
+    bias: Tensor | None,
+    form: str,
+    kl_weight: float,
+) -> tuple[Float[Tensor, "t d_out"], Float[Tensor, ""]]:
+    """`train` of a single projection by calls of its layers, in steps that autograd follows."""
+    latents = torch.cat((mu(x), logvar(x)), dim=1)
+    rank = latents.shape[1] // 2
+    exact = torch.promote_types(latents.dtype, torch.float32)
+    noise = torch.randn(len(x), rank, dtype=exact, device=x.device)
+    h, loss, _ = sample_plainly(latents, noise, [rank], Terms([FORMS[form]], [kl_weight]))
+    return _both_paths(x, h, blocks, decoder, bias), loss
+
+
+def evaluate_by_modules(
+    x: Float[Tensor, "t d_in"],
+    mu: nn.Module,
+    logvar: nn.Module,
+    blocks: Tensor,
+    decoder: nn.Module,
+    bias: Tensor | None,
+) -> Float[Tensor, "t d_out"]:
+    """`evaluate` of a single projection by calls of its layers; `logvar` has no part in it."""
+    return _both_paths(x, F.silu(mu(x)), blocks, decoder, bias)
+
+
+def _both_paths(x: Tensor, h: Tensor, blocks: Tensor, decoder: nn.Module, bias: Tensor | None) -> Tensor:
+    y: Tensor = block_diagonal(x, blocks) + decoder(h)
+    return y if bias is None else y + bias
 
 
 class _Group(torch.autograd.Function):

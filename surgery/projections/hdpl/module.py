@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surgery.context import Context
-from surgery.projections.hdpl.group import evaluate, train
+from surgery.plain import is_plain, owns_weights
+from surgery.projections.hdpl.group import evaluate, evaluate_by_modules, train, train_by_modules
 
 # How AdamW's best learning rate of a map falls with its inputs: by muP to the power of 1. At width 512 and
 # 7.5e-4, blocks of 64 inputs and decoders of 64 and 128 learned best with four times the rate of dense maps,
@@ -25,6 +26,8 @@ class HDPL(nn.Module):
     Parameters: `blocks` (blocks, d_out/blocks, d_in/blocks), `mu` and `logvar` d_in -> rank with bias,
     `decoder` rank -> d_out without. `bias` (d_out,) only where the dense map had one.
     """
+
+    takes_context = True  # a call is `module(x, context)`
 
     def __init__(
         self, d_in: int, d_out: int, *, blocks: int, rank: int, kl_weight: float, kl: str, bias: bool = False
@@ -87,7 +90,16 @@ class HDPL(nn.Module):
     def together(
         siblings: Sequence[HDPL], x: Float[Tensor, "*batch d_in"], context: Context | None
     ) -> list[Float[Tensor, "*batch d_out"]]:
-        """Outputs of projections that share their input; blocks, ranks and KL may differ between them."""
+        """Outputs of projections that share their input; blocks, ranks and KL may differ between them.
+
+        They are computed from their weights where all inner layers are ordinary ones, and else one by one by
+        calling these layers, so that an adapter on one of them takes part.
+        """
+        if not all(m._is_plain() and m.training == siblings[0].training for m in siblings):
+            if len(siblings) > 1:
+                return [m.together([m], x, context)[0] for m in siblings]
+            if not siblings[0]._is_plain():
+                return [siblings[0]._by_modules(x, context)]
         weights = [(m.mu, m.logvar, m.blocks, m.decoder.weight, m.bias) for m in siblings]
         tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])  # no -1: there may be no token
         if siblings[0].training:
@@ -98,3 +110,25 @@ class HDPL(nn.Module):
         else:
             outputs = evaluate(tokens, weights)
         return [y.view(*x.shape[:-1], y.shape[-1]) for y in outputs]
+
+    def _is_plain(self) -> bool:
+        """Return True where the weights alone say what the operator does."""
+        inner = (self.mu, self.logvar, self.decoder)
+        if not (owns_weights(self) and all(is_plain(layer, nn.Linear) for layer in inner)):
+            return False
+        return self.mu.bias is not None and self.logvar.bias is not None and self.decoder.bias is None
+
+    def _by_modules(
+        self, x: Float[Tensor, "*batch d_in"], context: Context | None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """The same operator by calls of its inner layers, whatever they have become."""
+        tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        layers = self.mu, self.logvar, self.blocks, self.decoder, self.bias
+        if self.training:
+            form = self.kl if context is not None and self.kl_weight else ""
+            y, loss = train_by_modules(tokens, *layers, form, self.kl_weight)
+            if context is not None and form:
+                context.losses.append(loss)
+        else:
+            y = evaluate_by_modules(tokens, *layers)
+        return y.view(*x.shape[:-1], y.shape[-1])
