@@ -109,6 +109,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     from collections import Counter
     from dataclasses import asdict
 
+    from studies.addresses import shown
     from studies.growth_plot import plot_growth
     from studies.hypervolume import growth
     from studies.versus_random import compare
@@ -124,7 +125,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         print_json({
             "study": study.name,
             "folder": str(study.folder),
-            "storage": study.url,
+            "storage": None if study.url is None else shown(study.url),
             "space": study.space.name,
             "digest": study.space.digest,
             "settings": asdict(study.settings),

@@ -27,7 +27,7 @@ from surgery.projections import PROJECTION_OPERATORS
 from surgery.yaml_source import Source
 
 SECTIONS = ("name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "data")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def read_space(source: Source, default_name: str = "space") -> SearchSpace:
@@ -70,7 +70,7 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
 
 
 def _read_name(value: object, cursor: Cursor) -> str:
-    if isinstance(value, str) and _NAME.fullmatch(value):
+    if isinstance(value, str) and NAME.fullmatch(value):
         return value
     cursor.problem(value, "must be a name of letters, digits, dot, dash and underscore")
     return ""

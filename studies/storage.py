@@ -1,8 +1,7 @@
-"""Optuna storage of a study: embedded by default (`studies.journal`), any Optuna URL by option."""
+"""Optuna storage of a study: embedded by default (`studies.journal`), a database's address by option."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
+from studies.addresses import EMBEDDED_HINT, absolute, file_of, redacted, shown
 from studies.journal import Embedded
 from surgery.problems import Problem, UserError
 
@@ -22,39 +22,42 @@ SQLITE_WAIT_SECONDS = 60  # for another worker's write; SQLite's own 5 s are too
 STORAGE_ERRORS = (OSError, StorageInternalError)
 
 
-def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """The study's storage; `url` None is the journal in `folder`.
+def open_storage(folder: Path, url: str | None, *, make: bool = True) -> BaseStorage:
+    """Open the study's storage; `url` None is the journal in `folder`. Without `make` nothing is written:
+    neither a database file nor tables.
 
     Raises:
         UserError: the storage can't be opened.
     """
-    place = str(folder / JOURNAL) if url is None else without_password(url)
+    name = str(folder / JOURNAL) if url is None else shown(url)
     try:
         if url is None:
             return Embedded(folder / JOURNAL)
-        if url.startswith("sqlite"):
-            options: dict[str, Any] = {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}
-            return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
-        return optuna.storages.get_storage(url)
-    except UserError:  # a damaged journal names its line
+        url = absolute(url)
+        options: dict[str, Any] = {}
+        if (file := file_of(url)) is not None:
+            options = {"engine_kwargs": {"connect_args": {"timeout": SQLITE_WAIT_SECONDS}}}
+            if not make and not file.is_file():
+                raise FileNotFoundError("there is no such file")
+        # braces are a template to Optuna
+        spelled = url.replace("{", "{{").replace("}", "}}")
+        return optuna.storages.get_storage(RDBStorage(spelled, skip_table_creation=not make, **options))
+    except UserError:
         raise
     except Exception as error:  # every database driver has its own errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if url is None:
             hint = "the file is damaged or not readable" if not isinstance(error, OSError) else ""
         else:
-            hint = (
-                "leave --storage out for the embedded one, or check the URL and that its driver is installed"
-            )
-            reason = reason.replace(url, place)
-        raise UserError(
-            "can't open the study's storage", [Problem("storage", place, reason, hint)]
-        ) from error
+            hint = f"check the address and that its driver is installed, or {EMBEDDED_HINT}"
+        problem = Problem("storage", name, reason_of(error), hint)
+        raise UserError("can't open the study's storage", [problem]) from error
 
 
-def without_password(url: str) -> str:
-    """For messages: `mysql://me:secret@host/db` -> `mysql://me:***@host/db`."""
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
+def reason_of(error: BaseException) -> str:
+    """An error in a line, without the passwords of addresses that were read."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__  # Optuna's own words say nothing
+    return redacted(str(error).splitlines()[0] if str(error).strip() else type(error).__name__)
 
 
 @contextmanager
@@ -70,6 +73,6 @@ def mendable(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             place, reason = str(error.filename or folder), error.strerror or str(error)
         else:
-            place, reason = "storage", str(error.__cause__ or error).splitlines()[0]
+            place, reason = "storage", reason_of(error)
         hint = "mend it and run the same command again: finished trials are kept"
         raise UserError(f"study {folder.name} can't go on", [Problem(place, None, reason, hint)]) from error

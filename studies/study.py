@@ -1,7 +1,7 @@
 """A study: a folder and an Optuna storage that hold a space, its trials and how they were run.
 
 runs/NAME/  space.yaml   as given
-            journal.log  Optuna's storage (or storage.url, where to find another)
+            journal.log  Optuna's storage (or storage.url and study.json, where to find another)
             trials/N/    architecture.yaml, curve.jsonl, error.txt
             workers/     leases of the live workers
             front.json   the front, rewritten as trials end
@@ -9,7 +9,6 @@ runs/NAME/  space.yaml   as given
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,35 +18,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search_spaces import SearchSpace, parse_space
 from search_spaces.enumeration import every_architecture
+from studies.addresses import absolute
 from studies.curve import read_curve
 from studies.data.corpora import located
 from studies.data.folder import locked, write_json
 from studies.data.tokenizers import located_tokenizer
+from studies.finding import Found, check_new, embedded, find, find_here, forget, remember
 from studies.gathering import Gathered
+from studies.home import Home, stored_url
 from studies.journal import Embedded
+from studies.making import (
+    ATTRIBUTE,
+    create,
+    foreign,
+    making,
+    new_mark,
+    refuse_occupied,
+    remove_cut_off,
+    staged_journal,
+    unmaking,
+    where,
+    write_space,
+)
+from studies.names import check_name, locate
 from studies.records import BASELINE, INFEASIBLE, STOPPED, STOPPED_AT, TrialRecord, front_records
 from studies.repeats import mean_over_runs
 from studies.rungs.features import features
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
-from studies.storage import JOURNAL, mendable, open_storage, without_password
+from studies.storage import JOURNAL, mendable, open_storage
 from surgery.architecture import Architecture
 from surgery.costs import cost
-from surgery.problems import Problem, UserError, nearest
+from surgery.problems import Problem, UserError
 
 if TYPE_CHECKING:
     from studies.suggesting import Candidate
 
 DEFAULT_RUNS = Path("runs")
 COUNTABLE = 5000  # settings of a space that are walked through to know when all are tried
-_ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs
-_URL_FILE = "storage.url"
 
 # the objectives that are known before training by name, and descriptors, of an architecture
 Facts = tuple[dict[str, float], tuple[float, ...]]
@@ -84,6 +99,7 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
+        self.remark = ""  # what its user should know of its folder
         self._records: list[TrialRecord] = []  # as they were last read
         self._open: set[int] = set()  # numbers of those that run or wait
         self._stopped: dict[int, FrozenTrial] = {}  # others that have stopped, as they were then, by number
@@ -99,21 +115,26 @@ class Study:
         """An existing study, by name or by its folder's path.
 
         Raises:
-            UserError: there is none, or it can't be read.
+            UserError: there is none, it can't be read, or nas did not make it.
         """
         folder = locate(name, runs)
-        url = url or _stored_url(folder)
-        if url is None and not (folder / JOURNAL).is_file():
-            raise _unknown(folder, runs)
-        inner = _load(folder, url)
-        if inner is None or _ATTRIBUTE not in inner.user_attrs:
-            raise _unknown(folder, runs)
-        stored = inner.user_attrs[_ATTRIBUTE]
+        with mendable(folder):
+            found = find(folder, url, runs)
+            if ATTRIBUTE not in found.inner.user_attrs:
+                raise foreign(found.inner, where(folder, found.url))
+            return cls._of(folder, found)
+
+    @classmethod
+    def _of(cls, folder: Path, found: Found) -> Study:
+        """A complete study that was found."""
+        stored = found.inner.user_attrs[ATTRIBUTE]
         space = parse_space(stored["space"], f"{folder.name}.yaml")
         known = {item.name for item in fields(StudySettings)}
         settings = StudySettings(**{key: value for key, value in stored.items() if key in known})
-        inner.sampler = SeededSampler(settings.sampler, settings.seed)
-        return cls(folder, space, settings, inner, url)
+        found.inner.sampler = SeededSampler(settings.sampler, settings.seed)
+        study = cls(folder, space, settings, found.inner, found.url)
+        study.remark = found.remark
+        return study
 
     @classmethod
     def create(
@@ -127,22 +148,38 @@ class Study:
         """A new study, its baselines queued first; no folder is left behind when that fails.
 
         Raises:
-            UserError: the sampler is unknown, or folder or storage can't be written.
+            UserError: the name or the sampler is none, something is there already, or folder or storage can't
+                be written.
         """
+        check_name(name)
+        url = None if url is None else absolute(url)
         folder = locate(name, runs)
-        with _making(folder):
+        with making(folder):
             return cls._create(folder, space, settings, url)
 
     @classmethod
     def _create(cls, folder: Path, space: SearchSpace, settings: StudySettings, url: str | None) -> Study:
         check_sampler(settings.sampler)
         check_strategy(settings.stopping)
-        (folder / "space.yaml").write_text(space.text, encoding="utf-8")
-        inner = start(open_storage(folder, url), folder.name, space, settings)
-        if url is not None:
-            (folder / _URL_FILE).write_text(url + "\n", encoding="utf-8")
-        # written last: a study without it is not there yet
-        inner.set_user_attr(_ATTRIBUTE, {"space": space.text, **asdict(settings)})
+        if stored_url(folder) is not None or embedded(folder) is not None:
+            raise DuplicatedStudyError
+        refuse_occupied(folder, space.text)
+        mark, content = new_mark(), {"space": space.text, **asdict(settings)}
+        if url is None:
+            with staged_journal(folder) as stage:
+                journal = Embedded(stage / JOURNAL)
+                with journal.batch():
+                    start(journal, folder.name, space, settings, mark).set_user_attr(ATTRIBUTE, content)
+            inner = optuna.load_study(study_name=folder.name, storage=open_storage(folder, None))
+            inner.sampler = SeededSampler(settings.sampler, settings.seed)
+        else:
+            storage = open_storage(folder, url)
+            # first of all: were this process killed, the next one knows what is its own to make again
+            Home(folder.name, mark["id"], str(folder.resolve())).write(folder, url)
+            with unmaking(storage, folder.name, mark["id"]):
+                inner = start(storage, folder.name, space, settings, mark)
+                inner.set_user_attr(ATTRIBUTE, content)
+        write_space(folder, space.text)
         return cls(folder, space, settings, inner, url)
 
     @classmethod
@@ -160,25 +197,22 @@ class Study:
 
         Raises:
             UserError: it is there with another space, other settings or another storage; every difference
-                is named.
+                is named. Or nas did not make it.
         """
-        folder = locate(name, runs)
-        with _making(folder):
-            here = str(folder / JOURNAL) if (folder / JOURNAL).is_file() else _stored_url(folder)
-            url = url or _stored_url(folder)
-            inner = _load(folder, url) if url is not None or here is not None else None
-            if inner is not None and _ATTRIBUTE in inner.user_attrs:
-                study = cls.open(name, runs, url)
+        folder = check_new(name, runs, url)
+        with making(folder):
+            found = find_here(folder, url)
+            if found is not None and ATTRIBUTE in found.inner.user_attrs:
+                study = cls._of(folder, found)
                 kept = {key: getattr(study.settings, key) for key in unasked}
                 study.refuse_changes(space, replace(settings, **kept))
+                remember(folder, found, space.text)
                 return study, True
-            if url is not None and here is not None and here != url:
-                rule = f"but the study is in {without_password(here)}"
-                hint = "leave --storage out, or give another --name"
-                problem = Problem("storage", without_password(url), rule, hint)
-                raise UserError(f'study "{folder.name}" exists in another storage', [problem])
-            if inner is not None:  # its creation was cut off: nothing ran yet
-                optuna.delete_study(study_name=folder.name, storage=inner._storage)
+            if found is not None:
+                home = Home.read(folder)
+                remove_cut_off(found.inner, "" if home is None else home.id, where(folder, found.url))
+            url = stored_url(folder) if url is None else absolute(url)
+            forget(folder)
             return cls._create(folder, space, settings, url), False
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
@@ -359,74 +393,25 @@ class Study:
             yield
 
 
-def start(storage: BaseStorage, name: str, space: SearchSpace, settings: StudySettings) -> optuna.Study:
-    """A new Optuna study in a storage, the space's baselines queued first."""
+def start(
+    storage: BaseStorage,
+    name: str,
+    space: SearchSpace,
+    settings: StudySettings,
+    mark: dict[str, Any] | None = None,
+) -> optuna.Study:
+    """Make an Optuna study in a storage, marked from the start, the space's baselines queued first."""
     directions = [
         StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
         for item in space.objectives
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        inner = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=directions,
-            sampler=SeededSampler(settings.sampler, settings.seed),
+        create(storage, name, directions, mark)
+        inner = optuna.load_study(
+            storage=storage, study_name=name, sampler=SeededSampler(settings.sampler, settings.seed)
         )
         inner.set_metric_names([item.name for item in space.objectives])
     for baseline, architecture in space.baselines.items():
         inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
     return inner
-
-
-def locate(name: str, runs: Path) -> Path:
-    """The study's folder: `runs/NAME`, or NAME itself when it is a path."""
-    path = Path(name)
-    return path if len(path.parts) > 1 else runs / name
-
-
-def list_studies(runs: Path = DEFAULT_RUNS) -> list[str]:
-    """Names of the studies in a folder."""
-    if not runs.is_dir():
-        return []
-    return sorted(
-        path.name for path in runs.iterdir() if (path / JOURNAL).is_file() or (path / _URL_FILE).is_file()
-    )
-
-
-@contextmanager
-def _making(folder: Path) -> Iterator[None]:
-    """Locks the folder; when a UserError ends the block, folders it made are gone again."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with mendable(folder), locked(folder):
-            yield
-    except optuna.exceptions.DuplicatedStudyError as error:
-        problem = Problem("study", folder.name, "exists already", "give another --name")
-        raise UserError("can't make the study", [problem]) from error
-    except UserError:
-        if made:
-            shutil.rmtree(made[-1], ignore_errors=True)
-        raise
-
-
-def _stored_url(folder: Path) -> str | None:
-    """The storage that a study is in when it is not the embedded one."""
-    path = folder / _URL_FILE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
-
-
-def _load(folder: Path, url: str | None) -> optuna.Study | None:
-    storage = open_storage(folder, url)
-    try:
-        return optuna.load_study(study_name=folder.name, storage=storage)
-    except KeyError:
-        return None
-
-
-def _unknown(folder: Path, runs: Path) -> UserError:
-    here = list_studies(runs)
-    hint = nearest(folder.name, here) or (
-        f"here are: {', '.join(here)}" if here else "start one with nas search"
-    )
-    return UserError("no such study", [Problem("study", folder.name, f"is not in {folder.parent}", hint)])

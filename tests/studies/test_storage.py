@@ -13,8 +13,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from studies.addresses import shown
 from studies.journal import Embedded, locked
-from studies.storage import JOURNAL, mendable, open_storage, without_password
+from studies.storage import JOURNAL, mendable, open_storage
 from surgery.problems import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,14 +115,14 @@ def test_bad_urls_are_told(tmp_path: Path, url: str) -> None:
 
 def test_damaged_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_bytes(b"not json\nnot json either\n")
-    with pytest.raises(UserError, match="the file is damaged"):
+    with pytest.raises(UserError, match="journal is damaged"):
         open_storage(tmp_path, None)
 
 
 def test_passwords_stay_out_of_messages() -> None:
-    assert without_password("mysql://me:s:e/c@host/db") == "mysql://me:s:e/c@host/db"  # not a valid URL
-    assert without_password("mysql://me:secret@host:1/db") == "mysql://me:***@host:1/db"
-    assert without_password("sqlite:///a@b:c.db") == "sqlite:///a@b:c.db"
+    assert shown("mysql://me:s:e/c@host/db") == "mysql://me:***@host/db"
+    assert shown("mysql://me:secret@host:1/db") == "mysql://me:***@host:1/db"
+    assert shown("sqlite:///a@b:c.db") == "sqlite:///a@b:c.db"
 
 
 def test_full_disks_are_mendable(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from studies import trials
 from studies import worker as worker_module
 from studies.data import TokenData
 from studies.descent import TrainingFailed
-from studies.study import Study, list_studies
+from studies.finding import list_studies
+from studies.study import Study
 from studies.worker import FAILURES_IN_A_ROW, work
 from surgery.problems import UserError
 
@@ -251,24 +252,6 @@ def test_five_failures_in_a_row_end_it(
         work(study, target=50, device="cpu", log=quiet)
     assert "no kernel for this card" in str(caught.value)
     assert sum(record.state == "failed" for record in study.records()) == FAILURES_IN_A_ROW
-
-
-def test_a_cut_off_creation_is_made_again(
-    make_study: MakeStudy, tokens: TokenData, quiet: Quiet, tmp_path: Path
-) -> None:
-    study = make_study()
-    journal = study.folder / "journal.log"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    for kept in range(len(lines)):
-        journal.write_bytes(b"".join(lines[:kept]))
-        with pytest.raises(UserError, match="no such study"):
-            Study.open("study", tmp_path / "runs")
-        again, resumed = Study.create_or_resume(
-            "study", study.space, study_settings(tokens), tmp_path / "runs"
-        )
-        assert not resumed
-        assert [record.baseline for record in again.records()] == ["dense", "hdpl-paper", "lt2-looped"]
-    work(again, target=1, device="cpu", log=quiet)
 
 
 def test_two_searches_may_start_the_same_study_at_once(
