@@ -23,7 +23,7 @@ LT2_LOOPS = 4
 LT2_MIXERS: dict[str, dict[str, Any]] = {
     "G": {"key_ratio": 0.75, "expand_v": 2.0},
     "F": {"gate": True},
-}  # papers.md 1.2, 1.3
+}  # docs/papers.md, Hybrid patterns and Gated attention
 PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
 PAPER_PROJECTIONS = ("q", "k", "v", "gate", "up")
 

@@ -28,7 +28,7 @@ def shortest_period(layout: str) -> str:
 
 
 def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> str:
-    """A layout of `depth` layers with mixers in the given ratio (LT2's patterns, papers.md 1.4).
+    """A layout of `depth` layers with mixers in the given ratio (docs/papers.md, Hybrid patterns).
 
     The first letter of `ratio` is the one placed: `interleave` spreads it evenly, last in each
     period (GGGGF); `front` and `back` put all its layers at one end of the stack; `bookend` puts equally

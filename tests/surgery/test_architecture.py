@@ -20,7 +20,7 @@ from surgery.problems import UserError
 from surgery.yaml_source import load_yaml
 from tests.strategies import architecture_data, architectures, respellings
 
-# DESIGN.md section 3, with full attention in every layer
+# the paper's hybrid (docs/papers.md, HDPL)
 EXAMPLE = """\
 backbone: {vocab_size: 49152, dim: 512, num_layers: 4, num_heads: 8, num_kv_heads: 8, head_dim: 64,
 ffn_dim: 2048,

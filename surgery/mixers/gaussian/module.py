@@ -1,4 +1,5 @@
-"""Gaussian-kernel attention as a torch module, computed by SDPA (papers.md section 2; arXiv 2605.02144)."""
+"""Gaussian-kernel attention as a torch module, computed by SDPA (GKA, arXiv 2605.02144;
+docs/papers.md, Gaussian-kernel attention)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The gated delta rule, in chunks for long inputs and token by token for short ones (papers.md 3.1, 3.3).
+"""The gated delta rule, in chunks for long inputs and token by token for short ones
+(docs/papers.md, Gated DeltaNet and In chunks).
 
 A head keeps a state S (k, v). A token fades it, corrects what it recalls for its key, and reads it:
 S <- exp(g) S;  S <- S + beta k (v - S^T k)^T;  o = S^T q  (arXiv 2412.06464, eq. 10).
@@ -113,7 +114,7 @@ def _scan(
     decay: Float[Tensor, "bh n"],
     state: Float[Tensor, "bh k v"],
 ) -> tuple[Float[Tensor, "bh n k v"], Float[Tensor, "bh n c v"], Float[Tensor, "bh k v"]]:
-    """The states before each chunk, what each token writes, the state after all (papers.md 3.3).
+    """The states before each chunk, what each token writes, the state after all (docs/papers.md, In chunks).
 
     For chunk n, with S the state before it: written_n = u_n - w_n S, S <- decay_n S + keys_n^T written_n.
     `keys` are faded to the end of their chunk; `decay` is that of a whole chunk.

@@ -1,4 +1,4 @@
-"""Gated DeltaNet as a torch module (arXiv 2412.06464; papers.md 3.2)."""
+"""Gated DeltaNet as a torch module (arXiv 2412.06464; docs/papers.md, The layer)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from surgery.kernels import block_size, ceil_div, jit, tl
 def scan(
     w: Tensor, u: Tensor, keys: Tensor, decay: Tensor, state: Tensor, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(states before each chunk, what its tokens write, the state after all), papers.md 3.3.
+    """(states before each chunk, what its tokens write, the state after all), docs/papers.md, In chunks.
 
     For chunk n, with S the state before it: written_n = u_n - w_n S, S <- decay_n S + keys_n^T written_n.
     Shapes: w and keys (heads, n, c, k), u (heads, n, c, v), decay (heads, n), state (heads, k, v).

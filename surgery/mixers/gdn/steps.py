@@ -52,8 +52,9 @@ def mix(
     """(what the queries read, the state after the last token).
 
     `qkv` holds the queries of all heads, then their keys, then their values. Queries and keys are brought to
-    length one and queries scaled by key^-0.5 (papers.md 3.2). g and beta as in `delta_rule`; they and the
-    state are float32 or better, and so is the work. The kernels' outputs have the dtype of `qkv`.
+    length one and queries scaled by key^-0.5 (docs/papers.md, The layer). g and beta as in `delta_rule`;
+    they and the state are float32 or better, and so is the work. The kernels' outputs have the dtype of
+    `qkv`.
     """
     if state is None:
         shape = (qkv.shape[0], sizes.heads, sizes.key, sizes.value)

@@ -1,4 +1,5 @@
-"""Sparse top-k attention as a torch module (DeepSeek-V3.2, arXiv 2512.02556; papers.md section 4)."""
+"""Sparse top-k attention as a torch module (DeepSeek-V3.2, arXiv 2512.02556;
+docs/papers.md, Sparse attention)."""
 
 from __future__ import annotations
 

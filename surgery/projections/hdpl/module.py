@@ -1,4 +1,4 @@
-"""Hybrid Dual-Path Linear as a torch module (arXiv 2602.07070; papers.md section 5)."""
+"""Hybrid Dual-Path Linear as a torch module (arXiv 2602.07070; docs/papers.md, HDPL)."""
 
 from __future__ import annotations
 
