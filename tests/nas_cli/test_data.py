@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,15 +93,27 @@ def test_verify_sees_a_changed_shard(nas: Nas, prepared: Path, tmp_path: Path) -
     assert "sha256" in str(result.exception)
 
 
-def test_ctrl_c_stops_with_130_and_the_next_run_finishes(home: Path) -> None:
-    command = [sys.executable, "-m", "nas_cli.main", "data", "prepare", "builtin", "--tokenizer", "bpe:4096"]
+def test_ctrl_c_stops_with_130_and_the_next_run_finishes(nas: Nas, text_file: Path, home: Path) -> None:
+    code = (  # its first part is never finished, as if that took long
+        "import time\nfrom studies.data.parts import Preparation\n"
+        "Preparation._make_part = lambda *_: (print('at work', flush=True), time.sleep(1e6))\n"
+        "from nas_cli.main import run\nrun()"
+    )
+    words = ("data", "prepare", str(text_file), "--tokenizer", "bpe:300")
+    command = [sys.executable, "-c", code, *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for _ in range(300):  # until it is at work
-        if home.is_dir() and any(home.iterdir()):
-            break
-        time.sleep(0.1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
     os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate()
     assert process.returncode == 130
     assert "stopped" in told
     assert "Traceback" not in told
+    assert [item["finished"] for item in json.loads(nas("data", "info", "--json").stdout)["prepared"]] in (
+        [],
+        [False],
+    )
+    assert nas(*words).exit_code == 0
+    assert [item["finished"] for item in json.loads(nas("data", "info", "--json").stdout)["prepared"]] == [
+        True
+    ]

@@ -182,7 +182,7 @@ def _claim(folder: str, started: object, free: object) -> None:
     with audit.runs(1)[0].claimed() as mine:
         assert mine
         started.set()  # type: ignore[attr-defined]
-        free.wait(60)  # type: ignore[attr-defined]
+        free.wait()  # type: ignore[attr-defined]
 
 
 def test_a_run_is_trained_by_one_process_only(study: Study) -> None:
@@ -190,9 +190,9 @@ def test_a_run_is_trained_by_one_process_only(study: Study) -> None:
     run = audit.runs(1)[0]
     context = multiprocessing.get_context("fork")
     started, free = context.Event(), context.Event()
-    other = context.Process(target=_claim, args=(str(study.folder), started, free))
+    other = context.Process(target=_claim, args=(str(study.folder), started, free), daemon=True)
     other.start()
-    assert started.wait(60)
+    assert started.wait()
     with run.claimed() as mine:
         assert not mine
     other.kill()  # its claim dies with it

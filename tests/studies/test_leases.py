@@ -14,19 +14,23 @@ from studies.leases import Lease, clear_dead, host_of, is_alive, statuses
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from studies.leases import Lease
 lease = Lease(Path(sys.argv[1]))
 lease.tell({"state": "training", "done": 0.5})
 print(lease.worker, flush=True)
-time.sleep(60)
+sys.stdin.read()  # until it is killed, or nobody can
 """
 
 
 def test_a_killed_worker_is_dead_at_once(tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None
     worker = holder.stdout.readline().strip()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -373,19 +374,26 @@ def test_an_evaluation_that_does_not_fit_is_halved(
 
 
 def test_speed_leaves_evaluation_out(tokens: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training.evaluate
+    """By a clock that only steps, 0.5 s each, and evaluations, 100 s each, move on."""
+    now = 0.0
 
-    def slow(*args: object, **options: object) -> object:
-        time.sleep(0.4)
-        return real(*args, **options)  # type: ignore[arg-type]
+    def taking(seconds: float, work: Callable[..., object]) -> Callable[..., object]:
+        def timed(*args: object, **options: object) -> object:
+            nonlocal now
+            now += seconds
+            return work(*args, **options)
 
-    monkeypatch.setattr(training, "evaluate", slow)
+        return timed
+
+    monkeypatch.setattr("studies.curve.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(training, "evaluate", taking(100.0, training.evaluate))
+    monkeypatch.setattr(Descent, "step", taking(0.5, Descent.step))
     seen: list[Progress] = []
-    started = time.perf_counter()
     result = run(tokens, on_step=seen.append)
-    assert time.perf_counter() - started > result.seconds + 1.2
-    assert result.train_tokens_per_s == pytest.approx(result.tokens / result.seconds)
-    assert seen[-1].tokens_per_s == pytest.approx(result.train_tokens_per_s, rel=0.2)
+    assert now == result.seconds + 100 * len(result.losses)
+    assert result.seconds == 0.5 * SETTINGS.steps
+    assert {item.tokens_per_s for item in seen} == {SETTINGS.batch_tokens / 0.5}
+    assert result.train_tokens_per_s == SETTINGS.batch_tokens / 0.5
 
 
 def test_stops_between_steps(tokens: TokenData, tmp_path: Path) -> None:

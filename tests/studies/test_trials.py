@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import cProfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 import pytest
@@ -34,6 +36,7 @@ from .conftest import SPACE, MakeStudy, outcome
 from .held import Hold
 
 Quiet = Callable[[str], None]
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -273,6 +276,13 @@ def test_another_storage_than_the_studys_is_refused(make_study: MakeStudy, url: 
         Study.create_or_resume("moved", study.space, study.settings, moved.folder.parent, url + "2")
 
 
+def counted(work: Callable[[], T]) -> tuple[T, int]:
+    """What it returns, and its calls of functions: as good as its time, on a busy machine too."""
+    profile = cProfile.Profile()
+    result = profile.runcall(work)
+    return result, sum(entry.callcount for entry in profile.getstats())
+
+
 def test_five_thousand_trials(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optuna.storages.journal._file.os.fsync", lambda descriptor: None)
     study = make_study(text=SPACE.replace("13k", "20k"))
@@ -290,17 +300,17 @@ def test_five_thousand_trials(make_study: MakeStudy, monkeypatch: pytest.MonkeyP
     with Lease(opened.workers_folder) as lease:
         for _ in range(3):  # the baselines, and the records' cache
             finish(opened, taken(opened, lease.worker).trial, lease.worker, {}, [1.0, 1.0, 1.0])
-        times = []
+        counts = []
         for _ in range(5):
-            before, started = len(opened.records()), time.process_time()
-            trial = taken(opened, lease.worker).trial
-            times.append((time.process_time() - started) / (len(opened.records()) - before))
-            finish(opened, trial, lease.worker, {}, [1.0, 1.0, 1.0])
+            before = len(opened.records())
+            assignment, count = counted(lambda: taken(opened, lease.worker))
+            counts.append(count / (len(opened.records()) - before))
+            finish(opened, assignment.trial, lease.worker, {}, [1.0, 1.0, 1.0])
     assert len(opened.records()) >= 5008
-    assert min(times) < 0.15
-    started = time.process_time()
-    assert opened.front()
-    assert time.process_time() - started < 0.3
+    assert min(counts) < 100_000  # per suggestion, feasible or not
+    front, count = counted(opened.front)
+    assert front
+    assert count < 50_000  # not a call for each pair of them
 
 
 def test_an_open_dashboard_sees_what_workers_write(make_study: MakeStudy, quiet: Quiet) -> None:

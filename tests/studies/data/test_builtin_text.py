@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +33,8 @@ def test_the_licence_ships_with_it() -> None:
     assert (folder / "python_docs.jsonl.gz").is_file()
 
 
-def test_preparing_it_is_quick_and_holds_out_enough(tmp_path: Path) -> None:
-    start = time.monotonic()
+def test_preparing_it_holds_out_enough(tmp_path: Path) -> None:
     data = prepare("builtin", "bpe:4096", tmp_path / "data")
-    assert time.monotonic() - start < 15
     assert data.vocab_size == 4096
     assert len(data.tokens("val")) >= 30_000
     assert len(data.tokens("train")) > 900_000

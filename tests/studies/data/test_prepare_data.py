@@ -20,11 +20,18 @@ from studies.data import TokenData, prepare
 from studies.data.request import is_held_out
 from surgery.problems import UserError
 
-SLOWLY = """
+# prepares until so many train shards are there, then waits to be killed; without a number it goes to the end
+PREPARE = """
 import sys, time
+from pathlib import Path
 from studies.data import prepare
-corpus, folder, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
-prepare(corpus, "bpe:400", folder, shard_tokens=20_000, progress=lambda *_: time.sleep(pause))
+corpus, folder, *most = sys.argv[1:]
+
+def progress(*_):
+    while most and len(list(Path(folder).glob("train-*.bin"))) >= int(most[0]):
+        time.sleep(0.01)
+
+prepare(corpus, "bpe:400", folder, shard_tokens=20_000, progress=progress)
 """
 
 
@@ -32,21 +39,22 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def wait_for_shards(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("train-*.bin"))) < count and time.monotonic() < deadline:
+def killed_after(shards: int, corpus: object, folder: Path) -> None:
+    """A process that prepares the corpus into the folder, killed once it has so many train shards."""
+    process = subprocess.Popen([sys.executable, "-c", PREPARE, str(corpus), str(folder), str(shards)])
+    while not (folder / "tokenizer").exists() or len(list(folder.glob("train-*.bin"))) < shards:
+        assert process.poll() is None
         time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "meta.json").exists()
 
 
 def test_killed_and_run_again_gives_the_same_bytes(corpus_file: Path, tmp_path: Path) -> None:
     whole = prepare(str(corpus_file), "bpe:400", tmp_path / "whole", shard_tokens=20_000)
     killed = tmp_path / "killed"
     for shards in (1, 4):  # killed twice, at different places
-        process = subprocess.Popen([sys.executable, "-c", SLOWLY, corpus_file, killed, "0.1"])
-        wait_for_shards(killed, shards)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert not (killed / "meta.json").exists()
+        killed_after(shards, corpus_file, killed)
     kept = json.loads((killed / "progress.json").read_text())["parts"]
     assert len(kept) >= 3
     times = {part["train"]["file"]: (killed / part["train"]["file"]).stat().st_mtime_ns for part in kept}
@@ -65,19 +73,15 @@ def test_a_stream_of_datasets_killed_and_run_again(documents: list[str], tmp_pat
     spec = f"hf:{tmp_path}/set"
     whole = prepare(spec, "bpe:400", tmp_path / "whole", shard_tokens=20_000)
     assert whole.meta["corpus"]["documents_read"] == len(documents)
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY, spec, tmp_path / "killed", "0.1"])
-    wait_for_shards(tmp_path / "killed", 3)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed" / "meta.json").exists()
+    killed_after(3, spec, tmp_path / "killed")
     prepare(spec, "bpe:400", tmp_path / "killed", shard_tokens=20_000)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
 def test_two_processes_share_one_preparation(corpus_file: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", SLOWLY, str(corpus_file), str(tmp_path / "data"), "0.02"]
+    arguments = [sys.executable, "-c", PREPARE, str(corpus_file), str(tmp_path / "data")]
     both = [subprocess.Popen(arguments) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait() for process in both] == [0, 0]
     data = TokenData.open(tmp_path / "data", verify=True)
     assert not list(data.folder.glob("*.tmp"))
 
@@ -229,12 +233,7 @@ def test_a_read_only_folder_is_a_user_error(documents: list[str]) -> None:
 
 def test_an_empty_start_is_taken_over(corpus_file: Path, tmp_path: Path) -> None:
     """Killed before its first shard, then asked for something else: the old tokenizer must not stay."""
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY, corpus_file, tmp_path / "data", "30"])
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "data" / "tokenizer").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    killed_after(0, corpus_file, tmp_path / "data")
     assert prepare(str(corpus_file), "bpe:500", tmp_path / "data").vocab_size == 500
 
 
