@@ -11,8 +11,8 @@ from rich.text import Text
 
 from nas_cli.counts import number, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import MOST, MOST_SEED, DeviceOption, JsonOption
-from nas_cli.screen import console, duration, errors, print_json
+from nas_cli.options import MOST, MOST_SEED, DeviceOption, JsonOption, TrustOption
+from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder, or an id on the Hub.")]
 
@@ -74,6 +74,7 @@ def evaluate(
         int | None,
         typer.Option(min=0, max=MOST_SEED, help="Probe: the first of the seeds.", show_default="0"),
     ] = None,
+    trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -87,9 +88,11 @@ def evaluate(
     }  # fmt: skip
     if probe is None:
         _refuse({**settings, "seq_len": None, "seeds": seeds, "seed": seed}, "on text", "add --probe recall")
-        _perplexity(model, data or CORPUS, max_tokens, seq_len, device, as_json)
+        _perplexity(model, data or CORPUS, max_tokens, seq_len, trust_remote_code, device, as_json)
         return
-    _refuse({"data": data, "max_tokens": max_tokens}, "on a probe", "leave out --probe to measure on text")
+    trust = trust_remote_code or None
+    text_only: dict[str, object] = {"data": data, "max_tokens": max_tokens, "trust_remote_code": trust}
+    _refuse(text_only, "on a probe", "leave out --probe to measure on text")
     from nas_cli.probes import run_probe
 
     run_probe(probe, model, settings, seeds or 1, seed or 0, device, as_json)
@@ -109,8 +112,9 @@ def _refuse(options: dict[str, object], where: str, hint: str) -> None:
 
 
 def _perplexity(
-    model: str, data: str, max_tokens: int | None, seq_len: int | None, device: str, as_json: bool
-) -> None:
+    model: str, data: str, max_tokens: int | None, seq_len: int | None, trusted: bool, device: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     import time
 
     from nas_cli.bars import stage_progress
@@ -120,7 +124,8 @@ def _perplexity(
 
     place = pick_device(device)
     text = read_text(data)
-    checkpoint = load(model, place)
+    checkpoint = load(model, place, trust_remote_code=trusted)
+    print_warnings(checkpoint.notes)
     if max_tokens is None and not text.whole:
         max_tokens = HELD_OUT_TOKENS
     started = time.monotonic()
@@ -160,6 +165,7 @@ def generate(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Run the whole text again for every token.")
     ] = False,
+    trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Let a model go on from a text; it comes on standard output, the speed on standard error."""
@@ -167,7 +173,8 @@ def generate(
     from studies.devices import pick_device
     from studies.generation import generate as run
 
-    checkpoint = load(model, pick_device(device))
+    checkpoint = load(model, pick_device(device), trust_remote_code=trust_remote_code)
+    print_warnings(checkpoint.notes)
 
     def write(piece: str) -> None:
         sys.stdout.write(piece)

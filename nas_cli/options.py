@@ -35,6 +35,9 @@ ThreadsOption = Annotated[
 ]  # fmt: skip
 DEFAULT_CPU_PRECISION = "float32"
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that the model brings along.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]
 EachOption = Annotated[

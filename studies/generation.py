@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from studies.checkpoints import Checkpoint
+from studies.checkpoints import Checkpoint, check_tokens
 from surgery.problems import Problem, Problems, UserError
 
 
@@ -74,6 +74,7 @@ def generate(
                 "can't generate", [Problem("text", prompt, "is empty", "give the model a beginning")]
             )
         ids = [first]
+    check_tokens(checkpoint, ids)
     if len(ids) + max_new_tokens > checkpoint.longest:
         rule = f"{len(ids)} of it and {max_new_tokens} new ones exceed the context of {checkpoint.longest}"
         raise UserError("can't generate", [Problem("tokens", len(ids), rule, "fewer --max-new-tokens")])

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from studies.checkpoints import Checkpoint
+from studies.checkpoints import Checkpoint, check_tokens
 from studies.data import TextTokenizer, TokenData, open_corpus
 from studies.data.corpora import Corpus, split_column
 from studies.data.folder import read_json
@@ -110,10 +110,8 @@ def measure(
         raise UserError(
             "too little text", [Problem("data", text.name, rule, "more text, or a shorter --seq-len")]
         )
-    vocab_size = checkpoint.model.get_input_embeddings().weight.shape[0]
-    if int(ids.max()) >= vocab_size:
-        rule = f"is outside the model's vocabulary of {vocab_size}"
-        raise UserError("model and tokenizer don't fit", [Problem("token", int(ids.max()), rule)])
+    check_tokens(checkpoint, [*np.unique(ids), *([] if bos is None else [bos])])
+    vocab_size = checkpoint.rows
     starts = range(0, targets, seq_len)
     rows_at_once = max(1, BATCH_LOGITS // (vocab_size * seq_len))
     total = done = 0.0

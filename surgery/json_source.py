@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from surgery.problems import Problems
+
 MAX_DEPTH = 100  # objects and lists inside each other
 MAX_DIGITS = 300  # of a whole number, which a float can still hold
 
@@ -45,6 +47,31 @@ def read_object(path: Path) -> dict[str, Any]:
         ValueError: it holds no JSON object.
     """
     return parse_object(path.read_bytes())
+
+
+def try_object(path: Path, problems: Problems, hint: str = "") -> dict[str, Any] | None:
+    """Return the object in a JSON file, or None.
+
+    It is None where there is no such file, and where the file can't be used: the reason is then added to
+    `problems`.
+    """
+    try:
+        return read_object(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        problems.add(path.name, None, f"can't be read: {reason}", hint)
+        return None
+
+
+def kind_of(value: object) -> str:
+    """Return the word for the type of a parsed value."""
+    words = {
+        dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number",
+        float: "a number",
+    }  # fmt: skip
+    return words.get(type(value), "null")
 
 
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"

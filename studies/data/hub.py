@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,10 +77,14 @@ class HubCorpus(Corpus):
             require_hub("data", self.spec, OFFLINE_HINT)
         import datasets
 
+        # datasets 3 asks on standard input whether to run a data set's code, unless that is refused
+        asks = "trust_remote_code" in signature(datasets.load_dataset).parameters
+        refusal = {"trust_remote_code": False} if asks else {}
         try:
             return datasets.load_dataset(
-                self.path, self.config, split=self.split, streaming=True, data_files=self.data_files
-            )
+                self.path, self.config, split=self.split, streaming=True, data_files=self.data_files,
+                **refusal,
+            )  # fmt: skip
         except Exception as error:  # whatever the library or a dataset raises is about this corpus
             raise self._refused(error, 0) from error
 

@@ -200,22 +200,16 @@ def write_pretrained(spec: str, folder: Path) -> None:
 
     local = expand(spec)
     hint = "a tokenizer is bpe:SIZE, a Hub name (HuggingFaceTB/SmolLM2-135M) or a folder with tokenizer.json"
-    from transformers import AutoTokenizer
+    from surgery.hf.tokenizer import load_tokenizer
 
-    try:
-        if os.path.isdir(local):
-            tokenizer = AutoTokenizer.from_pretrained(str(local), local_files_only=True)
-        else:
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=True)
-            except (OSError, ValueError):  # not in the cache
-                require_hub("tokenizer", spec, "--tokenizer bpe:4096 needs no network")
-                tokenizer = AutoTokenizer.from_pretrained(spec)
-    except UserError:
-        raise
-    except Exception as error:  # transformers raises many kinds for one mistake
-        reason = " ".join(str(error).split())[:300]
-        raise _refused(spec, f"can't be loaded: {reason}", hint) from error
+    if os.path.isdir(local):
+        tokenizer = load_tokenizer(local)
+    else:
+        try:
+            tokenizer = load_tokenizer(spec)
+        except (OSError, ValueError):  # not in the cache
+            require_hub("tokenizer", spec, "--tokenizer bpe:4096 needs no network")
+            tokenizer = load_tokenizer(spec, local=False)
     if not getattr(tokenizer, "is_fast", False):
         raise _refused(spec, "is not a fast tokenizer (no tokenizer.json), so bytes can't be counted", hint)
     if tokenizer.eos_token is None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from surgery.architecture import Architecture
 from surgery.context import Context
+from surgery.hf.tokenizer import load_tokenizer
 from surgery.model import Block
 from surgery.problems import Problem, UserError
 from surgery.rotary import rotary_tables
@@ -52,16 +53,7 @@ def as_tokens(
 
 
 def _encode(texts: list[str], tokenizer_dir: str | os.PathLike[str]) -> list[list[int]]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    except Exception as error:  # transformers raises many kinds for a folder without a usable tokenizer
-        reason = str(error).strip().split("\n", 1)[0][:160]
-        problem = Problem(
-            "tokenizer", str(tokenizer_dir), f"can't be loaded: {reason}", "give token ids instead"
-        )
-        raise UserError("can't calibrate", [problem]) from error
+    tokenizer = load_tokenizer(tokenizer_dir)
     return [list(tokenizer(text)["input_ids"]) for text in texts]
 
 

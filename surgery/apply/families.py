@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from surgery.backbone import _ROPE_FIELDS, _ROPE_OPTIONAL, Backbone
-from surgery.json_file import kind_of
+from surgery.json_source import kind_of
 from surgery.options import Cursor, Option
 from surgery.problems import Problems
 

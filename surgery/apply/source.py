@@ -15,10 +15,12 @@ from torch import Tensor
 
 from surgery.apply.families import IGNORED_SUFFIXES, read_backbone, source_name
 from surgery.apply.names import EMBEDDING, HEAD, explain_names, match_names
+from surgery.apply.tokens import check_tokenizer, usable_ids
 from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
-from surgery.json_file import read_object
+from surgery.hf.export import TOKENIZER_FILES
+from surgery.json_source import try_object
 from surgery.problems import Problem, Problems, UserError
 
 GENERATION = "generation_config.json"
@@ -98,19 +100,24 @@ def read_source(model: str | os.PathLike[str]) -> SourceModel:
     config = read_config(folder, problems)
     if config is not None:
         backbone, notes = read_backbone(config, problems)
-    generation = read_object(folder / GENERATION, problems, "remove it if you don't need it") or {}
+    generation = try_object(folder / GENERATION, problems, "remove it if you don't need it") or {}
     files = find_weights(folder, config or {}, problems, notes)
     stored = read_headers(files, IGNORED_SUFFIXES, problems, notes)
     tensors = {} if backbone is None else _match_tensors(backbone, stored, problems)
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        notes += check_tokenizer(folder, backbone.vocab_size if backbone is not None else 2**62, problems)
     problems.raise_if_any(title)
     assert config is not None
     assert backbone is not None
+    rows = backbone.vocab_size
+    config = usable_ids(config, rows, "config.json", notes)
+    generation = usable_ids(generation, rows, GENERATION, notes)
     return SourceModel(str(model), folder, config, backbone, tensors, generation, tuple(notes), hub_id)
 
 
 def read_config(folder: Path, problems: Problems) -> dict[str, Any] | None:
     """Return config.json; that it is missing or can't be used is a problem."""
-    config = read_object(folder / "config.json", problems)
+    config = try_object(folder / "config.json", problems)
     if config is None and not problems and not (folder / ADAPTER).is_file():
         problems.add("config.json", None, "is missing", _hint_at(folder))
     return config
@@ -124,8 +131,11 @@ def _hint_at(folder: Path) -> str:
     return f"{folder} is no Hugging Face model folder"
 
 
-def locate(model: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The folder that holds the checkpoint, and its Hub id if it came from there.
+def locate(model: str | os.PathLike[str], *, code: bool = False) -> tuple[Path, str | None]:
+    """Return the folder that holds the checkpoint, and its Hub id if it came from there.
+
+    Args:
+        code: also download the code that the model brings along.
 
     Raises:
         UserError: no such folder, and the Hub has no such model or can't be reached.
@@ -145,7 +155,7 @@ def locate(model: str | os.PathLike[str]) -> tuple[Path, str | None]:
         raise UserError("can't read the model", [Problem("model", name, rule, "a folder or a Hub id")])
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *(["*.py"] if code else [])]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns)), name
     except Exception as error:  # network, authentication, no such model: many classes, one meaning here

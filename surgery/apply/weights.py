@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from surgery.apply.names import by_layers
-from surgery.json_file import kind_of, read_object
+from surgery.json_source import kind_of, try_object
 from surgery.problems import Problem, Problems
 
 INDEX = "model.safetensors.index.json"
@@ -101,7 +101,7 @@ def _leads_out(name: str) -> bool:
 
 def _read_index(folder: Path, name: str, problems: Problems) -> list[Path]:
     """Return the shards that an index lists, in the order that transformers reads them."""
-    index = read_object(folder / name, problems)
+    index = try_object(folder / name, problems)
     if index is None:
         return []
     weight_map = index.get("weight_map")
@@ -199,6 +199,16 @@ def read_headers(
                 "quantised checkpoints can't be rewritten",
             )  # fmt: skip
     return tensors
+
+
+def check_files(files: Iterable[Path], problems: Problems) -> None:
+    """Add a problem for each file that is no safetensors file."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            problems.found.append(_explain_file(file, error))
 
 
 def _explain_file(file: Path, error: Exception) -> Problem:

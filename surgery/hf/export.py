@@ -20,6 +20,7 @@ from surgery.hf.card import card
 from surgery.hf.configuration import NasConfig
 from surgery.hf.remote_code import write_remote_code
 from surgery.hf.staging import staged
+from surgery.json_source import read_object
 from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 
@@ -71,6 +72,8 @@ def write(
     """Everything but the card, into an existing folder. Arguments as in `save`."""
     tokens = copy_tokenizer(Path(tokenizer_dir), folder) if tokenizer_dir is not None else {}
     generation = _plain(generation_config)
+    rows = model.architecture.backbone.vocab_size
+    tokens = {name: number for name, number in tokens.items() if number < rows}  # the model can't take others
     tokens |= {name: generation[name] for name in _TOKENS if generation.get(name) is not None}
     state = checkpoint(model)
     config = NasConfig(model.architecture.to_dict(), **tokens)
@@ -120,17 +123,20 @@ def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:
 
 
 def _special_tokens(source: Path) -> dict[str, Any]:
+    """Return the ids of the special tokens; none of a tokenizer without a readable tokenizer.json, whose ids
+    the caller's generation config may name."""
     try:
-        settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-        added = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-    except (OSError, ValueError, KeyError):
-        return {}  # a tokenizer of another kind: the caller's generation config may name them
-    ids = {item["content"]: item["id"] for item in added}
+        settings = read_object(source / "tokenizer_config.json")
+        added = read_object(source / "tokenizer.json").get("added_tokens")
+    except (OSError, ValueError):
+        return {}
+    items = added if isinstance(added, list) else []
+    ids = {item.get("content"): item.get("id") for item in items if isinstance(item, dict)}
     found = {}
     for name in _TOKENS:
         token = settings.get(name.removesuffix("_id"))
         token = token.get("content") if isinstance(token, dict) else token
-        if token in ids:
+        if isinstance(token, str) and isinstance(ids.get(token), int):
             found[name] = ids[token]
     return found
 

@@ -105,7 +105,7 @@ def test_a_tokenizer_that_begins_texts_begins_every_window(
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors"), "can't be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no tensors"), "not a readable"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickle"),
     ],
 )

@@ -358,7 +358,7 @@ def test_config_fields_of_the_wrong_type_are_named(
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 @pytest.mark.parametrize(
-    "content", ["[]", "3", "null", '"x"', "{", "", "\ufeff{}", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
+    "content", ["[]", "3", "null", '"x"', "{", "", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
 )
 def test_json_files_that_hold_no_object_are_named(model: Path, name: str, content: str) -> None:
     (model / name).write_text(content, encoding="utf-8")

@@ -1,0 +1,40 @@
+"""Code that a model folder brings along: found without running it, run only where the user asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgery.hf.configuration import MODEL_TYPE
+from surgery.problems import Problems
+
+TRUST = "read that code, and add --trust-remote-code if you trust it"
+
+
+def check_model_code(config: Mapping[str, Any], trusted: bool, problems: Problems) -> list[str]:
+    """Refuse a model that needs code of its own unless that is trusted.
+
+    Models of this package are loaded by the installed package, whatever stands beside their weights.
+
+    Returns:
+        Notes on code that is not run.
+    """
+    code = config.get("auto_map")
+    kind = config.get("model_type")
+    if not code or kind == MODEL_TYPE:
+        return []
+    if not isinstance(code, dict) or not all(isinstance(key, str) for key in code):
+        problems.add("config.json: auto_map", code, "must be an object of class names")
+        return []
+    if trusted:
+        return []
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if kind in CONFIG_MAPPING_NAMES and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return [
+            f"auto_map: the model's own code is not run; it is loaded as transformers' {kind} "
+            "(--trust-remote-code runs it)"
+        ]
+    problems.add("config.json: auto_map", ", ".join(code), "the model needs code of its own", TRUST)
+    return []

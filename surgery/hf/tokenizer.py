@@ -1,0 +1,103 @@
+"""A folder's tokenizer as transformers reads it, and the tokens that a model has no row for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.json_source import try_object
+from surgery.problems import Problem, Problems, UserError
+
+# of a tokenizer's files those that transformers takes for objects
+OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+FAST = "tokenizer.json"
+
+
+NO_CODE = "give one that works without, as a tokenizer.json"
+
+
+def load_tokenizer(
+    name: str | os.PathLike[str],
+    *,
+    trust_remote_code: bool = False,
+    local: bool = True,
+    code_hint: str = NO_CODE,
+) -> Any:
+    """Return the tokenizer of a folder or of a Hub id. Nothing is ever asked on standard input.
+
+    Args:
+        trust_remote_code: run the code that the folder brings for it.
+        local: don't ask the Hub.
+        code_hint: what to do about a tokenizer that needs code which is not trusted.
+
+    Raises:
+        UserError: there is none, or it can't be loaded.
+        OSError, ValueError: `name` is no folder, and `local` kept it from being looked up.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    inside = folder.is_dir()
+    problems = Problems()
+    check_tokenizer_files(folder, problems)
+    problems.raise_if_any("the tokenizer can't be used")
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, local_files_only=local, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds for a folder without a usable tokenizer
+        if local and not inside and isinstance(error, OSError | ValueError):
+            raise
+        rule = f"can't be loaded: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        hint = "copy the tokenizer's files (tokenizer.json, tokenizer_config.json) into the folder"
+        if "trust_remote_code" in str(error):
+            rule, hint = "needs code of its own, which is not run", code_hint
+        elif not inside:
+            hint = "a tokenizer is a Hub name (HuggingFaceTB/SmolLM2-135M) or a folder with tokenizer.json"
+        raise UserError(
+            "the tokenizer can't be used", [Problem("tokenizer", str(name), rule, hint)]
+        ) from error
+
+
+def check_tokenizer_files(folder: Path, problems: Problems) -> None:
+    """Add a problem for each of a tokenizer's settings files that holds no object."""
+    for name in OBJECTS:
+        try_object(folder / name, problems, "copy it again from the model, or remove it")
+
+
+@dataclass(frozen=True)
+class Rowless:
+    """Tokens of a tokenizer with ids that a model's embedding has no row for, by id.
+
+    `ordinary` ones are of the vocabulary that text is cut into, `added` ones were added to it.
+    """
+
+    ordinary: Mapping[int, str]
+    added: Mapping[int, str]
+    rows: int
+
+    def __bool__(self) -> bool:
+        return bool(self.ordinary or self.added)
+
+    def __str__(self) -> str:
+        tokens = {**self.ordinary, **self.added}
+        first = min(tokens)
+        count = "1 token has" if len(tokens) == 1 else f"{len(tokens):,} tokens have"
+        return f"{count} no row in the model, which has {self.rows:,}: such as {tokens[first]!r}, {first}"
+
+
+RESIZE = "`model.resize_token_embeddings(len(tokenizer))` adds rows"
+
+
+def find_rowless(tokenizer: Any, rows: int) -> Rowless:
+    """Return the tokens that a model of so many rows can't take."""
+    added = set(getattr(tokenizer, "added_tokens_decoder", {}))
+    beyond = {number: token for token, number in sorted(tokenizer.get_vocab().items()) if number >= rows}
+    return Rowless(
+        {number: token for number, token in beyond.items() if number not in added},
+        {number: token for number, token in beyond.items() if number in added},
+        rows,
+    )
