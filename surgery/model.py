@@ -7,6 +7,9 @@ Shapes in comments: b batch, t tokens, s tokens seen including the cached ones, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,10 +44,15 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u))."""
+    """Pre-norm residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u)).
+
+    `checkpoint`: runs a function so that the backward pass computes it again instead of keeping what is in
+    it (`torch.utils.checkpoint.checkpoint`). None: everything is kept.
+    """
 
     def __init__(self, backbone: Backbone, layer: Layer) -> None:
         super().__init__()
+        self.checkpoint: Callable[..., Any] | None = None
         self.mixer_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
         self.mixer = MIXERS[layer.mixer].build(
             backbone, layer.mixer_options, lambda name: _projection(layer, name)
@@ -113,8 +121,10 @@ class HybridLM(nn.Module):
         cache: DecodeCache | None = None,
         losses: list[Tensor] | None = None,
         embeddings: Float[Tensor, "b t d"] | None = None,
+        states: list[Tensor] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Normed hidden states. `losses` receives the weighted auxiliary terms of training.
+        """Normed hidden states. `losses` receives the weighted auxiliary terms of training, `states` the
+        input of every layer in the order in which they run, once per pass of a loop.
 
         `attention_mask` is 1 at real tokens and 0 at padding, over cached and new ones. Padding may stand
         anywhere in a row: real tokens are what they would be without it. None: the new tokens are all real.
@@ -140,7 +150,9 @@ class HybridLM(nn.Module):
             context.window = self.architecture.window(turn)
             for index, block in enumerate(self.layers):
                 context.slot = (index, turn)
-                h = self.run_block(block, h, context)
+                if states is not None:
+                    states.append(h if padding is None else padding.restore(h))
+                h = self._run_layer(block, h, context)
             if self.loop_gate is not None:
                 h = h + self.loop_gate[turn] * entry
         if cache is not None:
@@ -148,6 +160,21 @@ class HybridLM(nn.Module):
             cache.real = padding.given if padding is not None else None
         hidden = add_norm(h, None, self.norm)[1]
         return hidden if padding is None else padding.restore(hidden)
+
+    def _run_layer(self, block: nn.Module, h: Float[Tensor, "b t d"], context: Context) -> Tensor:
+        checkpoint: Any = block.checkpoint
+        if checkpoint is None or not (self.training and torch.is_grad_enabled()):
+            return self.run_block(block, h, context)
+        assert context.cache is None, "what is computed twice would be cached twice"
+        # the context of this layer and pass, for the second time: the model's has moved on by then
+        y, *losses = checkpoint(partial(self._run_alone, block, replace(context, losses=[])), h)
+        context.losses.extend(losses)
+        return cast("Tensor", y)
+
+    def _run_alone(self, block: nn.Module, context: Context, h: Float[Tensor, "b t d"]) -> tuple[Tensor, ...]:
+        """(output, *auxiliary losses) of a layer, which it leaves in no list of others."""
+        own = replace(context, losses=[])
+        return (self.run_block(block, h, own), *own.losses)
 
     def loss(
         self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"], *, reduction: str = "mean"

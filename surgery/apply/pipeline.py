@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from surgery.apply.calibrate import Calibration, Progress
+from surgery.apply.defaults import generation_defaults
 from surgery.apply.execute import execute
 from surgery.apply.fit import FitReport
 from surgery.apply.plan import Plan, plan
@@ -115,7 +116,7 @@ def publish(
             model,
             folder,
             tokenizer_dir=source.folder if has_tokenizer else None,
-            generation_config=generation_settings(source),
+            generation_config=generation_defaults(source)[0],
         )
         verification = verify(folder, model)
         body = card(
@@ -127,18 +128,6 @@ def publish(
         )
         (folder / "README.md").write_text(body, encoding="utf-8")
     return verification
-
-
-def generation_settings(source: SourceModel) -> dict[str, Any]:
-    """Defaults of `generate`, special tokens included, from the checkpoint's two configs."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    settings = {name: source.config[name] for name in names if source.config.get(name) is not None}
-    ours = {
-        key: value
-        for key, value in source.generation.items()
-        if not key.startswith("_") and key != "cache_implementation"
-    }
-    return {**settings, **ours}
 
 
 def _check_place(source: SourceModel, out: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.apply.defaults import generation_defaults
 from surgery.apply.fit import check_operators
 from surgery.apply.source import SourceModel
 from surgery.apply.target import FOLDS, folded_layers, read_architecture
@@ -156,7 +157,7 @@ def plan(
         unused=unused,
         disk_needed=sum(tensor.bytes for tensor in tensors) + _SPARE_BYTES,
         disk_free=free_bytes(expand(out).absolute()) if out is not None else None,
-        warnings=(*_warnings(after, tensors, folded), *source.notes),
+        warnings=(*_warnings(after, tensors, folded), *source.notes, *generation_defaults(source)[1]),
     )
 
 

@@ -30,6 +30,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode():
         logits = model(prompts, use_cache=False).logits.float()
     save_file({"logits": logits.contiguous()}, "logits.safetensors")
+    # the checkpoint's own defaults may ask for samples, several sequences or words that end a text
+    model.generation_config = transformers.GenerationConfig()
     settings = {
         "max_new_tokens": job["new_tokens"], "do_sample": False, "num_beams": 1, "eos_token_id": None,
         "pad_token_id": 0, "attention_mask": torch.ones_like(prompts[:1]),

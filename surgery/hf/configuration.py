@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
@@ -18,12 +19,20 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_nas.NasForCausalLM",
 }
 
-# derived from the architecture: in config.json for others to read, ignored when read back
-_DERIVED = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "layer_types",
-    "tie_word_embeddings",
-)  # fmt: skip
+# derived from the architecture: in config.json for others to read, and only compared when read back
+_DERIVED = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "intermediate_size": "ffn_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "head_dim": "head_dim",
+    "rms_norm_eps": "norm_eps",
+    "max_position_embeddings": "max_position_embeddings",
+    "tie_word_embeddings": "tie_embeddings",
+    "layer_types": None,  # words that change between versions of transformers
+}  # field of the config -> field of the backbone
 
 # read from config.json by parts of transformers, though no attribute of its config class
 _OF_TRANSFORMERS = (
@@ -31,6 +40,8 @@ _OF_TRANSFORMERS = (
     "torch_dtype", "name_or_path", "num_labels", "per_layer_config", "quantization_config",
     "custom_pipelines", "transformers_weights", "tie_encoder_decoder", "is_decoder", "add_cross_attention",
 )  # fmt: skip
+
+_OLD_LAYER_TYPES = {"indexed_attention": "deepseek_sparse_attention"}  # before transformers 5.23
 
 # transformers builds configs without arguments to learn defaults
 _SMALLEST = Backbone(vocab_size=2, dim=2, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=2, ffn_dim=2)
@@ -45,7 +56,8 @@ class NasConfig(PreTrainedConfig):
         use_cache: whether a forward pass in evaluation keeps a decode cache.
 
     Raises:
-        UserError: not a valid architecture, or a field that neither this class nor transformers knows.
+        UserError: not a valid architecture, a field that neither this class nor transformers knows, or a size
+            that is not the architecture's.
     """
 
     model_type = MODEL_TYPE
@@ -61,11 +73,11 @@ class NasConfig(PreTrainedConfig):
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        for name in _DERIVED:
-            kwargs.pop(name, None)
+        derived = {name: kwargs.pop(name) for name in _DERIVED if name in kwargs}
         _refuse_unknown(kwargs)
         built = Architecture(_SMALLEST) if architecture is None else Architecture.from_dict(architecture)
         self._set_architecture(built)
+        self._refuse_contradictions(derived)
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
@@ -74,6 +86,12 @@ class NasConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def build_architecture(self) -> Architecture:
+        """The architecture that this configuration describes.
+
+        Raises:
+            UserError: a size was changed beside the architecture, which alone says what is built.
+        """
+        self._refuse_contradictions({name: getattr(self, name) for name in _DERIVED})
         return Architecture.from_dict(self.architecture)
 
     def set_vocab_size(self, size: int) -> None:
@@ -84,17 +102,20 @@ class NasConfig(PreTrainedConfig):
     def _set_architecture(self, built: Architecture) -> None:
         backbone = built.backbone
         self.architecture = built.to_dict()
-        self.vocab_size = backbone.vocab_size
-        self.hidden_size = backbone.dim
-        self.intermediate_size = backbone.ffn_dim
-        self.num_hidden_layers = backbone.num_layers
-        self.num_attention_heads = backbone.num_heads
-        self.num_key_value_heads = backbone.num_kv_heads
-        self.head_dim = backbone.head_dim
-        self.rms_norm_eps = backbone.norm_eps
-        self.max_position_embeddings = backbone.max_position_embeddings
-        self.tie_word_embeddings = backbone.tie_embeddings
-        self.layer_types = [MIXERS[letter].layer_type for letter in built.layout]
+        for name, field in _DERIVED.items():
+            if field:
+                setattr(self, name, getattr(backbone, field))
+        words = [MIXERS[letter].layer_type for letter in built.layout]
+        self.layer_types = [w if w in ALLOWED_LAYER_TYPES else _OLD_LAYER_TYPES.get(w, w) for w in words]
+
+    def _refuse_contradictions(self, derived: Mapping[str, Any]) -> None:
+        backbone = Architecture.from_dict(self.architecture).backbone
+        problems = Problems()
+        for name, field in _DERIVED.items():
+            if name in derived and field and derived[name] != getattr(backbone, field):
+                rule = f"must be {getattr(backbone, field)}, as the field `architecture` says"
+                problems.add(name, derived[name], rule, "apply another architecture to change the model")
+        problems.raise_if_any("the configuration contradicts itself")
 
 
 def _refuse_unknown(fields: Mapping[str, Any]) -> None:

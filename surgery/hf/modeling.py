@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from surgery.context import DecodeCache
 from surgery.hf.configuration import NasConfig
-from surgery.model import HybridLM
+from surgery.hf.generation import check_generation, setting
+from surgery.hf.inputs import (
+    CACHE_FIELD,
+    check_inputs,
+    given_cache,
+    kept_positions,
+    loss_arguments,
+    refuse_cache,
+    share_of_batch,
+)
+from surgery.model import Block, HybridLM
 
-# transformers' name for the cache in outputs, and in what `generate` gives to `forward`
-CACHE_FIELD = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
-NOT_RECORDED = ("output_attentions", "output_hidden_states")
 _RUNS_FROM_PACKAGE = __name__ == "surgery.hf.modeling"  # else a copy that stands beside a checkpoint
 
 
@@ -26,7 +34,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal LM of any `nas` architecture. `model` is the `HybridLM`; in evaluation nothing is random.
 
     The cache is a `DecodeCache`, made by the forward pass; transformers' own cache classes know neither
-    loops nor recurrent states and are refused. Attention maps and hidden states are not recorded.
+    loops nor recurrent states and are refused. Attention maps are not recorded.
     """
 
     config_class = NasConfig
@@ -35,7 +43,9 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
     _no_split_modules = ["Block"]
     _supports_sdpa = True
     _is_stateful = True  # no rolling back: assisted generation is refused with a clear message
-    supports_gradient_checkpointing = False
+    _skip_keys_device_placement = ["past_key_values", "cache"]
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the Trainer's count of the tokens of all accumulated batches
 
     def __init__(self, config: NasConfig) -> None:
         super().__init__(config)
@@ -90,6 +100,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         cache: Any = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (batch, kept tokens, vocabulary).
@@ -100,6 +111,10 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
                 called it `past_key_values` before 5.24 and calls it `cache` since; both are taken.
             labels: as `input_ids`, -100 where no loss is wanted. In training mode the loss includes the
                 auxiliary terms of the operators.
+            position_ids: (batch or 1, new tokens). Without cache and mask they must not start again within a
+                row: transformers would take that for several texts that do not see each other.
+            output_hidden_states: return the input of every layer and the normed output of the last. A looped
+                model gives them for every pass.
             logits_to_keep: only the last so many positions (0: all), or the positions to keep.
             kwargs: `num_items_in_batch`, `ignore_index` and `shift_labels` go to the loss.
 
@@ -109,13 +124,19 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        of_loss = _loss_arguments(kwargs)
-        cache = _the_cache(past_key_values, cache)
+        of_loss = loss_arguments({"output_attentions": self.config.output_attentions, **kwargs})
+        cache = given_cache(past_key_values, cache)
+        check_inputs(attention_mask, position_ids, cache)
+        if self._checkpoints():
+            use_cache = refuse_cache(cache, use_cache)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if use_cache and cache is None:
             cache = DecodeCache()
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         auxiliary: list[Tensor] = []
+        states: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.model(
             input_ids,
             attention_mask=attention_mask,
@@ -123,17 +144,68 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
             cache=cache,
             losses=auxiliary,
             embeddings=inputs_embeds,
+            states=states,
         )
-        logits = self.model.head(_keep(hidden, logits_to_keep))
+        logits = self.model.head(kept_positions(hidden, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **of_loss)
             if auxiliary:
-                loss = loss + torch.stack(auxiliary).sum()
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_FIELD: cache})
+                loss = loss + torch.stack(auxiliary).sum() * share_of_batch(labels, **of_loss)
+        recorded = (*states, hidden) if states is not None else None
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=recorded, **{CACHE_FIELD: cache}
+        )
         if return_dict is None:
             return_dict = self.config.return_dict
         return output if return_dict else cast("tuple[Any, ...]", output.to_tuple())
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. What the model can't do is refused by name: see `surgery.hf.generation`.
+
+        Raises:
+            ValueError: options that can't be followed, in the call or in a generation config.
+        """
+        config = args[1] if len(args) > 1 else kwargs.get("generation_config")
+        check_generation(kwargs, config, self.generation_config)
+        configs = (config, self.generation_config)
+        cached = setting("use_cache", kwargs, *configs) is not False
+        given = kwargs.get("past_key_values") or kwargs.get("cache")
+        if cached and not given and setting("prefill_chunk_size", kwargs, *configs):
+            kwargs[CACHE_FIELD] = DecodeCache()  # transformers asks for one before the first piece
+        return super().generate(*args, **kwargs)
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: continuous batching pages keys and values of attention, and knows nothing else.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{type(self).__name__} does not support continuous batching: it has its own cache")
+
+    def _checkpoints(self) -> bool:
+        """Return True where a forward pass now would compute layers again in its backward pass."""
+        return self.training and torch.is_grad_enabled() and self.is_activation_checkpointing
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether the activations of some layers are computed again instead of kept."""
+        return any(block.checkpoint is not None for block in self.model.layers)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The same under the name of transformers before 5.24."""
+        return self.is_activation_checkpointing
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        for index, block in enumerate(cast("Iterable[Block]", self.model.layers)):
+            wanted = enable and index % every_n_layers == 0
+            block.checkpoint = gradient_checkpointing_func if wanted else None
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -160,42 +232,3 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         self.config.set_vocab_size(embeddings.weight.shape[0])
         self.model.architecture = self.config.build_architecture()
         return embeddings
-
-
-def _the_cache(past_key_values: Any, cache: Any) -> DecodeCache | None:
-    """The one cache that was given, under either name."""
-    if past_key_values is not None and cache is not None and past_key_values is not cache:
-        raise ValueError("give either cache or past_key_values: they are two names for the same argument")
-    name, given = ("cache", cache) if cache is not None else ("past_key_values", past_key_values)
-    if given is not None and not isinstance(given, DecodeCache):
-        raise ValueError(
-            f"{name}: a {type(given).__name__} does not fit this model, which needs its own DecodeCache; "
-            "leave it out and take it from the output"
-        )
-    return given
-
-
-def _loss_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the loss among the further arguments of `forward`; any other must be None or False.
-
-    Raises:
-        ValueError: arguments with a value that `forward` does not follow, all of them named.
-    """
-    asked = {name: value for name, value in kwargs.items() if value is not None and value is not False}
-    found = {name: asked.pop(name) for name in LOSS_ARGUMENTS if name in asked}
-    recorded = [name for name in NOT_RECORDED if asked.pop(name, None) is not None]
-    problems = [f"{name}: this model does not record them" for name in recorded]
-    if asked:
-        problems.append(f"this model does not know the arguments {', '.join(sorted(asked))}")
-    if problems:
-        raise ValueError("; ".join(problems))
-    return found
-
-
-def _keep(hidden: Tensor, wanted: int | Tensor) -> Tensor:
-    """Positions of (b, t, d) that `logits_to_keep` asks for: 0 all, n the last n, or 1-D indices."""
-    if isinstance(wanted, int):
-        return hidden[:, -wanted:] if wanted else hidden
-    if wanted.ndim == 2:
-        return hidden[wanted] if wanted.dtype == torch.bool else hidden.take_along_dim(wanted[..., None], 1)
-    return hidden[:, wanted]

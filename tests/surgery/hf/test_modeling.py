@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 
 from surgery.context import DecodeCache
 from surgery.hf.configuration import NasConfig
 from surgery.hf.export import save
-from surgery.hf.modeling import CACHE_FIELD, NasForCausalLM
+from surgery.hf.inputs import CACHE_FIELD
+from surgery.hf.modeling import NasForCausalLM
 from surgery.mixers import MIXERS
 from surgery.problems import UserError
 from tests.models import architecture, build
@@ -141,15 +144,19 @@ def test_caches_and_outputs_it_does_not_have_are_refused(model: NasForCausalLM) 
             model(tokens(), **{name: DynamicCache()})
     with pytest.raises(ValueError, match="cropped"):
         DecodeCache().crop(-1)
-    with pytest.raises(ValueError, match="output_hidden_states"):
-        model(tokens(), output_hidden_states=True)
+    with pytest.raises(ValueError, match="output_attentions: this model does not record them"):
+        model(tokens(), output_attentions=True)
+    model.set_attn_implementation("eager")  # transformers asks for it
+    model.config.output_attentions = True
+    with pytest.raises(ValueError, match="output_attentions"):
+        model(tokens())
 
 
 def test_unknown_arguments_are_refused_by_name(model: NasForCausalLM) -> None:
     ids = tokens()
     for arguments in (
         {"cache_params": DecodeCache()},
-        {"is_causal": True},
+        {"is_causal": False},
         {"token_type_ids": ids},
         {"cache_position": torch.arange(9)},
         {"attention_masks": torch.ones_like(ids), "label": ids},
@@ -158,6 +165,56 @@ def test_unknown_arguments_are_refused_by_name(model: NasForCausalLM) -> None:
             model(ids, **arguments)
     expected = model(ids).logits  # what is left out under its name is no request
     assert torch.equal(model(ids, output_attentions=False, token_type_ids=None).logits, expected)
+
+
+def test_hidden_states_are_the_inputs_of_the_layers_and_the_output(model: NasForCausalLM) -> None:
+    ids, seen = tokens(), []
+    for block in model.model.layers:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
+    found = model(ids, output_hidden_states=True)
+    assert len(found.hidden_states) == 2 * model.model.architecture.loop_count + 1
+    torch.testing.assert_close(found.hidden_states[:-1], tuple(seen), atol=0, rtol=0)
+    assert torch.equal(model.model.head(found.hidden_states[-1]), found.logits)
+    padded = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    alone = model(ids[1:, :6], output_hidden_states=True).hidden_states
+    for left, right in zip(padded, alone, strict=True):  # in the columns of the caller
+        torch.testing.assert_close(left[1:, :6], right, atol=1e-5, rtol=1e-5)
+    model.config.output_hidden_states = True
+    assert torch.equal(model(ids).hidden_states[1], found.hidden_states[1])
+    assert model(ids, output_hidden_states=False).hidden_states is None
+
+
+def test_some_layers_may_be_checkpointed_and_their_cache_is_refused(model: NasForCausalLM) -> None:
+    ids = tokens()
+    model.train()
+    recompute = partial(checkpoint, use_reentrant=False)
+    model._set_gradient_checkpointing(gradient_checkpointing_func=recompute, every_n_layers=2)
+    assert [block.checkpoint is not None for block in model.model.layers] == [True, False]
+    assert CACHE_FIELD not in model(ids, use_cache=True)
+    with pytest.raises(ValueError, match="gradient checkpointing"):
+        model(ids, past_key_values=DecodeCache())
+    with torch.no_grad():
+        assert CACHE_FIELD in model(ids, use_cache=True)  # nothing is computed twice here
+    model._set_gradient_checkpointing(False)
+    assert not model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"attention_mask": torch.zeros(2, 1, 9, 9)}, "attention_mask: a mask of 4 dimensions"),
+        ({"attention_mask": torch.full((2, 9), -1e4)}, "must hold 1 at real tokens and 0"),
+        ({"attention_mask": torch.ones(2, 8)}, "must have the shape"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 5]])}, "a row of its own"),
+        ({"position_ids": torch.zeros(3, 2, 9, dtype=torch.long)}, "must have 2 dimensions"),
+    ],
+)
+def test_inputs_that_mean_something_else_are_refused(
+    model: NasForCausalLM, inputs: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(tokens(), **inputs)
 
 
 @pytest.mark.parametrize("field", ["arquitecture", "hidden_act", "n_layer", "eos_token_ids"])
@@ -228,6 +285,17 @@ def test_embeddings_can_be_resized(tmp_path: Path) -> None:
     assert model(tokens()).logits.shape[-1] == 50
     model.save_pretrained(tmp_path)
     assert NasForCausalLM.from_pretrained(tmp_path).model.architecture.backbone.vocab_size == 50
+
+
+@pytest.mark.parametrize("field", ["num_hidden_layers", "hidden_size", "vocab_size", "rms_norm_eps"])
+def test_sizes_beside_the_architecture_are_refused(field: str, tmp_path: Path) -> None:
+    model = wrapped()
+    settings = model.config.to_dict()
+    with pytest.raises(UserError, match=rf"{field} = 3: must be .*, as the field `architecture` says"):
+        NasConfig.from_dict({**settings, field: 3})
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"{field} = 3"):
+        NasForCausalLM.from_pretrained(tmp_path, **{field: 3})
 
 
 def test_config_says_what_others_look_for() -> None:

@@ -1,0 +1,69 @@
+"""Which options of transformers' `generate` an exported model can't follow, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_CACHE = "the model keeps its own cache, whose layers transformers' caches do not know"
+_NO_WAY_BACK = "a recurrent state can't be taken back to an earlier token"
+_HUB_CODE = "is run by code from the Hub that is written for transformers' own caches"
+
+# option -> (whether a value asks for nothing, why else it can't be followed)
+_UNFOLLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "cache_implementation": (lambda value: value == "dynamic", _CACHE),
+    "cache_config": (lambda value: not value, _CACHE),
+    "continuous_batching_config": (lambda value: False, _CACHE),
+    "output_attentions": (lambda value: not value, "attention maps are not recorded"),
+    "assistant_model": (lambda value: False, _NO_WAY_BACK),
+    "prompt_lookup_num_tokens": (lambda value: not value, _NO_WAY_BACK),
+    "assistant_early_exit": (lambda value: not value, _NO_WAY_BACK),
+    "is_assistant": (lambda value: not value, _NO_WAY_BACK),
+    "use_mtp": (lambda value: not value, "the model has no multi-token prediction"),
+    "speculation_type": (lambda value: False, _NO_WAY_BACK),
+    "penalty_alpha": (lambda value: not value, _HUB_CODE),
+    "dola_layers": (lambda value: False, _HUB_CODE),
+    "low_memory": (lambda value: not value, _HUB_CODE),
+    "num_beam_groups": (lambda value: value == 1, _HUB_CODE),
+    "diversity_penalty": (lambda value: not value, _HUB_CODE),
+    "constraints": (lambda value: not value, _HUB_CODE),
+    "force_words_ids": (lambda value: not value, _HUB_CODE),
+}
+
+
+def unfollowed(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of `generate` with a value that can't be followed, and the reason for each."""
+    return {
+        name: reason
+        for name, (idle, reason) in _UNFOLLOWED.items()
+        if settings.get(name) is not None and not idle(settings[name])
+    }
+
+
+def check_generation(arguments: Mapping[str, Any], *defaults: Any) -> None:
+    """Refuse a call of `generate` that asks for what the model can't do.
+
+    Args:
+        arguments: the keyword arguments of the call.
+        defaults: generation configs (or None) that hold where an argument is not given, the first one first.
+
+    Raises:
+        ValueError: options that can't be followed, all of them named.
+    """
+    settings = {name: setting(name, arguments, *defaults) for name in _UNFOLLOWED}
+    problems = unfollowed(settings)
+    if problems:
+        raise ValueError(
+            "; ".join(f"{name} = {_shown(settings[name])}: {reason}" for name, reason in problems.items())
+        )
+
+
+def setting(name: str, arguments: Mapping[str, Any], *defaults: Any) -> Any:
+    """Return an option's value in a call: its own, or that of the first generation config with one."""
+    values = [arguments.get(name), *(getattr(config, name, None) for config in defaults)]
+    return next((value for value in values if value is not None), None)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message; of a model or another large object only its class."""
+    return repr(value) if isinstance(value, str | int | float | dict | list) else type(value).__name__
