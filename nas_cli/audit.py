@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from nas_cli.opening import open_study
 from nas_cli.options import (
     DEFAULT_RUNS,
     MOST,
@@ -18,7 +19,7 @@ from nas_cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
-    parse_duration,
+    TimeoutOption,
 )
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
@@ -51,9 +52,7 @@ def audit(
     ] = 24,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Long runs of each architecture.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
-    timeout: Annotated[
-        str | None, typer.Option(help="Train no longer than a time such as 20m or 1h30m.")
-    ] = None,
+    timeout: TimeoutOption = None,
     device: DeviceOption = "auto",
     plot: Annotated[
         Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf picture, or an .html page.")
@@ -67,19 +66,17 @@ def audit(
     Finished runs are kept: the same command goes on where it was stopped, and several of it may run at a
     time. Once nothing is left to train, or the time is up, it prints what the finished ones say.
     """
-    limit = parse_duration(timeout) if timeout else None
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report
     from studies.devices import check_workers
     from studies.plots import check_plot_path
-    from studies.study import Study
 
     if plot is not None:
         check_plot_path(plot)
     check_workers(workers)
-    opened = open_audit(Study.open(study, runs, storage), times, architectures)
-    _train(opened, seeds, workers, device, limit)
+    opened = open_audit(open_study(study, runs, storage), times, architectures)
+    _train(opened, seeds, workers, device, timeout)
     found = report(opened)
     if plot is not None:
         plot_audit(found, plot)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nas_cli.opening import open_study
 from nas_cli.options import DEFAULT_RUNS, RunsOption, StorageOption, StudyArgument
 from nas_cli.screen import console, errors, print_warnings
 
@@ -30,9 +31,8 @@ def dashboard(
     Every trial's note has its architecture: a picture, costs and the YAML. Notes that you edit are kept.
     """
     from studies.dashboard import Dashboard
-    from studies.study import Study
 
-    served = Dashboard(Study.open(study, runs, storage), host, port)
+    served = Dashboard(open_study(study, runs, storage), host, port)
     if host not in LOCAL:
         print_warnings([f"whoever reaches {host} may read, rename and delete the studies of this storage"])
     console.print(f"study [bold]{served.study.name}[/]: {served.url}", soft_wrap=True)

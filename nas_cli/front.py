@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas_cli.opening import open_study
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.screen import console, print_json
 
@@ -39,14 +40,13 @@ def front(
     """Show the architectures that no other beats in every objective."""
     from studies.plots import check_plot_path, plot_front
     from studies.standings import Standings
-    from studies.study import Study
     from studies.tabular import write_csv
     from studies.versus_baselines import VersusBaselines
     from studies.versus_random import compare
 
     if plot is not None:
         check_plot_path(plot)
-    opened = Study.open(study, runs, storage)
+    opened = open_study(study, runs, storage)
     records = opened.records()
     standings = Standings.of(opened, records)
     shown = [row.record for row in standings.shown]

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from nas_cli import screen
+from nas_cli.guard import GuardedGroup
 
 # modules of this package, in the order of the work; each hangs its commands onto the app
 COMMANDS = (
@@ -28,6 +29,7 @@ app = typer.Typer(
     name="nas",
     help="Find hybrid language-model architectures and put them into real models.",
     no_args_is_help=True,
+    cls=GuardedGroup,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -103,6 +105,8 @@ def _say(error: Exception) -> int:
         screen.print_error(error)
         return 2
     line, code = explain(error) or (describe_bug(error), 1)
+    if addresses := sys.modules.get("studies.addresses"):  # else no password was read
+        line = addresses.redacted(line)
     screen.errors.print(f"error: {line}", markup=False, soft_wrap=True)
     return code
 

@@ -8,10 +8,64 @@ from typing import Annotated, Literal
 
 import typer
 
-RunsOption = Annotated[Path, typer.Option("--dir", help="Folder that holds the studies.", show_default=True)]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DURATION = re.compile(r"(?:(\d{1,9})\s*h)?\s*(?:(\d{1,9})\s*m(?:in)?)?\s*(?:(\d{1,9})\s*s)?", re.ASCII)
+LONGEST_HOURS = 24 * 366
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `20m` or `1h30m` -> seconds.
+
+    Raises:
+        typer.BadParameter: anything else, nothing at all, or more than a year.
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    if text.strip().isdigit():
+        number = text.strip()
+        raise typer.BadParameter(f"needs a unit: {number}s, {number}m or {number}h")
+    if match is None or not any(match.groups()):
+        raise typer.BadParameter("must be a time such as 90s, 20m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    total = 3600.0 * hours + 60 * minutes + seconds
+    if not 0 < total <= 3600 * LONGEST_HOURS:
+        raise typer.BadParameter("must be more than 0 and at most a year")
+    return total
+
+
+def parse_folder(text: str | Path) -> Path:
+    """A folder's path, `~` resolved.
+
+    Raises:
+        typer.BadParameter: it can't be a folder's path.
+    """
+    if _CONTROL.search(str(text)):
+        raise typer.BadParameter("holds a line break or another control character")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # of a user who is not there
+        raise typer.BadParameter(str(error)) from None
+
+
+RunsOption = Annotated[
+    Path,
+    typer.Option(
+        "--dir", parser=parse_folder, metavar="FOLDER", help="Folder that holds the studies.",
+        show_default=True,
+    ),
+]  # fmt: skip
 StorageOption = Annotated[
     str | None,
-    typer.Option("--storage", help="Optuna storage URL; the embedded one in the study's folder if left out."),
+    typer.Option(
+        "--storage", envvar="NAS_STORAGE", show_envvar=True,
+        help="A database that holds the studies, such as postgresql://USER:PASSWORD@HOST/DATABASE or "
+        "sqlite:///FILE; the journal in the study's folder if left out.",
+    ),
+]  # fmt: skip
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", parser=parse_duration, metavar="TIME", help="Stop after a time such as 20m or 1h30m."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 CompileOption = Annotated[
@@ -50,20 +104,3 @@ MOST = 1_000_000  # trials, repeats, steps: of anything that is done one by one
 
 DEFAULT_RUNS = Path("runs")
 DEFAULT_EACH = 5  # studies.refine.MOST_RUNS, without importing it
-
-_DURATION = re.compile(r"(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?:in)?)?\s*(?:(\d+)\s*s)?")
-
-
-def parse_duration(text: str) -> float:
-    """`90s`, `20m`, `1h30m` or plain seconds -> seconds.
-
-    Raises:
-        typer.BadParameter: anything else, or nothing at all.
-    """
-    if text.isdigit() and int(text) > 0:
-        return float(text)
-    match = _DURATION.fullmatch(text.strip().lower())
-    if match is None or not any(match.groups()):
-        raise typer.BadParameter("must be a time such as 90s, 20m or 1h30m")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return 3600.0 * hours + 60 * minutes + seconds

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from nas_cli.files import write_architecture
+from nas_cli.opening import open_study
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.screen import console, print_json
 
@@ -42,10 +43,9 @@ def pick(
     """Choose an architecture: at the knee, by an objective, within limits."""
     from studies.choosing import Choice, choose, read_limits
     from studies.standings import Standings
-    from studies.study import Study
 
     limits = read_limits(limit or [])
-    opened = Study.open(study, runs, storage)
+    opened = open_study(study, runs, storage)
     standings = Standings.of(opened)
     if trial is not None:
         choice = Choice(opened.record(trial), "asked for", {})

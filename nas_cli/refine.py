@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas_cli.opening import open_study
 from nas_cli.options import (
     DEFAULT_EACH,
     DEFAULT_RUNS,
@@ -15,7 +16,7 @@ from nas_cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
-    parse_duration,
+    TimeoutOption,
 )
 from nas_cli.screen import console, duration, print_warnings
 
@@ -40,7 +41,7 @@ def refine(
         typer.Option("--runs", min=1, max=MOST, help="Repeats here at most; until settled if left out."),
     ] = None,
     each: EachOption = DEFAULT_EACH,
-    timeout: Annotated[str | None, typer.Option(help="Stop after a time such as 20m or 1h30m.")] = None,
+    timeout: TimeoutOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
     device: DeviceOption = "auto",
     folder: RunsOption = DEFAULT_RUNS,
@@ -50,21 +51,19 @@ def refine(
 
     What stays open after --each runs is a tie. The same command goes on where it was. Ctrl-C loses nothing.
     """
-    limit = parse_duration(timeout) if timeout else None
     from nas_cli.live import watch
     from studies.devices import check_workers, crowding, pick_device
     from studies.standings import Standings
-    from studies.study import Study
     from studies.supervisor import Supervisor
     from surgery.problems import UserError
 
     check_workers(workers)
-    opened = Study.open(study, folder, storage)
+    opened = open_study(study, folder, storage)
     print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
     before = Standings.of(opened)
     if not before.rows:
         raise UserError("the study has no trained architecture yet")
-    supervisor = Supervisor(opened, workers=workers, target=None, device=device, timeout=limit, refine=each)
+    supervisor = Supervisor(opened, workers=workers, target=None, device=device, timeout=timeout, refine=each)
     if runs is not None:
         supervisor.target = supervisor.trained_before + runs
     known = supervisor.trained_before

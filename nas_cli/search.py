@@ -18,7 +18,7 @@ from nas_cli.options import (
     RunsOption,
     StorageOption,
     ThreadsOption,
-    parse_duration,
+    TimeoutOption,
 )
 from nas_cli.screen import console, duration, print_warnings
 
@@ -42,7 +42,7 @@ def search(
     trials: Annotated[
         int, typer.Option(min=1, max=MOST, help="Trained architectures in all, earlier ones counted.")
     ] = DEFAULT_TRIALS,
-    timeout: Annotated[str | None, typer.Option(help="Stop after a time such as 20m or 1h30m.")] = None,
+    timeout: TimeoutOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
     data: Annotated[
         str | None,
@@ -78,13 +78,13 @@ def search(
 
     The same name resumes a study; --trials counts what it already has. Ctrl-C stops, nothing is lost.
     """
-    limit = parse_duration(timeout) if timeout else None
     from nas_cli.live import print_lines, show_live, watch
     from search_spaces import load_space
     from studies.compiling import check_compile
     from studies.data.corpora import located
     from studies.data.tokenizers import located_tokenizer
     from studies.devices import check_memory, check_workers, crowding, pick_device
+    from studies.finding import check_new
     from studies.rungs.strategies import check_strategy
     from studies.samplers import check_sampler
     from studies.study import Study, StudySettings
@@ -92,6 +92,7 @@ def search(
     from studies.threads import choose_threads
 
     chosen = load_space(space)
+    check_new(chosen.name if name is None else name, runs, storage)
     print_warnings(chosen.warnings())
     check_sampler(sampler)
     check_strategy(stopping)
@@ -120,9 +121,10 @@ def search(
     options = {"cpu_precision": cpu_precision, "threads": threads}
     unasked = [key for key, value in options.items() if value is None]
     study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, unasked)
-    supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=limit)
+    supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=timeout)
     _say_start(study, resumed, supervisor, workers)
     print_warnings(crowding(workers, study.settings.threads, place))
+    print_warnings([study.remark] if study.remark else [])
     watch(supervisor, print_lines, show_live)
     _say_end(study, supervisor, runs)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from nas_cli.opening import open_study
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
 from nas_cli.screen import console, duration, print_json, print_warnings
 from nas_cli.understanding import print_dead_knobs, print_growth, print_importances
@@ -46,16 +48,16 @@ def show(
     storage: StorageOption = None,
 ) -> None:
     """Show a trial (architecture, costs, losses, curve), a study's state, or an architecture file."""
-    if Path(what).is_file() or trial is not None:
+    is_file = os.path.isfile(what)
+    if is_file or trial is not None:
         _refuse(importances, plot)
-    if Path(what).is_file():
+    if is_file:
         from surgery.architecture import Architecture
 
         _show_architecture(Architecture.from_yaml(what), as_json)
         return
-    from studies.study import Study
 
-    opened = Study.open(what, runs, storage)
+    opened = open_study(what, runs, storage)
     if trial is None:
         _show_study(opened, as_json, importances, plot)
     else:

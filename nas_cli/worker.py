@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nas_cli.opening import open_study
 from nas_cli.options import (
     DEFAULT_EACH,
     DEFAULT_RUNS,
@@ -47,12 +48,11 @@ def worker(
 
     from studies.devices import DeviceLost
     from studies.refine import take_repeat
-    from studies.study import Study
     from studies.supervisor import LOST
     from studies.trials import take
     from studies.worker import work
 
-    opened = Study.open(study, runs, storage)
+    opened = open_study(study, runs, storage)
     try:
         reason = work(
             opened,

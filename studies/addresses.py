@@ -34,6 +34,8 @@ def absolute(url: str, folder: Path | None = None) -> str:
     try:
         if _CONTROL.search(url):
             raise ArgumentError("it holds a line break or another control character")
+        if _ambiguous(url):
+            raise ArgumentError("an @ in a name or a password is written %40")
         parsed = _parse(url)
         scheme = parsed.drivername.partition("+")[0]
         if scheme in ("redis", "rediss", "unix"):
@@ -82,10 +84,12 @@ def shown(url: str) -> str:
     from sqlalchemy.exc import ArgumentError
 
     _remember(url)
+    scheme, mark, rest = url.partition("://")
     try:
         parsed = _parse(url)
+        if _ambiguous(url):
+            raise ValueError
     except (ArgumentError, ValueError):
-        scheme, mark, rest = url.partition("://")
         return f"{scheme}{mark}{HIDDEN}" if "@" in rest or "?" in rest else url
     secrets = [key for key in parsed.query if _SECRET.search(key)]
     if parsed.password is None and not secrets:
@@ -103,6 +107,12 @@ def redacted(text: str) -> str:
             bare = rf"(?<![A-Za-z0-9]){bare}(?![A-Za-z0-9])"
         text = re.sub(bare, HIDDEN, text)
     return text
+
+
+def _ambiguous(url: str) -> bool:
+    """Whether it is not clear where a password ends."""
+    rest = url.partition("://")[2].partition("?")[0]
+    return not rest.startswith("/") and rest.count("@") > 1
 
 
 def _parse(url: str) -> URL:
@@ -127,7 +137,7 @@ def _remember(url: str) -> None:
             values += [value] if isinstance(value, str) else value
     for value in filter(None, values):
         _seen.update((value, quote(value, safe=""), quote_plus(value)))
-    if match := re.search(r"://[^:/@]*:([^@]*)@", url):
+    if match := re.search(r"://[^:/@]*:([^?]*)@", url):
         _seen.add(match[1])  # as it was typed
     _seen.discard("")
 

@@ -175,7 +175,7 @@ def _with_remark(folder: Path, found: Found, home: Home) -> Found:
 
 
 def _elsewhere(folder: Path, url: str, here: str) -> UserError:
-    rule, hint = f"but the study is in {here}", "leave --storage out, or give another --name"
+    rule, hint = f"but the study is in {here}", "leave --storage and NAS_STORAGE out, or give another --name"
     problem = Problem("storage", shown(url), rule, hint)
     return UserError(f'study "{folder.name}" exists in another storage', [problem])
 

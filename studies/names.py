@@ -38,8 +38,9 @@ def locate(name: str, runs: Path) -> Path:
     rule = _broken_rule(name) or _broken_rule(str(runs), "--dir ")
     if rule:
         raise UserError("no such study", [Problem("study", name, rule)])
-    if name not in (".", "..") and "/" not in name.rstrip("/"):
-        return runs / name
+    bare = name.rstrip("/")
+    if bare not in ("", ".", "..") and "/" not in bare:
+        return runs / bare
     path = Path(name)
     return path.resolve() if path.name in ("", "..") else path
 
@@ -49,5 +50,8 @@ def _broken_rule(text: str, what: str = "") -> str:
         return f"{what}is empty"
     if _CONTROL.search(text):
         return f"{what}holds a line break or another control character"
-    longest = max(len(os.fsencode(part)) for part in text.split("/"))
+    try:
+        longest = max(len(os.fsencode(part)) for part in text.split("/"))
+    except UnicodeEncodeError:
+        return f"{what}is not text"
     return f"{what}has a part of {longest} bytes, {LONGEST} are possible" if longest > LONGEST else ""

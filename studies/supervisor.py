@@ -28,6 +28,7 @@ LOST = 3  # likewise, of one whose device is lost to it
 # before another is started in its place: processes that share a GPU all lose it, and it serves new ones only
 # once the last of them has ended
 RECOVERY_SECONDS = 10.0
+STORAGE = "NAS_STORAGE"  # environment variable: stands for --storage in every command
 SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
 GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
 
@@ -149,8 +150,6 @@ class Supervisor:
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "nas_cli.main", "worker", str(Path(self.study.folder).resolve())]
         command += ["--device", spread(self.device, index)]
-        if self.study.url is not None:
-            command += ["--storage", self.study.url]
         if self.target is not None:
             command += ["--trials", str(self.target)]
         if self.refine is not None:
@@ -161,6 +160,9 @@ class Supervisor:
             "OMP_NUM_THREADS": str(self.study.settings.threads),
             SUPERVISOR: str(os.getpid()),
         }
+        environment.pop(STORAGE, None)
+        if self.study.url is not None:  # not an argument: those of a process are shown to every user
+            environment[STORAGE] = self.study.url
         return subprocess.Popen(
             command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             start_new_session=True, env=environment,

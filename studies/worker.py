@@ -15,6 +15,7 @@ import optuna
 import torch
 
 from search_spaces import SearchSpace
+from studies.addresses import redacted
 from studies.ahead import carried_on
 from studies.data import TokenData, open_or_prepare
 from studies.descent import TrainingFailed
@@ -310,8 +311,9 @@ class _Worker:
         line = str(error).partition("\n")[0]
         reason = line if expected else f"{type(error).__name__}: {line}"
         path = self.study.trial_folder(assignment.trial.number) / "error.txt"
-        path.write_text(str(error) if expected else traceback.format_exc(), encoding="utf-8")
-        return reason
+        text = str(error) if expected else traceback.format_exc()
+        path.write_text(redacted(text), encoding="utf-8")
+        return redacted(reason)
 
     def _finish(
         self, assignment: Assignment, attributes: dict[str, Any], values: list[float] | None, told: str

@@ -1,0 +1,42 @@
+"""One rule for every option and argument of every command: an empty text is a mistake, never "left out"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+FREE_TEXT = ("text",)  # arguments that may be empty: the beginning that nas generate continues
+
+
+class GuardedGroup(TyperGroup):
+    """The root of all commands; values of their parameters are checked before anything reads them."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _guard(command)
+        return command
+
+
+def _guard(command: Any) -> None:
+    for parameter in command.params:
+        if parameter.name not in FREE_TEXT and not hasattr(parameter, "guarded"):
+            _guard_parameter(parameter)
+    for inner in getattr(command, "commands", {}).values():
+        _guard(inner)
+
+
+def _guard_parameter(parameter: Any) -> None:
+    process = parameter.process_value
+
+    def checked(ctx: Any, value: Any) -> Any:
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, str) and not item.strip():
+                hint = "; leave it out for its default" if not parameter.required else ""
+                raise typer.BadParameter(f"must not be empty{hint}", ctx=ctx, param=parameter)
+        return process(ctx, value)
+
+    parameter.process_value = checked
+    parameter.guarded = True
