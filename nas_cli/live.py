@@ -44,16 +44,33 @@ def say_failures(supervisor: Supervisor, last: Snapshot) -> None:
     """Tells of workers that ended with an error.
 
     Raises:
-        UserError: no worker trained anything.
+        UserError: no worker trained anything, for reasons that the user can fix.
     """
     if not supervisor.failed:
         return
-    if last.trained_here == 0:
+    if last.trained_here == 0 and supervisor.refused:
         from surgery.problems import Problem, UserError
 
-        problem = Problem("workers.log", None, supervisor.last_words() or "is empty")
+        problem = Problem("workers.log", None, supervisor.last_words())
         raise UserError("no worker could train anything", [problem])
     errors.print(f"[yellow]a worker failed, see {supervisor.study.folder / 'workers.log'}[/]")
+
+
+def exit_if_died(supervisor: Supervisor) -> None:
+    """End the command with exit code 1 if its workers ended before what was asked for was done.
+
+    Raises:
+        typer.Exit: they did.
+    """
+    if supervisor.died:
+        import typer
+
+        errors.print(
+            f"[red]the workers ended before the work was done[/]: {escape(supervisor.last_words())}\n"
+            "Finished trials are kept; run the same command to resume.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
 
 
 def show_live(supervisor: Supervisor) -> None:

@@ -147,7 +147,7 @@ def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standi
 
 
 def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int, folder: Path) -> None:
-    from nas_cli.live import say_failures
+    from nas_cli.live import exit_if_died, say_failures
     from nas_cli.tables import trial_table
     from nas_cli.verdict import print_verdict
     from studies.standings import Standings
@@ -175,3 +175,4 @@ def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int,
         f"{_count(before)}, now: {_count(after)}; the front {change}",
         soft_wrap=True,
     )
+    exit_if_died(supervisor)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from nas_cli.options import (
     DEFAULT_CPU_PRECISION,
@@ -187,7 +188,7 @@ def _saved(study: Study, last: Snapshot) -> str:
 
 
 def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
-    from nas_cli.live import say_failures
+    from nas_cli.live import exit_if_died, say_failures
     from nas_cli.tables import trial_table
 
     last = supervisor.snapshot()
@@ -201,7 +202,8 @@ def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     )
     if supervisor.target is not None and last.trained < supervisor.target:
         why = "the time is up" if supervisor.timed_out else supervisor.last_words().splitlines()[-1]
-        console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {why}[/]")
+        console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {escape(why)}[/]")
+    exit_if_died(supervisor)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
     console.print(
         f"next: [bold]nas front {study.name}{where}[/], [bold]nas pick {study.name}{where} -o pick.yaml[/], "

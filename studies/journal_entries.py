@@ -1,7 +1,7 @@
 """What an entry of a study's journal must look like, so that damage is named where it is, not where it hurts.
 
-Checked against what was replayed before it. Entries for trials that were never created, which Optuna skips
-silently, are damage: lines were lost or moved.
+Applied to entries without a checksum, of older versions and of other tools, given what was replayed before.
+Entries for trials that were never created, which Optuna skips silently, are damage: lines were lost or moved.
 """
 
 from __future__ import annotations

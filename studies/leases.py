@@ -88,6 +88,11 @@ def statuses(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def dead(folder: Path) -> list[str]:
+    """Names of workers that died without releasing their lease."""
+    return [path.stem for path in sorted(folder.glob("*.lock")) if is_alive(folder, path.stem) is False]
+
+
 def clear_dead(folder: Path) -> None:
     """Removes what dead workers left. Only once their trials are put back."""
     for path in folder.glob("*.lock"):

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from studies.gathering import LOSSES, gather
 from studies.records import (
+    DEATHS,
     MEASURED,
     PASSED,
     RUNGS,
@@ -71,7 +72,11 @@ def reach(
 
 
 def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Mapping[str, float]) -> None:
-    """Keeps with the trial how far it got."""
+    """Store with the trial how far it got. A rung that it never reached before forgives the deaths of its
+    workers: on machines that are pre-empted every trial outlives many."""
+    stored = trial.user_attrs
+    if stored.get(DEATHS) and len(losses) > len(stored.get(RUNGS, ())):
+        trial.set_user_attr(DEATHS, 0)
     trial.set_user_attr(RUNGS, list(losses))
     trial.set_user_attr(TOKENS, tokens)
     trial.set_user_attr(MEASURED, dict(measured))
@@ -162,7 +167,28 @@ def _stopped_with_checkpoint(study: Study, records: Sequence[TrialRecord]) -> li
 
 
 def checkpoint_of(study: Study, number: int) -> Path:
+    """Where a trial's checkpoint is, if it has one."""
     return study.folder_of(number) / CHECKPOINT
+
+
+def drop_checkpoint(study: Study, number: int) -> None:
+    """Delete the checkpoint of a trial that has ended, also a half-written one."""
+    path = checkpoint_of(study, number)
+    for leftover in (path, path.with_suffix(".tmp")):
+        leftover.unlink(missing_ok=True)
+
+
+def drop_leftovers(study: Study) -> None:
+    """Delete the checkpoints that dead workers left in trials that have ended, and half-written ones."""
+    trials = study.inner.get_trials(deepcopy=False)
+    for path in (study.folder / "trials").glob("*/checkpoint.*"):
+        number = int(path.parent.name) if path.parent.name.isdecimal() else len(trials)
+        if number >= len(trials):
+            continue  # not a trial's
+        if trials[number].state.is_finished():
+            drop_checkpoint(study, number)
+        elif path.suffix == ".tmp" and not trials[number].user_attrs.get(WORKER):
+            path.unlink(missing_ok=True)
 
 
 def _drop_checkpoints(study: Study) -> None:

@@ -24,6 +24,7 @@ from studies.trials import put_back_orphans
 POLL_SECONDS = 0.5
 RESPAWNS = 3  # a worker that dies is started again so many times in all, a worker
 STOPPED = 130  # exit code of a worker that was asked to stop
+REFUSED = 2  # likewise, of one that can't work until the user has fixed something
 LOST = 3  # likewise, of one whose device is lost to it
 # before another is started in its place: processes that share a GPU all lose it, and it serves new ones only
 # once the last of them has ended
@@ -142,10 +143,22 @@ class Supervisor:
             (process.returncode or 0) not in (0, STOPPED, -signal.SIGINT) for process in self.processes
         )
 
+    @property
+    def died(self) -> bool:
+        """Whether nothing ended this search as asked: not the target, nor the time, nor a worker that found
+        nothing more to train. Its workers were killed, failed, or were stopped from outside."""
+        reached = self.target is not None and self._ended(self.study.records()) >= self.target
+        return not (reached or self.timed_out or any(process.returncode == 0 for process in self.processes))
+
+    @property
+    def refused(self) -> bool:
+        """Whether all workers ended with an error that the user can fix."""
+        return all(process.returncode == REFUSED for process in self.processes)
+
     def last_words(self) -> str:
         """The end of what the workers printed."""
         text = (self.study.folder / "workers.log").read_text(encoding="utf-8", errors="replace")
-        return "\n".join(text.strip().splitlines()[-12:])
+        return "\n".join(text.strip().splitlines()[-12:]) or "the workers printed nothing"
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "nas_cli.main", "worker", str(Path(self.study.folder).resolve())]

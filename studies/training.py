@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     at_rung: Callable[[Rung], bool] | None = None,
     checkpoint: Path | None = None,
+    decided: int | None = None,
 ) -> TrainResult:
     """Trains `model` in place. A run that stopped at a rung and goes on ends as one that never stopped.
 
@@ -93,6 +94,8 @@ def train(
         curve: JSON lines with step, tokens and the losses, written as they come.
         at_rung: asked after every evaluation but the last whether the run goes on.
         checkpoint: where a run that does not is kept, and where it goes on from when the file is there.
+        decided: rungs past which the run is known to continue; `at_rung` is asked again about a later one
+            that the checkpoint was written at. None: the run continues from any checkpoint.
 
     Raises:
         Stopped: `at_rung` said no.
@@ -113,6 +116,10 @@ def train(
     run = _Run(model, data, settings, device)
     if checkpoint is not None and checkpoint.is_file():
         run.restore(load_state(checkpoint))
+        # The worker may have died after it wrote this, before the study knew that the run is paused.
+        pending = decided is not None and len(run.losses) > decided and run.evaluation is not None
+        if pending and at_rung is not None and not at_rung(run.rung()):
+            raise Stopped
     with CurveWriter(curve, after=run.step) as run.writer:
         for step, indices in enumerate(islice(batches, run.step, settings.steps), start=run.step + 1):
             pause()
@@ -151,6 +158,7 @@ class _Run:
         return {
             "step": self.step,
             "losses": self.losses,
+            "evaluation": None if self.evaluation is None else asdict(self.evaluation),
             "seconds": self.watch.seconds,
             "peak_memory": self.peak_memory,
             "model": self.model.state_dict(),
@@ -164,6 +172,8 @@ class _Run:
         self.descent.restore(state["optimizer"])
         set_random_state(state["random"], self.device)
         self.watch = Stopwatch(state["seconds"])
+        evaluation = state.get("evaluation")  # older checkpoints have none
+        self.evaluation = None if evaluation is None else Evaluation(**evaluation)
 
     @property
     def peak_memory(self) -> int:
@@ -244,6 +254,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Whole or not at all, also when the process dies meanwhile."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -12,7 +12,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.leases import clear_dead, host_of, is_alive
+from studies.leases import clear_dead, dead, host_of, is_alive
 from studies.records import (
     ARCHITECTURE,
     BASELINE,
@@ -35,7 +35,7 @@ from studies.records import (
     TrialRecord,
 )
 from studies.samplers import GAIN, derive_seed
-from studies.stopping import checkpoint_of, expected_values, is_held, promotable, promote
+from studies.stopping import drop_checkpoint, drop_leftovers, expected_values, is_held, promotable, promote
 from studies.study import Study
 from studies.suggesting import suggest
 from surgery.architecture import Architecture
@@ -160,7 +160,7 @@ def finish(
             study.inner.tell(trial, values, state=TrialState.FAIL if values is None else None)
         except UpdateFinishedTrialError:
             return False
-    checkpoint_of(study, trial.number).unlink(missing_ok=True)  # once the end is stored
+    drop_checkpoint(study, trial.number)  # once the end is stored
     if _changes_front(study, trial):
         study.write_front()
     return True
@@ -194,9 +194,10 @@ def put_back(study: Study, number: int) -> None:
 
 
 def put_back_orphans(study: Study) -> list[int]:
-    """Trials that a dead worker left running wait again, or have failed if that happens to them every time.
+    """Requeue running trials whose worker is dead; fail a trial after MOST_DEATHS such deaths without a new
+    rung. What dead workers left of checkpoints that nobody needs is deleted.
 
-    Returns their numbers. Only inside `exclusive`.
+    Returns the trials' numbers. Only inside `exclusive`.
     """
     orphans = [
         trial
@@ -212,7 +213,10 @@ def put_back_orphans(study: Study) -> list[int]:
         else:
             storage.set_trial_user_attr(trial._trial_id, REASON, f"{deaths} workers died training it")
             study.inner.tell(trial.number, state=TrialState.FAIL)
-    clear_dead(study.workers_folder)
+            drop_checkpoint(study, trial.number)
+    if dead(study.workers_folder):
+        drop_leftovers(study)
+        clear_dead(study.workers_folder)  # last: while a lease is there, this is done again
     return [trial.number for trial in orphans]
 
 
@@ -286,6 +290,7 @@ def admit(
     if original is not None:
         return Assignment(trial, architecture)
     if _answer_known(study, trial, architecture, records):
+        drop_checkpoint(study, trial.number)
         return None
     # a baseline is trained even where it breaks a constraint: it is what the others are compared with
     if baseline is None and (broken := study.space.violations(architecture)):

@@ -266,6 +266,7 @@ class _Worker:
                 should_stop=should_stop,
                 at_rung=at_rung if first else None,
                 checkpoint=folder / CHECKPOINT if first else None,
+                decided=record.passed,
             )
             ahead = carried_on(result.losses, self.study.space.proxy.rungs)
             results.append({**asdict(result), **scores, **ahead})
