@@ -51,8 +51,7 @@ def joined(threads: list[threading.Thread]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads), "a deadlock"
+        thread.join()  # a deadlock is ended by the limit of the test
 
 
 def test_threads_share_one_journal(journal: JournalFile) -> None:
