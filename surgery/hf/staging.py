@@ -1,12 +1,17 @@
-"""All or nothing on disk: a folder is written under a temporary name beside its place, then moved there."""
+"""All or nothing on disk: a folder is written under a temporary name next to its path, then moved there.
+
+A writer that is killed leaves `.NAME.*.partial`, which the next writer of NAME deletes, or, killed while it
+replaced a model, `.NAME.*.old`, which the next writer moves back if NAME is missing.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,9 +20,11 @@ from surgery.paths import expand
 from surgery.problems import Problem, UserError
 from surgery.quantities import format_bytes
 
+PARTIAL, OLD = ".partial", ".old"
+
 
 def check_target(out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The folder's absolute path, if a model may be written there.
+    """The folder's absolute path, if a model may be written there. Clears up after killed writers.
 
     Raises:
         UserError: a file stands there, or a folder that is not empty (with `overwrite`: that holds no model).
@@ -25,6 +32,7 @@ def check_target(out: str | os.PathLike[str], *, overwrite: bool = False) -> Pat
     path = expand(out).absolute()
     problem = None
     try:
+        recover(path)
         if path.is_dir():
             names = sorted(os.listdir(path))
             if names and not overwrite:
@@ -61,24 +69,80 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
     path = check_target(out, overwrite=overwrite)
     made: list[Path] = []  # parents made here, to be taken back on failure
     temporary: Path | None = None
+    held: int | None = None  # a lock on the temporary folder: its writer lives
     done = False
     try:
         made = _make_parents(path.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        with _alone(path.parent):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+            held = _hold(temporary)
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)
         yield temporary
-        _move(temporary, path)
+        with _alone(path.parent):
+            old = _move(temporary, path)
         done = True
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"can't write {path}; nothing was left there", [_explain(error, path)]) from error
     finally:
+        if held is not None:
+            os.close(held)
         if not done:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
             for parent in reversed(made):
                 shutil.rmtree(parent, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Clear up what killed writers of this folder left; a folder that one of them had moved away is moved
+    back. What a living writer uses stays."""
+    if not path.parent.is_dir():
+        return
+    prefix = f".{path.name}."
+    try:
+        with _alone(path.parent):
+            names = sorted(name for name in os.listdir(path.parent) if name.startswith(prefix))
+            for name in names:
+                leftover = path.parent / name
+                middle = name.removeprefix(prefix).rpartition(".")[0]
+                if "." in middle or leftover.is_symlink() or not leftover.is_dir():
+                    continue  # not one of ours: tempfile's names have no dots
+                if name.endswith(OLD) and not path.exists():
+                    os.replace(leftover, path)
+                elif name.endswith((PARTIAL, OLD)) and (handle := _hold(leftover)) is not None:
+                    try:
+                        shutil.rmtree(leftover, ignore_errors=True)
+                    finally:
+                        os.close(handle)
+    except OSError:
+        return  # not writable: writing says so, with the reason
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """One process at a time makes, moves or clears up folders here; any number write into theirs."""
+    handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without such locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until the handle is closed or this process ends; None while another process does."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also a file system without such locks: whether its writer lives is not known
+        os.close(handle)
+        return None
+    return handle
 
 
 def _make_parents(path: Path) -> list[Path]:
@@ -93,19 +157,19 @@ def _make_parents(path: Path) -> list[Path]:
     return made
 
 
-def _move(temporary: Path, path: Path) -> None:
-    """Into place; what stood there is only removed once the new one is."""
-    if path.is_dir() and os.listdir(path):
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-        os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            os.replace(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
+def _move(temporary: Path, path: Path) -> Path | None:
+    """Into place. Returns where what stood there is now, to be removed."""
+    if not path.is_dir() or not os.listdir(path):
         os.replace(temporary, path)
+        return None
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=OLD, dir=path.parent))
+    os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    return old
 
 
 def _explain(error: BaseException, path: Path) -> Problem:
