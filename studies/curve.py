@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from surgery.json_source import parse_object
+from surgery.problems import Problem, UserError
+
 CURVE_POINTS = 200  # at most so many training points on disk, however long the run
 
 
@@ -47,11 +50,38 @@ class CurveWriter:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Points of a curve; none where there is no file. A last line that was cut off does not count."""
+    """Return the points of a curve; none where there is no file. A last line that was cut off does not count.
+
+    Raises:
+        UserError: a line that is no point, by file and line.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise _damaged(str(path), f"can't be read: {error}") from error
+    if lines and not lines[-1].endswith("}"):
+        del lines[-1]
+    return [_read_point(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _read_point(line: str, where: str) -> dict[str, Any]:
+    try:
+        point = parse_object(line)
+    except ValueError as error:
+        raise _damaged(where, f"is no point of a loss curve: {error}") from error
+    step = point.get("step")
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise _damaged(where, "has no step")
+    for name, value in point.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _damaged(where, f"holds {name}, which is no number")
+    return point
+
+
+def _damaged(where: str, rule: str) -> UserError:
+    return UserError("a loss curve is damaged", [Problem("curve", where, rule, "mend or remove the line")])
 
 
 class Stopwatch:

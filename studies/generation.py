@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import TextStreamer
+from transformers import LogitsProcessor, LogitsProcessorList, TextStreamer
 
 from studies.checkpoints import Checkpoint, check_tokens
 from surgery.problems import Problem, Problems, UserError
@@ -37,6 +37,16 @@ class _Streamer(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.write(text)
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Stops where a model's outputs are no numbers: what is drawn from them would mean nothing."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if bool(torch.isnan(scores).any() | torch.isposinf(scores).any()):
+            rule = "are NaN or infinite: the model can't predict text"
+            raise UserError("can't generate", [Problem("logits", None, rule, "check its weights")])
+        return scores
 
 
 def generate(
@@ -91,6 +101,7 @@ def generate(
         use_cache=use_cache,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         streamer=_Streamer(tokenizer, write),
+        logits_processor=LogitsProcessorList([_FiniteLogits()]),
         **sampling,
     )
     seconds = time.perf_counter() - started

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from studies.checkpoints import Checkpoint, check_tokens
 from studies.data import TextTokenizer, TokenData, open_corpus
 from studies.data.corpora import Corpus, split_column
-from studies.data.folder import read_json
 from studies.data.prepared import is_prepared
 from studies.data.request import default_val_fraction, is_held_out
 from studies.pretrain import RECORD
+from surgery.json_source import read_object
 from surgery.paths import expand
 from surgery.problems import Problem, UserError
 
@@ -126,6 +126,9 @@ def measure(
             done += rows.shape[0] * (length - 1)
         if on_tokens is not None:
             on_tokens(int(done), targets)
+    if not math.isfinite(total):
+        rule = "is NaN or infinite: the model can't predict text"
+        raise UserError("can't measure that model", [Problem("loss", total, rule, "check its weights")])
     size = int(widths[lead : lead + targets].sum())
     loss = total / targets
     return Perplexity(
@@ -140,8 +143,23 @@ def measure(
 
 
 def _trained_length(folder: Path) -> int:
-    record = read_json(folder / RECORD)
-    return SEQ_LEN if record is None else int(record.get("settings", {}).get("seq_len", SEQ_LEN))
+    """Return the sequence length that `nas train` recorded; the default for another model.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return SEQ_LEN
+    try:
+        settings = read_object(path).get("settings")
+        length = settings.get("seq_len") if isinstance(settings, dict) else None
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ValueError("has no settings.seq_len of at least 1")
+        return length
+    except (OSError, ValueError) as error:
+        problem = Problem(str(path), None, f"is damaged: {error}", "remove it, or give --seq-len")
+        raise UserError("the model's training record can't be read", [problem]) from error
 
 
 @torch.inference_mode()

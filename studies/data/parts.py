@@ -112,12 +112,17 @@ class Preparation:
         """Finished parts of an earlier run, up to the first whose files are not whole."""
         if state.get("tokenizer_hash") != self.tokenizer.hash:
             return
-        for data in state["parts"]:
-            part = Part.from_dict(data)
-            if not all(shard is None or self._is_whole(shard) for shard in (part.train, part.val)):
-                return
-            self.parts.append(part)
-        self.exhausted = bool(state["exhausted"])
+        try:
+            for data in state["parts"]:
+                part = Part.from_dict(data)
+                if not all(shard is None or self._is_whole(shard) for shard in (part.train, part.val)):
+                    return
+                self.parts.append(part)
+            self.exhausted = bool(state["exhausted"])
+        except (KeyError, TypeError, AttributeError) as error:
+            rule = f"is damaged: {type(error).__name__} {error}"
+            problem = Problem("data", str(self.folder / PROGRESS), rule, "remove the folder, prepare again")
+            raise UserError("This preparation can't be resumed", [problem]) from error
 
     def _is_whole(self, shard: Shard) -> bool:
         sizes = {shard.file: self.dtype.itemsize, shard.bytes_file: BYTES_DTYPE.itemsize}

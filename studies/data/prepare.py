@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,26 +73,30 @@ def prepare(
     with writing(folder):
         if (done := finished(folder, request)) is not None:
             return done
-        existed = folder.exists()
+        missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
         with locked(folder):
             if (done := finished(folder, request)) is not None:
                 return done  # another process did it while this one waited
             try:
                 return Preparation(folder, corpus, tokenizer, request).run(progress)
-            except (UserError, OSError):
+            except Exception:
                 if not (read_json(folder / PROGRESS) or {}).get("parts"):
-                    _clear(folder, existed)
+                    _clear(folder, missing)
                 raise
 
 
-def _clear(folder: Path, keep_folder: bool) -> None:
-    """Removes what a failed run made, where no finished part makes it worth keeping."""
+def _clear(folder: Path, made: list[Path]) -> None:
+    """Remove what a failed run made, where no finished part makes it worth keeping.
+
+    `made` are the folders that were not there before, from the innermost; one that is not empty stays.
+    """
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in list(folder.iterdir()):
         if path.name in (LOCK, PROGRESS) or _is_shard(path.name):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-    if not keep_folder:
-        folder.rmdir()
+    with suppress(OSError):
+        for path in made:
+            path.rmdir()
 
 
 def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
@@ -110,8 +115,9 @@ def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
             raise UserError(title, [Problem("out", str(folder), rule, "name a new or empty folder")])
         return None
     problems = Problems()
+    earlier = state.get("request")
     for key, value in request.items():
-        held = state.get("request", {}).get(key)
+        held = earlier.get(key) if isinstance(earlier, dict) else None
         if held != value:
             problems.add(
                 key, value, f"this folder was prepared with {held}", "name another folder, or leave it out"

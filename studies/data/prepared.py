@@ -44,7 +44,7 @@ def list_prepared(home: Path | None = None) -> list[Prepared]:
     for folder in sorted(home.iterdir()) if home.is_dir() else []:
         try:
             item = _read(folder)
-        except (UserError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
             continue
         if item is not None:
             found.append(item)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.data.folder import TEMPORARY, read_json
+from studies.data.meta import broken_fields
 from surgery.problems import Problem, Problems, UserError
 
 FORMAT = "nas-tokens"
@@ -181,19 +182,19 @@ class TokenData:
                 title, [Problem("data", str(folder / META), rule, "prepare it again in a new folder")]
             )
         problems = Problems()
-        try:
-            data = cls(folder, meta)
-            for split in ("train", "val"):
-                for entry in meta[split]["shards"]:
-                    data._check(Shard(**entry), verify, problems)
-            if content_hash(meta) != meta["content_hash"]:
-                problems.add(
-                    "data", str(folder / META), "its content_hash is not that of the shards it lists"
-                )
-        except (KeyError, TypeError, AttributeError) as error:
-            rule = f"is damaged: {type(error).__name__} {error}"
+        if broken := broken_fields(meta):
+            rule = f"is damaged: {', '.join(broken)}"
             problem = Problem("data", str(folder / META), rule, "remove the folder and prepare it again")
-            raise UserError(title, [problem]) from error
+            raise UserError(title, [problem])
+        data = cls(folder, meta)
+        for split in ("train", "val"):
+            shards = [Shard(**entry) for entry in meta[split]["shards"]]
+            for shard in shards:
+                data._check(shard, verify, problems)
+            if meta[split] != summary(shards):
+                problems.add("data", str(folder / META), f"{split}: its counts are not those of its shards")
+        if content_hash(meta) != meta["content_hash"]:
+            problems.add("data", str(folder / META), "its content_hash is not that of the shards it lists")
         for name in ("tokenizer.json", "tokenizer_config.json"):
             if not (data.tokenizer_dir / name).is_file():
                 problems.add("data", str(data.tokenizer_dir / name), "is missing", "prepare the data again")
