@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from surgery.apply.defaults import generation_defaults
 from surgery.apply.execute import execute
-from surgery.apply.pipeline import generation_settings
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
 from surgery.hf.export import write
@@ -46,7 +46,7 @@ def written(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     source = read_source(folder)
     model, _ = execute(source, plan(source, {}))
     out.mkdir()
-    write(model, out, tokenizer_dir=folder, generation_config=generation_settings(source))
+    write(model, out, tokenizer_dir=folder, generation_config=generation_defaults(source)[0])
     first, second = (
         json.loads((out / f"{name}.json").read_text()) for name in ("config", "generation_config")
     )
@@ -124,7 +124,7 @@ def test_special_tokens_out_of_range_are_dropped_and_said(
     notes = read_source(folder).notes
     assert notes == () if given == kept else f"{file}.json: eos_token_id" in notes[0]
     source = read_source(folder)
-    assert generation_settings(source).get("eos_token_id") == kept
+    assert generation_defaults(source)[0].get("eos_token_id") == kept
 
 
 @pytest.mark.parametrize("given", ["x", True, 2.5, {"a": 1}])
