@@ -6,7 +6,9 @@ A page is a promise: `bash` blocks parse here, `console` blocks are run by `test
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -167,19 +169,34 @@ def test_every_field_of_a_space_is_explained() -> None:
 
 
 def test_every_command_is_listed_and_its_options_get_into_the_site(command: Any) -> None:
-    from docs.hooks import MARK, on_page_markdown
-
+    hooks = run_path(str(DOCS / "hooks.py"))
     page = text_of(DOCS / "reference" / "cli.md")
-    assert page.count(MARK) == 1
+    assert page.count(hooks["MARK"]) == 1
 
     class Page:
         class file:
             src_uri = "reference/cli.md"
 
-    site = on_page_markdown(page, Page)
+    site = hooks["on_page_markdown"](page, Page)
     for name, leaf in leaves(command).items():
         assert all(f"`{word}" in page or f" {word}" in page for word in name.split()), name
         section = site.split(f"\n### {name}\n")[1].split("\n### ")[0]
         for parameter in leaf.params:
             if parameter.param_type_name == "option" and parameter.name != "help":
                 assert f"`{parameter.opts[0]}`" in section
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "results").glob("*.md")), ids=name_of)
+def test_a_result_has_its_day(page: Path) -> None:
+    intro, *sections = re.split(r"^## ", text_of(page), flags=re.MULTILINE)
+    for section in sections:
+        shown = "\n|" in section or "\n```\n" in section
+        assert not shown or re.search(r"20\d\d-\d\d-\d\d", intro + section), section.splitlines()[0]
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    assert yaml.safe_load(text_of(ROOT / "CITATION.cff"))["version"] == project["version"]
+    assert f"## {project['version']}" in text_of(ROOT / "CHANGELOG.md")
+    hooks = yaml.safe_load(text_of(ROOT / ".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    assert {hook["id"] for hook in hooks} == {"ruff", "ruff-format", "mypy"}
