@@ -111,12 +111,7 @@ def _fresh(plan: Plan) -> State:
 
 def _replaced(plan: Plan) -> dict[Place, tuple[str, ...]]:
     """For each fitted projection the checkpoint's dense weights it comes from."""
-    found: dict[Place, tuple[str, ...]] = {}
-    for item in plan.tensors:
-        if item.action == "fitted":
-            parts = item.name.split(".")
-            found[int(parts[1]), parts[3]] = item.sources
-    return found
+    return {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
 
 
 def _fit(

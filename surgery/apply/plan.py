@@ -87,11 +87,12 @@ class Plan:
     @property
     def fitted(self) -> tuple[tuple[int, str], ...]:
         """(layer, projection) of everything that is fitted."""
+        found = {tensor.projection for tensor in self.tensors if tensor.action == "fitted"}
         return tuple(
             (layer.index, name)
             for layer in self.layers
-            for name, operator in layer.operators.items()
-            if operator != "dense"
+            for name in layer.operators
+            if (layer.index, name) in found
         )
 
     def to_dict(self) -> dict[str, Any]:

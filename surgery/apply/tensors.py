@@ -30,6 +30,12 @@ class TensorPlan:
     def bytes(self) -> int:
         return 0 if self.action == "shared" else _bytes(self.shape, self.dtype)
 
+    @property
+    def projection(self) -> tuple[int, str]:
+        """(layer, projection) of a fitted tensor."""
+        parts = self.name.split(".")
+        return int(parts[1]), parts[3]
+
 
 def plan_tensors(
     source: SourceModel, after: Architecture, groups: tuple[tuple[int, ...], ...]
@@ -45,8 +51,10 @@ def plan_tensors(
             continue
         parents = _parents(name, after, groups)
         parents = tuple(parent for parent in parents if parent in source.tensors)
-        if not _is_carried(name, after):
-            action = "fitted"
+        place = _operator_of(name, after)
+        if place is not None and not _is_carried(name, after):
+            fits = parents and source.tensors[parents[0]].shape == _dense_shape(place, after)
+            action, parents = ("fitted", parents) if fits else ("new", ())
         elif parents and source.tensors[parents[0]].shape == shape:
             action = "averaged" if len(parents) > 1 else "kept"
         else:
@@ -62,6 +70,13 @@ def _operator_of(name: str, after: Architecture) -> tuple[int, str, str] | None:
         return None
     index = int(parts[1])
     return index, parts[3], after.layers[index].projections[parts[3]].name
+
+
+def _dense_shape(place: tuple[int, str, str], after: Architecture) -> tuple[int, int]:
+    """(outputs, inputs) of the dense weight that an operator can be fitted to. A mixer of another kind may
+    have projections of the same names and other sizes, or of names that the model lacks."""
+    item = after.layers[place[0]].projections[place[1]]
+    return item.d_out, item.d_in
 
 
 def _is_carried(name: str, after: Architecture) -> bool:
