@@ -11,7 +11,14 @@ from rich.text import Text
 
 from nas_cli.counts import number, tokens
 from nas_cli.data import CORPUS_HELP
-from nas_cli.options import MOST, MOST_SEED, DeviceOption, JsonOption, TrustOption
+from nas_cli.options import (
+    MOST,
+    MOST_SEED,
+    DeviceOption,
+    JsonOption,
+    TrustOption,
+    refuse_without_effect,
+)
 from nas_cli.screen import console, duration, errors, print_json, print_warnings
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder, or an id on the Hub.")]
@@ -87,28 +94,17 @@ def evaluate(
         "steps": steps, "batch": batch, "lr": lr,
     }  # fmt: skip
     if probe is None:
-        _refuse({**settings, "seq_len": None, "seeds": seeds, "seed": seed}, "on text", "add --probe recall")
+        refuse_without_effect(
+            {**settings, "seq_len": None, "seeds": seeds, "seed": seed}, "on text", "add --probe recall"
+        )
         _perplexity(model, data or CORPUS, max_tokens, seq_len, trust_remote_code, device, as_json)
         return
     trust = trust_remote_code or None
     text_only: dict[str, object] = {"data": data, "max_tokens": max_tokens, "trust_remote_code": trust}
-    _refuse(text_only, "on a probe", "leave out --probe to measure on text")
+    refuse_without_effect(text_only, "on a probe", "leave out --probe to measure on text")
     from nas_cli.probes import run_probe
 
     run_probe(probe, model, settings, seeds or 1, seed or 0, device, as_json)
-
-
-def _refuse(options: dict[str, object], where: str, hint: str) -> None:
-    """Raises:
-    UserError: one of these options was given.
-    """
-    from surgery.problems import Problems
-
-    problems = Problems()
-    for name, value in options.items():
-        if value is not None:
-            problems.add(f"--{name.replace('_', '-')}", value, f"has no effect {where}", hint)
-    problems.raise_if_any("options that don't go together")
 
 
 def _perplexity(

@@ -104,3 +104,28 @@ MOST = 1_000_000  # trials, repeats, steps: of anything that is done one by one
 
 DEFAULT_RUNS = Path("runs")
 DEFAULT_EACH = 5  # studies.refine.MOST_RUNS, without importing it
+
+
+def refuse_without_effect(options: dict[str, object], where: str, hint: str) -> None:
+    """Refuse options that would be ignored. None stands for one that was not given.
+
+    Raises:
+        UserError: one of these options was given.
+    """
+    from surgery.problems import Problems
+
+    problems = Problems()
+    for name, value in options.items():
+        if value is not None:
+            problems.add(f"--{name.replace('_', '-')}", value, f"has no effect {where}", hint)
+    problems.raise_if_any("options that don't go together")
+
+
+def given(context: typer.Context, *names: str) -> dict[str, object]:
+    """Return the values of the parameters `names` that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {
+        name: context.params[name]
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -26,6 +26,22 @@ from surgery.problems import Problem, UserError
 
 CALIBRATION_BYTES = 32 * 2**10  # of text, about 8,000 tokens
 EVAL_TOKENS = 32_768
+
+
+def check_text(data: str, option: str) -> None:
+    """Check that a corpus or prepared folder can be opened, without reading its text.
+
+    Raises:
+        UserError: no such text; the problem names the option.
+    """
+    if is_prepared(data):
+        return
+    try:
+        open_corpus(data)
+    except UserError as error:
+        found = [replace(problem, field=option) if problem.field == "data" else problem
+                 for problem in error.problems]  # fmt: skip
+        raise UserError(error.title, found) from error
 
 
 def calibration_texts(data: str, size: int = CALIBRATION_BYTES) -> list[str]:
@@ -95,6 +111,10 @@ class Healer:
         self.seed, self.device = seed, device
         self.on_step, self.on_stage, self.on_loss = on_step, on_stage, on_loss
         self.healing: Healing | None = None
+        longest = source.backbone.max_position_embeddings
+        if seq_len > longest:
+            rule = f"exceeds the model's context of {longest} tokens"
+            raise UserError("model and data don't fit", [Problem("--seq-len", seq_len, rule, "give fewer")])
         check_data(data, settings or self._measuring(), source.backbone.vocab_size)
 
     def __call__(self, model: HybridLM) -> str:

@@ -48,22 +48,27 @@ def evaluation_points(tokens: int, eval_tokens: int) -> tuple[float, ...]:
     return tuple((index + 1) / count for index in range(count))
 
 
-def check_budget(settings: TrainSettings) -> None:
-    """Raises:
-    UserError: less than one step of whole sequences, or an unknown rule of learning rates.
+def check_budget(settings: TrainSettings, tokens_option: str = "--tokens") -> None:
+    """Check the settings that a command line gave.
+
+    Args:
+        tokens_option: the option that gave the budget.
+
+    Raises:
+        UserError: less than one step of whole sequences, or an unknown rule of learning rates.
     """
     problems = Problems()
     if settings.batch_tokens % settings.seq_len:
         below = settings.batch_tokens // settings.seq_len * settings.seq_len
         hint = f"such as {below or settings.seq_len}"
         rule = f"must be a multiple of the sequence length {settings.seq_len}"
-        problems.add("batch tokens", settings.batch_tokens, rule, hint)
+        problems.add("--batch-tokens", settings.batch_tokens, rule, hint)
     if settings.tokens < settings.batch_tokens:
         rule = f"is less than one step of {settings.batch_tokens} tokens"
-        problems.add("tokens", settings.tokens, rule, "train longer, or in smaller steps (--batch-tokens)")
+        problems.add(tokens_option, settings.tokens, rule, "train longer, or give fewer --batch-tokens")
     if settings.lr_rule not in LR_RULES:
         rule = f"must be one of {', '.join(LR_RULES)}"
-        problems.add("lr rule", settings.lr_rule, rule, nearest(settings.lr_rule, LR_RULES))
+        problems.add("--lr-rule", settings.lr_rule, rule, nearest(settings.lr_rule, LR_RULES))
     problems.raise_if_any("can't train like that")
 
 

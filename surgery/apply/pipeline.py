@@ -24,7 +24,6 @@ from surgery.hf.card import card
 from surgery.hf.export import TOKENIZER_FILES, write
 from surgery.hf.staging import check_target, staged
 from surgery.model import HybridLM
-from surgery.problems import Problem, UserError
 
 Heal = Callable[[HybridLM], str]  # trains the model in place; returns Markdown for the card
 
@@ -83,7 +82,7 @@ def apply(
     source = model if isinstance(model, SourceModel) else read_source(model)
     drawn = plan(source, architecture, fold=fold, out=out)
     if out is not None:
-        _check_place(source, Path(out), overwrite)
+        check_target(out, overwrite=overwrite, source=source.folder)
     source.check_values()
     if dry_run:
         return ApplyReport(drawn, seconds=time.monotonic() - began)
@@ -128,9 +127,3 @@ def publish(
         )
         (folder / "README.md").write_text(body, encoding="utf-8")
     return verification
-
-
-def _check_place(source: SourceModel, out: Path, overwrite: bool) -> None:
-    path = check_target(out, overwrite=overwrite)
-    if path.resolve() == source.folder.resolve():
-        raise UserError("can't write the model there", [Problem("output", str(out), "is the model itself")])

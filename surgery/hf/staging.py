@@ -23,38 +23,76 @@ from surgery.quantities import format_bytes
 PARTIAL, OLD = ".partial", ".old"
 
 
-def check_target(out: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The folder's absolute path, if a model may be written there. Clears up after killed writers.
+def check_target(
+    out: str | os.PathLike[str], *, overwrite: bool = False, source: str | os.PathLike[str] | None = None
+) -> Path:
+    """Return the folder's absolute path, if a model may be written there. Clears up after killed writers.
+
+    Args:
+        overwrite: replace a model that is there.
+        source: the folder that the model is made from, which must stay as it is.
 
     Raises:
-        UserError: a file stands there, or a folder that is not empty (with `overwrite`: that holds no model).
+        UserError: there is a file, or a folder that is not empty (with `overwrite`: that holds no model); it
+            is the source, in the source, or around it; or no folder can be made there.
     """
     path = expand(out).absolute()
-    problem = None
-    try:
-        recover(path)
-        if path.is_dir():
-            names = sorted(os.listdir(path))
-            if names and not overwrite:
-                problem = Problem(
-                    "output", str(path), "exists and is not empty", "choose another, or overwrite it"
-                )
-            elif names and "config.json" not in names:
-                problem = Problem(
-                    "output", str(path), "is a folder that holds no model; it is not overwritten"
-                )
-        elif path.exists() or path.is_symlink():
-            problem = Problem("output", str(path), "is not a folder")
-    except OSError as error:
-        problem = Problem("output", str(path), error.strerror or str(error))
+    problem = None if source is None else _check_apart(path, expand(source))
+    if problem is None:
+        try:
+            recover(path)
+            problem = _check_taken(path, overwrite) or _check_parent(path)
+        except OSError as error:
+            problem = Problem("output", str(path), error.strerror or str(error))
     if problem is not None:
         raise UserError("can't write the model there", [problem])
     return path
 
 
+def _check_apart(path: Path, source: Path) -> Problem | None:
+    """Return the problem if one folder is or holds the other, however they are spelled or linked."""
+    new, old = Path(os.path.realpath(path)), Path(os.path.realpath(source))
+    if new == old:
+        rule = "is the model itself"
+    elif old in new.parents:
+        rule = "is inside the model's folder"
+    elif new in old.parents:
+        rule = "holds the model's folder"
+    else:
+        return None
+    return Problem("output", str(path), rule, f"choose a folder apart from {source}")
+
+
+def _check_taken(path: Path, overwrite: bool) -> Problem | None:
+    if path.is_dir():
+        names = sorted(os.listdir(path))
+        if names and not overwrite:
+            return Problem("output", str(path), "exists and is not empty", "choose another, or overwrite it")
+        if names and "config.json" not in names:
+            return Problem("output", str(path), "is a folder that holds no model; it is not overwritten")
+    elif path.exists() or path.is_symlink():
+        return Problem("output", str(path), "is not a folder")
+    return None
+
+
+def _check_parent(path: Path) -> Problem | None:
+    """Return the problem if no folder can be made at `path`, which is seen before any work is done."""
+    parent = path.parent
+    while not os.path.lexists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        return Problem("output", str(path), f"can't be made: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return Problem("output", str(path), f"can't be made: {parent} can't be written to", _ELSEWHERE)
+    return None
+
+
+_ELSEWHERE = "choose a folder that you may write to"
+
+
 def free_bytes(path: Path) -> int:
     """Free disk space where `path` is or will be."""
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
 
@@ -178,5 +216,5 @@ def _explain(error: BaseException, path: Path) -> Problem:
     if "No space left" in str(error):
         text, hint = "the disk is full", f"{format_bytes(free_bytes(path))} are free there"
     elif isinstance(error, PermissionError) or "Read-only" in text:
-        hint = "choose a folder that you may write to"
+        hint = _ELSEWHERE
     return Problem("output", str(path), text, hint)

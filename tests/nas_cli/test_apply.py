@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +104,15 @@ def test_measuring_alone_changes_nothing(llama_folder: Path, prepared: Path) -> 
     [
         (["--fold", "best"], "fold"),
         (["--calibrate", "nowhere.txt"], "no such file"),
-        (["--heal", "100"], "less than one step"),
+        (["--calibrate", "nowhere.txt", "--dry-run"], "--calibrate = 'nowhere.txt'"),
+        (["--data", "nowhere.txt"], "--data = 'nowhere.txt'"),
+        (["--heal", "100"], "--heal = 100: is less than one step"),
+        (["--heal", "100", "--dry-run"], "less than one step"),
+        (["--heal", "8k", "--batch-tokens", 7], "--batch-tokens = 7: must be a multiple"),
+        (["--heal", "8k", "--seq-len", 512], "--seq-len = 512: exceeds the model's context of 256"),
+        (["--lr", "0.1"], "--lr = 0.1: has no effect without --heal"),
+        (["--batch-tokens", "4k", "--seed", 3], "--seed = 3: has no effect without --heal"),
+        (["--seq-len", 64], "--seq-len = 64: has no effect without --heal or --data"),
         (["--device", "cuda:77"], "not available"),
     ],
 )
@@ -121,3 +130,65 @@ def test_an_output_is_needed(nas: Nas, architecture: Path, llama_folder: Path) -
     result = nas("apply", architecture, llama_folder)
     assert result.exit_code == 2
     assert "--output" in result.stderr
+
+
+def test_text_for_fitting_is_not_ignored_silently(nas: Nas, llama_folder: Path, tmp_path: Path) -> None:
+    dense = tmp_path / "dense.yaml"
+    dense.write_text("layout: F\n")
+    result = nas("apply", dense, llama_folder, "--dry-run", "--calibrate", "builtin")
+    assert result.exit_code == 0
+    assert "--calibrate has no effect" in result.stderr
+    assert "--calibrate" not in nas("apply", dense, llama_folder, "--dry-run").stderr
+
+
+@pytest.fixture
+def model(llama_folder: Path, tmp_path: Path) -> Path:
+    """A model inside a folder that says that it is a model too."""
+    around = tmp_path / "around"
+    shutil.copytree(llama_folder, around / "model")
+    (around / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(around / "model")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    return around / "model"
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("around/model", "is the model itself"),
+        ("around/model/", "is the model itself"),
+        ("around/../around/model", "is the model itself"),
+        ("link", "is the model itself"),
+        ("around/model/inside", "is inside the model's folder"),
+        ("link/inside/deeper", "is inside the model's folder"),
+        ("around", "holds the model's folder"),
+        (".", "holds the model's folder"),
+        ("file", "is not a folder"),
+        ("file/out", "can't be made: {}/file is not a folder"),
+        ("file/deep/out", "can't be made: {}/file is not a folder"),
+        ("dangling", "is not a folder"),
+        ("dangling/out", "can't be made: {}/dangling is not a folder"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_a_model_is_never_written_over_its_source(
+    nas: Nas, architecture: Path, model: Path, tmp_path: Path, output: str, said: str, dry_run: list[str]
+) -> None:
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = content()
+    # joined as text: a Path would simplify what is tested
+    result = nas("apply", architecture, model, "-o", f"{tmp_path}/{output}", "--overwrite", *dry_run)
+    assert result.exit_code == 2
+    assert said.format(tmp_path) in str(result.exception), result.exception
+    assert content() == before
+
+
+def test_a_link_to_the_source_is_the_source(
+    nas: Nas, architecture: Path, model: Path, tmp_path: Path
+) -> None:
+    result = nas("apply", architecture, tmp_path / "link", "-o", model, "--overwrite", "--dry-run")
+    assert "is the model itself" in str(result.exception)
