@@ -71,9 +71,9 @@ def _read_point(line: str, where: str) -> dict[str, Any]:
         point = parse_object(line)
     except ValueError as error:
         raise _damaged(where, f"is no point of a loss curve: {error}") from error
-    step = point.get("step")
-    if isinstance(step, bool) or not isinstance(step, int):
-        raise _damaged(where, "has no step")
+    for name in ("step", "tokens"):
+        if isinstance(point.get(name), bool) or not isinstance(point.get(name), int):
+            raise _damaged(where, f"has no {name}")
     for name, value in point.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _damaged(where, f"holds {name}, which is no number")

@@ -111,8 +111,11 @@ def mutate_json(text: bytes, rng: random.Random) -> bytes:
     """Return JSON with something else in it, or something that is no JSON any more."""
     if rng.random() < 0.25:
         return mutate_bytes(text, rng)
-    data = mutate_tree(json.loads(text), rng, rng.choice((1, 1, 1, 2, 4)))
-    return json.dumps(data).encode()
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):  # a line that was changed before
+        return mutate_bytes(text, rng)
+    return json.dumps(mutate_tree(data, rng, rng.choice((1, 1, 1, 2, 4)))).encode()
 
 
 def mutate_yaml(text: bytes, rng: random.Random) -> bytes:

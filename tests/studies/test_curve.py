@@ -17,7 +17,7 @@ def write(path: Path, *lines: str) -> Path:
 
 def test_points_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
-    points = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
+    points = [{"step": step, "tokens": 8 * step, "loss": 1 / step} for step in (1, 2, 3)]
     with CurveWriter(path) as writer:
         for point in points:
             writer.write(**point)
@@ -29,21 +29,27 @@ def test_points_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_last_line_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
-    assert read_curve(write(tmp_path / "c", '{"step": 1, "loss": 2.0}', '{"step": 2, "lo')) == [
-        {"step": 1, "loss": 2.0}
+    assert read_curve(write(tmp_path / "c", '{"step": 1, "tokens": 8, "loss": 2.0}', '{"step": 2, "lo')) == [
+        {"step": 1, "tokens": 8, "loss": 2.0}
     ]
 
 
 @pytest.mark.parametrize(
     ("line", "rule"),
     [
-        ("{}", "has no step"), ('{"step": "1"}', "has no step"), ('{"step": true}', "has no step"),
-        ('{"step": 1, "loss": "low"}', "holds loss, which is no number"), ("[1]", "must hold an object"),
-        ('{"step": 1, "loss": [1]}', "holds loss"), ("x", "Expecting value"), ("[" * 100_000, "levels deep"),
+        ("{}", "has no step"), ('{"step": 1}', "has no tokens"), ('{"step": "1"}', "has no step"),
+        ('{"step": true}', "has no step"), ("[1]", "must hold an object"), ("x", "Expecting value"),
+        ('{"step": 1, "tokens": 8, "loss": "low"}', "holds loss, which is no number"),
+        ('{"step": 1, "tokens": 8, "loss": [1]}', "holds loss"), ("[" * 100_000, "levels deep"),
     ],
 )  # fmt: skip
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, rule: str) -> None:
-    path = write(tmp_path / "curve.jsonl", '{"step": 1, "loss": 2.0}', line, '{"step": 2, "loss": 1.0}')
+    path = write(
+        tmp_path / "curve.jsonl",
+        '{"step": 1, "tokens": 8, "loss": 2.0}',
+        line,
+        '{"step": 2, "tokens": 16, "loss": 1.0}',
+    )
     with pytest.raises(UserError) as caught:
         read_curve(path)
     assert rule in str(caught.value)
