@@ -21,8 +21,11 @@ from surgery.hf.custom_code import TRUST, check_model_code
 from surgery.hf.tokenizer import RESIZE, check_tokenizer_files, find_rowless, load_tokenizer
 from surgery.json_source import try_object
 from surgery.model import HybridLM
+from surgery.options import LARGEST
 from surgery.paths import expand
 from surgery.problems import Problem, Problems, UserError
+
+MOST_MODULES = 4096  # layers of a model, or experts of a layer
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def load(
     if config is not None:
         notes += check_model_code(config, trust_remote_code, problems)
         _check_padding(config, problems)
+        _check_sizes(config, "config.json", problems)
     check_files(find_weights(folder, config or {}, problems, notes), problems)
     problems.raise_if_any(f"{model}: can't be used")
     assert config is not None
@@ -156,6 +160,17 @@ def _check_padding(config: dict[str, Any], problems: Problems) -> None:
     if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
         hint = "name another token there, or leave it out"
         problems.add("config.json: pad_token_id", padding, f"must be below vocab_size ({rows})", hint)
+
+
+def _check_sizes(settings: dict[str, Any], where: str, problems: Problems) -> None:
+    """Add a problem for every size that no model has: transformers would build modules until memory ends."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            _check_sizes(value, f"{where}: {name}", problems)
+        elif isinstance(value, int):
+            most = MOST_MODULES if name.endswith(("layers", "layer", "experts")) else LARGEST
+            if abs(value) > most:
+                problems.add(f"{where}: {name}", value, f"is larger than any model's, at most {most:,}")
 
 
 def _odd_tokens(tokenizer: Any, config: dict[str, Any], generation: dict[str, Any], rows: int) -> list[str]:

@@ -6,7 +6,6 @@ runs/NAME/  storage.url   the address, readable by its owner alone: it may hold 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from studies.addresses import absolute, file_of, is_relative
 from studies.data.folder import TEMPORARY, write_json
+from surgery.json_source import read_object
 from surgery.problems import Problem, UserError
 
 URL_FILE = "storage.url"
@@ -38,7 +38,7 @@ class Home:
         """
         path = folder / HOME_FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_object(path)
             return cls(*(_text(data[item.name]) for item in fields(cls)))
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from studies.replay.table import FILE, Table
 from studies.rungs.evidence import Floats
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, GAIN, check_sampler
+from surgery.json_source import parse_object
 from surgery.problems import Problem, UserError
 
 SHARES = (0.9, 0.95, 0.99)  # of the table's hypervolume
@@ -157,7 +157,7 @@ def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replay
     found = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            item = json.loads(line)
+            item = parse_object(line)
             shares, share_of = [], Volume(table)
             for architecture in item["ended"]:
                 shares.append(share_of.add(architecture))
@@ -171,7 +171,7 @@ def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replay
     except OSError as error:
         problem = Problem("--rival", str(path), error.strerror or str(error))
         raise UserError("can't read this rival", [problem]) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         problem = Problem("--rival", str(path), f"does not tell searches of this table: {error!r}")
         raise UserError("can't read this rival", [problem]) from error
     return found

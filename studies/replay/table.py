@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,22 +76,21 @@ class Table:
         try:
             with gzip.open(path, "rt", encoding="utf-8") as stream:
                 data = parse_json(stream.read())
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, ValueError) as error:
             raise _unusable(path, f"can't be read: {error}") from error
         if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:
             raise _unusable(path, f"is not a table of version {FORMAT_VERSION}")
-        entries = {
-            item["hash"]: Entry(
-                hash=item["hash"],
-                line=item["line"],
-                params=item["params"],
-                costs=item["costs"],
-                curves=tuple(map(tuple, item["curves"])),
-                seconds=tuple(item["seconds"]),
-            )
-            for item in data["entries"]
-        }
-        return cls(parse_space(data["space"], "table.yaml"), tuple(data["fractions"]), entries, data["about"])
+        try:
+            found = [_read_entry(item) for item in data["entries"]]
+            fractions = tuple(_number(share) for share in data["fractions"])
+            space, about = parse_space(str(data["space"]), "table.yaml"), dict(data["about"])
+            if not found or any(len(curve) != len(fractions) for item in found for curve in item.curves):
+                raise ValueError("every architecture needs a loss for each of the fractions")
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _unusable(path, f"is damaged: {type(error).__name__} {error}") from error
+        return cls(space, fractions, {item.hash: item for item in found}, about)
 
     def save(self, path: str | Path) -> None:
         """Writes the file that `open` reads; the same table gives the same bytes."""
@@ -127,6 +127,23 @@ class Table:
         entries = list(self.entries.values())
         points = [self.values(entry) for entry in entries]
         return tuple(entries[index] for index in front_indices(points, self.space.objectives))
+
+
+def _read_entry(item: Mapping[str, Any]) -> Entry:
+    return Entry(
+        hash=str(item["hash"]),
+        line=str(item["line"]),
+        params=dict(item["params"]),
+        costs={str(name): _number(value) for name, value in item["costs"].items()},
+        curves=tuple(tuple(_number(loss) for loss in curve) for curve in item["curves"]),
+        seconds=tuple(_number(value) for value in item["seconds"]),
+    )
+
+
+def _number(value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def _unusable(path: str | Path, rule: str) -> UserError:
