@@ -9,6 +9,8 @@ _CACHE = "the model keeps its own cache, whose layers transformers' caches do no
 _NO_WAY_BACK = "a recurrent state can't be taken back to an earlier token"
 _HUB_CODE = "is run by code from the Hub that is written for transformers' own caches"
 
+OF_GENERATE = ("tokenizer", "assistant_tokenizer")  # arguments of `generate` that it hands on to `forward`
+
 # option -> (whether a value asks for nothing, why else it can't be followed)
 _UNFOLLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cache_implementation": (lambda value: value == "dynamic", _CACHE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import wraps
 from importlib import import_module
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from surgery.context import DecodeCache
 from surgery.hf.configuration import NasConfig
-from surgery.hf.generation import check_generation, setting
+from surgery.hf.generation import OF_GENERATE, check_generation, setting
 from surgery.hf.inputs import (
     CACHE_FIELD,
     check_inputs,
@@ -57,6 +58,9 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
             torch.set_default_dtype(dtype)
         self.model.to(dtype)
         self.post_init()
+        # the Trainer, when it smoothes labels, shifts them for causal models, which it knows by name
+        known = import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        known.setdefault(config.model_type, type(self).__name__)
 
     @classmethod
     def wrap(cls, model: HybridLM, config: NasConfig) -> NasForCausalLM:
@@ -174,6 +178,12 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         if cached and not given and setting("prefill_chunk_size", kwargs, *configs):
             kwargs[CACHE_FIELD] = DecodeCache()  # transformers asks for one before the first piece
         return super().generate(*args, **kwargs)
+
+    @wraps(GenerationMixin.prepare_inputs_for_generation)  # whose signature `generate` looks at
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers, without what is meant for the loop of `generate` but handed on to `forward`."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {name: value for name, value in inputs.items() if name not in OF_GENERATE}
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: continuous batching pages keys and values of attention, and knows nothing else.

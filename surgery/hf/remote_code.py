@@ -10,6 +10,7 @@ import ast
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def write_remote_code(folder: str | os.PathLike[str]) -> list[Path]:
     return written
 
 
+@cache
 def sources() -> dict[str, str]:
     """Flat file name (no suffix) -> source, for every module that the model and its config need."""
     texts: dict[str, str] = {}
