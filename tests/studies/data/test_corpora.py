@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -228,3 +229,25 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
 
 def test_lone_surrogates_become_replacement_characters() -> None:
     assert mend(" a\ud800b\ud83d\ude42 ") == "a\ufffdb🙂"
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_code_of_a_data_set_is_refused_not_asked_about(old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """datasets 3 asks on standard input unless it gets False; datasets 4 and later have no such argument."""
+    import datasets
+
+    calls: list[dict[str, Any]] = []
+
+    def before_4(
+        path: str, name: str | None = None, trust_remote_code: bool | None = None, **rest: Any
+    ) -> Any:
+        calls.append({"trust_remote_code": trust_remote_code})
+        return iter([{"text": "a"}])
+
+    def since_4(path: str, name: str | None, **rest: Any) -> Any:
+        calls.append(rest)
+        return iter([{"text": "a"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", before_4 if old else since_4)
+    assert list(HubCorpus("json", None, "train", "text", data_files=["x.json"]).texts()) == ["a"]
+    assert [call.get("trust_remote_code", "not given") for call in calls] == [False if old else "not given"]
