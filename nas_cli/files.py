@@ -7,12 +7,9 @@ from pathlib import Path
 
 def write_architecture(path: Path, text: str) -> None:
     """Raises:
-    UserError: the file can't be written.
+    UserError: the file can't be written, or is not nas' to replace.
     """
-    from surgery.problems import Problem, UserError
+    from surgery.outputs import output, signed
 
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        problem = Problem("--output", str(path), error.strerror or str(error), "name a file you may write")
-        raise UserError("can't write the architecture", [problem]) from error
+    with output(path, "--output", "architecture") as file:
+        file.write_text(signed(text), encoding="utf-8")

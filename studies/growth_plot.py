@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, writing_plot
+from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, save_page, save_picture
 from studies.records import RANDOM
+from surgery.outputs import output
 from surgery.quantities import format_count
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def plot_growth(name: str, found: Growth, path: Path) -> None:
     UserError: the path can't be written or has an unknown ending.
     """
     check_plot_path(path)
-    with writing_plot(path):
-        (_page if path.suffix.lower() in PAGES else _picture)(name, found, path)
+    with output(path, "--plot", "plot") as file:
+        (_page if file.suffix.lower() in PAGES else _picture)(name, found, file)
 
 
 def _picture(name: str, found: Growth, path: Path) -> None:
@@ -52,7 +53,7 @@ def _picture(name: str, found: Growth, path: Path) -> None:
             axes.set_ylabel("hypervolume (share of the box)")
             axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(f"{name}: what its front dominates", fontsize=11)
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def _page(name: str, found: Growth, path: Path) -> None:
@@ -83,4 +84,4 @@ def _page(name: str, found: Growth, path: Path) -> None:
         figure.update_xaxes(title_text=f"{label} ({what})", rangemode="tozero", row=1, col=column)
     figure.update_yaxes(title_text="hypervolume (share of the box)", rangemode="tozero", row=1, col=1)
     figure.update_layout(title=f"{name}: what its front dominates", template="simple_white")
-    figure.write_html(path, include_plotlyjs=True)
+    save_page(figure, path)

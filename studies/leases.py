@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.json_source import read_object
+
+_WORKER = re.compile(r".+-\d+-[0-9a-f]{6}")
 
 
 class Lease:
@@ -96,6 +99,8 @@ def dead(folder: Path) -> list[str]:
 def clear_dead(folder: Path) -> None:
     """Removes what dead workers left. Only once their trials are put back."""
     for path in folder.glob("*.lock"):
+        if not _WORKER.fullmatch(path.stem):
+            continue  # not a worker's
         try:
             handle = os.open(path, os.O_RDWR)
         except FileNotFoundError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from search_spaces.objectives import Objective
 from studies.front import front_indices
 from studies.records import DONE, TrialRecord
 from studies.standings import Standings
+from surgery.outputs import MARK, check_output, output
+from surgery.paths import expand
 from surgery.problems import Problem, UserError
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ GREY, GREEN, PURPLE = "#9aa0a6", "#15803d", "#7e22ce"
 
 def check_plot_path(path: Path) -> None:
     """Raises:
-    UserError: an ending we can't draw, or a folder that is not there.
+    UserError: an ending we can't draw, a folder that is not there, or a file that is not ours to replace.
     """
+    path = expand(path)
     if path.suffix.lower() not in (*PICTURES, *PAGES):
         rule = f"must end in {', '.join((*PICTURES, *PAGES))}"
         raise UserError("can't draw that", [Problem("--plot", str(path), rule)])
     if not path.resolve().parent.is_dir():
         raise UserError("can't draw there", [Problem("--plot", str(path), "its folder does not exist")])
+    check_output(path, "--plot", "plot")
 
 
 def plot_front(study: Study, standings: Standings, path: Path) -> None:
@@ -43,20 +46,21 @@ def plot_front(study: Study, standings: Standings, path: Path) -> None:
     """
     check_plot_path(path)
     records = [record for record in study.records() if record.state == DONE and record.values]
-    with writing_plot(path):
-        (_page if path.suffix.lower() in PAGES else _picture)(study, records, standings, path)
+    with output(path, "--plot", "plot") as file:
+        (_page if file.suffix.lower() in PAGES else _picture)(study, records, standings, file)
 
 
-@contextmanager
-def writing_plot(path: Path) -> Iterator[None]:
-    """Raises:
-    UserError: for every OSError inside.
-    """
-    try:
-        yield
-    except OSError as error:
-        problem = Problem("--plot", str(path), error.strerror or str(error), "name a file you may write")
-        raise UserError("can't write the plot", [problem]) from error
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib, signed."""
+    key = "Software" if path.suffix.lower() == ".png" else "Creator"
+    figure.savefig(path, metadata={key: f"matplotlib, {MARK}"})
+
+
+def save_page(figure: Any, path: Path) -> None:
+    """Write a figure of plotly, signed."""
+    figure.write_html(path, include_plotlyjs=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"<!-- {MARK} -->\n")
 
 
 def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
@@ -83,7 +87,7 @@ def _picture(study: Study, records: list[TrialRecord], standings: Standings, pat
             axes.legend(loc="upper right", frameon=False, fontsize=8)
     trained = f"{len(on_front)} of {len(records)} trained architectures are on the front"
     figure.suptitle(f"{study.name}: {trained}", fontsize=11)
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def _panel(
@@ -174,7 +178,7 @@ def _page(study: Study, records: list[TrialRecord], standings: Standings, path: 
     figure.update_layout(
         title=f"{study.name}: front of {len(records)} trained architectures", template="simple_white"
     )
-    figure.write_html(path, include_plotlyjs=True)
+    save_page(figure, path)
 
 
 def _error(standings: Standings, records: list[TrialRecord], place: int) -> dict[str, Any] | None:

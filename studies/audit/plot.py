@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studies.ahead import end_loss
-from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, writing_plot
+from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, save_page, save_picture
+from surgery.outputs import output
 
 if TYPE_CHECKING:
     from studies.audit.report import Point, Report
@@ -19,8 +20,8 @@ def plot_audit(found: Report, path: Path) -> None:
     UserError: the path can't be written or has an unknown ending.
     """
     check_plot_path(path)
-    with writing_plot(path):
-        (_page if path.suffix.lower() in PAGES else _picture)(found, path)
+    with output(path, "--plot", "plot") as file:
+        (_page if file.suffix.lower() in PAGES else _picture)(found, file)
 
 
 def _groups(found: Report) -> dict[str, list[Point]]:
@@ -67,7 +68,7 @@ def _picture(found: Report, path: Path) -> None:
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2, linewidth=0.6)
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def _page(found: Report, path: Path) -> None:
@@ -88,4 +89,4 @@ def _page(found: Report, path: Path) -> None:
         )
     across, up = _labels(found)
     figure.update_layout(title=_title(found), xaxis_title=across, yaxis_title=up, template="simple_white")
-    figure.write_html(path, include_plotlyjs=True)
+    save_page(figure, path)

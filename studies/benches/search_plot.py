@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from studies.benches.search import Replayed, band
-from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, writing_plot
+from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, save_page, save_picture
 from studies.rungs.evidence import Floats
+from surgery.outputs import output
 
 _COLOURS = {
     "gain": GREEN,
@@ -44,8 +45,8 @@ def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
         own = [run for run in runs if run.method == method]
         over = tokens > max(run.spent for run in own)
         bands[method] = np.where(over, np.nan, band(own, tokens))
-    with writing_plot(path):
-        (_page if path.suffix.lower() in PAGES else _picture)(title, tokens, bands, path)
+    with output(path, "--plot", "plot") as file:
+        (_page if file.suffix.lower() in PAGES else _picture)(title, tokens, bands, file)
 
 
 def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -82,7 +83,7 @@ def _picture(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -
     axes.grid(alpha=0.2, linewidth=0.6)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def _page(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> None:
@@ -111,4 +112,4 @@ def _page(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> N
     figure.update_xaxes(title_text=_ACROSS, type="log")
     figure.update_yaxes(title_text=_UP, tickformat=".0%", range=[0.4, 1.0])
     figure.update_layout(title=title, template="simple_white")
-    figure.write_html(path, include_plotlyjs=True)
+    save_page(figure, path)

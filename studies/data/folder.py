@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise UserError("Prepared data is damaged", [problem]) from error
 
 
-def sweep(folder: Path) -> None:
-    """Removes temporary files and folders, of this run or of one that was killed."""
+def sweep(folder: Path, is_own: Callable[[str], bool]) -> None:
+    """Remove temporary files and folders of our own, of this run or of one that was killed."""
     for leftover in folder.glob("*" + TEMPORARY):
+        if not is_own(leftover.name):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

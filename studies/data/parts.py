@@ -33,6 +33,7 @@ from studies.data.shards import (
     ShardWriter,
     TokenData,
     content_hash,
+    is_own,
     summary,
     token_dtype,
 )
@@ -77,7 +78,7 @@ class Preparation:
         self.exhausted = False
 
     def run(self, progress: Progress | None) -> TokenData:
-        sweep(self.folder)
+        sweep(self.folder, is_own)
         try:
             state = read_json(self.folder / PROGRESS) or {}
             if state.get("request") != self.request:  # new, or begun for another and given up before a part
@@ -92,7 +93,7 @@ class Preparation:
                 self._make_part(batches, progress)
             return self._finish()
         finally:
-            sweep(self.folder)
+            sweep(self.folder, is_own)
 
     def _tokenizer(self) -> TextTokenizer:
         """The tokenizer in the folder; trained or copied there if there is none yet."""
@@ -206,7 +207,8 @@ class Preparation:
         train = summary([part.train for part in self.parts if part.train])
         val = summary([part.val for part in self.parts if part.val])
         if train["tokens"] < 2 or val["tokens"] < 2:
-            (self.folder / PROGRESS).unlink(missing_ok=True)  # nothing here is worth going on from
+            # nothing here is worth resuming
+            write_json(self.folder / PROGRESS, {"request": self.request, "parts": []})
             self._refuse_empty(train["documents"], val["documents"])
         meta = {
             "format": FORMAT,

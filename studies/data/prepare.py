@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from studies.data.corpora import open_corpus
 from studies.data.folder import LOCK, TEMPORARY, locked, read_json, writing
 from studies.data.parts import Preparation, Progress
 from studies.data.request import data_home, default_val_fraction, folder_name
-from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData
+from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData, is_own
 from studies.data.tokenizers import canonical_spec
 from surgery.paths import expand
 from surgery.problems import Problem, Problems, UserError
@@ -92,7 +91,7 @@ def _clear(folder: Path, made: list[Path]) -> None:
     """
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in list(folder.iterdir()):
-        if path.name in (LOCK, PROGRESS) or _is_shard(path.name):
+        if path.name == LOCK or is_own(path.name):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
         for path in made:
@@ -108,9 +107,11 @@ def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
     state = read_json(folder / META) or read_json(folder / PROGRESS) or {}
     title = "This folder can't take the prepared data"
     if "content_hash" not in state and not state.get("parts"):
-        known = (LOCK, PROGRESS, TOKENIZER)
+        # the first file that is written says what for
+        begun = isinstance(asked := state.get("request"), dict) and "corpus" in asked
+        first = (LOCK, PROGRESS + TEMPORARY)
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        if strange := [name for name in names if name not in known and not _is_shard(name)]:
+        if strange := [name for name in names if name not in first and not (begun and is_own(name))]:
             rule = f"already holds other things ({', '.join(strange[:3])})"
             raise UserError(title, [Problem("out", str(folder), rule, "name a new or empty folder")])
         return None
@@ -124,7 +125,3 @@ def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
             )
     problems.raise_if_any(f"{title}: {folder} holds another preparation")
     return TokenData.open(folder) if "content_hash" in state else None
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith(TEMPORARY) or re.fullmatch(r"(train|val)-\d{5}\.(bin|bytes)", name) is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -33,6 +34,14 @@ TOKENIZER = "tokenizer"
 BYTES_DTYPE = np.dtype("<u4")
 
 Split = Literal["train", "val"]
+
+_SHARD = r"(train|val)-\d{5}\.(bin|bytes)"
+_OWN = re.compile(rf"({_SHARD}|{PROGRESS}|{TOKENIZER})({TEMPORARY})?|{META}{TEMPORARY}")
+
+
+def is_own(name: str) -> bool:
+    """Whether a preparation that is not finished writes a file or folder of this name."""
+    return _OWN.fullmatch(name) is not None
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

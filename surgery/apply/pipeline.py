@@ -21,8 +21,9 @@ from surgery.apply.source import SourceModel, read_source
 from surgery.apply.verify import Verification, verify
 from surgery.architecture import Architecture
 from surgery.hf.card import card
-from surgery.hf.export import TOKENIZER_FILES, write
+from surgery.hf.export import write
 from surgery.hf.staging import check_target, staged
+from surgery.hf.written import TOKENIZER_FILES
 from surgery.model import HybridLM
 
 Heal = Callable[[HybridLM], str]  # trains the model in place; returns Markdown for the card

@@ -19,7 +19,7 @@ from surgery.apply.tokens import check_tokenizer, usable_ids
 from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
-from surgery.hf.export import TOKENIZER_FILES
+from surgery.hf.written import TOKENIZER_FILES
 from surgery.json_source import try_object
 from surgery.problems import Problem, Problems, UserError
 

@@ -20,16 +20,12 @@ from surgery.hf.card import card
 from surgery.hf.configuration import NasConfig
 from surgery.hf.remote_code import write_remote_code
 from surgery.hf.staging import staged
+from surgery.hf.written import TOKENIZER_FILES
 from surgery.json_source import read_object
 from surgery.model import HybridLM
 from surgery.problems import Problem, UserError
 
 SHARD_SIZE = "5GB"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 

@@ -1,13 +1,14 @@
 """All or nothing on disk: a folder is written under a temporary name next to its path, then moved there.
 
-A writer that is killed leaves `.NAME.*.partial`, which the next writer of NAME deletes, or, killed while it
-replaced a model, `.NAME.*.old`, which the next writer moves back if NAME is missing.
+A writer that is killed leaves `.NAME.nas-*.partial`, which the next writer of NAME deletes, or, killed while
+it replaced a model, `.NAME.nas-*.old`, which the next writer moves back if NAME is missing.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +17,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from surgery.hf.written import foreign
 from surgery.paths import expand
 from surgery.problems import Problem, UserError
 from surgery.quantities import format_bytes
 
 PARTIAL, OLD = ".partial", ".old"
+# of folders of our own: what tempfile makes of it is no name that people give
+_PREFIX = ".{}.nas-"
+_DRAWN = re.compile(r"[a-z0-9_]{8}")
 
 
 def check_target(
@@ -70,6 +75,9 @@ def _check_taken(path: Path, overwrite: bool) -> Problem | None:
             return Problem("output", str(path), "exists and is not empty", "choose another, or overwrite it")
         if names and "config.json" not in names:
             return Problem("output", str(path), "is a folder that holds no model; it is not overwritten")
+        if names and (strange := foreign(path)):
+            rule = f"holds what nas did not write: {strange}; it is not overwritten"
+            return Problem("output", str(path), rule, "choose another, or move that away")
     elif path.exists() or path.is_symlink():
         return Problem("output", str(path), "is not a folder")
     return None
@@ -112,7 +120,9 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
     try:
         made = _make_parents(path.parent)
         with _alone(path.parent):
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
+            temporary = Path(
+                tempfile.mkdtemp(prefix=_PREFIX.format(path.name), suffix=PARTIAL, dir=path.parent)
+            )
             held = _hold(temporary)
         mask = os.umask(0)
         os.umask(mask)
@@ -131,8 +141,9 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
         if not done:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
-            for parent in reversed(made):
-                shutil.rmtree(parent, ignore_errors=True)
+            with suppress(OSError):  # unless somebody else has written into them meanwhile
+                for parent in reversed(made):
+                    parent.rmdir()
 
 
 def recover(path: Path) -> None:
@@ -140,15 +151,15 @@ def recover(path: Path) -> None:
     back. What a living writer uses stays."""
     if not path.parent.is_dir():
         return
-    prefix = f".{path.name}."
+    prefix = _PREFIX.format(path.name)
     try:
         with _alone(path.parent):
             names = sorted(name for name in os.listdir(path.parent) if name.startswith(prefix))
             for name in names:
                 leftover = path.parent / name
                 middle = name.removeprefix(prefix).rpartition(".")[0]
-                if "." in middle or leftover.is_symlink() or not leftover.is_dir():
-                    continue  # not one of ours: tempfile's names have no dots
+                if not _DRAWN.fullmatch(middle) or leftover.is_symlink() or not leftover.is_dir():
+                    continue  # not one of ours
                 if name.endswith(OLD) and not path.exists():
                     os.replace(leftover, path)
                 elif name.endswith((PARTIAL, OLD)) and (handle := _hold(leftover)) is not None:
@@ -183,6 +194,10 @@ def _hold(folder: Path) -> int | None:
     return handle
 
 
+def _make_beside(path: Path, suffix: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=_PREFIX.format(path.name), suffix=suffix, dir=path.parent))
+
+
 def _make_parents(path: Path) -> list[Path]:
     missing = []
     while not path.exists():
@@ -200,7 +215,7 @@ def _move(temporary: Path, path: Path) -> Path | None:
     if not path.is_dir() or not os.listdir(path):
         os.replace(temporary, path)
         return None
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=OLD, dir=path.parent))
+    old = _make_beside(path, OLD)
     os.replace(path, old)
     try:
         os.replace(temporary, path)

@@ -156,6 +156,32 @@ def test_a_folder_of_something_else_is_refused(corpus_file: Path, tmp_path: Path
         prepare(str(corpus_file), "bpe:400", tmp_path / "mine" / "thesis.tex" / "sub")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer/tokenizer.json", "notes.tmp", "train-00000.bin", "progress.json", "meta.json", "x.bin.tmp"],
+)
+def test_files_of_the_users_own_are_left_alone(corpus_file: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="already holds other things"):
+        prepare(str(corpus_file), "bpe:400", tmp_path / "mine")
+    assert [item for item in (tmp_path / "mine").rglob("*") if item.is_file()] == [path]
+    assert path.read_text() == "{}"
+
+
+def test_a_file_put_beside_a_preparation_is_left_alone(corpus_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+
+    def stop(*_: object) -> None:
+        (folder / "notes.tmp").write_text("mine")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(corpus_file), "bpe:400", folder, progress=stop)
+    assert (folder / "notes.tmp").read_text() == "mine"
+
+
 def test_bad_settings_come_all_at_once(corpus_file: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepare(str(corpus_file), max_tokens=0, val_fraction=1.5, shard_tokens=0)

@@ -16,6 +16,7 @@ from surgery.architecture import Architecture
 from surgery.hf import export
 from surgery.hf.export import save
 from surgery.hf.modeling import NasForCausalLM
+from surgery.hf.staging import staged
 from surgery.problems import UserError
 from tests.models import architecture, build
 
@@ -113,6 +114,40 @@ def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a folder"):
         save(second, tmp_path / "other" / "thesis.txt", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("thesis.txt", "mine"),
+        ("train.py", "mine"),
+        ("model_best.safetensors", "mine"),
+        ("config.json", '{"model_type": "llama"}'),
+        ("config.json", "[1, 2]"),
+        ("config.json", "{"),
+    ],
+)
+def test_only_a_model_that_nas_wrote_is_overwritten(tmp_path: Path, name: str, text: str) -> None:
+    out = tmp_path / "model"
+    save(build(architecture("F")), out)
+    (out / name).write_text(text)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match="nas did not write"):
+        save(build(architecture("F", num_layers=1)), out, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_folders_made_for_a_model_stay_where_others_use_them(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staged(tmp_path / "a" / "b" / "model") as folder:
+            (folder / "half").write_text("x")
+            (tmp_path / "a" / "theirs").write_text("written meanwhile")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="disk is full"):
+        fail()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["theirs"]
 
 
 def test_a_full_disk_leaves_nothing(full_disk: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,21 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from surgery.hf.configuration import MODEL_TYPE
 from surgery.hf.staging import check_target, staged
 from surgery.problems import UserError
 
 Patch = Callable[[], None]
+TEMPLATES = "additional_chat_templates"
 
 
 def write(folder: Path, text: str) -> None:
-    (folder / "config.json").write_text(text)
-    (folder / "weights").mkdir()
-    (folder / "weights" / "a").write_text(text)
+    (folder / "config.json").write_text(json.dumps({"model_type": MODEL_TYPE, "text": text}))
+    (folder / TEMPLATES).mkdir()
+    (folder / TEMPLATES / "a").write_text(text)
 
 
 def content(folder: Path) -> str:
-    assert (folder / "weights" / "a").read_text() == (folder / "config.json").read_text()
-    return (folder / "config.json").read_text()
+    text = str(json.loads((folder / "config.json").read_text())["text"])
+    assert (folder / TEMPLATES / "a").read_text() == text
+    return text
 
 
 def die() -> None:
@@ -79,7 +83,7 @@ def at_call(name: str, number: int, *, before: bool) -> Patch:
     ],
 )
 def test_a_killed_writer(tmp_path: Path, stood: bool, prepare: Patch, inside: Patch, survives: str) -> None:
-    out, other = tmp_path / "model", tmp_path / ".model.x.abc.partial"
+    out, other = tmp_path / "model", tmp_path / ".model.x.nas-abcdefgh.partial"
     other.mkdir()  # of the folder `model.x`
     if stood:
         out.mkdir()
@@ -121,6 +125,8 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     (tmp_path / ".model.link.old").symlink_to(tmp_path)
     (tmp_path / "model.partial").mkdir()
     (tmp_path / ".model.kept").mkdir()
+    for name in (".model.original.old", ".model.20261130.partial", ".model.nas-mine.old"):
+        (tmp_path / name).mkdir()  # a user's own copies
     before = sorted(os.listdir(tmp_path))
     check_target(tmp_path / "model")
     assert sorted(os.listdir(tmp_path)) == before

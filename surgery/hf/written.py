@@ -1,0 +1,36 @@
+"""What nas writes into a model's folder, and what else is in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from surgery.hf.configuration import MODEL_TYPE
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+# and Python beside it
+_WRITTEN = (
+    *TOKENIZER_FILES, "additional_chat_templates", "config.json", "generation_config.json", "README.md",
+    "architecture.yaml", "model.safetensors.index.json", "training.json", "curve.jsonl", "__pycache__",
+)  # fmt: skip
+_NUMBERED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|(configuration_nas|modeling_nas|surgery_\w+)\.py")
+
+
+def foreign(path: Path) -> str:
+    """What in a model's folder nas did not write, in words; empty if there is nothing."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        config = None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != MODEL_TYPE:
+        return f"a model of type {kind}" if isinstance(kind, str) else "a config.json of another kind"
+    names = sorted(os.listdir(path))
+    strange = [name for name in names if name not in _WRITTEN and not _NUMBERED.fullmatch(name)]
+    return ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
