@@ -186,7 +186,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
                 for value in batch.column(0).to_pylist():
                     row += 1
                     yield text_of({column: value}, column, f"{path}, row {row}")
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise _corrupt(str(path), f"is not a readable parquet file: {error}") from error
 
 

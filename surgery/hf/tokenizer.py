@@ -14,6 +14,8 @@ from surgery.problems import Problem, Problems, UserError
 # of a tokenizer's files those that transformers takes for objects
 OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 FAST = "tokenizer.json"
+MOST_TOKENS = 2**24  # the largest vocabularies have some 2**18
+AGAIN = "copy it again from the model, or remove it"
 
 
 NO_CODE = "give one that works without, as a tokenizer.json"
@@ -63,9 +65,29 @@ def load_tokenizer(
 
 
 def check_tokenizer_files(folder: Path, problems: Problems) -> None:
-    """Add a problem for each of a tokenizer's settings files that holds no object."""
+    """Add a problem for each of a tokenizer's files that holds no object, and for ids that no token has."""
     for name in OBJECTS:
-        try_object(folder / name, problems, "copy it again from the model, or remove it")
+        try_object(folder / name, problems, AGAIN)
+    fast = try_object(folder / FAST, problems, AGAIN)
+    if fast is not None:
+        _check_ids(fast, problems)
+
+
+def _check_ids(fast: Mapping[str, Any], problems: Problems) -> None:
+    """Add a problem for the first id of `tokenizer.json` that is none.
+
+    The tokenizers library makes a table up to the largest id, and ends the process if memory does not do.
+    """
+    model, added = fast.get("model"), fast.get("added_tokens") or []
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocab.items()) if isinstance(vocab, dict) else []
+    if isinstance(added, list):
+        ids += [(item.get("content"), item.get("id")) for item in added if isinstance(item, dict)]
+    for token, number in ids:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
+            rule = f"the id of {token!r} must be a whole number from 0, below {MOST_TOKENS:,}"
+            problems.add(FAST, number, rule, AGAIN)
+            return
 
 
 @dataclass(frozen=True)

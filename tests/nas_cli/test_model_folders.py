@@ -237,6 +237,50 @@ def test_files_of_the_wrong_shape_are_named(nas: Nas, folder: Path, name: str, c
         assert name.removesuffix(".json") in str(result.exception)
 
 
+@pytest.mark.parametrize("number", [2**31, -1, 1.5, True, "7", None, 10**200])
+@pytest.mark.parametrize("added", [True, False])
+def test_ids_that_no_token_has_are_refused(nas: Nas, folder: Path, number: object, added: bool) -> None:
+    """The tokenizers library ends the process for some of them."""
+    data = json.loads((folder / "tokenizer.json").read_text())
+    if added:
+        data["added_tokens"][0]["id"] = number
+    else:
+        data["model"]["vocab"]["e"] = number
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    result = generate(nas, folder)
+    assert result.exit_code == 2
+    assert "must be a whole number from 0, below 16,777,216" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_hidden_layers", 2 * 10**12), ("num_hidden_layers", 5000), ("vocab_size", 2**40)]
+)
+def test_sizes_that_no_model_has_are_refused_before_it_is_built(
+    nas: Nas, folder: Path, name: str, value: int
+) -> None:
+    edit(folder / "config.json", **{name: value})
+    for result in (generate(nas, folder), nas("eval", folder)):
+        assert result.exit_code == 2
+        assert f"{name} = {value}: is larger than any model's" in str(result.exception)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(nas: Nas, folder: Path, text_file: Path, value: float) -> None:
+    import torch
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], value)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refusals = {
+        "can't generate": generate(nas, folder),
+        "can't measure that model": nas("eval", folder, "--data", text_file, "--max-tokens", 64),
+    }
+    for title, result in refusals.items():
+        assert result.exit_code == 2
+        assert title in str(result.exception)
+        assert "NaN or infinite" in str(result.exception)
+
+
 def add_token(folder: Path, token: str) -> None:
     from tokenizers import Tokenizer
 

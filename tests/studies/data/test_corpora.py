@@ -204,6 +204,15 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes, message: str) 
         list(open_corpus(str(tmp_path / name)).texts())
 
 
+def test_a_parquet_column_of_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a text that is found again"] * 3)
+    data = path.read_bytes()
+    assert b"found again" in data
+    path.write_bytes(data.replace(b"found again", b"found\xff\xfeagain"[:11]))
+    with pytest.raises(UserError, match="not a readable parquet file"):
+        list(open_corpus(str(path)).texts())
+
+
 def test_files_and_folders_that_hold_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "x.docx").write_text("x")
     with pytest.raises(UserError, match="unknown ending"):
