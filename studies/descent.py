@@ -23,6 +23,7 @@ from surgery.model import HybridLM
 EMBEDDING_RATE = 6.0
 # steps on CUDA before one is recorded: the first compiles kernels, the second finds them
 UNRECORDED = 2
+EXPLODED = 3.0  # times the loss of its first step: a run that gets there has failed
 
 
 Found = TypeVar("Found")
@@ -46,7 +47,7 @@ class Descent:
             model.run_block = compiled_blocks(settings.compile)
         self.optimizer = make_optimizer(model, settings, device)
         self.rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
-        self.ceiling = 3 * math.log(model.architecture.backbone.vocab_size)  # three times a uniform guess
+        self.first_loss: Tensor | float | None = None  # of the run's first step, nats/token
         self.sequences: int | None = None
         self.recording: Recording | None = None
         self.unrecorded = 0  # steps so far; none is recorded before UNRECORDED, or after a recording failed
@@ -70,11 +71,14 @@ class Descent:
             return
         self.unrecorded += 1
         self.loss, self.auxiliary = self._halving(inputs, targets)
+        if self.first_loss is None:
+            self.first_loss = self.loss.clone()
         self.norm = self._descend()
         mark("optimizer")
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on with an optimizer's state, of whatever device."""
+    def restore(self, state: Mapping[str, Any], first_loss: float | None) -> None:
+        """Continues with an optimizer's state, of whatever device, and the loss that the run started from."""
+        self.first_loss = first_loss
         self.optimizer.load_state_dict(dict(state))
         for group in self.optimizer.param_groups:
             group["capturable"] = self.device.type == "cuda"
@@ -151,8 +155,28 @@ class Descent:
             TrainingFailed: one of them is not finite, or the loss exploded.
         """
         loss, norm = self.loss.item(), self.norm.item()
-        check_alive(loss, norm, self.ceiling, number)
+        self.check_alive(loss, norm, number)
         return loss, norm
+
+    def check_alive(self, loss: float, norm: float, number: int) -> None:
+        """Raises:
+        TrainingFailed: loss or norm is not finite, or the loss is EXPLODED times that of the first step.
+        """
+        if not math.isfinite(loss):
+            raise TrainingFailed(f"the loss became {loss} at step {number}")
+        if not math.isfinite(norm):
+            raise TrainingFailed(f"the gradient norm became {norm} at step {number}")
+        first = self.first()
+        if first is not None and loss > EXPLODED * first:
+            raise TrainingFailed(
+                f"the loss exploded to {loss:.1f} nats/token at step {number}, from {first:.1f} at the first"
+            )
+
+    def first(self) -> float | None:
+        """The loss of the run's first step, nats/token; None before it."""
+        if isinstance(self.first_loss, Tensor):
+            self.first_loss = self.first_loss.item()
+        return self.first_loss
 
 
 def fitting(size: int, work: Callable[[int], Found], make_room: Callable[[], bool]) -> tuple[Found, int]:
@@ -216,14 +240,3 @@ def _first_of(error: BaseException) -> BaseException:
     while error.__context__ is not None:
         error = error.__context__
     return error
-
-
-def check_alive(loss: float, norm: float, ceiling: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise TrainingFailed(f"the loss became {loss} at step {step}")
-    if not math.isfinite(norm):
-        raise TrainingFailed(f"the gradient norm became {norm} at step {step}")
-    if loss > ceiling:
-        raise TrainingFailed(
-            f"the loss exploded to {loss:.1f} nats/token at step {step} (limit {ceiling:.1f})"
-        )

@@ -10,9 +10,9 @@ runs/NAME/  space.yaml   as given
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ from studies.making import (
 from studies.names import check_name, locate
 from studies.records import BASELINE, INFEASIBLE, STOPPED, STOPPED_AT, TrialRecord, front_records
 from studies.repeats import mean_over_runs
+from studies.rules import changed_rules, rules_of
 from studies.rungs.features import features
 from studies.rungs.strategies import DEFAULT_STRATEGY, check_strategy
 from studies.samplers import DEFAULT_SAMPLER, SeededSampler, check_sampler
@@ -89,6 +90,7 @@ class StudySettings:
     compile: str = "auto"  # blocks: off, auto, max
     cpu_precision: str = "float32"  # of matrix products on a CPU: float32 or bfloat16
     threads: int = 1  # CPU threads per worker; another number would change the last bits of a loss
+    rules: Mapping[str, str] = field(default_factory=dict)  # `studies.rules`, set when the study is made
 
 
 class Study:
@@ -161,6 +163,7 @@ class Study:
     def _create(cls, folder: Path, space: SearchSpace, settings: StudySettings, url: str | None) -> Study:
         check_sampler(settings.sampler)
         check_strategy(settings.stopping)
+        settings = replace(settings, rules=rules_of(space))
         if stored_url(folder) is not None or embedded(folder) is not None:
             raise DuplicatedStudyError
         refuse_occupied(folder, space.text)
@@ -219,6 +222,7 @@ class Study:
         """Raises:
         UserError: `space` or `settings` differ from what the study was started with.
         """
+        self.refuse_changed_rules()
         changes = [("space", line) for line in self.space.diff(space)]
         for key in FIXED:
             old, new = getattr(self.settings, key), getattr(settings, key)
@@ -235,6 +239,13 @@ class Study:
                     for index, (key, line) in enumerate(changes)
                 ],
             )
+
+    def refuse_changed_rules(self) -> None:
+        """Raises:
+        UserError: trials of this version would differ from those that the study has.
+        """
+        if problems := changed_rules(self.space, self.settings.rules):
+            raise UserError(f'study "{self.name}" was started by a version with other rules', problems)
 
     def records(self) -> list[TrialRecord]:
         """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never

@@ -15,7 +15,7 @@ import torch
 
 from studies.curve import CurveWriter, Stopwatch, log_steps
 from studies.data import TokenData
-from studies.descent import Descent, check_alive, fitting
+from studies.descent import Descent, fitting
 from studies.devices import peak_memory, reset_peak_memory, to_device
 from studies.evaluate import Evaluation, evaluate
 from studies.phases import mark
@@ -159,6 +159,7 @@ class _Run:
             "step": self.step,
             "losses": self.losses,
             "evaluation": None if self.evaluation is None else asdict(self.evaluation),
+            "first_loss": self.descent.first(),
             "seconds": self.watch.seconds,
             "peak_memory": self.peak_memory,
             "model": self.model.state_dict(),
@@ -169,7 +170,8 @@ class _Run:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.step, self.losses, self.peak_before = state["step"], state["losses"], state["peak_memory"]
         self.model.load_state_dict(state["model"])
-        self.descent.restore(state["optimizer"])
+        # older checkpoints don't have it: the first step from here on counts then
+        self.descent.restore(state["optimizer"], state.get("first_loss"))
         set_random_state(state["random"], self.device)
         self.watch = Stopwatch(state["seconds"])
         evaluation = state.get("evaluation")  # older checkpoints have none
@@ -226,7 +228,7 @@ class _Run:
         with self.watch.paused():
             # a recording keeps what a step needs
             found, _ = fitting(sequences, held_out, make_room=self.descent.forget)
-        check_alive(found.val_loss, 0.0, self.descent.ceiling, step)
+        self.descent.check_alive(found.val_loss, 0.0, step)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb
         )

@@ -54,10 +54,12 @@ def work(
     SIGINT and SIGTERM put the running trial back, to be run again from its start.
 
     Raises:
-        UserError: device, data, folder or storage are not usable here, or every trial fails.
+        UserError: device, data, folder or storage are not usable here, this version trains by other rules
+            than the study's trials, or every trial fails.
         DeviceLost: the device is of no more use to this process; a new one may go on.
         KeyboardInterrupt: asked to stop.
     """
+    study.refuse_changed_rules()
     place = pick_device(device)
     torch.set_num_threads(study.settings.threads)
     data = open_data(study)

@@ -102,6 +102,12 @@ class HybridLM(nn.Module):
         appendix D.2, 2203.03466), and none has noise of its own to undo first. With maps shrunk by the depth
         instead, Gated DeltaNet, whose output is normed and so as large at the start as ever, stayed a nat
         behind after 100k tokens, full attention half a nat.
+
+        A tied head would then score every token as its own successor first: the last hidden state is the
+        token's embedding, of length dim^0.5, and the loss begins near dim^0.5 nats, 32 at width 1,024. So
+        the gains of a tied model's last norm start as 1 and -1 by turns. What is read out is then all but
+        independent of what was read in, at every width, and the loss begins where it does with a head of its
+        own (docs/results/tied-start.md). A change of this start is a change of a rule in `studies.rules`.
         """
         for name, module in self.named_modules():
             if isinstance(module, Dense | nn.Embedding) or module is self.head:
@@ -111,6 +117,8 @@ class HybridLM(nn.Module):
                 nn.init.zeros_(module.bias)
             if name.endswith((".o", ".down")):
                 module.start_at_zero()
+        if self.architecture.backbone.tie_embeddings:
+            self.norm.weight[1::2] = -1
 
     def forward(
         self,

@@ -65,7 +65,8 @@ def train_runs(
     """Returns when every run has a result, whoever trained it.
 
     Raises:
-        UserError: data, device or folder are not usable here.
+        UserError: data, device or folder are not usable here, or this version trains by other rules than
+            the study's trials.
         Interrupted: `should_stop` said so.
     """
     place = pick_device(device)
@@ -73,6 +74,8 @@ def train_runs(
     data = open_data(audit.study)
     runs = audit.runs(seeds)
     left = [run for run in runs if not run.result.exists()]
+    if left:
+        audit.study.refuse_changed_rules()
 
     def tell() -> None:
         """What ended since the last time, here or elsewhere."""

@@ -25,12 +25,14 @@ from search_spaces.enumeration import every_architecture
 from studies.data import TokenData, open_or_prepare
 from studies.devices import describe
 from studies.replay.table import FILE, SPACE, Entry, Table
+from studies.rules import changed_rules, rules_of
 from studies.samplers import derive_seed
 from studies.training import train
 from studies.worker import metrics_of, train_settings
 from surgery.architecture import Architecture
 from surgery.json_source import parse_json
 from surgery.model import HybridLM
+from surgery.problems import UserError
 
 Job = tuple[str, int]  # architecture hash, repeat
 CPU = torch.device("cpu")
@@ -71,13 +73,19 @@ class Build:
 
     @cached_property
     def lines(self) -> dict[Job, dict[str, Any]]:
-        """Finished runs; a line that was cut off in the middle is none."""
+        """Finished runs; a line that was cut off in the middle is none.
+
+        Raises:
+            UserError: runs of a version with other rules; a table is of one version's.
+        """
         found = {}
         for text in self.runs.read_text(encoding="utf-8").splitlines() if self.runs.exists() else ():
             try:
                 line = parse_json(text)
             except ValueError:
                 continue
+            if problems := changed_rules(self.space, line.get("rules", {})):
+                raise UserError(f"{self.runs} has runs of a version with other rules", problems)
             found[line["hash"], line["repeat"]] = line
         return found
 
@@ -88,6 +96,7 @@ class Build:
             "corpus": self.data.meta["corpus"]["spec"].rpartition("/")[2],
             "data_hash": self.data.content_hash,
             "seed": self.seed,
+            "rules": rules_of(self.space),
             **describe(CPU),
         }
         return Table(self.space, self.space.proxy.rungs, {name: self._entry(name) for name in names}, about)
@@ -155,7 +164,7 @@ class _Trainer:
     def __init__(self, space: SearchSpace, folder: str, seed: int) -> None:
         torch.set_num_threads(1)
         self.data, self.seed = TokenData.open(folder), seed
-        self.settings = train_settings(space, seed)
+        self.settings, self.rules = train_settings(space, seed), rules_of(space)
 
     def train(self, architecture: Architecture, repeat: int) -> dict[str, Any]:
         seed = derive_seed(self.seed, architecture.hash, repeat)
@@ -169,6 +178,7 @@ class _Trainer:
             "hash": architecture.hash,
             "repeat": repeat,
             "line": architecture.line,
+            "rules": self.rules,
             "curve": [round(point["val_loss"], 5) for point in points if "val_loss" in point],
             "seconds": round(result.seconds, 2),
         }

@@ -264,6 +264,36 @@ def test_exploding_loss_fails_with_its_step(tokens: TokenData) -> None:
         run(tokens, replace(SETTINGS, lr=300.0, warmup=0.0, clip=1e9))
 
 
+@pytest.mark.parametrize("times", [1.0, 40.0])
+def test_a_loss_explodes_by_what_it_was_at_the_first_step(tokens: TokenData, times: float) -> None:
+    """A run that starts badly is a run that can get better: its own start counts, not the vocabulary."""
+    model = HybridLM(architecture())
+    model.head.weight.data *= times
+    descent = Descent(model, SETTINGS, CPU)
+    rows = torch.from_numpy(tokens.batch(np.arange(16), 32).astype(np.int64))
+    descent.step(1, rows[:, :-1], rows[:, 1:])
+    first, _ = descent.check(1)
+    assert first == descent.first()
+    assert (first > 3 * math.log(512)) == (times > 1)
+    descent.check_alive(2.9 * first, 1.0, 2)
+    with pytest.raises(TrainingFailed, match=rf"exploded to .* at step 3, from {first:.1f}"):
+        descent.check_alive(3.1 * first, 1.0, 3)
+
+
+def test_a_run_that_stopped_remembers_its_first_loss(tokens: TokenData, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stopped):
+        run(tokens, at_rung=lambda rung: False, checkpoint=path)
+    state = load_state(path)
+    assert state["first_loss"] == pytest.approx(math.log(512), abs=0.6)
+    save_state(path, state | {"first_loss": 0.5})  # so that any later loss is three times as high
+    with pytest.raises(TrainingFailed, match="exploded"):
+        run(tokens, checkpoint=path)
+    del state["first_loss"]  # of an older version
+    save_state(path, state)
+    assert math.isfinite(run(tokens, checkpoint=path).val_loss)
+
+
 def test_text_must_fit(tokens: TokenData) -> None:
     with pytest.raises(UserError) as caught:
         check_data(tokens, replace(SETTINGS, seq_len=10**6, batch_tokens=512), 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -127,6 +128,36 @@ def test_starting_loss_is_that_of_guessing() -> None:
     loss, auxiliary = HybridLM(arch).loss(tokens, torch.randint(500, (8, 32)))
     assert loss.item() == pytest.approx(torch.log(torch.tensor(500.0)).item() + 0.5, abs=0.6)
     assert auxiliary.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("dim", "tied", "loops"),
+    [(24, True, 2), (25, True, 1), (1024, True, 1), (1024, False, 1), (2048, True, 2)],
+)
+def test_starting_loss_is_that_of_guessing_at_every_width(dim: int, tied: bool, loops: int) -> None:
+    """A tied head once began with the token itself as its successor, at a loss of dim^0.5 nats."""
+    sizes = {"dim": dim, "head_dim": 6, "vocab_size": 1000, "ffn_dim": 8, "num_layers": 1}
+    model = HybridLM(architecture("W", tie_embeddings=tied, loops=loops, **sizes))
+    tokens = torch.randint(1000, (8, 65))
+    loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
+    assert loss.item() == pytest.approx(math.log(1000) + 0.5, abs=0.3)
+    repeated = tokens[:, :1].expand(-1, 65)  # the worst and the best text for a head that scores itself
+    loss, _ = model.loss(repeated[:, :-1], repeated[:, 1:])
+    assert loss.item() == pytest.approx(math.log(1000) + 0.5, abs=1.5)
+
+
+def test_only_the_last_norm_of_a_tied_model_starts_otherwise() -> None:
+    states = []
+    for tied in (True, False):
+        torch.manual_seed(3)
+        states.append(HybridLM(architecture("FG", tie_embeddings=tied, loops=2)).state_dict())
+    tied, untied = states
+    assert {name for name in untied if not torch.equal(tied[name], untied[name])} == {
+        "norm.weight",
+        "head.weight",
+    }
+    assert untied["norm.weight"].eq(1).all()
+    assert tied["norm.weight"].tolist() == [1.0, -1.0] * 12
 
 
 def test_starting_values_of_dense_maps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from search_spaces.enumeration import every_architecture
 from studies.data import TokenData
 from studies.replay.build import Build, seed_spread
 from studies.replay.table import FILE, SPACE, Table
+from studies.rules import RULES, changed_rules
 from studies.samplers import derive_seed
 from studies.training import train
 from studies.worker import train_settings
@@ -22,6 +24,7 @@ from surgery.costs import cost
 from surgery.model import HybridLM
 from surgery.problems import UserError
 
+TIED = RULES[0]
 MINIATURE = """
 backbone: {vocab_size: 512, dim: 16, num_layers: 1, num_heads: 2, ffn_dim: 32, tie_embeddings: true}
 search: {backbone.ffn_dim: {choice: [16, 24, 32]}, loop.count: {range: [1, 2]}}
@@ -134,6 +137,19 @@ def test_a_build_goes_on_where_it_was_killed(tokens: TokenData, tmp_path: Path) 
         HybridLM(architecture), tokens, train_settings(space, 0), seed=seed, device=torch.device("cpu")
     )
     assert build.table().entries[name].curves[1][-1] == round(result.val_loss, 5)
+    assert not changed_rules(space, build.table().about["rules"])
+
+
+def test_runs_of_two_rules_are_not_mixed(tokens: TokenData, tmp_path: Path) -> None:
+    space = parse_space(MINIATURE, "miniature.yaml")
+    runs = tmp_path / "runs.jsonl"
+    for rules in (
+        {},
+        {"rules": {TIED.name: "another"}},
+    ):  # of a version before rules were recorded, and a later
+        runs.write_text(json.dumps({"hash": "0", "repeat": 0, "line": "F", **rules}) + "\n", encoding="utf-8")
+        with pytest.raises(UserError, match=f"{TIED.name}: .* -> {TIED.now}"):
+            Build(space, tokens, runs, sample=2, repeats=2).run(workers=1)
 
 
 @pytest.mark.slow
@@ -147,5 +163,8 @@ def test_training_again_gives_the_curve(table: Table, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     architecture = table.space.sample(ReplayTrial(entry.params))
     settings = replace(train_settings(table.space, table.about["seed"]), eval_at=(1.0,))
-    result = train(HybridLM(architecture), data, settings, seed=seed, device=torch.device("cpu"))
+    model = HybridLM(architecture)
+    if table.about.get("rules", {}).get(TIED.name, TIED.before) == TIED.before:
+        model.norm.weight.data.fill_(1)  # the table that ships is older than today's start
+    result = train(model, data, settings, seed=seed, device=torch.device("cpu"))
     assert result.val_loss == pytest.approx(entry.curves[0][-1], abs=0.01)  # another machine, other bits
