@@ -22,7 +22,7 @@ from nas_cli.guard import GuardedGroup
 # modules of this package, in the order of the work; each hangs its commands onto the app
 COMMANDS = (
     "space", "data", "search", "worker", "front", "refine", "show", "pick", "audit", "train", "apply",
-    "evaluate", "bench", "dashboard",
+    "evaluate", "bench", "dashboard", "doctor",
 )  # fmt: skip
 
 app = typer.Typer(
