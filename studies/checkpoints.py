@@ -95,9 +95,10 @@ def load(
     assert config is not None
     tokenizer = _tokenizer(folder, trust_remote_code)
     loaded, said = _load(model, folder, config, device, trust_remote_code)
-    rows = int(loaded.get_input_embeddings().weight.shape[0])
+    rows = _rows(loaded)
     notes += said + _odd_tokens(tokenizer, config, generation, rows)
-    _drop_unusable(loaded.generation_config, rows)
+    if getattr(loaded, "generation_config", None) is not None:
+        _drop_unusable(loaded.generation_config, rows)
     longest = getattr(loaded.config, "max_position_embeddings", None) or 2**31
     return Checkpoint(
         str(model), folder, loaded.to(device).eval(), tokenizer, device, longest, rows, tuple(notes)
@@ -152,6 +153,14 @@ def _load(
     lines = by_layers(sorted(unused))
     shown = ", ".join(lines[:3]) + (" and more" if len(lines) > 3 else "")
     return loaded, [f"{shown}: not used, the model has no such tensor"] if unused else []
+
+
+def _rows(loaded: Any) -> int:
+    """Return the rows of the embedding; of foreign code that doesn't show it what its config says."""
+    try:
+        return int(loaded.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError):
+        return int(getattr(loaded.config, "vocab_size", None) or 2**31)
 
 
 def _check_padding(config: dict[str, Any], problems: Problems) -> None:

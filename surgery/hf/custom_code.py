@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from surgery.hf.configuration import MODEL_TYPE
@@ -12,13 +12,16 @@ TRUST = "read that code, and add --trust-remote-code if you trust it"
 
 
 def check_model_code(config: Mapping[str, Any], trusted: bool, problems: Problems) -> list[str]:
-    """Refuse a model that needs code of its own unless that is trusted.
+    """Refuse a model that needs code of its own, or a kernel from the Hub, unless that is trusted.
 
     Models of this package are loaded by the installed package, whatever stands beside their weights.
 
     Returns:
         Notes on code that is not run.
     """
+    if not trusted:
+        for field, kernel in _hub_kernels(config):
+            problems.add(f"config.json: {field}", kernel, "is a kernel from the Hub, which is code", TRUST)
     code = config.get("auto_map")
     kind = config.get("model_type")
     if not code or kind == MODEL_TYPE:
@@ -38,3 +41,12 @@ def check_model_code(config: Mapping[str, Any], trusted: bool, problems: Problem
         ]
     problems.add("config.json: auto_map", ", ".join(code), "the model needs code of its own", TRUST)
     return []
+
+
+def _hub_kernels(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields that name an attention by a repository of the Hub, in configs inside this one too."""
+    for field, value in config.items():
+        if isinstance(value, dict):
+            yield from _hub_kernels(value)
+        elif field in ("attn_implementation", "_attn_implementation") and "/" in str(value):
+            yield field, str(value)

@@ -63,6 +63,8 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that foreign code writes when it is run."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)  # which is where an earlier test had its cache
     return tmp_path / "ran"
 
 
@@ -168,6 +170,29 @@ def test_code_is_named_by_an_object(nas: Nas, folder: Path, auto_map: Any) -> No
     result = generate(nas, folder)
     assert result.exit_code == 2
     assert "auto_map" in str(result.exception)
+
+
+@pytest.mark.parametrize("field", ["_attn_implementation", "attn_implementation"])
+def test_kernels_of_the_hub_are_code_too(nas: Nas, folder: Path, ours: Path, field: str) -> None:
+    for model in (folder, ours):
+        edit(model / "config.json", **{field: "somebody/attention"})
+        result = generate(nas, model)
+        assert result.exit_code == 2
+        assert f"{field} = 'somebody/attention': is a kernel from the Hub" in str(result.exception)
+    edit(folder / "config.json", **{field: "eager"})
+    assert generate(nas, folder).exit_code == 0
+
+
+def test_code_that_does_not_show_its_embedding(nas: Nas, folder: Path, marker: Path) -> None:
+    """Then its config's vocab_size is what tokens are checked against."""
+    bring_code(folder, marker, "mine2")
+    path = folder / "modeling_mine.py"
+    hidden = "    def get_input_embeddings(self):\n        raise NotImplementedError\n"
+    path.write_text(path.read_text() + hidden)
+    add_token(folder, "<pad>")
+    assert generate(nas, folder, "--trust-remote-code").exit_code == 0
+    refused = generate(nas, folder, "--trust-remote-code", text="<pad>")
+    assert "is token 320, but the model's tokens are 0 to 319" in str(refused.exception)
 
 
 def rename(folder: Path, change: Callable[[str], str]) -> None:
