@@ -89,6 +89,8 @@ def generate(
         rule = f"{len(ids)} of it and {max_new_tokens} new ones exceed the context of {checkpoint.longest}"
         raise UserError("can't generate", [Problem("tokens", len(ids), rule, "fewer --max-new-tokens")])
     inputs = torch.tensor([ids], device=checkpoint.device)
+    # defaults of a checkpoint that a stream of one text can't follow
+    single: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1}
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
@@ -102,6 +104,8 @@ def generate(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         streamer=_Streamer(tokenizer, write),
         logits_processor=LogitsProcessorList([_FiniteLogits()]),
+        tokenizer=tokenizer,  # for words that end a text, where the checkpoint names some
+        **single,
         **sampling,
     )
     seconds = time.perf_counter() - started

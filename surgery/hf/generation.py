@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from surgery.problems import Problems
+
 _CACHE = "the model keeps its own cache, whose layers transformers' caches do not know"
 _NO_WAY_BACK = "a recurrent state can't be taken back to an earlier token"
 _HUB_CODE = "is run by code from the Hub that is written for transformers' own caches"
@@ -50,14 +52,13 @@ def check_generation(arguments: Mapping[str, Any], *defaults: Any) -> None:
         defaults: generation configs (or None) that hold where an argument is not given, the first one first.
 
     Raises:
-        ValueError: options that can't be followed, all of them named.
+        UserError: options that can't be followed, all of them named.
     """
     settings = {name: setting(name, arguments, *defaults) for name in _UNFOLLOWED}
-    problems = unfollowed(settings)
-    if problems:
-        raise ValueError(
-            "; ".join(f"{name} = {_shown(settings[name])}: {reason}" for name, reason in problems.items())
-        )
+    problems = Problems()
+    for name, reason in unfollowed(settings).items():
+        problems.add(name, _shown(settings[name]), reason)
+    problems.raise_if_any("the model can't generate as asked")
 
 
 def setting(name: str, arguments: Mapping[str, Any], *defaults: Any) -> Any:
@@ -66,6 +67,6 @@ def setting(name: str, arguments: Mapping[str, Any], *defaults: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any) -> Any:
     """Return a value for a message; of a model or another large object only its class."""
-    return repr(value) if isinstance(value, str | int | float | dict | list) else type(value).__name__
+    return value if isinstance(value, str | int | float | dict | list) else type(value).__name__

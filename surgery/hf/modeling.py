@@ -168,7 +168,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         """As in transformers. What the model can't do is refused by name: see `surgery.hf.generation`.
 
         Raises:
-            ValueError: options that can't be followed, in the call or in a generation config.
+            UserError: options that can't be followed, in the call or in a generation config.
         """
         config = args[1] if len(args) > 1 else kwargs.get("generation_config")
         check_generation(kwargs, config, self.generation_config)

@@ -152,3 +152,28 @@ def test_generate_from_nothing_and_beyond_the_context(nas: Nas, llama_folder: Pa
     result = nas("generate", llama_folder, "text", "--max-new-tokens", 300)
     assert result.exit_code == 2
     assert "context of 256" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}, {"stop_strings": ["qqqq"]}],
+)
+def test_defaults_of_the_checkpoint_do_not_stop_it(
+    nas: Nas, llama_folder: Path, tmp_path: Path, defaults: dict[str, object]
+) -> None:
+    folder = shutil.copytree(llama_folder, tmp_path / "model")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **defaults}))
+    arguments = ("The cat", "--max-new-tokens", 5)
+    assert nas("generate", folder, *arguments).stdout == nas("generate", llama_folder, *arguments).stdout
+
+
+def test_defaults_that_a_model_of_ours_can_not_follow_are_named(
+    nas: Nas, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cache_implementation": "static"}))
+    found = nas("generate", folder, "The cat", "--max-new-tokens", 5)
+    assert found.exit_code == 2
+    assert "cache_implementation = 'static': the model keeps its own cache" in str(found.exception)

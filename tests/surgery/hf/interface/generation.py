@@ -243,7 +243,7 @@ ARGUMENTS = [
     Row(GROUP, "custom_generate", own_loop, "tokens of a loop that is given the model"),
     Row(GROUP, "assistant_model",
         lambda case: text(case.ours, assistant_model=case.ours, inputs=TOKENS[:1]),
-        "a recurrent state can't be taken back", "assistant_model = NasForCausalLM"),
+        "a recurrent state can't be taken back", "assistant_model = 'NasForCausalLM'"),
     Row(GROUP, "generate_batch", continuous, "continuous batching pages keys and values only",
         "continuous batching"),
     Row(GROUP, "any other argument", asked(temprature=0.5), "a misspelled option would have no effect",
