@@ -59,6 +59,7 @@ def refine(
 
     check_workers(workers)
     opened = open_study(study, folder, storage)
+    opened.join()
     print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
     before = Standings.of(opened)
     if not before.rows:

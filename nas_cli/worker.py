@@ -53,6 +53,7 @@ def worker(
     from studies.worker import work
 
     opened = open_study(study, runs, storage)
+    opened.join()
     try:
         reason = work(
             opened,

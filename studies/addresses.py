@@ -13,6 +13,7 @@ from surgery.problems import Problem, UserError
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+STORAGE = "NAS_STORAGE"  # environment variable: the storage where neither --storage nor a folder names one
 HIDDEN = "***"
 EMBEDDED_HINT = "leave --storage out for the embedded storage"
 _SECRET = re.compile(r"pass|pwd|secret|token|odbc_connect", re.IGNORECASE)  # parameters of a query
@@ -77,6 +78,11 @@ def file_of(url: str) -> Path | None:
 def same(first: str, second: str) -> bool:
     """Whether two addresses lead to the same database, as far as they tell."""
     return _parse(first) == _parse(second)
+
+
+def same_but_secrets(first: str, second: str) -> bool:
+    """Whether two addresses differ in passwords at most."""
+    return shown(first) == shown(second)
 
 
 def shown(url: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 
 from search_spaces.schema import NAME
-from studies.addresses import absolute, same, shown
+from studies.addresses import STORAGE, absolute, same, same_but_secrets, shown
 from studies.data.folder import read_json
 from studies.home import HOME_FILE, URL_FILE, Home, stored_url
 from studies.making import ATTRIBUTE, MARK, SPACE_FILE, foreign_journal, where, write_space
@@ -44,6 +45,7 @@ def find(folder: Path, url: str | None, runs: Path) -> Found:
     Raises:
         UserError: there is none.
     """
+    url = _asked(folder, url)
     found = _find(folder, url, make=False)
     if found is None:
         raise _unknown(folder, runs, absolute(url) if url is not None else stored_url(folder))
@@ -56,7 +58,7 @@ def find_here(folder: Path, url: str | None) -> Found | None:
     Raises:
         UserError: the folder is the copy of another study's, or was one whose trials are gone.
     """
-    stored = stored_url(folder)
+    stored, url = stored_url(folder), _asked(folder, url)
     found = _find(folder, url, make=url is not None)
     if found is None and stored is not None and url is not None and not same(stored, absolute(url)):
         raise _elsewhere(folder, url, shown(stored))
@@ -64,7 +66,7 @@ def find_here(folder: Path, url: str | None) -> Found | None:
         rule, hint = f"is not in {shown(stored)} any more", "give another --name, or restore the database"
         raise UserError("the study is gone", [Problem("study", folder.name, rule, hint)])
     if found is not None and found.is_copy:
-        hint = f"resume it as --name {found.inner.study_name} where it was made, or give another --name"
+        hint = "resume it in the other folder, or remove the one that is not wanted; or give another --name"
         raise UserError("not a study of its own", [Problem("study", folder.name, found.remark, hint)])
     return found
 
@@ -144,6 +146,16 @@ def embedded(folder: Path) -> Found | None:
     return Found(optuna.load_study(study_name=name, storage=storage), None)
 
 
+def _asked(folder: Path, url: str | None) -> str | None:
+    """The storage to look in, None for that of the folder. What the environment names is only a default."""
+    if url is None or url != os.environ.get(STORAGE):
+        return url
+    stored = stored_url(folder)
+    if stored is None:
+        return None if embedded(folder) is not None else url
+    return url if same_but_secrets(stored, absolute(url)) else None
+
+
 def _find(folder: Path, url: str | None, *, make: bool) -> Found | None:
     stored = stored_url(folder)
     given = None if url is None else absolute(url)
@@ -175,7 +187,7 @@ def _with_remark(folder: Path, found: Found, home: Home) -> Found:
 
 
 def _elsewhere(folder: Path, url: str, here: str) -> UserError:
-    rule, hint = f"but the study is in {here}", "leave --storage and NAS_STORAGE out, or give another --name"
+    rule, hint = f"but the study is in {here}", "leave --storage out, or give another --name"
     problem = Problem("storage", shown(url), rule, hint)
     return UserError(f'study "{folder.name}" exists in another storage', [problem])
 

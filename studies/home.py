@@ -53,15 +53,25 @@ class Home:
         write_private(folder / URL_FILE, url + "\n")
 
     def moved(self, folder: Path) -> tuple[str, bool]:
-        """(what became of the folder in words, whether it is a copy); no words where nothing did."""
-        original = Path(self.folder)
-        is_copy = False
-        with suppress(OSError, UserError):
-            twin = Home.read(original)
-            is_copy = twin is not None and twin.id == self.id and not original.samefile(folder)
-        if is_copy:
-            return f"is a copy of {original}", True
+        """(what became of the folder in words, whether another one is the same study); no words where nothing
+        did."""
+        if (twin := self._twin(folder)) is not None:
+            return f"is a copy of {twin}", True
         return ("was renamed" if folder.resolve().name != self.study else ""), False
+
+    def _twin(self, folder: Path) -> Path | None:
+        """The folder that this one is a copy of: where the study was made, or one beside it."""
+        here = folder.resolve()
+        original = Path(self.folder)
+        if here == original:
+            return None
+        beside = here.parent.iterdir() if self.id and here.parent.is_dir() else ()
+        for path in (original, *sorted(beside)):
+            with suppress(OSError, UserError):
+                twin = Home.read(path)
+                if twin is not None and twin.id == self.id and not path.samefile(here):
+                    return path
+        return None
 
 
 def _text(value: object) -> str:

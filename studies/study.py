@@ -101,7 +101,7 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
-        self.remark = ""  # what its user should know of its folder
+        self.found = Found(inner, url)
         self._records: list[TrialRecord] = []  # as they were last read
         self._open: set[int] = set()  # numbers of those that run or wait
         self._stopped: dict[int, FrozenTrial] = {}  # others that have stopped, as they were then, by number
@@ -135,7 +135,7 @@ class Study:
         settings = StudySettings(**{key: value for key, value in stored.items() if key in known})
         found.inner.sampler = SeededSampler(settings.sampler, settings.seed)
         study = cls(folder, space, settings, found.inner, found.url)
-        study.remark = found.remark
+        study.found = found
         return study
 
     @classmethod
@@ -214,9 +214,26 @@ class Study:
             if found is not None:
                 home = Home.read(folder)
                 remove_cut_off(found.inner, "" if home is None else home.id, where(folder, found.url))
-            url = stored_url(folder) if url is None else absolute(url)
+                url = found.url
+            else:
+                url = stored_url(folder) if url is None else absolute(url)
             forget(folder)
             return cls._create(folder, space, settings, url), False
+
+    @property
+    def remark(self) -> str:
+        """What its user should know of its folder; empty if there is nothing."""
+        return self.found.remark
+
+    def join(self) -> None:
+        """Note in the folder, which may be new on this machine, where the study is. Not inside `exclusive`.
+
+        Raises:
+            UserError: the folder can't be written, or holds a file of somebody else's that would be replaced.
+        """
+        with mendable(self.folder), self.exclusive():
+            if not self.found.is_copy:  # else it would no longer say so
+                remember(self.folder, self.found, self.space.text)
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
         """Raises:

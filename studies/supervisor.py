@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from studies.addresses import STORAGE
 from studies.leases import statuses
 from studies.records import TrialRecord, front_records
 from studies.storage import mendable
@@ -29,7 +30,6 @@ LOST = 3  # likewise, of one whose device is lost to it
 # before another is started in its place: processes that share a GPU all lose it, and it serves new ones only
 # once the last of them has ended
 RECOVERY_SECONDS = 10.0
-STORAGE = "NAS_STORAGE"  # environment variable: stands for --storage in every command
 SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
 GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
 

@@ -142,10 +142,17 @@ def test_a_copied_folder_on_a_shared_database_says_whose_study_it_is(
     assert 'both are study "one" in sqlite:///' in opened.remark
     with pytest.raises(UserError, match="is a copy of") as caught:
         Study.create_or_resume("copy", space, study_settings(tokens), runs)
-    assert "--name one" in str(caught.value)
+    assert "resume it in the other folder" in str(caught.value)
     assert not Study.open("one", runs).remark
-    shutil.rmtree(study.folder)  # now it is a renamed one
-    assert Study.create_or_resume("copy", space, study_settings(tokens), runs)[1]
+    study.folder.rename(runs / "renamed")  # which of the two is the copy can't be told any more
+    for name in ("renamed", "copy"):
+        with pytest.raises(UserError, match="is a copy of"):
+            Study.create_or_resume(name, space, study_settings(tokens), runs)
+    shutil.rmtree(runs / "renamed")
+    for _ in range(2):
+        again, resumed = Study.create_or_resume("copy", space, study_settings(tokens), runs)
+        assert resumed
+        assert 'was renamed: it is study "one"' in again.remark
 
 
 def test_another_storage_is_refused_whatever_it_holds(
@@ -184,3 +191,44 @@ def test_a_study_joined_by_its_address_is_found_without_it_afterwards(
     with pytest.raises(UserError, match="not a study's"):
         Study.create_or_resume("one", space, study_settings(tokens), tmp_path / "third", url)
     assert [path.name for path in (tmp_path / "third" / "one").iterdir()] == ["front.json"]
+
+
+def test_a_worker_notes_where_the_study_is(make_study: MakeStudy, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    study = make_study("one", url=url)
+    Study.open("one", tmp_path / "another machine", url).join()
+    there = Study.open("one", tmp_path / "another machine")
+    assert there.url == url
+    assert (there.folder / "space.yaml").read_text() == study.space.text
+    shutil.copytree(study.folder, study.folder.parent / "copy")
+    for _ in range(2):
+        copy = Study.open("copy", study.folder.parent)
+        assert "is a copy of" in copy.remark
+        copy.join()
+    theirs = tmp_path / "theirs" / "one"
+    theirs.mkdir(parents=True)
+    (theirs / "front.json").write_text("[1]")
+    with pytest.raises(UserError):
+        Study.open("one", tmp_path / "theirs", url).join()
+    assert (theirs / "front.json").read_text() == "[1]"
+
+
+def test_the_environment_names_a_default_only(
+    make_study: MakeStudy, space: SearchSpace, tokens: TokenData, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    first, second = (f"sqlite:///{tmp_path}/{name}.db" for name in "ab")
+    embedded, stored = make_study("embedded"), make_study("stored", url=first)
+    runs, settings = embedded.folder.parent, study_settings(tokens)
+    make_study("unrelated", url=second)
+    monkeypatch.setenv("NAS_STORAGE", second)
+    for name, url in (("embedded", None), ("stored", first)):
+        assert Study.open(name, runs, second).url == url
+        again, resumed = Study.create_or_resume(name, space, settings, runs, second)
+        assert (again.url, resumed) == (url, True)
+    new, resumed = Study.create_or_resume("new", space, settings, runs, second)
+    assert (new.url, resumed) == (second, False)
+    monkeypatch.delenv("NAS_STORAGE")  # as --storage it is a demand
+    for study in (embedded, stored):
+        with pytest.raises(UserError, match=r"exists in another storage|is not in sqlite:.*b\.db"):
+            Study.open(study.name, runs, second)
