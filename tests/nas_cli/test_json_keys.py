@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ def test_show(printed: Callable[..., Any], study: tuple[str, ...], architecture_
     compare("Trial", shown["trials"][0])
     compare("nas show STUDY TRIAL", printed("show", study[0], 0, *study[1:]), ("Standing", "Trial"))
     compare("nas show ARCH", printed("show", architecture_file))
+
+
+def test_doctor(printed: Callable[..., Any], study_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(study_folder, tmp_path / study_folder.name)
+    compare("nas doctor", printed("doctor", copy, "--repair"))
 
 
 def test_audit(printed: Callable[..., Any], study: tuple[str, ...]) -> None:
