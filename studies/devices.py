@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -23,6 +24,10 @@ from surgery.problems import Problem, Problems, UserError
 from surgery.quantities import format_bytes
 
 MOST_WORKERS, MOST_PER_CORE = 64, 8
+
+
+CGROUPS = Path("/sys/fs/cgroup")  # of Linux, version 2
+PROC_CGROUP = Path("/proc/self/cgroup")
 
 
 class DeviceLost(Exception):
@@ -99,11 +104,23 @@ def make_ready(device: torch.device) -> None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use: those it may run on, at most as many as its container may fill."""
     try:
-        return len(os.sched_getaffinity(0))
+        allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # Linux only
-        return os.cpu_count() or 1
+        allowed = os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, _quota())))
+
+
+def _quota() -> float:
+    """Return the cores' time that the control groups of this process may use; infinite without a limit."""
+    with suppress(OSError, ValueError, IndexError):
+        group = PROC_CGROUP.read_text(encoding="utf-8").partition("0::/")[2].partition("\n")[0]
+        folder = CGROUPS / group
+        limits = [at / "cpu.max" for at in (folder, *folder.parents) if at.is_relative_to(CGROUPS)]
+        words = [path.read_text(encoding="ascii").split() for path in limits if path.is_file()]
+        return min((int(most) / int(period) for most, period in words if most != "max"), default=math.inf)
+    return math.inf
 
 
 def crowding(workers: int, threads: int, device: torch.device) -> list[str]:

@@ -82,3 +82,33 @@ def test_cores_are_those_this_process_may_use() -> None:
     code = one + "from studies.devices import cores; print(cores())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("group", "limits", "want"),
+    [
+        ("/", {"": "200000 100000"}, 2),  # as a container sees itself
+        ("/", {"": "max 100000"}, 8),
+        ("/", {"": "50000 100000"}, 1),
+        ("/", {"": "250000 100000"}, 3),
+        ("/a/b", {"a": "300000 100000", "a/b": "max 100000"}, 3),  # a limit of a group above
+        ("/a/b", {"a": "300000 100000", "a/b": "100000 50000"}, 2),
+        ("/", {"": "6400000 100000"}, 8),
+        ("/", {"": "nonsense"}, 8),
+        ("/", {}, 8),
+        (None, {"": "200000 100000"}, 8),
+    ],
+)
+def test_cores_of_a_container(
+    group: str | None, limits: dict[str, str], want: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine of eight cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(devices, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(devices, "PROC_CGROUP", tmp_path / "cgroup")
+    if group is not None:
+        (tmp_path / "cgroup").write_text(f"1:name=systemd:/x\n0::{group}\n", encoding="utf-8")
+    for name, text in limits.items():
+        (tmp_path / "groups" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name / "cpu.max").write_text(text + "\n", encoding="ascii")
+    assert devices.cores() == want
