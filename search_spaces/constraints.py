@@ -19,6 +19,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _SHAPE = re.compile(r"\s*([A-Za-z_][\w.@]*)\s*([<>=!~]+)\s*(.+?)\s*")
+MOST = 100  # constraints of a space
 EXAMPLE = 'write it as "params <= 70M" or "cache_bytes@4096 <= 8MiB"'
 
 
@@ -107,6 +108,9 @@ def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint
         return []
     if not isinstance(data, list):
         cursor.problem(data, "must be a list of constraints", EXAMPLE)
+        return []
+    if len(data) > MOST:
+        cursor.problem(f"{len(data):,} constraints", f"must be at most {MOST}", "keep the tightest ones")
         return []
     found: list[tuple[int, Constraint]] = []
     for place, text in enumerate(data):

@@ -47,9 +47,11 @@ def load_tokenizer(
     check_tokenizer_files(folder, problems)
     problems.raise_if_any("the tokenizer can't be used")
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, local_files_only=local, trust_remote_code=trust_remote_code
         )
+        tokenizer.decode(tokenizer("a text")["input_ids"])  # some settings fail only when they are used
+        return tokenizer
     except Exception as error:  # transformers raises many kinds for a folder without a usable tokenizer
         if local and not inside and isinstance(error, OSError | ValueError):
             raise

@@ -278,6 +278,18 @@ def test_ids_that_no_token_has_are_refused(nas: Nas, folder: Path, number: objec
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("model_max_length", [1]), ("model_max_length", "long"), ("padding_side", "up")]
+)
+def test_settings_of_a_tokenizer_that_fail_when_it_is_used(
+    nas: Nas, folder: Path, name: str, value: object
+) -> None:
+    edit(folder / "tokenizer_config.json", **{name: value})
+    for result in (generate(nas, folder), nas("eval", folder)):
+        assert result.exit_code == 2
+        assert "the tokenizer can't be used" in str(result.exception)
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [("num_hidden_layers", 2 * 10**12), ("num_hidden_layers", 5000), ("vocab_size", 2**40)]
 )
 def test_sizes_that_no_model_has_are_refused_before_it_is_built(

@@ -118,3 +118,9 @@ proxy: {tokens: 8192, seq_len: 32, batch_tokens: 256}
 """
     space = parse_space(text)
     assert space.cost_range("params")[0] <= 12_050
+
+
+def test_thousands_of_constraints_are_refused_at_once() -> None:
+    space_of(SEARCH, constraints=[f"params <= {number}M" for number in range(1, 101)])
+    with pytest.raises(UserError, match=r"15,000 constraints.*must be at most 100"):
+        space_of(SEARCH, constraints=[f"params <= {number}M" for number in range(1, 15_001)])
