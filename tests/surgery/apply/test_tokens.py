@@ -85,7 +85,7 @@ def test_the_tokenizer_of_another_model_is_refused(checkpoint: Make) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("tokenizer.json", "{", "can't be loaded"),
+        ("tokenizer.json", "{", "tokenizer.json: can't be read"),
         ("tokenizer.json", '{"model": 3}', "can't be loaded"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: can't be read: must hold an object"),
         ("tokenizer_config.json", "{", "tokenizer_config.json"),
