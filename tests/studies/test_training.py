@@ -96,7 +96,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tokens: TokenData, tmp_path
             run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
         assert len(rungs) == stops
         with curve.open("a") as file:  # a worker that went on and was killed
-            file.write('{"step": 15, "loss": 1.0}\n{"step": 16, "lo')
+            file.write('{"step": 15, "tokens": 7680, "loss": 1.0}\n{"step": 16, "lo')
     result = run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
     assert exact(result) == exact(whole)
     assert curve.read_text() == (tmp_path / "whole.jsonl").read_text()
