@@ -168,7 +168,8 @@ def _understand(study: Study) -> tuple[Importances, list[DeadKnob], bool]:
     from studies.importances import importances
 
     folder = Path(study.settings.data_folder)
-    data = TokenData.open(folder) if (folder / "meta.json").is_file() else None
+    # False also in a folder that is not readable, such as another user's
+    data = TokenData.open(folder) if os.path.isfile(folder / "meta.json") else None
     found = importances(study)
     return found, dead_knobs(study, found, data), data is not None
 

@@ -11,6 +11,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from studies.notes import write_notes
+from studies.storage import STORAGE_ERRORS
 from studies.study import Study
 from surgery.problems import Problem, UserError
 
@@ -64,6 +65,9 @@ class Dashboard:
                 written = write_notes(self.study)
                 if on_notes is not None and written:
                     on_notes(written)
+            except STORAGE_ERRORS as error:
+                log.warning("the study can only be read, so it gets no notes: %s", error)
+                return
             except Exception:  # a note is not worth the dashboard: the next round tries again
                 log.exception("notes can't be written")
             self.closing.wait(NOTES_SECONDS)

@@ -92,7 +92,11 @@ def _gpus() -> list[Finding]:
 
 def _text() -> Finding:
     home = data_home()
-    prepared = list_prepared()
+    try:
+        prepared = list_prepared()
+    except OSError as error:
+        hint = "set NAS_HOME to another folder"
+        return Finding("text", WARNING, f"{home}: {error.strerror or error}", hint)
     unfinished = [item.folder.name for item in prepared if not item.finished]
     found = f"{len(prepared)} prepared in {home}"
     if unfinished:
@@ -124,8 +128,7 @@ def examine_study(name: str, runs: Path, url: str | None) -> list[Finding]:
     told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
     findings.append(Finding("trials", WARNING if states[FAILED] else OK, told))
     findings.append(_workers(study, states[RUNNING]))
-    meta = Path(study.settings.data_folder) / "meta.json"
-    here = meta.is_file()
+    here = os.path.isfile(Path(study.settings.data_folder) / "meta.json")  # False where it is not readable
     found = f"{study.settings.corpus} in {study.settings.data_folder}"
     hint = "" if here else "workers prepare it again"
     findings.append(Finding("data", OK if here else WARNING, found if here else f"{found}: not there", hint))

@@ -42,7 +42,6 @@ from surgery.hf import export
 
 TRAINED, REPEATS, TIMES, AUDITED = 10, 4, 2, 4
 SIGNS = ("before", "in", "after", "later")
-LATER_SECONDS = 0.05
 MOST_LIVES = 400
 Run = Callable[[Path], None]
 
@@ -86,6 +85,8 @@ class Writes:
 
     def watch(self) -> None:
         """From now on."""
+        if self.sign == "later" and self.point == 0:
+            threading.Timer(self.delay, die).start()
         for name in ("replace", "rename", "unlink", "mkdir", "fsync"):
             setattr(os, name, self.wrapped(getattr(os, name), None))
         save, append = torch.save, JournalFile._write
@@ -161,13 +162,15 @@ def main(run: Run, template: Path, out: Path, seed: int, kills: int, *, keeps: b
     whole = Writes()
     if (code := live(run, copy(0), whole)) != 0:
         sys.exit(f"without kills it ended with {code}")
+    lasts = time.monotonic() - began
     most = max(3, whole.count // 6) if keeps else whole.count
     points, copies = Counter[str](), 1
     folder = copy(copies)
     for _ in range(MOST_LIVES):
         done = points.total() >= kills
         sign = rng.choice(SIGNS)
-        plan = (rng.randint(1, most), sign, rng.uniform(0, LATER_SECONDS))
+        point = rng.randint(0 if sign == "later" else 1, most)
+        plan = (point, sign, rng.uniform(0, lasts if point == 0 and not keeps else lasts / whole.count))
         code = live(run, folder, Writes() if done else Writes(*plan))
         if code == -signal.SIGKILL:
             points[sign] += 1

@@ -47,7 +47,14 @@ def study(tokens: TokenData, tmp_path: Path) -> Study:
 def killed(what: str, template: Path, out: Path, seed: int, *words: object) -> list[Path]:
     """Copies of the template where the work was done: first without kills, then with 25 of them."""
     command = [sys.executable, "-m", "tests.kills", what, template, out, seed, KILLS, *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAS_HOME": str(out / "home")}
+    scratch = out.with_name("scratch")
+    scratch.mkdir()
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "NAS_HOME": str(out / "home"),
+        "TMPDIR": str(scratch),
+    }
     result = subprocess.run(
         [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True
     )
@@ -55,6 +62,7 @@ def killed(what: str, template: Path, out: Path, seed: int, *words: object) -> l
     found = json.loads(result.stdout.splitlines()[-1])
     print(f"{what}: {found}")
     assert sum(found["kills"].values()) == KILLS
+    assert not list(scratch.glob("nas-*"))
     return [out / str(number) / template.name for number in range(found["copies"] + 1)]
 
 

@@ -83,7 +83,8 @@ def verify(
         "remote_code": remote_code,
         "threads": torch.get_num_threads(),  # the order of summation depends on them
     }
-    with tempfile.TemporaryDirectory(prefix="nas-verify-") as scratch:
+    # in the folder: if this process is killed, both are cleared up together
+    with tempfile.TemporaryDirectory(prefix=".verify-", dir=folder) as scratch:
         save_file({"prompts": prompts.contiguous()}, Path(scratch, "prompts.safetensors"))
         answer = _in_fresh_process(job, scratch)
         theirs = load_file(Path(scratch, "logits.safetensors"))["logits"]

@@ -1,0 +1,129 @@
+"""A study that can only be read: on a read-only disk, or another user's. All reading commands work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from surgery.problems import UserError
+
+Nas = Callable[..., Result]
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def folder(study_folder: Path) -> Iterator[Path]:
+    """A copy whose files and folders nobody may write, in a folder that everybody may enter."""
+    base = Path(tempfile.mkdtemp())
+    base.chmod(0o755)
+    copy = Path(shutil.copytree(study_folder, base / study_folder.name))
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield copy
+    for path in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
+        path.chmod(0o755)
+    shutil.rmtree(base)
+
+
+def unprivileged(run: Callable[[], Any]) -> Any:
+    """What `run` returns in a process that obeys file modes: root does not."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            os.write(writing, json.dumps(run()).encode())
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "it died"
+    return json.loads(text)
+
+
+def result_of(nas: Nas, *words: object) -> tuple[int, str, str]:
+    result = nas(*words)
+    error = str(result.exception) if isinstance(result.exception, UserError) else ""
+    return result.exit_code, result.stdout, error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "{}"),
+        ("show", "{}", "--json"),
+        ("show", "{}", 0),
+        ("front", "{}"),
+        ("front", "{}", "--all", "--json"),
+        ("front", "{}", "--csv", "-"),
+        ("front", "{}", "--baselines"),
+        ("pick", "{}"),
+        ("pick", "{}", "--json"),
+        ("doctor", "{}"),
+    ],
+    ids=lambda words: " ".join(map(str, words)).replace(" {}", ""),
+)
+def test_reading(nas: Nas, folder: Path, words: tuple[object, ...]) -> None:
+    filled = [str(word).format(folder) for word in words]
+    expected = result_of(nas, *filled)  # as root, which may write; it also loads what the command imports
+    assert expected[0] == 0
+    found = unprivileged(lambda: result_of(nas, *filled))
+    assert found[0] == 0, found
+    if words[0] == "doctor":
+        assert "can't be written" in found[1]
+    else:
+        assert tuple(found) == expected
+
+
+@pytest.mark.parametrize(
+    "words", [("audit", "{}"), ("refine", "{}", "--device", "cpu"), ("doctor", "{}", "--repair")]
+)
+def test_writing_is_refused_with_the_reason(nas: Nas, folder: Path, words: tuple[object, ...]) -> None:
+    filled = [str(word).format(folder) for word in words]
+    code, _, error = unprivileged(lambda: result_of(nas, *filled))
+    assert code == 2, error
+    assert "Permission denied" in error
+    assert str(folder) in error
+
+
+def test_the_dashboard_serves_it(folder: Path) -> None:
+    """Without writing its notes, and says so."""
+    import encodings.idna  # noqa: F401  before the rights to read them may be gone
+    from urllib.request import urlopen
+
+    import optuna_dashboard  # noqa: F401
+
+    from studies.dashboard import Dashboard
+    from studies.study import Study
+
+    def serve() -> list[object]:
+        import threading
+
+        dashboard = Dashboard(Study.open(str(folder)), "127.0.0.1", 0)
+        thread = threading.Thread(target=dashboard.serve, daemon=True)
+        thread.start()
+        with urlopen(f"http://127.0.0.1:{dashboard.port}/api/studies") as answer:
+            status, names = (
+                answer.status,
+                [item["study_name"] for item in json.load(answer)["study_summaries"]],
+            )
+        dashboard.close()
+        thread.join()
+        return [status, names]
+
+    assert unprivileged(serve) == [200, [folder.name]]
