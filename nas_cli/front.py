@@ -52,14 +52,15 @@ def front(
     shown = [row.record for row in standings.shown]
     if every:
         shown = [record for record in records if record.state == "done"]
+    # before anything is written: a study that can't be compared leaves no picture behind
+    rivals = compare(opened, records)
+    designs = VersusBaselines(records, standings, opened.space)
     if plot is not None:
         plot_front(opened, standings, plot)
     if csv is not None:
         write_csv(shown, opened.space.objectives, None if str(csv) == "-" else csv, standings)
         if str(csv) == "-":
             return
-    rivals = compare(opened, records)
-    designs = VersusBaselines(records, standings, opened.space)
     if as_json:
         objectives = {item.name: item.direction for item in opened.space.objectives}
         listed = [standings.standing(record) for record in shown] if every else standings.front

@@ -18,6 +18,7 @@ from surgery.apply.weights import check_files, find_weights, read_headers
 from surgery.architecture import Architecture
 from surgery.hf.configuration import MODEL_TYPE
 from surgery.hf.custom_code import TRUST, check_model_code
+from surgery.hf.generation_settings import check_generation
 from surgery.hf.tokenizer import RESIZE, check_tokenizer_files, find_rowless, load_tokenizer
 from surgery.json_source import try_object
 from surgery.model import HybridLM
@@ -85,6 +86,7 @@ def load(
     notes: list[str] = []
     config = read_config(folder, problems)
     generation = try_object(folder / GENERATION, problems, "remove it if you don't need it") or {}
+    check_generation(generation, GENERATION, problems)
     check_tokenizer_files(folder, problems)
     if config is not None:
         notes += check_model_code(config, trust_remote_code, problems)

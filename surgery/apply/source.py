@@ -19,6 +19,7 @@ from surgery.apply.tokens import check_tokenizer, usable_ids
 from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
 from surgery.architecture import Architecture
 from surgery.backbone import Backbone
+from surgery.hf.generation_settings import check_generation
 from surgery.hf.written import TOKENIZER_FILES
 from surgery.json_source import try_object
 from surgery.problems import Problem, Problems, UserError
@@ -101,6 +102,7 @@ def read_source(model: str | os.PathLike[str]) -> SourceModel:
     if config is not None:
         backbone, notes = read_backbone(config, problems)
     generation = try_object(folder / GENERATION, problems, "remove it if you don't need it") or {}
+    check_generation(generation, GENERATION, problems)
     files = find_weights(folder, config or {}, problems, notes)
     stored = read_headers(files, IGNORED_SUFFIXES, problems, notes)
     tensors = {} if backbone is None else _match_tensors(backbone, stored, problems)

@@ -262,6 +262,25 @@ def test_files_of_the_wrong_shape_are_named(nas: Nas, folder: Path, name: str, c
         assert name.removesuffix(".json") in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("output_hidden_states", {"a": 1}, "must be true or false"),
+        ("use_cache", "no", "must be true or false"), ("repetition_penalty", "high", "must be a number"),
+        ("max_length", [20], "must be a number"),
+    ],
+)  # fmt: skip
+def test_defaults_of_generate_of_the_wrong_kind_are_named(
+    nas: Nas, folder: Path, name: str, value: object, rule: str
+) -> None:
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({name: value}))
+    result = generate(nas, folder)
+    assert result.exit_code == 2
+    assert f"generation_config.json: {name}" in str(result.exception)
+    assert rule in str(result.exception)
+
+
 @pytest.mark.parametrize("number", [2**31, -1, 1.5, True, "7", None, 10**200])
 @pytest.mark.parametrize("added", [True, False])
 def test_ids_that_no_token_has_are_refused(nas: Nas, folder: Path, number: object, added: bool) -> None:
