@@ -278,11 +278,12 @@ def test_a_lost_database_is_told_and_not_begun_anew(search: Search, url: str, tm
 def test_what_earlier_versions_stored_is_read_and_resumed(
     search: Search, url: str, tmp_path: Path, space: SearchSpace, tokens: TokenData
 ) -> None:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
+    from studies.rules import rules_of
     from studies.study import start
 
-    settings = study_settings(tokens)
+    settings = replace(study_settings(tokens), rules=rules_of(space))
     folder = tmp_path / "runs" / "study"
     folder.mkdir(parents=True)
     inner = start(optuna.storages.get_storage(url), "study", space, settings)
