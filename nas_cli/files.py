@@ -9,7 +9,7 @@ def write_architecture(path: Path, text: str) -> None:
     """Raises:
     UserError: the file can't be written, or is not nas' to replace.
     """
-    from surgery.outputs import output, signed
+    from surgery.config.outputs import output, signed
 
     with output(path, "--output", "architecture") as file:
         file.write_text(signed(text), encoding="utf-8")

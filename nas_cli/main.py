@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
-from nas_cli import screen
 from nas_cli.guard import GuardedGroup
+from nas_cli.render import screen
 
 # modules of this package, in the order of the work; each hangs its commands onto the app
 COMMANDS = (
@@ -55,7 +55,7 @@ def nas(
 def register() -> None:
     """Hangs every command onto the app."""
     for name in COMMANDS:
-        import_module(f"nas_cli.{name}").add_to(app)
+        import_module(f"nas_cli.commands.{name}").add_to(app)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -97,7 +97,7 @@ def _say(error: Exception) -> int:
         Exception: `error` itself, if the user asked for tracebacks.
     """
     from nas_cli.failures import TRACEBACK, describe_bug, explain
-    from surgery.problems import UserError
+    from surgery.config.problems import UserError
 
     if os.environ.get(TRACEBACK):
         raise error
@@ -105,7 +105,7 @@ def _say(error: Exception) -> int:
         screen.print_error(error)
         return 2
     line, code = explain(error) or (describe_bug(error), 1)
-    if addresses := sys.modules.get("studies.addresses"):  # else no password was read
+    if addresses := sys.modules.get("studies.storage.addresses"):  # else no password was read
         line = addresses.redacted(line)
     screen.errors.print(f"error: {line}", markup=False, soft_wrap=True)
     return code

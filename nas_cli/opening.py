@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_cli.screen import print_warnings
+from nas_cli.render.screen import print_warnings
 
 if TYPE_CHECKING:
     from studies.study import Study

@@ -103,7 +103,7 @@ MOST_SEED = 2**63 - 1  # what every generator takes
 MOST = 1_000_000  # trials, repeats, steps: of anything that is done one by one
 
 DEFAULT_RUNS = Path("runs")
-DEFAULT_EACH = 5  # studies.refine.MOST_RUNS, without importing it
+DEFAULT_EACH = 5  # studies.search.refinement.MOST_RUNS, without importing it
 
 
 def refuse_without_effect(options: dict[str, object], where: str, hint: str) -> None:
@@ -112,7 +112,7 @@ def refuse_without_effect(options: dict[str, object], where: str, hint: str) -> 
     Raises:
         UserError: one of these options was given.
     """
-    from surgery.problems import Problems
+    from surgery.config.problems import Problems
 
     problems = Problems()
     for name, value in options.items():

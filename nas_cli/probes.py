@@ -8,10 +8,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.screen import console, duration, errors, print_json
+from nas_cli.render.screen import console, duration, errors, print_json
 
 if TYPE_CHECKING:
-    from search_spaces.probe import Probe
+    from search_spaces.probes.base import Probe
     from surgery.architecture import Architecture
 
 # option -> field, where a probe has another word for it
@@ -27,11 +27,11 @@ def run_probe(
     training of one of them fails.
     """
     settings = read_settings(name, given)
-    from nas_cli.bars import training_progress
-    from studies.checkpoints import read_layers
-    from studies.descent import TrainingFailed
-    from studies.devices import check_memory, pick_device
+    from nas_cli.render.bars import training_progress
+    from studies.evaluation.model_folder import read_layers
     from studies.probes import measure
+    from studies.training.devices import check_memory, pick_device
+    from studies.training.errors import TrainingFailed
 
     place = pick_device(device)
     architecture = read_layers(model)
@@ -56,10 +56,10 @@ def read_settings(name: str, given: dict[str, Any]) -> Probe:
     Raises:
         UserError: options that the probe does not have, or values that don't fit each other.
     """
-    from search_spaces.probes import PROBES
-    from search_spaces.recall import with_room
-    from surgery.options import Cursor
-    from surgery.problems import Problems, nearest
+    from search_spaces.probes.recall import with_room
+    from search_spaces.probes.registry import PROBES
+    from surgery.config.options import Cursor
+    from surgery.config.problems import Problems, nearest
 
     problems = Problems()
     if name not in PROBES:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from search_spaces.baselines import BASELINES, Baseline
 from search_spaces.catalog import Preset, list_presets, load_space, parse_space
 from search_spaces.constraints import Constraint, Violation
-from search_spaces.data import Data
 from search_spaces.objectives import Objective
 from search_spaces.proxy import Proxy
 from search_spaces.space import SearchSpace, SpaceSize
+from search_spaces.text import Data
 from search_spaces.trial import RandomTrial, ReplayTrial, Trial
 
 __all__ = [

@@ -9,15 +9,15 @@ from math import gcd
 from typing import Any
 
 from surgery.architecture import Architecture, check_fit
-from surgery.backbone import Backbone
-from surgery.costs import cost
-from surgery.layout import tile
-from surgery.memory import LARGEST_DEVICE, describe_training, machine_memory, training_bytes
+from surgery.architecture.costs import cost
+from surgery.architecture.layout import tile
+from surgery.architecture.memory import LARGEST_DEVICE, describe_training, machine_memory, training_bytes
+from surgery.architecture.rules import Rule
+from surgery.config.backbone import Backbone
+from surgery.config.options import Cursor
+from surgery.config.problems import Problems, nearest
+from surgery.config.quantities import format_bytes
 from surgery.mixers.softmax import attention_projections
-from surgery.options import Cursor
-from surgery.problems import Problems, nearest
-from surgery.quantities import format_bytes
-from surgery.rules import Rule
 
 LT2_LOOPS = 4
 LT2_MIXERS: dict[str, dict[str, Any]] = {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from search_spaces.schema import read_space
 from search_spaces.space import SearchSpace
-from surgery.paths import expand
-from surgery.problems import Problem, UserError, nearest
-from surgery.yaml_source import load_yaml
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, UserError, nearest
+from surgery.config.yaml_source import load_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from surgery.architecture import Architecture
-from surgery.costs import METRICS, Metric, parse_metric
-from surgery.options import Cursor
+from surgery.architecture.costs import METRICS, Metric, parse_metric
+from surgery.config.options import Cursor
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,

@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any
 
 from search_spaces.trial import Trial
-from surgery.layout import layout_from_ratio
+from surgery.architecture.layout import layout_from_ratio
 from surgery.mixers import MIXER_WORDS
 
 LETTERS = {word: letter for letter, word in MIXER_WORDS.items()}

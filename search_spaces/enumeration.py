@@ -7,7 +7,7 @@ from typing import Any
 
 from search_spaces.space import SearchSpace
 from surgery.architecture import Architecture
-from surgery.problems import Problem, UserError
+from surgery.config.problems import Problem, UserError
 
 
 def every_architecture(space: SearchSpace) -> Iterator[tuple[dict[str, Any], Architecture]]:

@@ -11,8 +11,8 @@ from search_spaces.constraints import Constraint, values
 from search_spaces.trial import RandomTrial, ReplayTrial
 from search_spaces.variation import Variation
 from surgery.architecture import Architecture
-from surgery.costs import parse_metric
-from surgery.options import Cursor
+from surgery.architecture.costs import parse_metric
+from surgery.config.options import Cursor
 
 Score = Callable[[Architecture], float]
 

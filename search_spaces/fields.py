@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.architecture import MAX_LOOPS, read_windows
-from surgery.backbone import PROJECTIONS
-from surgery.layout import PLACEMENTS
+from surgery.architecture.layout import PLACEMENTS
+from surgery.config.backbone import PROJECTIONS
+from surgery.config.options import Option
+from surgery.config.problems import nearest
 from surgery.mixers import MIXERS
-from surgery.options import Option
-from surgery.problems import nearest
 from surgery.projections import PROJECTION_OPERATORS
 
 BACKBONE_SIZES = ("num_layers", "dim", "ffn_dim", "num_heads", "num_kv_heads", "head_dim")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_spaces.constraints import metric_name
-from surgery.costs import Metric, parse_metric
-from surgery.options import Cursor
-from surgery.problems import nearest
+from surgery.architecture.costs import Metric, parse_metric
+from surgery.config.options import Cursor
+from surgery.config.problems import nearest
 
 DIRECTIONS = ("min", "max")
 MOST = 4  # with more, nearly every architecture is on the front

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from search_spaces.probe import Probe
-from search_spaces.probes import PROBES
-from search_spaces.recall import Recall
-from search_spaces.state import State
-from surgery.options import Cursor, Option
-from surgery.quantities import parse_count
+from search_spaces.probes.base import Probe
+from search_spaces.probes.recall import Recall
+from search_spaces.probes.registry import PROBES
+from search_spaces.probes.state import State
+from surgery.config.options import Cursor, Option
+from surgery.config.quantities import parse_count
 
 _COUNTS = {
     "tokens": "tokens of one training run",
@@ -54,7 +54,7 @@ class Proxy:
             evaluations don't count. None: every run takes all tokens.
         rungs: fractions of the budget at which trials are compared, rising, the last is 1.
         lr: peak learning rate.
-        lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.descent.make_optimizer`).
+        lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.training.step.make_optimizer`).
         warmup: fraction of the steps if below 1, else tokens: then an audit's longer runs have as many.
         final_lr: share of the peak that the rate's cosine ends at; 1: it stays at the peak.
         seeds: runs of each architecture.

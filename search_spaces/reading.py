@@ -7,10 +7,10 @@ from typing import Any
 
 from search_spaces.distributions import LETTERS, Choice, Distribution, IntRange, LogUniform, Ratio, Subset
 from search_spaces.fields import EXAMPLES, Field
-from surgery.backbone import PROJECTIONS
+from surgery.config.backbone import PROJECTIONS
+from surgery.config.options import Cursor
+from surgery.config.problems import nearest
 from surgery.mixers import MIXER_WORDS
-from surgery.options import Cursor
-from surgery.problems import nearest
 
 MAX_RATIOS = 20_000
 MAX_VALUES = 10_000  # of a range

@@ -6,25 +6,25 @@ import re
 from typing import Any
 
 from search_spaces.baselines import read_baselines
+from search_spaces.compatibility import check_fit
 from search_spaces.constraints import read_constraints
-from search_spaces.data import read_data
 from search_spaces.distributions import Distribution, placement_matters
 from search_spaces.extremes import check_possible
 from search_spaces.fields import fields, unknown_field
-from search_spaces.fit import check_fit
 from search_spaces.objectives import read_objectives
-from search_spaces.probes import PROBES
+from search_spaces.probes.registry import PROBES
 from search_spaces.proxy import check_ahead, read_proxy
 from search_spaces.reading import read_distribution
 from search_spaces.space import SearchSpace
+from search_spaces.text import read_data
 from search_spaces.variation import OPERATORS, Variation
-from surgery.backbone import Backbone
-from surgery.costs import AHEAD
+from surgery.architecture.costs import AHEAD
+from surgery.config.backbone import Backbone
+from surgery.config.options import REQUIRED, Cursor
+from surgery.config.problems import Problems
+from surgery.config.yaml_source import Source
 from surgery.mixers import MIXER_WORDS, MIXERS
-from surgery.options import REQUIRED, Cursor
-from surgery.problems import Problems
 from surgery.projections import PROJECTION_OPERATORS
-from surgery.yaml_source import Source
 
 SECTIONS = ("name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "data")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

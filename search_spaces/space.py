@@ -12,21 +12,21 @@ from typing import Any
 from search_spaces import constraints as limits
 from search_spaces.baselines import build_baseline
 from search_spaces.constraints import Constraint, Violation
-from search_spaces.data import Data
 from search_spaces.distributions import Distribution
 from search_spaces.extremes import cost_range, feasible_share
 from search_spaces.fields import fields
-from search_spaces.inverse import params_of
 from search_spaces.objectives import Objective
+from search_spaces.params_of import params_of
 from search_spaces.proxy import Proxy
+from search_spaces.text import Data
 from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, rule_settings
 from surgery.architecture import Architecture
-from surgery.backbone import Backbone
-from surgery.costs import AHEAD, cost
-from surgery.memory import describe_training, machine_memory, training_bytes
+from surgery.architecture.costs import AHEAD, cost
+from surgery.architecture.memory import describe_training, machine_memory, training_bytes
+from surgery.config.backbone import Backbone
+from surgery.config.quantities import format_bytes
 from surgery.projections import PROJECTION_OPERATORS
-from surgery.quantities import format_bytes
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from search_spaces.constraints import values
 from search_spaces.fields import fields
 from search_spaces.space import SearchSpace
 from surgery.architecture import Architecture
-from surgery.costs import METRICS, cost
-from surgery.problems import UserError
+from surgery.architecture.costs import METRICS, cost
+from surgery.config.problems import UserError
 
 SAMPLES = 500
 CONTEXT = 4096  # tokens, where a space names none

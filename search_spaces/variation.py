@@ -13,14 +13,14 @@ from search_spaces.distributions import Choice, Distribution, Ratio, placement_m
 from search_spaces.fields import BACKBONE_SIZES
 from search_spaces.trial import RandomTrial, Trial
 from surgery.architecture import Architecture
-from surgery.backbone import FFN_PROJECTIONS, Backbone
-from surgery.layout import layout_from_ratio, tile
+from surgery.architecture.layout import layout_from_ratio, tile
+from surgery.architecture.rules import Rule
+from surgery.config.backbone import FFN_PROJECTIONS, Backbone
+from surgery.config.options import Cursor
+from surgery.config.problems import Problems
 from surgery.mixers import MIXER_WORDS, MIXERS
-from surgery.options import Cursor
-from surgery.problems import Problems
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.base import ProjectionSpec
-from surgery.rules import Rule
 
 OPERATORS = tuple(name for name, spec in PROJECTION_OPERATORS.items() if spec.options)
 

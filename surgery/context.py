@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from surgery.padding import close_gaps
+from surgery.ops.padding import close_gaps
 
 State = tuple[Tensor, ...]
 
@@ -68,8 +68,8 @@ class DecodeCache:
 class Context:
     """One forward pass. `losses` collects auxiliary scalars (KL terms); `slot` is (layer, pass).
 
-    Padding stands left of every row's real tokens (`surgery.padding`), except that `gap` columns of it stand
-    between what a row has cached and its new tokens: `append` closes them.
+    Padding stands left of every row's real tokens (`surgery.ops.padding`), except that `gap` columns of it
+    stand between what a row has cached and its new tokens: `append` closes them.
     """
 
     rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.architecture import Architecture, Layer
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
 from surgery.context import Context, DecodeCache
-from surgery.cross_entropy import linear_cross_entropy
 from surgery.mixers import MIXERS
-from surgery.padding import Padding, read_padding
-from surgery.plain import is_plain
+from surgery.ops.cross_entropy import linear_cross_entropy
+from surgery.ops.padding import Padding, read_padding
+from surgery.ops.plain import is_plain
+from surgery.ops.residual import add_norm
+from surgery.ops.rotary import RotaryTables, rotary_tables
+from surgery.ops.swiglu import swiglu
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
-from surgery.residual import add_norm
-from surgery.rotary import RotaryTables, rotary_tables
-from surgery.swiglu import swiglu
 
 
 class SwiGLU(nn.Module):
@@ -107,7 +107,7 @@ class HybridLM(nn.Module):
         token's embedding, of length dim^0.5, and the loss begins near dim^0.5 nats, 32 at width 1,024. So
         the gains of a tied model's last norm start as 1 and -1 by turns. What is read out is then all but
         independent of what was read in, at every width, and the loss begins where it does with a head of its
-        own (docs/results/tied-start.md). A change of this start is a change of a rule in `studies.rules`.
+        own (docs/results/tied-start.md). A change of this start is a change of `studies.study.rules`.
         """
         for name, module in self.named_modules():
             if isinstance(module, Dense | nn.Embedding) or module is self.head:

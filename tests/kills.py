@@ -31,13 +31,14 @@ import torch._dynamo
 import transformers  # noqa: F401
 
 from nas_cli import main as nas
-from studies import journal_lines, trials
 from studies.audit.plan import open_audit
 from studies.audit.runs import train_runs
-from studies.journal import JournalFile
-from studies.refine import take_repeat
+from studies.search import assignment as trials
+from studies.search.refinement import take_repeat
+from studies.storage import journal_lines
+from studies.storage.journal import JournalFile
 from studies.study import Study
-from studies.worker import Take, work
+from studies.workers.worker import Take, work
 from surgery.hf import export
 
 TRAINED, REPEATS, TIMES, AUDITED = 10, 4, 2, 4

@@ -11,11 +11,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from surgery.architecture import Architecture
-from surgery.backbone import FFN_PROJECTIONS, PROJECTIONS, Backbone
-from surgery.layout import tile
+from surgery.architecture.layout import tile
+from surgery.config.backbone import FFN_PROJECTIONS, PROJECTIONS, Backbone
+from surgery.config.options import REQUIRED, Cursor, Option
+from surgery.config.problems import Problems
 from surgery.mixers import MIXERS
-from surgery.options import REQUIRED, Cursor, Option
-from surgery.problems import Problems
 from surgery.projections import PROJECTION_OPERATORS
 
 SMALL = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12)

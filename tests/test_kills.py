@@ -15,9 +15,9 @@ import pytest
 
 from search_spaces import parse_space
 from studies.data import TokenData, prepare
-from studies.records import TrialRecord
 from studies.study import Study
-from studies.worker import work
+from studies.study.trial_record import TrialRecord
+from studies.workers.worker import work
 from tests.kills import AUDITED, REPEATS, TRAINED
 from tests.nas_cli.conftest import architecture_file, llama_folder, prepared, text_file
 from tests.studies.conftest import SPACE, outcome, study_settings

@@ -19,9 +19,9 @@ from search_spaces import BASELINES, parse_space
 from search_spaces.fields import fields
 from search_spaces.proxy import Proxy
 from surgery.architecture import Architecture
-from surgery.costs import METRICS
+from surgery.architecture.costs import METRICS
+from surgery.config.options import REQUIRED
 from surgery.mixers import MIXERS
-from surgery.options import REQUIRED
 from surgery.projections import PROJECTION_OPERATORS
 from tests.pages import (
     PAGES,

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.options import Option
 from surgery.context import Context
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.mixers.base import MakeProjection, MixerSpec
 from surgery.mixers.base import Options as MixerOptions
-from surgery.options import Option
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.base import Options, ProjectionSpec
 
@@ -136,14 +136,14 @@ def main(out: Path) -> dict[str, Any]:
 
     from transformers import AutoModelForCausalLM
 
-    from nas_cli.strip import layer_strip
+    from nas_cli.render.strip import layer_strip
     from search_spaces import parse_space
     from search_spaces.trial import RandomTrial
-    from studies.rungs.features import features
+    from studies.surrogates.descriptors import features
     from surgery.apply.execute import execute
     from surgery.apply.plan import plan
     from surgery.apply.source import read_source
-    from surgery.costs import cost
+    from surgery.architecture.costs import cost
     from surgery.hf.export import save
     from tests.surgery.apply.conftest import random_model
 

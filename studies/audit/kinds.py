@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.rank_correlation import Array, Estimate, bootstrap, ranks, shuffled, spearman
+from studies.stats.rank_correlation import Array, Estimate, bootstrap, ranks, shuffled, spearman
 from surgery.architecture import Architecture
 from surgery.mixers import MIXER_WORDS
 

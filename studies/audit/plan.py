@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.ahead import end_loss
 from studies.audit.sample import Member, auditable, choose_members
-from studies.data.folder import read_json, write_json
-from studies.samplers import derive_seed
-from studies.storage import mendable
+from studies.files.atomic import read_json, write_json
+from studies.stats.extrapolation import end_loss
+from studies.stats.seeds import derive_seed
+from studies.storage.opening import mendable
 from studies.study import Study
-from surgery.problems import Problem, UserError
+from surgery.config.problems import Problem, UserError
 
 
 @dataclass(frozen=True)

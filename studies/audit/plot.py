@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies.ahead import end_loss
-from studies.plots import GREEN, GREY, PAGES, PURPLE, check_plot_path, save_page, save_picture
-from surgery.outputs import output
+from studies.reporting.figure import GREEN, GREY, PAGES, PURPLE, check_plot_path
+from studies.reporting.front_plot import save_page, save_picture
+from studies.stats.extrapolation import end_loss
+from surgery.config.outputs import output
 
 if TYPE_CHECKING:
     from studies.audit.report import Point, Report

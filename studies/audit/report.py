@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from studies.ahead import carried_on, end_loss
 from studies.audit.kinds import Misjudged, misjudged
 from studies.audit.plan import Audit
 from studies.audit.runs import long_settings
-from studies.rank_correlation import (
+from studies.stats.extrapolation import carried_on, end_loss
+from studies.stats.rank_correlation import (
     LEVEL,
     Array,
     Estimate,
@@ -25,9 +25,9 @@ from studies.rank_correlation import (
     shuffled,
     spearman,
 )
-from studies.recipe import step_at
-from studies.records import TrialRecord
-from surgery.costs import AHEAD, cost
+from studies.stats.rungs import step_at
+from studies.study.trial_record import TrialRecord
+from surgery.architecture.costs import AHEAD, cost
 
 FEWEST = 8  # architectures, for a verdict
 GOOD = 0.7  # Spearman's rho that a proxy should have at least

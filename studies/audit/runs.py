@@ -14,16 +14,16 @@ import torch
 
 from studies.audit.plan import Audit, Run, open_audit
 from studies.data import TokenData
-from studies.data.folder import read_json, write_json
-from studies.descent import TrainingFailed
-from studies.devices import describe, pick_device
-from studies.recipe import TrainSettings
-from studies.samplers import derive_seed
-from studies.storage import mendable
+from studies.files.atomic import read_json, write_json
+from studies.stats.seeds import derive_seed
+from studies.storage.opening import mendable
 from studies.study import Study
-from studies.supervisor import spread
-from studies.training import Interrupted, Progress, train
-from studies.worker import open_data, settings_of
+from studies.training.devices import describe, pick_device
+from studies.training.errors import TrainingFailed
+from studies.training.loop import Interrupted, Progress, train
+from studies.training.settings import TrainSettings
+from studies.workers.proxy import open_data, settings_of
+from studies.workers.supervisor import spread
 from surgery.model import HybridLM
 
 WAIT_SECONDS = 0.5

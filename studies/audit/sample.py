@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from studies.records import DONE, TrialRecord
+from studies.study.trial_record import DONE, TrialRecord
 
 LOSS_BINS, PARAMS_BINS = 4, 2  # quantiles, each with as many architectures as the others
 

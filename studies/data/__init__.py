@@ -11,9 +11,9 @@ from __future__ import annotations
 from studies.data.corpora import open_corpus
 from studies.data.describe import info, open_or_prepare
 from studies.data.prepare import prepare
-from studies.data.request import data_home
 from studies.data.shards import TokenData, TokenView
 from studies.data.tokenizers import TextTokenizer
+from studies.files.home import data_home
 
 __all__ = [
     "TextTokenizer",

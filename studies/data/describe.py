@@ -9,7 +9,7 @@ from typing import Any
 from studies.data.prepare import prepare
 from studies.data.shards import META, TokenData
 from studies.data.tokenizers import TextTokenizer
-from surgery.paths import expand
+from surgery.config.paths import expand
 
 SAMPLE_TOKENS = 80
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from studies.data.corpora import Corpus, Cursor
-from studies.data.local_files import text_of
-from surgery.problems import Problem, UserError
+from studies.data.corpus import Corpus, Cursor, text_of
+from surgery.config.problems import Problem, UserError
 
 OFFLINE_HINT = "--data builtin needs no network; so does a local .jsonl, .parquet or .txt file"
 

@@ -14,11 +14,10 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from studies.data.corpora import Corpus, Cursor
-from surgery.json_source import parse_json
-from surgery.problems import Problem, UserError, nearest, printable
+from studies.data.corpus import Corpus, Cursor, missing_column, text_of
+from surgery.config.json_source import parse_json
+from surgery.config.problems import Problem, UserError, printable
 
 SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".txt", ".jsonl.gz", ".ndjson.gz", ".txt.gz")
 TEXT_SEPARATOR = "<|endoftext|>"
@@ -188,31 +187,6 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
                     yield text_of({column: value}, column, f"{path}, row {row}")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise _corrupt(str(path), f"is not a readable parquet file: {error}") from error
-
-
-def text_of(row: dict[str, Any], column: str, where: str) -> str:
-    """The text of a row; a null is an empty document.
-
-    Raises:
-        UserError: no such column, or it holds no text.
-    """
-    if column not in row:
-        raise missing_column(column, list(row), where)
-    value = row[column]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        rule = f"column {column!r} must hold text, not {type(value).__name__}"
-        raise UserError(
-            "This corpus can't be used", [Problem("data", where, rule, "?column=NAME names another")]
-        )
-    return value
-
-
-def missing_column(column: str, found: list[str], where: str) -> UserError:
-    hint = nearest(column, found) or "?column=NAME behind the corpus names another"
-    rule = f"has no column {column!r}; it has {', '.join(map(str, found)) or 'none'}"
-    return UserError("This corpus can't be used", [Problem("data", where, rule, hint)])
 
 
 def _corrupt(where: str, rule: str) -> UserError:

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.data import tokenizers
-from studies.data.corpora import Batch, Corpus, Cursor, mend
-from studies.data.folder import TEMPORARY, read_json, sweep, write_json
+from studies.data.corpus import Batch, Corpus, Cursor, mend
 from studies.data.request import is_held_out
 from studies.data.shards import (
     BYTES_DTYPE,
@@ -38,7 +37,8 @@ from studies.data.shards import (
     token_dtype,
 )
 from studies.data.tokenizers import TextTokenizer
-from surgery.problems import Problem, UserError
+from studies.files.atomic import TEMPORARY, read_json, sweep, write_json
+from surgery.config.problems import Problem, UserError
 
 Progress = Callable[[int, int, int | None], None]
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from studies.data.corpora import open_corpus
-from studies.data.folder import LOCK, TEMPORARY, locked, read_json, writing
 from studies.data.parts import Preparation, Progress
-from studies.data.request import data_home, default_val_fraction, folder_name
+from studies.data.request import default_val_fraction, folder_name
 from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData, is_own
 from studies.data.tokenizers import canonical_spec
-from surgery.paths import expand
-from surgery.problems import Problem, Problems, UserError
+from studies.files.atomic import TEMPORARY, read_json, writing
+from studies.files.home import data_home
+from studies.files.lock import LOCK, locked
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, Problems, UserError
 
 SHARD_TOKENS = 2**26
 MIN_VAL_TOKENS = 2**15

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from studies.data.corpora import open_corpus
-from studies.data.folder import read_json
-from studies.data.request import data_home
 from studies.data.shards import META, PROGRESS
-from surgery.paths import expand
-from surgery.problems import UserError
+from studies.files.atomic import read_json
+from studies.files.home import data_home
+from surgery.config.paths import expand
+from surgery.config.problems import UserError
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-from studies.data.corpora import Corpus
-from surgery.paths import expand
-from surgery.quantities import format_count
+from studies.data.corpus import Corpus
+from surgery.config.quantities import format_count
 
 VAL_FRACTION = 0.02
 VAL_TEXT_BYTES = 220_000  # about 50k tokens: small corpora hold out more than 2 % to reach it, at most 10 %
-
-
-def data_home() -> Path:
-    """`$NAS_HOME/data`, else `$XDG_CACHE_HOME/nas/data`, else `~/.cache/nas/data`."""
-    if home := os.environ.get("NAS_HOME"):
-        return expand(home) / "data"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "nas" / "data"
 
 
 def folder_name(corpus: Corpus, request: dict[str, Any]) -> str:

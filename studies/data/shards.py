@@ -22,9 +22,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.data.folder import TEMPORARY, read_json
 from studies.data.meta import broken_fields
-from surgery.problems import Problem, Problems, UserError
+from studies.files.atomic import TEMPORARY, read_json
+from surgery.config.problems import Problem, Problems, UserError
 
 FORMAT = "nas-tokens"
 FORMAT_VERSION = 1

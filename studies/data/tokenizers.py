@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.data.folder import read_json, write_json
 from studies.data.long_words import ShortWords
-from surgery.json_source import read_object
-from surgery.paths import expand
-from surgery.problems import Problem, UserError
-from surgery.quantities import parse_count
+from studies.files.atomic import read_json, write_json
+from surgery.config.json_source import read_object
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, UserError
+from surgery.config.quantities import parse_count
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

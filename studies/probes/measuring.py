@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from search_spaces.probe import Probe
+from search_spaces.probes.base import Probe
 from studies.probes.training import train_probe
-from studies.training import Progress
+from studies.training.loop import Progress
 from surgery.architecture import Architecture
 
 

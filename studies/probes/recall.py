@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_spaces.recall import FILLER, Recall
+from search_spaces.probes.recall import FILLER, Recall
 from studies.probes.task import UNSCORED, Tokens
 
 

@@ -17,7 +17,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from search_spaces.state import GROUPS, State
+from search_spaces.probes.state import GROUPS, State
 from studies.probes.task import UNSCORED, Tokens
 
 

@@ -8,16 +8,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from search_spaces.probe import Probe
-from search_spaces.recall import Recall
-from search_spaces.state import State
-from studies.curve import Stopwatch, log_steps
-from studies.descent import Descent, TrainingFailed
-from studies.devices import autocast, to_device
+from search_spaces.probes.base import Probe
+from search_spaces.probes.recall import Recall
+from search_spaces.probes.state import State
+from studies.files.curve import Stopwatch, log_steps
 from studies.probes import recall, state
 from studies.probes.task import UNSCORED, Tokens
-from studies.recipe import TrainSettings
-from studies.training import Interrupted, Progress
+from studies.training.devices import autocast, to_device
+from studies.training.errors import TrainingFailed
+from studies.training.loop import Interrupted, Progress
+from studies.training.settings import TrainSettings
+from studies.training.step import Descent
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 

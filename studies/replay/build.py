@@ -23,16 +23,16 @@ import torch
 from search_spaces import SearchSpace, load_space
 from search_spaces.enumeration import every_architecture
 from studies.data import TokenData, open_or_prepare
-from studies.devices import describe
 from studies.replay.table import FILE, SPACE, Entry, Table
-from studies.rules import changed_rules, rules_of
-from studies.samplers import derive_seed
-from studies.training import train
-from studies.worker import metrics_of, train_settings
+from studies.stats.seeds import derive_seed
+from studies.study.rules import changed_rules, rules_of
+from studies.training.devices import describe
+from studies.training.loop import train
+from studies.workers.proxy import metrics_of, train_settings
 from surgery.architecture import Architecture
-from surgery.json_source import parse_json
+from surgery.config.json_source import parse_json
+from surgery.config.problems import UserError
 from surgery.model import HybridLM
-from surgery.problems import UserError
 
 Job = tuple[str, int]  # architecture hash, repeat
 CPU = torch.device("cpu")

@@ -21,14 +21,15 @@ from optuna._hypervolume import compute_hypervolume
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from studies.front import undominated
-from studies.leases import Lease
-from studies.records import METRICS
 from studies.replay.table import Entry, Table
-from studies.rungs.evidence import Floats
-from studies.stopping import checkpoint_of, reach, stop
-from studies.study import Study, StudySettings, start
-from studies.trials import Assignment, finish, take
+from studies.search.assignment import Assignment, finish, take
+from studies.search.early_stopping import checkpoint_of, reach, stop
+from studies.stats.pareto import undominated
+from studies.storage.attributes import METRICS
+from studies.study.leases import Lease
+from studies.study.settings import StudySettings
+from studies.study.study import Study, start
+from studies.surrogates.observations import Floats
 
 
 @dataclass(frozen=True)

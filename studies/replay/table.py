@@ -17,9 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from search_spaces import SearchSpace, parse_space
-from studies.front import front_indices
-from surgery.json_source import parse_json
-from surgery.problems import Problem, UserError
+from studies.stats.pareto import front_indices
+from surgery.config.json_source import parse_json
+from surgery.config.problems import Problem, UserError
 
 FORMAT_VERSION = 1
 SPACE = Path(__file__).with_name("table.yaml")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from surgery.architecture import Architecture
+from surgery.config.problems import Problem, UserError
 from surgery.context import Context
 from surgery.hf.tokenizer import load_tokenizer
 from surgery.model import Block
-from surgery.problems import Problem, UserError
-from surgery.rotary import rotary_tables
+from surgery.ops.rotary import rotary_tables
 
 Calibration = Sequence[str] | Sequence[Tensor] | Sequence[Sequence[int]]
 Progress = Callable[[str, int, int], None]  # (stage, done, total)

@@ -21,7 +21,7 @@ from surgery.apply.fit import FitReport, errors, fitter_of
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
 from surgery.architecture import Architecture
-from surgery.backbone import FFN_PROJECTIONS
+from surgery.config.backbone import FFN_PROJECTIONS
 from surgery.model import HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 

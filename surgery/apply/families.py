@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from surgery.backbone import _ROPE_FIELDS, _ROPE_OPTIONAL, Backbone
-from surgery.json_source import kind_of
-from surgery.options import Cursor, Option
-from surgery.problems import Problems
+from surgery.config.backbone import _ROPE_FIELDS, _ROPE_OPTIONAL, Backbone
+from surgery.config.json_source import kind_of
+from surgery.config.options import Cursor, Option
+from surgery.config.problems import Problems
 
 _ATTENTION = ("q", "k", "v")
 

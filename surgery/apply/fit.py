@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.architecture import Architecture
-from surgery.problems import Problems
+from surgery.config.problems import Problems
 from surgery.projections import PROJECTION_OPERATORS
 
 

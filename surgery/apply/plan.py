@@ -14,13 +14,13 @@ from surgery.apply.source import SourceModel
 from surgery.apply.target import FOLDS, folded_layers, read_architecture
 from surgery.apply.tensors import ACTIONS, TensorPlan, plan_tensors
 from surgery.architecture import Architecture
-from surgery.costs import METRICS
+from surgery.architecture.costs import METRICS
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, UserError
+from surgery.config.quantities import format_bytes
 from surgery.hf.card import costs
 from surgery.hf.staging import free_bytes
-from surgery.paths import expand
-from surgery.problems import Problem, UserError
 from surgery.projections import PROJECTION_OPERATORS
-from surgery.quantities import format_bytes
 
 _SPARE_BYTES = 64 * 2**20  # configs, tokenizer, source and card beside the weights
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from surgery.apply.fit import FitReport
 from surgery.apply.plan import Plan
 from surgery.apply.verify import Verification
+from surgery.architecture.rules import write_layers
 from surgery.hf.card import table
-from surgery.rules import write_layers
 
 
 def sections(plan: Plan, fits: Sequence[FitReport], verification: Verification) -> str:

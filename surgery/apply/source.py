@@ -18,11 +18,11 @@ from surgery.apply.names import EMBEDDING, HEAD, explain_names, match_names
 from surgery.apply.tokens import check_tokenizer, usable_ids
 from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
 from surgery.architecture import Architecture
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.json_source import try_object
+from surgery.config.problems import Problem, Problems, UserError
 from surgery.hf.generation_settings import check_generation
 from surgery.hf.written import TOKENIZER_FILES
-from surgery.json_source import try_object
-from surgery.problems import Problem, Problems, UserError
 
 GENERATION = "generation_config.json"
 

@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 from surgery.architecture import Architecture
-from surgery.backbone import Backbone
-from surgery.problems import Problem, Problems, UserError
-from surgery.yaml_source import Source, load_yaml
+from surgery.config.backbone import Backbone
+from surgery.config.problems import Problem, Problems, UserError
+from surgery.config.yaml_source import Source, load_yaml
 
 FOLDS = ("average", "first")
 _FREE = ("num_layers", "max_position_embeddings")  # folding may change the first; the second is the model's

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surgery.config.problems import Problems, UserError
 from surgery.hf.tokenizer import FAST, RESIZE, check_tokenizer_files, find_rowless, load_tokenizer
-from surgery.problems import Problems, UserError
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 

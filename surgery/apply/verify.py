@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import surgery
+from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
-from surgery.problems import Problem, UserError
 
 PROMPTS, LENGTH, NEW_TOKENS = 2, 32, 64
 # of the largest logit (or of 1): room for another order of summation, none for another weight

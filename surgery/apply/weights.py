@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from surgery.apply.names import by_layers
-from surgery.json_source import kind_of, try_object
-from surgery.problems import Problem, Problems
+from surgery.config.json_source import kind_of, try_object
+from surgery.config.problems import Problem, Problems
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

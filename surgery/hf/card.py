@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from surgery.architecture import Architecture
-from surgery.costs import METRICS, parse_metric
+from surgery.architecture.costs import METRICS, parse_metric
 
 CONTEXT = 4096  # tokens, for the costs that depend on it
 COSTS = ("params", "params_nonembedding", f"decode_flops@{CONTEXT}", f"cache_bytes@{CONTEXT}")

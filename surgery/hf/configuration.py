@@ -9,9 +9,9 @@ from transformers import GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 
 from surgery.architecture import Architecture
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.problems import Problems, nearest
 from surgery.mixers import MIXERS
-from surgery.problems import Problems, nearest
 
 MODEL_TYPE = "nas_hybrid"
 AUTO_MAP = {

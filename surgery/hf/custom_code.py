@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from surgery.config.problems import Problems
 from surgery.hf.configuration import MODEL_TYPE
-from surgery.problems import Problems
 
 TRUST = "read that code, and add --trust-remote-code if you trust it"
 

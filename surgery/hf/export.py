@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
+from surgery.config.json_source import read_object
+from surgery.config.problems import Problem, UserError
 from surgery.hf.card import card
 from surgery.hf.configuration import NasConfig
 from surgery.hf.remote_code import write_remote_code
 from surgery.hf.staging import staged
 from surgery.hf.written import TOKENIZER_FILES
-from surgery.json_source import read_object
 from surgery.model import HybridLM
-from surgery.problems import Problem, UserError
 
 SHARD_SIZE = "5GB"
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from surgery.problems import Problems
+from surgery.config.problems import Problems
 
 _CACHE = "the model keeps its own cache, whose layers transformers' caches do not know"
 _NO_WAY_BACK = "a recurrent state can't be taken back to an earlier token"

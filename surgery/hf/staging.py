@@ -17,10 +17,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, UserError
+from surgery.config.quantities import format_bytes
 from surgery.hf.written import foreign
-from surgery.paths import expand
-from surgery.problems import Problem, UserError
-from surgery.quantities import format_bytes
 
 PARTIAL, OLD = ".partial", ".old"
 # of folders of our own: what tempfile makes of it is no name that people give

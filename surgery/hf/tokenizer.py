@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.json_source import try_object
-from surgery.problems import Problem, Problems, UserError
+from surgery.config.json_source import try_object
+from surgery.config.problems import Problem, Problems, UserError
 
 # of a tokenizer's files those that transformers takes for objects
 OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

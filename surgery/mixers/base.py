@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from surgery.backbone import Backbone
-from surgery.options import Option
+from surgery.config.backbone import Backbone
+from surgery.config.options import Option
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.options import Option
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
-from surgery.options import Option
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from surgery.options import Option
+from surgery.config.options import Option
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surgery.context import Context
-from surgery.plain import is_hooked
+from surgery.ops.plain import is_hooked
 
 
 def project(

@@ -54,8 +54,9 @@ def build(home: Path) -> None:
 
     from search_spaces import parse_space
     from studies.data import open_corpus, prepare
-    from studies.study import Study, StudySettings
-    from studies.worker import work
+    from studies.study import Study
+    from studies.study.settings import StudySettings
+    from studies.workers.worker import work
     from surgery.architecture import Architecture
     from surgery.hf.export import write
     from surgery.model import HybridLM

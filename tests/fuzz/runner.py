@@ -22,8 +22,10 @@ CODES = (0, 1, 2, 3, 130)
 BUG = "this is a bug in nas"
 PRELOADED = (
     "torch", "torch._dynamo", "transformers", "optuna", "tokenizers", "safetensors.torch", "pyarrow.parquet",
-    "studies.study", "studies.worker", "studies.pretrain", "studies.generation", "studies.perplexity",
-    "studies.audit.report", "studies.heal", "studies.plots", "studies.importances", "surgery.apply.pipeline",
+    "studies.study.study", "studies.workers.worker", "studies.training.pretrain",
+    "studies.evaluation.generation", "studies.evaluation.perplexity",
+    "studies.audit.report", "studies.training.healing", "studies.reporting.front_plot",
+    "studies.analysis.importances", "surgery.apply.pipeline",
     "nas_cli.main",
 )  # fmt: skip
 

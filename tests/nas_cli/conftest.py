@@ -69,8 +69,8 @@ def model_folder(architecture_file: Path, prepared: Path, tmp_path_factory: pyte
     import torch
 
     from studies.data import TokenData
-    from studies.pretrain import pretrain
-    from studies.recipe import TrainSettings
+    from studies.training.pretrain import pretrain
+    from studies.training.settings import TrainSettings
     from surgery.architecture import Architecture
 
     out = tmp_path_factory.mktemp("model") / "micro"
@@ -87,8 +87,9 @@ def study_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A finished study of the micro space: trained, infeasible and duplicate trials."""
     from search_spaces import parse_space
     from studies.data import TokenData
-    from studies.study import Study, StudySettings
-    from studies.worker import work
+    from studies.study import Study
+    from studies.study.settings import StudySettings
+    from studies.workers.worker import work
 
     runs = tmp_path_factory.mktemp("runs")
     data = TokenData.open(prepared)
@@ -126,7 +127,7 @@ def nas(cli: typer.Typer) -> Callable[..., Result]:
     """Runs a command of `nas` in this process; a mistake of the user becomes exit code 2 and its text."""
     from typer.testing import CliRunner
 
-    from surgery.problems import UserError
+    from surgery.config.problems import UserError
 
     def run(*args: object) -> Result:
         result = CliRunner().invoke(cli, [str(arg) for arg in args])

@@ -78,7 +78,7 @@ def test_measuring_alone_changes_nothing(llama_folder: Path, prepared: Path) -> 
     import torch
 
     from studies.data import TokenData
-    from studies.heal import Healer
+    from studies.training.healing import Healer
     from surgery.apply.execute import execute
     from surgery.apply.plan import plan
     from surgery.apply.source import read_source

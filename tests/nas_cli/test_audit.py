@@ -95,7 +95,7 @@ def test_importances_of_a_trained_study(nas: Nas, study_folder: Path, tmp_path: 
     import shutil
 
     from studies.study import Study
-    from studies.worker import work
+    from studies.workers.worker import work
 
     folder = tmp_path / "runs" / study_folder.name
     shutil.copytree(study_folder, folder)

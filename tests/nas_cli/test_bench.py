@@ -10,10 +10,10 @@ import pytest
 import torch
 from typer.testing import Result
 
-from studies.benches.bare import BareModel
-from studies.benches.trial import PHASES, TrialTiming, _middle
+from studies.benchmarks.bare import BareModel
+from studies.benchmarks.trial import PHASES, TrialTiming, _middle
 from surgery.architecture import Architecture
-from surgery.costs import cost
+from surgery.architecture.costs import cost
 from surgery.model import HybridLM
 from tests.models import architecture
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from studies.dashboard import Dashboard
-from studies.notes import trial_note, write_notes
+from studies.reporting.dashboard import Dashboard
+from studies.reporting.dashboard_notes import trial_note, write_notes
 from studies.study import Study
-from surgery.problems import UserError
-from surgery.strip import plain_strip
+from surgery.architecture.strip import plain_strip
+from surgery.config.problems import UserError
 
 SERVE = "import typer; from nas_cli import dashboard; app = typer.Typer(); app.callback()(lambda: None); "
 SERVE += "dashboard.add_to(app); app()"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-import studies.supervisor
-from studies.supervisor import Supervisor
+import studies.workers.supervisor
+from studies.workers.supervisor import Supervisor
 from tests.nas_cli.conftest import MICRO
 
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
@@ -20,8 +20,8 @@ KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies.supervisor, "RESPAWNS", 0)
-    monkeypatch.setattr(studies.supervisor, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(studies.workers.supervisor, "RESPAWNS", 0)
+    monkeypatch.setattr(studies.workers.supervisor, "POLL_SECONDS", 0.02)
 
 
 def workers_run(monkeypatch: pytest.MonkeyPatch, *codes: str) -> None:

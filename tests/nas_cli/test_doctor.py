@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from studies.leases import Lease
 from studies.study import Study
-from studies.worker import work
+from studies.study.leases import Lease
+from studies.workers.worker import work
 from tests.studies.conftest import outcome
 
 Nas = Callable[..., Result]

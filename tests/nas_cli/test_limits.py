@@ -104,7 +104,7 @@ def test_a_baseline_that_no_device_can_train_is_an_error(nas: Nas, tmp_path: Pat
 def test_a_baseline_beyond_this_machine_s_memory_is_a_warning_and_refused_in_a_search(
     nas: Nas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from studies import devices
+    from studies.training import devices
 
     path = tmp_path / "large.yaml"
     path.write_text(SPACE.format(ffn=1000, baselines=""))

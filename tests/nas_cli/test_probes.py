@@ -13,8 +13,8 @@ from typer.testing import Result
 
 from nas_cli.probes import read_settings
 from search_spaces import parse_space
-from search_spaces.recall import Recall
-from search_spaces.state import OPTIONS, State
+from search_spaces.probes.recall import Recall
+from search_spaces.probes.state import OPTIONS, State
 from studies.probes import train_probe
 from surgery.architecture import Architecture
 
@@ -131,7 +131,8 @@ def test_a_file_that_is_not_there_is_refused(nas: Nas, tmp_path: Path) -> None:
 def test_a_failed_training_is_told(
     nas: Nas, architecture_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from studies.descent import Descent, TrainingFailed
+    from studies.training.errors import TrainingFailed
+    from studies.training.step import Descent
 
     def fail(self: Descent, number: int) -> tuple[float, float]:
         raise TrainingFailed(f"the loss became nan at step {number}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 Nas = Callable[..., Result]
 NOBODY = 65534
@@ -108,7 +108,7 @@ def test_the_dashboard_serves_it(folder: Path) -> None:
 
     import optuna_dashboard  # noqa: F401
 
-    from studies.dashboard import Dashboard
+    from studies.reporting.dashboard import Dashboard
     from studies.study import Study
 
     def serve() -> list[object]:

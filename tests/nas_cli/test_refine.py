@@ -11,9 +11,9 @@ import pytest
 from typer.testing import Result
 
 from nas_cli.options import DEFAULT_EACH, DEFAULT_RUNS
-from nas_cli.verdict import print_verdict
-from studies.refine import MOST_RUNS
-from studies.standings import Standings
+from nas_cli.render.verdict import print_verdict
+from studies.analysis.standings import Standings
+from studies.search.refinement import MOST_RUNS
 from tests.studies.tables import OBJECTIVES, record
 
 Nas = Callable[..., Result]

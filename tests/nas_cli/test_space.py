@@ -10,11 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from nas_cli import space
+from nas_cli.commands import space
 from search_spaces import load_space
 from surgery.architecture import Architecture
-from surgery.problems import UserError
-from surgery.strip import plain_strip, strip_rows
+from surgery.architecture.strip import plain_strip, strip_rows
+from surgery.config.problems import UserError
 
 Run = Callable[..., Result]
 

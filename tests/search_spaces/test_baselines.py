@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from search_spaces import BASELINES, load_space, parse_space
 from search_spaces.baselines import build_baseline
 from surgery.architecture import Architecture
-from surgery.costs import cost
+from surgery.architecture.costs import cost
 from tests.strategies import backbones, read_backbone
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import Preset, list_presets, load_space, parse_space
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 from tests.search_spaces.test_errors import GOOD
 
 PRESETS = list_presets()

@@ -6,7 +6,7 @@ import pytest
 
 from search_spaces import ReplayTrial, SearchSpace, parse_space
 from search_spaces.enumeration import every_architecture
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 SPACE = """
 backbone: {vocab_size: 300, dim: 16, num_layers: 3, num_heads: 2, ffn_dim: 32}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import parse_space
-from surgery.problems import Problem, UserError
+from surgery.config.problems import Problem, UserError
 
 GOOD = """\
 name: good

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import parse_space
-from search_spaces.recall import OPTIONS, Recall, read_recall, with_room
-from surgery.options import Cursor
-from surgery.problems import Problems
+from search_spaces.probes.recall import OPTIONS, Recall, read_recall, with_room
+from surgery.config.options import Cursor
+from surgery.config.problems import Problems
 
 from .test_errors import GOOD, line, problem_of, problems_of
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from search_spaces import RandomTrial, ReplayTrial, load_space
 from search_spaces.distributions import layouts_of
 from surgery.architecture import Architecture
-from surgery.backbone import PROJECTIONS
-from surgery.layout import PLACEMENTS, layout_from_ratio
+from surgery.architecture.layout import PLACEMENTS, layout_from_ratio
+from surgery.config.backbone import PROJECTIONS
 from tests.search_spaces.spaces import every_trial, searches, space_of
 from tests.strategies import architectures
 
@@ -185,7 +185,7 @@ class TestMixers:
         assert [space.params_of(a) is not None for a in space.baselines.values()] == [False, True, False]
 
     def test_operators_are_checked_against_every_size_a_mixer_may_have(self) -> None:
-        from surgery.problems import UserError
+        from surgery.config.problems import UserError
 
         search = {"layout": {"choice": ["F", "G"]}, **HDPL, "hdpl.projections": {"subset": ["v"]}}
         search |= {"hdpl.blocks": 64, "mixers.gdn.expand_v": {"choice": [1, 4]}}

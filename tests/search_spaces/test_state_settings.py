@@ -7,9 +7,9 @@ from itertools import permutations
 import pytest
 
 from search_spaces import parse_space
-from search_spaces.recall import METRIC as RECALL
-from search_spaces.state import GROUPS, METRIC, OPTIONS, State
-from surgery.costs import METRICS
+from search_spaces.probes.recall import METRIC as RECALL
+from search_spaces.probes.state import GROUPS, METRIC, OPTIONS, State
+from surgery.architecture.costs import METRICS
 
 from .test_errors import GOOD, line, problem_of, problems_of
 

@@ -13,7 +13,8 @@ import pytest
 
 from search_spaces import SearchSpace, parse_space
 from studies.data import TokenData, open_corpus, prepare
-from studies.study import Study, StudySettings
+from studies.study import Study
+from studies.study.settings import StudySettings
 
 from .held import HOLD, ROOT, Hold, start_held_workers
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  what optimizers import at their first step: once here, not in every life
 
-from studies import trials
-from studies.journal import JournalFile
-from studies.refine import take_repeat
+from studies.search import assignment as trials
+from studies.search.refinement import take_repeat
+from studies.storage.journal import JournalFile
 from studies.study import Study
-from studies.worker import Take, work
+from studies.workers.worker import Take, work
 
 MOST_LIVES = 200
 

@@ -68,10 +68,10 @@ def start_held_workers() -> None:
 
 def hold_trainings(hold: Hold) -> None:
     """Every training of this process's workers waits for the hold."""
-    import studies.worker
-    from studies.training import Progress, TrainResult
+    import studies.workers.worker
+    from studies.training.loop import Progress, TrainResult
 
-    real = studies.worker.train
+    real = studies.workers.worker.train
 
     def train(*args: Any, **options: Any) -> TrainResult:
         number = int(Path(options["curve"]).parent.name)
@@ -91,7 +91,7 @@ def hold_trainings(hold: Hold) -> None:
 
         return real(*args, on_step=held, **options)
 
-    studies.worker.train = train
+    studies.workers.worker.train = train
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search_spaces.objectives import Objective
-from studies.records import DONE, REPEAT_RUNNING, REPEATED, Run, TrialRecord
-from surgery.costs import METRICS
+from studies.study.trial_record import DONE, REPEAT_RUNNING, REPEATED, Run, TrialRecord
+from surgery.architecture.costs import METRICS
 
 OBJECTIVES = (Objective(METRICS["val_loss"], None, "min"), Objective(METRICS["params"], None, "min"))
 TWO_MEASURED = (*OBJECTIVES, Objective(METRICS["recall"], None, "max"))

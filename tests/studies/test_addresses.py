@@ -12,12 +12,13 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import create_engine, make_url
 
-from studies import addresses, supervisor
-from studies.addresses import absolute, file_of, is_relative, redacted, same, shown
-from studies.home import stored_url, write_private
-from studies.storage import mendable, open_storage
-from studies.supervisor import Supervisor
-from surgery.problems import UserError
+from studies.storage import addresses
+from studies.storage.addresses import absolute, file_of, is_relative, redacted, same, shown
+from studies.storage.opening import mendable, open_storage
+from studies.study.location import stored_url, write_private
+from studies.workers import supervisor
+from studies.workers.supervisor import Supervisor
+from surgery.config.problems import UserError
 
 from .conftest import MakeStudy
 

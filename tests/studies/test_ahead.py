@@ -11,18 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import parse_space
-from studies.ahead import carried_on
+from studies.analysis.versus_random import compare
 from studies.audit.plan import open_audit
 from studies.audit.report import PROXY, report
 from studies.audit.runs import long_settings, train_runs
-from studies.gathering import gather
-from studies.rank_correlation import spearman
-from studies.stopping import expected_values
+from studies.search.early_stopping import expected_values
+from studies.search.observe import gather
+from studies.stats.extrapolation import carried_on
+from studies.stats.rank_correlation import spearman
 from studies.study import Study
-from studies.versus_random import compare
-from studies.worker import train_settings, work
-from surgery.costs import AHEAD
-from surgery.problems import UserError
+from studies.workers.proxy import train_settings
+from studies.workers.worker import work
+from surgery.architecture.costs import AHEAD
+from surgery.config.problems import UserError
 
 from .conftest import SPACE, MakeStudy
 

@@ -21,12 +21,12 @@ from studies.audit.report import FEWEST, NONE, PROXY, report, verdict
 from studies.audit.runs import helpers, long_settings, train_runs
 from studies.audit.sample import LOSS_BINS, PARAMS_BINS, choose_members
 from studies.data import TokenData
-from studies.rank_correlation import Estimate, kendall, spearman
-from studies.records import DONE, TrialRecord
+from studies.stats.rank_correlation import Estimate, kendall, spearman
 from studies.study import Study
-from studies.training import Interrupted
-from studies.worker import work
-from surgery.problems import UserError
+from studies.study.trial_record import DONE, TrialRecord
+from studies.training.loop import Interrupted
+from studies.workers.worker import work
+from surgery.config.problems import UserError
 
 from .conftest import MakeStudy, study_settings
 
@@ -215,7 +215,7 @@ def test_helpers_share_the_work(study: Study) -> None:
 
 def test_diverged_runs_are_told_not_ranked(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from studies.audit import runs
-    from studies.descent import TrainingFailed
+    from studies.training.errors import TrainingFailed
 
     audit = open_audit(study, 2, 3)
     bad = audit.members[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from studies.audit.kinds import LEVEL, misjudged
-from studies.rank_correlation import ranks, spearman
+from studies.stats.rank_correlation import ranks, spearman
 from surgery.architecture import Architecture
 
 BACKBONE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "num_heads": 1, "ffn_dim": 32}

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from studies.choosing import Excluded, choose, read_limits
-from studies.records import TrialRecord
-from studies.standings import Standings
+from studies.analysis.pick import Excluded, choose, read_limits
+from studies.analysis.standings import Standings
+from studies.study.trial_record import TrialRecord
 
 from .tables import OBJECTIVES, record
 

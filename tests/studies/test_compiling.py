@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies import compiling
-from studies.compiling import CUDA_TOKENS, check_compile, compiled_blocks, pays
-from studies.descent import Descent
-from studies.recipe import TrainSettings
-from studies.study import Study, StudySettings
+from studies.study import Study
+from studies.study.settings import StudySettings
+from studies.training import compilation as compiling
+from studies.training.compilation import CUDA_TOKENS, check_compile, compiled_blocks, pays
+from studies.training.settings import TrainSettings
+from studies.training.step import Descent
+from surgery.config.problems import UserError
 from surgery.model import HybridLM
-from surgery.problems import UserError
 from tests.models import architecture
 
 from .conftest import SPACE
@@ -54,8 +55,8 @@ def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: 
 
 A_STEP = """
 import torch
-from studies.descent import Descent
-from studies.recipe import TrainSettings
+from studies.training.step import Descent
+from studies.training.settings import TrainSettings
 from surgery.model import HybridLM
 from tests.models import architecture
 settings = TrainSettings(tokens=64, seq_len=8, batch_tokens=8, compile="off")
@@ -67,12 +68,15 @@ descent.step(1, rows[:, :-1], rows[:, 1:])
 
 @pytest.mark.parametrize(
     "before",
-    ["from studies.devices import make_ready, pick_device\nmake_ready(pick_device('cpu'))\n", A_STEP],
+    [
+        "from studies.training.devices import make_ready, pick_device\nmake_ready(pick_device('cpu'))\n",
+        A_STEP,
+    ],
     ids=["a worker", "a step"],
 )
 def test_code_is_kept_in_the_users_cache_whatever_loads_the_compiler(before: str, tmp_path: Path) -> None:
     """Once torch's compiler is loaded it has chosen a folder."""
-    compiled = "import os\nfrom studies.compiling import compiled_blocks\ncompiled_blocks('max')\n"
+    compiled = "import os\nfrom studies.training.compilation import compiled_blocks\ncompiled_blocks('max')\n"
     code = f"{before}{compiled}print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     environment["NAS_HOME"] = str(tmp_path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from studies.curve import CurveWriter, read_curve
-from surgery.problems import UserError
+from studies.files.curve import CurveWriter, read_curve
+from surgery.config.problems import UserError
 
 
 def write(path: Path, *lines: str) -> Path:

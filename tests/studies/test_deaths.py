@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from studies.data import TokenData
-from studies.leases import Lease, dead
-from studies.records import DEATHS, METRICS, REASON
-from studies.stopping import CHECKPOINT, checkpoint_of, reach, stop
+from studies.search.assignment import MOST_DEATHS, Assignment, finish, put_back_orphans, take
+from studies.search.early_stopping import checkpoint_of, reach, stop
+from studies.storage.attributes import DEATHS, METRICS, REASON
 from studies.study import Study
-from studies.training import Rung, Stopped, train
-from studies.trials import MOST_DEATHS, Assignment, finish, put_back_orphans, take
-from studies.worker import train_settings
+from studies.study.leases import Lease, dead
+from studies.study.names import CHECKPOINT
+from studies.training.loop import Rung, Stopped, train
+from studies.workers.proxy import train_settings
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from studies import devices
-from studies.devices import crowding, peak_memory, reset_peak_memory
+from studies.training import devices
+from studies.training.devices import crowding, peak_memory, reset_peak_memory
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,10 @@ def test_memory_is_of_this_run() -> None:
 @resettable
 def test_memory_is_not_of_the_process_that_started_this_one() -> None:
     ballast = np.ones(1_000_000_000 // 8)  # more than the child has with all it imports
-    code = "import torch; from studies.devices import peak_memory; print(peak_memory(torch.device('cpu')))"
+    code = (
+        "import torch; from studies.training.devices import peak_memory\n"
+        "print(peak_memory(torch.device('cpu')))"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(told) < ballast.nbytes < peak_memory(CPU)
 
@@ -79,7 +82,7 @@ def test_more_threads_than_cores(
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_cores_are_those_this_process_may_use() -> None:
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code = one + "from studies.devices import cores; print(cores())"
+    code = one + "from studies.training.devices import cores; print(cores())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(told) == 1
 

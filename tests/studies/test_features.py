@@ -7,9 +7,9 @@ import pytest
 
 from search_spaces import load_space
 from search_spaces.trial import RandomTrial
-from studies.rungs.features import SUMMARY, features
+from studies.surrogates.descriptors import SUMMARY, features
 from surgery.architecture import Architecture
-from surgery.costs import params_nonembedding
+from surgery.architecture.costs import params_nonembedding
 from surgery.mixers import MIXERS
 
 BACKBONE = {

@@ -10,10 +10,10 @@ import pytest
 
 from search_spaces import SearchSpace
 from studies.data import TokenData
-from studies.finding import check_new
-from studies.names import check_name, locate
 from studies.study import Study
-from surgery.problems import UserError
+from studies.study.lookup import check_new
+from studies.study.names import check_name, locate
+from surgery.config.problems import UserError
 
 from .conftest import MakeStudy, study_settings
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.objectives import Objective
-from studies.front import front_indices, ideal_distances
-from surgery.costs import METRICS
+from studies.stats.pareto import front_indices, ideal_distances
+from surgery.architecture.costs import METRICS
 
 LOSS = METRICS["val_loss"]
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.rungs.evidence import Evidence, Floats
-from studies.rungs.forecast import Forecast
-from studies.rungs.gain import HOPEFUL, REFERENCE, Box, _exclusive, _exclusive_at, expected_gains
+from studies.stats.hypervolume import REFERENCE
+from studies.surrogates.expected_improvement import HOPEFUL, Box, _exclusive, _exclusive_at, expected_gains
+from studies.surrogates.learning_curves import Forecast
+from studies.surrogates.observations import Evidence, Floats
 
 
 @given(st.integers(1, 3), st.integers(0, 6), st.integers(0, 2**31))

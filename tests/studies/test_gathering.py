@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.gathering import Gathered
-from studies.records import DONE, FAILED, INFEASIBLE, RUNNING, STOPPED, WAITING, TrialRecord
-from studies.rungs.evidence import Evidence
+from studies.search.observe import Gathered
+from studies.study.trial_record import DONE, FAILED, INFEASIBLE, RUNNING, STOPPED, WAITING, TrialRecord
+from studies.surrogates.observations import Evidence
 
 RUNGS = (0.25, 0.5, 1.0)
 STUDY: Any = SimpleNamespace(

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from search_spaces.objectives import Objective
 from search_spaces.proxy import Proxy
-from studies.front import scaled
-from studies.hypervolume import REFERENCE, Array, growth, running_volumes, spent, volume
-from studies.records import DONE, FAILED, TrialRecord
-from studies.worker import work
-from surgery.costs import METRICS
+from studies.analysis.hypervolume_growth import REFERENCE, growth, running_volumes, spent
+from studies.stats.hypervolume import Array, volume
+from studies.stats.pareto import scaled
+from studies.study.trial_record import DONE, FAILED, TrialRecord
+from studies.workers.worker import work
+from surgery.architecture.costs import METRICS
 
 from .conftest import MakeStudy
 
@@ -96,7 +97,7 @@ def test_a_stopped_trial_costs_what_it_was_trained_on() -> None:
 
 
 def test_the_random_line_is_the_mean_over_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.hypervolume.ORDERS", 5000)
+    monkeypatch.setattr("studies.analysis.hypervolume_growth.ORDERS", 5000)
     points = [(5.0, 1.0), (3.0, 2.0), (4.0, 1.5)]
     records = [record(index, point, suggested_by="random") for index, point in enumerate(points)]
     found = growth(records, OBJECTIVES, PROXY)

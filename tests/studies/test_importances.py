@@ -11,14 +11,14 @@ import pytest
 from optuna.trial import TrialState
 
 from search_spaces.trial import RandomTrial
+from studies.analysis.dead_knobs import CANNOT, NOT_SEEN, ZERO, dead_knobs, gradient_distance
+from studies.analysis.importances import FEWEST, Importances, grouped, importances, shuffle_test
 from studies.data import TokenData
-from studies.dead_knobs import CANNOT, NOT_SEEN, ZERO, dead_knobs, gradient_distance
-from studies.importances import FEWEST, Importances, grouped, importances, shuffle_test
-from studies.records import ARCHITECTURE, DUPLICATE, HASH, LINE, METRICS
+from studies.storage.attributes import ARCHITECTURE, DUPLICATE, HASH, LINE, METRICS
 from studies.study import Study
 from surgery.architecture import Architecture
-from surgery.costs import cost
-from surgery.problems import UserError
+from surgery.architecture.costs import cost
+from surgery.config.problems import UserError
 
 from .conftest import SPACE, MakeStudy
 

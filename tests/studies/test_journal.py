@@ -17,9 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
-from studies import journal_lines
-from studies.journal import Embedded, JournalFile, locked
-from surgery.problems import UserError
+from studies.storage import journal_lines
+from studies.storage.journal import Embedded, JournalFile, locked
+from surgery.config.problems import UserError
 
 WORKERS, RECORDS = 10, 20
 

@@ -10,13 +10,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from studies.leases import Lease, clear_dead, host_of, is_alive, statuses
+from studies.study.leases import Lease, clear_dead, host_of, is_alive, statuses
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from studies.leases import Lease
+from studies.study.leases import Lease
 lease = Lease(Path(sys.argv[1]))
 lease.tell({"state": "training", "done": 0.5})
 print(lease.worker, flush=True)

@@ -17,14 +17,14 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from search_spaces import SearchSpace
-from studies import making
-from studies.dashboard import Dashboard
 from studies.data import TokenData
-from studies.journal import JournalFile
-from studies.making import ATTRIBUTE, MARK
+from studies.reporting.dashboard import Dashboard
+from studies.storage.attributes import ATTRIBUTE, MARK
+from studies.storage.journal import JournalFile
 from studies.study import Study
-from studies.worker import work
-from surgery.problems import UserError
+from studies.study import creation as making
+from studies.workers.worker import work
+from surgery.config.problems import UserError
 
 from .conftest import MakeStudy, study_settings
 
@@ -160,7 +160,7 @@ def test_a_failed_start_takes_back_what_it_made_and_nothing_else(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("studies.study.write_space", fail)
+    monkeypatch.setattr("studies.study.study.write_space", fail)
     for where in (None, url):
         with pytest.raises(UserError, match="No space left"):
             search("study", where)
@@ -175,7 +175,7 @@ def test_folders_made_by_a_failed_start_are_kept_where_another_study_uses_them(
         (tmp_path / "runs" / "another").mkdir()  # at the same time
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("studies.study.refuse_occupied", fail)
+    monkeypatch.setattr("studies.study.study.refuse_occupied", fail)
     with pytest.raises(UserError):
         search()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["another"]
@@ -280,8 +280,8 @@ def test_what_earlier_versions_stored_is_read_and_resumed(
 ) -> None:
     from dataclasses import asdict, replace
 
-    from studies.rules import rules_of
-    from studies.study import start
+    from studies.study.rules import rules_of
+    from studies.study.study import start
 
     settings = replace(study_settings(tokens), rules=rules_of(space))
     folder = tmp_path / "runs" / "study"

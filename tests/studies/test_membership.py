@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.membership import Membership
-from studies.noise import Noise
-from studies.student import t_factor
+from studies.stats.front_probability import Membership
+from studies.stats.seed_noise import Noise
+from studies.stats.student_t import t_factor
 
 
 def noise(*sds: float, df: int = 10**6) -> Noise:

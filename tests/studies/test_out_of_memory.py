@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from studies.descent import Descent, TrainingFailed
 from studies.probes.task import UNSCORED
-from studies.recipe import TrainSettings
+from studies.training.errors import TrainingFailed
+from studies.training.settings import TrainSettings
+from studies.training.step import Descent
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 from tests.models import architecture

@@ -9,18 +9,19 @@ from itertools import count
 import pytest
 import torch
 
-from studies import pace
 from studies.audit.plan import open_audit
 from studies.audit.report import report
 from studies.audit.runs import train_runs
 from studies.data import TokenData
-from studies.descent import Descent, TrainingFailed
-from studies.phases import watching
-from studies.recipe import TrainSettings
-from studies.records import DONE, FAILED, REPEATED
-from studies.refine import take_repeat
-from studies.training import train
-from studies.worker import work
+from studies.search.refinement import take_repeat
+from studies.study.trial_record import DONE, FAILED, REPEATED
+from studies.training import throughput as pace
+from studies.training.errors import TrainingFailed
+from studies.training.loop import train
+from studies.training.profiling import watching
+from studies.training.settings import TrainSettings
+from studies.training.step import Descent
+from studies.workers.worker import work
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 
@@ -130,11 +131,11 @@ def test_steps_are_kept_when_a_trial_is_put_back(
     def killed(*args: object, **options: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("studies.worker.train", killed)
+    monkeypatch.setattr("studies.workers.worker.train", killed)
     with pytest.raises(KeyboardInterrupt):
         work(study, target=1, device="cpu", log=lambda line: None)
     assert study.record(0).steps == 12
-    monkeypatch.setattr("studies.worker.train", train)
+    monkeypatch.setattr("studies.workers.worker.train", train)
     work(study, target=1, device="cpu", log=lambda line: None)
     assert len(a_pass_a_second) == 1
 

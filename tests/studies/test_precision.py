@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from studies.data import TokenData
-from studies.devices import autocast
-from studies.recipe import TrainSettings
-from studies.training import train
+from studies.training.devices import autocast
+from studies.training.loop import train
+from studies.training.settings import TrainSettings
 from surgery.model import HybridLM
 from tests.models import architecture
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from studies.rank_correlation import (
+from studies.stats.rank_correlation import (
     FEWEST,
     LEVEL,
     bootstrap,
@@ -121,7 +121,7 @@ def test_intervals_cover_the_truth() -> None:
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from studies import rank_correlation
+    from studies.stats import rank_correlation
 
     x, y = np.random.default_rng(4).normal(size=(2, 20))
     whole = bootstrap(kendall, x, y)

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces.recall import FILLER, Recall
-from studies.descent import TrainingFailed
+from search_spaces.probes.recall import FILLER, Recall
 from studies.probes import accuracy, fresh_model, train_probe
 from studies.probes.recall import sequences
 from studies.probes.task import UNSCORED
-from studies.training import Interrupted, Progress
-from studies.worker import work
+from studies.training.errors import TrainingFailed
+from studies.training.loop import Interrupted, Progress
+from studies.workers.worker import work
 from surgery.architecture import Architecture
 
 from .conftest import SPACE, MakeStudy, outcome
@@ -199,7 +199,7 @@ def test_each_seed_has_a_probe_of_its_own(
         seeds.append(seed)
         return 0.25 * len(seeds)
 
-    monkeypatch.setattr("studies.worker.train_probe", fake)
+    monkeypatch.setattr("studies.workers.worker.train_probe", fake)
     study = make_study(text=STUDY.replace("eval_tokens", "seeds: 2, eval_tokens"))
     work(study, target=1, device="cpu", log=quiet)
     record = study.record(0)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from studies import descent as module
-from studies.descent import Descent
-from studies.devices import pick_device
-from studies.recipe import TrainSettings
+from studies.training import step as module
+from studies.training.devices import pick_device
+from studies.training.settings import TrainSettings
+from studies.training.step import Descent
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 

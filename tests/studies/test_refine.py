@@ -16,18 +16,21 @@ import numpy as np
 import pytest
 import torch
 
+from studies.analysis.standings import Standings
 from studies.data import TokenData
-from studies.leases import Lease
-from studies.records import BASELINE, TrialRecord
-from studies.refine import FEWEST_DF, doubt, is_settled, next_run, take_repeat
-from studies.repeats import mean_over_runs
-from studies.samplers import SeededSampler, derive_seed
-from studies.standings import Standings
+from studies.search.assignment import Assignment, Nothing, finish, put_back, take
+from studies.search.refinement import FEWEST_DF, doubt, is_settled, next_run, take_repeat
+from studies.search.samplers import SeededSampler
+from studies.stats.seeds import derive_seed
+from studies.storage.attributes import BASELINE
 from studies.study import Study
-from studies.supervisor import Supervisor
-from studies.training import train
-from studies.trials import Assignment, Nothing, finish, put_back, take
-from studies.worker import train_settings, work
+from studies.study.leases import Lease
+from studies.study.replicates import mean_over_runs
+from studies.study.trial_record import TrialRecord
+from studies.training.loop import train
+from studies.workers.proxy import train_settings
+from studies.workers.supervisor import Supervisor
+from studies.workers.worker import work
 from surgery.model import HybridLM
 
 from .conftest import SPACE, MakeStudy, outcome

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from studies.refine import take_repeat
+from studies.search.refinement import take_repeat
 from studies.study import Study
-from studies.worker import work
+from studies.workers.worker import work
 
 from .conftest import SPACE, MakeStudy, outcome
 from .held import Hold, wait_until

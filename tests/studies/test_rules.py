@@ -10,11 +10,11 @@ from search_spaces import parse_space
 from studies.audit.plan import open_audit
 from studies.audit.runs import train_runs
 from studies.data import TokenData
-from studies.refine import take_repeat
-from studies.rules import RULES, changed_rules, rules_of
+from studies.search.refinement import take_repeat
 from studies.study import Study
-from studies.worker import work
-from surgery.problems import UserError
+from studies.study.rules import RULES, changed_rules, rules_of
+from studies.workers.worker import work
+from surgery.config.problems import UserError
 from tests.studies.conftest import SPACE, MakeStudy, study_settings
 
 TIED, BOOKEND = (rule.name for rule in RULES)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.rungs.evidence import Evidence, Floats
-from studies.rungs.forecast import FEWEST, PENALTIES, forecast
-from studies.rungs.strategies import LAST_CHANCE, STRATEGIES, check_strategy
-from surgery.problems import UserError
+from studies.search.stopping_rules import LAST_CHANCE, STRATEGIES, check_strategy
+from studies.surrogates.learning_curves import FEWEST, PENALTIES, forecast
+from studies.surrogates.observations import Evidence, Floats
+from surgery.config.problems import UserError
 
 RUNGS = 3
 

@@ -8,9 +8,10 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from studies import samplers
-from studies.samplers import HISTORY, SAMPLERS, SeededSampler, check_sampler, derive_seed
-from surgery.problems import UserError
+from studies.search import samplers
+from studies.search.samplers import HISTORY, SAMPLERS, SeededSampler, check_sampler
+from studies.stats.seeds import derive_seed
+from surgery.config.problems import UserError
 
 CHEAP = [name for name in SAMPLERS if name != "gp"]
 

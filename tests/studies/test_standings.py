@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from studies.standings import Standings
-from studies.student import t_factor
-from studies.tabular import write_csv
+from studies.analysis.standings import Standings
+from studies.reporting.csv_table import write_csv
+from studies.stats.student_t import t_factor
 
 from .tables import OBJECTIVES, record
 

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from search_spaces.state import GROUPS, State
-from studies.descent import TrainingFailed
+from search_spaces.probes.state import GROUPS, State
 from studies.probes import accuracy, fresh_model, measure, train_probe
 from studies.probes.state import elements, product_table, sequences
 from studies.probes.task import UNSCORED
-from studies.training import Interrupted
-from studies.worker import work
+from studies.training.errors import TrainingFailed
+from studies.training.loop import Interrupted
+from studies.workers.worker import work
 from surgery.architecture import Architecture
 
 from .conftest import SPACE, MakeStudy, outcome

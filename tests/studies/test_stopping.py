@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from studies import stopping
-from studies.descent import Descent
-from studies.gathering import gather
-from studies.leases import Lease
-from studies.notes import trial_note
-from studies.records import METRICS
-from studies.rungs.evidence import Evidence, Floats
-from studies.rungs.strategies import STRATEGIES, Strategy
-from studies.stopping import CHECKPOINT, checkpoint_of, expected_values, promotable, reach, stop
+from studies.reporting.dashboard_notes import trial_note
+from studies.search import early_stopping as stopping
+from studies.search.assignment import Assignment, Nothing, finish, put_back_orphans, take
+from studies.search.early_stopping import checkpoint_of, expected_values, promotable, reach, stop
+from studies.search.observe import gather
+from studies.search.stopping_rules import STRATEGIES, Strategy
+from studies.storage.attributes import METRICS
 from studies.study import Study
-from studies.trials import Assignment, Nothing, finish, put_back_orphans, take
-from studies.worker import work
+from studies.study.leases import Lease
+from studies.study.names import CHECKPOINT
+from studies.surrogates.observations import Evidence, Floats
+from studies.training.step import Descent
+from studies.workers.worker import work
 
 from .conftest import SPACE, MakeStudy, outcome
 
@@ -228,7 +229,7 @@ def test_a_probe_is_known_at_the_rungs_and_trained_once(
     def again(*_: object) -> float:
         raise AssertionError("trained a second time")
 
-    monkeypatch.setattr("studies.worker.train_probe", again)
+    monkeypatch.setattr("studies.workers.worker.train_probe", again)
     work(study, target=4, device="cpu", log=quiet)
     assert study.record(3).state == "done"
     assert study.record(3).metrics["recall"] == score

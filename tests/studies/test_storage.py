@@ -13,17 +13,17 @@ from pathlib import Path
 import optuna
 import pytest
 
-from studies.addresses import shown
-from studies.journal import Embedded, locked
-from studies.storage import JOURNAL, mendable, open_storage
-from surgery.problems import UserError
+from studies.storage.addresses import shown
+from studies.storage.journal import Embedded, locked
+from studies.storage.opening import JOURNAL, mendable, open_storage
+from surgery.config.problems import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
 import sys
 from pathlib import Path
 import optuna
-from studies.storage import open_storage
+from studies.storage.opening import open_storage
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 name, count = sys.argv[2], int(sys.argv[3])
 study = optuna.load_study(study_name="s", storage=open_storage(Path(sys.argv[1]), None))

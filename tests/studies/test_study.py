@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from search_spaces import SearchSpace, parse_space
-from studies import trials
-from studies import worker as worker_module
 from studies.data import TokenData
-from studies.descent import TrainingFailed
-from studies.finding import list_studies
+from studies.search import assignment as trials
 from studies.study import Study
-from studies.worker import FAILURES_IN_A_ROW, work
-from surgery.problems import UserError
+from studies.study.lookup import list_studies
+from studies.training.errors import TrainingFailed
+from studies.workers import worker as worker_module
+from studies.workers.worker import FAILURES_IN_A_ROW, work
+from surgery.config.problems import UserError
 
 from .conftest import SPACE, MakeStudy, outcome, study_settings
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from search_spaces import load_space
 from search_spaces.trial import RandomTrial, ReplayTrial
-from studies import suggesting
-from studies.gathering import gather
-from studies.rungs.evidence import Evidence
-from studies.rungs.forecast import FEWEST, Forecast, forecast, prospects
-from studies.samplers import GAIN
-from studies.suggesting import _Neighbour, suggest
-from studies.trials import RANDOM_FIRST
-from studies.worker import work
+from studies.search import gain_sampler as suggesting
+from studies.search.assignment import RANDOM_FIRST
+from studies.search.gain_sampler import _Neighbour, suggest
+from studies.search.observe import gather
+from studies.study.settings import GAIN
+from studies.surrogates.learning_curves import FEWEST, Forecast, forecast, prospects
+from studies.surrogates.observations import Evidence
+from studies.workers.worker import work
 
 from .conftest import MakeStudy
 

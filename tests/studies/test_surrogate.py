@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from studies.rungs.evidence import Floats
-from studies.rungs.surrogate import MOST, regress
+from studies.surrogates.gaussian_process import MOST, regress
+from studies.surrogates.observations import Floats
 
 
 def test_it_tells_what_it_has_seen_and_knows_how_far_it_is_off() -> None:

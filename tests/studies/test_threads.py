@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from studies import threads
-from studies.threads import NARROW, choose_threads
+from studies.training import threads
+from studies.training.threads import NARROW, choose_threads
 from tests.models import architecture
 
 BACKBONE = architecture().backbone

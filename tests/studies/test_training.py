@@ -16,14 +16,12 @@ import torch
 from torch.nn import functional as F
 
 from search_spaces import parse_space
-from studies import training
-from studies.curve import CURVE_POINTS, log_steps
 from studies.data import TokenData
 from studies.data.tokenizers import TextTokenizer
-from studies.descent import EMBEDDING_RATE, Descent, TrainingFailed, make_optimizer
-from studies.evaluate import evaluate
-from studies.recipe import TrainSettings, schedule
-from studies.training import (
+from studies.files.curve import CURVE_POINTS, log_steps
+from studies.training import loop as training
+from studies.training.errors import TrainingFailed
+from studies.training.loop import (
     Interrupted,
     Progress,
     Rung,
@@ -35,10 +33,14 @@ from studies.training import (
     save_state,
     train,
 )
-from studies.worker import train_settings
+from studies.training.optimizer import EMBEDDING_RATE, make_optimizer
+from studies.training.settings import TrainSettings, schedule
+from studies.training.step import Descent
+from studies.training.validation import evaluate
+from studies.workers.proxy import train_settings
 from surgery.architecture import Architecture
+from surgery.config.problems import UserError
 from surgery.model import HybridLM
-from surgery.problems import UserError
 from tests.studies.conftest import SPACE
 
 CPU = torch.device("cpu")
@@ -415,7 +417,7 @@ def test_speed_leaves_evaluation_out(tokens: TokenData, monkeypatch: pytest.Monk
 
         return timed
 
-    monkeypatch.setattr("studies.curve.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("studies.files.curve.time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(training, "evaluate", taking(100.0, training.evaluate))
     monkeypatch.setattr(Descent, "step", taking(0.5, Descent.step))
     seen: list[Progress] = []

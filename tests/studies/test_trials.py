@@ -12,12 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from studies.leases import Lease
-from studies.records import WORKER
-from studies.storage import open_storage
-from studies.study import Study
-from studies.supervisor import Supervisor
-from studies.trials import (
+from studies.search.assignment import (
     HEARTBEAT,
     MOST_DEATHS,
     STALE_SECONDS,
@@ -29,8 +24,13 @@ from studies.trials import (
     put_back_orphans,
     take,
 )
-from studies.worker import work
-from surgery.problems import UserError
+from studies.storage.attributes import WORKER
+from studies.storage.opening import open_storage
+from studies.study import Study
+from studies.study.leases import Lease
+from studies.workers.supervisor import Supervisor
+from studies.workers.worker import work
+from surgery.config.problems import UserError
 
 from .conftest import SPACE, MakeStudy, outcome
 from .held import Hold
@@ -129,7 +129,7 @@ def test_a_row_of_suggestions_can_be_stopped(make_study: MakeStudy) -> None:
 def test_waiting_for_the_last_trial_makes_no_more_suggestions(
     make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studies.trials.MOST_SKIPS", 12)
+    monkeypatch.setattr("studies.search.assignment.MOST_SKIPS", 12)
     study = make_study(
         text=SPACE[: SPACE.index("  hdpl.projections")]
         + "  loop.count: {range: [1, 2]}\n"
@@ -150,8 +150,8 @@ def test_waiting_for_the_last_trial_makes_no_more_suggestions(
 
 
 def test_stuck_samplers_explore(make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.trials.FEW_SKIPS", 2)
-    monkeypatch.setattr("studies.trials.RANDOM_FIRST", {})
+    monkeypatch.setattr("studies.search.assignment.FEW_SKIPS", 2)
+    monkeypatch.setattr("studies.search.assignment.RANDOM_FIRST", {})
     study = make_study(text=SPACE.replace("13k", "12.2k"))
     explored = []
     sample = type(study.space).sample

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from search_spaces import SearchSpace, parse_space
-from studies.noise import LEVEL
-from studies.records import TrialRecord
-from studies.standings import Standings
-from studies.student import t_factor
-from studies.versus_baselines import BEATEN, NO_RIVAL, NOT_BEATEN, UNKNOWN, VersusBaselines, costs_of
+from studies.analysis.standings import Standings
+from studies.analysis.versus_baselines import BEATEN, NO_RIVAL, NOT_BEATEN, UNKNOWN, VersusBaselines, costs_of
+from studies.stats.seed_noise import LEVEL
+from studies.stats.student_t import t_factor
+from studies.study.trial_record import TrialRecord
 
 from .tables import record
 

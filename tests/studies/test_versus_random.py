@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from search_spaces import SearchSpace
-from studies.data import TokenData
-from studies.leases import Lease
-from studies.records import DONE
-from studies.study import Study
-from studies.trials import RANDOM_FIRST, Assignment, put_back, take
-from studies.versus_random import (
+from studies.analysis.versus_random import (
     BEATEN,
     FEWEST,
     LEVEL,
@@ -23,7 +18,12 @@ from studies.versus_random import (
     compare,
     decide,
 )
-from studies.worker import work
+from studies.data import TokenData
+from studies.search.assignment import RANDOM_FIRST, Assignment, put_back, take
+from studies.study import Study
+from studies.study.leases import Lease
+from studies.study.trial_record import DONE
+from studies.workers.worker import work
 
 from .conftest import SPACE, MakeStudy, study_settings
 

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-import studies.supervisor
+import studies.workers.supervisor
 from studies.data import TokenData
-from studies.leases import statuses
-from studies.records import DEATHS, TrialRecord
+from studies.storage.attributes import DEATHS
 from studies.study import Study
-from studies.supervisor import Snapshot, Supervisor, spread
-from studies.training import train
-from studies.worker import train_settings, work
+from studies.study.leases import statuses
+from studies.study.trial_record import TrialRecord
+from studies.training.loop import train
+from studies.workers.proxy import train_settings
+from studies.workers.supervisor import Snapshot, Supervisor, spread
+from studies.workers.worker import work
 from surgery.model import HybridLM
 
 from .conftest import MakeStudy, outcome
@@ -43,7 +45,7 @@ def start_worker(study: Study, target: int = TARGET) -> subprocess.Popen[str]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may need long for what is asked of it; only the limit of a whole test is shorter."""
-    monkeypatch.setattr(studies.supervisor, "GRACE_SECONDS", 3600.0)
+    monkeypatch.setattr(studies.workers.supervisor, "GRACE_SECONDS", 3600.0)
 
 
 def check_complete(study: Study, target: int) -> list[TrialRecord]:
@@ -117,13 +119,13 @@ def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy, hold: Hold) 
 
 # a worker in whose first training a kernel goes wrong
 BROKEN = """
-import torch, studies.worker
+import torch, studies.workers.worker
 from nas_cli.main import run
 
 def train(*args, **options):
     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\\nFor debugging ...")
 
-studies.worker.train = train
+studies.workers.worker.train = train
 run()
 """
 
@@ -141,7 +143,7 @@ def test_a_worker_that_loses_its_device_is_started_anew_and_its_trial_too(
         return start(command, **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    monkeypatch.setattr(studies.supervisor, "RECOVERY_SECONDS", 0.2)
+    monkeypatch.setattr(studies.workers.supervisor, "RECOVERY_SECONDS", 0.2)
     supervisor = Supervisor(study, workers=1, target=3, device="cpu")
     for _ in supervisor.watch():
         pass
@@ -192,7 +194,7 @@ def test_when_time_is_up(
     now: float, over: bool, goes_on: bool, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 4 seconds workers are asked to stop, and have 20 more for it."""
-    monkeypatch.setattr(studies.supervisor, "GRACE_SECONDS", 20.0)
+    monkeypatch.setattr(studies.workers.supervisor, "GRACE_SECONDS", 20.0)
     supervisor = Supervisor(make_study(), workers=1, target=50, device="cpu", timeout=4)
     started = supervisor.started
     monkeypatch.setattr(time, "monotonic", lambda: started + now)
@@ -205,7 +207,7 @@ def test_workers_end_with_a_killed_supervisor(make_study: MakeStudy, hold: Hold)
     hold.start()
     code = (
         "import sys\nfrom tests.studies.held import start_held_workers\nstart_held_workers()\n"
-        "from studies.study import Study\nfrom studies.supervisor import Supervisor\n"
+        "from studies.study.study import Study\nfrom studies.workers.supervisor import Supervisor\n"
         "for _ in Supervisor(Study.open(sys.argv[1]), workers=1, target=50, device='cpu').watch(): pass\n"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code, str(study.folder)], cwd=ROOT)

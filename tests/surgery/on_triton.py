@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from surgery.kernels import AVAILABLE
+from surgery.ops.kernels import AVAILABLE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

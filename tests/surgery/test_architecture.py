@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.architecture import Architecture
-from surgery.backbone import PROJECTIONS
-from surgery.problems import UserError
-from surgery.yaml_source import load_yaml
+from surgery.config.backbone import PROJECTIONS
+from surgery.config.problems import UserError
+from surgery.config.yaml_source import load_yaml
 from tests.strategies import architecture_data, architectures, respellings
 
 # the paper's hybrid (docs/papers.md, HDPL)

@@ -14,12 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from surgery.architecture import Architecture
+from surgery.architecture.costs import METRICS, cost, parse_metric
+from surgery.config.yaml_source import load_yaml
 from surgery.context import DecodeCache
-from surgery.costs import METRICS, cost, parse_metric
 from surgery.mixers import MIXERS
 from surgery.mixers.sparse.module import SparseAttention
 from surgery.model import HybridLM
-from surgery.yaml_source import load_yaml
 from tests.strategies import architectures
 from tests.surgery.test_architecture import EXAMPLE
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from surgery import cross_entropy
-from surgery.cross_entropy import IGNORED, linear_cross_entropy
+from surgery.ops import cross_entropy
+from surgery.ops.cross_entropy import IGNORED, linear_cross_entropy
 from tests.models import architecture, build
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from surgery import cross_entropy, cross_entropy_triton
-from surgery.cross_entropy import IGNORED, linear_cross_entropy
-from surgery.cross_entropy_triton import losses_fused
+from surgery.ops import cross_entropy, cross_entropy_triton
+from surgery.ops.cross_entropy import IGNORED, linear_cross_entropy
+from surgery.ops.cross_entropy_triton import losses_fused
 from tests.surgery.on_triton import DEVICE, INTERPRETED, RUNS
 
 pytestmark = RUNS

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surgery.context import Context, DecodeCache
 from surgery.mixers.full.module import SoftmaxAttention
-from surgery.rotary import rotary_tables
+from surgery.ops.rotary import rotary_tables
 from tests.models import architecture, build, decode
 
 

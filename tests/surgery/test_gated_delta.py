@@ -17,7 +17,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import (
     torch_recurrent_gated_delta_rule,
 )
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
 from surgery.context import Context, DecodeCache
 from surgery.mixers.gdn import GatedDeltaSpec
 from surgery.mixers.gdn.delta_rule import chunkwise, delta_rule, stepwise

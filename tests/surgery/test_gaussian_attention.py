@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from surgery.config.problems import UserError
 from surgery.context import Context
 from surgery.mixers.gaussian.module import GaussianAttention
-from surgery.problems import UserError
-from surgery.rotary import rotary_tables, rotate
+from surgery.ops.rotary import rotary_tables, rotate
 from tests.models import architecture, build
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from surgery.kernels import block_size
+from surgery.ops.kernels import block_size
 from surgery.projections.hdpl import (
     adding_triton,
     back_triton,

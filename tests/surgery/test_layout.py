@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.layout import PLACEMENTS, layout_from_ratio, shorten, shortest_period, tile
+from surgery.architecture.layout import PLACEMENTS, layout_from_ratio, shorten, shortest_period, tile
 
 RATIOS = st.dictionaries(st.sampled_from("FGSK"), st.integers(0, 6), min_size=1).filter(
     lambda r: any(r.values())

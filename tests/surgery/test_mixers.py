@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from surgery.architecture.costs import cost
 from surgery.context import DecodeCache
-from surgery.costs import cost
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.model import HybridLM
 from tests.models import architecture, build, decode

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from surgery.architecture import Architecture
 from surgery.context import Context, DecodeCache
 from surgery.model import HybridLM
+from surgery.ops.rotary import rotary_tables
 from surgery.projections.hdpl.kl import LN2
-from surgery.rotary import rotary_tables
 from tests.models import architecture, build, decode
 from tests.strategies import architectures
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from surgery.outputs import check_output, output, signed
-from surgery.problems import UserError
+from surgery.config.outputs import check_output, output, signed
+from surgery.config.problems import UserError
 
 
 def write(path: Path, text: str) -> None:

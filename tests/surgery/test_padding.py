@@ -11,7 +11,7 @@ from torch import Tensor
 from surgery.context import DecodeCache
 from surgery.mixers import MIXERS
 from surgery.model import HybridLM
-from surgery.padding import close_gaps, read_padding
+from surgery.ops.padding import close_gaps, read_padding
 from tests.models import architecture, build
 
 SHORT: dict[str, Any] = {"W": {"window": 4}, "S": {"top_k": 4}, "K": {"window": 5}, "G": {"conv_size": 4}}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surgery import residual, residual_triton, rotary, rotary_triton, swiglu, swiglu_triton
-from surgery.rotary import rotate
+from surgery.ops import residual, residual_triton, rotary, rotary_triton, swiglu, swiglu_triton
+from surgery.ops.rotary import rotate
 from tests.surgery.on_triton import DEVICE, INTERPRETED, RUNS, every_dtype
 
 pytestmark = RUNS

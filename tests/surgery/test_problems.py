@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from surgery.problems import Problem, Problems, UserError, nearest
+from surgery.config.problems import Problem, Problems, UserError, nearest
 
 
 def test_a_problem_says_where_what_and_how_to_mend_it() -> None:

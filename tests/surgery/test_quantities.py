@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.quantities import format_bytes, format_count, parse_bytes, parse_count
+from surgery.config.quantities import format_bytes, format_count, parse_bytes, parse_count
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from surgery.model import HybridLM
-from surgery.plain import is_plain
+from surgery.ops.plain import is_plain
 from tests.models import architecture, build
 
 HDPL = [{"match": ["q", "v", "gate", "up", "down"], "operator": "hdpl", "blocks": 2, "rank": 6, "kl": "mean"}]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from surgery.rotary import RotaryTables, rotary_tables, rotate
+from surgery.ops.rotary import RotaryTables, rotary_tables, rotate
 from tests.models import architecture
 from tests.strategies import ROPE_SCALINGS, read_backbone
 

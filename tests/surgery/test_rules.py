@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.backbone import PROJECTIONS
-from surgery.options import Cursor
-from surgery.problems import Problems
-from surgery.rules import Rule, read_match, select_layers, write_layers
+from surgery.architecture.rules import Rule, read_match, select_layers, write_layers
+from surgery.config.backbone import PROJECTIONS
+from surgery.config.options import Cursor
+from surgery.config.problems import Problems
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from surgery import residual_triton, rotary_triton, swiglu_triton
 from surgery.mixers.sparse import rows_triton
+from surgery.ops import residual_triton, rotary_triton, swiglu_triton
 from tests.surgery.on_triton import TRANSLATES
 from tests.surgery.translation import Launch, Recorder, translated
 

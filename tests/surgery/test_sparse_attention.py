@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
 from surgery.context import Context, DecodeCache
 from surgery.mixers.full.module import SoftmaxAttention
 from surgery.mixers.softmax import attention_projections
@@ -23,8 +23,8 @@ from surgery.mixers.sparse.indexer import Index, LightningIndexer, index_kl, ind
 from surgery.mixers.sparse.masked import masked_attention
 from surgery.mixers.sparse.module import SparseAttention
 from surgery.mixers.sparse.select import as_mask, top_tokens, visible
+from surgery.ops.rotary import rotary_tables
 from surgery.projections.dense.module import Dense
-from surgery.rotary import rotary_tables
 from tests.models import BACKBONE
 from tests.strategies import read_backbone
 

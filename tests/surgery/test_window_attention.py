@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from surgery.attention import _flashes, attend
+from surgery.architecture.costs import cost
 from surgery.context import Context, DecodeCache
-from surgery.costs import cost
 from surgery.model import HybridLM
+from surgery.ops.attention import _flashes, attend
 from tests.models import architecture, build, decode
 
 

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.problems import UserError
-from surgery.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, load_yaml
+from surgery.config.problems import UserError
+from surgery.config.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, load_yaml
 
 
 def read(text: str) -> Any:

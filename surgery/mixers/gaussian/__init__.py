@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.options import Option
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
 from surgery.mixers.gaussian.sizes import PAD
 from surgery.mixers.softmax import kept_in, mean_seen_in, narrowed, seen_in
-from surgery.options import Option
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surgery.attention import attend, narrower, with_past
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
 from surgery.mixers.gaussian.sizes import PAD
+from surgery.ops.attention import attend, narrower, with_past
+from surgery.ops.rotary import rotate
 from surgery.projections.siblings import project
-from surgery.rotary import rotate
 
 UNSEEN = 1e-30  # only keeps a head of zeros zero
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.options import Option
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
 from surgery.mixers.gdn.sizes import MAX_EXPAND, MAX_KEY_RATIO, MIN_EXPAND, matched, resolve
-from surgery.options import Option
 
 if TYPE_CHECKING:
     from torch import nn

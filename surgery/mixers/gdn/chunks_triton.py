@@ -8,7 +8,7 @@ B the part of A between the halves; unlike a power series in A this stays exact 
 
 from __future__ import annotations
 
-from surgery.kernels import jit, tl
+from surgery.ops.kernels import jit, tl
 
 ROWS = 64  # tokens a chunk
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, block_size, ceil_div
 from surgery.mixers.gdn.chunks_triton import ROWS, prepare, prepare_back, read, read_back
 from surgery.mixers.gdn.scan_triton import scan, scan_back
 from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
+from surgery.ops.kernels import AVAILABLE, block_size, ceil_div
 
 WIDEST_KEY = 128  # of a head: programs hold all of a key, and (key, columns) of the state, in registers
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
+from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
 ELEMENTS = 4096  # a program's
 WIDEST = 2048

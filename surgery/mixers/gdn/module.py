@@ -13,7 +13,7 @@ from surgery.context import Context
 from surgery.mixers.base import MakeProjection
 from surgery.mixers.gdn.sizes import DeltaSizes
 from surgery.mixers.gdn.steps import at_least_float32, gated, gated_norm, mix, short_conv
-from surgery.plain import is_plain
+from surgery.ops.plain import is_plain
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
 

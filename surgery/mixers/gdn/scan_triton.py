@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit, tl
+from surgery.ops.kernels import block_size, ceil_div, jit, tl
 
 
 def scan(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, ceil_div, jit, tl
+from surgery.ops.kernels import AVAILABLE, ceil_div, jit, tl
 
 TOKENS, CHANNELS = 64, 64  # a program's
 

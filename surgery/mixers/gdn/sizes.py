@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
 from surgery.mixers.softmax import attention_projections
 
 # Widths of a head. Keys come in steps: matrix units want multiples of 8. Neither is narrower: the norm of a

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
+from surgery.config.options import Option
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
 from surgery.mixers.softmax import attention_projections
-from surgery.options import Option
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surgery.backbone import Backbone
-from surgery.plain import is_plain
+from surgery.config.backbone import Backbone
+from surgery.ops.plain import is_plain
+from surgery.ops.rotary import rotate
 from surgery.projections.dense.module import Dense
-from surgery.rotary import rotate
 
 Rotary = tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
 NORM_EPS = 1e-6  # of the key's LayerNorm, as in DeepSeek's code

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from surgery.attention import attend
 from surgery.context import Context
 from surgery.mixers.sparse.chunks import recomputed, row_chunks
 from surgery.mixers.sparse.indexer import Index, index_kl
 from surgery.mixers.sparse.rows_triton import fits_rows, rows_fused
 from surgery.mixers.sparse.select import as_mask, real_rows, top_tokens, visible
+from surgery.ops.attention import attend
 
 
 def masked_attention(

@@ -6,8 +6,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from surgery.attention import with_past
-from surgery.backbone import Backbone
+from surgery.config.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
 from surgery.mixers.full.module import HeadNorm
@@ -15,8 +14,9 @@ from surgery.mixers.sparse.gathered import gathered_attention
 from surgery.mixers.sparse.indexer import Index, LightningIndexer
 from surgery.mixers.sparse.masked import masked_attention
 from surgery.mixers.sparse.select import real_rows
+from surgery.ops.attention import with_past
+from surgery.ops.rotary import rotate
 from surgery.projections.siblings import project
-from surgery.rotary import rotate
 
 # Sequences longer than this many times top_k are gathered, where every head has its own keys; with fewer key
 # heads there is less to gather. Measured at 8 heads of 64: there training takes about as long either way, on

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
+from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
 LONGEST = 2048  # keys: their scores are kept, and a program of the selection holds a row of them
 TILE = 64  # queries or keys

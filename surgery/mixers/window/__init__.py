@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from surgery.config.options import Option
 from surgery.mixers.softmax import GATE, SoftmaxSpec
-from surgery.options import Option
 
 
 class WindowSpec(SoftmaxSpec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
-from surgery.options import Option
+from surgery.config.options import Option
 from surgery.projections.base import Options, ProjectionSpec
 
 if TYPE_CHECKING:

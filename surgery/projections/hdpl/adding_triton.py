@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from surgery.kernels import ceil_div, jit, jit_once, tl
+from surgery.ops.kernels import ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.tiles import choose, filled
 
 MOST = 4  # tensors that a launch takes

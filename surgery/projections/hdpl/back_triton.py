@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit, jit_once, tl
+from surgery.ops.kernels import block_size, ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.kl import LN2, Terms
 from surgery.projections.hdpl.latent_triton import ROUNDS, alignment, back_to_latents
 from surgery.projections.hdpl.tiles import (

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgery.fast import cos, divide, exp2, log2, sin
-from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, jit_once, tl
+from surgery.ops.fast_math import cos, divide, exp2, log2, sin
+from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit, jit_once, tl
 from surgery.projections.hdpl.kl import FREE_BITS, LN2, Terms
 from surgery.projections.hdpl.tiles import filled, pick
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surgery.context import Context
-from surgery.plain import is_plain, owns_weights
+from surgery.ops.plain import is_plain, owns_weights
 from surgery.projections.hdpl.group import evaluate, evaluate_by_modules, train, train_by_modules
 
 # How AdamW's best learning rate of a map falls with its inputs: by muP to the power of 1. At width 512 and

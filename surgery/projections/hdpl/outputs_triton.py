@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit_once, readable_by_tile, tile_reader, tl
+from surgery.ops.kernels import block_size, ceil_div, jit_once, readable_by_tile, tile_reader, tl
 from surgery.projections.hdpl.tiles import (
     MOST,
     PROGRAMS,

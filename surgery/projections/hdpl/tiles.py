@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from surgery.kernels import AVAILABLE, block_size, ceil_div, jit, tl
+from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
 Thing = TypeVar("Thing")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from surgery.kernels import block_size, ceil_div, jit_once, tl
+from surgery.ops.kernels import block_size, ceil_div, jit_once, tl
 from surgery.projections.hdpl.adding_triton import add_up
 from surgery.projections.hdpl.tiles import (
     PROGRAMS,

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from studies.data.corpora import Corpus, mend, open_corpus
+from studies.data.corpora import open_corpus
+from studies.data.corpus import Corpus, mend
 from studies.data.hub import HubCorpus
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 
 def write_jsonl(path: Path, texts: list[str], column: str = "text") -> Path:
@@ -102,7 +103,7 @@ def local_folder(folder: Path) -> Corpus:
 def test_reading_goes_on_from_any_place(
     tmp_path: Path, make: Callable[[Path], Corpus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studies.data.corpora.BATCH_DOCUMENTS", 8)
+    monkeypatch.setattr("studies.data.corpus.BATCH_DOCUMENTS", 8)
     corpus = make(tmp_path)
     batches = list(corpus.batches())
     assert [text for batch in batches for text in batch.texts] == TEXTS
@@ -114,7 +115,7 @@ def test_reading_goes_on_from_any_place(
 
 
 def test_a_place_stays_exact_when_taken_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.data.corpora.BATCH_DOCUMENTS", 8)
+    monkeypatch.setattr("studies.data.corpus.BATCH_DOCUMENTS", 8)
     corpus = hub_parquet(tmp_path)
     first = next(corpus.batches()).cursor_at(5)
     second = next(corpus.batches(first)).cursor_at(7)

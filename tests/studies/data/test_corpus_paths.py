@@ -11,7 +11,7 @@ import pytest
 from studies.data import open_corpus, prepare
 from studies.data.corpora import located
 from studies.data.tokenizers import located_tokenizer
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 TEXTS = [f"Document {number} of a small corpus." for number in range(5)]
 

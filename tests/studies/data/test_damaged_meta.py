@@ -11,7 +11,7 @@ import pytest
 
 from studies.data import TokenData, info, prepare
 from studies.data.prepared import list_prepared
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 DAMAGE: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "text for a count": (("train", "tokens"), "many", "train.tokens must be int"),

@@ -18,7 +18,7 @@ import pytest
 
 from studies.data import TokenData, prepare
 from studies.data.request import is_held_out
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 # prepares until so many train shards are there, then waits to be killed; without a number it goes to the end
 PREPARE = """

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studies.data.tokenizers import TextTokenizer, canonical_spec, parse_bpe, write_bpe, write_pretrained
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 # Letters, combining marks, emoji with modifiers, right-to-left, controls: all that UTF-8 can hold.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)

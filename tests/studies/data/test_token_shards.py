@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from studies.data import TextTokenizer, TokenData, info, open_corpus, open_or_prepare
 from studies.data.request import is_held_out
 from studies.data.shards import TokenView, token_dtype
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studies.benches.search import (
+from studies.benchmarks.search import (
     Replayed,
     SearchPlan,
     band,
@@ -21,7 +21,7 @@ from studies.benches.search import (
 )
 from studies.replay.simulation import Plan, Volume, replay
 from studies.replay.table import Table
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 from tests.studies.replay.part import part_of_table
 
 RUNGS = (0.22, 1.0)

@@ -16,13 +16,13 @@ from search_spaces.enumeration import every_architecture
 from studies.data import TokenData
 from studies.replay.build import Build, seed_spread
 from studies.replay.table import FILE, SPACE, Table
-from studies.rules import RULES, changed_rules
-from studies.samplers import derive_seed
-from studies.training import train
-from studies.worker import train_settings
-from surgery.costs import cost
+from studies.stats.seeds import derive_seed
+from studies.study.rules import RULES, changed_rules
+from studies.training.loop import train
+from studies.workers.proxy import train_settings
+from surgery.architecture.costs import cost
+from surgery.config.problems import UserError
 from surgery.model import HybridLM
-from surgery.problems import UserError
 
 TIED = RULES[0]
 MINIATURE = """

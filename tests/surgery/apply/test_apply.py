@@ -18,9 +18,9 @@ from surgery.apply.execute import execute
 from surgery.apply.pipeline import apply
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
+from surgery.config.problems import UserError
 from surgery.hf.modeling import NasForCausalLM
 from surgery.model import HybridLM
-from surgery.problems import UserError
 
 HDPL = [{"match": ["gate", "up", "o"], "operator": "hdpl", "blocks": 4, "rank": 8, "kl": "mean"}]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surgery.apply.fit import check_operators, errors, fitter_of
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.hdpl import HDPLSpec, fit
 from surgery.projections.hdpl.fit import fit_hdpl

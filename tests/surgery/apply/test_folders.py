@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surgery.apply.source import read_source
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 from tests.surgery.apply.conftest import random_model
 
 State = dict[str, Tensor]

@@ -13,8 +13,8 @@ import torch
 from surgery.apply.execute import execute
 from surgery.apply.plan import Plan, plan
 from surgery.apply.source import SourceModel, read_source
-from surgery.costs import cost
-from surgery.problems import UserError
+from surgery.architecture.costs import cost
+from surgery.config.problems import UserError
 
 HDPL = {"match": ["gate", "up"], "operator": "hdpl", "blocks": 4, "rank": 8}
 DENSE = {"match": "all", "operator": "dense"}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from surgery.apply.names import by_layers
 from surgery.apply.pipeline import apply
 from surgery.apply.source import read_source
-from surgery.problems import UserError
+from surgery.config.problems import UserError
 
 Make = Callable[..., Path]
 

@@ -14,8 +14,8 @@ from surgery.apply.defaults import generation_defaults
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
+from surgery.config.problems import UserError
 from surgery.hf.export import write
-from surgery.problems import UserError
 
 Make = Callable[..., Path]
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from surgery.architecture import Architecture
+from surgery.config.problems import UserError
 from surgery.hf import export
 from surgery.hf.export import save
 from surgery.hf.modeling import NasForCausalLM
 from surgery.hf.staging import staged
-from surgery.problems import UserError
 from tests.models import architecture, build
 
 

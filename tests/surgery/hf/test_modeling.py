@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 
+from surgery.config.problems import UserError
 from surgery.context import DecodeCache
 from surgery.hf.configuration import NasConfig
 from surgery.hf.export import save
 from surgery.hf.inputs import CACHE_FIELD
 from surgery.hf.modeling import NasForCausalLM
 from surgery.mixers import MIXERS
-from surgery.problems import UserError
 from tests.models import architecture, build
 
 HDPL = [{"match": ["q", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 6}]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from surgery.config.problems import UserError
 from surgery.hf.configuration import MODEL_TYPE
 from surgery.hf.staging import check_target, staged
-from surgery.problems import UserError
 
 Patch = Callable[[], None]
 TEMPLATES = "additional_chat_templates"

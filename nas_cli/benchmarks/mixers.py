@@ -1,0 +1,115 @@
+"""`nas bench mixers`: what mixers cost on this machine, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from nas_cli.options import MOST, DeviceOption, JsonOption
+from nas_cli.render.counts import tokens
+from nas_cli.render.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.benchmarks.mixers import Timing
+    from surgery.architecture import Architecture
+
+
+def add_to(bench: typer.Typer) -> None:
+    bench.command("mixers")(mixers)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    found = []
+    for item in text.split(","):
+        try:
+            found.append(tokens(item))
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f"'{item}' {error.message}", param_hint="'--lengths'") from None
+    return tuple(found)
+
+
+def mixers(
+    layouts: Annotated[str, typer.Option("--mixers", metavar="LETTERS", help="Such as FGWSK.")] = "FGWSK",
+    lengths: Annotated[
+        str, typer.Option(metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192.")
+    ] = "512,1024,2048",
+    dim: Annotated[int, typer.Option(min=8, max=MOST, help="Width of the model.")] = 256,
+    heads: Annotated[int, typer.Option(min=1, max=MOST, help="Attention heads.")] = 4,
+    layers: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Layers of a whole model; 0: one mixer alone.")
+    ] = 0,
+    batch_tokens: Annotated[
+        int, typer.Option(parser=tokens, metavar="TOKENS", help="Of a training step; at least a sequence.")
+    ] = 2048,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 3,
+    decode: Annotated[bool, typer.Option(help="Time decoding too.")] = True,
+    window: Annotated[int, typer.Option(min=1, max=MOST, help="Of W, in tokens.")] = 256,
+    top_k: Annotated[int, typer.Option(min=2, max=MOST, help="Of S, in tokens.")] = 64,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Training steps and decoded tokens of each mixer at growing lengths.
+
+    `ratio` is the time of F's training step over this one's. `of peak`: FLOPs a second of its matrix products
+    over those of a large one; what waits for memory, or works a token at a time, stays low.
+    """
+    from studies.benchmarks.mixers import Plan, measure
+    from studies.training.devices import describe, pick_device
+
+    architecture = _architecture(layouts, dim, heads, max(1, layers), window, top_k)
+    place = pick_device(device)
+    plan = Plan(
+        architecture, tuple(dict.fromkeys(layouts)), _lengths(lengths),
+        batch_tokens, layers, rounds, decode,
+    )  # fmt: skip
+    with console.status("measuring") as status:
+        found = list(measure(plan, place, lambda letter, length: status.update(f"{letter} at {length:,}")))
+    if as_json:
+        print_json({"machine": describe(place), "timings": [item.to_dict() for item in found]})
+        return
+    what = f"{layers}-layer models" if layers else "one mixer"
+    about = describe(place)
+    console.print(f"{what}, dim {dim}, {heads} heads, {about['device']}, torch {about['torch']}\n")
+    console.print(_table(found, plan.mixers))
+
+
+def _architecture(layouts: str, dim: int, heads: int, layers: int, window: int, top_k: int) -> Architecture:
+    """Checked like a file of the user's."""
+    from surgery.architecture import Architecture
+
+    return Architecture.from_dict({
+        "backbone": {
+            "vocab_size": 8192, "dim": dim, "num_layers": max(layers, len(layouts)), "num_heads": heads,
+            "num_kv_heads": heads, "ffn_dim": 4 * dim,
+        },
+        "layout": layouts,
+        "mixers": {"W": {"window": window}, "S": {"top_k": top_k}},
+    })  # fmt: skip
+
+
+def _table(found: list[Timing], mixers: tuple[str, ...]) -> Table:
+    from surgery.config.quantities import format_bytes
+
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    names = (
+        "length", "mixer", "fwd ms", "train ms", "±", "tokens/s", "ratio", "of peak", "decode ms", "±",
+        "cache",
+    )  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "mixer" else "right", no_wrap=True)
+    full = {item.length: item.train_ms for item in found if item.mixer == "F"}
+    for item in found:
+        ratio = f"{full[item.length] / item.train_ms:.2f}×" if item.length in full else ""
+        decode = "" if item.decode_ms is None else f"{item.decode_ms:.2f}"
+        spread = "" if item.decode_spread is None else f"{item.decode_spread / 2:.0%}"
+        table.add_row(
+            f"{item.length:,}", item.mixer, f"{item.forward_ms:.1f}", f"{item.train_ms:.1f}",
+            f"{item.train_spread / 2:.0%}", f"{item.tokens_per_s:,.0f}", ratio,
+            f"{item.of_peak:.0%}", decode, spread, format_bytes(item.cache_bytes),
+            end_section=item.mixer == mixers[-1],
+        )  # fmt: skip
+    return table

@@ -1,0 +1,149 @@
+"""`nas bench model`: training steps of whole models, side by side and beside a bare loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption
+from nas_cli.render.counts import tokens
+from nas_cli.render.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.benchmarks.model import ModelTiming
+    from surgery.architecture import Architecture
+    from surgery.config.backbone import Backbone
+
+
+def add_to(bench: typer.Typer) -> None:
+    bench.command("model")(model)
+
+
+def model(
+    architectures: Annotated[
+        list[str],
+        typer.Argument(metavar="ARCH...", help="Architecture files, or baselines of --space by name."),
+    ],
+    space: Annotated[
+        str | None, typer.Option(help="A preset or a YAML file: the backbone of baselines, and the batch.")
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(parser=tokens, metavar="TOKENS", help="Of a sequence; the space's, or 512.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(parser=tokens, metavar="TOKENS", help="Of a step; the space's, or 8,192.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 5,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="Training steps of a measurement.")] = 5,
+    bare: Annotated[bool, typer.Option(help="Measure a loop in nothing but torch too.")] = True,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Of the CPU; all of them if left out.")
+    ] = None,
+    compile: CompileOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Training steps of whole models: tokens/s, where the time goes, memory, against the first one given.
+
+    `ratio` is tokens/s over the first one's, and the bare loop the dense model of its sizes. `of peak`: FLOPs
+    a second over those of a large matrix product. `--compile auto` does here what it would in a long run.
+    """
+    from search_spaces import load_space
+    from studies.training.compilation import check_compile
+    from studies.training.devices import check_memory, describe, pick_device
+
+    chosen = load_space(space) if space is not None else None
+    found = {
+        name: _read(name, chosen.backbone if chosen is not None else None)
+        for name in dict.fromkeys(architectures)
+    }
+    place = pick_device(device)
+    check_compile(compile, place)
+    check_memory(found, place)
+    from studies.benchmarks.model import ModelPlan, measure_models
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    length = seq_len or (chosen.proxy.seq_len if chosen is not None else 512)
+    batch = batch_tokens or (chosen.proxy.batch_tokens if chosen is not None else 8192)
+    plan = ModelPlan(
+        found, length, max(1, batch // length) * length, rounds, steps, compile,
+        next(iter(found.values())).backbone if bare else None,
+    )  # fmt: skip
+    with console.status("measuring") as status:
+        timings = measure_models(plan, place, lambda name: status.update(name))
+    about = describe(place)
+    if as_json:
+        print_json({
+            "machine": about, "seq_len": plan.seq_len, "batch_tokens": plan.batch_tokens, "compile": compile,
+            "compiled": plan.compiles(place), "timings": [item.to_dict() for item in timings],
+        })  # fmt: skip
+        return
+    console.print(
+        f"training steps of {plan.batch_tokens:,} tokens in sequences of {length:,}, "
+        f"{'compiled' if plan.compiles(place) else 'not compiled'}, {about['device']}, "
+        f"{about['threads']} threads, torch {about['torch']}\n"
+    )
+    console.print(_table(timings))
+
+
+def _read(name: str, backbone: Backbone | None) -> Architecture:
+    """A file, else a baseline on the space's backbone.
+
+    Raises:
+        UserError: neither.
+    """
+    from search_spaces.baselines import NAMES, build_baseline, misfits
+    from surgery.architecture import Architecture
+    from surgery.config.problems import Problem, UserError, nearest
+
+    if Path(name).is_file():
+        return Architecture.from_yaml(Path(name))
+    problem = None
+    if name not in NAMES:
+        problem = Problem("ARCH", name, "is neither a file nor a baseline", nearest(name, NAMES))
+    elif backbone is None:
+        problem = Problem("ARCH", name, "is a baseline, which needs a backbone", "give --space")
+    elif broken := misfits(name, backbone):
+        problem = Problem("ARCH", name, "; ".join(broken))
+    if problem is not None:
+        raise UserError("no such architecture", [problem])
+    assert backbone is not None
+    return build_baseline(name, backbone)
+
+
+def _table(timings: list[ModelTiming]) -> Table:
+    from surgery.config.quantities import format_bytes, format_count
+
+    memory_known = any(item.bytes is not None for item in timings)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = (
+        "model", "params", "tokens/s", "±", "ratio", "step ms", "fwd/bwd/opt", "of peak", "first step",
+        *(["memory"] if memory_known else []),
+    )  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
+    for item in timings:
+        table.add_row(
+            item.name if item.name == item.line else f"{item.name} {item.line}", format_count(item.params),
+            f"{item.tokens_per_s:,.0f}", f"{item.spread / 2:.0%}",
+            f"{item.tokens_per_s / timings[0].tokens_per_s:.2f}×", f"{item.step_ms:.1f}", _shares(item),
+            f"{item.of_peak:.0%}", f"{item.first_step_s:.1f} s",
+            *([format_bytes(item.bytes)] if item.bytes is not None else []),
+        )  # fmt: skip
+    return table
+
+
+def _shares(item: ModelTiming) -> str:
+    """Of forward, backward and optimizer in a step, unless it is replayed as one."""
+    parts = item.forward_ms, item.backward_ms, item.optimizer_ms
+    if item.replay_ms:
+        return "as one"
+    return "/".join(f"{part / sum(parts):.0%}".removesuffix("%") for part in parts) + " %"

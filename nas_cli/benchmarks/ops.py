@@ -1,0 +1,120 @@
+"""`nas bench ops`: what projection operators cost on this machine, against dense ones."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from nas_cli.options import MOST, DeviceOption, JsonOption
+from nas_cli.render.counts import tokens as count_tokens
+from nas_cli.render.screen import console, print_json, print_warnings
+
+if TYPE_CHECKING:
+    from studies.benchmarks.ops import Measured, Siblings
+
+_SHAPE = re.compile(r"(\d+):(\d+)x(\d+)")
+TOKENS = {"cuda": 32768, "cpu": 2048}  # where none are asked for
+
+
+def add_to(bench: typer.Typer) -> None:
+    bench.command("ops")(ops)
+
+
+def ops(
+    shapes: Annotated[
+        str | None,
+        typer.Option(metavar="IN:NxOUT,...", help="Siblings, such as 512:3x512,512:2x2048; default: eight."),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(parser=count_tokens, metavar="TOKENS", help="Default: 32,768 on CUDA, 2,048 elsewhere."),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, max=MOST, help="Of HDPL.")] = 128,
+    blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Of HDPL.")] = 8,
+    kl: Annotated[str, typer.Option(help="Of HDPL: reference, mean or free_bits.")] = "reference",
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 5,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Try torch.compile too; default: on CUDA only."),
+    ] = None,
+    graphs: Annotated[
+        bool, typer.Option("--graphs/--no-graphs", help="As CUDA graphs: without time to launch.")
+    ] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Siblings that share an input, forward and forward with backward: each operator against dense."""
+    from studies.benchmarks.ops import TABLE, Plan, broken_rules, measure
+    from studies.training.devices import describe, pick_device
+    from surgery.projections import PROJECTION_OPERATORS
+
+    try:
+        PROJECTION_OPERATORS["hdpl"].options["kl"].read(kl)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{kl}' {error}", param_hint="'--kl'") from None
+    place = pick_device(device)
+    plan = Plan(
+        _shapes(shapes) if shapes is not None else TABLE,
+        tokens or TOKENS.get(place.type, TOKENS["cpu"]),
+        {"rank": rank, "blocks": blocks, "kl": kl},
+        rounds,
+        compiled if compiled is not None else place.type == "cuda",
+        graphs,
+    )
+    print_warnings(f"not measured: {rule}" for rule in broken_rules(plan))
+    with console.status("measuring") as status:
+        found = list(measure(plan, place, lambda siblings: status.update(f"measuring {siblings}")))
+    about = describe(place)
+    if as_json:
+        print_json({
+            "machine": about, "tokens": plan.tokens, "options": plan.options,
+            "measured": [item.to_dict() for item in found],
+        })  # fmt: skip
+        return
+    console.print(
+        f"{plan.tokens:,} tokens, {blocks} blocks, rank {rank}, KL {kl}, {about['device']}, "
+        f"torch {about['torch']}\n"
+    )
+    console.print(_table(found))
+
+
+def _shapes(text: str) -> tuple[Siblings, ...]:
+    from studies.benchmarks.ops import Siblings
+
+    found = []
+    for item in text.split(","):
+        match = _SHAPE.fullmatch(item.strip())
+        if match is None or "0" in match.groups():
+            raise typer.BadParameter(f"'{item}' is not like 512:3x512", param_hint="'--shapes'")
+        found.append(Siblings(*map(int, match.groups())))
+    return tuple(found)
+
+
+def _table(found: list[Measured]) -> Table:
+    """A row for each operator but dense, which stands before it."""
+    memory_known = any(item.memory_ratio is not None for item in found)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = (
+        "siblings", "operator", "dense ms", "±", "ms", "±", "form", "forward", "ratio", "limit", "reached",
+        *(["memory"] if memory_known else []),
+    )  # fmt: skip
+    for name in names:
+        words = name in ("siblings", "operator", "form")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    dense = {item.siblings: item for item in found if item.operator == "dense"}
+    for item in found:
+        base = dense[item.siblings]
+        if item is base:
+            continue
+        memory = [f"{item.memory_ratio:.2f}×"] if item.memory_ratio is not None else []
+        table.add_row(
+            item.siblings, item.operator, f"{base.step_ms:.2f}", f"{base.step_spread / 2:.0%}",
+            f"{item.step_ms:.2f}", f"{item.step_spread / 2:.0%}", item.form, f"{item.forward_ratio:.2f}×",
+            f"{item.ratio:.2f}×", f"{item.limit:.2f}×", f"{item.of_limit:.0%}", *memory,
+        )  # fmt: skip
+    return table

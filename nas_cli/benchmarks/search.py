@@ -1,0 +1,155 @@
+"""`nas bench search`: how many tokens each sampler and stopping strategy needs to find a known front."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from nas_cli.options import MOST, JsonOption
+from nas_cli.render.counts import number
+from nas_cli.render.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.benchmarks.search import Figures
+
+
+def add_to(bench: typer.Typer) -> None:
+    bench.command("search")(search)
+
+
+def search(
+    methods: Annotated[
+        str | None, typer.Option(metavar="SAMPLER/STOPPING,...", help="Such as gain/forecast,random/none.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of trained architectures; the one that comes along.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Replays of each method.")] = 20,
+    workers_simulated: Annotated[int, typer.Option(min=1, max=MOST, help="Of each search, at once.")] = 4,
+    rungs: Annotated[str, typer.Option(metavar="SHARE,...", help="Of a training, rising to 1.")] = "0.15,1",
+    until: Annotated[
+        float,
+        typer.Option(
+            parser=number(0, 1), metavar="SHARE", help="Ends a replay at this share of the hypervolume."
+        ),
+    ] = 0.99,
+    to_end: Annotated[
+        bool, typer.Option("--to-end", help="Replay until the space is exhausted: what is lost for good.")
+    ] = False,
+    trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many in a replay.")] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="Another scheduler's searches, as studies.replay.moasha writes."
+        ),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=MOST, help="Replays at once.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Write the curves: .png, .svg, .pdf or .html.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Searches of a finished table, replayed by the study's own code: tokens to its true front, side by side.
+
+    Everything but the milliseconds is the same on every run.
+    """
+    from studies.benchmarks.search import (
+        COMPARED,
+        METHODS,
+        SearchPlan,
+        best_unstopped,
+        check_plan,
+        figures,
+        read_rival,
+        replay_all,
+    )
+    from studies.replay.table import FILE
+    from studies.reporting.figure import check_plot_path
+    from studies.training.devices import check_workers
+
+    check_workers(processes, "--processes")
+    if plot is not None:
+        check_plot_path(plot)
+    plan = SearchPlan(
+        table=table or FILE,
+        methods=tuple(dict.fromkeys(methods.split(","))) if methods is not None else METHODS,
+        seeds=seeds,
+        workers=workers_simulated,
+        rungs=_numbers(rungs),
+        until=math.inf if to_end else until,
+        trials=trials,
+    )
+    known = check_plan(plan)
+    others = [
+        run
+        for name, file in map(_rival, rival or [])
+        for run in read_rival(name, file, known, plan.until)
+    ]  # fmt: skip
+    with console.status("reading the table") as status:
+        runs = [*replay_all(plan, processes, status.update), *others]
+    rows = figures(runs)
+    best = best_unstopped({row.method: row.tokens for row in rows})
+    about = f"{len(known.entries)} architectures, {workers_simulated} workers, rungs at {rungs}"
+    if plot is not None:
+        from studies.benchmarks.search_plot import plot_searches
+
+        plot_searches(f"{about}, {seeds} seeds", runs, plot)
+    if as_json:
+        print_json({
+            "table": {"architectures": len(known.entries), "front": len(known.front), **known.about},
+            "rungs": plan.rungs, "workers": plan.workers, "until": None if to_end else until,
+            "against": best, "methods": [row.to_dict() for row in rows],
+        })  # fmt: skip
+        return
+    console.print(f"{about}, medians of {seeds} seeds (quartiles)\n")
+    console.print(_table(rows))
+    console.print(
+        "\ntokens to a share of the table's hypervolume, in whole trainings"
+        + (f"; ratio of those to {COMPARED:.0%}, against {best}" if best is not None else "")
+        + "; twice: trained more than once; ms: over all trials, over the last tenth"
+    )
+    if plot is not None:
+        console.print(f"\nwrote {plot}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(item) for item in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not like 0.15,1", param_hint="'--rungs'") from None
+
+
+def _rival(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise typer.BadParameter(f"'{text}' is not like moasha=FILE.jsonl", param_hint="'--rival'")
+    return name, Path(file)
+
+
+def _table(rows: list[Figures]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shares = list(rows[0].tokens)
+    lost = any(row.lost is not None for row in rows)
+    names = (
+        "method", *(f"to {share:.0%}" for share in shares), "ratio", *(["front lost"] if lost else []),
+        "twice", "ms a trial",
+    )  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.method,
+            *(_tokens(row.tokens[share]) for share in shares),
+            "" if row.ratio is None else "never" if math.isinf(row.ratio) else f"{row.ratio:.2f}×",
+            *(["" if row.lost is None else f"{row.lost:.1%}"] if lost else []),
+            str(row.duplicates),
+            "" if row.ms is None else f"{row.ms:.0f}, {row.last_ms:.0f}",
+        )
+    return table
+
+
+def _tokens(quartiles: tuple[float, float, float]) -> str:
+    low, middle, high = ("never" if math.isinf(value) else f"{value:.1f}" for value in quartiles)
+    return middle if low == middle == high else f"{middle} ({low}-{high})"

@@ -1,0 +1,80 @@
+"""`nas bench trial`: where the seconds of a search's trial go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, ThreadsOption
+from nas_cli.render.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.benchmarks.trial import TrialTiming
+
+
+def add_to(bench: typer.Typer) -> None:
+    bench.command("trial")(trial)
+
+
+def trial(
+    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="What is trained: one of the space's baselines; its first if left out.")
+    ] = None,
+    threads: ThreadsOption = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+    ] = 1,
+    compile: CompileOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a trial as a search would, three times: first in a process, second in it, and in a new one."""
+    from search_spaces import load_space
+    from studies.training.compilation import check_compile
+    from studies.training.devices import describe, pick_device
+
+    chosen = load_space(space)
+    place = pick_device(device)
+    check_compile(compile, place)
+    from studies.benchmarks.trial import TrialPlan, measure_trials
+    from studies.training.threads import choose_threads
+
+    count = choose_threads(threads, chosen.backbone)
+    plan = TrialPlan(chosen, baseline, device, compile, count, rounds)
+    with console.status("measuring") as status:
+        timings = measure_trials(plan, status.update)
+    about = {**describe(place), "threads": str(count)}
+    if as_json:
+        print_json({"machine": about, "compile": compile, "trials": [item.to_dict() for item in timings]})
+        return
+    console.print(
+        f"{baseline or chosen.baseline_names[0]} of {chosen.name}, {chosen.proxy.tokens:,} tokens, compile "
+        f"{compile}, {about['device']}, {count} threads, torch {about['torch']}\n"
+    )
+    console.print(_table(timings))
+
+
+def _table(timings: list[TrialTiming]) -> Table:
+    from studies.benchmarks.trial import PHASES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("seconds", no_wrap=True)
+    for name in ("first trial", "second, same process", "in a new process"):
+        table.add_column(name, justify="right")
+        table.add_column("", justify="right")
+    for phase in PHASES:
+        cells = [(item.seconds[phase], item.seconds[phase] / item.total) for item in timings]
+        table.add_row(phase, *(text for value, share in cells for text in (f"{value:.2f}", f"{share:.1%}")))
+    table.add_section()
+    spreads = (f"±{item.spread / 2:.0%}" if item.spread else "" for item in timings)
+    totals = zip((f"{item.total:.2f}" for item in timings), spreads, strict=True)
+    table.add_row("all", *(text for cells in totals for text in cells))
+    overhead = (text for item in timings for text in ("", f"{item.overhead:.1%}"))
+    table.add_row("neither training nor evaluation", *overhead)
+    table.add_row(
+        "to the first step's end", *(text for item in timings for text in (f"{item.first_step_s:.2f}", ""))
+    )
+    return table

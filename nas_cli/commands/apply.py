@@ -1,0 +1,184 @@
+"""`nas apply`: a pretrained model into an architecture; the plan, the losses and the proof on the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from nas_cli.commands.data import CORPUS_HELP
+from nas_cli.options import (
+    MOST_SEED,
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    given,
+    refuse_without_effect,
+)
+from nas_cli.render.counts import learning_rate, tokens
+from nas_cli.render.plan import print_plan, print_result
+from nas_cli.render.screen import console, errors, print_json, print_warnings
+
+if TYPE_CHECKING:
+    from studies.training.healing import Healer
+    from studies.training.settings import TrainSettings
+    from surgery.apply.source import SourceModel
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("apply")(apply)
+
+
+def apply(
+    context: typer.Context,
+    architecture: Annotated[
+        Path, typer.Argument(metavar="ARCH", help="An architecture file; its backbone may be left out.")
+    ],
+    model: Annotated[str, typer.Argument(help="A Llama-family model: a folder, or an id on the Hub.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the new model.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    fold: Annotated[
+        str, typer.Option(help="How a layer comes from those folded onto it: average or first.")
+    ] = "average",
+    calibrate: Annotated[
+        str, typer.Option(metavar="CORPUS|none", help="Text whose activations operators are fitted to.")
+    ] = "builtin",
+    heal: Annotated[
+        int | None,
+        typer.Option(parser=tokens, metavar="TOKENS", help="Train the result on so many tokens of --data."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Text for --heal and for losses before and after: {CORPUS_HELP} Healing: builtin."
+        ),
+    ] = None,
+    # a tenth of what such models are trained with: the weights are good already
+    lr: Annotated[
+        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of healing.")
+    ] = 3e-4,
+    seq_len: Annotated[
+        int,
+        typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens of a sequence of --data."),
+    ] = 512,
+    batch_tokens: Annotated[
+        int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of a step of healing.")
+    ] = 4096,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seeds the data order and noise of healing.")
+    ] = 0,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Rewrite a pretrained model into an architecture: plan, fit, verify in a fresh process, write.
+
+    Nothing stands at --output unless the result loads and gives the same numbers.
+    """
+    if output is None and not dry_run:
+        raise typer.BadParameter("is needed (or --dry-run)", param_hint="--output")
+    if heal is None:
+        _refuse_healing_options(context, data)
+    from studies.training.devices import pick_device
+    from studies.training.errors import TrainingFailed
+    from studies.training.healing import calibration_texts, check_text
+    from surgery.apply.pipeline import apply as rewrite
+    from surgery.apply.plan import plan
+    from surgery.apply.source import read_source
+    from surgery.hf.staging import check_target
+
+    place = pick_device(device)
+    settings = _healing_settings(heal, lr, seq_len, batch_tokens, seed)
+    if calibrate != "none":
+        check_text(calibrate, "--calibrate")
+    if data is not None:
+        check_text(data, "--data")
+    source = read_source(model)
+    if output is not None:
+        check_target(output, overwrite=overwrite, source=source.folder)
+    drawn = plan(source, architecture, fold=fold, out=output)
+    if not as_json:
+        print_plan(drawn)
+    if not drawn.fitted and given(context, "calibrate"):
+        print_warnings(["--calibrate has no effect: the architecture has nothing that is fitted"])
+    healer: Healer | None = None
+    texts: list[str] | None = None
+    if not dry_run:
+        if drawn.fitted and calibrate != "none":
+            texts = calibration_texts(calibrate)
+        if heal is not None or data is not None:
+            healer = _healer(source, data or "builtin", settings, seq_len, seed, device)
+    from nas_cli.render.bars import stage_progress
+
+    try:
+        with stage_progress() as progress:
+            if healer is not None:
+                healer.on_stage = progress
+                healer.on_step = lambda now: progress(
+                    f"healing, loss {now.loss:.3f}, {now.tokens_per_s / 1e3:.1f}k tok/s,", now.step, now.steps
+                )
+            report = rewrite(
+                source, architecture, output, dry_run=dry_run, fold=fold, calibration=texts, heal=healer,
+                overwrite=overwrite, device=place, progress=progress,
+            )  # fmt: skip
+    except TrainingFailed as error:
+        errors.print(Text.assemble(("healing failed: ", "bold red"), str(error), "; nothing was written"))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        errors.print("stopped; nothing was written")
+        raise
+    healing = healer.healing if healer is not None else None
+    if as_json:
+        print_json({**report.to_dict(), "healing": healing.to_dict() if healing else None})
+        return
+    if dry_run:
+        console.print("\n[dim]a dry run: nothing was written[/]")
+        return
+    print_result(report)
+
+
+def _refuse_healing_options(context: typer.Context, data: str | None) -> None:
+    """Refuse settings of a healing that is not asked for."""
+    refuse_without_effect(given(context, "lr", "batch_tokens", "seed"), "without --heal", "add --heal TOKENS")
+    if data is None:
+        refuse_without_effect(given(context, "seq_len"), "without --heal or --data", "add one of them")
+
+
+def _healing_settings(
+    heal: int | None, lr: float, seq_len: int, batch_tokens: int, seed: int
+) -> TrainSettings | None:
+    from studies.training.healing import EVAL_TOKENS
+    from studies.training.pretrain import check_budget
+    from studies.training.settings import TrainSettings
+
+    if heal is None:
+        return None
+    settings = TrainSettings(
+        tokens=heal, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, eval_tokens=EVAL_TOKENS,
+        order_seed=seed,
+    )  # fmt: skip
+    check_budget(settings, "--heal")
+    return settings
+
+
+def _healer(
+    source: SourceModel, data: str, settings: TrainSettings | None, seq_len: int, seed: int, device: str
+) -> Healer:
+    from nas_cli.render.progress import data_progress
+    from studies.training.devices import pick_device
+    from studies.training.healing import EVAL_TOKENS, Healer
+    from studies.training.pretrain import open_text
+
+    with data_progress() as progress:
+        text = open_text(data, str(source.folder), settings.tokens if settings else EVAL_TOKENS, progress)
+
+    def tell(what: str, loss: float, bpb: float) -> None:
+        told = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
+        errors.print(Text.assemble((f"{what} model: ", "bold"), told), soft_wrap=True)
+
+    return Healer(
+        source, text, settings, seq_len=seq_len, seed=seed, device=pick_device(device),
+        on_loss=tell,
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+"""`nas dashboard`: Optuna Dashboard on a study, finished or running, with architectures in its notes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas_cli.opening import open_study
+from nas_cli.options import DEFAULT_RUNS, RunsOption, StorageOption, StudyArgument
+from nas_cli.render.screen import console, errors, print_warnings
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("dashboard")(dashboard)
+
+
+def dashboard(
+    study: StudyArgument,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; by default this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8080,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Show a study in the browser, also while it is searched. Ctrl-C ends it.
+
+    Every trial's note has its architecture: a picture, costs and the YAML. Notes that you edit are kept.
+    """
+    from studies.reporting.dashboard import Dashboard
+
+    served = Dashboard(open_study(study, runs, storage), host, port)
+    if host not in LOCAL:
+        print_warnings([f"whoever reaches {host} may read, rename and delete the studies of this storage"])
+    console.print(f"study [bold]{served.study.name}[/]: {served.url}", soft_wrap=True)
+    try:
+        served.serve()
+    except KeyboardInterrupt:
+        errors.print("stopped; the study goes on")

@@ -1,0 +1,91 @@
+"""`nas pick`: one architecture of the front, written as a file for `nas apply` and `nas train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from nas_cli.files import write_architecture
+from nas_cli.opening import open_study
+from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.render.screen import console, print_json
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("pick")(pick)
+
+
+def pick(
+    study: StudyArgument,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help='A limit such as "params<=40M" or "val_loss<=4.5"; repeat for more.'),
+    ] = None,
+    best: Annotated[
+        str | None, typer.Option(help="Take the best in this objective; the knee of the front if left out.")
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Take this trial, whatever the front says.")
+    ] = None,
+    portable: Annotated[
+        bool, typer.Option(help="Leave the backbone out, to put the design into a model of another size.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the architecture here.")
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Choose an architecture: at the knee, by an objective, within limits."""
+    from studies.analysis.pick import Choice, choose, read_limits
+    from studies.analysis.standings import Standings
+
+    limits = read_limits(limit or [])
+    opened = open_study(study, runs, storage)
+    standings = Standings.of(opened)
+    if trial is not None:
+        choice = Choice(opened.record(trial), "asked for", {})
+    else:
+        choice = choose(standings, limits, best)
+    record, row = choice.record, standings.standing(choice.record)
+    text = record.build().to_yaml(backbone=not portable)
+    if output is not None:
+        write_architecture(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
+    if as_json:
+        better = choice.next_better
+        print_json({
+            **standings.to_dict(row),
+            "reason": choice.reason,
+            "excluded": choice.excluded,
+            "runner_up": choice.runner_up.number if choice.runner_up else None,
+            "next_better": {"number": better.record.number, "limit": str(better.limit), "value": better.value}
+            if better
+            else None,
+        })  # fmt: skip
+        return
+    console.print(f"[bold]{record.name}[/] {escape(record.line)}  ({escape(choice.reason)})", soft_wrap=True)
+    for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):
+        spread = f" ±{objective.metric.format(half)}" if half is not None else ""
+        console.print(
+            f"  {objective.name:<24}{objective.metric.format(value)}{spread} {objective.metric.unit}"
+        )
+    if row.p_front is not None:
+        ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
+        with_ties = f"; tied with {ties}" if ties else ""
+        count_told = f"{row.runs} run{'' if row.runs == 1 else 's'}"
+        console.print(
+            f"  on the front with probability {row.p_front:.2f} ({count_told}){with_ties}", soft_wrap=True
+        )
+    for told, count in choice.excluded.items():
+        console.print(f"  [dim]{told} excluded {count} of the front[/]")
+    if choice.next_better is not None:
+        console.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)
+    if output is None:
+        console.print(text, markup=False, soft_wrap=True)
+    else:
+        command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
+        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)

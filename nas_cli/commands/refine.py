@@ -1,0 +1,179 @@
+"""`nas refine`: trains front and near-front architectures again with new seeds until the front is settled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas_cli.opening import open_study
+from nas_cli.options import (
+    DEFAULT_EACH,
+    DEFAULT_RUNS,
+    MOST,
+    DeviceOption,
+    EachOption,
+    RunsOption,
+    StorageOption,
+    StudyArgument,
+    TimeoutOption,
+)
+from nas_cli.render.screen import console, duration, print_warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from studies.analysis.standings import Standings
+    from studies.study import Study
+    from studies.study.trial_record import TrialRecord
+    from studies.workers.supervisor import Snapshot, Supervisor
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("refine")(refine)
+
+
+def refine(
+    study: StudyArgument,
+    runs: Annotated[
+        int | None,
+        typer.Option("--runs", min=1, max=MOST, help="Repeats here at most; until settled if left out."),
+    ] = None,
+    each: EachOption = DEFAULT_EACH,
+    timeout: TimeoutOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    device: DeviceOption = "auto",
+    folder: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Train architectures on and near the front again, with new seeds, until each is surely on it or off it.
+
+    What stays open after --each runs is a tie. The same command goes on where it was. Ctrl-C loses nothing.
+    """
+    from nas_cli.render.live import watch
+    from studies.analysis.standings import Standings
+    from studies.training.devices import check_workers, crowding, pick_device
+    from studies.workers.supervisor import Supervisor
+    from surgery.config.problems import UserError
+
+    check_workers(workers)
+    opened = open_study(study, folder, storage)
+    opened.join()
+    print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
+    before = Standings.of(opened)
+    if not before.rows:
+        raise UserError("the study has no trained architecture yet")
+    supervisor = Supervisor(opened, workers=workers, target=None, device=device, timeout=timeout, refine=each)
+    if runs is not None:
+        supervisor.target = supervisor.trained_before + runs
+    known = supervisor.trained_before
+    console.print(
+        f"study [bold]{opened.name}[/]: {len(before.front)} of {len(before.rows)} architectures are on the "
+        f"front, {known} repeat{'' if known == 1 else 's'} so far, {_open(before)}",
+        soft_wrap=True,
+    )
+    watch(supervisor, _lines, _live)
+    _say_end(opened, supervisor, before, each, folder)
+
+
+def _open(standings: Standings) -> str:
+    return "seed noise not known yet" if standings.noise is None else f"{_count(standings)} undecided"
+
+
+def _count(standings: Standings) -> str:
+    return "not known" if standings.noise is None else str(len(standings.undecided))
+
+
+def _renewed(supervisor: Supervisor) -> Iterator[tuple[Snapshot, Standings]]:
+    """Snapshots with their standings, which are computed when a repeat has ended."""
+    from studies.analysis.standings import Standings
+
+    known = -1
+    for snapshot in supervisor.watch():
+        if snapshot.ended != known:
+            known, standings = snapshot.ended, Standings.of(supervisor.study, snapshot.records)
+        yield snapshot, standings
+
+
+def _live(supervisor: Supervisor) -> None:
+    """Redraws front, workers and what is undecided in place."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from nas_cli.render.live import workers_table
+    from nas_cli.render.tables import trial_table
+
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        for snapshot, standings in _renewed(supervisor):
+            rows = max(3, console.height - len(snapshot.workers) - 6)
+            shown = [row.record for row in standings.shown]
+            parts = [trial_table(shown[:rows], standings.objectives, title="front", standings=standings)]
+            hidden = [Text(f"… and {len(shown) - rows} more", style="dim")] if len(shown) > rows else []
+            wanted = f" of {supervisor.target - supervisor.trained_before}" if supervisor.target else ""
+            status = Text(
+                f"{snapshot.trained_here}{wanted} repeats here · {_open(standings)} · "
+                f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s · {duration(snapshot.elapsed)} gone"
+            )
+            live.update(Group(*parts, *hidden, workers_table(snapshot), status))
+
+
+def _lines(supervisor: Supervisor) -> None:
+    """A line for each repeat that ends."""
+    told = {record.number for record in supervisor.study.records() if record.repeated}
+    for snapshot, standings in _renewed(supervisor):
+        for record in snapshot.records:
+            if not record.repeated or record.number in told:
+                continue
+            told.add(record.number)
+            console.print(_line(len(told), record, snapshot, standings), markup=False, soft_wrap=True)
+
+
+def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standings) -> str:
+    assert record.repeat_of is not None
+    row = standings.standing(snapshot.records[record.repeat_of])
+    if record.values is None:
+        return f"[{count}] {record.name} failed: {record.reason}"
+    results = [
+        f"{item.name}={item.metric.format(value)}, mean of {row.runs} {item.metric.format(mean)} "
+        f"±{item.metric.format(half)}"
+        for item, value, mean, half in zip(
+            standings.objectives, record.values, row.record.values or (), row.half, strict=True
+        )
+        if half is not None
+    ]
+    place = "" if row.p_front is None else f", P(front) {row.p_front:.2f}"
+    return f"[{count}] {record.name} {row.record.line} {'; '.join(results)}{place}; {_open(standings)}"
+
+
+def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int, folder: Path) -> None:
+    from nas_cli.render.live import exit_if_died, say_failures
+    from nas_cli.render.tables import trial_table
+    from nas_cli.render.verdict import print_verdict
+    from studies.analysis.standings import Standings
+
+    last = supervisor.snapshot()
+    say_failures(supervisor, last)
+    after = Standings.of(study, last.records)
+    shown = [row.record for row in after.shown]
+    title = f"front of {study.name}"
+    console.print(trial_table(shown, study.space.objectives, title=title, standings=after))
+    print_verdict(study.name, last.records, after, folder, each)
+    was = {row.record.number for row in before.front}
+    now = {row.record.number for row in after.front}
+    moves = [
+        f"{', '.join(f'#{number}' for number in sorted(numbers))} {verb} it"
+        for numbers, verb in ((now - was, "came onto"), (was - now, "left"))
+        if numbers
+    ]
+    if supervisor.timed_out:
+        console.print("[yellow]the time is up[/]")
+    plural = "" if last.trained_here == 1 else "s"
+    change = "changed: " + ", ".join(moves) if moves else "is the same"
+    console.print(
+        f"{last.trained_here} repeat{plural} in {duration(last.elapsed)}; undecided before: "
+        f"{_count(before)}, now: {_count(after)}; the front {change}",
+        soft_wrap=True,
+    )
+    exit_if_died(supervisor)

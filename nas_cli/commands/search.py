@@ -1,0 +1,213 @@
+"""`nas search`: prepares the text, starts or resumes the study, shows the front growing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from nas_cli.options import (
+    DEFAULT_CPU_PRECISION,
+    DEFAULT_RUNS,
+    MOST,
+    MOST_SEED,
+    CompileOption,
+    CpuPrecisionOption,
+    DeviceOption,
+    RunsOption,
+    StorageOption,
+    ThreadsOption,
+    TimeoutOption,
+)
+from nas_cli.render.screen import console, duration, print_warnings
+
+if TYPE_CHECKING:
+    from search_spaces import SearchSpace
+    from search_spaces.proxy import Proxy
+    from studies.data import TokenData
+    from studies.study import Study
+    from studies.workers.supervisor import Snapshot, Supervisor
+
+DEFAULT_TRIALS = 50
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("search")(search)
+
+
+def search(
+    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
+    name: Annotated[str | None, typer.Option(help="The study; the space's name if left out.")] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Trained architectures in all, earlier ones counted.")
+    ] = DEFAULT_TRIALS,
+    timeout: TimeoutOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Text: builtin, fineweb-edu, hf:NAME, a jsonl, parquet or txt file, a folder of them, "
+            "or a folder made by `nas data prepare`. The space's own if left out."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="bpe:SIZE trained on the text, or a Hugging Face tokenizer.")
+    ] = None,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="gain (what is expected to add most to the front), tpe, nsga2, nsga3, gp or random."
+        ),
+    ] = "gain",
+    stopping: Annotated[
+        str,
+        typer.Option(help="Who is stopped at the proxy's rungs: forecast, pareto, median, or none."),
+    ] = "forecast",
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seeds sampling, weights and data order.")
+    ] = 0,
+    device: DeviceOption = "auto",
+    compile: CompileOption = "auto",
+    cpu_precision: CpuPrecisionOption = None,
+    threads: ThreadsOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Search a space: train architectures on real text and find the Pareto front.
+
+    The same name resumes a study; --trials counts what it already has. Ctrl-C stops, nothing is lost.
+    """
+    from nas_cli.render.live import print_lines, show_live, watch
+    from search_spaces import load_space
+    from studies.data.corpora import located
+    from studies.data.tokenizers import located_tokenizer
+    from studies.search.samplers import check_sampler
+    from studies.search.stopping_rules import check_strategy
+    from studies.study import Study
+    from studies.study.lookup import check_new
+    from studies.study.settings import StudySettings
+    from studies.training.compilation import check_compile
+    from studies.training.devices import check_memory, check_workers, crowding, pick_device
+    from studies.training.threads import choose_threads
+    from studies.workers.supervisor import Supervisor
+
+    chosen = load_space(space)
+    check_new(chosen.name if name is None else name, runs, storage)
+    print_warnings(chosen.warnings())
+    check_sampler(sampler)
+    check_strategy(stopping)
+    place = pick_device(device)
+    check_compile(compile, place)
+    check_workers(workers)
+    check_memory({f"baseline {key}": item for key, item in chosen.baselines.items()}, place)
+    corpus = located(data or chosen.data.corpus)
+    tokenizer = located_tokenizer(tokenizer or chosen.data.tokenizer)
+    tokens = _prepare(chosen, corpus, tokenizer)
+    print_warnings(tokens.warnings())
+    settings = StudySettings(
+        seed=seed,
+        sampler=sampler,
+        stopping=stopping,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        data_hash=tokens.content_hash,
+        data_folder=str(tokens.folder.resolve()),
+        compile=compile,
+        cpu_precision=cpu_precision or DEFAULT_CPU_PRECISION,
+        threads=choose_threads(threads, chosen.backbone, workers),
+    )
+
+    # a study that is resumed keeps what it was started with, unless asked for something else: that is refused
+    options = {"cpu_precision": cpu_precision, "threads": threads}
+    unasked = [key for key, value in options.items() if value is None]
+    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, unasked)
+    supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=timeout)
+    _say_start(study, resumed, supervisor, workers)
+    print_warnings(crowding(workers, study.settings.threads, place))
+    print_warnings([study.remark] if study.remark else [])
+    watch(supervisor, print_lines, show_live)
+    _say_end(study, supervisor, runs)
+
+
+def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
+    """The study's tokens, with a bar while they are made."""
+    from nas_cli.render.progress import data_progress
+    from studies.training.loop import check_data
+    from studies.workers.proxy import prepare_for, train_settings
+
+    with data_progress() as progress:
+        tokens = prepare_for(space, corpus, tokenizer, progress)
+    check_data(tokens, train_settings(space, 0), space.backbone.vocab_size)
+    return tokens
+
+
+def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
+    space, settings = study.space, study.settings
+    verb = "goes on" if resumed else "starts"
+    console.print(
+        f"study [bold]{study.name}[/] {verb}: space {space.name} ({space.size()}), "
+        f"text {settings.corpus}, tokenizer {settings.tokenizer}",
+        soft_wrap=True,
+    )
+    low = ", bfloat16 products on a CPU" if settings.cpu_precision == "bfloat16" else ""
+    has = f"{supervisor.trained_before} trained, " if resumed else ""
+    console.print(
+        f"{has}{supervisor.target} trained architectures wanted, {_budget(space.proxy)}, "
+        f"{workers} worker{_s(workers)} of {settings.threads} thread{_s(settings.threads)}, "
+        f"sampler {settings.sampler}, "
+        f"stopping {settings.stopping}, seed {settings.seed}{low}, folder {study.folder}",
+        soft_wrap=True,
+    )
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _budget(proxy: Proxy) -> str:
+    from surgery.config.quantities import format_count
+
+    tokens = f"{format_count(proxy.tokens)} tokens"
+    if proxy.seconds is None:
+        return f"{tokens} each"
+    return f"{duration(proxy.seconds)} of training each, at most {tokens}"
+
+
+def _saved(study: Study, last: Snapshot) -> str:
+    """What stopping spared: the share of the tokens that training everything to its end would have taken."""
+    trained = [record for record in last.records if record.state in ("done", "stopped")]
+    if not last.count("stopped"):
+        return ""
+    proxy = study.space.proxy
+    whole = [record.whole_steps(proxy) * proxy.batch_tokens for record in trained]
+    spent = sum(
+        most if record.tokens is None else record.tokens for record, most in zip(trained, whole, strict=True)
+    )
+    return f" ({spent / sum(whole):.0%} of the tokens)"
+
+
+def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
+    from nas_cli.render.live import exit_if_died, say_failures
+    from nas_cli.render.tables import trial_table
+
+    last = supervisor.snapshot()
+    say_failures(supervisor, last)
+    console.print(trial_table(last.front, study.space.objectives, title=f"front of {study.name}"))
+    console.print(
+        f"{last.count('done')} trained, {last.count('stopped')} stopped early"
+        f"{_saved(study, last)}, {last.count('failed')} failed, "
+        f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions not "
+        f"trained; {duration(last.elapsed)} here"
+    )
+    if supervisor.target is not None and last.trained < supervisor.target:
+        why = "the time is up" if supervisor.timed_out else supervisor.last_words().splitlines()[-1]
+        console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {escape(why)}[/]")
+    exit_if_died(supervisor)
+    where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
+    console.print(
+        f"next: [bold]nas front {study.name}{where}[/], [bold]nas pick {study.name}{where} -o pick.yaml[/], "
+        f"[bold]nas dashboard {study.name}{where}[/]",
+        soft_wrap=True,
+    )

@@ -1,0 +1,272 @@
+"""`nas show`: one trial of a study, or an architecture file, with everything known of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from nas_cli.opening import open_study
+from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
+from nas_cli.render.screen import console, duration, print_json, print_warnings
+from nas_cli.render.understanding import print_dead_knobs, print_growth, print_importances
+
+if TYPE_CHECKING:
+    from studies.analysis.dead_knobs import DeadKnob
+    from studies.analysis.importances import Importances
+    from studies.analysis.standings import Standing, Standings
+    from studies.study import Study
+    from studies.study.trial_record import TrialRecord
+    from surgery.architecture import Architecture
+
+CONTEXT = 4096  # tokens, for costs that need one
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("show")(show)
+
+
+def show(
+    what: Annotated[str, typer.Argument(help="A study, or an architecture file.")],
+    trial: Annotated[
+        int | None, typer.Argument(help="Number of the trial; its study's state if left out.")
+    ] = None,
+    importances: Annotated[
+        bool, typer.Option("--importances", help="Of a study: which fields matter, and which do nothing.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a study: draw its hypervolume; a .png, .svg or .pdf picture, or an .html page."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+    storage: StorageOption = None,
+) -> None:
+    """Show a trial (architecture, costs, losses, curve), a study's state, or an architecture file."""
+    is_file = os.path.isfile(what)
+    if is_file or trial is not None:
+        _refuse(importances, plot)
+    if is_file:
+        from surgery.architecture import Architecture
+
+        _show_architecture(Architecture.from_yaml(what), as_json)
+        return
+
+    opened = open_study(what, runs, storage)
+    if trial is None:
+        _show_study(opened, as_json, importances, plot)
+    else:
+        _show_trial(opened, opened.record(trial), as_json)
+
+
+def _refuse(importances: bool, plot: Path | None) -> None:
+    """Raises:
+    UserError: an option that only a study has.
+    """
+    from surgery.config.problems import Problems
+
+    problems = Problems()
+    for option, value in (("--importances", importances or None), ("--plot", plot)):
+        if value is not None:
+            problems.add(option, str(value), "is for a whole study", "leave it out, or the trial")
+    problems.raise_if_any("can't show that")
+
+
+def _costs(architecture: Architecture) -> dict[str, int]:
+    from surgery.architecture.costs import METRICS, cost
+
+    names = [
+        f"{name}@{CONTEXT}" if metric.takes_context else name
+        for name, metric in METRICS.items()
+        if metric.analytic is not None
+    ]
+    return {name: cost(architecture, name) for name in names}
+
+
+def _show_architecture(architecture: Architecture, as_json: bool) -> None:
+    costs = _costs(architecture)
+    if as_json:
+        print_json({
+            "architecture": architecture.line,
+            "hash": architecture.hash,
+            "costs": costs,
+            "warnings": architecture.warnings(),
+            "yaml": architecture.to_dict(),
+        })  # fmt: skip
+        return
+    from nas_cli.render.strip import layer_strip
+
+    console.print(f"[bold]{escape(architecture.line)}[/]  {architecture.hash}", soft_wrap=True)
+    console.print(layer_strip(architecture))
+    _print_metrics(costs)
+    print_warnings(architecture.warnings())
+
+
+def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | None) -> None:
+    from collections import Counter
+    from dataclasses import asdict
+
+    from studies.analysis.hypervolume_growth import growth
+    from studies.analysis.versus_random import compare
+    from studies.reporting.hypervolume_plot import plot_growth
+    from studies.storage.addresses import shown
+
+    records = study.records()
+    states = Counter(record.state for record in records)
+    objectives, proxy = study.space.objectives, study.space.proxy
+    grown = growth(records, objectives, proxy)
+    rivals = compare(study, records)
+    if plot is not None:
+        plot_growth(study.name, grown, plot)
+    if as_json:
+        print_json({
+            "study": study.name,
+            "folder": str(study.folder),
+            "storage": None if study.url is None else shown(study.url),
+            "space": study.space.name,
+            "digest": study.space.digest,
+            "settings": asdict(study.settings),
+            "states": dict(states),
+            "hypervolume": grown.to_dict(),
+            "versus_random": rivals.to_dict(),
+            **(_understood(study) if importances else {}),
+            "trials": [record.to_dict() for record in records],
+        })  # fmt: skip
+        return
+    settings = study.settings
+    console.print(
+        f"[bold]{study.name}[/] in {study.folder}, space {study.space.name} {study.space.digest}",
+        soft_wrap=True,
+    )
+    console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
+    console.print(
+        f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
+        f"{settings.threads} threads a worker, {settings.cpu_precision} on a CPU"
+    )
+    console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    for record in records:
+        if record.state == "failed":
+            told = f"{escape(record.line)}: {escape(record.reason)}"
+            console.print(f"  [red]{record.name} failed[/] {told}", soft_wrap=True)
+    print_growth(grown)
+    console.print(f"  {rivals}")
+    if importances:
+        _print_understood(study)
+    if plot is not None:
+        console.print(f"wrote {plot}")
+
+
+def _understand(study: Study) -> tuple[Importances, list[DeadKnob], bool]:
+    """Importances, dead knobs, and whether gradients were looked at."""
+    from studies.analysis.dead_knobs import dead_knobs
+    from studies.analysis.importances import importances
+    from studies.data import TokenData
+
+    folder = Path(study.settings.data_folder)
+    # False also in a folder that is not readable, such as another user's
+    data = TokenData.open(folder) if os.path.isfile(folder / "meta.json") else None
+    found = importances(study)
+    return found, dead_knobs(study, found, data), data is not None
+
+
+def _understood(study: Study) -> dict[str, Any]:
+    found, knobs, _ = _understand(study)
+    return {"importances": found.to_dict(), "dead_knobs": [knob.to_dict() for knob in knobs]}
+
+
+def _print_understood(study: Study) -> None:
+    found, knobs, gradients = _understand(study)
+    print_importances(found)
+    print_dead_knobs(knobs, found.trials, gradients=gradients)
+
+
+def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
+    if record.architecture is None:
+        from surgery.config.problems import Problem, UserError
+
+        raise UserError("nothing to show", [Problem("trial", record.number, "has no architecture yet")])
+    from studies.analysis.standings import Standings
+
+    architecture = record.build()
+    costs = _costs(architecture)
+    curve = study.curve(record.number)
+    standings = Standings.of(study)
+    if as_json:
+        known = standings.to_dict(standings.standing(record))
+        print_json({**known, "costs": costs, "curve": curve, "yaml": architecture.to_dict()})
+        return
+    from nas_cli.render.strip import layer_strip
+
+    line = escape(record.line)
+    console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
+    console.print(layer_strip(architecture))
+    _print_metrics({**costs, **record.measured, **record.metrics})
+    if rungs := record.at_rungs(study.space.proxy.rungs):
+        console.print(f"  held-out loss {rungs} of its tokens")
+    _print_runs(standings, standings.standing(record))
+    if record.seconds:
+        steps = "" if record.steps is None else f", {record.steps:,} steps"
+        console.print(f"  took {duration(record.seconds)}{steps}, seeds {', '.join(map(str, record.seeds))}")
+    if record.environment:
+        console.print(
+            "  " + ", ".join(f"{key} {value}" for key, value in record.environment.items()), soft_wrap=True
+        )
+    if record.reason:
+        console.print(f"  [red]{escape(record.reason)}[/]", soft_wrap=True)
+    _print_curve(curve)
+    print_warnings(architecture.warnings())
+
+
+def _print_metrics(values: dict[str, Any]) -> None:
+    from surgery.architecture.costs import parse_metric
+
+    for name, value in values.items():
+        metric, _ = parse_metric(name)
+        told = metric.format(value)
+        told += "" if metric.unit == "bytes" else f" {metric.unit}"
+        console.print(f"  {name:<24}{told:<28}[dim]{metric.summary}[/]")
+
+
+def _print_runs(standings: Standings, row: Standing) -> None:
+    """Every run of an architecture that was trained again, and what a fresh seed is expected to give."""
+    for place, objective in enumerate(standings.objectives):
+        half, fresh, values = row.half[place], row.fresh[place], row.record.values
+        if half is None or fresh is None or values is None:
+            continue
+        told = objective.metric.format
+        runs = ", ".join(f"{told(run.values[place])} (#{run.trial})" for run in row.record.runs)
+        console.print(
+            f"  {objective.name}: {runs}; mean {told(values[place])} ±{told(half)}, a fresh seed within "
+            f"±{told(fresh)} of it (90 %)",
+            soft_wrap=True,
+        )
+    if row.record.failed_runs:
+        console.print(f"  [red]{row.record.failed_runs} repeats failed[/]")
+
+
+def _print_curve(curve: list[dict[str, Any]]) -> None:
+    """The loss over tokens as a small plot."""
+    points = [(point["tokens"], point["loss"]) for point in curve if "loss" in point]
+    held_out = [(point["tokens"], point["val_loss"]) for point in curve if "val_loss" in point]
+    if len(points) < 2 or not console.is_terminal:
+        return
+    import plotext
+    from rich.text import Text
+
+    from surgery.config.quantities import format_count
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(min(console.width, 90), 12)
+    plotext.plot(*zip(*points, strict=True), color="gray", marker="braille")
+    plotext.scatter(*zip(*held_out, strict=True), color="green+", marker="◆")
+    last = points[-1][0]
+    plotext.xticks([0, last / 2, last], [format_count(number) for number in (0, last / 2, last)])
+    plotext.xlabel("tokens")
+    plotext.ylabel("loss (◆ held out)")
+    console.print(Text.from_ansi(plotext.build()))

@@ -1,0 +1,321 @@
+"""`nas space`: what may vary, how large that is, what it costs, and how architectures out of it look."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from nas_cli.files import write_architecture
+from nas_cli.options import MOST_SEED, JsonOption
+from nas_cli.probes import recall_words, state_words
+from nas_cli.render.screen import console, print_json, print_warnings
+
+if TYPE_CHECKING:
+    from search_spaces import SearchSpace
+    from surgery.architecture import Architecture
+    from surgery.config.problems import Problem
+
+SpaceArgument = Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True)
+    group.command("list")(list_spaces)
+    group.command("show")(show)
+    group.command("validate")(validate)
+    group.command("sample")(sample)
+    app.add_typer(group, name="space", help="Look at search spaces: list, show, validate, sample.")
+
+
+def list_spaces(as_json: JsonOption = False) -> None:
+    """List the presets and the space files of this folder."""
+    from search_spaces.summary import list_spaces as found_in
+
+    found = found_in(Path())
+    if as_json:
+        print_json([
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "summary": item.summary,
+                "valid": item.space is not None,
+                "problems": item.problems,
+                "settings": item.space.size().count if item.space else None,
+                "objectives": _objectives(item.space) if item.space else None,
+            }
+            for item in found
+        ])  # fmt: skip
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("space", "left"), ("", "left"), ("settings", "right"), ("about", "left")):
+        table.add_column(name, justify=justify, no_wrap=name != "about")  # type: ignore[arg-type]
+    for item in found:
+        if item.space is None:
+            count = f"{item.problems} problem{'s' if item.problems != 1 else ''}"
+            told = Text(f"{count}; see nas space validate {item.name}", style="red")
+            table.add_row(Text(item.name, style="bold"), item.kind, "–", told)
+        else:
+            size = f"{item.space.size().count:,}"
+            table.add_row(Text(item.name, style="bold"), item.kind, size, Text(item.summary))
+    console.print(table)
+    console.print("\nnext: [bold]nas space show NAME[/], or copy one: [bold]nas space show NAME --yaml[/]")
+
+
+def show(
+    space: SpaceArgument,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the file itself, comments and all.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a space searches, its size, what its architectures cost, and its proxy."""
+    from search_spaces import load_space
+    from search_spaces.summary import summarise
+
+    loaded = load_space(space)
+    if as_yaml:
+        print(loaded.to_yaml(), end="")
+        return
+    data = summarise(loaded)
+    if as_json:
+        print_json(data)
+        return
+    _print_space(loaded, data)
+    print_warnings(data["warnings"])
+
+
+def validate(
+    spaces: Annotated[list[str], typer.Argument(help="Presets or YAML files.", metavar="SPACE...")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check spaces: fine, or every problem at once with its line (exit code 2)."""
+    from search_spaces import load_space
+    from surgery.config.problems import UserError
+
+    results: list[dict[str, Any]] = []
+    wrong = 0
+    for name in spaces:
+        try:
+            loaded = load_space(name)
+        except UserError as error:
+            wrong += 1
+            if not as_json:
+                from nas_cli.render.screen import print_error
+
+                print_error(error)
+            problems = [
+                {
+                    "line": item.line,
+                    "field": item.field,
+                    "value": item.value,
+                    "rule": item.rule,
+                    "hint": item.hint,
+                }
+                for item in error.problems
+            ]
+            results.append({"space": name, "valid": False, "problems": problems, "warnings": []})
+            continue
+        warnings = loaded.warnings()
+        results.append({"space": name, "valid": True, "problems": [], "warnings": warnings})
+        if not as_json:
+            console.print(f"[green]fine[/]  [bold]{name}[/]  {loaded.size()}", soft_wrap=True)
+            print_warnings(warnings)
+    if as_json:
+        print_json(results)
+    if wrong:
+        raise typer.Exit(2)
+
+
+def sample(
+    space: SpaceArgument,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many.")] = 3,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="The same seed, the same architectures.")
+    ] = 0,
+    anything: Annotated[
+        bool, typer.Option("--any", help="Also architectures that break the constraints.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the first one here, as a file for nas train.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw random architectures: a picture, costs, and whether the constraints hold."""
+    from search_spaces import load_space
+    from search_spaces.summary import describe_architecture, draw
+    from surgery.config.problems import Problem, UserError
+
+    loaded = load_space(space)
+    found = draw(loaded, 1 if output else number, seed, feasible=not anything)
+    if not found:
+        problem = Problem(
+            "constraints", None, "hardly any architecture meets them", "draw with --any, or relax one"
+        )
+        raise UserError(f"{space}: nothing drawn", [problem])
+    if output is not None:
+        write_architecture(
+            output, f"# drawn from space {loaded.name}, seed {seed}: {found[0].line}\n{found[0].to_yaml()}"
+        )
+    if as_json:
+        print_json([{**describe_architecture(loaded, item), "yaml": item.to_dict()} for item in found])
+        return
+    from nas_cli.render.strip import beside_strip
+
+    for place, architecture in enumerate(found):
+        if place:
+            console.print()
+        console.print(Text(architecture.line, style="bold"), soft_wrap=True)
+        console.print(beside_strip(architecture, _facts(loaded, architecture)))
+        print_warnings(architecture.warnings())
+    if len(found) < number and output is None:
+        console.print(f"[yellow]only {len(found)} different ones found[/]")
+    if output is not None:
+        console.print(f"wrote {output}; next: [bold]nas train {output} -o OUT[/]", soft_wrap=True)
+
+
+def _facts(space: SearchSpace, architecture: Architecture) -> list[Text]:
+    """Lines to stand beside the picture."""
+    from search_spaces.summary import costs_of
+    from surgery.architecture.costs import parse_metric
+
+    lines = [Text.assemble(("hash ", "dim"), architecture.hash)]
+    for name, value in costs_of(space, architecture).items():
+        metric, _ = parse_metric(name)
+        unit = "" if metric.unit == "bytes" else f" {metric.unit}"
+        lines.append(Text.assemble((f"{name:<22}", "dim"), f"{metric.format(value)}{unit}"))
+    broken = space.violations(architecture)
+    if broken:
+        lines += [Text(str(item), style="red") for item in broken]
+    elif space.constraints:
+        lines.append(Text(f"meets {', '.join(map(str, space.constraints))}", style="green"))
+    return lines
+
+
+def _print_space(space: SearchSpace, data: dict[str, Any]) -> None:
+    console.print(Text.assemble((space.name, "bold"), f"  {data['summary']}"), soft_wrap=True)
+    console.print(Text(f"{space.source}  digest {space.digest}", style="dim"), soft_wrap=True)
+    console.print(Text(_backbone(data["backbone"])))
+    console.print()
+    console.print(_search_table(data))
+    console.print()
+    console.print(Text.assemble(("size  ", "bold"), str(space.size())))
+    console.print()
+    console.print(_cost_table(data))
+    console.print()
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold", no_wrap=True)
+    rows.add_column()
+    share = f"{data['feasible_share']:.1%} of random architectures meet them"
+    limits = ", ".join(map(str, space.constraints))
+    rows.add_row("constraints", f"{limits}  [dim]{share}[/]" if limits else "none")
+    rows.add_row("objectives", ", ".join(f"{name} {better}" for name, better in data["objectives"].items()))
+    rows.add_row("proxy", _proxy(data["proxy"]))
+    for name, told in (("recall", recall_words), ("state", state_words)):
+        if name in data["proxy"]:
+            rows.add_row(name, told(data["proxy"][name]))
+    rows.add_row("data", f"{data['data']['corpus']}, tokenizer {data['data']['tokenizer']}")
+    console.print(rows)
+
+
+def _search_table(data: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("searched", no_wrap=True)
+    table.add_column("values")
+    table.add_column("", style="dim")
+    for name, item in data["search"].items():
+        table.add_row(name, Text(_distribution(item["distribution"])), item["help"])
+    for name, value in data["fixed"].items():
+        table.add_row(Text(name, style="dim"), Text(f"fixed at {_distribution(value)}", style="dim"), "")
+    return table
+
+
+def _cost_table(data: dict[str, Any]) -> Table:
+    """Costs as columns; the range of the space, then its baselines, as rows."""
+    from surgery.architecture.costs import parse_metric
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cost", no_wrap=True)
+    for name in data["costs"]:
+        table.add_column(name, justify="right")
+    table.add_column("")
+
+    def told(name: str, value: float) -> str:
+        return parse_metric(name)[0].format(value)
+
+    for label in ("min", "median", "max"):
+        table.add_row(label, *(told(name, item[label]) for name, item in data["costs"].items()), "")
+    for baseline, item in data["baselines"].items():
+        note = Text(item["line"], style="dim")
+        for text in item["violations"]:
+            note.append(f"\n{text}", style="yellow")
+        costs = (told(name, value) for name, value in item["costs"].items())
+        table.add_row(Text(baseline, style="magenta"), *costs, note)
+    return table
+
+
+def _distribution(plain: Any) -> str:
+    """`2, 4, 8`, `1 … 3`, `1e-05 … 0.1 (log)`, `any of q k v`."""
+    match plain:
+        case {"choice": items}:
+            return ", ".join(_value(item) for item in items)
+        case {"range": [low, high], **rest}:
+            return f"{low} … {high}" + (f" in steps of {rest['step']}" if "step" in rest else "")
+        case {"log": [low, high]}:
+            return f"{low:g} … {high:g}, every decade alike"
+        case {"subset": names}:
+            return f"any of {' '.join(names)}"
+        case dict():
+            return ", ".join(f"{name} {_share(item)}" for name, item in plain.items())
+        case _:
+            return _value(plain)
+
+
+def _value(item: Any) -> str:
+    if isinstance(item, list):
+        return " ".join(map(str, item)) or "none"
+    return str(item)
+
+
+def _share(item: Any) -> str:
+    return f"{item[0]} … {item[1]}" if isinstance(item, list) else str(item)
+
+
+def _backbone(data: dict[str, Any]) -> str:
+    heads, kv = data["num_heads"], data["num_kv_heads"]
+    told = f"{heads} heads of {data['head_dim']}" + ("" if kv == heads else f", {kv} for keys and values")
+    extras = [
+        "tied embeddings" if data["tie_embeddings"] else "untied embeddings",
+        *(["qk-norm"] if data.get("qk_norm") else []),
+        *([f"biases on {' '.join(data['biases'])}"] if data.get("biases") else []),
+    ]
+    return (
+        f"backbone: {data['num_layers']} layers of width {data['dim']}, {told}, ffn {data['ffn_dim']}, "
+        f"vocabulary {data['vocab_size']:,}, rope theta {data['rope_theta']:g}, {', '.join(extras)}"
+    )
+
+
+def _proxy(data: dict[str, Any]) -> str:
+    from surgery.config.quantities import format_count
+
+    rungs = ", ".join(f"{rung:g}" for rung in data["rungs"])
+    seeds = f", {data['seeds']} seeds" if data["seeds"] > 1 else ""
+    time = f"{data['seconds']:g} s of training, at most " if "seconds" in data else ""
+    warmup = f"{data['warmup']:g}" if data["warmup"] < 1 else f"{format_count(data['warmup'])} tokens"
+    return (
+        f"{time}{format_count(data['tokens'])} tokens in {data['steps']:,} steps of "
+        f"{data['batch_tokens']:,}, sequences of {data['seq_len']:,}, lr {data['lr']:g}, "
+        f"warm-up {warmup}, weight decay {data['weight_decay']:g}, rungs {rungs}{seeds}"
+    )
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    """Fields for JSON; whatever JSON has no word for, such as a date in the YAML, as text."""
+    return {key: json.loads(json.dumps(value, default=str)) for key, value in asdict(problem).items()}
+
+
+def _objectives(space: SearchSpace) -> dict[str, str]:
+    return {item.name: item.direction for item in space.objectives}

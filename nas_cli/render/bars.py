@@ -1,0 +1,61 @@
+"""Progress of training and of measuring: a bar in a terminal, a line now and then where it is piped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nas_cli.render.progress import PLAIN_SECONDS
+from nas_cli.render.screen import duration, errors
+
+if TYPE_CHECKING:
+    from studies.training.loop import Progress
+
+
+@contextmanager
+def training_progress(label: str = "training") -> Iterator[Callable[[Progress], None]]:
+    """Shows step, loss, tokens/s and the time left, on standard error."""
+    with _bar(label) as show:
+
+        def update(now: Progress) -> None:
+            left = (now.steps - now.step) * now.tokens / now.step / max(now.tokens_per_s, 1e-9)
+            told = f"loss {now.loss:.3f}  {now.tokens_per_s / 1e3:.1f}k tok/s  {duration(left)} left"
+            show(now.step, now.steps, f"step {now.step}/{now.steps}  {told}")
+
+        yield update
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (stage, done, total)."""
+    with _bar("") as show:
+        yield lambda stage, done, total: show(done, total, f"{stage} {done:,}/{total:,}")
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A callback (done, total, what to say)."""
+    if not errors.is_terminal:
+        last = time.monotonic()
+
+        def line(done: int, total: int, told: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                errors.print(f"{label}: {told}" if label else told, soft_wrap=True)
+
+        yield line
+        return
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    with Bar(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(label, total=None, told="")
+
+        def update(done: int, total: int, told: str) -> None:
+            bar.update(task, completed=done, total=total, told=told)
+
+        yield update

@@ -1,0 +1,54 @@
+"""Token counts on the command line: `20M`, `500k`, `1.5B`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+MOST_TOKENS = 10**15  # more than any model has been trained on
+
+
+def tokens(text: str) -> int:
+    """`20M` -> 20_000_000.
+
+    Raises:
+        typer.BadParameter: not a count, or nothing.
+    """
+    from surgery.config.quantities import parse_count
+
+    try:
+        count = parse_count(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not 1 <= count <= MOST_TOKENS:
+        raise typer.BadParameter(f"must be from 1 to {MOST_TOKENS:,}")
+    return count
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of numbers from `low` to `high`. Click's own ranges let NaN through.
+
+    The parser raises typer.BadParameter for what is no number or not in the range.
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise typer.BadParameter(f"must be a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+learning_rate = number(1e-8, 1.0)
+
+
+SeqLenOption = Annotated[
+    int, typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens of a sequence.")
+]

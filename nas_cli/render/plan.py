@@ -1,0 +1,159 @@
+"""What `nas apply` prints: the plan with its costs, the fitted projections, and what was proved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from nas_cli.render.screen import console, duration, print_warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from surgery.apply.fit import FitReport
+    from surgery.apply.pipeline import ApplyReport
+    from surgery.apply.plan import Plan
+
+COST_WIDTH = 60  # columns that the table of costs takes
+ACTIONS = {
+    "kept": "kept bit for bit",
+    "averaged": "averaged over folded layers",
+    "fitted": "fitted to the dense weight",
+    "new": "new, untrained",
+    "shared": "shared with the embedding",
+}
+
+
+def print_plan(plan: Plan) -> None:
+    from surgery.architecture.costs import parse_metric
+
+    console.print(Text.assemble((plan.model, "bold"), f"  {plan.family}  {plan.before.line}"), soft_wrap=True)
+    after = Text.assemble(("becomes ", "dim"), (plan.after.line, "bold"), f"  {plan.after.hash}")
+    console.print(after, soft_wrap=True)
+    console.print()
+    from nas_cli.render.strip import layer_strip
+
+    costs = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("cost", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
+        costs.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for cost in plan.costs:
+        metric, _ = parse_metric(cost.metric)
+        change = Text(f"{cost.after / cost.before - 1:+.1%}")
+        change.stylize(
+            "green" if cost.after < cost.before else "yellow" if cost.after > cost.before else "dim"
+        )
+        costs.add_row(cost.metric, metric.format(cost.before), metric.format(cost.after), change)
+    picture = layer_strip(plan.after)
+    if max(len(line) for line in picture.plain.splitlines()) + COST_WIDTH <= console.width:
+        beside = Table.grid(padding=(0, 4))
+        beside.add_row(picture, costs)
+        console.print(beside)
+    else:
+        console.print(picture, "", costs, sep="\n")
+    console.print()
+    if plan.rules:
+        rules = Table(box=None, pad_edge=False, header_style="bold")
+        rules.add_column("rule")
+        rules.add_column("projections", justify="right")
+        for rule in plan.rules:
+            rules.add_row(Text(rule.rule), str(rule.matches))
+        console.print(rules)
+        console.print()
+    if plan.fold is not None:
+        folded = "; ".join(
+            f"{layer.index} from {', '.join(map(str, layer.sources))}" for layer in plan.layers
+        )
+        console.print(Text(f"layers folded ({plan.fold}): {folded}"))
+        console.print()
+    console.print(_tensor_table(plan))
+    if plan.unused:
+        console.print(f"{len(plan.unused)} tensors of the model go nowhere")
+    print_warnings(plan.warnings)
+
+
+def _tensor_table(plan: Plan) -> Table:
+    """What happens to how many tensors, and to which."""
+    from surgery.apply.tensors import ACTIONS as ORDER
+    from surgery.config.quantities import format_bytes
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tensors", justify="right", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("what happens", no_wrap=True)
+    table.add_column("to which", overflow="fold", style="dim")
+    for action in ORDER:
+        tensors = [tensor for tensor in plan.tensors if tensor.action == action]
+        if tensors:
+            names = Text("\n".join(_places(tensor.name for tensor in tensors)))
+            size = format_bytes(sum(tensor.bytes for tensor in tensors))
+            table.add_row(str(len(tensors)), size, ACTIONS[action], names)
+    return table
+
+
+def _places(names: Iterable[str]) -> list[str]:
+    """Modules instead of tensors, those of the same layers on one line: `layers 0-29: mixer.q, mixer.k`."""
+    from surgery.architecture.rules import write_layers
+
+    found: dict[str, list[int]] = {}
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "layers":
+            module = ".".join(parts[2 : 4 if len(parts) > 4 else 3])
+            layers = found.setdefault(module, [])
+            if int(parts[1]) not in layers:
+                layers.append(int(parts[1]))
+        else:
+            found.setdefault(parts[0], [])
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for module, layers in found.items():
+        groups.setdefault(tuple(sorted(layers)), []).append(module)
+    lines = []
+    for layers_of, modules in groups.items():
+        where = f"layers {write_layers(layers_of, max(layers_of) + 2)}: " if layers_of else ""
+        lines.append(where + ", ".join(modules))
+    return lines
+
+
+def print_result(report: ApplyReport) -> None:
+    if report.fits:
+        console.print()
+        console.print(_fit_table(report.fits))
+    found = report.verification
+    assert found is not None, "only a dry run is not verified"
+    console.print()
+    console.print(
+        f"[green]verified[/] in a fresh process, {found.dtype}: logits differ by at most "
+        f"{found.max_logit_difference:.1e}, generation with and without cache agrees on "
+        f"{found.equal_tokens} of {found.new_tokens} tokens"
+    )
+    console.print(
+        f"wrote {report.out} in {duration(report.seconds)}; next: [bold]nas eval {report.out}[/], "
+        f'[bold]nas generate {report.out} "Once"[/]',
+        soft_wrap=True,
+    )
+
+
+def _fit_table(fits: tuple[FitReport, ...]) -> Table:
+    """Mean and worst relative error of each projection over its layers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("fitted", no_wrap=True)
+    table.add_column("operator")
+    for name in ("layers", "weight error", "output error", "worst layer"):
+        table.add_column(name, justify="right")
+    groups: dict[tuple[str, str], list[FitReport]] = {}
+    for fit in fits:
+        groups.setdefault((fit.projection, fit.operator), []).append(fit)
+    for (projection, operator), found in groups.items():
+        outputs = [fit.output_error for fit in found if fit.output_error is not None]
+        worst = max(found, key=lambda fit: fit.output_error or fit.weight_error)
+        table.add_row(
+            projection,
+            Text(operator),
+            str(len(found)),
+            f"{sum(fit.weight_error for fit in found) / len(found):.3f}",
+            f"{sum(outputs) / len(outputs):.3f}" if outputs else "–",
+            f"{worst.layer} ({worst.output_error or worst.weight_error:.3f})",
+        )
+    return table

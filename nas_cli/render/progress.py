@@ -1,0 +1,40 @@
+"""Progress of long preparations: a bar in a terminal, a line now and then where it is piped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from nas_cli.render.screen import errors
+
+PLAIN_SECONDS = 5.0  # between lines where there is no terminal
+
+
+@contextmanager
+def data_progress() -> Iterator[Callable[[int, int, int | None], None]]:
+    """A callback (documents, tokens, wanted tokens or None) that shows how far tokenizing is."""
+    if not errors.is_terminal:
+        last = time.monotonic()
+
+        def line(documents: int, tokens: int, wanted: int | None) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                errors.print(f"preparing text: {documents:,} documents, {tokens:,} tokens")
+
+        yield line
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("preparing text"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
+        console=errors, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("text", total=None, told="")
+
+        def update(documents: int, tokens: int, wanted: int | None) -> None:
+            told = f"{documents:,} documents, {tokens:,} tokens"
+            bar.update(task, completed=tokens, total=wanted, told=told)
+
+        yield update

@@ -1,0 +1,58 @@
+"""The front as a picture in the terminal: a cost along, the loss up, the front over everything tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from search_spaces import Objective
+    from studies.study.trial_record import TrialRecord
+
+
+def scatter(
+    records: Sequence[TrialRecord],
+    front: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    *,
+    width: int,
+    height: int,
+) -> Text:
+    """The first objective over the second, which is what a front is about; needs two objectives.
+
+    Marks: `•` trained, `◆` on the front (green), `B` a baseline; what is dominated is grey.
+    """
+    import plotext
+
+    up, along = objectives[0], objectives[1]
+    on_front = {record.number for record in front}
+    groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for record in records:
+        if record.values is None or record.state != "done":
+            continue
+        mark = "B" if record.baseline else "◆" if record.number in on_front else "•"
+        colour = "green+" if record.number in on_front else "gray"
+        groups.setdefault((mark, colour), []).append((record.values[1], record.values[0]))
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(width, height)
+    for (mark, colour), points in sorted(groups.items(), key=lambda item: item[0][1] == "green+"):
+        plotext.scatter([x for x, _ in points], [y for _, y in points], marker=mark, color=colour)
+    every = [point for points in groups.values() for point in points]
+    if every:
+        _ticks(plotext.xticks, [x for x, _ in every], along, 5)
+        _ticks(plotext.yticks, [y for _, y in every], up, 4)
+    plotext.xlabel(f"{along.name} ({along.direction})")
+    plotext.ylabel(f"{up.name} ({up.direction})")
+    legend = Text.from_markup("       [green]◆ on the front[/]  [dim]• dominated[/]  B baseline")
+    return Text.assemble(Text.from_ansi(plotext.build()), "\n", legend)
+
+
+def _ticks(put, values: list[float], objective: Objective, number: int) -> None:  # type: ignore[no-untyped-def]
+    """Ticks in the metric's own spelling (1.1M, 8.0 MiB), not as raw floats."""
+    low, high = min(values), max(values)
+    places = [low + (high - low) * index / (number - 1) for index in range(number)] if high > low else [low]
+    put(places, [objective.metric.format(place) for place in places])

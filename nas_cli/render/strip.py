@@ -1,0 +1,52 @@
+"""The layer strip in colour, beside whatever is told about the architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+    from surgery.architecture import Architecture
+
+
+def layer_strip(architecture: Architecture) -> Text:
+    """One column a layer: its mixer's letter, then `·` for each dense projection and `■` for an operator."""
+    from surgery.architecture.strip import strip_gap, strip_rows
+
+    gap = strip_gap(architecture)
+    text = Text(no_wrap=True)
+    for number, row in enumerate(strip_rows(architecture)):
+        text.append("\n" if number else "")
+        text.append(f"{row.label:<5} ", style="dim")
+        for place, (mark, kind) in enumerate(row.cells):
+            text.append(gap if place else "")
+            text.append(mark, style=_style(kind, mixer=number == 0))
+        if number == 0 and architecture.loop_count > 1:
+            text.append(f"  ×{architecture.loop_count}", style="bold")
+    return text
+
+
+def beside_strip(architecture: Architecture, facts: Iterable[RenderableType]) -> Table:
+    """The strip on the left, lines of text on the right."""
+    from rich.console import Group
+
+    table = Table.grid(padding=(0, 3))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(layer_strip(architecture), Group(*facts))
+    return table
+
+
+def _style(kind: str, *, mixer: bool) -> str:
+    from surgery.mixers import MIXERS
+    from surgery.projections import PROJECTION_OPERATORS
+
+    if mixer:
+        return f"bold {MIXERS[kind].colour}"
+    return PROJECTION_OPERATORS[kind].colour if kind else ""

@@ -1,0 +1,1 @@
+"""Probes: generated tasks that every architecture learns anew."""

@@ -1,0 +1,1 @@
+"""What a study's results say: reads a study, never writes."""

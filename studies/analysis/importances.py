@@ -1,0 +1,198 @@
+"""Which searched fields matter: for reaching the front, for the loss, and whether an effect is seen at all.
+
+Importances are Optuna's PED-ANOVA (Watanabe et al. 2023; with conditional fields as in arXiv 2601.20800):
+how unlike the best trials' values of a field are to all trials' values, as shares of one. They always add up
+to 1, so that something looks important in pure noise too. Whether a field has any effect on the loss is
+therefore tested on its own: a Kruskal-Wallis test over the field's values, its p-value by shuffling the
+losses among the trials that have the field. Both look at one field at a time. A sampler chooses fields
+together, so that a field may borrow another's effect: p is small by mistake more often than it should be, and
+rarely large.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial
+
+from search_spaces.objectives import Objective
+from search_spaces.trial import ReplayTrial
+from studies.stats.rank_correlation import ranks, shuffled
+from studies.stats.seeds import derive_seed
+from studies.study import Study
+from studies.study.trial_record import DONE, TrialRecord
+from surgery.architecture.costs import cost
+from surgery.config.problems import Problem, UserError
+
+BEST = 0.1  # share of the trials that importances call the best, but at least BEST_TRIALS
+BEST_TRIALS = 5  # as Optuna's documentation advises
+FEWEST = 10  # trials for importances
+DRAWS = 999  # shuffles behind a p-value
+MOST_VALUES = 5  # a field with more of them is cut into quarters
+LOOKED_AT = 8  # trials whose field is changed to see what that does to costs
+
+
+@dataclass(frozen=True)
+class Field:
+    """A parameter of the search, such as `hdpl.rank` or `hdpl.projections.q`.
+
+    Attributes:
+        front, loss: PED-ANOVA importances, each adding up to 1 over all fields.
+        p: of the Kruskal-Wallis test on the loss; None for a field with a single value.
+        spread: highest less lowest mean loss over the field's values (or quarters), in the loss's unit.
+        trials: those that have the field.
+        changes_architecture: whether another value gives another architecture; exact, without training.
+        changes_costs: whether it changes a cost among the objectives, likewise.
+    """
+
+    name: str
+    front: float
+    loss: float
+    p: float | None
+    spread: float
+    trials: int
+    changes_architecture: bool
+    changes_costs: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Fields by their importance for the front, highest first.
+
+    Attributes:
+        loss_name: the measured objective.
+        loss_spread: its standard deviation over the trials.
+        trials: all that were looked at.
+        best: how many of them importances call the best.
+    """
+
+    fields: tuple[Field, ...]
+    loss_name: str
+    loss_spread: float
+    trials: int
+    best: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "loss": self.loss_name,
+            "loss_spread": self.loss_spread,
+            "trials": self.trials,
+            "best": self.best,
+            "fields": [field.to_dict() for field in self.fields],
+        }
+
+
+def importances(study: Study) -> Importances:
+    """Over the trained trials of the space; baselines that lie outside of it have no fields.
+
+    Raises:
+        UserError: too few trials are trained.
+    """
+    records = [
+        record for record in study.records() if record.state == DONE and record.params and record.values
+    ]
+    if len(records) < FEWEST:
+        rule = f"has {len(records)} trained architectures of its space; importances need {FEWEST}"
+        raise UserError("too early for importances", [Problem("study", study.name, rule, "search on")])
+    objectives = study.space.objectives
+    column = next(index for index, item in enumerate(objectives) if item.measured)
+    sign = 1 if objectives[column].direction == "min" else -1
+    trials = study.inner.get_trials(deepcopy=False)
+    copy = _copy(study, [trials[record.number] for record in records])
+    share = max(BEST, min(0.5, BEST_TRIALS / len(records)))
+    front = _shares(copy, share, None if len(objectives) > 1 else lambda trial: sign * trial.values[0])
+    loss = _shares(copy, share, lambda trial: sign * trial.values[column])
+    losses = np.array([record.values[column] for record in records if record.values])
+    fields = [
+        _field(study, name, front[name], loss[name], records, losses, objectives)
+        for name in sorted(front, key=lambda name: -front[name])
+    ]
+    best = math.ceil(share * len(records))
+    return Importances(tuple(fields), objectives[column].name, float(losses.std()), len(records), best)
+
+
+def _copy(study: Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """These trials alone: no duplicates, which would count twice."""
+    copy = optuna.create_study(directions=study.inner.directions)
+    copy.add_trials(trials)
+    return copy
+
+
+def _shares(study: optuna.Study, share: float, target: Any) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that low targets are good, and that a condition is rarely met
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
+        return get_param_importances(study, evaluator=evaluator, target=target)
+
+
+def _field(
+    study: Study, name: str, front: float, loss: float, records: Sequence[TrialRecord],
+    losses: NDArray[np.float64], objectives: Sequence[Objective],
+) -> Field:  # fmt: skip
+    having = [index for index, record in enumerate(records) if name in record.params]
+    groups = grouped([records[index].params[name] for index in having])
+    found = losses[having]
+    means = [found[groups == group].mean() for group in np.unique(groups)]
+    architecture, costs = _changes(study, name, [records[index] for index in having], objectives)
+    p = shuffle_test(groups, found, derive_seed("importance", name)) if len(means) > 1 else None
+    return Field(name, front, loss, p, float(max(means) - min(means)), len(having), architecture, costs)
+
+
+def grouped(values: Sequence[Any]) -> NDArray[np.int64]:
+    """A group number a value: one group a distinct value, or quarters by rank where there are many."""
+    distinct = sorted(set(values))
+    if len(distinct) <= MOST_VALUES:
+        return np.array([distinct.index(value) for value in values])
+    place = ranks(np.array(values, dtype=float)) - 1  # equal values stay together
+    return np.asarray(place * 4 // len(values), dtype=np.int64)
+
+
+def shuffle_test(
+    groups: NDArray[np.int64], values: NDArray[np.float64], seed: int, draws: int = DRAWS
+) -> float:
+    """p of the Kruskal-Wallis test (1952) among shuffles of the values, ties and all: exact but for the
+    number of draws, whatever the distribution."""
+    order = ranks(values)
+    seen, drawn = _between(groups, order), _between(groups, shuffled(order, draws, seed))
+    return float((1 + (drawn >= seen - 1e-9).sum()) / (1 + draws))
+
+
+def _between(groups: NDArray[np.int64], order: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over the groups of (sum of ranks)^2 / size, along the last axis; H rises with it alone."""
+    members = [groups == group for group in np.unique(groups)]
+    return np.asarray(sum(order[..., inside].sum(-1) ** 2 / inside.sum() for inside in members))
+
+
+def _changes(
+    study: Study, name: str, records: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> tuple[bool, bool]:
+    """Whether other values of the field give another architecture, and other costs, in a few trials."""
+    exact = [item.name for item in objectives if not item.measured]
+    architecture = costs = False
+    for record in records[:LOOKED_AT]:
+        here = study.space.sample(ReplayTrial(record.params))
+        for value in other_values(study, record, name):
+            there = study.space.sample(ReplayTrial({**record.params, name: value}))
+            architecture = architecture or there.hash != here.hash
+            costs = costs or any(cost(here, item) != cost(there, item) for item in exact)
+        if architecture and costs:
+            break
+    return architecture, costs
+
+
+def other_values(study: Study, record: TrialRecord, name: str) -> list[Any]:
+    """A few other values of a trial's field, both ends of its range among them."""
+    replay = ReplayTrial(record.params)
+    study.space.sample(replay)
+    return [value for value in replay.domains.get(name, ()) if value != record.params[name]]

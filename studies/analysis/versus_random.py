@@ -1,0 +1,138 @@
+"""Has the sampler beaten random search of the same cost? A permutation test inside one study.
+
+Every study starts with trials drawn at random, and all trials train equally long: the R random trials are a
+random search of that cost. If the sampler were no better than chance, its trials and the random ones would be
+draws from one distribution, and any R of all of them would dominate as much as the random R do. So the
+hypervolume of the random trials is placed among those of R trials drawn from both groups together: p is the
+share of draws that dominate no more. The test is exact whatever the distribution (Pitman 1937), for one look:
+whoever looks after every trial and stops at the first small p finds one more often.
+
+Baselines are in neither group. A trial that failed dominates nothing. Once trials are stopped early, those
+that were not are a choice, and the first, random ones had less to be compared with: then all trials are taken
+at the first rung, which every one reached alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from studies.analysis.hypervolume_growth import spent
+from studies.stats.hypervolume import Array, volume
+from studies.stats.rungs import step_at
+from studies.stats.seeds import derive_seed
+from studies.storage.attributes import BASELINE
+from studies.study import Study
+from studies.study.trial_record import DONE, FAILED, RANDOM, TrialRecord
+from surgery.architecture.costs import AHEAD, cost
+
+LEVEL = 0.05
+FEWEST = 5  # trials of each kind; with fewer no p could count
+DRAWS = 499  # of trials from both groups together
+CHOICES = 30  # of equally many trials of one group, for its mean
+ROUNDING = 1e-12
+
+BEATEN, NOT_BEATEN, UNKNOWN = "beaten", "not beaten", "can't tell yet"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The sampler against chance.
+
+    Attributes:
+        outcome: BEATEN at p <= LEVEL; NOT_BEATEN at p >= 0.5, when the random trials dominate at least as
+            much as half of the draws; else UNKNOWN.
+        random, sampled: how many trials of each kind were trained.
+        p: one-sided; None where there are too few trials.
+        random_volume, sampled_volume: the share that equally many trials of each kind dominate, on average.
+        rung: share of the proxy at which the losses were taken.
+    """
+
+    sampler: str
+    outcome: str
+    random: int
+    sampled: int
+    p: float | None = None
+    random_volume: float | None = None
+    sampled_volume: float | None = None
+    rung: float = 1.0
+
+    def __str__(self) -> str:
+        trials = f"{self.random} random and {self.sampled} {self.sampler} trials"
+        if self.sampler == RANDOM:
+            return "this study is a random search itself"
+        if self.p is None:
+            return f"can't tell yet whether {self.sampler} beats random search: {trials}"
+        told = f"p = {self.p:.2g}, {trials}"
+        told += f", losses at {self.rung:.0%} of the proxy" if self.rung < 1 else ""
+        if self.outcome == UNKNOWN:
+            return f"can't tell yet whether {self.sampler} beats random search of the same cost: {told}"
+        verb = "has" if self.outcome == BEATEN else "has not"
+        return f"{self.sampler} {verb} beaten random search of the same cost ({told})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "summary": str(self)}
+
+
+def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
+    """Of the study's sampler with the study's own random trials; `records` are all of its trials."""
+    objectives, proxy, sampler = study.space.objectives, study.space.proxy, study.settings.sampler
+    used = spent(records, objectives, proxy)
+    rung = 1.0
+    if any(item.record.state not in (DONE, FAILED) for item in used):
+        rung = proxy.rungs[0]
+        used = spent([_at_first_rung(study, item.record) for item in used], objectives, proxy)
+    chance = [item.point for item in used if item.record.suggested_by == RANDOM]
+    sampled = [item.point for item in used if item.record.suggested_by not in (RANDOM, BASELINE, "")]
+    if sampler == RANDOM or min(len(chance), len(sampled)) < FEWEST:
+        return Comparison(sampler, UNKNOWN, len(chance), len(sampled))
+    return replace(decide(chance, sampled, sampler), rung=rung)
+
+
+def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
+    """As if the trial had ended there; failed where its curve is not here or has not all that is measured."""
+    proxy = study.space.proxy
+    step = step_at(proxy.rungs[0], record.whole_steps(proxy))
+    held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
+    if held_out:
+        held_out = {**held_out, **dict.fromkeys(AHEAD, held_out["val_loss"])}  # a single point has no slope
+    exact = {item.name: item for item in study.space.objectives if not item.measured}
+    names = [item.name for item in study.space.objectives]
+    if not all(name in exact or name in held_out for name in names):
+        return replace(record, state=FAILED, values=None)
+    architecture = record.build()
+    values = (float(cost(architecture, name) if name in exact else held_out[name]) for name in names)
+    return replace(record, state=DONE, values=tuple(values))
+
+
+def decide(
+    chance: Sequence[Array | None], sampled: Sequence[Array | None], sampler: str, draws: int = DRAWS
+) -> Comparison:
+    """The test itself, on scaled points; None is a trial that dominates nothing.
+
+    The smaller group is held against as many trials drawn from both.
+    """
+    rng = np.random.default_rng(derive_seed("versus random", len(chance), len(sampled)))
+    size = min(len(chance), len(sampled))
+    everything = [*chance, *sampled]
+    drawn = np.array([volume(_some(everything, size, rng)) for _ in range(draws)])
+    if size == len(chance):
+        extreme = drawn <= volume(chance) + ROUNDING
+    else:
+        extreme = drawn >= volume(sampled) - ROUNDING
+    p = (1 + int(extreme.sum())) / (1 + draws)
+    outcome = BEATEN if p <= LEVEL else NOT_BEATEN if p >= 0.5 else UNKNOWN
+    means = [_mean_volume(points, size, rng) for points in (chance, sampled)]
+    return Comparison(sampler, outcome, len(chance), len(sampled), p, *means)
+
+
+def _mean_volume(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> float:
+    choices = CHOICES if len(points) > size else 1
+    return float(np.mean([volume(_some(points, size, rng)) for _ in range(choices)]))
+
+
+def _some(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> list[Array | None]:
+    return [points[index] for index in rng.choice(len(points), size, replace=False)]

@@ -1,0 +1,1 @@
+"""What `nas bench` measures."""

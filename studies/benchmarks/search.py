@@ -1,0 +1,283 @@
+"""How many tokens each search needs: samplers and early stopping replayed on a table, seed by seed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.replay.simulation import Plan, Volume, replay
+from studies.replay.table import FILE, Table
+from studies.search.samplers import check_sampler
+from studies.search.stopping_rules import check_strategy
+from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STRATEGY, GAIN
+from studies.surrogates.observations import Floats
+from surgery.config.json_source import parse_object
+from surgery.config.problems import Problem, UserError
+
+SHARES = (0.9, 0.95, 0.99)  # of the table's hypervolume
+COMPARED = 0.95
+METHODS = (
+    f"{DEFAULT_SAMPLER}/{DEFAULT_STRATEGY}", "gain/none", "tpe/forecast", "tpe/none", "nsga2/none",
+    "random/forecast", "random/pareto", "random/median", "random/none",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is compared.
+
+    Attributes:
+        methods: sampler/stopping.
+        seeds: replays of each method, seeded 0, 1, ...
+        rungs: shares of a training, rising to 1; each is a point of the table's curves.
+        until: ends a replay at this share of the table's hypervolume; infinite: at the end of the space.
+        trials: at most so many in a replay; None: the whole space.
+    """
+
+    table: Path = FILE
+    methods: tuple[str, ...] = METHODS
+    seeds: int = 20
+    workers: int = 4
+    rungs: tuple[float, ...] = (0.15, 1.0)
+    until: float = max(SHARES)
+    trials: int | None = None
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One search.
+
+    Attributes:
+        tokens: rising, spent by all workers when each training ended; 1 is a whole training.
+        shares: of the table's hypervolume that was dominated from then on.
+        lost: share of the table's front that was still stopped at the end of a search of the whole space;
+            None for one that was ended earlier.
+        spent: by all workers when the search ended.
+        duplicates: architectures that were trained on more tokens than one training has.
+        overhead: milliseconds of suggesting, deciding and storing by trial taken.
+    """
+
+    method: str
+    seed: int
+    tokens: tuple[float, ...]
+    shares: tuple[float, ...]
+    lost: float | None
+    spent: float
+    duplicates: int
+    overhead: tuple[float, ...] = ()
+
+    def to_reach(self, share: float) -> float:
+        """Tokens, infinite where it is never reached."""
+        return next((at for at, got in zip(self.tokens, self.shares, strict=True) if got >= share), math.inf)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A method over its seeds: lower quartile, median and upper quartile of the tokens to each share.
+
+    Attributes:
+        ratio: of the median tokens to `COMPARED` to those of the best rival without stopping.
+        lost: median over the seeds.
+        ms: median of suggesting, deciding and storing a trial; `last_ms` of the last tenth of the trials.
+    """
+
+    method: str
+    seeds: int
+    tokens: dict[float, tuple[float, float, float]]
+    ratio: float | None
+    lost: float | None
+    duplicates: int
+    ms: float | None
+    last_ms: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: tokens are null where a share is never reached."""
+        found = asdict(self)
+        found["tokens"] = {
+            str(share): dict(zip(("q25", "median", "q75"), map(_finite, values), strict=True))
+            for share, values in self.tokens.items()
+        }
+        return found | {"ratio": None if self.ratio is None else _finite(self.ratio)}
+
+
+def check_plan(plan: SearchPlan) -> Table:
+    """The table to search.
+
+    Raises:
+        UserError: no such table, unknown methods, or rungs that are not points of the table.
+    """
+    table = Table.open(plan.table)
+    for method in plan.methods:
+        sampler, slash, stopping = method.partition("/")
+        if not slash:
+            problem = Problem("--methods", method, "must be SAMPLER/STOPPING", f"such as {METHODS[0]}")
+            raise UserError("no such method", [problem])
+        check_sampler(sampler)
+        check_strategy(stopping)
+    points = ", ".join(f"{share:g}" for share in table.fractions)
+    rules = [
+        (share not in table.fractions, f"{share:g} is no point of the table's curves") for share in plan.rungs
+    ]
+    rules.append((list(plan.rungs) != sorted(set(plan.rungs)), "must rise"))
+    rules.append((plan.rungs[-1:] != (1.0,), "must end with 1, a whole training"))
+    given = ",".join(f"{share:g}" for share in plan.rungs)
+    problems = [Problem("--rungs", given, rule, f"points are {points}") for broken, rule in rules if broken]
+    if problems:
+        raise UserError("can't stop at these rungs", problems)
+    return table
+
+
+def replay_all(plan: SearchPlan, processes: int, tell: Callable[[str], None]) -> list[Replayed]:
+    """Every method with every seed; by method, then by seed, whichever process was faster."""
+    check_plan(plan)
+    jobs = [(plan, method, seed) for seed in range(plan.seeds) for method in plan.methods]
+    found = []
+    with _mapping(min(processes, len(jobs))) as mapped:
+        tell(f"replaying {len(jobs)} searches")
+        for item in mapped(jobs):
+            found.append(item)
+            tell(f"{len(found)} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}")
+    return sorted(found, key=lambda item: (plan.methods.index(item.method), item.seed))
+
+
+def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replayed]:
+    """Searches of the same table by another scheduler, as `studies.replay.moasha` writes them.
+
+    Raises:
+        UserError: the file can't be read, or is about another table.
+    """
+    volume = Volume(table)
+    found = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            item = parse_object(line)
+            shares, share_of = [], Volume(table)
+            for architecture in item["ended"]:
+                shares.append(share_of.add(architecture))
+                if shares[-1] >= until:
+                    break
+            tokens = tuple(spent / item["budget"] for spent in item["tokens"][: len(shares)])
+            whole = len(shares) == len(item["ended"])
+            lost = len(volume.front - set(item["ended"])) / len(volume.front) if item["whole"] else None
+            spent = item["spent"] / item["budget"] if whole else tokens[-1]
+            found.append(Replayed(name, item["seed"], tokens, tuple(shares), lost, spent, 0))
+    except OSError as error:
+        problem = Problem("--rival", str(path), error.strerror or str(error))
+        raise UserError("can't read this rival", [problem]) from error
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        problem = Problem("--rival", str(path), f"does not tell searches of this table: {error!r}")
+        raise UserError("can't read this rival", [problem]) from error
+    return found
+
+
+def figures(runs: Sequence[Replayed]) -> list[Figures]:
+    """One row a method, in the order of the runs."""
+    by_method: dict[str, list[Replayed]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    tokens = {
+        method: {share: quartiles([run.to_reach(share) for run in own]) for share in SHARES}
+        for method, own in by_method.items()
+    }
+    best = best_unstopped(tokens)
+    rows = []
+    for method, own in by_method.items():
+        lost = [run.lost for run in own if run.lost is not None]
+        overhead = [run.overhead for run in own if run.overhead]
+        last = [value for run in overhead for value in run[-max(1, len(run) // 10) :]]
+        rows.append(
+            Figures(
+                method=method,
+                seeds=len(own),
+                tokens=tokens[method],
+                ratio=None if best is None else tokens[method][COMPARED][1] / tokens[best][COMPARED][1],
+                lost=float(np.median(lost)) if lost else None,
+                duplicates=sum(run.duplicates for run in own),
+                ms=float(np.median(np.concatenate(overhead))) if overhead else None,
+                last_ms=float(np.median(last)) if last else None,
+            )
+        )
+    return rows
+
+
+def best_unstopped(tokens: dict[str, dict[float, tuple[float, float, float]]]) -> str | None:
+    """What is to be beaten: the best of Optuna's samplers, all training whole; None where none got there."""
+    rivals = [name for name in tokens if name.endswith("/none") and name != f"{GAIN}/none"]
+    best = min(rivals, key=lambda name: tokens[name][COMPARED][1], default=None)
+    return best if best is not None and math.isfinite(tokens[best][COMPARED][1]) else None
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile, each the middle of the two values next to it."""
+    low, high = (np.quantile(values, [0.25, 0.5, 0.75], method=way) for way in ("lower", "higher"))
+    first, middle, last = (low + high) / 2  # numpy's own middle of two infinities is not a number
+    return float(first), float(middle), float(last)
+
+
+def band(runs: Sequence[Replayed], tokens: Floats) -> Floats:
+    """(3, n) quartiles over a method's runs of the share of the hypervolume at these tokens."""
+    shares = [
+        np.concatenate([[0.0], run.shares])[np.searchsorted(run.tokens, tokens, side="right")] for run in runs
+    ]
+    return np.asarray(np.quantile(shares, [0.25, 0.5, 0.75], axis=0))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@contextmanager
+def _mapping(processes: int) -> Iterator[Callable[[Sequence[Any]], Iterator[Replayed]]]:
+    """Maps jobs in this process or in a pool of others, each with a thread of its own."""
+    if processes <= 1:
+        yield lambda jobs: map(_replayed, jobs)
+        return
+    from multiprocessing import get_context
+
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when a process loads its libraries
+    try:
+        with get_context("spawn").Pool(processes, _leave_interrupts_to_parent) as pool:
+            yield lambda jobs: pool.imap_unordered(_replayed, jobs)
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _leave_interrupts_to_parent() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+_opened = cache(Table.open)
+
+
+def _replayed(job: tuple[SearchPlan, str, int]) -> Replayed:
+    plan, method, seed = job
+    table = _opened(plan.table)
+    sampler, _, stopping = method.partition("/")
+    course = replay(
+        table, Plan(sampler, stopping, seed, plan.workers, plan.rungs, plan.trials, until=plan.until)
+    )
+    budget = table.space.proxy.tokens
+    front = Volume(table).front
+    return Replayed(
+        method=method,
+        seed=seed,
+        tokens=tuple(spent / budget for spent in course.tokens),
+        shares=tuple(course.shares),
+        lost=len(front & set(course.stopped)) / len(front) if math.isinf(plan.until) else None,
+        spent=course.spent / budget,
+        duplicates=sum(tokens > budget for tokens in course.trained.values()),
+        overhead=tuple(1000 * seconds for seconds in course.overhead),
+    )

@@ -1,0 +1,1 @@
+"""Files: atomic writes, locks, curves and where caches live. Standard library only."""

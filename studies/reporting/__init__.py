@@ -1,0 +1,1 @@
+"""Plots, pages, CSV and the dashboard."""

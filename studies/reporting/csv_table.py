@@ -1,0 +1,45 @@
+"""Trials as CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+from search_spaces.objectives import Objective
+from studies.analysis.standings import Standings
+from studies.study.trial_record import TrialRecord
+from surgery.config.outputs import output
+
+
+def write_csv(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], path: Path | None, standings: Standings
+) -> None:
+    """A row a trial: number, baseline, hash, architecture, objectives, then every other metric; at the end
+    runs, probability of being on the front, and half widths of the 90 % intervals of the means.
+
+    Raises:
+        UserError: the file can't be written, or is not nas' to replace.
+    """
+    names = [item.name for item in objectives]
+    names += sorted({name for record in records for name in record.metrics} - set(names))
+    with ExitStack() as stack:
+        file: TextIO = sys.stdout
+        if path is not None:
+            target = stack.enter_context(output(path, "--csv", "table"))
+            file = stack.enter_context(target.open("w", newline="", encoding="utf-8"))
+        writer = csv.writer(file)
+        measured = [place for place, item in enumerate(objectives) if item.measured]
+        noise = ["runs", "p_front", *(f"{objectives[place].name}_half" for place in measured)]
+        writer.writerow(["trial", "baseline", "hash", "architecture", *names, *noise])
+        for record in records:
+            metrics = [record.metrics.get(name, "") for name in names]
+            row = standings.standing(record)
+            known = [row.runs, row.p_front, *(row.half[place] for place in measured)]
+            writer.writerow(
+                [record.number, record.baseline or "", record.hash, record.line, *metrics]
+                + ["" if value is None else value for value in known]
+            )

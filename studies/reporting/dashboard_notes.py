@@ -1,0 +1,130 @@
+"""Notes that make Optuna Dashboard speak architecture: a line, a picture, costs and YAML for every trial."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import cast
+
+import optuna
+from optuna.storages import BaseStorage
+
+from studies.study import Study
+from studies.study.trial_record import DONE, INFEASIBLE, TrialRecord
+from surgery.architecture.costs import METRICS, Metric, cost, parse_metric
+from surgery.architecture.strip import plain_strip
+
+_DIGEST = "nas:note"  # system attribute: what was written last, so that a user's own words are kept
+
+
+@dataclass(frozen=True)
+class _Target:
+    """As much of a trial as `optuna_dashboard.save_note` looks at."""
+
+    study: optuna.Study
+    storage: BaseStorage
+    _trial_id: int
+
+
+def write_notes(study: Study) -> int:
+    """Brings the notes up to date; returns how many were written. Notes that a user edited are left alone."""
+    from optuna_dashboard import get_note, save_note
+
+    storage = study.inner._storage
+    written = 0
+
+    def put(key: str, target: optuna.Study | optuna.Trial, body: str) -> None:
+        nonlocal written
+        last = storage.get_study_system_attrs(study.inner._study_id).get(f"{_DIGEST}:{key}")
+        digest = _digest(body)
+        if digest == last:
+            return
+        there = get_note(target)
+        if there and _digest(there) != last:
+            return
+        save_note(target, body)
+        storage.set_study_system_attr(study.inner._study_id, f"{_DIGEST}:{key}", digest)
+        written += 1
+
+    for trial in study.inner.get_trials(deepcopy=False):
+        record = TrialRecord.read(trial)
+        if record.architecture is not None:
+            target = cast("optuna.Trial", _Target(study.inner, storage, trial._trial_id))
+            put(str(record.number), target, trial_note(study, record))
+    put("study", study.inner, study_note(study))
+    return written
+
+
+def trial_note(study: Study, record: TrialRecord) -> str:
+    """Markdown of one trial."""
+    architecture = record.build()
+    named = {item.name for item in study.space.objectives} | {item.name for item in study.space.constraints}
+    names = [name for name, metric in METRICS.items() if metric.analytic and not metric.takes_context]
+    names += sorted(name for name in named if "@" in name)
+    rows = []
+    for name in names:
+        metric, _ = parse_metric(name)
+        rows.append([name, _told(metric, cost(architecture, name))])
+    for name, value in {**record.measured, **record.metrics}.items():
+        metric, _ = parse_metric(name)
+        if metric.analytic is None:
+            rows.append([name, _told(metric, value)])
+    broken = [f"- {violation}" for violation in study.space.violations(architecture)]
+    reason = record.reason if record.state != INFEASIBLE else ""
+    parts = [
+        f"## {record.name} {record.state}",
+        f"`{record.line}` `{record.hash}`",
+        f"```\n{plain_strip(architecture)}\n```",
+        *([f"**{reason}**"] if reason else []),
+        *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
+        *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
+        _table(["metric", "value"], rows),
+        *([f"Knobs without effect: {'; '.join(warnings)}"] if (warnings := architecture.warnings()) else []),
+        f"```yaml\n{architecture.to_yaml().strip()}\n```",
+    ]
+    return "\n\n".join(parts)
+
+
+def _rungs(study: Study, record: TrialRecord) -> str:
+    return record.at_rungs(study.space.proxy.rungs)
+
+
+def study_note(study: Study) -> str:
+    """Markdown of the study: its front with architectures, how it is run, the space as given."""
+    objectives = study.space.objectives
+    rows = [
+        [
+            record.name,
+            f"`{record.line}`",
+            *(item.metric.format(value) for item, value in zip(objectives, record.values or (), strict=True)),
+        ]
+        for record in study.front()
+    ]
+    done = sum(record.state == DONE for record in study.records())
+    settings = study.settings
+    parts = [
+        f"## {study.name}",
+        f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
+        f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
+        "are on the front.",
+        *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
+        "In the pictures `·` is a dense projection and `■` an operator in its place, one column a layer. "
+        "Trials shown as pruned were not trained: they break a constraint or repeat another one. Those shown "
+        "as running may also have stopped at a rung, to go on when it becomes worth it: their notes say so.",
+        f"```yaml\n{study.space.text.strip()}\n```",
+    ]
+    return "\n\n".join(parts)
+
+
+def _told(metric: Metric, value: float) -> str:
+    unit = "" if metric.unit == "bytes" else f" {metric.unit}"
+    return f"{metric.format(value)}{unit}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Decisions of a search: the next trial, pausing, resuming and replicating."""

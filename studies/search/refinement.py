@@ -1,0 +1,138 @@
+"""What to train again, so that the front settles with the fewest runs.
+
+First the noise has to be known: architectures of the front run a second time until the pooled standard
+deviation has FEWEST_DF degrees of freedom. Then each run goes where it takes most variance off what is
+undecided: an architecture whose place is undecided counts with p (1 - p), for itself and for the rivals that
+decide it; the n-th further run takes s^2 / (n (n + 1)) off the variance of a mean.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from search_spaces.objectives import Objective
+from studies.analysis.standings import Standing, Standings
+from studies.search.assignment import Assignment, Nothing, admit, put_back_orphans
+from studies.stats.pareto import front_indices
+from studies.storage.attributes import REPEAT, REPEAT_OF, WORKER
+from studies.study import Study
+from studies.study.trial_record import REPEAT_RUNNING, REPEAT_WAITING, TrialRecord
+
+FEWEST_DF = 6  # with fewer, intervals are wide because the noise itself is hardly known
+MOST_RUNS = 5  # of one architecture, its first counted; what is undecided then is called a tie
+
+
+def take_repeat(
+    study: Study,
+    worker: str,
+    target: int | None,
+    should_stop: Callable[[], bool] | None = None,
+    *,
+    most: int = MOST_RUNS,
+) -> Assignment | Nothing:
+    """The next repeat to train, as `trials.take` gives the next architecture.
+
+    Args:
+        target: repeats that the study shall have in all; None is no limit.
+        most: runs of one architecture.
+    """
+    if should_stop is not None and should_stop():
+        return Nothing(wait=True)
+    with study.exclusive():
+        put_back_orphans(study)
+        records = study.records()
+        ended = sum(record.repeated for record in records)
+        running = sum(record.state == REPEAT_RUNNING for record in records)
+        if target is not None and ended >= target:
+            return Nothing(wait=False, reason=f"{ended} repeats are trained")
+        if target is not None and ended + running >= target:
+            return Nothing(wait=True)
+        trial = _waiting(study, records)
+        if trial is None:
+            chosen = next_run(records, Standings.of(study, records), most)
+            if chosen is None:
+                return Nothing(wait=running > 0, reason=f"nothing is left to repeat after {ended} repeats")
+            trial = _begin(study, worker, chosen, records)
+        assignment = admit(study, trial, worker, records)
+        assert assignment is not None, "a repeat is always trained"
+        return assignment
+
+
+def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) -> TrialRecord | None:
+    """The architecture to train again; None when the front is settled, tied, or waits for running repeats."""
+    begun = Counter(
+        record.repeat_of for record in records if record.state in (REPEAT_RUNNING, REPEAT_WAITING)
+    )
+    attempts = {
+        record.number: len(record.runs) + record.failed_runs + begun[record.number]
+        for record in records
+        if record.runs
+    }
+    free = {number for number, count in attempts.items() if count < most}
+    if (standings.noise.df if standings.noise else 0) + begun.total() < FEWEST_DF:
+        best = [row.record for row in _best(standings, FEWEST_DF) if row.record.number in free]
+        if best:
+            return min(best, key=lambda record: attempts[record.number])
+    scores = {
+        number: score / (attempts[number] * (attempts[number] + 1))
+        for number, score in doubt(standings).items()
+        if number in free
+    }
+    if not scores:
+        return None
+    return records[max(scores, key=lambda number: (scores[number], -number))]
+
+
+def doubt(standings: Standings) -> dict[int, float]:
+    """By number, how much of what is undecided hangs on an architecture: p (1 - p) of itself and of those
+    that it may dominate."""
+    found: dict[int, float] = defaultdict(float)
+    for row in standings.undecided:
+        assert row.p_front is not None
+        for involved in (row, *standings.rivals(row)):
+            found[involved.record.number] += row.p_front * (1 - row.p_front)
+    return dict(found)
+
+
+def is_settled(records: Sequence[TrialRecord], standings: Standings, most: int) -> bool:
+    """Nothing is left to run: every place is sure, or a tie that `most` runs each did not break."""
+    return standings.noise is not None and next_run(records, standings, most) is None
+
+
+def _best(standings: Standings, count: int) -> list[Standing]:
+    """The front, then the front of the rest, and so on, until there are `count` architectures."""
+    left, found = list(standings.rows), list[Standing]()
+    objectives: Sequence[Objective] = standings.objectives
+    while left and len(found) < count:
+        points = [row.record.values for row in left if row.record.values is not None]
+        layer = set(front_indices(points, objectives))
+        found += [row for place, row in enumerate(left) if place in layer]
+        left = [row for place, row in enumerate(left) if place not in layer]
+    return found
+
+
+def _waiting(study: Study, records: Sequence[TrialRecord]) -> optuna.Trial | None:
+    """A repeat whose worker was stopped or killed, running again."""
+    storage = study.inner._storage
+    for record in records:
+        if record.state == REPEAT_WAITING:
+            trial_id = study.inner.get_trials(deepcopy=False)[record.number]._trial_id
+            if storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return optuna.Trial(study.inner, trial_id)
+    return None
+
+
+def _begin(study: Study, worker: str, original: TrialRecord, records: Sequence[TrialRecord]) -> optuna.Trial:
+    """A new repeat, running and signed from its first moment."""
+    used = [record.repeat for record in records if record.repeat_of == original.number]
+    template = create_trial(
+        state=TrialState.RUNNING,
+        system_attrs={"fixed_params": original.params},
+        user_attrs={REPEAT_OF: original.number, REPEAT: max(used, default=0) + 1, WORKER: worker},
+    )
+    trial_id = study.inner._storage.create_new_trial(study.inner._study_id, template_trial=template)
+    return optuna.Trial(study.inner, trial_id)

@@ -1,0 +1,85 @@
+"""How probable it is that an architecture is on the front, where costs are exact and results have noise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.stats.seed_noise import Array, Noise
+
+DRAWS = 2000
+
+
+class Membership:
+    """Fronts of `DRAWS` tables that might be true, given what was measured.
+
+    The true results of all architectures are drawn from their posterior under a flat prior: one variance
+    s^2 df / chi^2(df) that all share, then normal with it over the number of runs. Alone, each is Student's t
+    around its mean.
+
+    Args:
+        costs: (a, c) exact objectives, lower is better.
+        means: (a, k) means of the measured objectives, lower is better.
+        runs: (a,) how many each mean is over.
+        noise: of one run; its covariance is over the k measured objectives.
+        seed: of the draws.
+
+    Attributes:
+        probability: (a,) share of the draws in which the architecture is on the front.
+    """
+
+    def __init__(
+        self, costs: Array, means: Array, runs: NDArray[np.int64], noise: Noise, seed: int, draws: int = DRAWS
+    ) -> None:
+        random = np.random.default_rng(seed)
+        spread = np.sqrt(noise.df / random.chisquare(noise.df, size=draws))
+        values, axes = np.linalg.eigh(noise.covariance)
+        root = axes * np.sqrt(np.maximum(values, 0))  # (k, k): root @ root.T is the covariance
+        steps = random.standard_normal((draws, *means.shape)) @ root.T
+        steps *= spread[:, None, None] / np.sqrt(runs)[None, :, None]
+        self.drawn = np.ascontiguousarray((means + steps).transpose(2, 1, 0))  # (k, a, draws)
+        self.lowest, self.highest = self.drawn.min(axis=2), self.drawn.max(axis=2)  # (k, a)
+        self.cheaper, self.equal = _by_cost(costs)
+        self.probability = np.array([1 - self._dominated(place) for place in range(len(means))])
+
+    def rivals(self, place: int, share: float) -> NDArray[np.intp]:
+        """Architectures that dominate this one in at least `share` of the draws."""
+        others = self._others(place)
+        often = self._beats(place, others).mean(axis=1) >= share
+        return np.asarray(others[often], dtype=np.intp)
+
+    def _dominated(self, place: int) -> float:
+        """Share of the draws in which anything dominates it."""
+        others = self._others(place)
+        if (self.highest[:, others] < self.lowest[:, place, None]).all(axis=0).any():
+            return 1.0
+        return float(self._beats(place, others).any(axis=0).mean())
+
+    def _others(self, place: int) -> NDArray[np.intp]:
+        """Those that can dominate it by their costs, and do perhaps in some draw."""
+        near = (self.lowest <= self.highest[:, place, None]).all(axis=0)
+        return np.flatnonzero((self.cheaper[place] | self.equal[place]) & near)
+
+    def _beats(self, place: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """(others, draws) whether each of them dominates it."""
+        beats = np.ones((len(others), self.drawn.shape[2]), dtype=bool)
+        for column in self.drawn:
+            beats &= column[others] <= column[place]
+        same = np.flatnonzero(self.equal[place][others])
+        if same.size:
+            beats[same] &= (self.drawn[:, others[same]] < self.drawn[:, place, None]).any(axis=0)
+        return beats
+
+
+def _by_cost(costs: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(a, a) each, row i column j. `cheaper`: j costs no more than i, and less somewhere or comes first: it
+    dominates i as soon as it is no worse. `equal`: j costs the same and comes later: it must be better."""
+    count = len(costs)
+    least = np.ones((count, count), dtype=bool)
+    same = np.ones((count, count), dtype=bool)
+    for column in costs.T:
+        least &= column[None, :] <= column[:, None]
+        same &= column[None, :] == column[:, None]
+    later = np.triu(np.ones((count, count), dtype=bool), k=1)
+    earlier = later.T
+    return least & (~same | earlier), same & later

@@ -1,0 +1,39 @@
+"""Names of the attributes that nas writes on Optuna's trials and studies."""
+
+from __future__ import annotations
+
+# Names of the trial's user attributes. They are what Optuna Dashboard shows, so they are words.
+ARCHITECTURE, LINE, HASH = "architecture", "line", "hash"
+
+
+BASELINE, WORKER, SEEDS, REASON, DUPLICATE = "baseline", "worker", "seeds", "reason", "duplicate_of"
+
+
+METRICS, ENVIRONMENT, SECONDS = "metrics", "environment", "seconds"
+
+
+SUGGESTED_BY = "suggested_by"  # baseline, random (also while a sampler starts up) or the sampler's name
+
+
+DEATHS = "deaths"  # workers that were killed while they had the trial
+
+
+RUNGS = "rungs"  # held-out losses at the rungs reached
+
+
+STEPS = "steps"  # of the whole run, where the budget is time
+
+
+TOKENS, MEASURED = "tokens", "measured"  # trained on, and the other metrics, so far
+
+
+STOPPED_AT, PASSED = "stopped_at_rung", "promoted_past_rung"  # rungs counted from 1
+
+
+REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; the how manyth time, from 1
+
+
+ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs; written last
+
+
+MARK = "nas:made"  # likewise: which nas made it; written first

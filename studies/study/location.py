@@ -1,0 +1,124 @@
+"""What a study's folder says about where its trials are, if they are not in the folder itself.
+
+runs/NAME/  storage.url   the address, readable by its owner alone: it may hold a password
+            study.json    the study's name and id in that storage, and the folder it was made in
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from studies.files.atomic import TEMPORARY, write_json
+from studies.storage.addresses import absolute, file_of, is_relative
+from surgery.config.json_source import read_object
+from surgery.config.problems import Problem, UserError
+
+URL_FILE = "storage.url"
+HOME_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class Home:
+    """A study in another storage, as its folder knows it."""
+
+    study: str  # its name there
+    id: str  # drawn when it was made; empty for one that an earlier version made
+    folder: str  # where it was made
+
+    @classmethod
+    def read(cls, folder: Path) -> Home | None:
+        """None where there is none; a study that an earlier version made has none.
+
+        Raises:
+            UserError: it is damaged or not readable.
+        """
+        path = folder / HOME_FILE
+        try:
+            data = read_object(path)
+            return cls(*(_text(data[item.name]) for item in fields(cls)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            rule = f"can't be read: {error}"
+            hint = "remove it, and give the folder the name that the study has in its storage"
+            raise UserError("can't open the study", [Problem(HOME_FILE, str(path), rule, hint)]) from error
+
+    def write(self, folder: Path, url: str) -> None:
+        """Write both files."""
+        write_json(folder / HOME_FILE, asdict(self))
+        write_private(folder / URL_FILE, url + "\n")
+
+    def moved(self, folder: Path) -> tuple[str, bool]:
+        """(what became of the folder in words, whether another one is the same study); no words where nothing
+        did."""
+        if (twin := self._twin(folder)) is not None:
+            return f"is a copy of {twin}", True
+        return ("was renamed" if folder.resolve().name != self.study else ""), False
+
+    def _twin(self, folder: Path) -> Path | None:
+        """The folder that this one is a copy of: where the study was made, or one beside it."""
+        here = folder.resolve()
+        original = Path(self.folder)
+        if here == original:
+            return None
+        beside = here.parent.iterdir() if self.id and here.parent.is_dir() else ()
+        for path in (original, *sorted(beside)):
+            with suppress(OSError, UserError):
+                twin = Home.read(path)
+                if twin is not None and twin.id == self.id and not path.samefile(here):
+                    return path
+        return None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a field is not text")
+    return value
+
+
+def stored_url(folder: Path) -> str | None:
+    """The address of the storage that a study is in, if that is not the embedded one.
+
+    Earlier versions kept the path of a database as it was typed. It is looked for from the current folder and
+    from those around the study.
+
+    Raises:
+        UserError: the file is damaged or not readable.
+    """
+    path = folder / URL_FILE
+    try:
+        url = path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        hint = "give the address with --storage"
+        raise UserError("can't open the study", [Problem(URL_FILE, str(path), reason, hint)]) from error
+    if not is_relative(url):
+        return absolute(url)
+    found = [absolute(url, base) for base in (Path.cwd(), *folder.absolute().parents[1::-1], folder)]
+    return next((item for item in found if _is_file(item)), found[0])
+
+
+def _is_file(url: str) -> bool:
+    path = file_of(url)
+    return path is not None and path.is_file()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all, whatever the umask is."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

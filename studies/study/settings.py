@@ -1,0 +1,39 @@
+"""What a study fixes at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+GAIN = "gain"
+
+
+DEFAULT_SAMPLER = GAIN
+
+
+DEFAULT_STRATEGY = "forecast"
+
+
+# of StudySettings, what the same command must not change
+FIXED = (
+    "seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile", "cpu_precision", "threads",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What a study fixes at its start, beside its space; resuming with other values is refused."""
+
+    seed: int = 0
+    sampler: str = DEFAULT_SAMPLER
+    corpus: str = "builtin"
+    tokenizer: str = "bpe:4096"
+    data_hash: str = ""
+    data_folder: str = ""
+    stopping: str = DEFAULT_STRATEGY
+    compile: str = "auto"  # blocks: off, auto, max
+    cpu_precision: str = "float32"  # of matrix products on a CPU: float32 or bfloat16
+    threads: int = 1  # CPU threads per worker; another number would change the last bits of a loss
+    rules: Mapping[str, str] = field(
+        default_factory=dict
+    )  # `studies.study.rules`, set when the study is made

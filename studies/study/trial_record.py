@@ -1,0 +1,207 @@
+"""What a study knows about a trial, read back from the storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search_spaces.objectives import Objective
+from search_spaces.proxy import Proxy
+from studies.stats.pareto import front_indices
+from studies.storage.attributes import (
+    ARCHITECTURE,
+    BASELINE,
+    DUPLICATE,
+    ENVIRONMENT,
+    HASH,
+    LINE,
+    MEASURED,
+    METRICS,
+    PASSED,
+    REASON,
+    REPEAT,
+    REPEAT_OF,
+    RUNGS,
+    SECONDS,
+    SEEDS,
+    STEPS,
+    STOPPED_AT,
+    SUGGESTED_BY,
+    TOKENS,
+    WORKER,
+)
+from surgery.architecture import Architecture
+
+RANDOM = "random"
+
+DONE, FAILED, RUNNING, WAITING, STOPPED = "done", "failed", "running", "waiting", "stopped"
+INFEASIBLE, DUPLICATED = "infeasible", "duplicate"
+# A repeat is no architecture of its own, so whatever counts or lists the states above leaves it out.
+REPEATED, REPEAT_FAILED = "repeat", "repeat failed"
+REPEAT_RUNNING, REPEAT_WAITING = "repeat running", "repeat waiting"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an architecture: its trial, and the objectives it reached."""
+
+    trial: int
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial. `values` are in the order of the objectives; `metrics` has every metric by name.
+
+    Where the architecture was trained again, both are means over its `runs`.
+    """
+
+    number: int
+    state: str
+    values: tuple[float, ...] | None
+    metrics: dict[str, float]
+    line: str
+    hash: str
+    architecture: dict[str, Any] | None
+    baseline: str | None
+    feasible: bool
+    reason: str
+    worker: str
+    seconds: float
+    seeds: tuple[int, ...]
+    rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
+    passed: int = 0  # rungs behind which it was promoted, whatever is known there now
+    steps: int | None = None  # of its whole run; None: of the proxy, or not known yet
+    tokens: int | None = None  # trained on; None in a study of an older version: the whole proxy
+    measured: dict[str, float] = field(default_factory=dict)  # of a run that has not ended
+    environment: dict[str, str] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    repeat_of: int | None = None
+    repeat: int = 0  # of a repeat, from 1
+    runs: tuple[Run, ...] = ()  # of a trained architecture, its own first
+    failed_runs: int = 0
+    suggested_by: str = ""
+    ended: datetime | None = None
+
+    @classmethod
+    def read(cls, trial: FrozenTrial) -> TrialRecord:
+        attrs, state = trial.user_attrs, _state(trial)
+        values = tuple(trial.values) if trial.values is not None else None
+        return cls(
+            number=trial.number,
+            state=state,
+            values=values,
+            metrics=attrs.get(METRICS, {}),
+            line=attrs.get(LINE, ""),
+            hash=attrs.get(HASH, ""),
+            architecture=attrs.get(ARCHITECTURE),
+            baseline=attrs.get(BASELINE),
+            feasible=all(amount <= 0 for amount in trial.constraints.values()),
+            reason=attrs.get(REASON, ""),
+            worker=attrs.get(WORKER) or "",  # None once it was put back
+            seconds=attrs.get(SECONDS, 0.0),
+            seeds=tuple(attrs.get(SEEDS, ())),
+            rungs=tuple(attrs.get(RUNGS, ())),
+            passed=attrs.get(PASSED) or 0,
+            steps=attrs.get(STEPS),
+            tokens=attrs.get(TOKENS),
+            measured=attrs.get(MEASURED, {}),
+            environment=attrs.get(ENVIRONMENT, {}),
+            params=trial.params,
+            repeat_of=attrs.get(REPEAT_OF),
+            repeat=attrs.get(REPEAT, 0),
+            runs=(Run(trial.number, values),) if state == DONE and values is not None else (),
+            suggested_by=attrs.get(SUGGESTED_BY, ""),
+            ended=trial.datetime_complete,
+        )
+
+    @property
+    def trained(self) -> bool:
+        """An architecture that used up its training: to the end, to the rung where it stopped, or in vain."""
+        return self.state in (DONE, FAILED, STOPPED)
+
+    @property
+    def repeated(self) -> bool:
+        """A repeat that used up its training, successfully or not."""
+        return self.state in (REPEATED, REPEAT_FAILED)
+
+    @property
+    def name(self) -> str:
+        """`#12`; for the seeds' own designs `#1 dense`; for a repeat `#30 of #12`."""
+        if self.repeat_of is not None:
+            return f"#{self.number} of #{self.repeat_of}"
+        return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
+
+    def whole_steps(self, proxy: Proxy) -> int:
+        """Optimizer steps of its run to the end."""
+        return proxy.steps if self.steps is None else self.steps
+
+    def at_rungs(self, fractions: Sequence[float]) -> str:
+        """Held-out losses where they were compared, such as `5.5517 at 30%, 4.4121 at 100%`."""
+        reached = zip(fractions, self.rungs, strict=False)
+        return ", ".join(f"{loss:.4f} at {fraction:.0%}" for fraction, loss in reached)
+
+    def build(self) -> Architecture:
+        assert self.architecture is not None, "only sampled trials have one"
+        return Architecture.from_dict(self.architecture)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`; stable."""
+        return {
+            "number": self.number,
+            "state": self.state,
+            "architecture": self.line,
+            "hash": self.hash,
+            "baseline": self.baseline,
+            "suggested_by": self.suggested_by,
+            "feasible": self.feasible,
+            "metrics": self.metrics,
+            "params": self.params,
+            "rungs": list(self.rungs),
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "seeds": list(self.seeds),
+            "environment": self.environment,
+            "reason": self.reason,
+            "repeat_of": self.repeat_of,
+            "runs": [{"trial": run.trial, "values": list(run.values)} for run in self.runs],
+            "failed_runs": self.failed_runs,
+        }
+
+
+def front_records(records: Iterable[TrialRecord], objectives: tuple[Objective, ...]) -> list[TrialRecord]:
+    """The Pareto front, ordered by the first objective from its best.
+
+    A baseline that breaks a constraint is trained for comparison but has no place on it.
+    """
+    done = [record for record in records if record.state == DONE and record.values and record.feasible]
+    points = [record.values for record in done if record.values is not None]
+    front = [done[index] for index in front_indices(points, objectives)]
+    sign = 1 if objectives[0].direction == "min" else -1
+    return sorted(front, key=lambda record: sign * record.values[0] if record.values else 0.0)
+
+
+def _state(trial: FrozenTrial) -> str:
+    if REPEAT_OF in trial.user_attrs:
+        return _REPEAT_STATES[trial.state]
+    if trial.state == TrialState.PRUNED:
+        return DUPLICATED if DUPLICATE in trial.user_attrs else INFEASIBLE
+    if trial.state == TrialState.COMPLETE:
+        return DUPLICATED if DUPLICATE in trial.user_attrs else DONE
+    if trial.state == TrialState.RUNNING and trial.user_attrs.get(STOPPED_AT) is not None:
+        return STOPPED
+    return {TrialState.FAIL: FAILED, TrialState.RUNNING: RUNNING, TrialState.WAITING: WAITING}[trial.state]
+
+
+_REPEAT_STATES = {
+    TrialState.COMPLETE: REPEATED,
+    TrialState.FAIL: REPEAT_FAILED,
+    TrialState.PRUNED: REPEAT_FAILED,  # nobody does; a result it is not
+    TrialState.RUNNING: REPEAT_RUNNING,
+    TrialState.WAITING: REPEAT_WAITING,
+}

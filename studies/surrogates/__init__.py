@@ -1,0 +1,1 @@
+"""Models that predict results from observations: arrays in, predictions out."""

@@ -1,0 +1,117 @@
+"""A Gaussian process of few observations: results of architectures from their descriptors.
+
+A Matérn kernel beside a linear one: sizes act nearly linearly, choices together. Each observation brings its
+own variance, so that forecasts are learned from as what they are. The kernel is the one of a small grid under
+which the observations are most likely: with ten of them, a finer choice would be noise. Single choices are
+many columns, most of them idle: they move architectures apart by no more than makes the observations likely.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from studies.surrogates.observations import Floats
+
+MOST = 128  # observations, the newest: time grows with their cube, and early random ones tell least
+MOST_TRIED = 48  # of them, in choosing the kernel
+LENGTHS = (0.5, 1.0, 2.0, 4.0)  # in standard deviations of the descriptors
+CHOICES = (0.0, 0.3, 1.0)  # weights of the distance in single choices
+LINEAR = (0.0, 1.0)  # variances, in shares of the Matérn kernel's
+NOISE = (0.01, 0.05, 0.2)  # likewise: seeds, and what no descriptor tells
+SCALES = (0.3, 1.0, 3.0)  # of the whole kernel, in variances of the observations
+CONSTANT = 1.0
+CORNER = 1e100
+
+
+def regress(
+    inputs: Floats, targets: Floats, sds: Floats, wanted: Floats, summary: int | None = None
+) -> tuple[Floats, Floats]:
+    """(means, standard deviations) of a new run of each of `wanted`.
+
+    Args:
+        inputs: (n, columns), of the observations; NaN where a column does not apply.
+        sds: (n,) of the targets, 0: measured.
+        wanted: (m, columns).
+        summary: columns that are no single choices, the first ones; None: all.
+    """
+    inputs, targets, sds = inputs[-MOST:], targets[-MOST:], sds[-MOST:]
+    x, new = _standardised(inputs[:, :summary], wanted[:, :summary])
+    width = max(x.shape[1], 1)
+    there, across = _squares(x, x), _squares(new, x)
+    chosen, choosing = np.zeros_like(there), np.zeros_like(across)
+    if summary is not None:
+        single, new_single = _standardised(inputs[:, summary:], wanted[:, summary:])
+        chosen, choosing = _squares(single, single), _squares(new_single, single)
+    flat, flat_across = x @ x.T / width, new @ x.T / width
+    centre, spread = targets.mean(), max(float(targets.std()), 1e-9)
+    y, own = (targets - centre) / spread, np.square(sds / spread)
+    some = slice(-MOST_TRIED, None)
+    weight, length, linear, noise, scale = _likeliest(
+        there[some, some], chosen[some, some], flat[some, some], y[some], own[some]
+    )
+    kernel = scale * (_matern(there + weight * chosen, length) + linear * flat + CONSTANT)
+    kernel[range(len(y)), range(len(y))] += scale * noise + own
+    covariance = scale * (_matern(across + weight * choosing, length) + linear * flat_across + CONSTANT)
+    weights = np.linalg.solve(kernel, np.column_stack([y, covariance.T]))
+    alone = scale * (1 + linear * np.square(new).sum(axis=1) / width + CONSTANT + noise)
+    variances = np.maximum(alone - (covariance * weights[:, 1:].T).sum(axis=1), 1e-9)
+    return centre + covariance @ weights[:, 0] * spread, np.sqrt(variances) * spread
+
+
+def _likeliest(
+    there: Floats, chosen: Floats, flat: Floats, y: Floats, own: Floats
+) -> tuple[float, float, float, float, float]:
+    """(weight of choices, length, linear, noise, scale) of the kernel under which `y` is most likely.
+
+    With K = L L', log det K and y' K^-1 y = |L^-1 y|^2 both stand in the Cholesky factor of K bordered by y:
+    L^-1 y is its last row. The corner only has to be large enough for a factor to exist.
+    """
+    count = len(y)
+    pairs = list(product(NOISE, SCALES))
+    noises, scales = np.array(pairs).T
+    tables = np.empty((len(pairs), count + 1, count + 1))
+    tables[:, count, :count], tables[:, count, count] = y, CORNER
+    best = (-np.inf, CHOICES[0], LENGTHS[0], LINEAR[0], *pairs[0])
+    for weight in CHOICES if chosen.any() else CHOICES[:1]:
+        squares = there + weight * chosen
+        for length, linear in product(LENGTHS, LINEAR):
+            kernel = _matern(squares, length) + linear * flat + CONSTANT
+            tables[:, :count, :count] = scales[:, None, None] * kernel
+            tables[:, range(count), range(count)] += (scales * noises)[:, None] + own
+            factors = np.linalg.cholesky(tables)  # which reads the lower triangle
+            roots = np.diagonal(factors, axis1=1, axis2=2)[:, :count]
+            likely = -0.5 * np.square(factors[:, count, :count]).sum(axis=1) - np.log(roots).sum(axis=1)
+            place = int(likely.argmax())
+            if likely[place] > best[0]:
+                best = (float(likely[place]), weight, length, linear, *pairs[place])
+    return best[1:]
+
+
+def _standardised(inputs: Floats, wanted: Floats) -> tuple[Floats, Floats]:
+    """Over both, as the new ones show what there is to vary; columns without variety are left out.
+
+    What does not apply takes the mean: it sets nobody apart.
+    """
+    both = np.concatenate([inputs, wanted])
+    known = ~np.isnan(both)
+    count = np.maximum(known.sum(axis=0), 1)
+    apart = np.where(known, both - np.where(known, both, 0).sum(axis=0) / count, 0)
+    spread = np.sqrt(np.square(apart).sum(axis=0) / count)
+    varied = spread > 1e-9
+    both = apart[:, varied] / spread[varied]
+    return both[: len(inputs)], both[len(inputs) :]
+
+
+def _squares(left: Floats, right: Floats) -> Floats:
+    """(left, right) mean square difference."""
+    width = max(left.shape[1], 1)
+    squares = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
+    return np.asarray(np.maximum(squares, 0.0) / width)
+
+
+def _matern(squares: Floats, length: float) -> Floats:
+    """Of smoothness 3/2, at distances whose squares these are."""
+    scaled = np.sqrt(3 * squares) / length
+    return np.asarray((1 + scaled) * np.exp(-scaled))

@@ -1,0 +1,302 @@
+"""Trains one architecture under a token budget: one loop for proxies and for `nas train`, without Optuna."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from studies.data import TokenData
+from studies.files.curve import CurveWriter, Stopwatch, log_steps
+from studies.training.devices import peak_memory, reset_peak_memory, to_device
+from studies.training.memory import fitting
+from studies.training.profiling import mark
+from studies.training.rng_state import random_state, set_random_state
+from studies.training.settings import TrainSettings
+from studies.training.step import Descent
+from studies.training.validation import Evaluation, evaluate
+from surgery.config.problems import Problems
+from surgery.model import HybridLM
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, for whoever watches."""
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run measured. Losses in nats/token, `val_bpb` in bits/byte, memory in bytes.
+
+    `losses`: held out, at each of `TrainSettings.eval_at`; the last is `val_loss`.
+    """
+
+    val_loss: float
+    val_bpb: float
+    train_loss: float
+    tokens: int
+    seconds: float
+    train_tokens_per_s: float
+    peak_memory: int
+    epochs: float
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where a run was when its held-out loss was taken, and what it measured; units as in TrainResult."""
+
+    losses: tuple[float, ...]  # held-out, nats/token, at every such point so far
+    tokens: int
+    val_bpb: float
+    train_tokens_per_s: float
+    peak_memory: int
+
+
+class Interrupted(Exception):
+    """The caller asked to stop."""
+
+
+class Stopped(Exception):
+    """The caller let the run go no further at a rung; its checkpoint is written."""
+
+
+def train(
+    model: HybridLM,
+    data: TokenData,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    curve: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    at_rung: Callable[[Rung], bool] | None = None,
+    checkpoint: Path | None = None,
+    decided: int | None = None,
+) -> TrainResult:
+    """Trains `model` in place. A run that stopped at a rung and goes on ends as one that never stopped.
+
+    Args:
+        seed: of the HDPL noise; the caller seeds the initial weights.
+        curve: JSON lines with step, tokens and the losses, written as they come.
+        at_rung: asked after every evaluation but the last whether the run goes on.
+        checkpoint: where a run that does not is kept, and where it goes on from when the file is there.
+        decided: rungs past which the run is known to continue; `at_rung` is asked again about a later one
+            that the checkpoint was written at. None: the run continues from any checkpoint.
+
+    Raises:
+        Stopped: `at_rung` said no.
+        TrainingFailed: the loss is not finite or exploded; the reason is the message.
+        Interrupted: `should_stop` said so between two steps or two batches of an evaluation.
+        UserError: model, data and settings don't fit each other.
+    """
+    check_data(data, settings, model.architecture.backbone.vocab_size)
+    model.to(device).train()
+    torch.manual_seed(seed)
+    reset_peak_memory(device)
+
+    def pause() -> None:
+        if should_stop is not None and should_stop():
+            raise Interrupted
+
+    batches = batch_indices(data.windows("train", settings.seq_len), settings)
+    run = _Run(model, data, settings, device)
+    if checkpoint is not None and checkpoint.is_file():
+        run.restore(load_state(checkpoint))
+        # The worker may have died after it wrote this, before the study knew that the run is paused.
+        pending = decided is not None and len(run.losses) > decided and run.evaluation is not None
+        if pending and at_rung is not None and not at_rung(run.rung()):
+            raise Stopped
+    with CurveWriter(curve, after=run.step) as run.writer:
+        for step, indices in enumerate(islice(batches, run.step, settings.steps), start=run.step + 1):
+            pause()
+            run.train_step(step, indices)
+            if step in run.log_steps:
+                progress = run.log(step)
+                if on_step is not None:
+                    on_step(progress)
+            if step in settings.eval_steps:
+                run.evaluate(step, pause)
+                if at_rung is not None and not at_rung(run.rung()) and step < settings.steps:
+                    assert checkpoint is not None, "a run that may stop has a place for its state"
+                    save_state(checkpoint, run.state())
+                    raise Stopped
+    return run.result()
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self, model: HybridLM, data: TokenData, settings: TrainSettings, device: torch.device
+    ) -> None:
+        self.model, self.data, self.settings, self.device = model, data, settings, device
+        self.descent = Descent(model, settings, device)
+        self.log_steps = log_steps(settings.steps) | settings.eval_steps
+        self.train_loss = math.nan
+        self.evaluation: Evaluation | None = None
+        self.losses: list[float] = []
+        self.writer = CurveWriter(None)
+        self.step = self.peak_before = 0
+        self.watch = Stopwatch()
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        return {
+            "step": self.step,
+            "losses": self.losses,
+            "evaluation": None if self.evaluation is None else asdict(self.evaluation),
+            "first_loss": self.descent.first(),
+            "seconds": self.watch.seconds,
+            "peak_memory": self.peak_memory,
+            "model": self.model.state_dict(),
+            "optimizer": self.descent.optimizer.state_dict(),
+            "random": random_state(self.device),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step, self.losses, self.peak_before = state["step"], state["losses"], state["peak_memory"]
+        self.model.load_state_dict(state["model"])
+        # older checkpoints don't have it: the first step from here on counts then
+        self.descent.restore(state["optimizer"], state.get("first_loss"))
+        set_random_state(state["random"], self.device)
+        self.watch = Stopwatch(state["seconds"])
+        evaluation = state.get("evaluation")  # older checkpoints have none
+        self.evaluation = None if evaluation is None else Evaluation(**evaluation)
+
+    @property
+    def peak_memory(self) -> int:
+        return max(self.peak_before, peak_memory(self.device))
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.settings.batch_tokens
+
+    def rung(self) -> Rung:
+        assert self.evaluation is not None, "asked behind an evaluation"
+        speed = self.tokens / self.watch.seconds
+        return Rung(tuple(self.losses), self.tokens, self.evaluation.val_bpb, speed, self.peak_memory)
+
+    def train_step(self, step: int, indices: np.ndarray) -> None:
+        self.step = step
+        mark("storage")
+        rows = to_device(self.data.batch(indices, self.settings.seq_len), self.device)
+        mark("data")
+        self.descent.step(step, rows[:, :-1], rows[:, 1:])
+
+    def log(self, step: int) -> Progress:
+        """Writes a point of the curve.
+
+        Raises:
+            TrainingFailed: the last step's loss or gradient is not finite, or the loss exploded.
+        """
+        descent = self.descent
+        self.train_loss, norm = descent.check(step)
+        tokens = step * self.settings.batch_tokens
+        self.writer.write(
+            step=step, tokens=tokens, loss=self.train_loss, auxiliary=descent.auxiliary.item(),
+            lr=descent.lr, grad_norm=norm,
+        )  # fmt: skip
+        speed = tokens / max(self.watch.seconds, 1e-9)
+        return Progress(step, self.settings.steps, tokens, self.train_loss, speed)
+
+    def evaluate(self, step: int, pause: Callable[[], None]) -> None:
+        """Takes the held-out loss; the clock stands meanwhile."""
+        settings = self.settings
+
+        def held_out(sequences: int) -> Evaluation:
+            return evaluate(
+                self.model, self.data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
+                batch_tokens=sequences * settings.seq_len, device=self.device,
+                cpu_precision=settings.cpu_precision, on_batch=pause,
+            )  # fmt: skip
+
+        sequences = self.descent.sequences or settings.batch_tokens // settings.seq_len
+        with self.watch.paused():
+            # a recording keeps what a step needs
+            found, _ = fitting(sequences, held_out, make_room=self.descent.forget)
+        self.descent.check_alive(found.val_loss, 0.0, step)
+        self.writer.write(
+            step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb
+        )
+        self.evaluation = found
+        self.losses.append(found.val_loss)
+
+    def result(self) -> TrainResult:
+        assert self.evaluation is not None, "the last step is evaluated"
+        settings = self.settings
+        tokens, seconds = self.tokens, self.watch.seconds
+        return TrainResult(
+            val_loss=self.evaluation.val_loss,
+            val_bpb=self.evaluation.val_bpb,
+            train_loss=self.train_loss,
+            tokens=tokens,
+            seconds=seconds,
+            train_tokens_per_s=tokens / seconds,
+            peak_memory=self.peak_memory,
+            epochs=tokens / (self.data.windows("train", settings.seq_len) * settings.seq_len),
+            losses=tuple(self.losses),
+        )
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Whole or not at all, also when the process dies meanwhile."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def batch_indices(windows: int, settings: TrainSettings) -> Iterator[np.ndarray]:
+    """Window numbers of each step, reshuffled every epoch; the order depends on `order_seed` alone."""
+    size = settings.batch_tokens // settings.seq_len
+    queue = np.empty(0, dtype=np.int64)
+    epoch = 0
+    while True:
+        while len(queue) < size:
+            shuffled = np.random.default_rng((settings.order_seed, epoch)).permutation(windows)
+            queue = np.concatenate((queue, shuffled))
+            epoch += 1
+        yield queue[:size]
+        queue = queue[size:]
+
+
+def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> None:
+    """Raises:
+    UserError: the tokens don't fit the model or the budget.
+    """
+    problems = Problems()
+    if data.vocab_size > vocab_size:
+        rule = f"must be at least the tokenizer's {data.vocab_size}"
+        problems.add("backbone.vocab_size", vocab_size, rule, "or prepare the data with a smaller one")
+    if settings.batch_tokens < settings.seq_len or settings.batch_tokens % settings.seq_len:
+        problems.add(
+            "batch_tokens", settings.batch_tokens, f"must be a multiple of seq_len {settings.seq_len}"
+        )
+    for split in ("train", "val"):
+        if data.windows(split, settings.seq_len) < 1:
+            rule = f"must hold a window of {settings.seq_len} + 1 tokens"
+            problems.add(
+                f"{split} tokens", len(data.tokens(split)), rule, "use more text or a smaller seq_len"
+            )
+    problems.raise_if_any("model and data don't fit")

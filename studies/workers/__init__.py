@@ -1,0 +1,1 @@
+"""Worker processes: training trials, heartbeats, signals and supervision."""

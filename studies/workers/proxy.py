@@ -1,0 +1,84 @@
+"""A trial's proxy training: data, settings and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from search_spaces import SearchSpace
+from studies.data import TokenData, open_or_prepare
+from studies.study import Study
+from studies.training.settings import TrainSettings
+from surgery.architecture import Architecture
+from surgery.architecture.costs import METRICS as ALL_METRICS
+from surgery.architecture.costs import cost
+from surgery.config.problems import Problem, UserError
+
+
+def open_data(study: Study) -> TokenData:
+    """The study's token data; prepared anew on a machine that does not have it.
+
+    Raises:
+        UserError: it is not the data that the study was started with.
+    """
+    settings = study.settings
+    if (Path(settings.data_folder) / "meta.json").is_file():
+        data = TokenData.open(settings.data_folder)
+    else:
+        data = prepare_for(study.space, settings.corpus, settings.tokenizer)
+    if data.content_hash != settings.data_hash:
+        rule = f"differs from the study's {settings.data_hash}"
+        raise UserError("not this study's data", [Problem("data", data.content_hash, rule)])
+    return data
+
+
+def prepare_for(
+    space: SearchSpace, corpus: str, tokenizer: str,
+    progress: Callable[[int, int, int | None], None] | None = None,
+) -> TokenData:  # fmt: skip
+    """Tokens enough for one proxy from a Hub data set, or the whole of a local corpus."""
+    remote = corpus.startswith(("hf:", "fineweb-edu"))
+    limit = space.proxy.tokens if remote else None
+    return open_or_prepare(corpus, tokenizer, max_tokens=limit, progress=progress)
+
+
+def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
+    """The proxy of a space as the trainer takes it; the data order depends on the study's seed alone."""
+    proxy = space.proxy
+    return TrainSettings(
+        tokens=proxy.tokens,
+        seq_len=proxy.seq_len,
+        batch_tokens=proxy.batch_tokens,
+        lr=proxy.lr,
+        lr_rule=proxy.lr_rule,
+        warmup=proxy.warmup,
+        final_lr=proxy.final_lr,
+        weight_decay=proxy.weight_decay,
+        eval_tokens=proxy.eval_tokens,
+        eval_at=proxy.rungs,
+        order_seed=order_seed,
+    )
+
+
+def settings_of(study: Study) -> TrainSettings:
+    """What all trials of a study train with."""
+    asked = study.settings
+    proxy = train_settings(study.space, asked.seed)
+    return replace(proxy, compile=asked.compile, cpu_precision=asked.cpu_precision)
+
+
+def metrics_of(
+    space: SearchSpace, architecture: Architecture, results: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """Every metric the space mentions and every one without a context, by name. `results`: one a seed."""
+    measured = {
+        name: fmean(result[name] for result in results)
+        for name, metric in ALL_METRICS.items()
+        if metric.analytic is None and name in results[0]
+    }
+    names = [name for name, metric in ALL_METRICS.items() if metric.analytic and not metric.takes_context]
+    names += [item.name for item in space.objectives if item.metric.analytic]
+    names += [item.name for item in space.constraints]
+    return {**measured, **{name: float(cost(architecture, name)) for name in dict.fromkeys(names)}}

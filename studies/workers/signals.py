@@ -1,0 +1,49 @@
+"""How a worker is asked to stop: between two steps of training, never within a write to the storage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from studies.workers.supervisor import SUPERVISOR
+
+
+class Stop:
+    """True once a signal asked to stop, or once the supervisor that started this process is gone."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.supervisor = os.environ.get(SUPERVISOR)
+
+    def __call__(self) -> bool:
+        orphaned = self.supervisor is not None and os.getppid() != int(self.supervisor)
+        return orphaned or self.asked.is_set()
+
+    def wait(self, seconds: float) -> None:
+        self.asked.wait(seconds)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGINT and SIGTERM set it: training looks at it each step, so no write to the storage is cut through.
+    A second signal interrupts at once."""
+    stop = Stop()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if stop.asked.is_set():
+            raise KeyboardInterrupt
+        stop.asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

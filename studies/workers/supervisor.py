@@ -1,0 +1,235 @@
+"""Runs local workers for a study, watches over them and says how far it is."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from studies.search.assignment import put_back_orphans
+from studies.storage.addresses import STORAGE
+from studies.storage.opening import mendable
+from studies.study import Study
+from studies.study.leases import statuses
+from studies.study.trial_record import TrialRecord, front_records
+
+POLL_SECONDS = 0.5
+RESPAWNS = 3  # a worker that dies is started again so many times in all, a worker
+STOPPED = 130  # exit code of a worker that was asked to stop
+REFUSED = 2  # likewise, of one that can't work until the user has fixed something
+LOST = 3  # likewise, of one whose device is lost to it
+# before another is started in its place: processes that share a GPU all lose it, and it serves new ones only
+# once the last of them has ended
+RECOVERY_SECONDS = 10.0
+SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
+GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The study at one moment, for a screen."""
+
+    records: list[TrialRecord]
+    front: list[TrialRecord]
+    workers: list[dict[str, Any]]
+    elapsed: float
+    target: int | None
+    trained_here: int  # since this search started, of those that the target counts
+    refining: bool = False  # what is trained, and counted, are repeats
+
+    def count(self, state: str) -> int:
+        return sum(record.state == state for record in self.records)
+
+    @property
+    def trained(self) -> int:
+        return sum(record.trained for record in self.records)
+
+    @property
+    def ended(self) -> int:
+        """Trainings that the target counts."""
+        return sum(record.repeated for record in self.records) if self.refining else self.trained
+
+    @property
+    def tokens_per_s(self) -> float:
+        return float(sum(worker.get("tokens_per_s", 0.0) for worker in self.workers))
+
+    @property
+    def trials_per_hour(self) -> float:
+        return 3600 * self.trained_here / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the target, from the mean time of a trial, stopped ones among them, and how far the
+        running ones are."""
+        times = [record.seconds for record in self.records if record.trained and record.seconds > 0]
+        if self.target is None or not times or not self.workers:
+            return None
+        left: float = self.target - self.ended - sum(worker.get("done", 0.0) for worker in self.workers)
+        return max(0.0, left) * fmean(times) / len(self.workers)
+
+
+class Supervisor:
+    """Starts `workers` processes, restarts those that die, stops them all together.
+
+    With `refine` they train repeats, so many runs of one architecture at most, and `target` counts repeats.
+    """
+
+    def __init__(
+        self, study: Study, *, workers: int, target: int | None, device: str = "auto",
+        timeout: float | None = None, refine: int | None = None,
+    ) -> None:  # fmt: skip
+        self.study, self.target, self.device, self.timeout = study, target, device, timeout
+        self.refine = refine
+        self.number = workers
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.respawned = 0
+        self.lost: dict[int, float] = {}  # when, by index
+        self.started = time.monotonic()
+        self.trained_before = self._ended(study.records())
+        self.timed_out = False
+
+    def watch(self) -> Iterator[Snapshot]:
+        """Snapshots until every worker has ended. Leaving the loop early stops the workers.
+
+        Raises:
+            UserError: the study's folder or storage can't be used any more.
+        """
+        with mendable(self.study.folder):
+            try:
+                with (self.study.folder / "workers.log").open("ab") as self.log:
+                    self.processes = [self._spawn(index) for index in range(self.number)]
+                    while self._revive() or any(process.poll() is None for process in self.processes):
+                        if not self._in_time():
+                            break
+                        yield self.snapshot()
+                        time.sleep(POLL_SECONDS)
+                    yield self.snapshot()
+            finally:
+                try:
+                    self._stop()
+                finally:
+                    with self.study.exclusive():
+                        put_back_orphans(self.study)
+                    self.study.write_front()
+
+    def snapshot(self) -> Snapshot:
+        records = self.study.records()
+        return Snapshot(
+            records=records,
+            front=front_records(records, self.study.space.objectives),
+            workers=statuses(self.study.workers_folder),
+            elapsed=time.monotonic() - self.started,
+            target=self.target,
+            trained_here=self._ended(records) - self.trained_before,
+            refining=self.refine is not None,
+        )
+
+    def _ended(self, records: list[TrialRecord]) -> int:
+        return sum(record.trained if self.refine is None else record.repeated for record in records)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a worker ended with an error for good; being asked to stop is none."""
+        return any(
+            (process.returncode or 0) not in (0, STOPPED, -signal.SIGINT) for process in self.processes
+        )
+
+    @property
+    def died(self) -> bool:
+        """Whether nothing ended this search as asked: not the target, nor the time, nor a worker that found
+        nothing more to train. Its workers were killed, failed, or were stopped from outside."""
+        reached = self.target is not None and self._ended(self.study.records()) >= self.target
+        return not (reached or self.timed_out or any(process.returncode == 0 for process in self.processes))
+
+    @property
+    def refused(self) -> bool:
+        """Whether all workers ended with an error that the user can fix."""
+        return all(process.returncode == REFUSED for process in self.processes)
+
+    def last_words(self) -> str:
+        """The end of what the workers printed."""
+        text = (self.study.folder / "workers.log").read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.strip().splitlines()[-12:]) or "the workers printed nothing"
+
+    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "nas_cli.main", "worker", str(Path(self.study.folder).resolve())]
+        command += ["--device", spread(self.device, index)]
+        if self.target is not None:
+            command += ["--trials", str(self.target)]
+        if self.refine is not None:
+            command += ["--refine", "--each", str(self.refine)]
+        # a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.study.settings.threads),
+            SUPERVISOR: str(os.getpid()),
+        }
+        environment.pop(STORAGE, None)
+        if self.study.url is not None:  # not an argument: those of a process are shown to every user
+            environment[STORAGE] = self.study.url
+        return subprocess.Popen(
+            command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            start_new_session=True, env=environment,
+        )  # fmt: skip
+
+    def _revive(self) -> bool:
+        """Starts workers again that were killed or lost their device. True when there is one to wait for."""
+        revived = False
+        for index, process in enumerate(self.processes):
+            code = process.poll() or 0
+            if not (code < 0 or code == LOST) or self.respawned >= RESPAWNS * self.number or self.timed_out:
+                continue
+            revived = True
+            if code == LOST:
+                ready = self.lost.setdefault(index, time.monotonic()) + RECOVERY_SECONDS
+                if time.monotonic() < ready:
+                    continue
+                del self.lost[index]
+            self.respawned += 1
+            self.processes[index] = self._spawn(index)
+        return revived
+
+    def _in_time(self) -> bool:
+        """Asks the workers to stop when the time is up; False when they had their grace after that."""
+        over = time.monotonic() - self.started - (self.timeout or math.inf)
+        if over > 0 and not self.timed_out:
+            self.timed_out = True
+            self._signal(signal.SIGINT)
+        return over < GRACE_SECONDS
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def _stop(self) -> None:
+        """Asks the workers to stop, kills those that take too long; all at once on a second Ctrl-C."""
+        self._signal(signal.SIGINT)
+        deadline = time.monotonic() + GRACE_SECONDS
+        try:
+            for process in self.processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            self._signal(signal.SIGKILL)
+            for process in self.processes:
+                process.wait()
+
+
+def spread(device: str, index: int) -> str:
+    """`cuda` and `auto` workers are shared out over the GPUs; a named device is taken as it is."""
+    if device not in ("cuda", "auto"):
+        return device
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"cuda:{index % gpus}" if gpus else device

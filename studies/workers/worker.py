@@ -1,0 +1,266 @@
+"""A worker: takes trials, trains them, tells the study. Any number of them share one study."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import optuna
+import torch
+
+from studies.data import TokenData
+from studies.probes import train_probe
+from studies.search.assignment import HEARTBEAT_SECONDS, Assignment, Nothing, beat, finish, put_back, take
+from studies.search.early_stopping import reach, stop
+from studies.stats.extrapolation import carried_on
+from studies.stats.seeds import derive_seed
+from studies.storage.addresses import redacted
+from studies.storage.attributes import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, STEPS
+from studies.storage.opening import STORAGE_ERRORS, mendable
+from studies.study import Study
+from studies.study.leases import Lease
+from studies.study.names import CHECKPOINT
+from studies.study.trial_record import TrialRecord
+from studies.training.devices import DeviceLost, describe, make_ready, pick_device
+from studies.training.errors import TrainingFailed
+from studies.training.loop import Interrupted, Progress, Rung, Stopped, check_data, train
+from studies.training.profiling import mark
+from studies.training.settings import TrainSettings
+from studies.training.throughput import by_time
+from studies.workers.proxy import metrics_of, open_data, settings_of, train_settings
+from studies.workers.signals import Stop, stop_on_signals
+from surgery.architecture.costs import METRICS as ALL_METRICS
+from surgery.config.problems import Problem, UserError
+from surgery.model import HybridLM
+
+WAIT_SECONDS = 0.5
+FAILURES_IN_A_ROW = 5  # so many different architectures failing means that something else is wrong
+Log = Callable[[str], None]
+Take = Callable[[Study, str, int | None, Callable[[], bool] | None], Assignment | Nothing]
+
+
+def work(
+    study: Study, *, target: int | None, device: str = "auto", log: Log = print, take_next: Take = take
+) -> str:
+    """Trains trials until the study has `target` trained architectures or its space is exhausted.
+
+    `take_next` says what to train: with the one of `studies.search.refinement` it is repeats. Returns why it
+    ended.
+    SIGINT and SIGTERM put the running trial back, to be run again from its start.
+
+    Raises:
+        UserError: device, data, folder or storage are not usable here, this version trains by other rules
+            than the study's trials, or every trial fails.
+        DeviceLost: the device is of no more use to this process; a new one may go on.
+        KeyboardInterrupt: asked to stop.
+    """
+    study.refuse_changed_rules()
+    place = pick_device(device)
+    torch.set_num_threads(study.settings.threads)
+    data = open_data(study)
+    check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
+    make_ready(place)
+    mark("open")
+    with mendable(study.folder), Lease(study.workers_folder) as lease, stop_on_signals() as stop:
+        worker = _Worker(study, data, place, lease, stop, log)
+        while not stop():
+            assignment = take_next(study, lease.worker, target, stop)
+            mark("take")
+            if isinstance(assignment, Assignment):
+                worker.run(assignment)
+                mark("storage")
+            elif not assignment.wait:
+                return assignment.reason
+            else:
+                lease.tell({"state": "waiting"})
+                stop.wait(WAIT_SECONDS)
+    raise KeyboardInterrupt
+
+
+class _Worker:
+    """Trains one trial after the other."""
+
+    def __init__(
+        self, study: Study, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log
+    ) -> None:
+        self.study, self.data, self.device, self.lease, self.stop = study, data, device, lease, stop
+        self.log = log
+        self.settings = settings_of(study)
+        self.failures = 0
+        self.last_beat = time.monotonic()
+
+    def run(self, assignment: Assignment) -> None:
+        """Trains a trial to its end or to the rung where it stops, and tells the study.
+
+        Raises:
+            UserError: too many trials failed in a row.
+            DeviceLost: the trial is left as by a worker that was killed.
+            KeyboardInterrupt: asked to stop; the trial is put back.
+        """
+        number, started = assignment.trial.number, time.time()
+        record = self.study.record(number)
+        verb = f"goes on behind rung {record.passed}" if record.passed else "starts"
+        self.log(f"trial {number} {verb}: {assignment.architecture.line}")
+
+        def seconds() -> float:
+            return record.seconds + time.time() - started
+
+        try:
+            metrics = metrics_of(self.study.space, assignment.architecture, self._train(assignment, record))
+        except (KeyboardInterrupt, Interrupted):
+            put_back(self.study, number)
+            self.log(f"trial {number} is put back, to be run again")
+            raise KeyboardInterrupt from None
+        except Stopped:
+            self._stop(assignment, seconds())
+            return
+        except (UserError, *STORAGE_ERRORS):  # not the architecture's fault
+            with suppress(*STORAGE_ERRORS):  # else it is found when this worker is gone
+                put_back(self.study, number)
+            raise
+        except torch.AcceleratorError as error:  # every call after it would fail as well
+            raise DeviceLost(f"trial {number}: {self._explain(assignment, error)}") from error
+        except Exception as error:  # one trial's failure must not end the study
+            reason = self._explain(assignment, error)
+            told = f"trial {number} failed: {reason}"
+            self._finish(assignment, {REASON: reason, SECONDS: seconds()}, None, told)
+            self._count_failure(number, reason)
+            return
+        self.failures = 0
+        objectives = self.study.space.objectives
+        values = [metrics[item.name] for item in objectives]
+        shown = (f"{item.name} {item.metric.format(metrics[item.name])}" for item in objectives)
+        told = f"trial {number} done in {seconds():.0f} s: {', '.join(shown)}"
+        self._finish(assignment, {METRICS: metrics, SECONDS: seconds()}, values, told)
+
+    def _train(self, assignment: Assignment, record: TrialRecord) -> list[dict[str, float]]:
+        """What is measured, one a seed. Probes come first: they are known at the rungs of the first seed."""
+        trial, architecture = assignment.trial, assignment.architecture
+        folder = self.study.trial_folder(trial.number)
+        (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
+        count = self.study.space.proxy.seeds
+        used = trial.user_attrs.get(REPEAT, 0) * count  # by the trial that this one repeats, and its repeats
+        seeds = [
+            derive_seed(self.study.settings.seed, architecture.hash, used + index) for index in range(count)
+        ]
+        trial.set_user_attr(SEEDS, seeds)
+        trial.set_user_attr(ENVIRONMENT, describe(self.device))
+        probes = self.study.space.proxy.probes
+
+        def should_stop() -> bool:
+            self._beat(trial)
+            return self.stop()
+
+        settings = self._settings(assignment, record, should_stop)
+        whole = settings.steps * settings.batch_tokens + sum(probe.tokens for probe in probes.values())
+
+        def on_step(progress: Progress) -> None:
+            self.lease.tell(
+                {
+                    "state": "training",
+                    "trial": trial.number,
+                    "line": architecture.line,
+                    "loss": progress.loss,
+                    "done": (repeat + (before + progress.tokens) / whole) / len(seeds),
+                    "tokens_per_s": progress.tokens_per_s,
+                }
+            )
+
+        def at_rung(rung: Rung) -> bool:
+            measured = {**asdict(rung), **scores}
+            known = {name: measured[name] for name in ALL_METRICS if name in measured}
+            return reach(self.study, trial, self.lease.worker, rung.losses, rung.tokens, known)
+
+        results = []
+        for repeat, seed in enumerate(seeds):
+            before = 0
+            first = repeat == 0
+            # a run that goes on has its probes' scores from before
+            scores = {name: record.measured[name] for name in probes if first and name in record.measured}
+            for name, probe in probes.items():
+                if name not in scores:
+                    scores[name] = train_probe(architecture, probe, seed, self.device, should_stop, on_step)
+                before += probe.tokens
+            mark("storage")
+            torch.manual_seed(seed)
+            model = HybridLM(architecture)
+            mark("build")
+            result = train(
+                model,
+                self.data,
+                settings,
+                seed=seed,
+                device=self.device,
+                curve=folder / ("curve.jsonl" if first else f"curve-{repeat}.jsonl"),
+                on_step=on_step,
+                should_stop=should_stop,
+                at_rung=at_rung if first else None,
+                checkpoint=folder / CHECKPOINT if first else None,
+                decided=record.passed,
+            )
+            ahead = carried_on(result.losses, self.study.space.proxy.rungs)
+            results.append({**asdict(result), **scores, **ahead})
+        return results
+
+    def _settings(
+        self, assignment: Assignment, record: TrialRecord, should_stop: Callable[[], bool]
+    ) -> TrainSettings:
+        """With as many steps as fit, where the budget is time. They are looked for once: a trial that goes on
+        or is put back keeps them, and a repeat has those of the trial that it repeats."""
+        seconds = self.study.space.proxy.seconds
+        if seconds is None:
+            return self.settings
+        steps = record.steps
+        if steps is None and record.repeat_of is not None:
+            steps = self.study.record(record.repeat_of).steps
+        if steps is None:
+            found = by_time(
+                self.settings, seconds, assignment.architecture, self.data, self.device, should_stop
+            )
+            steps = found.steps
+        assignment.trial.set_user_attr(STEPS, steps)
+        return replace(self.settings, tokens=steps * self.settings.batch_tokens)
+
+    def _stop(self, assignment: Assignment, seconds: float) -> None:
+        trial = assignment.trial
+        trial.set_user_attr(SECONDS, seconds)
+        if stop(self.study, trial, self.lease.worker):
+            rung = self.study.record(trial.number)
+            self.log(
+                f"trial {trial.number} stops at rung {len(rung.rungs)} after {seconds:.0f} s: "
+                f"val_loss {rung.rungs[-1]:.4f}"
+            )
+
+    def _beat(self, trial: optuna.Trial) -> None:
+        if self.study.url is not None and time.monotonic() - self.last_beat > HEARTBEAT_SECONDS:
+            self.last_beat = time.monotonic()
+            beat(self.study, trial)
+
+    def _explain(self, assignment: Assignment, error: Exception) -> str:
+        """The reason in words; error.txt has the traceback where it was not foreseen."""
+        expected = isinstance(error, TrainingFailed)
+        line = str(error).partition("\n")[0]
+        reason = line if expected else f"{type(error).__name__}: {line}"
+        path = self.study.trial_folder(assignment.trial.number) / "error.txt"
+        text = str(error) if expected else traceback.format_exc()
+        path.write_text(redacted(text), encoding="utf-8")
+        return redacted(reason)
+
+    def _finish(
+        self, assignment: Assignment, attributes: dict[str, Any], values: list[float] | None, told: str
+    ) -> None:
+        trial = assignment.trial
+        if finish(self.study, trial, self.lease.worker, attributes, values):
+            self.log(told)
+        else:
+            self.log(f"trial {trial.number} was given to another worker meanwhile; this result is dropped")
+
+    def _count_failure(self, number: int, reason: str) -> None:
+        self.failures += 1
+        if self.failures >= FAILURES_IN_A_ROW:
+            problem = Problem("last reason", None, reason, f"see trial {number}'s error.txt")
+            raise UserError(f"{self.failures} trials failed in a row", [problem])

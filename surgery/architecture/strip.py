@@ -1,0 +1,50 @@
+"""A small picture of an architecture: one column a layer, one row for the mixers and one a projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surgery.architecture.architecture import Architecture
+from surgery.config.backbone import PROJECTIONS
+
+DENSE, REPLACED, ABSENT = "·", "■", " "
+SPACED_UP_TO = 24  # layers; deeper stacks are drawn without gaps
+
+
+@dataclass(frozen=True)
+class StripRow:
+    """`cells` has one (mark, kind) a layer; the kind is a mixer letter, an operator's name or empty."""
+
+    label: str
+    cells: tuple[tuple[str, str], ...]
+
+
+def strip_rows(architecture: Architecture) -> tuple[StripRow, ...]:
+    """The mixers, then q k v o gate up down: `·` is dense, `■` an operator in its place."""
+    layers = architecture.layers
+    rows = [StripRow("mixer", tuple((layer.mixer, layer.mixer) for layer in layers))]
+    for name in PROJECTIONS:
+        cells = []
+        for layer in layers:
+            item = layer.projections.get(name)
+            if item is None:
+                cells.append((ABSENT, ""))
+            else:
+                cells.append((DENSE if item.name == "dense" else REPLACED, item.name))
+        rows.append(StripRow(name, tuple(cells)))
+    return tuple(rows)
+
+
+def strip_gap(architecture: Architecture) -> str:
+    """What stands between two columns."""
+    return " " if architecture.backbone.num_layers <= SPACED_UP_TO else ""
+
+
+def plain_strip(architecture: Architecture) -> str:
+    """The picture as lines of text, without colour."""
+    gap = strip_gap(architecture)
+    rows = strip_rows(architecture)
+    lines = [f"{row.label:<5} {gap.join(mark for mark, _ in row.cells)}".rstrip() for row in rows]
+    if architecture.loop_count > 1:
+        lines[0] += f"  ×{architecture.loop_count}"
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""Files that a user asked for: whole or not at all, and never over what nas did not write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, UserError
+
+MARK = "written by nas"  # in every picture, page and architecture file
+MOST_BYTES = 2**26  # of a file that is looked at
+_SIGNED = re.compile(rb"# written by nas ([0-9a-f]{16})\n\Z")
+_TABLE = re.compile(rb"(\xef\xbb\xbf)?trial,baseline,hash,architecture,[^\r\n]*,runs,p_front[^\r\n]*\r?\n")
+_DRAWN = (".png", ".svg", ".pdf", ".html")
+
+
+def signed(text: str) -> str:
+    """The text with a last line that tells whether it was changed by hand later."""
+    return f"{text}# {MARK} {_digest(text.encode())}\n"
+
+
+def check_output(path: Path, option: str, what: str) -> None:
+    """Raises:
+    UserError: a file stands there that nas did not write, or that was changed since.
+    """
+    path = expand(path)
+    try:
+        is_foreign = path.is_file() and not _is_ours(path)
+    except OSError as error:
+        raise _refused(
+            path, option, what, error.strerror or str(error), "name a file you may write"
+        ) from error
+    if is_foreign:
+        rule = "exists, and nas did not write it or it was changed since; it is left as it is"
+        raise _refused(path, option, what, rule, "name another file, or move it away")
+
+
+@contextmanager
+def output(path: Path, option: str, what: str) -> Iterator[Path]:
+    """Give a path to write to; what is written there takes the place of `path` when the block ends well.
+
+    Raises:
+        UserError: the file can't be written, or is not nas' to replace.
+    """
+    path = expand(path)
+    check_output(path, option, what)
+    try:
+        if path.exists() and not path.is_file():  # such as /dev/stdout, or a folder, which the writer refuses
+            yield path
+            return
+        target = path.resolve()  # what a link points to is replaced, not the link
+        temporary = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
+        try:
+            yield temporary
+            if target.exists():
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused(
+            path, option, what, error.strerror or str(error), "name a file you may write"
+        ) from error
+
+
+def _is_ours(path: Path) -> bool:
+    if path.stat().st_size > MOST_BYTES:
+        return False
+    content = path.read_bytes()
+    if not content or _TABLE.match(content):
+        return True
+    if path.suffix.lower() in _DRAWN:
+        return MARK.encode() in content
+    match = _SIGNED.search(content)
+    return match is not None and match[1].decode() == _digest(content[: match.start()])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _refused(path: Path, option: str, what: str, rule: str, hint: str) -> UserError:
+    return UserError(f"can't write the {what}", [Problem(option, str(path), rule, hint)])

@@ -1,0 +1,1 @@
+"""Tensor operations of every model, with their kernels."""

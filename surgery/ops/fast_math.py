@@ -1,0 +1,41 @@
+"""Functions for kernels as the device's own units give them, with errors of about 1e-6: Triton's take care of
+subnormal numbers, which costs several times as much. In its interpreter, and on other devices, Triton's."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from surgery.ops.kernels import jit, tl
+
+try:  # as in `kernels.py`
+    from triton.language.extra.cuda import libdevice
+except ImportError:
+    libdevice = None
+
+if libdevice is not None and torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1":
+    exp2, log2 = libdevice.exp2, libdevice.fast_log2f
+    sin, cos = libdevice.fast_sinf, libdevice.fast_cosf  # of angles within a turn
+    divide = libdevice.fast_dividef
+else:
+
+    @jit
+    def exp2(x):  # type: ignore[no-untyped-def]
+        return tl.exp2(x)
+
+    @jit
+    def log2(x):  # type: ignore[no-untyped-def]
+        return tl.log2(x)
+
+    @jit
+    def sin(x):  # type: ignore[no-untyped-def]
+        return tl.sin(x)
+
+    @jit
+    def cos(x):  # type: ignore[no-untyped-def]
+        return tl.cos(x)
+
+    @jit
+    def divide(x, y):  # type: ignore[no-untyped-def]
+        return x / y

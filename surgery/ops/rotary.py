@@ -1,0 +1,137 @@
+"""Rotary position embedding, with the scalings Llama-family checkpoints carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from surgery.config.backbone import Backbone
+from surgery.ops.rotary_triton import fits_heads, rotate_fused
+
+
+def rotary_tables(
+    backbone: Backbone, positions: Int[Tensor, "b t"]
+) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]:
+    """cos and sin of every position's angles, each half of the channels once, in float32."""
+    frequencies, scale = _frequencies(backbone, positions.device)
+    angles = positions[..., None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+class RotaryTables:
+    """cos and sin of the positions from 0 on, made once a device and kept; longer ones when they are asked
+    for. On CUDA they would else cost a copy from the host every forward pass, which it would wait for."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._kept: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(
+        self, start: int, stop: int, device: torch.device
+    ) -> tuple[Float[Tensor, "1 t h"], Float[Tensor, "1 t h"]]:
+        """Of the positions [start, stop)."""
+        kept = self._kept.get(device)
+        if kept is None or kept[0].shape[1] < stop:
+            length = stop if start == 0 else 2 * stop  # decoding asks for one more every time
+            # tensors made in inference mode could never be used in training
+            with torch.inference_mode(False), torch.no_grad():
+                kept = rotary_tables(self.backbone, torch.arange(length, device=device)[None])
+            self._kept[device] = kept
+        return kept[0][:, start:stop], kept[1][:, start:stop]
+
+
+def rotate(
+    x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
+) -> Float[Tensor, "b heads t h"]:
+    """Turns channel i against channel i + h/2 by the position's angle (Su et al. 2021, in Llama's pairs)."""
+    if not torch.compiler.is_compiling() and fits_heads(x, *rotary):
+        turned: Tensor = _Rotation.apply(x, *rotary)
+        return turned
+    cos, sin = (table[:, None].to(x.dtype) for table in rotary)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is turned back by the same angles, which have none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotate_fused(x, cos, sin, back=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return rotate_fused(d_y, cos, sin, back=True), None, None
+
+
+def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, float]:
+    """Angle a token for each channel pair, and the factor on cos and sin (YaRN only).
+
+    Every step rounds as in transformers: at long positions a last bit more or less is a visible angle.
+    """
+    size = backbone.head_dim
+    steps = torch.arange(0, size, 2, dtype=torch.int64).float() / size
+    periods = backbone.rope_theta**steps  # tokens a radian
+    frequencies = 1.0 / periods
+    scaling = backbone.rope_scaling
+    scale = 1.0
+    if scaling is None:
+        pass
+    elif scaling["rope_type"] == "linear":
+        frequencies = frequencies / scaling["factor"]
+    elif scaling["rope_type"] == "llama3":
+        frequencies = _llama3(frequencies, scaling)
+    else:
+        frequencies, scale = _yarn(periods, scaling, backbone)
+    return frequencies.to(device), scale
+
+
+def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    """Long wavelengths divided by the factor, short ones kept, the band between blended (Llama 3.1)."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelengths = 2 * math.pi / frequencies  # tokens
+    turns = scaling["original_max_position_embeddings"] / wavelengths
+    blend = ((turns - low) / (high - low)).clamp(0, 1)
+    scaled: Tensor = (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+    return scaled
+
+
+def _yarn(periods: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tuple[Tensor, float]:
+    """NTK-by-parts interpolation and its attention factor (Peng et al. 2023, sections 3.2 and 3.4)."""
+    factor = scaling["factor"]
+    length = scaling["original_max_position_embeddings"]
+
+    def channel(turns: float) -> float:
+        """Channel pair that makes this many turns over the original length."""
+        return (
+            backbone.head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(backbone.rope_theta))
+        )
+
+    first, last = channel(scaling.get("beta_fast") or 32), channel(scaling.get("beta_slow") or 1)
+    if scaling.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, backbone.head_dim - 1)
+    if first == last:
+        last += 0.001  # a ramp of no width would divide by zero
+    channels = torch.arange(len(periods), dtype=torch.float32)
+    kept = 1 - ((channels - first) / (last - first)).clamp(0, 1)
+    frequencies = 1.0 / (factor * periods) * (1 - kept) + 1.0 / periods * kept
+
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    scale = scaling.get("attention_factor")
+    if scale is None:
+        above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        scale = mscale(above) / mscale(below) if above and below else mscale(1.0)
+    return frequencies, float(scale)
