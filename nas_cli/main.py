@@ -91,23 +91,21 @@ def run() -> None:
 
 
 def _say(error: Exception) -> int:
-    """Say what ended the command; returns the exit code.
+    """Print what ended the command; returns the exit code.
 
     Raises:
         Exception: `error` itself, if the user asked for tracebacks.
     """
-    from nas_cli.failures import TRACEBACK, describe_bug, explain
+    from surgery.config.failures import report
     from surgery.config.problems import UserError
 
-    if os.environ.get(TRACEBACK):
-        raise error
+    text, code = report(error)
     if isinstance(error, UserError):
         screen.print_error(error)
-        return 2
-    line, code = explain(error) or (describe_bug(error), 1)
+        return code
     if addresses := sys.modules.get("studies.storage.addresses"):  # else no password was read
-        line = addresses.redacted(line)
-    screen.errors.print(f"error: {line}", markup=False, soft_wrap=True)
+        text = addresses.redacted(text)
+    screen.errors.print(text, markup=False, soft_wrap=True)
     return code
 
 

@@ -34,6 +34,7 @@ from nas_cli import main as nas
 from studies.audit.plan import open_audit
 from studies.audit.runs import train_runs
 from studies.search import assignment as trials
+from studies.search import requeue
 from studies.search.refinement import take_repeat
 from studies.storage import journal_lines
 from studies.storage.journal import JournalFile
@@ -51,7 +52,7 @@ def train(take_next: Take, target: int) -> Run:
     """Training trials of a study until it has so many."""
 
     def run(folder: Path) -> None:
-        trials.MOST_DEATHS = MOST_LIVES
+        requeue.MOST_DEATHS = MOST_LIVES
         study = Study.open(str(folder))
         work(study, target=target, device="cpu", log=lambda line: None, take_next=take_next)
         study.write_front()

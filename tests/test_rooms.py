@@ -1,8 +1,9 @@
-"""Imports run downwards only, and reading a file of the user never waits for torch."""
+"""Imports run downwards only, between rooms and inside them; reading a user's file never waits for torch."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,49 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("surgery", "search_spaces", "studies", "nas_cli")  # from the ground up
 HEAVY = ("torch", "optuna", "transformers", "datasets")
+# What each room of `studies` may import of the others, in the order of docs/architecture.md.
+STUDIES: dict[str, tuple[str, ...]] = {
+    "files": (),
+    "stats": (),
+    "data": ("files",),
+    "surrogates": ("stats",),
+    "storage": ("files",),
+    "study": ("storage", "files", "stats", "data"),
+    "training": ("data", "files", "stats"),
+    "analysis": ("study", "storage", "stats", "data"),
+    "probes": ("training", "files"),
+    "evaluation": ("training", "data", "files"),
+    "reporting": ("analysis", "study", "storage", "stats"),
+    "search": ("study", "storage", "surrogates", "analysis", "stats"),
+    "workers": ("search", "study", "storage", "training", "probes", "data", "files", "stats"),
+    "audit": ("workers", "search", "reporting", "evaluation", "probes", "analysis", "training", "study",
+              "storage", "surrogates", "data", "stats", "files"),
+    "replay": ("workers", "search", "reporting", "evaluation", "probes", "analysis", "training", "study",
+               "storage", "surrogates", "data", "stats", "files", "audit"),
+    "benchmarks": ("replay", "audit", "workers", "search", "reporting", "evaluation", "probes", "analysis",
+                   "training", "study", "storage", "surrogates", "data", "stats", "files"),
+}  # fmt: skip
+# What each room promises not to load, anywhere in it.
+WITHOUT: dict[str, tuple[str, ...]] = {
+    "files": ("torch", "optuna", "transformers", "datasets", "numpy"),
+    "stats": ("torch",),
+    "surrogates": ("torch", "optuna"),
+    "study": ("torch",),
+    "training": ("optuna",),
+    "search": ("torch",),
+}
+WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {"data": ("torch",), "analysis": ("torch",)}
 # rooms and files that must be quick to load
 LIGHT_SURGERY = (
-    "problems", "quantities", "yaml_source", "options", "backbone", "layout", "rules", "architecture",
-    "costs",
+    "config/problems", "config/quantities", "config/yaml_source", "config/options", "config/backbone",
+    "architecture/__init__", "architecture/architecture", "architecture/layout", "architecture/rules",
+    "architecture/costs",
 )  # fmt: skip
+# the only modules that may use names that Optuna keeps private
+OPTUNA_ADAPTERS = (
+    "studies/storage/optuna_access.py", "studies/storage/journal_entries.py", "studies/stats/hypervolume.py",
+)  # fmt: skip
+PRIVATE_OPTUNA = re.compile(r"\._storage\b(?! import)|\._trial_id\b|\._study_id\b|\boptuna\._")
 
 
 def modules(room: str) -> list[Path]:
@@ -48,7 +87,7 @@ def offences(path: Path, forbidden: tuple[str, ...], *, top_only: bool) -> list[
     return [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for name, line in imported(tree, package=package, top_only=top_only)
-        if name.split(".")[0] in forbidden
+        if any(name == root or name.startswith(f"{root}.") for root in forbidden)
     ]
 
 
@@ -57,6 +96,104 @@ def test_a_room_imports_no_room_above_it(room: str) -> None:
     above = ROOMS[ROOMS.index(room) + 1 :]
     forbidden = (*above, "tests")
     assert [text for path in modules(room) for text in offences(path, forbidden, top_only=False)] == []
+
+
+def test_studies_has_the_rooms_of_the_table_and_no_loose_file() -> None:
+    folders = {path.parent.name for path in (ROOT / "studies").glob("*/__init__.py")}
+    assert folders == STUDIES.keys()
+    assert [path.name for path in (ROOT / "studies").glob("*.py")] == ["__init__.py"]
+
+
+@pytest.mark.parametrize("room", STUDIES)
+def test_a_room_of_studies_imports_what_the_table_allows(room: str) -> None:
+    others = tuple(f"studies.{name}" for name in STUDIES if name != room and name not in STUDIES[room])
+    paths = modules(f"studies/{room}")
+    assert [text for path in paths for text in offences(path, others, top_only=False)] == []
+
+
+@pytest.mark.parametrize("room", WITHOUT)
+def test_a_room_of_studies_keeps_its_promise(room: str) -> None:
+    paths = modules(f"studies/{room}")
+    assert [text for path in paths for text in offences(path, WITHOUT[room], top_only=False)] == []
+
+
+@pytest.mark.parametrize("room", WITHOUT_AT_LOAD)
+def test_a_room_of_studies_loads_nothing_heavy(room: str) -> None:
+    paths = modules(f"studies/{room}")
+    assert [text for path in paths for text in offences(path, WITHOUT_AT_LOAD[room], top_only=True)] == []
+
+
+def graph() -> dict[str, set[str]]:
+    """Module -> modules of this project that it imports, in functions and for type checking too."""
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ROOMS
+        for path in modules(room)
+    }
+    edges: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets = {item if item in names else node.module for item in whole}
+                edges[name] |= {item for item in targets if item in names and item != name}
+            elif isinstance(node, ast.Import):
+                edges[name] |= {alias.name for alias in node.names if alias.name in names}
+    return edges
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected sets of more than one module (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    result: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(edges[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            if len(stack) - at > 1:
+                result.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for name in sorted(edges):
+        if name not in index:
+            visit(name)
+    return result
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(graph()) == []
+
+
+def test_no_room_calls_the_terminal_by_a_string() -> None:
+    assert [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for room in ROOMS[:-1]
+        for path in modules(room)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "nas_cli" in node.value
+    ] == []
+
+
+def test_private_names_of_optuna_stay_in_the_adapter() -> None:
+    assert [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for room in ROOMS
+        for path in modules(room)
+        if str(path.relative_to(ROOT)) not in OPTUNA_ADAPTERS
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if PRIVATE_OPTUNA.search(line)
+    ] == []
 
 
 def test_the_terminal_loads_nothing_heavy() -> None:
@@ -77,7 +214,7 @@ def test_reading_and_costing_an_architecture_is_free_of_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "imports", ["surgery.architecture.architecture, surgery.architecture.costs", "search_spaces", "nas_cli"]
+    "imports", ["surgery.architecture, surgery.architecture.costs", "search_spaces", "nas_cli"]
 )
 def test_a_fresh_process_stays_light(imports: str) -> None:
     code = (
@@ -85,7 +222,7 @@ def test_a_fresh_process_stays_light(imports: str) -> None:
         f"print(*sorted(name for name in {HEAVY!r} if name in sys.modules))"
     )  # fmt: skip
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert result.stdout.split() == []
 
@@ -100,3 +237,5 @@ def test_the_check_sees_what_it_should(tmp_path: Path) -> None:
     anywhere = dict(imported(tree, package=("studies", "data"), top_only=False))
     assert at_load == {"os.path": 1, "torch": 1, "studies": 2, "transformers": 8}
     assert anywhere == at_load | {"optuna": 4, "datasets": 6}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert PRIVATE_OPTUNA.search("study.inner._storage.get_trial(x)")

@@ -44,27 +44,19 @@ def worker(
 
     From another machine give the study's --storage URL; the text is prepared there again, the same.
     """
-    from functools import partial
-
-    from studies.search.assignment import take
-    from studies.search.refinement import take_repeat
     from studies.training.devices import DeviceLost
+    from studies.workers.join import join
     from studies.workers.supervisor import LOST
-    from studies.workers.worker import work
 
     opened = open_study(study, runs, storage)
     opened.join()
     try:
-        reason = work(
-            opened,
-            target=trials,
-            device=device,
+        reason = join(
+            opened, target=trials, device=device, most_runs=each if refine else None,
             log=lambda line: console.print(line, markup=False, soft_wrap=True),
-            take_next=partial(take_repeat, most=each) if refine else take,
-        )
+        )  # fmt: skip
     except DeviceLost as error:
         told = f"the device is lost to this worker, start it again; {error}"
         errors.print(told, markup=False, soft_wrap=True)
         raise typer.Exit(LOST) from None
-    opened.write_front()
     console.print(reason)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from search_spaces.trial import ReplayTrial
 from studies.analysis.importances import Field, Importances, other_values
@@ -23,7 +22,6 @@ from studies.study import Study
 from studies.study.trial_record import DONE, TrialRecord
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
-from surgery.model import HybridLM
 
 CANNOT, ZERO, NOT_SEEN = "cannot have an effect", "zero gradient", "no effect seen"
 
@@ -129,6 +127,10 @@ def gradient_distance(one: Architecture, other: Architecture, data: TokenData, s
 
     None where they have different parameters.
     """
+    import torch
+
+    from surgery.model import HybridLM
+
     if cost(one, "params") != cost(other, "params"):
         return None
     models = []

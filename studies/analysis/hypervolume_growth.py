@@ -2,9 +2,9 @@
 
 Objectives are scaled to [0, 1] over the finished trials, costs that span orders of magnitude by their
 logarithm (`studies.stats.pareto.scaled`), and the reference point lies at REFERENCE in each, a little
-beyond the worst, so that extreme points count (Ishibuchi et al. 2018). The volume is given as a share of the whole box:
-1 would be a point that is best in everything. Shares of one study compare with each other, not with those of
-another one.
+beyond the worst, so that extreme points count (Ishibuchi et al. 2018). The volume is given as a share of the
+whole box: 1 would be a point that is best in everything. Shares of one study compare with each other, not
+with those of another one.
 """
 
 from __future__ import annotations

@@ -20,13 +20,15 @@ from typing import Any
 
 from search_spaces import SearchSpace
 from studies.search.assignment import Assignment, finish, take
-from studies.search.early_stopping import checkpoint_of, reach, stop
+from studies.search.early_stopping import pause, reach
 from studies.search.observe import LOSSES
 from studies.search.samplers import check_sampler
+from studies.search.search import Search
 from studies.search.stopping_rules import check_strategy
 from studies.stats.seeds import derive_seed
 from studies.storage.attributes import METRICS, SEEDS
 from studies.study import Study
+from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
 from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STRATEGY, StudySettings
 from studies.study.trial_record import TrialRecord
@@ -84,10 +86,10 @@ def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda li
     settings = StudySettings(seed=plan.seed, sampler=plan.sampler, stopping=plan.stopping)
     with tempfile.TemporaryDirectory(prefix="nas-bench-") as scratch, ExitStack() as leases:
         folder = Study.create("overhead", plan.space, settings, Path(scratch)).folder
-        studies = [Study.open(str(folder)) for _ in range(plan.workers)]
-        names = [leases.enter_context(Lease(study.workers_folder)).worker for study in studies]
+        searches = [Search(Study.open(str(folder))) for _ in range(plan.workers)]
+        names = [leases.enter_context(Lease(search.study.workers_folder)).worker for search in searches]
         try:
-            return list(_grow(plan, [_Worker(*item) for item in zip(studies, names, strict=True)], tell))
+            return list(_grow(plan, [_Worker(*item) for item in zip(searches, names, strict=True)], tell))
         finally:
             gc.unfreeze()
 
@@ -135,8 +137,8 @@ class _Clock:
 class _Worker:
     """Takes trials and brings them from rung to rung, by made-up losses."""
 
-    def __init__(self, study: Study, name: str) -> None:
-        self.study, self.name = study, name
+    def __init__(self, search: Search, name: str) -> None:
+        self.search, self.study, self.name = search, search.study, name
         self.running: Assignment | None = None
         self.losses: list[float] = []
         self.rung = 0  # that the running trial reaches next, from 0
@@ -148,11 +150,11 @@ class _Worker:
             return False
         gc.freeze()  # the other workers' memory, which a process of its own would not search for garbage
         with clock.on("take"):
-            taken = take(self.study, self.name, None)
+            taken = take(self.search, self.name, None)
         if isinstance(taken, Assignment):
             self.running = taken
             record = self.study.record(taken.trial.number)
-            self.rung, self.losses = record.passed, _made_up(self.study, record)
+            self.rung, self.losses = record.passed, _made_up(self.search, record)
             taken.trial.set_user_attr(SEEDS, [derive_seed(record.hash)])
         elif not taken.wait:
             problem = Problem("trials", None, taken.reason, "give a larger space, or ask for fewer trials")
@@ -166,9 +168,9 @@ class _Worker:
         losses, fractions = self.losses[: self.rung], study.space.proxy.rungs
         tokens = round(fractions[self.rung - 1] * study.space.proxy.tokens)
         with clock.on("reach"):
-            goes_on = reach(study, trial, self.name, losses, tokens, {"val_loss": losses[-1]})
+            goes_on = reach(self.search, trial, self.name, losses, tokens, {"val_loss": losses[-1]})
         if self.rung == len(fractions):
-            metrics = {**study.facts(running.architecture)[0], **dict.fromkeys(LOSSES, losses[-1])}
+            metrics = {**self.search.facts.of(running.architecture)[0], **dict.fromkeys(LOSSES, losses[-1])}
             values = [metrics[item.name] for item in study.space.objectives]
             with clock.on("end"):
                 finish(study, trial, self.name, {METRICS: metrics}, values)
@@ -177,13 +179,13 @@ class _Worker:
             study.trial_folder(trial.number)
             checkpoint_of(study, trial.number).touch()
             with clock.on("end"):
-                stop(study, trial, self.name)
+                pause(self.search, trial, self.name)
             self.running = None
 
 
-def _made_up(study: Study, record: TrialRecord) -> list[float]:
+def _made_up(search: Search, record: TrialRecord) -> list[float]:
     """Losses at the rungs, in nats/token: they fall to an end that is lower for more parameters."""
     source = random.Random(record.hash)
-    end = 8 - 0.25 * study.features(record)[SUMMARY - 1] + source.gauss(0, 0.1)
+    end = 8 - 0.25 * search.facts.features(record)[SUMMARY - 1] + source.gauss(0, 0.1)
     fall = source.gauss(1.5, 0.1)
-    return [end + fall * (1 - share) * source.gauss(1, 0.05) for share in study.space.proxy.rungs]
+    return [end + fall * (1 - share) * source.gauss(1, 0.05) for share in search.space.proxy.rungs]

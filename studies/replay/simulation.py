@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna._hypervolume import compute_hypervolume
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from studies.replay.table import Entry, Table
 from studies.search.assignment import Assignment, finish, take
-from studies.search.early_stopping import checkpoint_of, reach, stop
+from studies.search.early_stopping import pause, reach
+from studies.search.search import Search
+from studies.stats.hypervolume import hypervolume
 from studies.stats.pareto import undominated
 from studies.storage.attributes import METRICS
+from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
 from studies.study.settings import StudySettings
 from studies.study.study import Study, start
@@ -79,6 +81,7 @@ class _Simulation:
 
     def __init__(self, table: Table, plan: Plan, study: Study, workers: Sequence[str]) -> None:
         self.table, self.plan, self.study, self.workers = table, plan, study, workers
+        self.search = Search(study)
         self.course = Course()
         self.volume = Volume(table)
         self.points = [table.fractions.index(share) for share in plan.rungs]
@@ -101,7 +104,7 @@ class _Simulation:
                 for other in idle:  # something is known that was not
                     heapq.heappush(events, (now, other))
                 idle.clear()
-            taken = take(self.study, self.workers[worker], self.plan.trials)
+            taken = take(self.search, self.workers[worker], self.plan.trials)
             self._clock(started)
             if isinstance(taken, Assignment):
                 passed = self.study.record(taken.trial.number).passed
@@ -125,7 +128,7 @@ class _Simulation:
         trial, name = assignment.trial, self.workers[worker]
         self._spend(entry.hash, self._next_step(worker))
         losses = [entry.curves[0][point] for point in self.points[: rung + 1]]
-        goes_on = reach(self.study, trial, name, losses, self.steps[rung], {})
+        goes_on = reach(self.search, trial, name, losses, self.steps[rung], {})
         if rung + 1 == len(self.steps):
             metrics = {**entry.costs, "val_loss": losses[-1]}
             values = [metrics[item.name] for item in self.study.space.objectives]
@@ -136,7 +139,7 @@ class _Simulation:
         elif not goes_on:
             self.study.trial_folder(trial.number)
             checkpoint_of(self.study, trial.number).touch()
-            assert stop(self.study, trial, name)
+            assert pause(self.search, trial, name)
         else:
             self.running[worker] = assignment, entry, rung + 1
             return False
@@ -212,4 +215,4 @@ class Volume:
         return self.share
 
     def _of(self, points: Sequence[Floats]) -> float:
-        return float(compute_hypervolume(np.array(points), np.ones(len(points[0]))))
+        return hypervolume(np.array(points), np.ones(len(points[0])))

@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from studies.reporting.dashboard_notes import write_notes
 from studies.storage.opening import STORAGE_ERRORS
+from studies.storage.optuna_access import storage_of, study_id
 from studies.study import Study
 from surgery.config.problems import Problem, UserError
 
@@ -32,7 +33,7 @@ class Dashboard:
 
         self.study = study
         self.closing = threading.Event()
-        app = wsgi(study.inner._storage)
+        app = wsgi(storage_of(study.inner))
         try:
             self.server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
         except (OSError, OverflowError) as error:
@@ -42,7 +43,7 @@ class Dashboard:
     @property
     def url(self) -> str:
         """Where the study is shown."""
-        return f"http://{self.host}:{self.port}/dashboard/studies/{self.study.inner._study_id}"
+        return f"http://{self.host}:{self.port}/dashboard/studies/{study_id(self.study.inner)}"
 
     def serve(self, on_notes: Callable[[int], None] | None = None) -> None:
         """Answers requests; writes notes first and every 20 s while it does."""

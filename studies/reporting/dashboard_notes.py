@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import cast
 
 import optuna
-from optuna.storages import BaseStorage
 
+from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
 from studies.study.trial_record import DONE, INFEASIBLE, TrialRecord
 from surgery.architecture.costs import METRICS, Metric, cost, parse_metric
@@ -17,25 +15,15 @@ from surgery.architecture.strip import plain_strip
 _DIGEST = "nas:note"  # system attribute: what was written last, so that a user's own words are kept
 
 
-@dataclass(frozen=True)
-class _Target:
-    """As much of a trial as `optuna_dashboard.save_note` looks at."""
-
-    study: optuna.Study
-    storage: BaseStorage
-    _trial_id: int
-
-
 def write_notes(study: Study) -> int:
     """Brings the notes up to date; returns how many were written. Notes that a user edited are left alone."""
     from optuna_dashboard import get_note, save_note
 
-    storage = study.inner._storage
     written = 0
 
     def put(key: str, target: optuna.Study | optuna.Trial, body: str) -> None:
         nonlocal written
-        last = storage.get_study_system_attrs(study.inner._study_id).get(f"{_DIGEST}:{key}")
+        last = study_system_attrs(study.inner).get(f"{_DIGEST}:{key}")
         digest = _digest(body)
         if digest == last:
             return
@@ -43,14 +31,13 @@ def write_notes(study: Study) -> int:
         if there and _digest(there) != last:
             return
         save_note(target, body)
-        storage.set_study_system_attr(study.inner._study_id, f"{_DIGEST}:{key}", digest)
+        set_study_system_attr(study.inner, f"{_DIGEST}:{key}", digest)
         written += 1
 
     for trial in study.inner.get_trials(deepcopy=False):
         record = TrialRecord.read(trial)
         if record.architecture is not None:
-            target = cast("optuna.Trial", _Target(study.inner, storage, trial._trial_id))
-            put(str(record.number), target, trial_note(study, record))
+            put(str(record.number), as_trial(study.inner, trial), trial_note(study, record))
     put("study", study.inner, study_note(study))
     return written
 

@@ -1,8 +1,7 @@
-"""Taking a trial from a study, ending it or putting it back: who trains what, each architecture once."""
+"""Taking a trial to train, and ending one: each architecture once."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,34 +9,27 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from studies.search.early_stopping import (
-    drop_checkpoint,
-    drop_leftovers,
-    expected_values,
-    is_held,
-    promotable,
-    promote,
-)
-from studies.search.gain_sampler import suggest
+from studies.search.early_stopping import expected_values, is_held, promotable, promote
+from studies.search.requeue import HEARTBEAT, requeue_orphans
+from studies.search.search import Search
 from studies.stats.seeds import derive_seed
 from studies.storage.attributes import (
     ARCHITECTURE,
     BASELINE,
-    DEATHS,
     DUPLICATE,
     HASH,
     LINE,
     METRICS,
     REASON,
     REPEAT_OF,
-    STOPPED_AT,
     SUGGESTED_BY,
     WORKER,
 )
+from studies.storage.optuna_access import set_system_attr
 from studies.study import Study
-from studies.study.leases import clear_dead, dead, host_of, is_alive
+from studies.study.checkpoints import drop_checkpoint
 from studies.study.settings import GAIN
 from studies.study.trial_record import DONE, DUPLICATED, INFEASIBLE, RANDOM, RUNNING, WAITING, TrialRecord
 from surgery.architecture import Architecture
@@ -48,10 +40,6 @@ FEW_SKIPS = 20  # after so many, a small space is looked through for what is lef
 # Trained architectures that are drawn at random before a sampler that learns from all trials chooses any; it
 # takes `gain` few to tell how unsure it is. Genetic samplers have a random generation of their own.
 RANDOM_FIRST = {"tpe": 10, "gp": 10, GAIN: 5}
-MOST_DEATHS = 3  # a trial that took so many workers with it, as when memory runs out, is not run again
-HEARTBEAT = "heartbeat"
-HEARTBEAT_SECONDS = 30
-STALE_SECONDS = 150  # a worker on another machine that is silent for so long is taken for dead
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ class Nothing:
 
 
 def take(
-    study: Study, worker: str, target: int | None, should_stop: Callable[[], bool] | None = None
+    search: Search, worker: str, target: int | None, should_stop: Callable[[], bool] | None = None
 ) -> Assignment | Nothing:
     """The next trial to train: a stopped one whose chance has risen, else a new one.
 
@@ -83,66 +71,67 @@ def take(
             limit.
         should_stop: ends a long row of suggestions early, with `wait`.
     """
+    study = search.study
     with study.exclusive():
-        with study.at_once():
-            put_back_orphans(study)
+        with study.batched_writes():
+            requeue_orphans(study)
             records = study.records()
-            _promote(study, records, ending=False)
-        if study.sampler.looks_at_trials:
-            study.sampler.expected = expected_values(study, records)
+            _promote(search, records, ending=False)
+        if search.sampler.looks_at_trials:
+            search.sampler.expected = expected_values(search, records)
         while should_stop is None or not should_stop():
-            with study.at_once():
-                found = _suggest(study, worker, target)
-            if found is not None:
-                return found
+            with study.batched_writes():
+                assignment = _suggest(search, worker, target)
+            if assignment is not None:
+                return assignment
     return Nothing(wait=True)
 
 
-def _suggest(study: Study, worker: str, target: int | None) -> Assignment | Nothing | None:
+def _suggest(search: Search, worker: str, target: int | None) -> Assignment | Nothing | None:
     """One suggestion, or what is to be done instead; None when it was answered without training."""
-    records = study.records()
+    records = search.study.records()
     trained = sum(record.trained for record in records)
     running = sum(record.state == RUNNING for record in records)
     if target is not None and trained + running >= target:
-        if _promote(study, records, ending=True):
+        if _promote(search, records, ending=True):
             return None
         if running:  # it may yet make a stopped one worth it
             return Nothing(wait=True)
         return Nothing(wait=False, reason=f"{trained} architectures are trained")
     skips = _skips(records)
-    left = study.untried(records) if skips >= FEW_SKIPS else None
+    left = search.facts.untried(records) if skips >= FEW_SKIPS else None
     if not _waits(records) and (left == [] or (left is None and skips >= MOST_SKIPS)):
-        if _promote(study, records, ending=True):
+        if _promote(search, records, ending=True):
             return None
-        known = f"all {study.countable} allowed architectures are known"
+        known = f"all {search.facts.countable} allowed architectures are known"
         reason = known if left == [] else f"{MOST_SKIPS} suggestions brought nothing new"
         return Nothing(wait=running > 0, reason=f"the space is exhausted: {reason}")
-    explore = _starts(study, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
-    _queue(study, records, left, explore=explore)
-    study.sampler.explore = explore
-    return admit(study, study.inner.ask(), worker, records)
+    explore = _starts(search, records) or (skips >= FEW_SKIPS and skips % 2 == 0)
+    _queue(search, records, left, explore=explore)
+    search.sampler.explore = explore
+    return admit(search, search.study.inner.ask(), worker, records)
 
 
-def _promote(study: Study, records: Sequence[TrialRecord], *, ending: bool) -> bool:
+def _promote(search: Search, records: Sequence[TrialRecord], *, ending: bool) -> bool:
     """Queues the stopped trial that goes on next, if one is worth it and nothing waits before it."""
-    number = None if _waits(records) else promotable(study, records, ending=ending)
+    number = None if _waits(records) else promotable(search, records, ending=ending)
     if number is not None:
-        promote(study, number)
+        promote(search.study, number)
     return number is not None
 
 
 def _queue(
-    study: Study, records: Sequence[TrialRecord], left: Sequence[dict[str, Any]] | None, *, explore: bool
+    search: Search, records: Sequence[TrialRecord], left: Sequence[dict[str, Any]] | None, *, explore: bool
 ) -> None:
     """Queues what is tried next where that is not left to Optuna's sampler: one of the few that are `left`,
     or what the sampler `gain` chose."""
     if _waits(records):
         return  # that is taken first, as it is
     if left:
-        place = derive_seed(study.settings.seed, "untried", len(records)) % len(left)
-        study.inner.enqueue_trial(left[place])
-    elif study.sampler.name == GAIN and not explore and (params := suggest(study, records)) is not None:
-        study.inner.enqueue_trial(params, user_attrs={SUGGESTED_BY: GAIN})
+        index = derive_seed(search.settings.seed, "untried", len(records)) % len(left)
+        search.study.inner.enqueue_trial(left[index])
+    elif search.sampler.name == GAIN and not explore and (params := search.gain.suggest(records)) is not None:
+        search.study.inner.enqueue_trial(params, user_attrs={SUGGESTED_BY: GAIN})
 
 
 def finish(
@@ -153,7 +142,7 @@ def finish(
     values: Sequence[float] | None,
 ) -> bool:
     """Ends a trial, as failed when it has no values. False when it was given to another worker meanwhile."""
-    with study.exclusive(), study.at_once():
+    with study.exclusive(), study.batched_writes():
         try:
             if not is_held(study, trial, worker):
                 return False
@@ -178,67 +167,6 @@ def _changes_front(study: Study, trial: optuna.Trial) -> bool:
     )
 
 
-def beat(study: Study, trial: optuna.Trial) -> None:
-    """Tells workers on other machines that this trial is being trained."""
-    try:
-        trial.set_user_attr(HEARTBEAT, time.time())
-    except UpdateFinishedTrialError:  # it was given to another worker; `finish` says so
-        return
-
-
-def put_back(study: Study, number: int) -> None:
-    """Lets the trial wait to be run again, as the same trial with the same parameters and draws."""
-    trial = study.trial(number)
-    if not trial.state.is_finished():
-        # without the old name, so that nobody puts it back again before its next worker has signed
-        study.inner._storage.set_trial_user_attr(trial._trial_id, WORKER, None)
-        study.inner._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-
-
-def put_back_orphans(study: Study) -> list[int]:
-    """Requeue running trials whose worker is dead; fail a trial after MOST_DEATHS such deaths without a new
-    rung. What dead workers left of checkpoints that nobody needs is deleted.
-
-    Returns the trials' numbers. Only inside `exclusive`.
-    """
-    orphans = [
-        trial
-        for trial in study.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if _is_orphan(study, trial)
-    ]
-    storage = study.inner._storage
-    for trial in orphans:
-        deaths = trial.user_attrs.get(DEATHS, 0) + 1
-        storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
-        if deaths < MOST_DEATHS:
-            put_back(study, trial.number)
-        else:
-            storage.set_trial_user_attr(trial._trial_id, REASON, f"{deaths} workers died training it")
-            study.inner.tell(trial.number, state=TrialState.FAIL)
-            drop_checkpoint(study, trial.number)
-    if dead(study.workers_folder):
-        drop_leftovers(study)
-        clear_dead(study.workers_folder)  # last: while a lease is there, this is done again
-    return [trial.number for trial in orphans]
-
-
-def _is_orphan(study: Study, trial: FrozenTrial) -> bool:
-    if trial.user_attrs.get(STOPPED_AT) is not None:
-        return False  # stopped at a rung: it has no worker, and needs none
-    worker = trial.user_attrs.get(WORKER)
-    alive = is_alive(study.workers_folder, worker) if worker else None
-    if study.url is None:
-        # Every worker has its lease in this folder. A trial without a name was taken by one that died before
-        # it signed: signing happens while the study's lock is held, which is held here.
-        return not alive
-    if alive is not None and host_of(str(worker)) == socket.gethostname():
-        return not alive
-    # a worker of another machine or folder, with which there is no common lock
-    started = trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0
-    heard = float(trial.user_attrs.get(HEARTBEAT, 0.0)) if worker else 0.0
-    return time.time() - max(started, heard) > STALE_SECONDS
-
-
 def _waits(records: Sequence[TrialRecord]) -> bool:
     """Whether a trial is queued or was put back: it comes before anything new."""
     return any(record.state == WAITING for record in records)
@@ -257,18 +185,19 @@ def _skips(records: Sequence[TrialRecord]) -> int:
     return count
 
 
-def _starts(study: Study, records: Sequence[TrialRecord]) -> bool:
+def _starts(search: Search, records: Sequence[TrialRecord]) -> bool:
     """Whether chance still draws: samplers that learn from all trials would count baselines as their start,
     and the study would have no random search to measure them against."""
     known = (INFEASIBLE, DUPLICATED)
     drawn = sum(record.suggested_by == RANDOM and record.state not in known for record in records)
-    return drawn < RANDOM_FIRST.get(study.sampler.name, 0)
+    return drawn < RANDOM_FIRST.get(search.sampler.name, 0)
 
 
 def admit(
-    study: Study, trial: optuna.Trial, worker: str, records: Sequence[TrialRecord]
+    search: Search, trial: optuna.Trial, worker: str, records: Sequence[TrialRecord]
 ) -> Assignment | None:
     """Signs a running trial and notes its architecture; None when it was answered without training."""
+    study, space = search.study, search.space
     if study.url is not None:
         trial.set_user_attr(HEARTBEAT, time.time())
     trial.set_user_attr(WORKER, worker)
@@ -276,15 +205,15 @@ def admit(
     if original is not None:
         architecture = records[original].build()
         if records[original].params:
-            study.space.sample(trial)  # for whoever reads the storage: they are set already
+            space.sample(trial)  # for whoever reads the storage: they are set already
     elif baseline is None:
-        architecture = study.space.sample(trial)
+        architecture = space.sample(trial)
     else:
-        architecture = study.space.baselines[baseline]
-        if study.space.params_of(architecture) is not None:
-            study.space.sample(trial)  # lies in the space: the sampler learns from it
+        architecture = space.baselines[baseline]
+        if space.params_of(architecture) is not None:
+            space.sample(trial)  # lies in the space: the sampler learns from it
     if SUGGESTED_BY not in trial.user_attrs:  # else it was put back, and nothing was drawn now
-        trial.set_user_attr(SUGGESTED_BY, BASELINE if baseline is not None else study.sampler.source)
+        trial.set_user_attr(SUGGESTED_BY, BASELINE if baseline is not None else search.sampler.source)
     trial.set_user_attr(LINE, architecture.line)
     trial.set_user_attr(HASH, architecture.hash)
     trial.set_user_attr(ARCHITECTURE, architecture.to_dict())
@@ -295,7 +224,7 @@ def admit(
         drop_checkpoint(study, trial.number)
         return None
     # a baseline is trained even where it breaks a constraint: it is what the others are compared with
-    if baseline is None and (broken := study.space.violations(architecture)):
+    if baseline is None and (broken := space.violations(architecture)):
         trial.set_user_attr(REASON, "; ".join(map(str, broken)))
         study.inner.tell(trial, state=TrialState.PRUNED)
         return None
@@ -329,4 +258,4 @@ def _set_constraints(study: Study, trial: optuna.Trial, architecture: Architectu
         if constraint.exact not in trial.constraints:  # else it was put back: Optuna would warn
             trial.set_constraint(constraint.exact, amount)
     if amounts:
-        study.inner._storage.set_trial_system_attr(trial._trial_id, "constraints", list(amounts))
+        set_system_attr(study.inner, trial, "constraints", list(amounts))

@@ -1,65 +1,64 @@
-"""Early stopping in a study: what is known is gathered, a strategy is asked, trials stop and are promoted.
+"""Early stopping at rungs: which trials pause, and which paused ones resume.
 
-A stopped trial stays a running one for Optuna, which can't reopen what is finished. It has no worker, its
-state is in its checkpoint, and it waits for its chance of a place on the front to rise. Then it goes on as
+A paused trial stays a running one for Optuna, which can't reopen what is finished. It has no worker, its
+state is in its checkpoint, and it waits for its chance of a place on the front to rise. Then it resumes as
 the same trial.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from studies.search.observe import LOSSES, gather
-from studies.search.stopping_rules import STRATEGIES, Never, Strategy
+from studies.search.search import Search
+from studies.search.stopping_rules import Never
 from studies.storage.attributes import DEATHS, MEASURED, PASSED, RUNGS, STOPPED_AT, TOKENS, WORKER
+from studies.storage.optuna_access import refreshed, set_attr, set_state
+from studies.study import Study
+from studies.study.checkpoints import checkpoint_of
 from studies.study.names import CHECKPOINT
 from studies.study.trial_record import STOPPED, TrialRecord
 from studies.surrogates.learning_curves import forecast
 from studies.surrogates.observations import Evidence
 from surgery.architecture.costs import AHEAD
 
-if TYPE_CHECKING:
-    from studies.study import Study
-
-MOST_CHECKPOINTS = 32  # of stopped trials; the least promising ones beyond are stopped for good
+MOST_CHECKPOINTS = 32  # of paused trials; the least promising ones beyond never resume
 
 
 def reach(
-    study: Study,
+    search: Search,
     trial: optuna.Trial,
     worker: str,
     losses: Sequence[float],
     tokens: int,
     measured: Mapping[str, float],
 ) -> bool:
-    """Notes where a running trial is; whether it goes on.
+    """Store how far a running trial is, and return whether it continues past this rung.
 
     Args:
         losses: held-out losses in nats/token at the rungs reached so far.
         tokens: trained on so far.
         measured: everything else that was measured so far, by metric.
     """
-    with study.exclusive(), study.at_once():
+    study = search.study
+    with study.exclusive(), study.batched_writes():
         if not is_held(study, trial, worker):
-            return True  # given to another worker meanwhile: `finish` says so
+            return True  # reassigned meanwhile: `finish` reports it
         note(trial, losses, tokens, measured)
         record = study.record(trial.number)
-        decided = len(losses) <= record.passed or len(losses) == len(study.space.proxy.rungs)
-        strategy = _strategy(study)
+        decided = len(losses) <= record.passed or len(losses) == len(search.space.proxy.rungs)
         exempt = record.baseline is not None or record.repeat_of is not None
-        if decided or exempt or isinstance(strategy, Never) or not _compares(study):
+        if decided or exempt or isinstance(search.rule, Never) or not search.compares:
             return True
         records = study.records()
-        evidence, rows = _places(study, records, [trial.number, *_stopped_with_checkpoint(study, records)])
-        return strategy.goes_on(evidence, rows[0], rows[1:])
+        observations, rows = _rows(search, records, [trial.number, *_resumable(search, records)])
+        return search.rule.goes_on(observations, rows[0], rows[1:])
 
 
 def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Mapping[str, float]) -> None:
@@ -73,122 +72,91 @@ def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Ma
     trial.set_user_attr(MEASURED, dict(measured))
 
 
-def stop(study: Study, trial: optuna.Trial, worker: str) -> bool:
-    """Frees the trial's worker; its checkpoint is written. False when another worker has the trial."""
-    with study.exclusive(), study.at_once():
+def pause(search: Search, trial: optuna.Trial, worker: str) -> bool:
+    """Free the trial's worker; its checkpoint is written. False when another worker has the trial."""
+    study = search.study
+    with study.exclusive(), study.batched_writes():
         if not is_held(study, trial, worker):
             return False
         trial.set_user_attr(STOPPED_AT, len(study.record(trial.number).rungs))
         trial.set_user_attr(WORKER, None)
-        _drop_checkpoints(study)
+        _drop_checkpoints(search)
     return True
 
 
-def promotable(study: Study, records: Sequence[TrialRecord], *, ending: bool) -> int | None:
-    """The stopped trial that goes on next, when one is worth it. `ending`: no new trials are started."""
-    numbers = _stopped_with_checkpoint(study, records)
+def promotable(search: Search, records: Sequence[TrialRecord], *, ending: bool) -> int | None:
+    """Return the paused trial to resume next, or None. `ending`: no new trials are started."""
+    numbers = _resumable(search, records)
     if not numbers:
         return None
-    evidence, rows = _places(study, records, numbers)
-    row = _strategy(study).next(evidence, rows, ending=ending)
-    return None if row is None else int(evidence.numbers[row])
+    observations, rows = _rows(search, records, numbers)
+    row = search.rule.next(observations, rows, ending=ending)
+    return None if row is None else int(observations.numbers[row])
 
 
 def promote(study: Study, number: int) -> None:
-    """Lets a stopped trial wait for a worker, to go on past the rung that it stopped at."""
+    """Set a paused trial waiting for a worker, to resume past the rung that it paused at."""
     trial = study.trial(number)
-    storage = study.inner._storage
-    storage.set_trial_user_attr(trial._trial_id, PASSED, trial.user_attrs[STOPPED_AT])
-    storage.set_trial_user_attr(trial._trial_id, STOPPED_AT, None)
-    storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    set_attr(study.inner, trial, PASSED, trial.user_attrs[STOPPED_AT])
+    set_attr(study.inner, trial, STOPPED_AT, None)
+    set_state(study.inner, trial, TrialState.WAITING)
 
 
-def expected_values(study: Study, records: Sequence[TrialRecord]) -> dict[int, list[float]]:
-    """The objectives that stopped trials would end with, by number: what a sampler learns from them."""
-    if not any(record.state == STOPPED for record in records) or not _compares(study):
+def expected_values(search: Search, records: Sequence[TrialRecord]) -> dict[int, list[float]]:
+    """Return the objectives that paused trials would end with, by number: samplers learn from them."""
+    if not any(record.state == STOPPED for record in records) or not search.compares:
         return {}
-    evidence = gather(study, records)
-    told = forecast(evidence).mean
-    found = {}
-    for row, number in enumerate(evidence.numbers.tolist()):
+    observations = search.observe(records)
+    predicted = forecast(observations).mean
+    expected = {}
+    for row, number in enumerate(observations.numbers.tolist()):
         record = records[number]
         if record.state == STOPPED:
-            loss = record.rungs[-1] if told[row] != told[row] else float(told[row])
+            loss = record.rungs[-1] if math.isnan(predicted[row]) else float(predicted[row])
             growth = loss / record.rungs[-1]
             losses = dict.fromkeys(("val_loss", *AHEAD), loss)
-            values = {**study.costs(record), **record.measured, **losses}
+            values = {**search.facts.costs(record), **record.measured, **losses}
             if "val_bpb" in values:
                 values["val_bpb"] *= growth
-            found[number] = [values[item.name] for item in study.space.objectives]
-    return found
+            expected[number] = [values[item.name] for item in search.space.objectives]
+    return expected
 
 
 def is_held(study: Study, trial: optuna.Trial, worker: str) -> bool:
-    """Whether the worker still has the trial."""
-    now = study.inner._storage.get_trial(trial._trial_id)
+    """Return whether the worker still has the trial."""
+    now = refreshed(study.inner, trial)
     return now.state == TrialState.RUNNING and now.user_attrs.get(WORKER) == worker
 
 
-def _places(
-    study: Study, records: Sequence[TrialRecord], numbers: Sequence[int]
+def _rows(
+    search: Search, records: Sequence[TrialRecord], numbers: Sequence[int]
 ) -> tuple[Evidence, list[int]]:
-    """What is known, and the rows of these trials in it."""
-    evidence = gather(study, records)
-    return evidence, np.searchsorted(evidence.numbers, numbers).tolist()
+    """Return the observations, and the rows of these trials in them."""
+    observations = search.observe(records)
+    return observations, np.searchsorted(observations.numbers, numbers).tolist()
 
 
-def _strategy(study: Study) -> Strategy:
-    return STRATEGIES[study.settings.stopping]
-
-
-def _compares(study: Study) -> bool:
-    """Whether a rung tells anything of the objectives."""
-    return any(item.name in LOSSES for item in study.space.objectives)
-
-
-def _stopped_with_checkpoint(study: Study, records: Sequence[TrialRecord]) -> list[int]:
-    """Who can go on. A checkpoint that was dropped never comes back, so that it is looked for no more."""
-    folder = str(study.folder)  # text: there may be thousands of them
-    stopped = [
-        record.number for record in records if record.state == STOPPED and record.number not in study.for_good
+def _resumable(search: Search, records: Sequence[TrialRecord]) -> list[int]:
+    """Return paused trials that still have a checkpoint. Deleted checkpoints are remembered, and not looked
+    up again."""
+    folder = str(search.study.folder)  # text: there may be thousands of them
+    paused = [
+        record.number
+        for record in records
+        if record.state == STOPPED and record.number not in search.checkpoints_gone
     ]
-    there = [number for number in stopped if os.path.isfile(f"{folder}/trials/{number:05d}/{CHECKPOINT}")]
-    study.for_good.update(set(stopped).difference(there))
+    there = [number for number in paused if os.path.isfile(f"{folder}/trials/{number:05d}/{CHECKPOINT}")]
+    search.checkpoints_gone.update(set(paused).difference(there))
     return there
 
 
-def checkpoint_of(study: Study, number: int) -> Path:
-    """Where a trial's checkpoint is, if it has one."""
-    return study.folder_of(number) / CHECKPOINT
-
-
-def drop_checkpoint(study: Study, number: int) -> None:
-    """Delete the checkpoint of a trial that has ended, also a half-written one."""
-    path = checkpoint_of(study, number)
-    for leftover in (path, path.with_suffix(".tmp")):
-        leftover.unlink(missing_ok=True)
-
-
-def drop_leftovers(study: Study) -> None:
-    """Delete the checkpoints that dead workers left in trials that have ended, and half-written ones."""
-    trials = study.inner.get_trials(deepcopy=False)
-    for path in (study.folder / "trials").glob("*/checkpoint.*"):
-        number = int(path.parent.name) if path.parent.name.isdecimal() else len(trials)
-        if number >= len(trials):
-            continue  # not a trial's
-        if trials[number].state.is_finished():
-            drop_checkpoint(study, number)
-        elif path.suffix == ".tmp" and not trials[number].user_attrs.get(WORKER):
-            path.unlink(missing_ok=True)
-
-
-def _drop_checkpoints(study: Study) -> None:
-    """Keeps those of the most promising stopped trials: the rest is stopped for good."""
-    records = study.records()
-    numbers = _stopped_with_checkpoint(study, records)
+def _drop_checkpoints(search: Search) -> None:
+    """Delete the checkpoints of the least promising paused trials, beyond MOST_CHECKPOINTS."""
+    records = search.study.records()
+    numbers = _resumable(search, records)
     if len(numbers) > MOST_CHECKPOINTS:
-        evidence, rows = _places(study, records, numbers)
-        hope = _strategy(study).hope(evidence, rows)
-        for place in hope.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
+        observations, rows = _rows(search, records, numbers)
+        hope = search.rule.hope(observations, rows)
+        for index in hope.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
             with suppress(FileNotFoundError):
-                checkpoint_of(study, numbers[int(place)]).unlink()
+                checkpoint_of(search.study, numbers[int(index)]).unlink()

@@ -1,8 +1,8 @@
-"""The sampler `gain`: suggests what is expected to add most to the front, by exact costs and forecast losses.
+"""The sampler `gain`: suggests the architecture with the largest expected hypervolume improvement (EHVI).
 
-Out of a pool of architectures: random ones, and neighbours of those that stand on the front or may come to.
-What is known or breaks a constraint is not among them. Optuna's samplers model every objective; here the
-costs need none.
+Costs are exact and losses are extrapolated from learning curves. The candidates are random architectures and
+neighbours of those on the front, without known ones and ones that break a constraint. Optuna's samplers model
+every objective; here the costs need no model.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from search_spaces import SearchSpace
 from search_spaces.trial import RandomTrial
-from studies.search.observe import LOSSES, gather
+from studies.search.facts import ArchitectureFacts
+from studies.search.observe import LOSSES, Observer
 from studies.stats.seeds import derive_seed
 from studies.study.trial_record import RUNNING, WAITING, TrialRecord, front_records
 from studies.surrogates.expected_improvement import Box
 from studies.surrogates.learning_curves import FEWEST, Forecast, forecast, prospects
 from surgery.architecture import Architecture
-
-if TYPE_CHECKING:
-    from studies.study import Study
 
 BATCH = 48  # random architectures that join the pool at a time
 BATCHES = 4  # of them that are looked at
@@ -43,91 +42,102 @@ class Candidate(NamedTuple):
     features: tuple[float, ...]
 
 
-def suggest(study: Study, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
-    """Parameters of the next trial; None where nothing new was found, or nothing is known to choose by."""
-    evidence = gather(study, records)
-    told = forecast(evidence)
-    pool = _pool(study, records)
-    if not pool or np.isfinite(told.sd).sum() < FEWEST:
-        return None
-    signs = {item.name: 1 if item.direction == "min" else -1 for item in study.space.objectives}
-    # runs of other workers tell nothing yet, and what they are expected to add is not to be found twice
-    started = [record for record in records if record.state in (RUNNING, WAITING) and _may_count(record)]
-    known = [(item.costs, item.features) for item in pool] + [study.facts(record) for record in started]
-    costs = np.array([[signs[name] * of[name] for name in signs if name not in LOSSES] for of, _ in known])
-    expected = prospects(evidence, told, costs, np.array([features for _, features in known]))
-    box = Box(evidence, told, costs)
-    costs = box.costs[len(evidence) :]
-    ends = dict(zip(evidence.numbers.tolist(), told.mean.tolist(), strict=True))
-    reached = np.array([ends.get(record.number, np.nan) for record in started])
-    guessed = expected.mean[len(pool) :]
-    box.assume(np.where(np.isnan(reached), guessed, reached), costs[len(pool) :])
-    ahead = Forecast(expected.mean[: len(pool)], expected.sd[: len(pool)])
-    return pool[box.best(ahead, costs[: len(pool)])].params
+class GainSampler:
+    """Chooses the next architecture of a space.
+
+    Attributes:
+        drawn: batches of random candidates by index; the same for the same study seed.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, facts: ArchitectureFacts, observer: Observer) -> None:
+        self.space, self.seed, self.facts, self.observer = space, seed, facts, observer
+        self.drawn: dict[int, list[Candidate]] = {}
+
+    def suggest(self, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+        """Return parameters of the next trial, or None: no new candidate, or too few observations."""
+        observations = self.observer.observe(records)
+        prediction = forecast(observations)
+        pool = self._pool(records)
+        if not pool or np.isfinite(prediction.sd).sum() < FEWEST:
+            return None
+        objectives = self.space.objectives
+        signs = {item.name: 1 if item.direction == "min" else -1 for item in objectives}
+        # What runs of other workers are expected to add must not be added twice, though they have no results.
+        started = [record for record in records if record.state in (RUNNING, WAITING) and _may_count(record)]
+        known = [(item.costs, item.features) for item in pool] + [self.facts.of(record) for record in started]
+        costs = np.array(
+            [[signs[name] * of[name] for name in signs if name not in LOSSES] for of, _ in known]
+        )
+        expected = prospects(observations, prediction, costs, np.array([features for _, features in known]))
+        box = Box(observations, prediction, costs)
+        costs = box.costs[len(observations) :]
+        ends = dict(zip(observations.numbers.tolist(), prediction.mean.tolist(), strict=True))
+        reached = np.array([ends.get(record.number, np.nan) for record in started])
+        guessed = expected.mean[len(pool) :]
+        box.assume(np.where(np.isnan(reached), guessed, reached), costs[len(pool) :])
+        ahead = Forecast(expected.mean[: len(pool)], expected.sd[: len(pool)])
+        return pool[box.best(ahead, costs[: len(pool)])].params
+
+    def _pool(self, records: Sequence[TrialRecord]) -> list[Candidate]:
+        """Return new and allowed candidates, each once."""
+        count = len(records)
+        turn = count // TURN
+        candidates = self._every()
+        if not candidates:
+            source = random.Random(derive_seed(self.seed, "neighbours", count))
+            front = front_records(records, self.space.objectives)
+            parents = sorted(front, key=lambda record: record.number)[-PARENTS:]
+            trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
+            drawn = (item for index in range(turn - BATCHES + 1, turn + 1) for item in self._batch(index))
+            candidates = [*drawn, *self._allowed(trials)]
+        # Equal architectures cost the same, and hashes are slow: computed only where costs are equal.
+        known = {record.hash for record in records}
+        costs = self.facts.known_costs(records)
+        equal: dict[tuple[float, ...], list[Architecture]] = {}
+        pool = []
+        for item in candidates:
+            key = tuple(item.costs.values())
+            if key in costs or key in equal:
+                others = {other.hash for other in equal.get(key, ())}
+                if item.architecture.hash in known or item.architecture.hash in others:
+                    continue
+            equal.setdefault(key, []).append(item.architecture)
+            pool.append(item)
+        return pool
+
+    def _every(self) -> list[Candidate]:
+        """Return every architecture of a small space, and none of a larger one."""
+        if (self.facts.countable or math.inf) > WHOLE:
+            return []
+        if 0 not in self.drawn:
+            untried = self.facts.untried([]) or ()  # of no trials: all, and all allowed
+            trials = [_Neighbour(params, random.Random(0), changed=0) for params in untried]
+            drawn = [(trial.params, self.space.sample(trial)) for trial in trials]
+            self.drawn[0] = [Candidate(params, item, *self.facts.describe(item)) for params, item in drawn]
+        return self.drawn[0]
+
+    def _batch(self, index: int) -> list[Candidate]:
+        """Return a batch of random architectures, the same for the same study seed and index."""
+        if index not in self.drawn:
+            seeds = (derive_seed(self.seed, "pool", index, member) for member in range(BATCH))
+            self.drawn[index] = self._allowed([RandomTrial(seed) for seed in seeds])
+            for old in [other for other in self.drawn if other <= index - 2 * BATCHES]:
+                del self.drawn[old]
+        return self.drawn[index]
+
+    def _allowed(self, trials: Sequence[RandomTrial]) -> list[Candidate]:
+        """Return what the trials draw, without what breaks a constraint."""
+        drawn = [(trial.params, self.space.sample(trial)) for trial in trials]
+        return [
+            Candidate(params, architecture, *self.facts.describe(architecture))
+            for params, architecture in drawn
+            if not self.space.violations(architecture)
+        ]
 
 
 def _may_count(record: TrialRecord) -> bool:
     """Whether a run is of an architecture that may stand on the front, and no repeat."""
     return bool(record.hash) and record.feasible and record.repeat_of is None
-
-
-def _pool(study: Study, records: Sequence[TrialRecord]) -> list[Candidate]:
-    """New and allowed ones, each once."""
-    count = len(records)
-    turn = count // TURN
-    candidates = _every(study)
-    if not candidates:
-        source = random.Random(derive_seed(study.settings.seed, "neighbours", count))
-        front = front_records(records, study.space.objectives)
-        parents = sorted(front, key=lambda record: record.number)[-PARENTS:]
-        trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
-        drawn = (item for index in range(turn - BATCHES + 1, turn + 1) for item in _batch(study, index))
-        candidates = [*drawn, *_allowed(study, trials)]
-    # equal architectures cost the same, and hashes take long: they are only worked out where costs are equal
-    known = {record.hash for record in records}
-    costs = study.known_costs(records)
-    alike: dict[tuple[float, ...], list[Architecture]] = {}
-    found = []
-    for item in candidates:
-        key = tuple(item.costs.values())
-        if key in costs or key in alike:
-            others = {other.hash for other in alike.get(key, ())}
-            if item.architecture.hash in known or item.architecture.hash in others:
-                continue
-        alike.setdefault(key, []).append(item.architecture)
-        found.append(item)
-    return found
-
-
-def _every(study: Study) -> list[Candidate]:
-    """Every architecture of a small space; none of a larger one."""
-    if (study.countable or math.inf) > WHOLE:
-        return []
-    if 0 not in study.drawn:
-        trials = [_Neighbour(params, random.Random(0), changed=0) for params in study.untried([]) or ()]
-        drawn = [(trial.params, study.space.sample(trial)) for trial in trials]  # allowed, as is all untried
-        study.drawn[0] = [Candidate(params, item, *study.describe(item)) for params, item in drawn]
-    return study.drawn[0]
-
-
-def _batch(study: Study, index: int) -> list[Candidate]:
-    """Random architectures, the same for the same study seed and index."""
-    if index not in study.drawn:
-        seeds = (derive_seed(study.settings.seed, "pool", index, place) for place in range(BATCH))
-        study.drawn[index] = _allowed(study, [RandomTrial(seed) for seed in seeds])
-        for old in [other for other in study.drawn if other <= index - 2 * BATCHES]:
-            del study.drawn[old]
-    return study.drawn[index]
-
-
-def _allowed(study: Study, trials: Sequence[RandomTrial]) -> list[Candidate]:
-    """What the trials draw, without what breaks a constraint."""
-    drawn = [(trial.params, study.space.sample(trial)) for trial in trials]
-    return [
-        Candidate(params, architecture, *study.describe(architecture))
-        for params, architecture in drawn
-        if not study.space.violations(architecture)
-    ]
 
 
 class _Neighbour(RandomTrial):

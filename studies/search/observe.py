@@ -1,56 +1,55 @@
-"""What a study knows of its runs as arrays, kept up to date from one call to the next."""
+"""Observations: what a study knows of its runs, as arrays kept up to date from call to call."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces import SearchSpace
+from studies.search.facts import ArchitectureFacts
 from studies.stats.extrapolation import end_loss
 from studies.study.trial_record import DONE, RUNNING, STOPPED, WAITING, TrialRecord
 from studies.surrogates.observations import Evidence, Floats
 from surgery.architecture.costs import AHEAD
 
-if TYPE_CHECKING:
-    from studies.study import Study
-
 LOSSES = ("val_loss", "val_bpb", *AHEAD)  # what a rung tells of, or is told on the same scale
 
 
-def gather(study: Study, records: Sequence[TrialRecord]) -> Evidence:
-    """Every trial that has a loss at a rung, in order; the same object while nothing is new."""
-    return study.gathered.renew(study, records)
+class Observer:
+    """Keeps the observations of a study up to date: one row per trial, rewritten when its record changes."""
 
-
-class Gathered:
-    """One row a trial, written again only where its record has changed."""
-
-    def __init__(self) -> None:
+    def __init__(self, space: SearchSpace, facts: ArchitectureFacts) -> None:
+        self.space, self.facts = space, facts
         self._records: list[TrialRecord] = []
         self._known = np.zeros(0, dtype=np.bool_)  # trials that have a row
         self._rows: Floats = np.zeros((0, 0))  # exempt, feasible, curve, costs, features
         self._evidence: Evidence | None = None
 
-    def renew(self, study: Study, records: Sequence[TrialRecord]) -> Evidence:
-        """Of these records: all of the study's trials, as they are or were at some moment."""
+    def observe(self, records: Sequence[TrialRecord]) -> Evidence:
+        """Return a row for every trial with a loss at a rung, in order; the same object while nothing is new.
+
+        Args:
+            records: all of the study's trials, as they are or were at some moment.
+        """
         before = self._records
         changed = [
             record
             for record, old in zip_longest(records, before[: len(records)])
             if record is not old and record != old
         ]
-        written = [self._write(study, record) for record in changed]  # every one of them
+        written = [self._write(record) for record in changed]  # every one of them
         if self._evidence is None or any(written) or len(records) < len(before):
             self._known[len(records) :] = False
-            self._evidence = self._build(study)
+            self._evidence = self._build()
         self._records = list(records)
         return self._evidence
 
-    def _write(self, study: Study, record: TrialRecord) -> bool:
+    def _write(self, record: TrialRecord) -> bool:
         """Whether that makes a difference."""
         place = record.number
         if place >= len(self._known):
@@ -64,9 +63,9 @@ class Gathered:
         row = [
             float(record.baseline is not None),
             float(record.feasible),
-            *_curve(record, len(study.space.proxy.rungs), end_loss(study.space.objectives)),
-            *_costs(study, record),
-            *study.features(record),
+            *_curve(record, len(self.space.proxy.rungs), end_loss(self.space.objectives)),
+            *self._costs(record),
+            *self.facts.features(record),
         ]
         if place >= len(self._rows):
             self._rows = _longer(self._rows.reshape(-1, len(row)), len(self._known))
@@ -75,15 +74,24 @@ class Gathered:
         self._rows[place] = row
         return True
 
-    def _build(self, study: Study) -> Evidence:
+    def _build(self) -> Evidence:
         numbers = np.flatnonzero(self._known)
-        others = sum(item.name not in LOSSES for item in study.space.objectives)
-        ends = np.cumsum([1, 1, len(study.space.proxy.rungs), others])
+        others = sum(item.name not in LOSSES for item in self.space.objectives)
+        ends = np.cumsum([1, 1, len(self.space.proxy.rungs), others])
         rows = self._rows[numbers] if len(numbers) else np.zeros((0, ends[-1]))
         parts = np.split(rows, ends, axis=1)
         exempt, feasible, curves, costs = map(np.ascontiguousarray, parts[:-1])
         flags = (np.asarray(part.any(axis=1), dtype=np.bool_) for part in (exempt, feasible))
         return Evidence(numbers, costs, curves, parts[-1], *flags)
+
+    def _costs(self, record: TrialRecord) -> list[float]:
+        """Return every objective but the loss, lower is better; an unknown one counts as 0, no advantage."""
+        values = {**self.facts.costs(record), **record.measured, **record.metrics}
+        return [
+            values.get(item.name, 0.0) * (1 if item.direction == "min" else -1)
+            for item in self.space.objectives
+            if item.name not in LOSSES
+        ]
 
 
 def _longer(table: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -99,13 +107,3 @@ def _curve(record: TrialRecord, rungs: int, metric: str) -> list[float]:
     known = record.rungs[: rungs - 1] if done else record.rungs
     end = [record.metrics[metric]] if done else []
     return [*known, *[math.nan] * (rungs - len(known) - len(end)), *end]
-
-
-def _costs(study: Study, record: TrialRecord) -> list[float]:
-    """Every objective but the loss, lower is better; what is not known yet is no advantage to anyone."""
-    values = {**study.costs(record), **record.measured, **record.metrics}
-    return [
-        values.get(item.name, 0.0) * (1 if item.direction == "min" else -1)
-        for item in study.space.objectives
-        if item.name not in LOSSES
-    ]

@@ -12,13 +12,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standing, Standings
-from studies.search.assignment import Assignment, Nothing, admit, put_back_orphans
+from studies.search.assignment import Assignment, Nothing, admit
+from studies.search.requeue import requeue_orphans
+from studies.search.search import Search
 from studies.stats.pareto import front_indices
 from studies.storage.attributes import REPEAT, REPEAT_OF, WORKER
+from studies.storage.optuna_access import as_trial, create_running_trial, set_state
 from studies.study import Study
 from studies.study.trial_record import REPEAT_RUNNING, REPEAT_WAITING, TrialRecord
 
@@ -27,7 +30,7 @@ MOST_RUNS = 5  # of one architecture, its first counted; what is undecided then 
 
 
 def take_repeat(
-    study: Study,
+    search: Search,
     worker: str,
     target: int | None,
     should_stop: Callable[[], bool] | None = None,
@@ -42,8 +45,9 @@ def take_repeat(
     """
     if should_stop is not None and should_stop():
         return Nothing(wait=True)
+    study = search.study
     with study.exclusive():
-        put_back_orphans(study)
+        requeue_orphans(study)
         records = study.records()
         ended = sum(record.repeated for record in records)
         running = sum(record.state == REPEAT_RUNNING for record in records)
@@ -57,7 +61,7 @@ def take_repeat(
             if chosen is None:
                 return Nothing(wait=running > 0, reason=f"nothing is left to repeat after {ended} repeats")
             trial = _begin(study, worker, chosen, records)
-        assignment = admit(study, trial, worker, records)
+        assignment = admit(search, trial, worker, records)
         assert assignment is not None, "a repeat is always trained"
         return assignment
 
@@ -116,23 +120,17 @@ def _best(standings: Standings, count: int) -> list[Standing]:
 
 
 def _waiting(study: Study, records: Sequence[TrialRecord]) -> optuna.Trial | None:
-    """A repeat whose worker was stopped or killed, running again."""
-    storage = study.inner._storage
+    """Return a repeat whose worker was interrupted or killed, set running again."""
     for record in records:
         if record.state == REPEAT_WAITING:
-            trial_id = study.inner.get_trials(deepcopy=False)[record.number]._trial_id
-            if storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                return optuna.Trial(study.inner, trial_id)
+            trial = study.trial(record.number)
+            if set_state(study.inner, trial, TrialState.RUNNING):
+                return as_trial(study.inner, trial)
     return None
 
 
 def _begin(study: Study, worker: str, original: TrialRecord, records: Sequence[TrialRecord]) -> optuna.Trial:
-    """A new repeat, running and signed from its first moment."""
+    """Create a repeat, running and signed from its first moment."""
     used = [record.repeat for record in records if record.repeat_of == original.number]
-    template = create_trial(
-        state=TrialState.RUNNING,
-        system_attrs={"fixed_params": original.params},
-        user_attrs={REPEAT_OF: original.number, REPEAT: max(used, default=0) + 1, WORKER: worker},
-    )
-    trial_id = study.inner._storage.create_new_trial(study.inner._study_id, template_trial=template)
-    return optuna.Trial(study.inner, trial_id)
+    attributes = {REPEAT_OF: original.number, REPEAT: max(used, default=0) + 1, WORKER: worker}
+    return create_running_trial(study.inner, original.params, attributes)

@@ -26,6 +26,7 @@ from studies.files.lock import LOCK, locked
 from studies.storage.addresses import shown
 from studies.storage.attributes import MARK
 from studies.storage.opening import JOURNAL, mendable
+from studies.storage.optuna_access import storage_of
 from studies.study.location import HOME_FILE, URL_FILE
 from surgery.config.problems import Problem, UserError
 
@@ -112,7 +113,7 @@ def remove_cut_off(inner: optuna.Study, own_id: str, where: str) -> None:
         rule = f"is being made by nas on {mark.get('host')}, or that was cut off less than an hour ago"
         hint = "run the command again there, or later here; or give another --name"
         raise UserError("the study is not complete", [Problem("study", inner.study_name, rule, hint)])
-    optuna.delete_study(study_name=inner.study_name, storage=inner._storage)
+    optuna.delete_study(study_name=inner.study_name, storage=storage_of(inner))
 
 
 def foreign(inner: optuna.Study, where: str) -> UserError:

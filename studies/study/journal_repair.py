@@ -13,6 +13,7 @@ from studies.storage.journal import Embedded, locked
 from studies.storage.journal_entries import STUDY
 from studies.storage.journal_lines import START, read
 from studies.storage.opening import JOURNAL, mendable
+from studies.storage.optuna_access import trials_of
 from studies.study.leases import is_alive
 from studies.study.names import CHECKPOINT
 from surgery.config.problems import Problem, UserError
@@ -94,9 +95,7 @@ def _good_lines(journal: Path) -> tuple[Problem | None, int, int]:
 
 def _trials(journal: Path) -> int:
     storage = Embedded(journal)
-    return sum(
-        len(storage.get_all_trials(study._study_id, deepcopy=False)) for study in storage.get_all_studies()
-    )
+    return sum(len(trials_of(storage, study)) for study in storage.get_all_studies())
 
 
 def _count_lines(path: Path) -> int:
@@ -116,8 +115,7 @@ def _set_checkpoints_aside(folder: Path, storage: Embedded, suffix: str) -> list
     """Rename the checkpoints of trials that the kept lines do not know: their numbers will be given to other
     architectures."""
     study = next(study for study in storage.get_all_studies() if STUDY in study.user_attrs)
-    trials = storage.get_all_trials(study._study_id, deepcopy=False)
-    known = {trial.number for trial in trials if HASH in trial.user_attrs}
+    known = {trial.number for trial in trials_of(storage, study) if HASH in trial.user_attrs}
     moved = []
     for path in sorted((folder / "trials").glob(f"*/{CHECKPOINT}")):
         if path.parent.name.isdecimal() and int(path.parent.name) not in known:

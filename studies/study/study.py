@@ -10,12 +10,11 @@ runs/NAME/  space.yaml   as given
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
@@ -24,19 +23,16 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search_spaces import SearchSpace, parse_space
-from search_spaces.enumeration import every_architecture
 from studies.data.corpora import located
 from studies.data.tokenizers import located_tokenizer
 from studies.files.atomic import write_json
 from studies.files.curve import read_curve
 from studies.files.lock import locked
-from studies.search.observe import Gathered
-from studies.search.samplers import SeededSampler, check_sampler
-from studies.search.stopping_rules import check_strategy
 from studies.storage.addresses import absolute
 from studies.storage.attributes import ATTRIBUTE, BASELINE, STOPPED_AT
 from studies.storage.journal import Embedded
 from studies.storage.opening import JOURNAL, mendable, open_storage
+from studies.storage.optuna_access import batched_writes, stored_trial
 from studies.study.creation import (
     create,
     foreign,
@@ -55,19 +51,8 @@ from studies.study.names import DEFAULT_RUNS, check_name, locate
 from studies.study.replicates import mean_over_runs
 from studies.study.rules import changed_rules, rules_of
 from studies.study.settings import FIXED, StudySettings
-from studies.study.trial_record import INFEASIBLE, STOPPED, TrialRecord, front_records
-from studies.surrogates.descriptors import features
-from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
+from studies.study.trial_record import STOPPED, TrialRecord, front_records
 from surgery.config.problems import Problem, UserError
-
-if TYPE_CHECKING:
-    from studies.search.gain_sampler import Candidate
-
-COUNTABLE = 5000  # settings of a space that are walked through to know when all are tried
-
-# the objectives that are known before training by name, and descriptors, of an architecture
-Facts = tuple[dict[str, float], tuple[float, ...]]
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -84,12 +69,6 @@ class Study:
         self._records: list[TrialRecord] = []  # as they were last read
         self._open: set[int] = set()  # numbers of those that run or wait
         self._stopped: dict[int, FrozenTrial] = {}  # others that have stopped, as they were then, by number
-        self.drawn: dict[int, list[Candidate]] = {}  # of the sampler `gain`, by batch
-        self._costs: set[tuple[float, ...]] = set()  # of the trials up to that number
-        self._costs_to = 0
-        self.gathered = Gathered()
-        self.for_good: set[int] = set()  # stopped trials that have lost their checkpoint
-        self._told: dict[str, Facts] = {}
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -112,7 +91,6 @@ class Study:
         space = parse_space(stored["space"], f"{folder.name}.yaml")
         known = {item.name for item in fields(StudySettings)}
         settings = StudySettings(**{key: value for key, value in stored.items() if key in known})
-        found.inner.sampler = SeededSampler(settings.sampler, settings.seed)
         study = cls(folder, space, settings, found.inner, found.url)
         study.found = found
         return study
@@ -140,8 +118,6 @@ class Study:
 
     @classmethod
     def _create(cls, folder: Path, space: SearchSpace, settings: StudySettings, url: str | None) -> Study:
-        check_sampler(settings.sampler)
-        check_strategy(settings.stopping)
         settings = replace(settings, rules=rules_of(space))
         if stored_url(folder) is not None or embedded(folder) is not None:
             raise DuplicatedStudyError
@@ -153,7 +129,6 @@ class Study:
                 with journal.batch():
                     start(journal, folder.name, space, settings, mark).set_user_attr(ATTRIBUTE, content)
             inner = optuna.load_study(study_name=folder.name, storage=open_storage(folder, None))
-            inner.sampler = SeededSampler(settings.sampler, settings.seed)
         else:
             storage = open_storage(folder, url)
             # first of all: were this process killed, the next one knows what is its own to make again
@@ -280,69 +255,12 @@ class Study:
         Raises:
             UserError: no such trial.
         """
-        storage = self.inner._storage
         try:
-            if number < 0:
-                raise KeyError(number)
-            return storage.get_trial(
-                storage.get_trial_id_from_study_id_trial_number(self.inner._study_id, number)
-            )
+            return stored_trial(self.inner, number)
         except KeyError:
             last = len(self.inner.get_trials(deepcopy=False)) - 1
             rule = f"is not a trial of this study, it has 0 to {last}"
             raise UserError("unknown trial", [Problem("trial", number, rule)]) from None
-
-    def costs(self, record: TrialRecord) -> dict[str, float]:
-        """The objectives that are known before training, by name."""
-        return self.facts(record)[0]
-
-    def known_costs(self, records: Sequence[TrialRecord]) -> set[tuple[float, ...]]:
-        """What `costs` tells of all trials that may be trained; kept from one call to the next."""
-        complete = True
-        for record in records[self._costs_to :]:
-            if record.hash and record.state != INFEASIBLE:
-                self._costs.add(tuple(self.costs(record).values()))
-            complete = complete and bool(record.hash)  # one without may have one later
-            self._costs_to += complete
-        return self._costs
-
-    def features(self, record: TrialRecord) -> tuple[float, ...]:
-        """Descriptors of the trial's architecture."""
-        return self.facts(record)[1]
-
-    def facts(self, known: TrialRecord | Architecture) -> Facts:
-        """Of an architecture; those of the study's trials are kept."""
-        if known.hash not in self._told:
-            self._told[known.hash] = self.describe(
-                known if isinstance(known, Architecture) else known.build()
-            )
-        return self._told[known.hash]
-
-    def describe(self, architecture: Architecture) -> Facts:
-        """Of any architecture, whose hash is not needed for it."""
-        exact = [item.name for item in self.space.objectives if not item.measured]
-        return {name: float(cost(architecture, name)) for name in exact}, features(architecture)
-
-    @cached_property
-    def _allowed(self) -> dict[str, dict[str, Any]] | None:
-        """Parameters of every allowed architecture by hash; None where there are too many to list."""
-        size = self.space.size()
-        if size.continuous or size.count > COUNTABLE:
-            return None
-        every = every_architecture(self.space)
-        return {arch.hash: params for params, arch in every if not self.space.violations(arch)}
-
-    @property
-    def countable(self) -> int | None:
-        """How many architectures the space allows; None where there are too many to list."""
-        return len(self._allowed) if self._allowed is not None else None
-
-    def untried(self, records: Sequence[TrialRecord]) -> list[dict[str, Any]] | None:
-        """Parameters of allowed architectures that no trial has; None where there are too many to list."""
-        if self._allowed is None:
-            return None
-        known = {record.hash for record in records}
-        return [params for name, params in self._allowed.items() if name not in known]
 
     def front(self) -> list[TrialRecord]:
         """The Pareto front over the finished trials."""
@@ -373,11 +291,6 @@ class Study:
         return folder
 
     @property
-    def sampler(self) -> SeededSampler:
-        assert isinstance(self.inner.sampler, SeededSampler)
-        return self.inner.sampler
-
-    @property
     def workers_folder(self) -> Path:
         return self.folder / "workers"
 
@@ -391,13 +304,9 @@ class Study:
         with locked(self.folder):
             yield
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """What is written inside, the embedded storage keeps as a whole: one write instead of dozens.
-        Not reentrant."""
-        storage = self.inner._storage
-        with storage.batch() if isinstance(storage, Embedded) else nullcontext():
-            yield
+    def batched_writes(self) -> AbstractContextManager[None]:
+        """Group storage writes into one atomic append (embedded storage only). Not reentrant."""
+        return batched_writes(self.inner)
 
 
 def start(
@@ -415,9 +324,7 @@ def start(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         create(storage, name, directions, mark)
-        inner = optuna.load_study(
-            storage=storage, study_name=name, sampler=SeededSampler(settings.sampler, settings.seed)
-        )
+        inner = optuna.load_study(storage=storage, study_name=name)
         inner.set_metric_names([item.name for item in space.objectives])
     for baseline, architecture in space.baselines.items():
         inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})

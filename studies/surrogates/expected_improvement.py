@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from optuna._hypervolume import compute_hypervolume
 
-from studies.stats.hypervolume import REFERENCE
+from studies.stats.hypervolume import REFERENCE, hypervolume
 from studies.stats.pareto import undominated
 from studies.surrogates.learning_curves import Forecast
 from studies.surrogates.observations import Evidence, Floats
@@ -140,4 +139,4 @@ def _exclusive(point: Floats, front: Floats) -> float:
         return whole
     if covered.shape[1] == 1:
         return whole - float(REFERENCE - covered.min())
-    return max(0.0, whole - float(compute_hypervolume(covered, np.full(covered.shape[1], REFERENCE))))
+    return max(0.0, whole - hypervolume(covered, np.full(covered.shape[1], REFERENCE)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from studies.search.assignment import put_back_orphans
+from studies.search.requeue import requeue_orphans
 from studies.storage.addresses import STORAGE
 from studies.storage.opening import mendable
 from studies.study import Study
@@ -118,7 +118,7 @@ class Supervisor:
                     self._stop()
                 finally:
                     with self.study.exclusive():
-                        put_back_orphans(self.study)
+                        requeue_orphans(self.study)
                     self.study.write_front()
 
     def snapshot(self) -> Snapshot:
@@ -161,12 +161,12 @@ class Supervisor:
         return "\n".join(text.strip().splitlines()[-12:]) or "the workers printed nothing"
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "nas_cli.main", "worker", str(Path(self.study.folder).resolve())]
+        command = [sys.executable, "-m", "studies.workers", str(Path(self.study.folder).resolve())]
         command += ["--device", spread(self.device, index)]
         if self.target is not None:
             command += ["--trials", str(self.target)]
         if self.refine is not None:
-            command += ["--refine", "--each", str(self.refine)]
+            command += ["--refine", str(self.refine)]
         # a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop
         environment = {
             **os.environ,

@@ -14,8 +14,10 @@ import torch
 
 from studies.data import TokenData
 from studies.probes import train_probe
-from studies.search.assignment import HEARTBEAT_SECONDS, Assignment, Nothing, beat, finish, put_back, take
-from studies.search.early_stopping import reach, stop
+from studies.search.assignment import Assignment, Nothing, finish, take
+from studies.search.early_stopping import pause, reach
+from studies.search.requeue import HEARTBEAT_SECONDS, beat, requeue
+from studies.search.search import Search
 from studies.stats.extrapolation import carried_on
 from studies.stats.seeds import derive_seed
 from studies.storage.addresses import redacted
@@ -40,22 +42,26 @@ from surgery.model import HybridLM
 WAIT_SECONDS = 0.5
 FAILURES_IN_A_ROW = 5  # so many different architectures failing means that something else is wrong
 Log = Callable[[str], None]
-Take = Callable[[Study, str, int | None, Callable[[], bool] | None], Assignment | Nothing]
+Take = Callable[[Search, str, int | None, Callable[[], bool] | None], Assignment | Nothing]
 
 
 def work(
     study: Study, *, target: int | None, device: str = "auto", log: Log = print, take_next: Take = take
 ) -> str:
-    """Trains trials until the study has `target` trained architectures or its space is exhausted.
+    """Train trials until the study has `target` trained architectures or its space is exhausted.
 
-    `take_next` says what to train: with the one of `studies.search.refinement` it is repeats. Returns why it
-    ended.
-    SIGINT and SIGTERM put the running trial back, to be run again from its start.
+    SIGINT and SIGTERM requeue the running trial, to be run again from its start.
+
+    Args:
+        take_next: chooses what to train; that of `studies.search.refinement` chooses replicates.
+
+    Returns:
+        The reason why there is nothing left to train.
 
     Raises:
         UserError: device, data, folder or storage are not usable here, this version trains by other rules
             than the study's trials, or every trial fails.
-        DeviceLost: the device is of no more use to this process; a new one may go on.
+        DeviceLost: this process can't use the device any more; a new one can.
         KeyboardInterrupt: asked to stop.
     """
     study.refuse_changed_rules()
@@ -66,9 +72,10 @@ def work(
     make_ready(place)
     mark("open")
     with mendable(study.folder), Lease(study.workers_folder) as lease, stop_on_signals() as stop:
-        worker = _Worker(study, data, place, lease, stop, log)
+        search = Search(study)
+        worker = _Worker(search, data, place, lease, stop, log)
         while not stop():
-            assignment = take_next(study, lease.worker, target, stop)
+            assignment = take_next(search, lease.worker, target, stop)
             mark("take")
             if isinstance(assignment, Assignment):
                 worker.run(assignment)
@@ -85,11 +92,12 @@ class _Worker:
     """Trains one trial after the other."""
 
     def __init__(
-        self, study: Study, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log
+        self, search: Search, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log
     ) -> None:
-        self.study, self.data, self.device, self.lease, self.stop = study, data, device, lease, stop
+        self.search, self.study = search, search.study
+        self.data, self.device, self.lease, self.stop = data, device, lease, stop
         self.log = log
-        self.settings = settings_of(study)
+        self.settings = settings_of(self.study)
         self.failures = 0
         self.last_beat = time.monotonic()
 
@@ -112,15 +120,15 @@ class _Worker:
         try:
             metrics = metrics_of(self.study.space, assignment.architecture, self._train(assignment, record))
         except (KeyboardInterrupt, Interrupted):
-            put_back(self.study, number)
-            self.log(f"trial {number} is put back, to be run again")
+            requeue(self.study, number)
+            self.log(f"trial {number}: interrupted, requeued")
             raise KeyboardInterrupt from None
         except Stopped:
             self._stop(assignment, seconds())
             return
         except (UserError, *STORAGE_ERRORS):  # not the architecture's fault
             with suppress(*STORAGE_ERRORS):  # else it is found when this worker is gone
-                put_back(self.study, number)
+                requeue(self.study, number)
             raise
         except torch.AcceleratorError as error:  # every call after it would fail as well
             raise DeviceLost(f"trial {number}: {self._explain(assignment, error)}") from error
@@ -173,7 +181,7 @@ class _Worker:
         def at_rung(rung: Rung) -> bool:
             measured = {**asdict(rung), **scores}
             known = {name: measured[name] for name in ALL_METRICS if name in measured}
-            return reach(self.study, trial, self.lease.worker, rung.losses, rung.tokens, known)
+            return reach(self.search, trial, self.lease.worker, rung.losses, rung.tokens, known)
 
         results = []
         for repeat, seed in enumerate(seeds):
@@ -228,7 +236,7 @@ class _Worker:
     def _stop(self, assignment: Assignment, seconds: float) -> None:
         trial = assignment.trial
         trial.set_user_attr(SECONDS, seconds)
-        if stop(self.study, trial, self.lease.worker):
+        if pause(self.search, trial, self.lease.worker):
             rung = self.study.record(trial.number)
             self.log(
                 f"trial {trial.number} stops at rung {len(rung.rungs)} after {seconds:.0f} s: "

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from nas_cli import main
-from nas_cli.failures import describe_bug, explain
+from surgery.config.failures import describe_bug, explain
 
 
 def os_error(number: int, name: str | None = "/data/x") -> OSError:

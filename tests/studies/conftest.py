@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
 from search_spaces import SearchSpace, parse_space
 from studies.data import TokenData, open_corpus, prepare
+from studies.search.search import Search
 from studies.study import Study
 from studies.study.settings import StudySettings
 
@@ -84,6 +86,16 @@ def study_settings(
         data_hash=tokens.content_hash,
         data_folder=str(tokens.folder),
     )
+
+
+_SEARCHES: WeakKeyDictionary[Study, Search] = WeakKeyDictionary()
+
+
+def search_of(study: Study) -> Search:
+    """The search of this process over the study: the same one for the same open study."""
+    if study not in _SEARCHES:
+        _SEARCHES[study] = Search(study)
+    return _SEARCHES[study]
 
 
 def outcome(study: Study) -> list[tuple[object, ...]]:

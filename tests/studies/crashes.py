@@ -19,6 +19,7 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401  what optimizers import at their first step: once here, not in every life
 
 from studies.search import assignment as trials
+from studies.search import requeue
 from studies.search.refinement import take_repeat
 from studies.storage.journal import JournalFile
 from studies.study import Study
@@ -40,7 +41,7 @@ def live(folder: Path, target: int, take_next: Take, number: signal.Signals, wri
             os.kill(os.getpid(), number)
 
     JournalFile.append_logs = append_logs  # type: ignore[method-assign]
-    trials.MOST_DEATHS = MOST_LIVES
+    requeue.MOST_DEATHS = MOST_LIVES
     try:
         work(
             Study.open(str(folder.resolve())),

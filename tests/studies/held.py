@@ -1,13 +1,15 @@
-"""`nas` in a process whose trainings wait half-way: a test acts there, however slow or busy the machine is.
+"""Processes whose trainings wait half-way: a test acts there, however slow or busy the machine is.
 
-`python -m tests.studies.held ARGS...` is `nas ARGS...`; workers that it or the test's own process starts are
-held too. A training waits from its second step on while the folder named in HOLD has a file `from-N` and its
-trial's number is at least N. It says so in a file named after its process; Ctrl-C reaches it as any training.
+`python -m tests.studies.held MODULE ARGS...` is `python -m MODULE ARGS...`; workers that it or the test's own
+process starts are held too. A training waits from its second step on while the folder named in HOLD has a file
+`from-N` and its trial's number is at least N. It says so in a file named after its process; Ctrl-C reaches it
+as any training.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from typing import Any
 HOLD = "NAS_TEST_HOLD"
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.02
+HELD = ("nas_cli.main", "studies.workers")  # modules that are run with -m
 
 
 class Hold:
@@ -55,12 +58,13 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def start_held_workers() -> None:
-    """Every `python -m nas_cli.main` that this process starts from now on is held."""
+    """Every `nas` and every worker that this process starts from now on is held."""
     start = subprocess.Popen
 
     def popen(command: Any, *args: Any, **options: Any) -> Any:
         if isinstance(command, list):
-            command = ["tests.studies.held" if word == "nas_cli.main" else word for word in command]
+            pairs = (("tests.studies.held", word) if word in HELD else (word,) for word in command)
+            command = [word for pair in pairs for word in pair]
         return start(command, *args, **options)
 
     subprocess.Popen = popen  # type: ignore[assignment, misc]
@@ -97,7 +101,4 @@ def hold_trainings(hold: Hold) -> None:
 if __name__ == "__main__":
     hold_trainings(Hold(Path(os.environ[HOLD])))
     start_held_workers()
-    sys.argv[0] = "nas"
-    from nas_cli.main import run
-
-    run()
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

@@ -16,7 +16,6 @@ from studies.audit.plan import open_audit
 from studies.audit.report import PROXY, report
 from studies.audit.runs import long_settings, train_runs
 from studies.search.early_stopping import expected_values
-from studies.search.observe import gather
 from studies.stats.extrapolation import carried_on
 from studies.stats.rank_correlation import spearman
 from studies.study import Study
@@ -25,7 +24,7 @@ from studies.workers.worker import work
 from surgery.architecture.costs import AHEAD
 from surgery.config.problems import UserError
 
-from .conftest import SPACE, MakeStudy
+from .conftest import SPACE, MakeStudy, search_of
 
 LOSS = "val_loss@4x"
 TEXT = SPACE.replace("{val_loss: min", f"{{{LOSS}: min").replace(
@@ -66,7 +65,7 @@ def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
     expected: list[dict[int, list[float]]] = []
     work(
         study, target=10, device="cpu",
-        log=lambda line: expected.append(expected_values(study, study.records())),
+        log=lambda line: expected.append(expected_values(search_of(study), study.records())),
     )  # fmt: skip
     assert any(expected), "nothing was stopped"
     assert all(len(values) == 3 for found in expected for values in found.values())
@@ -77,7 +76,7 @@ def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
         assert record.values is not None
         assert record.values[0] == record.metrics[LOSS] == wanted
         assert record.metrics["val_loss"] == losses[-1]
-    evidence = gather(study, study.records())
+    evidence = search_of(study).observe(study.records())
     ends = dict(zip(evidence.numbers.tolist(), evidence.curves[:, -1].tolist(), strict=True))
     assert [ends[record.number] for record in done] == [record.metrics[LOSS] for record in done]
     assert json.dumps(compare(study, study.records()).to_dict(), allow_nan=False)

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from studies.data import TokenData
-from studies.search.assignment import MOST_DEATHS, Assignment, finish, put_back_orphans, take
-from studies.search.early_stopping import checkpoint_of, reach, stop
+from studies.search.assignment import Assignment, finish, take
+from studies.search.early_stopping import pause, reach
+from studies.search.requeue import MOST_DEATHS, requeue_orphans
 from studies.storage.attributes import DEATHS, METRICS, REASON
 from studies.study import Study
+from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease, dead
 from studies.study.names import CHECKPOINT
 from studies.training.loop import Rung, Stopped, train
@@ -21,7 +23,7 @@ from studies.workers.proxy import train_settings
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 
-from .conftest import MakeStudy
+from .conftest import MakeStudy, search_of
 
 DONE = {METRICS: {"val_loss": 4.0, "params": 1.0, "decode_flops@64": 1.0}}
 VALUES = [4.0, 1.0, 1.0]
@@ -33,7 +35,7 @@ def die(lease: Lease) -> None:
 
 
 def taken(study: Study, lease: Lease) -> Assignment:
-    assignment = take(study, lease.worker, None)
+    assignment = take(search_of(study), lease.worker, None)
     assert isinstance(assignment, Assignment)
     return assignment
 
@@ -57,7 +59,7 @@ def test_a_trial_failed_for_good_drops_its_checkpoint(make_study: MakeStudy) -> 
         leave_checkpoint(study, 0, ".tmp")
         die(lease)
     with study.exclusive():
-        assert put_back_orphans(study) == [0]
+        assert requeue_orphans(study) == [0]
     assert study.record(0).state == "failed"
     assert checkpoints(study) == []
 
@@ -67,9 +69,9 @@ def test_a_worker_killed_before_it_deleted_a_checkpoint(make_study: MakeStudy) -
     study = make_study()
     first, second = Lease(study.workers_folder), Lease(study.workers_folder)
     done, paused = taken(study, first), taken(study, second)
-    reach(study, paused.trial, second.worker, [5.0], 1024, {})
+    reach(search_of(study), paused.trial, second.worker, [5.0], 1024, {})
     leave_checkpoint(study, paused.trial.number)
-    assert stop(study, paused.trial, second.worker)
+    assert pause(search_of(study), paused.trial, second.worker)
     waits = taken(study, second)
     kept = leave_checkpoint(study, waits.trial.number)
     assert finish(study, done.trial, first.worker, DONE, VALUES)
@@ -78,7 +80,7 @@ def test_a_worker_killed_before_it_deleted_a_checkpoint(make_study: MakeStudy) -
     die(second)
     assert len(dead(study.workers_folder)) == 2
     with study.exclusive():
-        put_back_orphans(study)
+        requeue_orphans(study)
     assert dead(study.workers_folder) == []
     assert checkpoint_of(study, paused.trial.number).is_file()
     assert kept.is_file()
@@ -96,7 +98,7 @@ def test_half_a_checkpoint_of_a_dead_worker_is_deleted(make_study: MakeStudy) ->
         (study.folder / "trials" / "notes" / "checkpoint.tmp").touch()
         die(lease)
         with study.exclusive():
-            put_back_orphans(study)
+            requeue_orphans(study)
         assert checkpoints(study) == [str(writing.relative_to(study.folder)), "trials/notes/checkpoint.tmp"]
 
 
@@ -109,7 +111,9 @@ def test_deaths_are_forgiven_at_a_new_rung_alone(make_study: MakeStudy) -> None:
         lease = Lease(study.workers_folder)
         assignment = taken(study, lease)
         for count in range(len(losses)):
-            reach(study, assignment.trial, lease.worker, losses[: count + 1], 1024 * (count + 1), {})
+            reach(
+                search_of(study), assignment.trial, lease.worker, losses[: count + 1], 1024 * (count + 1), {}
+            )
         die(lease)
         return assignment.trial.number
 
@@ -117,13 +121,13 @@ def test_deaths_are_forgiven_at_a_new_rung_alone(make_study: MakeStudy) -> None:
         assert life() == 0
     assert life(5.0) == 0  # the last one that it may take with it, had it not passed a rung
     with study.exclusive():
-        put_back_orphans(study)
+        requeue_orphans(study)
     assert study.record(0).state == "waiting"
     assert study.trial(0).user_attrs[DEATHS] == 1
     for _ in range(MOST_DEATHS - 1):
         assert life(5.0) == 0
     with study.exclusive():
-        put_back_orphans(study)
+        requeue_orphans(study)
     assert study.record(0).state == "failed"
     assert study.trial(0).user_attrs[REASON] == f"{MOST_DEATHS} workers died training it"
 

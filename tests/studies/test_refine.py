@@ -18,8 +18,9 @@ import torch
 
 from studies.analysis.standings import Standings
 from studies.data import TokenData
-from studies.search.assignment import Assignment, Nothing, finish, put_back, take
+from studies.search.assignment import Assignment, Nothing, finish, take
 from studies.search.refinement import FEWEST_DF, doubt, is_settled, next_run, take_repeat
+from studies.search.requeue import requeue
 from studies.search.samplers import SeededSampler
 from studies.stats.seeds import derive_seed
 from studies.storage.attributes import BASELINE
@@ -33,7 +34,7 @@ from studies.workers.supervisor import Supervisor
 from studies.workers.worker import work
 from surgery.model import HybridLM
 
-from .conftest import SPACE, MakeStudy, outcome
+from .conftest import SPACE, MakeStudy, outcome, search_of
 from .held import Hold
 from .tables import OBJECTIVES, TWO_MEASURED, record, repeat, study_of
 
@@ -277,11 +278,11 @@ def test_interrupted_refining_ends_the_same(make_study: MakeStudy, quiet: Quiet)
     refine(whole, 5)
     refine(broken, 1)
     with Lease(broken.workers_folder) as lease:
-        stopped = take_repeat(broken, lease.worker, None)
+        stopped = take_repeat(search_of(broken), lease.worker, None)
         assert isinstance(stopped, Assignment)
-        put_back(broken, stopped.trial.number)  # Ctrl-C
+        requeue(broken, stopped.trial.number)  # Ctrl-C
     with Lease(broken.workers_folder) as lease:
-        assert isinstance(take_repeat(broken, lease.worker, None), Assignment)  # and killed
+        assert isinstance(take_repeat(search_of(broken), lease.worker, None), Assignment)  # and killed
     refine(Study.open(str(broken.folder)), 5)
     assert outcome(broken) == outcome(whole)
     assert [item.repeat_of for item in broken.records()] == [item.repeat_of for item in whole.records()]
@@ -289,9 +290,9 @@ def test_interrupted_refining_ends_the_same(make_study: MakeStudy, quiet: Quiet)
 
 def test_a_search_takes_up_what_refining_left(trained: Study, quiet: Quiet) -> None:
     with Lease(trained.workers_folder) as lease:
-        left = take_repeat(trained, lease.worker, None)
+        left = take_repeat(search_of(trained), lease.worker, None)
         assert isinstance(left, Assignment)
-        put_back(trained, left.trial.number)
+        requeue(trained, left.trial.number)
     work(trained, target=6, device="cpu", log=quiet)
     records = trained.records()
     assert records[left.trial.number].state == "repeat"
@@ -312,13 +313,13 @@ def test_a_baseline_outside_of_the_space_is_repeated(make_study: MakeStudy, quie
 
 def test_an_orphaned_repeat_is_run_again(trained: Study) -> None:
     with Lease(trained.workers_folder) as dead:
-        first = take_repeat(trained, dead.worker, 1)
+        first = take_repeat(search_of(trained), dead.worker, 1)
         assert isinstance(first, Assignment)
-        assert take_repeat(trained, dead.worker, 1) == Nothing(wait=True)
+        assert take_repeat(search_of(trained), dead.worker, 1) == Nothing(wait=True)
         assert trained.record(first.trial.number).state == "repeat running"
-        assert take(trained, dead.worker, 5) == Nothing(False, "5 architectures are trained")
+        assert take(search_of(trained), dead.worker, 5) == Nothing(False, "5 architectures are trained")
     with Lease(trained.workers_folder) as alive:
-        again = take_repeat(trained, alive.worker, 1)
+        again = take_repeat(search_of(trained), alive.worker, 1)
         assert isinstance(again, Assignment)
         assert again.trial.number == first.trial.number
         assert again.architecture == first.architecture
@@ -334,7 +335,7 @@ def test_an_orphaned_repeat_is_run_again(trained: Study) -> None:
 def test_failed_repeats_do_not_go_on_for_ever(trained: Study) -> None:
     with Lease(trained.workers_folder) as lease:
         for _ in range(50):
-            taken = take_repeat(trained, lease.worker, None, most=3)
+            taken = take_repeat(search_of(trained), lease.worker, None, most=3)
             if isinstance(taken, Nothing):
                 break
             finish(trained, taken.trial, lease.worker, {}, None)

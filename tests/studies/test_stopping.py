@@ -11,19 +11,20 @@ from optuna.trial import TrialState
 
 from studies.reporting.dashboard_notes import trial_note
 from studies.search import early_stopping as stopping
-from studies.search.assignment import Assignment, Nothing, finish, put_back_orphans, take
-from studies.search.early_stopping import checkpoint_of, expected_values, promotable, reach, stop
-from studies.search.observe import gather
+from studies.search.assignment import Assignment, Nothing, finish, take
+from studies.search.early_stopping import expected_values, pause, promotable, reach
+from studies.search.requeue import requeue_orphans
 from studies.search.stopping_rules import STRATEGIES, Strategy
 from studies.storage.attributes import METRICS
 from studies.study import Study
+from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
 from studies.surrogates.observations import Evidence, Floats
 from studies.training.step import Descent
 from studies.workers.worker import work
 
-from .conftest import SPACE, MakeStudy, outcome
+from .conftest import SPACE, MakeStudy, outcome, search_of
 
 Quiet = Callable[[str], None]
 TARGET = 10
@@ -114,21 +115,21 @@ def test_the_search_ends_only_when_nothing_that_stopped_deserves_to_go_on(
     with Lease(study.workers_folder) as one, Lease(study.workers_folder) as other:
         scripted[0] = 0.0
         first, second = taken(study, one.worker), taken(study, other.worker)
-        assert not reach(study, first.trial, one.worker, [5.0], 1024, {})
+        assert not reach(search_of(study), first.trial, one.worker, [5.0], 1024, {})
         (study.trial_folder(0) / CHECKPOINT).touch()
-        assert stop(study, first.trial, one.worker)
-        assert isinstance(waiting := take(study, one.worker, 2), Nothing)
+        assert pause(search_of(study), first.trial, one.worker)
+        assert isinstance(waiting := take(search_of(study), one.worker, 2), Nothing)
         assert waiting.wait  # the other may still change it
-        assert put_back_orphans(study) == []
+        assert requeue_orphans(study) == []
         scripted[0] = 1.0  # what the other one has shown meanwhile
         again = taken(study, one.worker, 2)
         assert again.trial.number == 0
         assert study.record(0).passed == 1
         scripted[0] = 0.0
-        assert reach(study, again.trial, one.worker, [5.0], 1024, {})  # had there been no file
+        assert reach(search_of(study), again.trial, one.worker, [5.0], 1024, {})  # had there been no file
         assert finish(study, again.trial, one.worker, {METRICS: {"val_loss": 4.0}}, [4.0, 1.0, 1.0])
         assert finish(study, second.trial, other.worker, {METRICS: {"val_loss": 4.0}}, [4.0, 1.0, 1.0])
-        assert isinstance(ended := take(study, one.worker, 2), Nothing)
+        assert isinstance(ended := take(search_of(study), one.worker, 2), Nothing)
         assert not ended.wait
 
 
@@ -141,9 +142,9 @@ def test_who_lost_its_trial_can_neither_stop_nor_judge_it(
         first = taken(study, dead.worker)
     with Lease(study.workers_folder) as alive:
         taken(study, alive.worker)
-        assert reach(study, first.trial, dead.worker, [5.0], 1024, {})
+        assert reach(search_of(study), first.trial, dead.worker, [5.0], 1024, {})
         assert study.record(0).rungs == ()
-        assert not stop(study, first.trial, dead.worker)
+        assert not pause(search_of(study), first.trial, dead.worker)
         assert study.record(0).state == "running"
 
 
@@ -174,7 +175,7 @@ def test_without_its_checkpoint_a_trial_is_stopped_for_good(
     work(study, target=6, device="cpu", log=quiet)
     assert [checkpoint_of(study, number).is_file() for number in (3, 4, 5)] == [False, True, True]
     scripted[3] = 1.0
-    assert promotable(study, study.records(), ending=True) is None
+    assert promotable(search_of(study), study.records(), ending=True) is None
     assert [record.state for record in study.records() if record.trained][3:] == ["stopped"] * 3
 
 
@@ -188,15 +189,17 @@ def test_samplers_learn_what_stopped_trials_would_have_become(
     records = study.records()
     stopped = [record for record in records if record.state == "stopped"]
     assert len(stopped) == 2
-    told = expected_values(study, records)
+    told = expected_values(search_of(study), records)
     assert sorted(told) == [record.number for record in stopped]
     for record in stopped:
         bpb, params, flops = told[record.number]
         assert bpb < record.measured["val_bpb"]
-        exact = study.costs(record)
+        exact = search_of(study).facts.costs(record)
         assert (params, flops) == (exact["params"], exact["decode_flops@64"])
-    study.sampler.expected = told
-    shown = study.sampler._view(study.inner)._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    search_of(study).sampler.expected = told
+    shown = (
+        search_of(study).sampler._view(study.inner)._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    )
     assert [trial.values for trial in shown if trial.number in told] == list(told.values())
     stored = study.inner.get_trials(deepcopy=False)
     assert all(stored[number].state == TrialState.RUNNING and not stored[number].values for number in told)
@@ -223,7 +226,7 @@ def test_a_probe_is_known_at_the_rungs_and_trained_once(
     scripted[3] = 0.0
     work(study, target=4, device="cpu", log=quiet)
     score = study.record(3).measured["recall"]
-    assert gather(study, study.records()).costs[-1].tolist()[0] == -score
+    assert search_of(study).observe(study.records()).costs[-1].tolist()[0] == -score
     scripted[3] = 1.0
 
     def again(*_: object) -> float:
@@ -241,7 +244,7 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     for trial in study.inner.get_trials(deepcopy=False):
         trial.user_attrs.pop("rungs")
     study._records.clear()  # read again
-    evidence = gather(study, study.records())
+    evidence = search_of(study).observe(study.records())
     assert evidence.finished.all()
     assert np.isnan(evidence.curves[:, 0]).all()
     work(study, target=TARGET, device="cpu", log=quiet)
@@ -268,6 +271,6 @@ def test_every_strategy_runs_a_study(make_study: MakeStudy, quiet: Quiet, name: 
 
 
 def taken(study: Study, worker: str, target: int | None = None) -> Assignment:
-    assignment = take(study, worker, target)
+    assignment = take(search_of(study), worker, target)
     assert isinstance(assignment, Assignment)
     return assignment

@@ -15,14 +15,13 @@ from search_spaces import load_space
 from search_spaces.trial import RandomTrial, ReplayTrial
 from studies.search import gain_sampler as suggesting
 from studies.search.assignment import RANDOM_FIRST
-from studies.search.gain_sampler import _Neighbour, suggest
-from studies.search.observe import gather
+from studies.search.gain_sampler import _Neighbour
 from studies.study.settings import GAIN
 from studies.surrogates.learning_curves import FEWEST, Forecast, forecast, prospects
 from studies.surrogates.observations import Evidence
 from studies.workers.worker import work
 
-from .conftest import MakeStudy
+from .conftest import MakeStudy, search_of
 
 Quiet = Callable[[str], None]
 
@@ -65,7 +64,7 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
     study = make_study(sampler="random")
     work(study, target=8, device="cpu", log=quiet)
     records = study.records()
-    pool = suggesting._pool(study, records)
+    pool = search_of(study).gain._pool(records)
     wanted = pool[5][1]
 
     def told(evidence: Evidence, known: Forecast, costs: Any, features: Any) -> Forecast:
@@ -75,7 +74,7 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
         return Forecast(mean, np.full(len(pool), 0.01))
 
     monkeypatch.setattr(suggesting, "prospects", told)
-    params = suggest(study, records)
+    params = search_of(study).gain.suggest(records)
     assert params is not None
     assert study.space.sample(ReplayTrial(params)) == wanted
     assert wanted.hash not in {record.hash for record in records}
@@ -83,7 +82,7 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
 
 def test_nothing_is_suggested_where_nothing_is_known(make_study: MakeStudy) -> None:
     study = make_study(sampler="gain")
-    assert suggest(study, study.records()) is None
+    assert search_of(study).gain.suggest(study.records()) is None
 
 
 def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
@@ -109,8 +108,8 @@ def test_gathered_costs_are_those_of_the_pool(make_study: MakeStudy, quiet: Quie
     """Costs of evidence and of candidates are in the same order and sign."""
     study = make_study(sampler="random")
     work(study, target=4, device="cpu", log=quiet)
-    evidence = gather(study, study.records())
+    evidence = search_of(study).observe(study.records())
     for row, number in enumerate(evidence.numbers.tolist()):
-        exact, described = study.facts(study.record(number).build())
+        exact, described = search_of(study).facts.of(study.record(number).build())
         assert evidence.costs[row].tolist() == [exact["params"], exact["decode_flops@64"]]
         np.testing.assert_array_equal(evidence.features[row], described)  # NaN where an option stands nowhere

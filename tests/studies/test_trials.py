@@ -12,18 +12,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from studies.search.assignment import (
-    HEARTBEAT,
-    MOST_DEATHS,
-    STALE_SECONDS,
-    Assignment,
-    Nothing,
-    beat,
-    finish,
-    put_back,
-    put_back_orphans,
-    take,
-)
+from studies.search.assignment import Assignment, Nothing, finish, take
+from studies.search.requeue import HEARTBEAT, MOST_DEATHS, STALE_SECONDS, beat, requeue, requeue_orphans
 from studies.storage.attributes import WORKER
 from studies.storage.opening import open_storage
 from studies.study import Study
@@ -32,7 +22,7 @@ from studies.workers.supervisor import Supervisor
 from studies.workers.worker import work
 from surgery.config.problems import UserError
 
-from .conftest import SPACE, MakeStudy, outcome
+from .conftest import SPACE, MakeStudy, outcome, search_of
 from .held import Hold
 
 Quiet = Callable[[str], None]
@@ -45,7 +35,7 @@ def url(tmp_path: Path) -> str:
 
 
 def taken(study: Study, worker: str) -> Assignment:
-    assignment = take(study, worker, None)
+    assignment = take(search_of(study), worker, None)
     assert isinstance(assignment, Assignment)
     return assignment
 
@@ -55,8 +45,8 @@ def test_two_workers_take_different_trials(make_study: MakeStudy) -> None:
     with Lease(study.workers_folder) as one, Lease(study.workers_folder) as other:
         first, second = taken(study, one.worker), taken(Study.open(str(study.folder)), other.worker)
         assert (first.trial.number, second.trial.number) == (0, 1)
-        assert put_back_orphans(study) == []
-        assert take(study, one.worker, 2) == Nothing(wait=True)
+        assert requeue_orphans(study) == []
+        assert take(search_of(study), one.worker, 2) == Nothing(wait=True)
 
 
 def test_a_dead_workers_trial_is_taken_again_as_it_was(make_study: MakeStudy) -> None:
@@ -80,7 +70,7 @@ def test_a_dead_workers_trial_is_taken_again_as_it_was(make_study: MakeStudy) ->
 def test_a_trial_without_a_name_is_nobodys(make_study: MakeStudy) -> None:
     study = make_study()
     trial = study.inner.ask()  # its worker died before it signed
-    assert put_back_orphans(study) == [trial.number]
+    assert requeue_orphans(study) == [trial.number]
 
 
 def test_a_trial_that_kills_every_worker_has_failed(make_study: MakeStudy) -> None:
@@ -97,7 +87,7 @@ def test_a_trial_that_kills_every_worker_has_failed(make_study: MakeStudy) -> No
 def test_put_back_forgets_the_worker(make_study: MakeStudy) -> None:
     study = make_study()
     with Lease(study.workers_folder) as lease:
-        put_back(study, taken(study, lease.worker).trial.number)
+        requeue(study, taken(study, lease.worker).trial.number)
     assert study.record(0).state == "waiting"
     assert study.record(0).worker == ""
 
@@ -122,7 +112,7 @@ def test_constraints_are_seen_by_name_and_by_the_dashboard(make_study: MakeStudy
 
 def test_a_row_of_suggestions_can_be_stopped(make_study: MakeStudy) -> None:
     study = make_study(text=SPACE.replace("baselines: [dense, hdpl-paper, lt2-looped]", "baselines: []"))
-    assert take(study, "w", None, should_stop=lambda: True) == Nothing(wait=True)
+    assert take(search_of(study), "w", None, should_stop=lambda: True) == Nothing(wait=True)
     assert study.records() == []
 
 
@@ -139,11 +129,11 @@ def test_waiting_for_the_last_trial_makes_no_more_suggestions(
         for number in range(2):  # the baseline and one of the two in the space
             finish(study, taken(study, one.worker).trial, one.worker, {}, [1.0 + number, 1.0, 1.0])
         last = taken(study, one.worker)
-        waiting = [take(study, other.worker, None) for _ in range(3)]
+        waiting = [take(search_of(study), other.worker, None) for _ in range(3)]
         assert all(isinstance(item, Nothing) and item.wait for item in waiting)
         assert len(study.records()) == last.trial.number + 1 + 12
         finish(study, last.trial, one.worker, {}, [3.0, 1.0, 1.0])
-        end = take(study, other.worker, None)
+        end = take(search_of(study), other.worker, None)
         assert isinstance(end, Nothing)
         assert not end.wait
         assert "exhausted" in end.reason
@@ -157,7 +147,7 @@ def test_stuck_samplers_explore(make_study: MakeStudy, monkeypatch: pytest.Monke
     sample = type(study.space).sample
 
     def spy(self: object, trial: optuna.Trial) -> object:
-        explored.append(study.sampler.explore)
+        explored.append(search_of(study).sampler.explore)
         return sample(self, trial)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(study.space), "sample", spy)
@@ -165,7 +155,7 @@ def test_stuck_samplers_explore(make_study: MakeStudy, monkeypatch: pytest.Monke
         for _ in range(3):
             finish(study, taken(study, lease.worker).trial, lease.worker, {}, [1.0, 2.0, 3.0])
         explored.clear()
-        take(study, lease.worker, None)
+        take(search_of(study), lease.worker, None)
     assert len(explored) > 4  # about one suggestion in ten is feasible
     assert explored == [False, False, *([True, False] * 300)][: len(explored)]
 
@@ -223,7 +213,7 @@ def test_workers_of_other_machines_are_judged_by_their_heartbeat(
     now = time.time() + silent
     monkeypatch.setattr(time, "time", lambda: now)
     expected = [trial.number] if silent > STALE_SECONDS else []
-    assert put_back_orphans(study) == expected
+    assert requeue_orphans(study) == expected
 
 
 def test_a_heartbeat_keeps_a_trial(make_study: MakeStudy, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +222,7 @@ def test_a_heartbeat_keeps_a_trial(make_study: MakeStudy, url: str, monkeypatch:
     later = time.time() + 10 * STALE_SECONDS
     monkeypatch.setattr(time, "time", lambda: later)
     beat(study, trial)
-    assert put_back_orphans(study) == []
+    assert requeue_orphans(study) == []
     assert study.inner.trials[0].user_attrs[HEARTBEAT] == later
 
 
@@ -240,11 +230,11 @@ def test_a_retried_trial_is_not_put_back_before_it_is_signed(make_study: MakeStu
     """Between Optuna's ask and the worker's name another machine may look: the old name must be gone."""
     study = make_study(url=url)
     first = taken(study, "far-away-4711-ab12cd").trial
-    put_back(study, first.number)
+    requeue(study, first.number)
     again = study.inner.ask()
     assert again.number == first.number
     assert again.user_attrs[WORKER] is None
-    assert put_back_orphans(study) == []
+    assert requeue_orphans(study) == []
 
 
 def test_same_machine_other_folder_is_another_machine(
@@ -254,10 +244,10 @@ def test_same_machine_other_folder_is_another_machine(
     other = Study.open("study", tmp_path / "other-runs", url)
     with Lease(other.workers_folder) as lease:
         taken(other, lease.worker)
-        assert put_back_orphans(study) == []
+        assert requeue_orphans(study) == []
     with Lease(study.workers_folder) as lease:
         taken(study, lease.worker)
-    assert put_back_orphans(study) == []  # released without a word: only its heartbeat can tell
+    assert requeue_orphans(study) == []  # released without a word: only its heartbeat can tell
 
 
 def test_a_beat_for_a_lost_trial_is_no_error(make_study: MakeStudy, url: str) -> None:

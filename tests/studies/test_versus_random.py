@@ -19,13 +19,14 @@ from studies.analysis.versus_random import (
     decide,
 )
 from studies.data import TokenData
-from studies.search.assignment import RANDOM_FIRST, Assignment, put_back, take
+from studies.search.assignment import RANDOM_FIRST, Assignment, take
+from studies.search.requeue import requeue
 from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.trial_record import DONE
 from studies.workers.worker import work
 
-from .conftest import SPACE, MakeStudy, study_settings
+from .conftest import SPACE, MakeStudy, search_of, study_settings
 
 
 def cloud(rng: np.random.Generator, count: int, better: float = 0.0) -> np.ndarray:
@@ -138,13 +139,13 @@ def test_with_stopped_trials_all_are_taken_at_the_first_rung(study: Study) -> No
 def test_a_trial_that_was_put_back_keeps_its_origin(make_study: MakeStudy) -> None:
     study = make_study(text=SPACE.replace("baselines: [dense, hdpl-paper, lt2-looped]", "baselines: []"))
     with Lease(study.workers_folder) as lease:
-        first = take(study, lease.worker, None)
+        first = take(search_of(study), lease.worker, None)
         assert isinstance(first, Assignment)
         number = first.trial.number
         assert study.record(number).suggested_by == "random"
-        put_back(study, number)
-        study.sampler.explore = False
-        again = take(study, lease.worker, None)
+        requeue(study, number)
+        search_of(study).sampler.explore = False
+        again = take(search_of(study), lease.worker, None)
         assert isinstance(again, Assignment)
         assert again.trial.number == number
         assert study.record(number).suggested_by == "random"

@@ -1,4 +1,4 @@
-"""What the world outside did to a command, in one line: no memory, no space, no such file, no file handles.
+"""Failures of the machine in one line: no memory, no space, no such file, no file handles.
 
 Mistakes in what a user wrote are UserErrors, raised where they are read. This module is for the failures that
 can happen at any line. What it does not know is a bug.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+
+from surgery.config.problems import UserError
 
 TRACEBACK = "NAS_TRACEBACK"  # environment variable: show where a failure came from
 
@@ -66,3 +68,17 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
 
 def _line(text: str, hint: str) -> str:
     return f"{text} ({hint})" if hint else text
+
+
+def report(error: Exception) -> tuple[str, int]:
+    """Return (text, exit code) for whatever ended a process.
+
+    Raises:
+        Exception: `error` itself, if the user asked for tracebacks.
+    """
+    if os.environ.get(TRACEBACK):
+        raise error
+    if isinstance(error, UserError):
+        return f"error: {error}", 2
+    line, code = explain(error) or (describe_bug(error), 1)
+    return f"error: {line}", code

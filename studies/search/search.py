@@ -1,0 +1,48 @@
+"""A search: a study, and what this process knows and decides about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studies.search.facts import ArchitectureFacts
+from studies.search.gain_sampler import GainSampler
+from studies.search.observe import LOSSES, Observer
+from studies.search.samplers import SeededSampler
+from studies.search.stopping_rules import STRATEGIES
+from studies.study import Study
+from studies.study.trial_record import TrialRecord
+from studies.surrogates.observations import Evidence
+
+
+class Search:
+    """The memory and the rules of a search over a study; every process that takes trials makes its own.
+
+    Attributes:
+        study: what is on disk.
+        sampler: draws the parameters of new trials; also set on the Optuna study.
+        rule: decides at each rung which trials are paused, and which paused ones resume.
+        facts: exact costs and descriptors by architecture hash.
+        observer: observations as arrays, renewed as trials change.
+        gain: the sampler `gain`, which chooses among candidates by expected hypervolume improvement.
+        checkpoints_gone: numbers of paused trials that can no longer resume.
+        compares: whether losses at rungs say anything about the objectives; without them nothing is paused.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.space, self.settings = study, study.space, study.settings
+        self.sampler = SeededSampler(self.settings.sampler, self.settings.seed)
+        study.inner.sampler = self.sampler
+        self.rule = STRATEGIES[self.settings.stopping]
+        self.facts = ArchitectureFacts(self.space)
+        self.observer = Observer(self.space, self.facts)
+        self.gain = GainSampler(self.space, self.settings.seed, self.facts, self.observer)
+        self.checkpoints_gone: set[int] = set()
+        self.compares = any(item.name in LOSSES for item in self.space.objectives)
+
+    def records(self) -> list[TrialRecord]:
+        """Return every trial of the study, in order."""
+        return self.study.records()
+
+    def observe(self, records: Sequence[TrialRecord]) -> Evidence:
+        """Return the observations in these records, one row per trial that has any."""
+        return self.observer.observe(records)
