@@ -35,8 +35,8 @@ test-all: lint ## The slow ones and the pretrained model too
 
 # What touches other packages most: transformers, storages, data sets, torch, terminals.
 ROOMS := tests/surgery/hf tests/surgery/apply tests/surgery/test_against_transformers.py tests/studies/data \
-	tests/studies/test_storage.py tests/studies/test_journal.py tests/studies/test_study.py \
-	tests/studies/test_training.py tests/nas_cli/test_dashboard.py tests/nas_cli/test_apply.py \
+	tests/studies/storage tests/studies/study/test_study.py \
+	tests/studies/training/test_loop.py tests/nas_cli/test_dashboard.py tests/nas_cli/test_apply.py \
 	tests/nas_cli/test_evaluate.py tests/nas_cli/test_study_commands.py tests/nas_cli/test_space.py \
 	tests/nas_cli/test_startup.py
 IN_ROOMS = -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model" $(ROOMS)

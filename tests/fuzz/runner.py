@@ -57,7 +57,7 @@ def preload() -> None:
     torch.set_num_threads(1)
     commands = import_module("nas_cli.main").COMMANDS
     for name in commands:
-        import_module(f"nas_cli.{name}")
+        import_module(f"nas_cli.commands.{name}")
 
 
 def in_fork(work: Callable[[], object]) -> int:

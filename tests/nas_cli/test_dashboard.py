@@ -21,7 +21,7 @@ from studies.study import Study
 from surgery.architecture.strip import plain_strip
 from surgery.config.problems import UserError
 
-SERVE = "import typer; from nas_cli import dashboard; app = typer.Typer(); app.callback()(lambda: None); "
+SERVE = "import typer; from nas_cli.commands import dashboard; app = typer.Typer(); app.callback()(lambda: None); "
 SERVE += "dashboard.add_to(app); app()"
 
 

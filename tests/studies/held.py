@@ -1,9 +1,9 @@
 """Processes whose trainings wait half-way: a test acts there, however slow or busy the machine is.
 
 `python -m tests.studies.held MODULE ARGS...` is `python -m MODULE ARGS...`; workers that it or the test's own
-process starts are held too. A training waits from its second step on while the folder named in HOLD has a file
-`from-N` and its trial's number is at least N. It says so in a file named after its process; Ctrl-C reaches it
-as any training.
+process starts are held too. A training waits from its second step on while the folder named in HOLD has a
+file `from-N` and its trial's number is at least N. It says so in a file named after its process; Ctrl-C
+reaches it as any training.
 """
 
 from __future__ import annotations

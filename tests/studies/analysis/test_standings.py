@@ -1,0 +1,88 @@
+"""What is said of a front: intervals, ties, what may be on it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from studies.analysis.standings import Standings
+from studies.reporting.csv_table import write_csv
+from studies.stats.student_t import t_factor
+from tests.studies.tables import OBJECTIVES, record
+
+# #0 and #1 are apart by far more than the noise, #1 and #2 are not; #3 is dearer and worse than all
+RECORDS = [
+    record(0, [(2.0, 400.0), (2.02, 400.0)]),
+    record(1, [(3.0, 200.0), (3.02, 200.0)]),
+    record(2, [(3.012, 300.0)]),
+    record(3, [(9.0, 500.0)]),
+    record(4, [(1.0, 1.0), (1.02, 1.0)], feasible=False),
+]
+SD = 0.02 / 2**0.5
+
+
+@pytest.fixture
+def standings() -> Standings:
+    return Standings(RECORDS, OBJECTIVES, seed=0)
+
+
+def test_intervals_are_pooled(standings: Standings) -> None:
+    """Those that break a constraint have no place on the front, but their runs tell of the noise."""
+    assert standings.noise is not None
+    assert standings.noise.df == 3
+    assert standings.noise.sd[0] == pytest.approx(SD)
+    halves = {row.record.number: row.half for row in standings.rows}
+    assert set(halves) == {0, 1, 2, 3}
+    t = t_factor(0.9, 3)
+    assert halves[0] == (pytest.approx(t * SD / 2**0.5), None)
+    assert halves[2] == (pytest.approx(t * SD), None)
+    assert standings.standing(RECORDS[2]).fresh == (pytest.approx(t * SD * 2**0.5), None)
+
+
+def test_what_may_be_on_the_front_is_shown(standings: Standings) -> None:
+    assert [row.record.number for row in standings.front] == [0, 1]
+    assert [row.record.number for row in standings.near] == [2]
+    assert [row.record.number for row in standings.shown] == [0, 1, 2]
+    assert [row.record.number for row in standings.undecided] == [2]
+    assert [row.record.number for row in standings.rivals(standings.near[0])] == [1]
+    assert standings.rows[-1].p_front == 0
+
+
+def test_ties_are_called_ties(standings: Standings) -> None:
+    zero, one, two = standings.shown
+    assert standings.tied(one, two)
+    assert not standings.tied(zero, one)
+    assert [row.record.number for row in standings.ties(one)] == [2]
+    told = standings.to_dict(two)
+    assert told["ties"] == [1]
+    assert told["on_front"] is False
+    assert told["undecided"] is True
+    low, high = told["intervals"]["val_loss"]
+    assert low < 3.012 < high
+    assert told["fresh_intervals"]["val_loss"][0] < low
+    assert set(told["intervals"]) == {"val_loss"}
+    json.dumps(told)
+    json.dumps(standings.noise_dict())
+
+
+def test_without_repeats_nothing_is_claimed() -> None:
+    standings = Standings([record(0, [(2.0, 400.0)]), record(1, [(3.0, 200.0)])], OBJECTIVES, 0)
+    assert standings.noise is None
+    assert standings.noise_dict() is None
+    assert standings.undecided == standings.near == []
+    told = standings.to_dict(standings.rows[0])
+    assert told["p_front"] is None
+    assert told["intervals"] == {"val_loss": None}
+    assert told["ties"] == []
+
+
+def test_the_table_has_them(standings: Standings, tmp_path: Path) -> None:
+    write_csv(RECORDS, OBJECTIVES, tmp_path / "all.csv", standings)
+    with (tmp_path / "all.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["runs"] for row in rows] == ["2", "2", "1", "1", "2"]
+    assert rows[4]["p_front"] == ""
+    assert float(rows[2]["val_loss_half"]) == pytest.approx(t_factor(0.9, 3) * SD)

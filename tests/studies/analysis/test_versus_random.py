@@ -1,0 +1,150 @@
+"""Who suggested each trial, and whether the sampler has beaten chance: error rates by simulation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from search_spaces import SearchSpace
+from studies.analysis.versus_random import (
+    BEATEN,
+    FEWEST,
+    LEVEL,
+    NOT_BEATEN,
+    UNKNOWN,
+    Comparison,
+    compare,
+    decide,
+)
+from studies.data import TokenData
+from studies.search.assignment import RANDOM_FIRST, Assignment, take
+from studies.search.requeue import requeue
+from studies.study import Study
+from studies.study.leases import Lease
+from studies.study.trial_record import DONE
+from studies.workers.worker import work
+from tests.studies.conftest import SPACE, MakeStudy, search_of, study_settings
+
+
+def cloud(rng: np.random.Generator, count: int, better: float = 0.0) -> np.ndarray:
+    """Loss against two costs that go together, as architectures have them."""
+    size = rng.uniform(size=count)
+    loss = 1 - 0.7 * size + 0.2 * rng.normal(size=count) - better
+    return np.stack([loss, size, size + 0.3 * rng.uniform(size=count)], axis=1)
+
+
+def outcomes(random: int, sampled: int, better: float, rounds: int) -> list[str]:
+    found = []
+    for seed in range(rounds):
+        rng = np.random.default_rng(seed)
+        table = np.concatenate([cloud(rng, random), cloud(rng, sampled, better)])
+        table = (table - table.min(axis=0)) / np.ptp(table, axis=0)
+        decided = decide(list(table[:random]), list(table[random:]), "tpe", draws=59)
+        found.append(decided.outcome)
+    return found
+
+
+@pytest.mark.parametrize(("random", "sampled"), [(10, 14), (5, 20), (20, 6)])
+def test_chance_seldom_beats_chance(random: int, sampled: int) -> None:
+    rounds = 100
+    found = outcomes(random, sampled, better=0.0, rounds=rounds)
+    assert found.count(BEATEN) / rounds <= 0.1
+    assert found.count(NOT_BEATEN) / rounds >= 0.3
+
+
+def test_a_better_sampler_is_seen() -> None:
+    rounds = 30
+    assert outcomes(10, 20, better=1.0, rounds=rounds).count(BEATEN) / rounds >= 0.9
+    assert outcomes(20, 8, better=1.0, rounds=rounds).count(BEATEN) / rounds >= 0.5
+    assert outcomes(10, 20, better=-1.0, rounds=rounds).count(NOT_BEATEN) / rounds >= 0.9
+
+
+def test_equal_groups_are_exact() -> None:
+    """Five and five with one random trial behind all others: p is the share of halves that are no better."""
+    chance = [np.array([1.0, 1.0])] * 5
+    sampled = [np.array([0.0, 0.0])] * 5
+    found = decide(chance, sampled, "tpe", draws=4000)
+    assert found.p == pytest.approx(1 / 252, abs=0.003)
+    assert found.random_volume is not None
+    assert found.random_volume < 0.01
+    assert found.sampled_volume == pytest.approx(1.0)
+
+
+def test_failures_count_against_those_who_have_them() -> None:
+    rng = np.random.default_rng(0)
+    chance = list(cloud(rng, 12) * 0.3 + 0.4)
+    assert decide(chance, [*[None] * 10, chance[0], chance[1]], "tpe").outcome == NOT_BEATEN
+
+
+def test_sentences() -> None:
+    beaten = Comparison("tpe", BEATEN, 10, 14, 0.03, 0.4, 0.5)
+    assert (
+        str(beaten) == "tpe has beaten random search of the same cost (p = 0.03, 10 random and 14 tpe trials)"
+    )
+    assert "has not beaten" in str(Comparison("tpe", NOT_BEATEN, 10, 14, 0.7, 0.5, 0.4))
+    unknown = str(Comparison("tpe", UNKNOWN, 10, 2))
+    assert unknown == "can't tell yet whether tpe beats random search: 10 random and 2 tpe trials"
+    assert "random search itself" in str(Comparison("random", UNKNOWN, 9, 0))
+    assert LEVEL == 0.05
+
+
+@pytest.fixture(scope="module")
+def study(tokens: TokenData, space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    made = Study.create("study", space, study_settings(tokens), tmp_path_factory.mktemp("runs"))
+    work(made, target=3 + RANDOM_FIRST["tpe"] + FEWEST, device="cpu", log=lambda line: None)
+    return made
+
+
+def test_a_real_study_starts_at_random_and_says_so(study: Study) -> None:
+    done = [record for record in study.records() if record.state == DONE]
+    suggested = [record.suggested_by for record in done]
+    assert suggested[:3] == ["baseline"] * 3
+    assert suggested[3 : 3 + RANDOM_FIRST["tpe"]] == ["random"] * RANDOM_FIRST["tpe"]
+    assert set(suggested[3 + RANDOM_FIRST["tpe"] :]) == {"tpe"}
+    found = compare(study, study.records())
+    assert (found.random, found.sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
+    assert found.p is not None
+    assert compare(study, study.records()) == found
+
+
+def test_a_study_of_before_is_not_judged(study: Study) -> None:
+    old = [replace(record, suggested_by="") for record in study.records()]
+    found = compare(study, old)
+    assert (found.outcome, found.random, found.sampled) == (UNKNOWN, 0, 0)
+
+
+def test_with_stopped_trials_all_are_taken_at_the_first_rung(study: Study) -> None:
+    """It does not matter which of them were stopped after it."""
+    records = study.records()
+    done = [record.number for record in records if record.state == DONE]
+    found = []
+    for stopped in (done[-1:], done[5:9], done):
+        changed = [
+            replace(record, state="stopped", values=None, tokens=1024) if record.number in stopped else record
+            for record in records
+        ]
+        found.append(compare(study, changed))
+    assert found[0] == found[1] == found[2]
+    assert found[0].rung == 0.5
+    assert "losses at 50% of the proxy" in str(found[0])
+    assert (found[0].random, found[0].sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
+    whole = compare(study, records)
+    assert whole.rung == 1.0
+    assert whole.random_volume != found[0].random_volume
+
+
+def test_a_trial_that_was_put_back_keeps_its_origin(make_study: MakeStudy) -> None:
+    study = make_study(text=SPACE.replace("baselines: [dense, hdpl-paper, lt2-looped]", "baselines: []"))
+    with Lease(study.workers_folder) as lease:
+        first = take(search_of(study), lease.worker, None)
+        assert isinstance(first, Assignment)
+        number = first.trial.number
+        assert study.record(number).suggested_by == "random"
+        requeue(study, number)
+        search_of(study).sampler.explore = False
+        again = take(search_of(study), lease.worker, None)
+        assert isinstance(again, Assignment)
+        assert again.trial.number == number
+        assert study.record(number).suggested_by == "random"

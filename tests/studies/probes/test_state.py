@@ -1,0 +1,229 @@
+"""The state probe: words over a group, their products, and who gets them right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from search_spaces.probes.state import GROUPS, State
+from studies.probes import accuracy, fresh_model, measure, train_probe
+from studies.probes.state import elements, product_table, sequences
+from studies.probes.task import UNSCORED
+from studies.training.errors import TrainingFailed
+from studies.training.loop import Interrupted
+from studies.workers.worker import work
+from surgery.architecture import Architecture
+from tests.studies.conftest import SPACE, MakeStudy, outcome
+
+CPU = torch.device("cpu")
+SMALL = State(group="parity", length=4, steps=300, batch=32, lr=4e-3)
+BACKBONE = {"vocab_size": 512, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
+SHORT = (
+    "eval_tokens: 1024, state: {length: 6, steps: 12, batch: 8}, "
+    "recall: {pairs: 2, seq_len: 8, alphabet: 4, steps: 12, batch: 8}"
+)
+STUDY = SPACE.replace("decode_flops@64: min", "state: max, recall: max").replace("eval_tokens: 1024", SHORT)
+
+
+def architecture(**changes: Any) -> Architecture:
+    return Architecture.from_dict({"backbone": {**BACKBONE, **changes}})
+
+
+class Oracle(nn.Module):
+    """Multiplies permutations out, of only the last `memory` tokens where that is given."""
+
+    def __init__(self, group: str, memory: int | None = None) -> None:
+        super().__init__()
+        self.group, self.memory = elements(group), memory
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        answers = torch.zeros(*inputs.shape, len(self.group))
+        for row, (_, *word) in enumerate(inputs.tolist()):
+            for place in range(1, len(word) + 1):
+                first = 0 if self.memory is None else max(0, place - self.memory)
+                things = list(range(len(self.group[0])))
+                for token in word[first:place]:
+                    things = [self.group[token][thing] for thing in things]
+                answers[row, place, self.group.index(tuple(things))] = 1
+        return answers
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class Guess(Oracle):
+    """Any element of the group, all alike."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.rand(*inputs.shape, len(self.group))
+
+
+def score(model: nn.Module, chosen: State, seed: int = 0) -> float:
+    return accuracy(model, chosen, np.random.default_rng(seed), CPU)  # type: ignore[arg-type]
+
+
+WORDS = st.builds(
+    State,
+    group=st.sampled_from(list(GROUPS)),
+    length=st.integers(2, 12),
+    steps=st.just(1),
+    batch=st.just(1),
+    lr=st.just(1e-3),
+)
+
+
+@given(WORDS, st.integers(0, 2**63 - 1))
+def test_every_target_is_the_product_of_the_word_up_to_there(chosen: State, seed: int) -> None:
+    inputs, targets = sequences(chosen, 4, np.random.default_rng(seed))
+    assert inputs.shape == targets.shape == (4, 1 + chosen.length)
+    assert (inputs[:, 0] == chosen.vocab_size - 1).all()
+    assert (targets[:, 0] == UNSCORED).all()
+    members = elements(chosen.group)
+    letters = GROUPS[chosen.group].letters
+    for word, answers in zip(inputs[:, 1:].tolist(), targets[:, 1:].tolist(), strict=True):
+        for place, answer in enumerate(answers):
+            moved = list(range(letters))  # where each thing is after the tokens so far, one at a time
+            for token in word[: place + 1]:
+                moved = [members[token][thing] for thing in moved]
+            assert members[answer] == tuple(moved)
+    again = sequences(chosen, 4, np.random.default_rng(seed))
+    assert np.array_equal(inputs, again[0])
+    assert np.array_equal(targets, again[1])
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_elements_are_a_group(name: str) -> None:
+    members, table = elements(name), product_table(name)
+    order = GROUPS[name].order
+    assert len(set(members)) == len(members) == order
+    assert table.shape == (order, order)
+    everything = np.arange(order)
+    assert np.array_equal(table[0], everything)  # the first one does nothing
+    assert np.array_equal(table[:, 0], everything)
+    assert (np.sort(table, axis=0) == everything[:, None]).all()  # each product once in each row and column
+    assert (np.sort(table, axis=1) == everything).all()
+    assert np.array_equal(table[table], np.take(table, table, axis=1).reshape(order, order, order))
+    assert np.array_equal(table, table.T) == (name == "parity")
+
+
+def test_parity_is_the_sum_of_bits() -> None:
+    inputs, targets = sequences(replace(SMALL, length=30), 20, np.random.default_rng(0))
+    assert np.array_equal(targets[:, 1:], inputs[:, 1:].cumsum(axis=1) % 2)
+
+
+def test_s5_needs_every_order_of_its_letters() -> None:
+    assert math.prod(range(1, 6)) == len(elements("s5")) == 2 * len(elements("a5"))
+    assert set(elements("a5")) < set(elements("s5"))
+
+
+@pytest.mark.parametrize("name", ["parity", "s3", "a5"])
+def test_one_token_missed_leaves_every_product_as_likely(name: str) -> None:
+    """What the other tokens are does not help: for each of them, all products come up once."""
+    table, order = product_table(name), GROUPS[name].order
+    for first, last in list(product(range(order), repeat=2))[:: order // 2]:
+        found = {int(table[last, table[missed, first]]) for missed in range(order)}
+        assert found == set(range(order))
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_products_are_spread_evenly_at_every_place(name: str) -> None:
+    order = GROUPS[name].order
+    chosen = replace(SMALL, group=name, length=6)
+    _, targets = sequences(chosen, 200 * order, np.random.default_rng(0))
+    assert (targets[:, 1:] != UNSCORED).all()
+    for place in range(1, 7):
+        counts = np.bincount(targets[:, place], minlength=order)
+        assert np.abs(counts - 200).max() < 5 * math.sqrt(200)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_perfect_oracle_is_always_right(name: str) -> None:
+    assert score(Oracle(name), replace(SMALL, group=name, length=10)) == 1.0
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_guess_is_right_by_chance(name: str) -> None:
+    torch.manual_seed(0)
+    chosen = replace(SMALL, group=name, length=16)
+    answers = 512 * chosen.length
+    error = math.sqrt(chosen.chance * (1 - chosen.chance) / answers)
+    assert score(Guess(name), chosen) == pytest.approx(chosen.chance, abs=4 * error)
+
+
+@pytest.mark.parametrize("length", [8, 32])
+def test_a_short_memory_falls_to_chance_as_words_get_longer(length: int) -> None:
+    """k of n places are right, on the others it guesses: k/n + (1 - k/n)/|group|."""
+    chosen = replace(SMALL, group="s3", length=length)
+    expected = 4 / length + (1 - 4 / length) * chosen.chance
+    error = math.sqrt(chosen.chance * (1 - chosen.chance) / (512 * length))
+    assert score(Oracle("s3", memory=4), chosen) == pytest.approx(expected, abs=5 * error)
+
+
+def test_an_untrained_model_guesses() -> None:
+    chosen = replace(SMALL, group="s4", length=16)
+    scores = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = fresh_model(architecture(), chosen)
+        assert model.architecture.backbone.vocab_size == 25
+        scores.append(accuracy(model, chosen, np.random.default_rng(seed), CPU))
+    assert np.mean(scores) == pytest.approx(chosen.chance, abs=0.02)
+
+
+def test_short_words_of_bits_are_learned_and_long_ones_are_not() -> None:
+    """Two layers of attention count a few bits; of a longer word only the first places are right."""
+    assert train_probe(architecture(), SMALL, 0, CPU) > 0.95
+    assert train_probe(architecture(), replace(SMALL, length=48, steps=100), 0, CPU) < 0.7
+
+
+def test_the_same_seed_the_same_accuracy() -> None:
+    chosen = replace(SMALL, group="s3", length=8, steps=20)
+    first = train_probe(architecture(), chosen, 0, CPU)
+    torch.rand(7)
+    assert train_probe(architecture(vocab_size=64), chosen, 0, CPU) == first
+    assert train_probe(architecture(), chosen, 1, CPU) != first
+
+
+def test_several_seeds() -> None:
+    chosen = replace(SMALL, group="s3", steps=10)
+    found = measure(architecture(), chosen, (3, 4, 5), CPU)
+    assert found.accuracies == tuple(train_probe(architecture(), chosen, seed, CPU) for seed in (3, 4, 5))
+    assert found.accuracy == pytest.approx(np.mean(found.accuracies))
+    assert found.spread == pytest.approx(np.std(found.accuracies, ddof=1))
+    assert measure(architecture(), chosen, (3,), CPU).spread is None
+
+
+def test_it_can_be_stopped_and_a_failure_says_where() -> None:
+    calls = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        train_probe(architecture(), SMALL, 0, CPU, lambda: next(calls))
+    with pytest.raises(TrainingFailed, match=r"in the state probe the .* at step \d+"):
+        train_probe(architecture(), replace(SMALL, lr=1e30), 0, CPU)
+
+
+def test_a_study_with_both_probes(make_study: MakeStudy, quiet: Callable[[str], None]) -> None:
+    study = make_study(text=STUDY)
+    told: list[str] = []
+    work(study, target=3, device="cpu", log=told.append)
+    done = [record for record in study.records() if record.state == "done"]
+    assert len(done) == 3
+    for record in done:
+        assert record.values == tuple(record.metrics[item.name] for item in study.space.objectives)
+    assert any(f"state {done[0].metrics['state']:.3f}" in line for line in told)
+    first = done[0]
+    assert list(study.space.proxy.probes) == ["recall", "state"]
+    for name, chosen in study.space.proxy.probes.items():
+        assert first.metrics[name] == train_probe(first.build(), chosen, first.seeds[0], CPU)
+    again = make_study("again", text=STUDY)
+    work(again, target=3, device="cpu", log=quiet)
+    assert outcome(again) == outcome(study)

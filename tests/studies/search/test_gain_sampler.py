@@ -1,0 +1,114 @@
+"""The sampler `gain`: what it suggests is new, allowed, repeatable and of the pool the most promising."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces import load_space
+from search_spaces.trial import RandomTrial, ReplayTrial
+from studies.search import gain_sampler as suggesting
+from studies.search.assignment import RANDOM_FIRST
+from studies.search.gain_sampler import _Neighbour
+from studies.study.settings import GAIN
+from studies.surrogates.learning_curves import FEWEST, Forecast, forecast, prospects
+from studies.surrogates.observations import Evidence
+from studies.workers.worker import work
+from tests.studies.conftest import MakeStudy, search_of
+
+Quiet = Callable[[str], None]
+
+
+@given(st.integers(0, 2**31))
+def test_neighbours_are_of_the_space_and_keep_much_of_their_parent(seed: int) -> None:
+    space = load_space("hybrid")
+    parent = RandomTrial(seed)
+    space.sample(parent)
+    neighbour = _Neighbour(parent.params, random.Random(seed))
+    architecture = space.sample(neighbour)
+    # the same parameters, replayed, give the same architecture: none was out of its range
+    assert space.sample(ReplayTrial(neighbour.params)) == architecture
+    assert space.params_of(architecture) is not None
+    for name, value in neighbour.kept.items():
+        if name in neighbour.params:
+            assert neighbour.params[name] == value
+
+
+def test_a_study_starts_at_random_and_goes_on_by_gain(make_study: MakeStudy, quiet: Quiet) -> None:
+    studies = [make_study(name, sampler="gain", stopping="forecast") for name in ("one", "again")]
+    for study in studies:
+        work(study, target=3 + RANDOM_FIRST[GAIN] + 5, device="cpu", log=quiet)
+    one, again = ([(item.hash, item.rungs) for item in study.records()] for study in studies)
+    assert one == again
+    records = [record for record in studies[0].records() if record.trained]
+    sources = [record.suggested_by for record in records]
+    assert sources == ["baseline"] * 3 + ["random"] * RANDOM_FIRST[GAIN] + ["gain"] * 5
+    assert len({record.hash for record in records}) == len(records)
+    for record in records[3:]:
+        assert not studies[0].space.violations(record.build())
+    by_gain = [record for record in studies[0].records() if record.suggested_by == "gain"]
+    assert {record.state for record in by_gain} <= {"done", "stopped"}  # no infeasible, no duplicate
+
+
+def test_it_is_the_best_of_the_pool_by_a_forecast(
+    make_study: MakeStudy, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With costs ignored by a one-objective study, the largest gain is the lowest optimistic loss."""
+    study = make_study(sampler="random")
+    work(study, target=8, device="cpu", log=quiet)
+    records = study.records()
+    pool = search_of(study).gain._pool(records)
+    wanted = pool[5][1]
+
+    def told(evidence: Evidence, known: Forecast, costs: Any, features: Any) -> Forecast:
+        assert len(costs) == len(features) == len(pool)
+        mean = np.full(len(pool), 6.0)
+        mean[5] = 1.0
+        return Forecast(mean, np.full(len(pool), 0.01))
+
+    monkeypatch.setattr(suggesting, "prospects", told)
+    params = search_of(study).gain.suggest(records)
+    assert params is not None
+    assert study.space.sample(ReplayTrial(params)) == wanted
+    assert wanted.hash not in {record.hash for record in records}
+
+
+def test_nothing_is_suggested_where_nothing_is_known(make_study: MakeStudy) -> None:
+    study = make_study(sampler="gain")
+    assert search_of(study).gain.suggest(study.records()) is None
+
+
+def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
+    rng = np.random.default_rng(0)
+    features, costs = rng.normal(size=(60, 2)), rng.uniform(1, 9, (60, 1))
+    results = 5 + 0.3 * features[:, 0] - 0.2 * np.log(costs[:, 0])
+    known = Evidence.of(
+        range(40), costs[:40].tolist(), [[value] for value in results[:40]], features[:40].tolist(), 1
+    )
+    found = prospects(known, forecast(known), costs[40:], features[40:])
+    np.testing.assert_allclose(found.mean, results[40:], atol=0.02)
+    few = Evidence.of(
+        range(FEWEST - 1),
+        costs[: FEWEST - 1].tolist(),
+        [[5.0]] * (FEWEST - 1),
+        features[: FEWEST - 1].tolist(),
+        1,
+    )
+    assert not np.isfinite(prospects(few, forecast(few), costs, features).sd).any()
+
+
+def test_gathered_costs_are_those_of_the_pool(make_study: MakeStudy, quiet: Quiet) -> None:
+    """Costs of evidence and of candidates are in the same order and sign."""
+    study = make_study(sampler="random")
+    work(study, target=4, device="cpu", log=quiet)
+    evidence = search_of(study).observe(study.records())
+    for row, number in enumerate(evidence.numbers.tolist()):
+        exact, described = search_of(study).facts.of(study.record(number).build())
+        assert evidence.costs[row].tolist() == [exact["params"], exact["decode_flops@64"]]
+        np.testing.assert_array_equal(evidence.features[row], described)  # NaN where an option stands nowhere

@@ -1,0 +1,108 @@
+"""The loss carried on along its own curve: the line itself, and a study that is judged by it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces import parse_space
+from studies.analysis.versus_random import compare
+from studies.audit.plan import open_audit
+from studies.audit.report import PROXY, report
+from studies.audit.runs import long_settings, train_runs
+from studies.search.early_stopping import expected_values
+from studies.stats.extrapolation import carried_on
+from studies.stats.rank_correlation import spearman
+from studies.study import Study
+from studies.workers.proxy import train_settings
+from studies.workers.worker import work
+from surgery.architecture.costs import AHEAD
+from surgery.config.problems import UserError
+from tests.studies.conftest import SPACE, MakeStudy, search_of
+
+LOSS = "val_loss@4x"
+TEXT = SPACE.replace("{val_loss: min", f"{{{LOSS}: min").replace(
+    "rungs: [0.5, 1.0]", "rungs: [0.25, 1.0], final_lr: 1.0"
+)
+loss = st.floats(0.1, 12)
+
+
+@given(loss, loss, st.integers(1, 10**9), st.sampled_from(sorted(AHEAD)))
+def test_a_straight_line_is_followed(start: float, end: float, tokens: int, name: str) -> None:
+    """The closed form: the line through two points, at the logarithm of the longer run's tokens."""
+    times = AHEAD[name]
+    slope, offset = np.polyfit(np.log([tokens / times, tokens]), [start, end], 1)
+    wanted = offset + slope * math.log(times * tokens)
+    assert carried_on([start, end], [1 / times, 1.0]) == {name: pytest.approx(wanted, abs=1e-6)}
+    assert carried_on([9.0, start, end], [0.1, 1 / times, 1.0]) == carried_on([start, end], [1 / times, 1.0])
+
+
+def test_it_needs_a_rung_to_start_from() -> None:
+    assert carried_on([5.0, 4.0], [0.4, 1.0]) == {}
+    assert set(carried_on([6.0, 5.0, 4.0], [0.25, 0.5, 1.0])) == set(AHEAD)
+    for name, rungs, hint in ((LOSS, "[0.5, 1.0]", "[0.25, 0.5, 1]"), ("val_loss@2x", "[1.0]", "[0.5, 1]")):
+        with pytest.raises(UserError) as caught:
+            parse_space(TEXT.replace(LOSS, name).replace("[0.25, 1.0]", rungs), "small.yaml")
+        (problem,) = caught.value.problems
+        assert problem.field == f"objectives.{name}"
+        assert problem.hint == f"write rungs: {hint} in proxy"
+
+
+@pytest.mark.parametrize("other", ["val_loss", "val_bpb", "val_loss@2x"])
+def test_it_means_the_same_as_the_loss(other: str) -> None:
+    text = TEXT.replace(f"{{{LOSS}: min", f"{{{other}: min, {LOSS}: min").replace("[0.25, 1", "[0.25, 0.5, 1")
+    assert any(other in warning and LOSS in warning for warning in parse_space(text, "s.yaml").warnings())
+
+
+def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
+    study = make_study(text=TEXT, stopping="median")
+    expected: list[dict[int, list[float]]] = []
+    work(
+        study, target=10, device="cpu",
+        log=lambda line: expected.append(expected_values(search_of(study), study.records())),
+    )  # fmt: skip
+    assert any(expected), "nothing was stopped"
+    assert all(len(values) == 3 for found in expected for values in found.values())
+    done = [record for record in study.records() if record.state == "done"]
+    for record in done:
+        losses = [point["val_loss"] for point in study.curve(record.number) if "val_loss" in point]
+        wanted = carried_on(losses, study.space.proxy.rungs)[LOSS]
+        assert record.values is not None
+        assert record.values[0] == record.metrics[LOSS] == wanted
+        assert record.metrics["val_loss"] == losses[-1]
+    evidence = search_of(study).observe(study.records())
+    ends = dict(zip(evidence.numbers.tolist(), evidence.curves[:, -1].tolist(), strict=True))
+    assert [ends[record.number] for record in done] == [record.metrics[LOSS] for record in done]
+    assert json.dumps(compare(study, study.records()).to_dict(), allow_nan=False)
+    _check_audit(study)
+
+
+def _check_audit(study: Study) -> None:
+    audit = open_audit(study, 2, 4)
+    assert train_settings(study.space, 0).final_lr == 1.0
+    assert long_settings(audit).final_lr == 0.1  # as `nas train`, whatever the proxy does
+    train_runs(audit, 1, "cpu")
+    found = report(audit)
+    long = np.array([point.long_loss for point in found.points])
+    metrics = [point.record.metrics for point in found.points]
+    for row, name in ((PROXY, LOSS), ("loss at 100% of it", "val_loss")):
+        expected = spearman(np.array([item[name] for item in metrics]), long)
+        assert found.row[row].spearman.value == pytest.approx(float(expected))
+    assert found.to_dict()["proxy_loss"] == LOSS
+
+
+def test_every_audit_says_how_it_would_rank(make_study: MakeStudy) -> None:
+    study = make_study(text=TEXT.replace(LOSS, "val_loss"))
+    work(study, target=4, device="cpu", log=lambda line: None)
+    audit = open_audit(study, 2, 4)
+    train_runs(audit, 1, "cpu")
+    found = report(audit)
+    long = np.array([point.long_loss for point in found.points])
+    carried = np.array([point.record.metrics[LOSS] for point in found.points])
+    row = found.row[f"{LOSS} by its curve"]
+    assert row.spearman.value == pytest.approx(float(spearman(carried, long)))
