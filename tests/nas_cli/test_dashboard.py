@@ -21,8 +21,8 @@ from studies.study import Study
 from surgery.architecture.strip import plain_strip
 from surgery.config.problems import UserError
 
-SERVE = "import typer; from nas_cli.commands import dashboard; app = typer.Typer(); app.callback()(lambda: None); "
-SERVE += "dashboard.add_to(app); app()"
+SERVE = "import typer; from nas_cli.commands import dashboard; app = typer.Typer(); "
+SERVE += "app.callback()(lambda: None); dashboard.add_to(app); app()"
 
 
 @pytest.fixture
