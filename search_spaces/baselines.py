@@ -141,7 +141,7 @@ def misfits(name: str, backbone: Backbone) -> list[str]:
     problems = Problems()
     architecture = build_baseline(name, backbone)
     check_fit(architecture, Cursor(problems))
-    rules = [problem.rule for problem in problems.found]
+    rules = [problem.rule for problem in problems.entries]
     params = cost(architecture, "params")
     if training_bytes(params) > LARGEST_DEVICE:
         rules.append(

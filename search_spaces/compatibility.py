@@ -111,7 +111,7 @@ def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
             found.append(backbone)
             continue
         misfits += 1
-        for problem in problems.found:
+        for problem in problems.entries:
             name = problem.field.removeprefix("backbone.")
             at = next((size for size in _BLAMED.get(name, ()) if size in sizes), sizes[0])
             broken.setdefault(at, (problem, chosen))

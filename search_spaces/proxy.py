@@ -107,7 +107,7 @@ class Proxy:
 
 def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:
     """From a mapping, defaults filled in; None with problems. `probes`: those that are objectives."""
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     given = cursor.mapping(data, (*_COUNTS, "rungs", *_SETTINGS, *PROBES))
     values: dict[str, Any] = {}
     for name, kind in PROBES.items():
@@ -125,9 +125,9 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
             text = _COUNTS.get(name) or (_SETTINGS[name].help if name in _SETTINGS else "")
             cursor.at(name).problem(value, str(error), text)
     proxy = Proxy(**values)
-    if len(cursor.problems.found) == before:
+    if len(cursor.problems.entries) == before:
         _check(proxy, given, cursor)
-    return proxy if len(cursor.problems.found) == before else None
+    return proxy if len(cursor.problems.entries) == before else None
 
 
 def check_ahead(proxy: Proxy, start: float, cursor: Cursor) -> None:

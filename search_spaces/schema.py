@@ -58,9 +58,9 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     if backbone is not None and search:
         variation = Variation(backbone, given["backbone"], search)
         check_fit(variation, root.at("search"))
-        if not any(problem.field.startswith("search") for problem in problems.found):
+        if not any(problem.field.startswith("search") for problem in problems.entries):
             check_possible(variation, limits, root.at("constraints"))  # half a search has other costs
-    problems.found.sort(key=lambda problem: problem.line or 0)
+    problems.entries.sort(key=lambda problem: problem.line or 0)
     problems.raise_if_any(f"{source.name}: not a valid search space")
     assert proxy is not None
     constraints = tuple(constraint for _, constraint in limits)

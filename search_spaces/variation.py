@@ -106,7 +106,7 @@ class Variation:
         if values not in self._backbones:
             problems = Problems()
             backbone = self.backbone_with(dict(zip(sizes, values, strict=True)), problems)
-            assert backbone is not None, f"sizes are checked on load: {problems.found}"
+            assert backbone is not None, f"sizes are checked on load: {problems.entries}"
             self._backbones[values] = backbone
         return self._backbones[values]
 

@@ -84,9 +84,9 @@ def with_room(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_recall(data: object, vocab_size: int | None, cursor: Cursor) -> Recall | None:
     """From a mapping, defaults filled in; None with problems."""
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     values = read_options(data, OPTIONS, cursor)
-    if len(cursor.problems.found) > before:
+    if len(cursor.problems.entries) > before:
         return None
     recall = Recall(**values)
     shown_and_asked = 3 * recall.pairs
@@ -109,4 +109,4 @@ def read_recall(data: object, vocab_size: int | None, cursor: Cursor) -> Recall 
         largest = (vocab_size - 1) // 2 * 2
         hint = f"at most {largest}" if largest >= SMALLEST else "use a larger vocabulary"
         cursor.at("alphabet").problem(recall.alphabet, rule, hint)
-    return recall if len(cursor.problems.found) == before else None
+    return recall if len(cursor.problems.entries) == before else None

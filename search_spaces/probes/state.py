@@ -97,6 +97,6 @@ OPTIONS = {
 
 def read_state(data: object, cursor: Cursor) -> State | None:
     """From a mapping, defaults filled in; None with problems."""
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     values = read_options(data, OPTIONS, cursor)
-    return State(**values) if len(cursor.problems.found) == before else None
+    return State(**values) if len(cursor.problems.entries) == before else None

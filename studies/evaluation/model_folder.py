@@ -209,7 +209,7 @@ def _explain(error: Exception, folder: Path, config: dict[str, Any]) -> list[Pro
         _explain_ours(folder, config, problems)
     if not problems:
         problems.add("model", str(folder), f"can't be loaded: {_first(error)}")
-    return problems.found
+    return problems.entries
 
 
 def _explain_ours(folder: Path, config: dict[str, Any], problems: Problems) -> None:

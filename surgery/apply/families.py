@@ -104,7 +104,7 @@ def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone
         known = f"families that can: {', '.join(FAMILIES)}"
         cursor.at("model_type").problem(kind, "this family can't be carried exactly", known)
         return None, []
-    before = len(problems.found)
+    before = len(problems.entries)
     _check_fields(data, cursor)
     if isinstance(quantised := data.get("quantization_config"), dict) and quantised:
         cursor.at("quantization_config").problem(
@@ -112,7 +112,7 @@ def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone
             "start from the full-precision one",
         )  # fmt: skip
         before += 1  # the rest of the config can be read all the same
-    if len(problems.found) > before:
+    if len(problems.entries) > before:
         return None, []
     from transformers import CONFIG_MAPPING
 

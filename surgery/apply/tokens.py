@@ -43,15 +43,15 @@ def check_tokenizer(folder: Path, rows: int, problems: Problems) -> list[str]:
     A tokenizer whose ordinary tokens have no row belongs to another model: a problem. Added tokens without a
     row, and a tokenizer that can't be loaded here, are only noted, for the surgery does not need them.
     """
-    before = len(problems.found)
+    before = len(problems.entries)
     check_tokenizer_files(folder, problems)
-    if len(problems.found) > before:
+    if len(problems.entries) > before:
         return []
     try:
         tokenizer = load_tokenizer(folder)
     except UserError as error:
         if (folder / FAST).is_file() and not any("code of its own" in item.rule for item in error.problems):
-            problems.found.extend(error.problems)
+            problems.entries.extend(error.problems)
             return []
         return [f"{problem}; its files are copied as they are" for problem in error.problems]
     rowless = find_rowless(tokenizer, rows)

@@ -74,7 +74,7 @@ def find_weights(folder: Path, config: Mapping[str, Any], problems: Problems, no
         problems.add(EXPLICIT, name, "leads out of the folder", "name a file in it, or leave it out")
         return []
     if not (folder / name).is_file():
-        problems.found.append(_explain_absence(folder, present, name if EXPLICIT in config else SINGLE))
+        problems.entries.append(_explain_absence(folder, present, name if EXPLICIT in config else SINGLE))
         return []
     index = name.endswith(".json")
     files = _read_index(folder, name, problems) if index else [folder / name]
@@ -188,7 +188,7 @@ def read_headers(
                     shape = tuple(view.get_shape())
                     tensors[name] = TensorInfo(file, name, shape, _DTYPES.get(kind, torch.float32))
         except (SafetensorError, OSError) as error:
-            problems.found.append(_explain_file(file, error))
+            problems.entries.append(_explain_file(file, error))
     for (first, last), names in twice.items():
         lines = _some(by_layers(names))
         notes.append(f"{lines}: in {first} and in {last}; the latter's numbers are taken, as in transformers")
@@ -208,7 +208,7 @@ def check_files(files: Iterable[Path], problems: Problems) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            problems.found.append(_explain_file(file, error))
+            problems.entries.append(_explain_file(file, error))
 
 
 def _explain_file(file: Path, error: Exception) -> Problem:

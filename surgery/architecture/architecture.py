@@ -345,7 +345,7 @@ def read_windows(value: object) -> tuple[int | None, ...]:
 
 
 def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str | None:
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     if not isinstance(value, str) or not value:
         cursor.problem(value, "must be a string of mixer letters such as FFFF")
         return None
@@ -355,22 +355,22 @@ def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> st
     if backbone is not None and len(value) > backbone.num_layers:
         rule = f"has {len(value)} letters for {backbone.num_layers} layers"
         cursor.problem(value, rule, "shorten it; a shorter one is tiled")
-    return value if len(cursor.problems.found) == before else None
+    return value if len(cursor.problems.entries) == before else None
 
 
 def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]] | None:
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     result: dict[str, dict[str, Any]] = {}
     for letter, options in cursor.mapping(value, tuple(MIXERS)).items():
         schema = MIXERS[letter].options
         given = cursor.at(letter).mapping(options, tuple(schema))
         filled = read_options(given, schema, cursor.at(letter))
         result[letter] = {name: filled[name] for name in given if name in filled}
-    return result if len(cursor.problems.found) == before else None
+    return result if len(cursor.problems.entries) == before else None
 
 
 def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...] | None:
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -389,4 +389,4 @@ def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tup
                 select_layers(rule.layers, backbone.num_layers)
             except ValueError as error:
                 here.at("layers").problem(rule.layers, str(error))
-    return tuple(rules) if len(cursor.problems.found) == before else None
+    return tuple(rules) if len(cursor.problems.entries) == before else None

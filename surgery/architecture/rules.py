@@ -28,7 +28,7 @@ class Rule:
     @classmethod
     def read(cls, data: object, cursor: Cursor) -> Rule | None:
         """From a mapping; problems go to the cursor. None when it can't be built."""
-        before = len(cursor.problems.found)
+        before = len(cursor.problems.entries)
         given = cursor.mapping(data)
         match = read_match(given.get("match"), cursor.at("match"))
         layers = _read_selector(given.get("layers"), cursor.at("layers"))
@@ -41,7 +41,7 @@ class Rule:
         cursor.mapping(given, ("match", "operator", "layers", *spec.options))
         wanted = {key: value for key, value in given.items() if key in spec.options}
         options = read_options(wanted, spec.options, cursor)
-        if len(cursor.problems.found) > before:
+        if len(cursor.problems.entries) > before:
             return None
         return cls(match, spec.name, options, layers)
 

@@ -62,15 +62,15 @@ class Backbone:
     @classmethod
     def read(cls, data: object, cursor: Cursor) -> Backbone | None:
         """From a mapping; problems go to the cursor. None when it can't be built."""
-        before = len(cursor.problems.found)
+        before = len(cursor.problems.entries)
         given = cursor.mapping(data, (*_SCHEMA, "biases", "rope_scaling"))
         values = read_options({key: value for key, value in given.items() if key in _SCHEMA}, _SCHEMA, cursor)
         values["biases"] = _read_biases(given.get("biases", ()), cursor.at("biases"))
         values["rope_scaling"] = read_rope_scaling(given.get("rope_scaling"), cursor.at("rope_scaling"))
-        if len(cursor.problems.found) > before:
+        if len(cursor.problems.entries) > before:
             return None
         _fill_heads(values, cursor)
-        return cls(**values) if len(cursor.problems.found) == before else None
+        return cls(**values) if len(cursor.problems.entries) == before else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML; fields at their defaults are left out, sizes never."""
@@ -133,7 +133,7 @@ def read_rope_scaling(value: object, cursor: Cursor) -> dict[str, Any] | None:
         hint = nearest(str(kind), _ROPE_FIELDS)
         cursor.at("rope_type").problem(kind, f"must be one of {', '.join(_ROPE_FIELDS)}", hint)
         return None
-    before = len(cursor.problems.found)
+    before = len(cursor.problems.entries)
     optional = {name for name in _ROPE_OPTIONAL.get(kind, ()) if given.get(name) is None}
     given = cursor.mapping(given, ("rope_type", *_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ())))
     result: dict[str, Any] = {"rope_type": kind}
@@ -149,7 +149,7 @@ def read_rope_scaling(value: object, cursor: Cursor) -> dict[str, Any] | None:
         elif name == "original_max_position_embeddings" and number != int(number):
             cursor.at(name).problem(number, "must be a whole number of tokens")
         result[name] = number
-    if len(cursor.problems.found) > before:
+    if len(cursor.problems.entries) > before:
         return None
     if kind == "llama3" and not result["low_freq_factor"] < result["high_freq_factor"]:
         cursor.at("low_freq_factor").problem(result["low_freq_factor"], "must be below high_freq_factor")

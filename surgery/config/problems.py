@@ -68,20 +68,20 @@ class UserError(ValueError):
 class Problems:
     """Collects problems so that a user sees all of them, not only the first."""
 
-    found: list[Problem] = field(default_factory=list)
+    entries: list[Problem] = field(default_factory=list)
 
     def add(self, field: str, value: object, rule: str, hint: str = "", line: int | None = None) -> None:
-        self.found.append(Problem(field, value, rule, hint, line))
+        self.entries.append(Problem(field, value, rule, hint, line))
 
     def __bool__(self) -> bool:
-        return bool(self.found)
+        return bool(self.entries)
 
     def raise_if_any(self, title: str) -> None:
         """Raises:
         UserError: when anything was collected.
         """
-        if self.found:
-            raise UserError(title, self.found)
+        if self.entries:
+            raise UserError(title, self.entries)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

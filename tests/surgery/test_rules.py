@@ -66,7 +66,7 @@ def test_short_forms(layers: Any, text: str | None) -> None:
 def read_rule(data: object) -> tuple[Rule | None, list[str]]:
     problems = Problems()
     rule = Rule.read(data, Cursor(problems, None, ("projections", 0)))
-    return rule, [str(problem) for problem in problems.found]
+    return rule, [str(problem) for problem in problems.entries]
 
 
 @given(st.lists(st.sampled_from(PROJECTIONS), min_size=1), st.sampled_from([None, "0-1", "1::2"]))
