@@ -1,4 +1,4 @@
-"""`nas bench search`: how many tokens each sampler and stopping strategy needs to find a known front."""
+"""`nas bench search`: how many tokens each sampler and stopping rule need to find a known front."""
 
 from __future__ import annotations
 

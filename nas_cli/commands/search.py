@@ -84,7 +84,7 @@ def search(
     from studies.data.corpora import located
     from studies.data.tokenizers import located_tokenizer
     from studies.search.samplers import check_sampler
-    from studies.search.stopping_rules import check_strategy
+    from studies.search.stopping_rules import check_stopping_rule
     from studies.study import Study
     from studies.study.lookup import check_new
     from studies.study.settings import StudySettings
@@ -97,7 +97,7 @@ def search(
     check_new(chosen.name if name is None else name, runs, storage)
     print_warnings(chosen.warnings())
     check_sampler(sampler)
-    check_strategy(stopping)
+    check_stopping_rule(stopping)
     place = pick_device(device)
     check_compile(compile, place)
     check_workers(workers)

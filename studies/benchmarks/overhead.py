@@ -24,13 +24,13 @@ from studies.search.early_stopping import pause, reach
 from studies.search.observe import LOSSES
 from studies.search.samplers import check_sampler
 from studies.search.search import Search
-from studies.search.stopping_rules import check_strategy
+from studies.search.stopping_rules import check_stopping_rule
 from studies.stats.seeds import derive_seed
 from studies.storage.attributes import METRICS, SEEDS
 from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
-from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STRATEGY, StudySettings
+from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STOPPING, StudySettings
 from studies.study.trial_record import TrialRecord
 from studies.surrogates.descriptors import SUMMARY
 from surgery.config.problems import Problem, UserError
@@ -45,7 +45,7 @@ class OverheadPlan:
 
     space: SearchSpace
     sampler: str = DEFAULT_SAMPLER
-    stopping: str = DEFAULT_STRATEGY
+    stopping: str = DEFAULT_STOPPING
     at: tuple[int, ...] = (500,)
     workers: int = 8
     seed: int = 0
@@ -78,7 +78,7 @@ def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda li
         UserError: unknown names, objectives that can't be made up, or a space with fewer architectures.
     """
     check_sampler(plan.sampler)
-    check_strategy(plan.stopping)
+    check_stopping_rule(plan.stopping)
     for item in plan.space.objectives:
         if item.measured and item.name not in LOSSES:
             rule = f"only {' and '.join(LOSSES)} can be made up"
@@ -168,14 +168,14 @@ class _Worker:
         losses, fractions = self.losses[: self.rung], study.space.proxy.rungs
         tokens = round(fractions[self.rung - 1] * study.space.proxy.tokens)
         with clock.on("reach"):
-            goes_on = reach(self.search, trial, self.name, losses, tokens, {"val_loss": losses[-1]})
+            continues = reach(self.search, trial, self.name, losses, tokens, {"val_loss": losses[-1]})
         if self.rung == len(fractions):
             metrics = {**self.search.facts.of(running.architecture)[0], **dict.fromkeys(LOSSES, losses[-1])}
             values = [metrics[item.name] for item in study.space.objectives]
             with clock.on("end"):
                 finish(study, trial, self.name, {METRICS: metrics}, values)
             self.running = None
-        elif not goes_on:
+        elif not continues:
             study.trial_folder(trial.number)
             checkpoint_of(study, trial.number).touch()
             with clock.on("end"):

@@ -16,8 +16,8 @@ import numpy as np
 from studies.replay.simulation import Plan, Volume, replay
 from studies.replay.table import FILE, Table
 from studies.search.samplers import check_sampler
-from studies.search.stopping_rules import check_strategy
-from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STRATEGY, GAIN
+from studies.search.stopping_rules import check_stopping_rule
+from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STOPPING, GAIN
 from studies.surrogates.observations import Floats
 from surgery.config.json_source import parse_object
 from surgery.config.problems import Problem, UserError
@@ -25,7 +25,7 @@ from surgery.config.problems import Problem, UserError
 SHARES = (0.9, 0.95, 0.99)  # of the table's hypervolume
 COMPARED = 0.95
 METHODS = (
-    f"{DEFAULT_SAMPLER}/{DEFAULT_STRATEGY}", "gain/none", "tpe/forecast", "tpe/none", "nsga2/none",
+    f"{DEFAULT_SAMPLER}/{DEFAULT_STOPPING}", "gain/none", "tpe/forecast", "tpe/none", "nsga2/none",
     "random/forecast", "random/pareto", "random/median", "random/none",
 )  # fmt: skip
 
@@ -121,7 +121,7 @@ def check_plan(plan: SearchPlan) -> Table:
             problem = Problem("--methods", method, "must be SAMPLER/STOPPING", f"such as {METHODS[0]}")
             raise UserError("no such method", [problem])
         check_sampler(sampler)
-        check_strategy(stopping)
+        check_stopping_rule(stopping)
     points = ", ".join(f"{share:g}" for share in table.fractions)
     rules = [
         (share not in table.fractions, f"{share:g} is no point of the table's curves") for share in plan.rungs

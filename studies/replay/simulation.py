@@ -128,7 +128,7 @@ class _Simulation:
         trial, name = assignment.trial, self.workers[worker]
         self._spend(entry.hash, self._next_step(worker))
         losses = [entry.curves[0][point] for point in self.points[: rung + 1]]
-        goes_on = reach(self.search, trial, name, losses, self.steps[rung], {})
+        continues = reach(self.search, trial, name, losses, self.steps[rung], {})
         if rung + 1 == len(self.steps):
             metrics = {**entry.costs, "val_loss": losses[-1]}
             values = [metrics[item.name] for item in self.study.space.objectives]
@@ -136,7 +136,7 @@ class _Simulation:
             self.course.tokens.append(self.course.spent)
             self.course.ended.append(entry.hash)
             self.course.shares.append(self.volume.add(entry.hash))
-        elif not goes_on:
+        elif not continues:
             self.study.trial_folder(trial.number)
             checkpoint_of(self.study, trial.number).touch()
             assert pause(self.search, trial, name)

@@ -24,8 +24,8 @@ from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
 from studies.study.names import CHECKPOINT
 from studies.study.trial_record import STOPPED, TrialRecord
-from studies.surrogates.learning_curves import forecast
-from studies.surrogates.observations import Evidence
+from studies.surrogates.learning_curves import extrapolate
+from studies.surrogates.observations import Observations
 from surgery.architecture.costs import AHEAD
 
 MOST_CHECKPOINTS = 32  # of paused trials; the least promising ones beyond never resume
@@ -58,7 +58,7 @@ def reach(
             return True
         records = study.records()
         observations, rows = _rows(search, records, [trial.number, *_resumable(search, records)])
-        return search.rule.goes_on(observations, rows[0], rows[1:])
+        return search.rule.continues(observations, rows[0], rows[1:])
 
 
 def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Mapping[str, float]) -> None:
@@ -107,7 +107,7 @@ def expected_values(search: Search, records: Sequence[TrialRecord]) -> dict[int,
     if not any(record.state == STOPPED for record in records) or not search.compares:
         return {}
     observations = search.observe(records)
-    predicted = forecast(observations).mean
+    predicted = extrapolate(observations).mean
     expected = {}
     for row, number in enumerate(observations.numbers.tolist()):
         record = records[number]
@@ -130,7 +130,7 @@ def is_held(study: Study, trial: optuna.Trial, worker: str) -> bool:
 
 def _rows(
     search: Search, records: Sequence[TrialRecord], numbers: Sequence[int]
-) -> tuple[Evidence, list[int]]:
+) -> tuple[Observations, list[int]]:
     """Return the observations, and the rows of these trials in them."""
     observations = search.observe(records)
     return observations, np.searchsorted(observations.numbers, numbers).tolist()
@@ -156,7 +156,7 @@ def _drop_checkpoints(search: Search) -> None:
     numbers = _resumable(search, records)
     if len(numbers) > MOST_CHECKPOINTS:
         observations, rows = _rows(search, records, numbers)
-        hope = search.rule.hope(observations, rows)
-        for index in hope.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
+        chances = search.rule.chance_on_front(observations, rows)
+        for index in chances.argsort(kind="stable")[: len(numbers) - MOST_CHECKPOINTS]:
             with suppress(FileNotFoundError):
                 checkpoint_of(search.study, numbers[int(index)]).unlink()

@@ -20,8 +20,8 @@ from studies.search.facts import ArchitectureFacts
 from studies.search.observe import LOSSES, Observer
 from studies.stats.seeds import derive_seed
 from studies.study.trial_record import RUNNING, WAITING, TrialRecord, front_records
-from studies.surrogates.expected_improvement import Box
-from studies.surrogates.learning_curves import FEWEST, Forecast, forecast, prospects
+from studies.surrogates.expected_improvement import NormalisedObjectives
+from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate, predict_untrained
 from surgery.architecture import Architecture
 
 BATCH = 48  # random architectures that join the pool at a time
@@ -56,7 +56,7 @@ class GainSampler:
     def suggest(self, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
         """Return parameters of the next trial, or None: no new candidate, or too few observations."""
         observations = self.observer.observe(records)
-        prediction = forecast(observations)
+        prediction = extrapolate(observations)
         pool = self._pool(records)
         if not pool or np.isfinite(prediction.sd).sum() < FEWEST:
             return None
@@ -68,15 +68,17 @@ class GainSampler:
         costs = np.array(
             [[signs[name] * of[name] for name in signs if name not in LOSSES] for of, _ in known]
         )
-        expected = prospects(observations, prediction, costs, np.array([features for _, features in known]))
-        box = Box(observations, prediction, costs)
-        costs = box.costs[len(observations) :]
+        expected = predict_untrained(
+            observations, prediction, costs, np.array([features for _, features in known])
+        )
+        normalised = NormalisedObjectives(observations, prediction, costs)
+        costs = normalised.costs[len(observations) :]
         ends = dict(zip(observations.numbers.tolist(), prediction.mean.tolist(), strict=True))
         reached = np.array([ends.get(record.number, np.nan) for record in started])
         guessed = expected.mean[len(pool) :]
-        box.assume(np.where(np.isnan(reached), guessed, reached), costs[len(pool) :])
-        ahead = Forecast(expected.mean[: len(pool)], expected.sd[: len(pool)])
-        return pool[box.best(ahead, costs[: len(pool)])].params
+        normalised.assume(np.where(np.isnan(reached), guessed, reached), costs[len(pool) :])
+        ahead = Prediction(expected.mean[: len(pool)], expected.sd[: len(pool)])
+        return pool[normalised.best(ahead, costs[: len(pool)])].params
 
     def _pool(self, records: Sequence[TrialRecord]) -> list[Candidate]:
         """Return new and allowed candidates, each once."""

@@ -14,7 +14,7 @@ from search_spaces import SearchSpace
 from studies.search.facts import ArchitectureFacts
 from studies.stats.extrapolation import end_loss
 from studies.study.trial_record import DONE, RUNNING, STOPPED, WAITING, TrialRecord
-from studies.surrogates.observations import Evidence, Floats
+from studies.surrogates.observations import Floats, Observations
 from surgery.architecture.costs import AHEAD
 
 LOSSES = ("val_loss", "val_bpb", *AHEAD)  # what a rung tells of, or is told on the same scale
@@ -28,9 +28,9 @@ class Observer:
         self._records: list[TrialRecord] = []
         self._known = np.zeros(0, dtype=np.bool_)  # trials that have a row
         self._rows: Floats = np.zeros((0, 0))  # exempt, feasible, curve, costs, features
-        self._evidence: Evidence | None = None
+        self._observations: Observations | None = None
 
-    def observe(self, records: Sequence[TrialRecord]) -> Evidence:
+    def observe(self, records: Sequence[TrialRecord]) -> Observations:
         """Return a row for every trial with a loss at a rung, in order; the same object while nothing is new.
 
         Args:
@@ -43,11 +43,11 @@ class Observer:
             if record is not old and record != old
         ]
         written = [self._write(record) for record in changed]  # every one of them
-        if self._evidence is None or any(written) or len(records) < len(before):
+        if self._observations is None or any(written) or len(records) < len(before):
             self._known[len(records) :] = False
-            self._evidence = self._build()
+            self._observations = self._build()
         self._records = list(records)
-        return self._evidence
+        return self._observations
 
     def _write(self, record: TrialRecord) -> bool:
         """Whether that makes a difference."""
@@ -74,7 +74,7 @@ class Observer:
         self._rows[place] = row
         return True
 
-    def _build(self) -> Evidence:
+    def _build(self) -> Observations:
         numbers = np.flatnonzero(self._known)
         others = sum(item.name not in LOSSES for item in self.space.objectives)
         ends = np.cumsum([1, 1, len(self.space.proxy.rungs), others])
@@ -82,7 +82,7 @@ class Observer:
         parts = np.split(rows, ends, axis=1)
         exempt, feasible, curves, costs = map(np.ascontiguousarray, parts[:-1])
         flags = (np.asarray(part.any(axis=1), dtype=np.bool_) for part in (exempt, feasible))
-        return Evidence(numbers, costs, curves, parts[-1], *flags)
+        return Observations(numbers, costs, curves, parts[-1], *flags)
 
     def _costs(self, record: TrialRecord) -> list[float]:
         """Return every objective but the loss, lower is better; an unknown one counts as 0, no advantage."""

@@ -8,10 +8,10 @@ from studies.search.facts import ArchitectureFacts
 from studies.search.gain_sampler import GainSampler
 from studies.search.observe import LOSSES, Observer
 from studies.search.samplers import SeededSampler
-from studies.search.stopping_rules import STRATEGIES
+from studies.search.stopping_rules import STOPPING_RULES
 from studies.study import Study
 from studies.study.trial_record import TrialRecord
-from studies.surrogates.observations import Evidence
+from studies.surrogates.observations import Observations
 
 
 class Search:
@@ -32,7 +32,7 @@ class Search:
         self.study, self.space, self.settings = study, study.space, study.settings
         self.sampler = SeededSampler(self.settings.sampler, self.settings.seed)
         study.inner.sampler = self.sampler
-        self.rule = STRATEGIES[self.settings.stopping]
+        self.rule = STOPPING_RULES[self.settings.stopping]
         self.facts = ArchitectureFacts(self.space)
         self.observer = Observer(self.space, self.facts)
         self.gain = GainSampler(self.space, self.settings.seed, self.facts, self.observer)
@@ -43,6 +43,6 @@ class Search:
         """Return every trial of the study, in order."""
         return self.study.records()
 
-    def observe(self, records: Sequence[TrialRecord]) -> Evidence:
+    def observe(self, records: Sequence[TrialRecord]) -> Observations:
         """Return the observations in these records, one row per trial that has any."""
         return self.observer.observe(records)

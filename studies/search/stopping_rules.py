@@ -1,8 +1,8 @@
-"""Who goes on after a rung. A strategy says what it is worth that a run goes on; 0: nothing.
+"""Early-stopping rules. A rule scores each run at a rung; a score of 0 pauses it.
 
-The same rule decides about a run that reaches a rung and, whenever a worker is free, about those that
-stopped: whoever has become worth it goes on from its checkpoint. Costs are exact, so a run is only ever
-compared with runs that cost no more in every objective: the others can't keep it off the front.
+The same rule decides about a run that reaches a rung and, whenever a worker is free, about paused runs: one
+whose score has become positive resumes from its checkpoint. Costs are exact, so a run is only compared with
+runs that cost no more in every objective: the others can't keep it off the front.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from studies.surrogates.expected_improvement import expected_gains
-from studies.surrogates.learning_curves import FEWEST, Forecast, forecast
-from studies.surrogates.observations import Evidence, Floats
+from studies.surrogates.expected_improvement import expected_improvements
+from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate
+from studies.surrogates.observations import Floats, Observations
 from surgery.config.problems import Problem, UserError, nearest
 
 
-class Strategy(ABC):
-    """Stateless: the same evidence, the same answer, in every worker.
+class StoppingRule(ABC):
+    """An early-stopping rule. Stateless: equal observations give equal answers in every worker.
 
     Attributes:
-        share: of the runs at a rung that may go on while new ones are still started, the worthiest first;
-            None: every one that is worth anything.
+        name: as `--stopping` takes it.
+        summary: one line for help texts.
+        share: of the runs at a rung that may continue while new ones are still started, the highest scores
+            first; None: every run with a positive score.
     """
 
     name: ClassVar[str]
@@ -33,132 +35,163 @@ class Strategy(ABC):
     share: ClassVar[float | None] = None
 
     @abstractmethod
-    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        """Of going on, for each of the rows, none of which has finished; comparable between rows."""
+    def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return the priority (len(rows),) of continuing each unfinished run; higher first, 0 = pause."""
 
-    def hope(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        """Which stopped runs are kept when not all can be, and go on at the end of a study although nothing
-        is expected of them; `worth` unless a strategy knows better."""
-        return self.worth(evidence, rows)
+    def chance_on_front(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return the chance (len(rows),) that each run ends on the front; by default its score.
 
-    def goes_on(self, evidence: Evidence, row: int, stopped: Sequence[int]) -> bool:
-        """Whether a run that is at a rung goes on; `stopped` are those that wait for their chance.
-
-        Where only a share may leave the rung, it has to be the worthiest there, else to be worth anything.
+        It decides which paused runs keep their checkpoint when not all can, and which resume at the end of a
+        study although their score is 0.
         """
-        if self.share is None:
-            return bool(self.worth(evidence, [row])[0] > 0)
-        return self.next(evidence, [*stopped, row], ending=False, among=int(evidence.reached[row])) == row
+        return self.score(observations, rows)
 
-    def next(
-        self, evidence: Evidence, rows: Sequence[int], *, ending: bool, among: int | None = None
-    ) -> int | None:
-        """The one of these runs, stopped at rungs, that goes on first.
+    def continues(self, observations: Observations, row: int, paused: Sequence[int]) -> bool:
+        """Return whether a run at a rung continues.
+
+        If only a share may leave the rung, its score has to be the highest there, else positive.
 
         Args:
-            ending: no new runs are started any more: whatever is worth it may go on.
+            row: the run's row in the observations.
+            paused: rows of the paused runs that can resume.
+        """
+        if self.share is None:
+            return bool(self.score(observations, [row])[0] > 0)
+        return (
+            self.next(observations, [*paused, row], ending=False, among=int(observations.reached[row])) == row
+        )
+
+    def next(
+        self, observations: Observations, rows: Sequence[int], *, ending: bool, among: int | None = None
+    ) -> int | None:
+        """Return the row of the paused run to resume first; None if none should resume.
+
+        Args:
+            ending: no new runs are started any more, so that no share applies.
             among: only runs at this rung, counted from 1.
         """
         if among is not None:
-            rows = [row for row in rows if evidence.reached[row] == among]
+            rows = [row for row in rows if observations.reached[row] == among]
         open_rungs = {
             rung
-            for rung in set(evidence.reached[list(rows)].tolist())
-            if ending or self._has_room(evidence, rung)
+            for rung in set(observations.reached[list(rows)].tolist())
+            if ending or self._has_room(observations, rung)
         }
-        rows = [row for row in rows if evidence.reached[row] in open_rungs]
+        rows = [row for row in rows if observations.reached[row] in open_rungs]
         if not rows:
             return None
-        worth = self.worth(evidence, rows)
-        if ending and not worth.any():  # no new run needs the time
-            hope = self.hope(evidence, rows)
-            worth = np.where(hope > LAST_CHANCE, hope, 0.0)
-        best = int(worth.argmax())
-        return rows[best] if worth[best] > 0 else None
+        scores = self.score(observations, rows)
+        if ending and not scores.any():  # no new run needs the time
+            chances = self.chance_on_front(observations, rows)
+            scores = np.where(chances > LAST_CHANCE, chances, 0.0)
+        best = int(scores.argmax())
+        return rows[best] if scores[best] > 0 else None
 
-    def _has_room(self, evidence: Evidence, rung: int) -> bool:
-        """Whether one more run may leave the rung."""
-        if self.share is None or evidence.finished.sum() < START:
+    def _has_room(self, observations: Observations, rung: int) -> bool:
+        """Return whether one more run may leave the rung."""
+        if self.share is None or observations.finished.sum() < START:
             return True
-        there = (evidence.reached >= rung) & ~evidence.exempt
-        beyond = (evidence.reached > rung) & ~evidence.exempt
+        there = (observations.reached >= rung) & ~observations.exempt
+        beyond = (observations.reached > rung) & ~observations.exempt
         return bool(beyond.sum() < self.share * there.sum())
 
 
-class Never(Strategy):
-    name, summary = "none", "every run is trained to the end"
+class Never(StoppingRule):
+    """The rule that pauses nothing."""
 
-    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
+    name, summary = "none", "trains every run to the end"
+
+    def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
         return np.ones(len(rows))
 
 
-class Median(Strategy):
+class Median(StoppingRule):
     """The median rule of Vizier (Golovin et al. 2017, section 3.2.2), among runs that cost no more."""
 
-    name, summary = "median", "stops what is worse than the median of the runs that cost no more"
+    name, summary = "median", "pauses runs that are worse than the median of the runs that cost no more"
 
-    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        return np.array([float(evidence.last[row] <= _middle(_rivals(evidence, row))) for row in rows])
+    def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        return np.array(
+            [float(observations.last[row] <= _middle(_rivals(observations, row))) for row in rows]
+        )
 
 
-class Pareto(Strategy):
-    """Stops what is dominated at its rung by more than the noise: how far runs of one loss end apart."""
+class Pareto(StoppingRule):
+    """Pauses a run that another dominates at its rung by more than the noise.
 
-    name, summary = "pareto", "stops what a run that costs no more beats at its rung by more than the noise"
+    The noise is how far runs of one loss at the rung end apart.
+    """
 
-    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        margins = [_margin(evidence, rung) for rung in range(evidence.curves.shape[1])]
-        found = []
+    name, summary = (
+        "pareto",
+        "pauses runs that one of no higher cost beats at its rung by more than the noise",
+    )
+
+    def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        margins = [_margin(observations, rung) for rung in range(observations.curves.shape[1])]
+        scores = []
         for row in rows:
-            best = min(_rivals(evidence, row), default=math.inf)
-            found.append(float(evidence.last[row] <= best + margins[evidence.reached[row] - 1]))
-        return np.array(found)
+            best = min(_rivals(observations, row), default=math.inf)
+            scores.append(float(observations.last[row] <= best + margins[observations.reached[row] - 1]))
+        return np.array(scores)
 
 
-class Forecasting(Strategy):
-    """What finishing a run is expected to add to the front, where its chance of a place is not too small."""
+class Forecasting(StoppingRule):
+    """Scores a run by the expected hypervolume improvement, unless it will hardly end on the front."""
 
-    name, summary = "forecast", "goes on with what is expected to add most to the front, by forecast losses"
-    share = 1 / 2  # ASHA's rule (Li et al. 2020), by loss alone there; on the table 1/4 to 1/2 are alike
+    name, summary = (
+        "forecast",
+        "continues the runs of the highest expected hypervolume improvement, by predicted losses",
+    )
+    # ASHA's rule (Li et al. 2020), there by loss alone; on the replay table 1/4 to 1/2 are equally good
+    share = 1 / 2
 
-    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        gains = expected_gains(evidence, forecast(evidence), rows)
-        return np.where(self.hope(evidence, rows) >= SMALLEST_CHANCE, gains, 0.0)
+    def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        improvements = expected_improvements(observations, extrapolate(observations), rows)
+        return np.where(self.chance_on_front(observations, rows) >= SMALLEST_CHANCE, improvements, 0.0)
 
-    def hope(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        """The chance of a place on the front: what would add little to it now belongs there all the same."""
-        return _chances(evidence, forecast(evidence), rows)
+    def chance_on_front(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return the chance of each run to end on the front, even where it would add little hypervolume."""
+        return _chances(observations, extrapolate(observations), rows)
 
 
-STRATEGIES: dict[str, Strategy] = {item.name: item for item in (Never(), Median(), Pareto(), Forecasting())}
-SMALLEST_CHANCE = 0.05  # of a place on the front
+STOPPING_RULES: dict[str, StoppingRule] = {
+    item.name: item for item in (Never(), Median(), Pareto(), Forecasting())
+}
+SMALLEST_CHANCE = 0.05  # of ending on the front
 LAST_CHANCE = 0.01  # likewise, once no new run is started
 START = FEWEST  # runs that are trained to the end before others are held back for them
 
 
-def check_strategy(name: str) -> None:
-    """Raises:
-    UserError: no strategy of that name.
+def check_stopping_rule(name: str) -> None:
+    """Check the name of an early-stopping rule.
+
+    Raises:
+        UserError: no rule has that name.
     """
-    if name not in STRATEGIES:
-        rule = f"must be one of {', '.join(STRATEGIES)}"
-        raise UserError("unknown strategy", [Problem("stopping", name, rule, nearest(name, STRATEGIES))])
+    if name not in STOPPING_RULES:
+        rule = f"must be one of {', '.join(STOPPING_RULES)}"
+        raise UserError(
+            "unknown stopping rule", [Problem("stopping", name, rule, nearest(name, STOPPING_RULES))]
+        )
 
 
-def _chances(evidence: Evidence, told: Forecast, rows: Sequence[int]) -> Floats:
-    """Of each row to end below every run that costs no more, by forecast; 1 where there is none."""
-    found = np.ones(len(rows))
-    for place, row in enumerate(rows):
-        rivals = evidence.cheaper(row) & np.isfinite(told.sd)
-        if rivals.any() and math.isfinite(told.sd[row]):
-            steps = (told.mean[rivals] - told.mean[row]) / np.hypot(told.sd[rivals], told.sd[row])
-            found[place] = _normal(float(steps.min()))
-    return found
+def _chances(observations: Observations, prediction: Prediction, rows: Sequence[int]) -> Floats:
+    """Return the predicted chance of each row to end below every run that costs no more; 1 without any."""
+    chances = np.ones(len(rows))
+    for index, row in enumerate(rows):
+        rivals = observations.cheaper(row) & np.isfinite(prediction.sd)
+        if rivals.any() and math.isfinite(prediction.sd[row]):
+            steps = (prediction.mean[rivals] - prediction.mean[row]) / np.hypot(
+                prediction.sd[rivals], prediction.sd[row]
+            )
+            chances[index] = _normal(float(steps.min()))
+    return chances
 
 
-def _rivals(evidence: Evidence, row: int) -> Floats:
-    """Losses, at the last rung that a run reached, of the runs that cost no more."""
-    losses = evidence.curves[evidence.cheaper(row), evidence.reached[row] - 1]
+def _rivals(observations: Observations, row: int) -> Floats:
+    """Return the losses, at the last rung that a run reached, of the runs that cost no more."""
+    losses = observations.curves[observations.cheaper(row), observations.reached[row] - 1]
     return np.asarray(losses[~np.isnan(losses)])
 
 
@@ -166,12 +199,12 @@ def _middle(losses: Floats) -> float:
     return float(np.median(losses)) if len(losses) else math.inf
 
 
-def _margin(evidence: Evidence, rung: int) -> float:
-    """Standard error of the result given the loss at a rung, over the finished runs, on the rung's own scale.
+def _margin(observations: Observations, rung: int) -> float:
+    """Return the standard error of the result given the loss at a rung, on the rung's own scale.
 
-    Infinite while there are too few of them: then everything goes on.
+    It is taken over the finished runs, and infinite while there are fewer than FEWEST: then no run pauses.
     """
-    known = evidence.curves[:, [rung, -1]]
+    known = observations.curves[:, [rung, -1]]
     known = known[~np.isnan(known).any(axis=1)]
     if len(known) < FEWEST or np.ptp(known[:, 0]) == 0:
         return math.inf
@@ -181,5 +214,5 @@ def _margin(evidence: Evidence, rung: int) -> float:
 
 
 def _normal(z: float) -> float:
-    """Distribution function of the standard normal."""
+    """Return the distribution function of the standard normal."""
     return 0.5 * math.erfc(-z / math.sqrt(2))

@@ -11,7 +11,7 @@ GAIN = "gain"
 DEFAULT_SAMPLER = GAIN
 
 
-DEFAULT_STRATEGY = "forecast"
+DEFAULT_STOPPING = "forecast"
 
 
 # of StudySettings, what the same command must not change
@@ -30,7 +30,7 @@ class StudySettings:
     tokenizer: str = "bpe:4096"
     data_hash: str = ""
     data_folder: str = ""
-    stopping: str = DEFAULT_STRATEGY
+    stopping: str = DEFAULT_STOPPING
     compile: str = "auto"  # blocks: off, auto, max
     cpu_precision: str = "float32"  # of matrix products on a CPU: float32 or bfloat16
     threads: int = 1  # CPU threads per worker; another number would change the last bits of a loss

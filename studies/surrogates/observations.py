@@ -14,7 +14,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Observations:
     """One row an architecture.
 
     Attributes:
@@ -44,7 +44,7 @@ class Evidence:
         rungs: int,
         exempt: Sequence[bool] = (),
         feasible: Sequence[bool] = (),
-    ) -> Evidence:
+    ) -> Observations:
         """From rows of any lengths: a curve may be short. Nothing is exempt and all feasible if not said."""
         count = len(numbers)
         padded = np.full((count, rungs), np.nan)

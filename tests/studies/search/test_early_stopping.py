@@ -14,13 +14,13 @@ from studies.search import early_stopping as stopping
 from studies.search.assignment import Assignment, Nothing, finish, take
 from studies.search.early_stopping import expected_values, pause, promotable, reach
 from studies.search.requeue import requeue_orphans
-from studies.search.stopping_rules import STRATEGIES, Strategy
+from studies.search.stopping_rules import STOPPING_RULES, StoppingRule
 from studies.storage.attributes import METRICS
 from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
-from studies.surrogates.observations import Evidence, Floats
+from studies.surrogates.observations import Floats, Observations
 from studies.training.step import Descent
 from studies.workers.worker import work
 from tests.studies.conftest import SPACE, MakeStudy, outcome, search_of
@@ -31,7 +31,7 @@ FREE = SPACE.replace("[params <= 13k]", "[]")  # every suggestion is feasible: t
 ALONE = FREE.replace("dense, hdpl-paper, lt2-looped", "")
 
 
-class Scripted(Strategy):
+class Scripted(StoppingRule):
     """Worth as a test wants it, by trial number; below a half it is nothing."""
 
     name, summary = "scripted", "for tests"
@@ -39,8 +39,8 @@ class Scripted(Strategy):
     def __init__(self, chances: dict[int, float]) -> None:
         self.by_number = chances
 
-    def worth(self, evidence: Evidence, rows: Sequence[int]) -> Floats:
-        numbers = evidence.numbers[list(rows)]
+    def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        numbers = observations.numbers[list(rows)]
         found = np.array([self.by_number.get(int(number), 1.0) for number in numbers])
         return np.where(found >= 0.5, found, 0.0)
 
@@ -49,7 +49,7 @@ class Scripted(Strategy):
 def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Chances by trial number, to be filled in; 1 where there is none."""
     chances: dict[int, float] = {}
-    monkeypatch.setitem(STRATEGIES, "scripted", Scripted(chances))
+    monkeypatch.setitem(STOPPING_RULES, "scripted", Scripted(chances))
     return chances
 
 
@@ -243,15 +243,15 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     for trial in study.inner.get_trials(deepcopy=False):
         trial.user_attrs.pop("rungs")
     study._records.clear()  # read again
-    evidence = search_of(study).observe(study.records())
-    assert evidence.finished.all()
-    assert np.isnan(evidence.curves[:, 0]).all()
+    observations = search_of(study).observe(study.records())
+    assert observations.finished.all()
+    assert np.isnan(observations.curves[:, 0]).all()
     work(study, target=TARGET, device="cpu", log=quiet)
     assert sum(record.trained for record in study.records()) == TARGET
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "scripted"])
-def test_every_strategy_runs_a_study(make_study: MakeStudy, quiet: Quiet, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in STOPPING_RULES if name != "scripted"])
+def test_every_stopping_rule_runs_a_study(make_study: MakeStudy, quiet: Quiet, name: str) -> None:
     text = SPACE.replace("rungs: [0.5, 1.0]", "rungs: [0.25, 0.5, 1.0]")
     study = make_study(stopping=name, text=text)
     lines: list[str] = []

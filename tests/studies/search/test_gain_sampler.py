@@ -17,8 +17,8 @@ from studies.search import gain_sampler as suggesting
 from studies.search.assignment import RANDOM_FIRST
 from studies.search.gain_sampler import _Neighbour
 from studies.study.settings import GAIN
-from studies.surrogates.learning_curves import FEWEST, Forecast, forecast, prospects
-from studies.surrogates.observations import Evidence
+from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate, predict_untrained
+from studies.surrogates.observations import Observations
 from studies.workers.worker import work
 from tests.studies.conftest import MakeStudy, search_of
 
@@ -66,13 +66,13 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
     pool = search_of(study).gain._pool(records)
     wanted = pool[5][1]
 
-    def told(evidence: Evidence, known: Forecast, costs: Any, features: Any) -> Forecast:
+    def predicted(observations: Observations, known: Prediction, costs: Any, features: Any) -> Prediction:
         assert len(costs) == len(features) == len(pool)
         mean = np.full(len(pool), 6.0)
         mean[5] = 1.0
-        return Forecast(mean, np.full(len(pool), 0.01))
+        return Prediction(mean, np.full(len(pool), 0.01))
 
-    monkeypatch.setattr(suggesting, "prospects", told)
+    monkeypatch.setattr(suggesting, "predict_untrained", predicted)
     params = search_of(study).gain.suggest(records)
     assert params is not None
     assert study.space.sample(ReplayTrial(params)) == wanted
@@ -88,27 +88,28 @@ def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
     rng = np.random.default_rng(0)
     features, costs = rng.normal(size=(60, 2)), rng.uniform(1, 9, (60, 1))
     results = 5 + 0.3 * features[:, 0] - 0.2 * np.log(costs[:, 0])
-    known = Evidence.of(
+    known = Observations.of(
         range(40), costs[:40].tolist(), [[value] for value in results[:40]], features[:40].tolist(), 1
     )
-    found = prospects(known, forecast(known), costs[40:], features[40:])
+    found = predict_untrained(known, extrapolate(known), costs[40:], features[40:])
     np.testing.assert_allclose(found.mean, results[40:], atol=0.02)
-    few = Evidence.of(
+    few = Observations.of(
         range(FEWEST - 1),
         costs[: FEWEST - 1].tolist(),
         [[5.0]] * (FEWEST - 1),
         features[: FEWEST - 1].tolist(),
         1,
     )
-    assert not np.isfinite(prospects(few, forecast(few), costs, features).sd).any()
+    assert not np.isfinite(predict_untrained(few, extrapolate(few), costs, features).sd).any()
 
 
 def test_gathered_costs_are_those_of_the_pool(make_study: MakeStudy, quiet: Quiet) -> None:
-    """Costs of evidence and of candidates are in the same order and sign."""
+    """Costs of observations and of candidates are in the same order and sign."""
     study = make_study(sampler="random")
     work(study, target=4, device="cpu", log=quiet)
-    evidence = search_of(study).observe(study.records())
-    for row, number in enumerate(evidence.numbers.tolist()):
+    observations = search_of(study).observe(study.records())
+    for row, number in enumerate(observations.numbers.tolist()):
         exact, described = search_of(study).facts.of(study.record(number).build())
-        assert evidence.costs[row].tolist() == [exact["params"], exact["decode_flops@64"]]
-        np.testing.assert_array_equal(evidence.features[row], described)  # NaN where an option stands nowhere
+        assert observations.costs[row].tolist() == [exact["params"], exact["decode_flops@64"]]
+        # NaN where an option stands nowhere
+        np.testing.assert_array_equal(observations.features[row], described)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from studies.search.observe import Observer
 from studies.study.trial_record import DONE, FAILED, INFEASIBLE, RUNNING, STOPPED, WAITING, TrialRecord
-from studies.surrogates.observations import Evidence
+from studies.surrogates.observations import Observations
 
 RUNGS = (0.25, 0.5, 1.0)
 SPACE: Any = SimpleNamespace(
@@ -43,10 +43,10 @@ def record(number: int, state: str, rungs: int, speed: float, baseline: bool) ->
     )  # fmt: skip
 
 
-def same(one: Evidence, other: Evidence) -> bool:
+def same(one: Observations, other: Observations) -> bool:
     return all(
         np.array_equal(getattr(one, item.name), getattr(other, item.name), equal_nan=item.name == "curves")
-        for item in fields(Evidence)
+        for item in fields(Observations)
     )
 
 

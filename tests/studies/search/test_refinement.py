@@ -231,7 +231,7 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
     # no architecture of its own anywhere
     assert sum(item.trained for item in records) == 5
     assert not {item.number for item in trained.front()} & {item.number for item in found}
-    # the search goes on: it sees neither a duplicate nor new evidence
+    # the search resumes: it sees neither a duplicate nor new observations
     seen = SeededSampler("tpe", 0)._view(trained.inner)._get_trials(deepcopy=False)
     assert [trial.number for trial in seen] == [item.number for item in before]
     assert seen[number].values == list(records[number].values or ())

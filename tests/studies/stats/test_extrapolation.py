@@ -75,8 +75,8 @@ def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
         assert record.values is not None
         assert record.values[0] == record.metrics[LOSS] == wanted
         assert record.metrics["val_loss"] == losses[-1]
-    evidence = search_of(study).observe(study.records())
-    ends = dict(zip(evidence.numbers.tolist(), evidence.curves[:, -1].tolist(), strict=True))
+    observations = search_of(study).observe(study.records())
+    ends = dict(zip(observations.numbers.tolist(), observations.curves[:, -1].tolist(), strict=True))
     assert [ends[record.number] for record in done] == [record.metrics[LOSS] for record in done]
     assert json.dumps(compare(study, study.records()).to_dict(), allow_nan=False)
     _check_audit(study)

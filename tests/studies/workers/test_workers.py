@@ -187,18 +187,18 @@ def test_time_is_up(make_study: MakeStudy, hold: Hold) -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "over", "goes_on"),
+    ("now", "over", "continues"),
     [(3.9, False, True), (4.1, True, True), (23.9, True, True), (24.1, True, False)],
 )
 def test_when_time_is_up(
-    now: float, over: bool, goes_on: bool, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+    now: float, over: bool, continues: bool, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 4 seconds workers are asked to stop, and have 20 more for it."""
     monkeypatch.setattr(studies.workers.supervisor, "GRACE_SECONDS", 20.0)
     supervisor = Supervisor(make_study(), workers=1, target=50, device="cpu", timeout=4)
     started = supervisor.started
     monkeypatch.setattr(time, "monotonic", lambda: started + now)
-    assert supervisor._in_time() == goes_on
+    assert supervisor._in_time() == continues
     assert supervisor.timed_out == over
 
 
