@@ -1,7 +1,7 @@
-"""What a model is made of and how one is rewritten.
+"""Models: their architectures, operators and modules, and the surgery that rewrites one.
 
-Importing it makes `AutoModelForCausalLM.from_pretrained` know the models that `nas` writes, without
-importing torch or transformers itself.
+Importing this package registers the models that `nas` writes with `AutoModelForCausalLM.from_pretrained`,
+without importing torch or transformers itself.
 """
 
 from surgery.hf.autoload import install

@@ -1,7 +1,8 @@
-"""Regional compilation: blocks are compiled, not the model, and blocks of one kind share their code.
+"""Regional compilation: blocks are compiled instead of the model, and equal blocks share their code.
 
-A model of a search has few kinds of blocks, each many times (layers, passes, trials). A kind is traced once a
-process and generated once a machine; a whole model would be compiled anew for every architecture.
+The models of a search have few kinds of blocks, each used many times (layers, passes, trials). A kind is
+traced once per process and its code generated once per machine; whole models would be compiled anew for every
+architecture.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 
-MOST_KINDS = 1024  # kept a process; Dynamo would stop at 8 and run all others uncompiled, without a word
+MOST_KINDS = 1024  # per process; Dynamo's default of 8 silently falls back to eager
 
 
 class CompiledBlocks:
-    """Runs a block as `block(h, context)` does, compiled where it trains.
+    """Callable with the effect of `block(h, context)`, compiled in training.
 
-    Compiled code takes tensors and the pass's window and makes a context of its own. The model's context
-    never crosses the border: its slot and its growing list of losses change from layer to layer, and each
-    change would compile the block again. Evaluation and decoding are not compiled, for they take too little
-    of a run to pay for code of their own.
+    Compiled code takes tensors and the pass's window and builds its own context. The model's context is not
+    passed to it: its slot and its growing list of losses change from layer to layer, and each change would
+    recompile the block. Evaluation and decoding are not compiled: they take too little of a run to repay
+    compilation.
     """
 
     def __init__(self, mode: str | None = None) -> None:
-        """`mode`: of torch.compile."""
+        """Set up compilation; `mode` as for torch.compile."""
         import torch._dynamo
 
         for limit in ("recompile_limit", "accumulated_recompile_limit"):
@@ -47,6 +48,6 @@ class CompiledBlocks:
 def block_pass(
     block: nn.Module, h: Float[Tensor, "b t d"], rotary: tuple[Tensor, Tensor], window: int | None
 ) -> tuple[Float[Tensor, "b t d"], list[Tensor]]:
-    """What is compiled: (output, auxiliary losses) of a block in training."""
+    """Return (output, auxiliary losses) of a block in training; this function is compiled."""
     context = Context(rotary, window=window)
     return block(h, context), context.losses

@@ -1,7 +1,7 @@
-"""The model of an architecture: the one class behind proxy training, `nas train` and `nas apply`.
+"""The model of an architecture, used by proxy training, `nas train` and `nas apply`.
 
 Parameter names: `embed`, `layers.N.{mixer_norm,mixer,ffn_norm,ffn}`, `norm`, `head`, `loop_gate`.
-Shapes in comments: b batch, t tokens, s tokens seen including the cached ones, d model width.
+Shapes: b batch, t new tokens, s all tokens including the cached ones, d model width.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class SwiGLU(nn.Module):
         self.gate, self.up, self.down = (_projection(layer, name) for name in ("gate", "up", "down"))
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        """Return the feed-forward output of `x`."""
         gate, up = project(x, context, self.gate, self.up)
         return project(swiglu(gate, up), context, self.down)[0]
 
@@ -46,8 +47,9 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u)).
 
-    `checkpoint`: runs a function so that the backward pass computes it again instead of keeping what is in
-    it (`torch.utils.checkpoint.checkpoint`). None: everything is kept.
+    Attributes:
+        checkpoint: calls a function so that its activations are recomputed in the backward pass
+            (`torch.utils.checkpoint.checkpoint`). None: all activations are kept.
     """
 
     def __init__(self, backbone: Backbone, layer: Layer) -> None:
@@ -61,6 +63,7 @@ class Block(nn.Module):
         self.ffn = SwiGLU(layer)
 
     def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        """Return the residual stream after this block."""
         h, x = add_norm(h, None, self.mixer_norm)
         h, x = add_norm(h, self.mixer(x, context), self.ffn_norm)
         y: Tensor = h + self.ffn(x, context)
@@ -68,10 +71,10 @@ class Block(nn.Module):
 
 
 class HybridLM(nn.Module):
-    """Token ids -> hidden states -> logits.
+    """Decoder-only language model: token ids -> hidden states -> logits.
 
-    The stack of blocks runs `loop_count` times with shared weights. Pass t adds `loop_gate[t] * h`, a
-    zero-initialised gate for each pass and channel (LT2, arXiv 2605.20670, section 2.1):
+    The stack of blocks runs `loop_count` times with shared weights. Pass t adds `loop_gate[t] * h`, with a
+    zero-initialised gate per pass and channel (LT2, arXiv 2605.20670, section 2.1):
     h(t) = Blocks(h(t-1)) + rho_t * h(t-1).
     """
 
@@ -96,18 +99,18 @@ class HybridLM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Truncated normals of std d_in^-0.5; maps back into the residual stream start at zero.
+        """Initialise the weights: truncated normals of std d_in^-0.5, zeros for maps into the residual.
 
-        The stack then starts as the identity whatever its mixers, depth and passes (Fixup, 1901.09321; muP's
-        appendix D.2, 2203.03466), and none has noise of its own to undo first. With maps shrunk by the depth
-        instead, Gated DeltaNet, whose output is normed and so as large at the start as ever, stayed a nat
-        behind after 100k tokens, full attention half a nat.
+        The stack then starts as the identity for all mixers, depths and passes (Fixup, 1901.09321; muP's
+        appendix D.2, 2203.03466), so that no mixer first has to unlearn noise of its own. With residual maps
+        scaled by depth instead, the loss after 100k tokens was one nat higher for Gated DeltaNet, whose
+        output is normed and therefore not small at the start, and half a nat higher for full attention.
 
-        A tied head would then score every token as its own successor first: the last hidden state is the
-        token's embedding, of length dim^0.5, and the loss begins near dim^0.5 nats, 32 at width 1,024. So
-        the gains of a tied model's last norm start as 1 and -1 by turns. What is read out is then all but
-        independent of what was read in, at every width, and the loss begins where it does with a head of its
-        own (docs/results/tied-start.md). A change of this start is a change of `studies.study.rules`.
+        A tied head would then initially predict every token as its own successor: the last hidden state is
+        the token's embedding, of length dim^0.5, and the loss starts near dim^0.5 nats, 32 at width 1,024.
+        The gains of a tied model's last norm therefore start as alternating 1 and -1. Outputs are then nearly
+        independent of inputs at every width, and the loss starts where it does with an untied head
+        (docs/results/tied-start.md). Changing this initialisation changes `studies.study.rules`.
         """
         for name, module in self.named_modules():
             if isinstance(module, Dense | nn.Embedding) or module is self.head:
@@ -131,14 +134,21 @@ class HybridLM(nn.Module):
         embeddings: Float[Tensor, "b t d"] | None = None,
         states: list[Tensor] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Normed hidden states. `losses` receives the weighted auxiliary terms of training, `states` the
-        input of every layer in the order in which they run, once per pass of a loop.
+        """Return the normed hidden states of the new tokens.
 
-        `attention_mask` is 1 at real tokens and 0 at padding, over cached and new ones. Padding may stand
-        anywhere in a row: real tokens are what they would be without it. None: the new tokens are all real.
+        Args:
+            tokens: ids of the new tokens; ignored if `embeddings` is given.
+            attention_mask: 1 at real tokens and 0 at padding, over cached and new ones. Padding may be
+                anywhere in a row and does not change the results of real tokens. None: all new tokens are
+                real.
+            positions: position ids of the new tokens. None: counted from the first real token of each row.
+            cache: decoding state, extended by the new tokens.
+            losses: list that receives the weighted auxiliary losses.
+            embeddings: input embeddings, instead of those of `tokens`.
+            states: list that receives the input of every layer in order of execution, once per loop pass.
 
         Raises:
-            ValueError: the mask does not fit the tokens, or what is cached.
+            ValueError: the mask does not fit the tokens or the cache.
         """
         h = self.embed(tokens) if embeddings is None else embeddings
         padding = read_padding(
@@ -153,16 +163,16 @@ class HybridLM(nn.Module):
         context = self._context(h, padding, positions, cache)
         if losses is not None:
             context.losses = losses
-        for turn in range(self.architecture.loop_count):
+        for loop in range(self.architecture.loop_count):
             entry = h
-            context.window = self.architecture.window(turn)
+            context.window = self.architecture.window(loop)
             for index, block in enumerate(self.layers):
-                context.slot = (index, turn)
+                context.slot = (index, loop)
                 if states is not None:
                     states.append(h if padding is None else padding.restore(h))
                 h = self._run_layer(block, h, context)
             if self.loop_gate is not None:
-                h = h + self.loop_gate[turn] * entry
+                h = h + self.loop_gate[loop] * entry
         if cache is not None:
             cache.length += h.shape[1]
             cache.real = padding.given if padding is not None else None
@@ -173,30 +183,35 @@ class HybridLM(nn.Module):
         checkpoint: Any = block.checkpoint
         if checkpoint is None or not (self.training and torch.is_grad_enabled()):
             return self.run_block(block, h, context)
-        assert context.cache is None, "what is computed twice would be cached twice"
-        # the context of this layer and pass, for the second time: the model's has moved on by then
+        assert context.cache is None, "recomputation would cache the same tokens twice"
+        # a copy for the recomputation: the model's context has changed by then
         y, *losses = checkpoint(partial(self._run_alone, block, replace(context, losses=[])), h)
         context.losses.extend(losses)
         return cast("Tensor", y)
 
     def _run_alone(self, block: nn.Module, context: Context, h: Float[Tensor, "b t d"]) -> tuple[Tensor, ...]:
-        """(output, *auxiliary losses) of a layer, which it leaves in no list of others."""
+        """Return (output, *auxiliary losses) of a layer, without appending to the context's list."""
         own = replace(context, losses=[])
         return (self.run_block(block, h, own), *own.losses)
 
     def loss(
         self, tokens: Int[Tensor, "b t"], targets: Int[Tensor, "b t"], *, reduction: str = "mean"
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """(cross-entropy in nats, sum of weighted auxiliary terms). `reduction`: `mean` over the tokens whose
-        target is not -100, or `sum`."""
+        """Return (cross-entropy in nats, sum of the weighted auxiliary losses).
+
+        Args:
+            tokens: input ids.
+            targets: next-token ids; -100 is ignored.
+            reduction: `mean` over the targets that are not -100, or `sum`.
+        """
         auxiliary: list[Tensor] = []
         hidden = self(tokens, losses=auxiliary)
         if is_plain(self.head, nn.Linear):
             loss = linear_cross_entropy(hidden, self.head.weight, targets, reduction=reduction)
         else:
             logits = self.head(hidden).flatten(0, -2)
-            exact = torch.promote_types(logits.dtype, torch.float32)
-            loss = F.cross_entropy(logits.to(exact), targets.flatten(), reduction=reduction)
+            accumulation_dtype = torch.promote_types(logits.dtype, torch.float32)
+            loss = F.cross_entropy(logits.to(accumulation_dtype), targets.flatten(), reduction=reduction)
         return loss, torch.stack(auxiliary).sum() if auxiliary else loss.new_zeros(())
 
     def _context(

@@ -1,4 +1,4 @@
-"""What a model is: backbone, layout, rules, loop; its costs and its picture."""
+"""Architectures: backbone, layout, rules and loop, with their costs and their picture."""
 
 from surgery.architecture.architecture import MAX_LOOPS, Architecture, Layer, check_fit, read_windows
 

@@ -1,4 +1,4 @@
-"""An architecture: backbone, layout, projection rules and loop. Frozen, YAML in and out, one hash a model."""
+"""An architecture: backbone, layout, projection rules and loop; immutable, read from and written to YAML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
 
 @dataclass(frozen=True)
 class Operator:
-    """What stands at one projection of one layer."""
+    """Operator of one projection in one layer."""
 
     name: str
     options: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Layer:
-    """One physical layer, fully resolved."""
+    """One physical layer with all options and rules resolved."""
 
     mixer: str
     mixer_options: Mapping[str, Any]
@@ -49,14 +49,14 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """Complete and buildable. Two spellings of the same model are equal and have the same hash."""
+    """A complete, buildable model. Two spellings of the same model are equal and have the same hash."""
 
     backbone: Backbone
     layout: str = "F"
     mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     loop_count: int = 1
-    loop_windows: tuple[int | None, ...] = ()  # tokens attention sees in each pass; None: all; (): all in all
+    loop_windows: tuple[int | None, ...] = ()  # tokens attention sees in each pass; None: all; (): all passes
 
     def __post_init__(self) -> None:
         assert len(self.loop_windows) in (0, self.loop_count), "checked where the architecture is read"
@@ -71,10 +71,16 @@ class Architecture:
         path: KeyPath = (),
         backbone: Backbone | None = None,
     ) -> Architecture:
-        """From plain data. `backbone` is used where the data has none.
+        """Build an architecture from plain data.
+
+        Args:
+            data: mapping with the keys `FIELDS`.
+            source: parsed file of the data, for line numbers in messages.
+            path: position of the data in that file.
+            backbone: used if the data has none.
 
         Raises:
-            UserError: every problem of the file, with line, field, value and rule.
+            UserError: lists every problem of the data with line, field, value and rule.
         """
         problems = Problems()
         cursor = Cursor(problems, source, path)
@@ -86,7 +92,7 @@ class Architecture:
 
     @classmethod
     def from_yaml(cls, path: str | Path, *, backbone: Backbone | None = None) -> Architecture:
-        """Reads an architecture file.
+        """Read an architecture file.
 
         Raises:
             UserError: unreadable, not YAML, or not a valid architecture.
@@ -95,7 +101,7 @@ class Architecture:
         return cls.from_dict(source.data, source=source, backbone=backbone)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `from_dict` reads back into an equal architecture."""
+        """Return plain data from which `from_dict` builds an equal architecture."""
         data: dict[str, Any] = {"backbone": self.backbone.to_dict(), "layout": self.layout}
         if any(self.mixers.values()):
             data["mixers"] = {letter: dict(options) for letter, options in self.mixers.items()}
@@ -106,7 +112,7 @@ class Architecture:
         return data
 
     def to_yaml(self, *, backbone: bool = True) -> str:
-        """The file form. Without its backbone it is a design for a model of any size."""
+        """Return the YAML text; without the backbone it is a design for a model of any size."""
         import yaml
 
         data = self.to_dict()
@@ -117,40 +123,40 @@ class Architecture:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """Physical layers from bottom to top, every rule applied; equal ones are one object."""
+        """Physical layers from bottom to top with every rule applied; equal layers are the same object."""
         depth = self.backbone.num_layers
         selected = [select_layers(rule.layers, depth) for rule in self.rules]
-        known: dict[tuple[str, tuple[bool, ...]], Layer] = {}
-        found = []
+        kinds: dict[tuple[str, tuple[bool, ...]], Layer] = {}
+        layers = []
         for index, letter in enumerate(self.layout):
-            acting = tuple(index in layers for layers in selected)
-            if (letter, acting) not in known:
-                rules = [rule for rule, acts in zip(self.rules, acting, strict=True) if acts]
-                known[letter, acting] = self._layer(letter, rules)
-            found.append(known[letter, acting])
-        return tuple(found)
+            applies = tuple(index in indices for indices in selected)
+            if (letter, applies) not in kinds:
+                rules = [rule for rule, used in zip(self.rules, applies, strict=True) if used]
+                kinds[letter, applies] = self._layer(letter, rules)
+            layers.append(kinds[letter, applies])
+        return tuple(layers)
 
     @cached_property
     def kinds(self) -> tuple[tuple[Layer, int], ...]:
-        """Layers that differ, and how many there are of each."""
+        """Distinct layers, each with its number of occurrences."""
         by_id = {id(layer): layer for layer in self.layers}
         return tuple((by_id[key], count) for key, count in Counter(map(id, self.layers)).items())
 
     @cached_property
     def figures(self) -> dict[str, int]:
-        """By name, what was worked out of it once (`surgery.architecture.costs`)."""
+        """Cache of computed costs by name (`surgery.architecture.costs`)."""
         return {}
 
     @cached_property
     def hash(self) -> str:
-        """10 hex digits of the canonical form's SHA-256."""
+        """First 10 hex digits of the canonical form's SHA-256."""
         text = json.dumps(self.canonical(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def canonical(self) -> dict[str, Any]:
-        """What the model is, with spelling and idle options removed."""
+        """Return the model's canonical form: equal for all spellings, without options that have no effect."""
         backbone = self.backbone.to_dict()
-        backbone.pop("max_position_embeddings", None)  # a note for the export, not the model
+        backbone.pop("max_position_embeddings", None)  # metadata of the export, not part of the model
         backbone["rope_scaling"] = canonical_rope_scaling(self.backbone.rope_scaling)
         kinds = {id(layer): self._canonical_layer(layer) for layer, _ in self.kinds}
         layers = [kinds[id(layer)] for layer in self.layers]
@@ -169,18 +175,18 @@ class Architecture:
             },
         }
 
-    def window(self, turn: int) -> int | None:
-        """Tokens that attention sees in this pass of the loop, itself included; None: all."""
-        return self.loop_windows[turn] if self.loop_windows else None
+    def window(self, loop: int) -> int | None:
+        """Return the tokens that attention sees in this loop pass, including the token itself; None: all."""
+        return self.loop_windows[loop] if self.loop_windows else None
 
     def pass_options(self, layer: Layer) -> list[Mapping[str, Any]]:
-        """The options of a layer's mixer as they act in each pass of the loop."""
+        """Return the effective options of a layer's mixer in each loop pass."""
         spec = MIXERS[layer.mixer]
-        return [spec.in_pass(layer.mixer_options, self.window(turn)) for turn in range(self.loop_count)]
+        return [spec.in_pass(layer.mixer_options, self.window(loop)) for loop in range(self.loop_count)]
 
     @cached_property
     def line(self) -> str:
-        """`FFFF·hdpl[qkv,gu] b8 r128·loop 2`."""
+        """One-line summary, such as `FFFF·hdpl[qkv,gu] b8 r128·loop 2`."""
         groups: dict[tuple[str, str], dict[int, set[str]]] = {}
         for index, layer in enumerate(self.layers):
             for name, item in layer.projections.items():
@@ -193,11 +199,14 @@ class Architecture:
             merged: dict[str, list[int]] = {}
             for index, names in by_layer.items():
                 merged.setdefault(_projection_letters(names), []).append(index)
-            places = " ".join(
-                f"[{letters}]" + (f"@{where}" if (where := write_layers(tuple(at), len(self.layers))) else "")
-                for letters, at in merged.items()
+            selectors = {
+                letters: write_layers(tuple(indices), len(self.layers)) for letters, indices in merged.items()
+            }
+            targets = " ".join(
+                f"[{letters}]" + (f"@{selector}" if selector else "")
+                for letters, selector in selectors.items()
             )
-            parts.append(f"{operator}{places} {short}".rstrip())
+            parts.append(f"{operator}{targets} {short}".rstrip())
         if len(parts) == 1:
             parts.append("dense")
         if self.loop_count > 1:
@@ -206,8 +215,8 @@ class Architecture:
         return "·".join(parts)
 
     def warnings(self) -> list[str]:
-        """Options that can have no effect, each once."""
-        found = (
+        """Return a warning per option that can have no effect, without duplicates."""
+        operators = (
             f"{item.name}: {text}"
             for layer in self.layers
             for item in layer.projections.values()
@@ -218,10 +227,10 @@ class Architecture:
             for layer in self.layers
             if (text := MIXERS[layer.mixer].warning(layer.mixer_options))
         )
-        return list(dict.fromkeys((*found, *mixers)))
+        return list(dict.fromkeys((*operators, *mixers)))
 
     def rule_matches(self) -> list[int]:
-        """Projections that each rule decides, over all layers."""
+        """Return the number of projections that each rule decides, over all layers."""
         counts = [0] * len(self.rules)
         for index, layer in enumerate(self.layers):
             for name in layer.projections:
@@ -241,11 +250,11 @@ class Architecture:
 
     def _rule(self, index: int, name: str) -> Rule | None:
         depth = self.backbone.num_layers
-        fitting = (rule for rule in self.rules if name in rule.match)
-        return next((rule for rule in fitting if index in select_layers(rule.layers, depth)), None)
+        candidates = (rule for rule in self.rules if name in rule.match)
+        return next((rule for rule in candidates if index in select_layers(rule.layers, depth)), None)
 
     def _layer(self, letter: str, rules: Sequence[Rule]) -> Layer:
-        """A layer with this mixer that these rules, in order, act on."""
+        """Build a layer with this mixer to which these rules apply, the first match first."""
         spec, backbone = MIXERS[letter], self.backbone
         defaults = {name: option.default for name, option in spec.options.items()}
         options = {**defaults, **self.mixers.get(letter, {})}
@@ -261,7 +270,7 @@ class Architecture:
 
 
 def _projection_letters(names: set[str]) -> str:
-    """{q, k, v, gate, up} -> `qkv,gu`."""
+    """Abbreviate {q, k, v, gate, up} to `qkv,gu`."""
     attention = "".join(name for name in "qkvo" if name in names)
     ffn = "".join(_SHORT_NAMES[name] for name in FFN_PROJECTIONS if name in names)
     return ",".join(part for part in (attention, ffn) if part)
@@ -283,12 +292,12 @@ def _read(
     if backbone is None or layout is None or mixers is None or rules is None:
         return None
     architecture = cls(backbone, layout, mixers, rules, *loop)
-    check_fit(architecture, cursor)  # even beside other problems: all are told at once
+    check_fit(architecture, cursor)  # also if there are other problems: all are reported together
     return architecture
 
 
 def check_fit(architecture: Architecture, cursor: Cursor) -> None:
-    """Rules between parts: operators and mixers fit their sizes, rules that change something match."""
+    """Check rules between parts: operators and mixers fit their sizes, and every effective rule matches."""
     for letter in dict.fromkeys(architecture.layout):
         layer = architecture.layers[architecture.layout.index(letter)]
         misfit = MIXERS[letter].broken_rule(architecture.backbone, layer.mixer_options)
@@ -304,19 +313,19 @@ def check_fit(architecture: Architecture, cursor: Cursor) -> None:
             if broken is None or rule is None:
                 continue
             option, text = broken
-            place = rules.index(rule)
-            if (place, name) not in seen:
-                seen.add((place, name))
-                where = cursor.at("projections", place, option)
-                where.problem(item.options[option], f"{text} (projection {name})")
-    for place, (rule, count) in enumerate(zip(rules, architecture.rule_matches(), strict=True)):
+            position = rules.index(rule)
+            if (position, name) not in seen:
+                seen.add((position, name))
+                field = cursor.at("projections", position, option)
+                field.problem(item.options[option], f"{text} (projection {name})")
+    for position, (rule, count) in enumerate(zip(rules, architecture.rule_matches(), strict=True)):
         if count == 0 and rule.operator != "dense":
             hint = "an earlier rule takes them, or no mixer has them"
-            cursor.at("projections", place).problem(" ".join(rule.match), "matches no projection", hint)
+            cursor.at("projections", position).problem(" ".join(rule.match), "matches no projection", hint)
 
 
 def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ...]]:
-    """(passes, tokens seen in each); those of one pass where the mistakes leave nothing better."""
+    """Return (number of passes, tokens seen in each); with problems, the defaults of the faulty fields."""
     given = cursor.mapping(value, ("count", "windows"))
     windows = given.pop("windows", None)
     count = read_options(given, _LOOP, cursor).get("count", 1)
@@ -332,10 +341,10 @@ def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ..
 
 
 def read_windows(value: object) -> tuple[int | None, ...]:
-    """Tokens that attention sees in each pass, None for all, from `[128, 256, 512, full]` or `none`.
+    """Parse `[128, 256, 512, full]` or `none` as the tokens that attention sees in each pass, None for all.
 
     Raises:
-        ValueError: what a list of windows must look like.
+        ValueError: not such a list; the message gives the expected form.
     """
     if value is None or value == "none" or value == []:
         return ()
@@ -378,8 +387,8 @@ def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tup
         cursor.problem(value, "must be a list of rules", example)
         return None
     rules = []
-    for place, item in enumerate(value):
-        here = cursor.at(place)
+    for position, item in enumerate(value):
+        here = cursor.at(position)
         rule = Rule.read(item, here)
         if rule is None:
             continue

@@ -1,4 +1,4 @@
-"""Exact costs of an architecture, by arithmetic alone; equal to a count on the built model (tested)."""
+"""Exact costs of an architecture in closed form; tests compare them with counts on the built model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from surgery.projections import PROJECTION_OPERATORS
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity with its unit and the direction that is better."""
+    """A metric with its unit and the better direction (`min` or `max`)."""
 
     name: str
     unit: str
@@ -24,6 +24,7 @@ class Metric:
     analytic: Callable[[Architecture, int], int] | None = None
 
     def format(self, value: float) -> str:
+        """Format a value in this metric's unit."""
         if self.unit == "bytes":
             return format_bytes(value)
         if self.analytic is not None or self.unit == "tokens/s":
@@ -31,10 +32,10 @@ class Metric:
         return f"{value:.3f}" if self.unit == "accuracy" else f"{value:.4f}"
 
     def parse(self, text: object) -> float:
-        """A limit in this metric's unit.
+        """Parse a limit in this metric's unit.
 
         Raises:
-            ValueError: what it must look like.
+            ValueError: not a value of this metric; the message gives the expected form.
         """
         if self.unit == "bytes":
             return parse_bytes(text)
@@ -52,15 +53,15 @@ class Metric:
 
 
 def params(arch: Architecture) -> int:
-    """Stored parameters; tied embeddings once."""
+    """Count the stored parameters; tied embeddings count once."""
     backbone = arch.backbone
     embeddings = backbone.vocab_size * backbone.dim * (1 if backbone.tie_embeddings else 2)
     return embeddings + params_nonembedding(arch)
 
 
 def params_nonembedding(arch: Architecture) -> int:
-    """Stored parameters without embedding and head."""
-    if "params_nonembedding" not in arch.figures:  # asked for by limits, objectives and descriptors alike
+    """Count the stored parameters without embedding and head."""
+    if "params_nonembedding" not in arch.figures:  # used by limits, objectives and descriptors
         arch.figures["params_nonembedding"] = _count_params(arch)
     return arch.figures["params_nonembedding"]
 
@@ -80,11 +81,12 @@ def _count_params(arch: Architecture) -> int:
 
 
 def train_flops(arch: Architecture, length: int) -> int:
-    """Matrix-multiply FLOPs a token of a training step at this sequence length.
+    """Count the matrix-multiply FLOPs per token of a training step at this sequence length.
 
-    2 a multiply-add; backward counts twice the forward; attention is counted causally, so that a
-    token at position p meets p + 1 keys; recurrences are counted token by token, whatever chunks they are
-    computed in. Norms, activations, the optimizer and the loss of an indexer are not counted.
+    A multiply-add is 2 FLOPs; backward counts as twice the forward; attention is counted causally, so that a
+    token at position p attends to p + 1 keys; recurrences are counted token by token, independent of the
+    chunks in which they are computed. Norms, activations, the optimizer and the loss of an indexer are not
+    counted.
     """
     mixing = sum(
         MIXERS[layer.mixer].mean_mixing_flops(arch.backbone, options, length)
@@ -96,7 +98,7 @@ def train_flops(arch: Architecture, length: int) -> int:
 
 
 def decode_flops(arch: Architecture, context: int) -> int:
-    """Matrix-multiply FLOPs of one decoded token that meets `context` tokens, itself included."""
+    """Count the matrix-multiply FLOPs of one decoded token that sees `context` tokens, itself included."""
     mixing = sum(
         count * MIXERS[layer.mixer].mixing_flops(arch.backbone, options, context)
         for layer, count in arch.kinds
@@ -107,9 +109,9 @@ def decode_flops(arch: Architecture, context: int) -> int:
 
 
 def cache_bytes(arch: Architecture, context: int) -> int:
-    """Decode cache of one sequence after `context` tokens in a bfloat16 model; each pass has its own.
+    """Return the decoding cache of one sequence after `context` tokens of a bfloat16 model, in bytes.
 
-    Recurrent states stay float32 and count as that.
+    Every loop pass has its own cache. Recurrent states are float32 and count as such.
     """
     return sum(
         count * MIXERS[layer.mixer].cache_bytes(arch.backbone, options, context)
@@ -118,16 +120,16 @@ def cache_bytes(arch: Architecture, context: int) -> int:
     )
 
 
-# val_loss at the end of a run of so many times the tokens, as far as the run's own curve tells
+# val_loss extrapolated to 2 and 4 times the tokens of the run from its own learning curve
 AHEAD = {f"val_loss@{times}x": times for times in (2, 4)}
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("val_loss", "nats/token", "min", "cross-entropy on held-out text"),
-        Metric("val_bpb", "bits/byte", "min", "the same a byte of text, comparable between tokenizers"),
+        Metric("val_bpb", "bits/byte", "min", "the same per byte of text, comparable between tokenizers"),
         *(
-            Metric(name, "nats/token", "min", f"val_loss carried on to {times} times the tokens")
+            Metric(name, "nats/token", "min", f"val_loss extrapolated to {times} times the tokens")
             for name, times in AHEAD.items()
         ),
         Metric("recall", "accuracy", "max", "multi-query associative recall, from 0 to 1"),
@@ -156,7 +158,7 @@ METRICS: dict[str, Metric] = {
 
 
 def parse_metric(name: str) -> tuple[Metric, int | None]:
-    """`cache_bytes@4096` -> (metric, 4096).
+    """Parse `cache_bytes@4096` as (metric, 4096).
 
     Raises:
         ValueError: unknown metric, or a context missing, superfluous or not a positive count.
@@ -187,7 +189,7 @@ def parse_metric(name: str) -> tuple[Metric, int | None]:
 
 
 def cost(arch: Architecture, name: str) -> int:
-    """An analytic metric by name, such as `params` or `decode_flops@4096`.
+    """Compute an analytic metric by name, such as `params` or `decode_flops@4096`.
 
     Raises:
         ValueError: not a metric, or one that only training can measure.

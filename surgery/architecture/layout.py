@@ -1,4 +1,4 @@
-"""Layouts: which mixer stands in which layer, as a string tiled over the depth (`GGGF`)."""
+"""Layouts: the mixer of each layer, as a string of letters tiled over the depth (`GGGF`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ PLACEMENTS = ("interleave", "bookend", "front", "back")
 
 
 def tile(layout: str, depth: int) -> str:
-    """`GGF` over 5 layers -> `GGFGG`."""
+    """Repeat a layout over `depth` layers: `GGF` over 5 layers is `GGFGG`."""
     return (layout * -(-depth // len(layout)))[:depth]
 
 
 def shorten(layout: str) -> str:
-    """A tiled layout as people read it: whole up to 12 layers, `GGGF×6` beyond if it repeats."""
+    """Return a tiled layout for display: whole up to 12 layers, else `GGGF×6` if it repeats."""
     period = shortest_period(layout)
     if len(layout) <= 12 or len(layout) % len(period):
         return layout
@@ -22,23 +22,23 @@ def shorten(layout: str) -> str:
 
 
 def shortest_period(layout: str) -> str:
-    """The shortest string that tiles into this layout: `GGFGG` -> `GGF`."""
+    """Return the shortest string that tiles into this layout: `GGFGG` -> `GGF`."""
     depth = len(layout)
     return next(layout[:n] for n in range(1, depth + 1) if tile(layout[:n], depth) == layout)
 
 
 def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> str:
-    """A layout of `depth` layers with mixers in the given ratio (docs/papers.md, Hybrid patterns).
+    """Return a layout of `depth` layers with mixers in the given ratio (docs/papers.md, Hybrid patterns).
 
-    The first letter of `ratio` is the one placed: `interleave` spreads it evenly, last in each
-    period (GGGGF); `front` and `back` put all its layers at one end of the stack; `bookend` puts equally
-    many at both ends (FFGGGGGGFF). The other letters share the remaining layers, interleaved.
+    The placement applies to the first letter of `ratio`: `interleave` spreads it evenly, last in each period
+    (GGGGF); `front` and `back` put all its layers at one end of the stack; `bookend` puts equally many at
+    both ends (FFGGGGGGFF). The other letters share the remaining layers, interleaved.
 
-    `bookend` has k layers at each end, 2 k in all: k is half of the letter's share of the depth, rounded to
+    `bookend` has k layers at each end, 2 k in total: k is half of the letter's share of the depth, rounded to
     the nearest whole number and halves down, at least 1. So a share of 5 layers becomes 2 + 2, one of 3 or 1
     becomes 1 + 1, and one of 7 becomes 3 + 3. Every other letter keeps a layer as long as that leaves one at
-    each end; a stack that is too short even for this (two letters in two layers) gets the single layer first,
-    as with `front`.
+    each end; a stack that is too short for this (two letters in two layers) gets the single layer first, as
+    with `front`.
 
     Raises:
         ValueError: no mixer has a share, or the placement is unknown.
@@ -64,19 +64,22 @@ def layout_from_ratio(ratio: Mapping[str, int], placement: str, depth: int) -> s
 
 
 def _each_end(share: int, whole: int, depth: int, others: int) -> int:
-    """Layers at each end of a `bookend` stack, half of `share` / `whole` of the depth: to the nearest, halves
-    down, at least 1. `others` letters keep a layer each; 0 if there is no room for both."""
+    """Return the layers at each end of a `bookend` stack: half of `share` / `whole` of the depth.
+
+    Rounded to the nearest whole number, halves down, at least 1. Each of `others` letters keeps a layer; 0 if
+    the stack is too short.
+    """
     nearest = (depth * share + whole - 1) // (2 * whole)  # ceil(depth * share / (2 * whole) - 1/2)
     return max(0, min(max(nearest, 1), (depth - others) // 2))
 
 
 def _interleave(shares: Mapping[str, int], depth: int) -> str:
-    """The reduced ratio as one period, every mixer spread evenly in it, then tiled."""
+    """Tile one period of the reduced ratio, in which every mixer is spread evenly."""
     if not depth:
         return ""
     divisor = gcd(*shares.values())
     period = {letter: share // divisor for letter, share in shares.items()}
-    if sum(period.values()) > depth:  # the period's head alone could lack a mixer
+    if sum(period.values()) > depth:  # a truncated period could lack a mixer
         period = _fit(shares, depth)
     slots = [
         ((index + 1) / count, -order, letter)
@@ -87,10 +90,10 @@ def _interleave(shares: Mapping[str, int], depth: int) -> str:
 
 
 def _fit(shares: Mapping[str, int], depth: int) -> dict[str, int]:
-    """Layers of each mixer in a stack of `depth`, nearest to the ratio, none left out while there is room."""
+    """Return the number of layers of each mixer nearest to the ratio, at least one each if possible."""
     whole = sum(shares.values())
     counts = dict.fromkeys(list(shares)[:depth], 1)
     while sum(counts.values()) < depth:
-        behind = max(counts, key=lambda letter: depth * shares[letter] / whole - counts[letter])
-        counts[behind] += 1
+        neediest = max(counts, key=lambda letter: depth * shares[letter] / whole - counts[letter])
+        counts[neediest] += 1
     return counts

@@ -1,4 +1,4 @@
-"""Memory that training takes at the least, and memory that a machine has."""
+"""Lower bound on the memory of training, and the memory of this machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from surgery.config.quantities import format_bytes, format_count
 
 BYTES_PER_PARAMETER = 16  # float32: the weight, its gradient, and two averages of AdamW
-LARGEST_DEVICE = 2**40  # bytes; a model is trained on one device, of which none has as much
+LARGEST_DEVICE = 2**40  # bytes; a model is trained on one device, and no device has more
 
-# of a container: of version 2 of cgroups, then of version 1
+# memory limits of a container: cgroups version 2, then version 1
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def training_bytes(params: int) -> int:
-    """Return the bytes of weights, gradients and optimizer state; activations come on top."""
+    """Return the bytes of weights, gradients and optimizer state, without activations."""
     return params * BYTES_PER_PARAMETER
 
 
@@ -30,7 +30,7 @@ def machine_memory() -> int:
 
 
 def describe_training(params: int) -> str:
-    """Return a part of a sentence: how many parameters, and how many bytes to train them."""
+    """Return a phrase for messages: the number of parameters, and the bytes to train them."""
     return (
         f"has {format_count(params)} parameters and takes {format_bytes(training_bytes(params))} to train "
         f"({BYTES_PER_PARAMETER} bytes per parameter, before activations)"

@@ -1,4 +1,4 @@
-"""Projection rules: which operator stands where. Ordered, the first match wins."""
+"""Projection rules: the operator of each projection. Ordered; the first match wins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PART = re.compile(r"(-?\d+)?(?:(-|:)(-?\d+)?(?::(\d+))?)?")
 
 @dataclass(frozen=True)
 class Rule:
-    """`match` projections (in `layers`, or in all) get `operator` with `options`."""
+    """Assignment of `operator` with `options` to the projections `match`, in `layers` or in all layers."""
 
     match: tuple[str, ...]
     operator: str
@@ -27,7 +27,7 @@ class Rule:
 
     @classmethod
     def read(cls, data: object, cursor: Cursor) -> Rule | None:
-        """From a mapping; problems go to the cursor. None when it can't be built."""
+        """Read a rule from a mapping; errors are added to the cursor's problems. None if there are any."""
         before = len(cursor.problems.entries)
         given = cursor.mapping(data)
         match = read_match(given.get("match"), cursor.at("match"))
@@ -39,20 +39,21 @@ class Rule:
             cursor.at("operator").problem(operator, f"must be one of {', '.join(PROJECTION_OPERATORS)}", hint)
             return None
         cursor.mapping(given, ("match", "operator", "layers", *spec.options))
-        wanted = {key: value for key, value in given.items() if key in spec.options}
-        options = read_options(wanted, spec.options, cursor)
+        own = {key: value for key, value in given.items() if key in spec.options}
+        options = read_options(own, spec.options, cursor)
         if len(cursor.problems.entries) > before:
             return None
         return cls(match, spec.name, options, layers)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which `read` builds an equal rule."""
         match: Any = "all" if self.match == PROJECTIONS else list(self.match)
         data: dict[str, Any] = {"match": match, "operator": self.operator, **self.options}
         return data if self.layers is None else {**data, "layers": self.layers}
 
 
 def read_match(value: object, cursor: Cursor) -> tuple[str, ...]:
-    """Projection names in their canonical order; `all` stands for every one."""
+    """Read projection names, returned in canonical order; `all` means every one."""
     names = value if isinstance(value, list) else [value]
     if "all" in names:
         return PROJECTIONS
@@ -66,7 +67,7 @@ def read_match(value: object, cursor: Cursor) -> tuple[str, ...]:
 
 
 def _read_selector(value: object, cursor: Cursor) -> str | None:
-    """A layer selector as text; whether the layers exist is checked where the depth is known."""
+    """Read a layer selector as text; `select_layers` checks later that the layers exist."""
     if value is None or value == "all":
         return None
     if isinstance(value, str):
@@ -78,9 +79,9 @@ def _read_selector(value: object, cursor: Cursor) -> str | None:
     return ",".join(map(str, items))
 
 
-@lru_cache(maxsize=4096)  # asked for every projection of every layer
+@lru_cache(maxsize=4096)  # called for every projection of every layer
 def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
-    """`0-3,7,-1` or slices such as `1::2` -> layer indices, sorted, each once.
+    """Return the sorted, distinct layer indices of a selector: `0-3,7,-1`, or slices such as `1::2`.
 
     Raises:
         ValueError: not a selector, or a layer that does not exist.
@@ -112,7 +113,7 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
 
 
 def write_layers(layers: tuple[int, ...], depth: int) -> str | None:
-    """A short selector of these layers: None for all, `1::2` for evenly spaced ones, `0-3,7` otherwise."""
+    """Return a short selector of these layers: None for all, `1::2` if evenly spaced, else `0-3,7`."""
     if len(layers) == depth:
         return None
     step = layers[1] - layers[0] if len(layers) > 2 else 1

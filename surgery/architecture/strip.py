@@ -1,4 +1,4 @@
-"""A small picture of an architecture: one column a layer, one row for the mixers and one a projection."""
+"""A small picture of an architecture: one column per layer, a row of mixers and one row per projection."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SPACED_UP_TO = 24  # layers; deeper stacks are drawn without gaps
 
 @dataclass(frozen=True)
 class StripRow:
-    """`cells` has one (mark, kind) a layer; the kind is a mixer letter, an operator's name or empty."""
+    """Row of a strip. `cells` has one (mark, kind) per layer; kind: mixer letter, operator name or empty."""
 
     label: str
     cells: tuple[tuple[str, str], ...]
 
 
 def strip_rows(architecture: Architecture) -> tuple[StripRow, ...]:
-    """The mixers, then q k v o gate up down: `·` is dense, `■` an operator in its place."""
+    """Return the row of mixers, then q k v o gate up down: `·` is dense, `■` another operator."""
     layers = architecture.layers
     rows = [StripRow("mixer", tuple((layer.mixer, layer.mixer) for layer in layers))]
     for name in PROJECTIONS:
@@ -36,12 +36,12 @@ def strip_rows(architecture: Architecture) -> tuple[StripRow, ...]:
 
 
 def strip_gap(architecture: Architecture) -> str:
-    """What stands between two columns."""
+    """Return the text between two columns."""
     return " " if architecture.backbone.num_layers <= SPACED_UP_TO else ""
 
 
 def plain_strip(architecture: Architecture) -> str:
-    """The picture as lines of text, without colour."""
+    """Return the picture as lines of text, without colour."""
     gap = strip_gap(architecture)
     rows = strip_rows(architecture)
     lines = [f"{row.label:<5} {gap.join(mark for mark, _ in row.cells)}".rstrip() for row in rows]

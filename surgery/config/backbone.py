@@ -1,4 +1,4 @@
-"""The dense Llama-style reference that every candidate is cut from."""
+"""The dense Llama-style backbone that every candidate is derived from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Backbone:
 
     @classmethod
     def read(cls, data: object, cursor: Cursor) -> Backbone | None:
-        """From a mapping; problems go to the cursor. None when it can't be built."""
+        """Read a backbone from a mapping; errors are added to the cursor's problems, and give None."""
         before = len(cursor.problems.entries)
         given = cursor.mapping(data, (*_SCHEMA, "biases", "rope_scaling"))
         values = read_options({key: value for key, value in given.items() if key in _SCHEMA}, _SCHEMA, cursor)
@@ -73,7 +73,7 @@ class Backbone:
         return cls(**values) if len(cursor.problems.entries) == before else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML; fields at their defaults are left out, sizes never."""
+        """Return plain values for YAML; fields at their defaults are omitted, sizes never."""
         optional = {item.name: item.default for item in fields(self) if item.name not in _SIZES}
         data = asdict(self)
         data["biases"] = list(self.biases)
@@ -84,7 +84,7 @@ class Backbone:
         }  # fmt: skip
 
     def sizes(self, projection: str) -> tuple[int, int]:
-        """(inputs, outputs) of a projection of the feed-forward part."""
+        """Return (inputs, outputs) of a feed-forward projection."""
         return (self.ffn_dim, self.dim) if projection == "down" else (self.dim, self.ffn_dim)
 
 
@@ -95,7 +95,7 @@ _SIZES = (
 
 
 def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:
-    """Defaults that follow from other fields, and the rules between fields."""
+    """Fill in defaults that depend on other fields, and check rules between fields."""
     if values["num_kv_heads"] is None:
         values["num_kv_heads"] = values["num_heads"]
     if values["num_heads"] % values["num_kv_heads"]:
@@ -124,7 +124,7 @@ def _read_biases(value: object, cursor: Cursor) -> tuple[str, ...]:
 
 
 def read_rope_scaling(value: object, cursor: Cursor) -> dict[str, Any] | None:
-    """Checked rotary scaling; None for the plain form."""
+    """Read and check rotary scaling; None for unscaled rotary embeddings, or with problems."""
     if value is None:
         return None
     given = cursor.mapping(value)
@@ -157,7 +157,7 @@ def read_rope_scaling(value: object, cursor: Cursor) -> dict[str, Any] | None:
 
 
 def canonical_rope_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Numbers as floats and defaults left out, so that two spellings of one scaling are the same."""
+    """Return the scaling with floats and without defaults, so that equal scalings compare equal."""
     if scaling is None or (scaling["rope_type"] == "linear" and scaling["factor"] == 1):
         return None
     values = {

@@ -1,7 +1,7 @@
-"""Failures of the machine in one line: no memory, no space, no such file, no file handles.
+"""One-line messages for failures of the machine: no memory, no space, no such file, no file handles.
 
-Mistakes in what a user wrote are UserErrors, raised where they are read. This module is for the failures that
-can happen at any line. What it does not know is a bug.
+Mistakes in a user's input are UserErrors, raised where the input is read. This module covers failures that
+can occur at any line. Any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _HINTS = {
     errno.EACCES: "name a file or folder that you may read and write",
     errno.EROFS: "name a folder that you may write to",
 }
-# what another command line would avoid
-_MENDABLE = {
+# avoidable with another command line: exit code 2
+_USER_ERRORS = {
     errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
     errno.ELOOP,
 }  # fmt: skip
@@ -38,7 +38,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     """Return (one line, exit code) for a failure of the machine or its files; None for anything else."""
     if isinstance(error, OSError) and error.errno is not None:
         name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        code = 2 if error.errno in _MENDABLE else 1
+        code = 2 if error.errno in _USER_ERRORS else 1
         return _line(f"{name}{error.strerror or error}", _HINTS.get(error.errno, "")), code
     text = " ".join(str(error).split())
     if _is_out_of_memory(error, text):
@@ -71,7 +71,7 @@ def _line(text: str, hint: str) -> str:
 
 
 def report(error: Exception) -> tuple[str, int]:
-    """Return (text, exit code) for whatever ended a process.
+    """Return (text, exit code) for the exception that ended a process.
 
     Raises:
         Exception: `error` itself, if the user asked for tracebacks.

@@ -1,4 +1,4 @@
-"""JSON from files that anyone may have written: every fault is a ValueError, however the text is broken."""
+"""JSON from untrusted files: every fault of the text raises ValueError."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from surgery.config.problems import Problems
 
 MAX_DEPTH = 100  # objects and lists inside each other
-MAX_DIGITS = 300  # of a whole number, which a float can still hold
+MAX_DIGITS = 300  # of a whole number; still within the range of a float
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -52,8 +52,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def try_object(path: Path, problems: Problems, hint: str = "") -> dict[str, Any] | None:
     """Return the object in a JSON file, or None.
 
-    It is None where there is no such file, and where the file can't be used: the reason is then added to
-    `problems`.
+    Returns:
+        None if the file does not exist, or can't be used; the reason of the latter is added to `problems`.
     """
     try:
         return read_object(path)
@@ -66,7 +66,7 @@ def try_object(path: Path, problems: Problems, hint: str = "") -> dict[str, Any]
 
 
 def kind_of(value: object) -> str:
-    """Return the word for the type of a parsed value."""
+    """Return the name of a parsed value's type, with its article."""
     words = {
         dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number",
         float: "a number",

@@ -1,4 +1,4 @@
-"""Typed options: what a field may hold, checked in one place for every file a user writes."""
+"""Typed options: the allowed values of a field, checked by the same code for every file of a user."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from surgery.config.problems import Problems, nearest
 from surgery.config.yaml_source import KeyPath, Source
 
 REQUIRED = object()
-LARGEST = 2**31 - 1  # whole number, where a field has no lower limit of its own
+LARGEST = 2**31 - 1  # largest whole number of a field that declares no upper bound
 
 
 @dataclass(frozen=True)
 class Option:
-    """One field: its type, default and bounds (inclusive). `help` says what it means and its unit."""
+    """One field: its type, default and inclusive bounds. `help` gives its meaning and unit."""
 
     kind: type
     default: Any = REQUIRED
@@ -25,10 +25,10 @@ class Option:
     help: str = ""
 
     def read(self, value: object) -> Any:
-        """The value in its type.
+        """Return the value converted to the field's type.
 
         Raises:
-            ValueError: the rule that the value breaks.
+            ValueError: the value breaks a rule, which is the message.
         """
         if self.kind is bool:
             if not isinstance(value, bool):
@@ -58,36 +58,39 @@ class Option:
 
 
 def is_finite(value: float) -> bool:
-    """Neither infinite nor NaN, nor a whole number beyond what a float holds."""
+    """Return whether a number is finite, not NaN, and within the range of a float."""
     return abs(value) < 1e300
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in a user's file: where a value stands, for messages, and where to put the problems."""
+    """Position in a user's file, for messages, and the collector of its problems."""
 
     problems: Problems
     source: Source | None = None
     path: KeyPath = ()
 
     def at(self, *keys: str | int) -> Cursor:
+        """Return a cursor at a nested key."""
         return Cursor(self.problems, self.source, (*self.path, *keys))
 
     @property
     def name(self) -> str:
+        """The position as text, such as `projections[0].blocks`."""
         text = ""
         for key in self.path:
             text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
         return text or "file"
 
     def problem(self, value: object, rule: str, hint: str = "") -> None:
+        """Add a problem at this position."""
         line = self.source.line(self.path) if self.source else None
         self.problems.add(self.name, value, rule, hint, line)
 
     def mapping(
         self, value: object, known: Mapping[str, Any] | tuple[str, ...] | None = None
     ) -> dict[str, Any]:
-        """`value` as a dict with only known keys; what is wrong becomes problems."""
+        """Return `value` as a dict of its known keys; unknown keys and other types are added as problems."""
         if value is None:
             value = {}
         if not isinstance(value, dict):
@@ -104,7 +107,7 @@ class Cursor:
 
 
 def read_options(data: object, schema: Mapping[str, Option], cursor: Cursor) -> dict[str, Any]:
-    """Every field of `schema` from a user's mapping, defaults filled in, problems collected."""
+    """Read every field of `schema` from a user's mapping, with defaults; errors are added as problems."""
     given = cursor.mapping(data, schema)
     result: dict[str, Any] = {}
     for name, option in schema.items():

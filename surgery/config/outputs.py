@@ -1,4 +1,4 @@
-"""Files that a user asked for: whole or not at all, and never over what nas did not write."""
+"""Output files named by a user: written atomically, and never over a file that nas did not write."""
 
 from __future__ import annotations
 
@@ -15,20 +15,27 @@ from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 
 MARK = "written by nas"  # in every picture, page and architecture file
-MOST_BYTES = 2**26  # of a file that is looked at
+MOST_BYTES = 2**26  # larger files are not read, and count as foreign
 _SIGNED = re.compile(rb"# written by nas ([0-9a-f]{16})\n\Z")
 _TABLE = re.compile(rb"(\xef\xbb\xbf)?trial,baseline,hash,architecture,[^\r\n]*,runs,p_front[^\r\n]*\r?\n")
 _DRAWN = (".png", ".svg", ".pdf", ".html")
 
 
 def signed(text: str) -> str:
-    """The text with a last line that tells whether it was changed by hand later."""
+    """Return the text with a last line that holds its digest, by which later edits are detected."""
     return f"{text}# {MARK} {_digest(text.encode())}\n"
 
 
 def check_output(path: Path, option: str, what: str) -> None:
-    """Raises:
-    UserError: a file stands there that nas did not write, or that was changed since.
+    """Check that `path` is free, or a file that nas wrote.
+
+    Args:
+        path: output file.
+        option: command-line option that named it, for the message.
+        what: kind of file, for the message.
+
+    Raises:
+        UserError: the file exists and nas did not write it, or it was changed since.
     """
     path = expand(path)
     try:
@@ -44,10 +51,10 @@ def check_output(path: Path, option: str, what: str) -> None:
 
 @contextmanager
 def output(path: Path, option: str, what: str) -> Iterator[Path]:
-    """Give a path to write to; what is written there takes the place of `path` when the block ends well.
+    """Yield a temporary path, whose file replaces `path` if the block succeeds.
 
     Raises:
-        UserError: the file can't be written, or is not nas' to replace.
+        UserError: the file can't be written, or `check_output` refuses it.
     """
     path = expand(path)
     check_output(path, option, what)
@@ -55,7 +62,7 @@ def output(path: Path, option: str, what: str) -> Iterator[Path]:
         if path.exists() and not path.is_file():  # such as /dev/stdout, or a folder, which the writer refuses
             yield path
             return
-        target = path.resolve()  # what a link points to is replaced, not the link
+        target = path.resolve()  # the target of a link is replaced, not the link
         temporary = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
         try:
             yield temporary

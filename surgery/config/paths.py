@@ -1,4 +1,4 @@
-"""Paths as people write them on a command line and in files."""
+"""Paths as users write them on a command line and in files."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """Return the path with a leading `~` replaced; as it is if that user has no home (`~nobody/x`)."""
+    """Return the path with a leading `~` or `~user` replaced; unchanged if that user has no home."""
     return Path(os.path.expanduser(path))

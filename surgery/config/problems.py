@@ -1,4 +1,4 @@
-"""Mistakes a user can mend: collected at the edge, told all at once, each with the fix."""
+"""User errors: collected while reading input, reported together, each with a suggested fix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST = 100  # characters of a value in a message
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether `text` can be written as UTF-8: a file name of other bytes, for one, can't."""
+    """Return whether `text` can be encoded as UTF-8; a file name of other bytes can't."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: which field, what it holds, the rule it breaks and how to mend it."""
+    """One user error: the field, its value, the rule it breaks and a suggested fix."""
 
     field: str
     value: object
@@ -35,13 +35,13 @@ class Problem:
 
     @property
     def name(self) -> str:
-        """The field, fit for one line: a user's key may hold anything, and be of any length."""
+        """Name of the field on one line, shortened in the middle; a user's key may be any text."""
         text = printable(self.field)
         return text if len(text) <= 2 * LONGEST else f"{text[:LONGEST]}…{text[-LONGEST:]}"
 
     @property
     def shown(self) -> str:
-        """The value on one line; a long one loses its middle, for a path's end says the most."""
+        """The value on one line, shortened in the middle: the end of a path is the most informative."""
         text = repr(self.value) if isinstance(self.value, str) else printable(str(self.value))
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 4]}…{text[-LONGEST * 3 // 4 :]}"
 
@@ -53,7 +53,7 @@ class Problem:
 
 
 class UserError(ValueError):
-    """What a user did can't be carried out; nothing was changed. Lists every problem found."""
+    """A user's request can't be carried out; nothing was changed. Lists every problem."""
 
     def __init__(self, title: str, problems: Iterable[Problem] = ()) -> None:
         self.title = title
@@ -61,30 +61,33 @@ class UserError(ValueError):
         super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, tuple[Problem, ...]]]:
-        return (type(self), (self.title, self.problems))  # crosses process borders unharmed
+        return (type(self), (self.title, self.problems))  # picklable
 
 
 @dataclass
 class Problems:
-    """Collects problems so that a user sees all of them, not only the first."""
+    """Collector of problems, so that a user sees all of them and not only the first."""
 
     entries: list[Problem] = field(default_factory=list)
 
     def add(self, field: str, value: object, rule: str, hint: str = "", line: int | None = None) -> None:
+        """Add a problem."""
         self.entries.append(Problem(field, value, rule, hint, line))
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
     def raise_if_any(self, title: str) -> None:
-        """Raises:
-        UserError: when anything was collected.
+        """Raise a `UserError` of all problems if there are any.
+
+        Raises:
+            UserError: at least one problem was collected.
         """
         if self.entries:
             raise UserError(title, self.entries)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """`did you mean "x"?` for the closest of the allowed spellings, or an empty string."""
+    """Return `did you mean "x"?` for the closest of the allowed spellings, or an empty string."""
     close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
     return f'did you mean "{close[0]}"?' if close else ""

@@ -1,4 +1,4 @@
-"""Counts and byte sizes as people write them: `20M` tokens, `8MiB` of cache."""
+"""Counts and byte sizes as users write them: `20M` tokens, `8MiB` of cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"\s*([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([A-Z
 
 
 def parse_count(value: object) -> int:
-    """`20M` -> 20_000_000. Suffixes k, M, B (or G) and T are powers of 1000.
+    """Parse `20M` as 20_000_000. Suffixes k, M, B (or G) and T are powers of 1000.
 
     Raises:
         ValueError: not a whole, non-negative count.
@@ -24,7 +24,7 @@ def parse_count(value: object) -> int:
 
 
 def parse_bytes(value: object) -> int:
-    """`8MiB` -> 8_388_608. KiB, MiB, GiB are powers of 1024; KB, MB, GB powers of 1000.
+    """Parse `8MiB` as 8_388_608. KiB, MiB, GiB are powers of 1024; KB, MB, GB powers of 1000.
 
     Raises:
         ValueError: not a whole, non-negative number of bytes.
@@ -33,16 +33,16 @@ def parse_bytes(value: object) -> int:
 
 
 def format_count(value: float) -> str:
-    """62531072 -> `62.5M`, with at least three digits; below 10,000 the number itself."""
+    """Format 62531072 as `62.5M`, with at least three digits; below 10,000 as the number itself."""
     for unit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if abs(value) >= 0.99995 * unit:  # what rounds to 1000.0 of the unit below
+        if abs(value) >= 0.99995 * unit:  # rounds to 1000.0 of the smaller unit
             digits = 2 if abs(value) < 9.995 * unit else 1
             return f"{value / unit:.{digits}f}{suffix}"
     return f"{value / 1e3:.1f}k" if abs(value) >= 1e4 else f"{value:,.0f}"
 
 
 def format_bytes(value: float) -> str:
-    """8388608 -> `8.0 MiB`."""
+    """Format 8388608 as `8.0 MiB`."""
     for limit, suffix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if abs(value) >= (limit if limit == 2**10 else 0.99995 * limit):
             return f"{value / limit:.1f} {suffix}"

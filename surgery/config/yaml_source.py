@@ -1,4 +1,4 @@
-"""YAML with line numbers, so that an error can say where it stands."""
+"""YAML with line numbers for error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surgery.config.problems import Problem, UserError
 KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000  # of a file
-MAX_VALUES = 50_000  # keys and values of a document, every alias counted as what it stands for
+MAX_VALUES = 50_000  # keys and values of a document, aliases expanded
 MAX_DEPTH = 50  # collections inside each other
 MAX_DIGITS = 128  # of a number
 
@@ -31,7 +31,7 @@ class Source:
     text: str
 
     def line(self, path: KeyPath) -> int | None:
-        """Line (from 1) of the key at `path`, or of its nearest parent that has one."""
+        """Return the line (from 1) of the key at `path`, or of its nearest parent that has one."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.lines:
                 return self.lines[path[:length]]
@@ -39,11 +39,11 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load` with limits, and with numbers as people write them.
+    """`yaml.safe_load` with size limits and YAML 1.2 numbers.
 
     YAML 1.1 reads `1e-3` and `1.5e3` as text, and `1:2`, which selects layers here, as 62 in base 60.
 
-    A kilobyte of aliases can stand for more values than any memory holds, so values are counted while nodes
+    A kilobyte of aliases can expand to more values than fit into memory, so values are counted while nodes
     are composed, before anything is built from them.
     """
 
@@ -51,9 +51,10 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._depth = 0
         self._values = 0
-        self._sizes: dict[int, int] = {}  # id of a complete node -> the values it stands for
+        self._sizes: dict[int, int] = {}  # id of a complete node -> its number of values
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node within the limits on depth and number of values."""
         mark = self.peek_event().start_mark
         is_alias = self.check_event(yaml.AliasEvent)
         before = self._values
@@ -74,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Build a value; one that does not suit its tag, such as the date 2026-13-45, is an error."""
+        """Build a value; one that does not match its tag, such as the date 2026-13-45, is an error."""
         try:
             is_number = isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS
             if is_number and len(node.value) > MAX_DIGITS:
@@ -106,7 +107,7 @@ for _kind, _pattern, _first in _RESOLVERS:
 
 
 def load_yaml(source: str | Path, *, text: str | None = None) -> Source:
-    """Read a YAML file, or `text` that is called `source` in messages.
+    """Parse a YAML file, or `text`, which messages call `source`.
 
     Raises:
         UserError: unreadable file, invalid YAML, beyond this module's limits, or a key written twice.
@@ -168,7 +169,7 @@ def _read(path: Path) -> str:
 def _walk(
     node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], duplicates: list[Problem], seen: set[int]
 ) -> None:
-    if id(node) in seen:  # an alias: its keys stand at the anchor
+    if id(node) in seen:  # an alias: its keys are located at the anchor
         return
     seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
