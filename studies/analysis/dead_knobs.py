@@ -158,6 +158,6 @@ def gradient_distance(one: Architecture, other: Architecture, data: TokenData, s
 
 
 def _windows(data: TokenData, seq_len: int) -> np.ndarray:
-    count = data.windows("train", seq_len)
+    count = data.num_sequences("train", seq_len)
     rng = np.random.default_rng(derive_seed("gradient"))
     return rng.choice(count, size=min(SEQUENCES, count), replace=False)

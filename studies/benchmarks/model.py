@@ -21,7 +21,7 @@ from studies.training.compilation import pays
 from studies.training.devices import autocast, peak_memory, reset_peak_memory
 from studies.training.profiling import mark, watching
 from studies.training.settings import TrainSettings
-from studies.training.step import UNRECORDED, Descent
+from studies.training.step import UNCAPTURED, TrainStep
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.config.backbone import Backbone
@@ -102,7 +102,7 @@ def measure_models(
         before = _allocated(device)
         steps[name] = _step(plan, name, device)
         first[name] = timed(lambda name=name: _run(steps[name], rows, 1), device)  # type: ignore[misc]
-        _run(steps[name], rows, UNRECORDED)  # the last of them records the step, where it can be
+        _run(steps[name], rows, UNCAPTURED)  # the last of them records the step, where it can be
         memory[name] = None if before is None else peak_memory(device) - before
     seconds: dict[str, list[float]] = {name: [] for name in names}
     parts: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in names}
@@ -171,10 +171,10 @@ def _step(plan: ModelPlan, name: str, device: torch.device) -> Step:
         assert plan.bare is not None
         return _bare_step(plan, plan.bare, device)
     settings = TrainSettings(LONG, plan.seq_len, plan.batch_tokens, compile=plan.compile)
-    descent = Descent(HybridLM(plan.architectures[name]).to(device).train(), settings, device)
+    train_step = TrainStep(HybridLM(plan.architectures[name]).to(device).train(), settings, device)
 
     def step(inputs: Tensor, targets: Tensor) -> None:
-        descent.step(1, inputs, targets)
+        train_step.step(1, inputs, targets)
 
     return step
 

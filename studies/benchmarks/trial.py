@@ -177,9 +177,9 @@ def _by_phase(stretches: Stretches) -> dict[str, float]:
 
 def _until_first(stretches: Stretches, phase: str) -> float:
     """Seconds from where the trial was taken to the end of the phase's first stretch."""
-    names = [name for name, _ in stretches.found]
+    names = [name for name, _ in stretches.stretches]
     taken = names.index("take") + 1
-    return sum(seconds for _, seconds in stretches.found[taken : names.index(phase) + 1])
+    return sum(seconds for _, seconds in stretches.stretches[taken : names.index(phase) + 1])
 
 
 def main(device: str, folders: Sequence[str]) -> None:

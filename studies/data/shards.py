@@ -1,4 +1,4 @@
-"""Token shards: flat little-endian files of token ids, their `meta.json`, and windows cut from them.
+"""Token shards: flat little-endian files of token ids, their `meta.json`, and sequences cut from them.
 
 train-00000.bin, train-00001.bin, ...     uint16 (vocabularies up to 65,536) or uint32
 val-00000.bin, ...                        likewise, held out
@@ -231,35 +231,35 @@ class TokenData:
         """All tokens of a split as one array-like view on memory maps."""
         return self._view(split, "file", self._dtype)
 
-    def windows(self, split: Split, seq_len: int) -> int:
-        """How many windows of `seq_len` inputs a split has; the last tokens that fill none are left out."""
+    def num_sequences(self, split: Split, seq_len: int) -> int:
+        """Return the number of full sequences of `seq_len` inputs in a split."""
         return max(0, len(self.tokens(split)) - 1) // seq_len
 
     def batch(
         self, indices: Sequence[int] | NDArray[np.integer[Any]], seq_len: int, split: Split = "train"
     ) -> NDArray[np.int64]:
-        """Windows by index, shape (len(indices), seq_len + 1): inputs are [:, :-1], targets [:, 1:].
+        """Return sequences by index, (len(indices), seq_len + 1): inputs are [:, :-1], targets [:, 1:].
 
-        Window i has the tokens [i * seq_len, (i + 1) * seq_len]: its last target is the first input of the
-        next window, so every token but the first of the split is a target exactly once.
+        Sequence i has the tokens [i * seq_len, (i + 1) * seq_len]: its last target is the first input of the
+        next sequence, so every token but the first of the split is a target exactly once.
 
         Raises:
-            IndexError: there is no such window.
+            IndexError: there is no such sequence.
         """
         tokens = self.tokens(split)
-        count = self.windows(split, seq_len)
+        count = self.num_sequences(split, seq_len)
         rows = np.empty((len(indices), seq_len + 1), dtype=np.int64)
         for row, index in enumerate(indices):
             if not 0 <= index < count:
-                raise IndexError(f"window {index} of {count}")
+                raise IndexError(f"sequence {index} of {count}")
             start = int(index) * seq_len
             rows[row] = tokens[start : start + seq_len + 1]
         return rows
 
     def val_bytes(self, start: int, stop: int) -> int:
-        """UTF-8 bytes of text that the val tokens [start, stop) stand for; an end of text stands for none.
+        """Return the UTF-8 bytes of text of the val tokens [start, stop); an end-of-text token has none.
 
-        Bits/byte of windows whose targets are these tokens is their summed loss / ln 2 / this number.
+        Bits/byte of sequences whose targets are these tokens is their summed loss / ln 2 / this number.
         """
         view = self._view("val", "bytes_file", BYTES_DTYPE)
         return int(np.sum(view[start:stop], dtype=np.int64))

@@ -18,7 +18,7 @@ from studies.training.devices import autocast, to_device
 from studies.training.errors import TrainingFailed
 from studies.training.loop import Interrupted, Progress
 from studies.training.settings import TrainSettings
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 
@@ -44,17 +44,17 @@ def train_probe(
     recipe = recipe_of(settings)
     torch.manual_seed(seed)
     model = fresh_model(architecture, settings).to(device).train()
-    descent = Descent(model, recipe, device)
+    train_step = TrainStep(model, recipe, device)
     generator = np.random.default_rng((seed, 0))
     watch, told = Stopwatch(), log_steps(recipe.steps)
     for step in range(1, recipe.steps + 1):
         if should_stop is not None and should_stop():
             raise Interrupted
         inputs, targets = _tensors(settings, settings.batch, generator, device)
-        descent.step(step, inputs, targets)
+        train_step.step(step, inputs, targets)
         if step in told:
             try:
-                loss, _ = descent.check(step)
+                loss, _ = train_step.check(step)
             except TrainingFailed as error:
                 raise TrainingFailed(f"in the {settings.name} probe {error}") from None
             if on_step is not None:

@@ -1,4 +1,4 @@
-"""Whether and how a run compiles its blocks, and where the machine keeps the code."""
+"""Compilation of a run's blocks: the decision, the compiler's mode and the code cache."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from surgery.config.problems import Problem, UserError, nearest
 
 Compile = Literal["off", "auto", "max"]
 
-# Tokens of a run on CUDA from which `auto` compiles. On an H100 dense models of 30 M parameters gain 0.025 us
-# a token, HDPL 0.03, Gaussian-kernel attention 0.14, Gated DeltaNet nothing (steps recorded, batches of
-# 32,768). Four kinds of blocks cost some 8 s each if the cache has none of them (an estimate), else 0.5 s.
+# Tokens of a run on CUDA from which `auto` compiles. On an H100 dense models of 30 M parameters gain
+# 0.025 us/token, HDPL 0.03, Gaussian-kernel attention 0.14, Gated DeltaNet nothing (captured steps, batches
+# of 32,768). Each of four kinds of blocks costs about 8 s with a cold cache (an estimate), else 0.5 s.
 CUDA_TOKENS = 1_000_000_000
 
 
 def pays(compile: str, device: torch.device, tokens: int) -> bool:
-    """Whether a run of so many tokens compiles.
+    """Return whether a run of `tokens` tokens compiles its blocks.
 
-    On a CPU `auto` never does: a training step of `tiny` became 3 to 5 % faster, and each kind of block cost
-    25 to 40 s once (one core, torch 2.13), the time of 500 steps. (Most of a step are matrix products that
-    run at 95 % of the core's peak either way.)
+    `auto` never compiles on a CPU: a training step of `tiny` became 3 to 5 % faster, and each kind of block
+    cost 25 to 40 s once (one core, torch 2.13), the time of 500 steps. (Most of a step is matrix products,
+    which reach 95 % of the core's peak either way.)
     """
     if compile == "auto":
         return device.type == "cuda" and tokens >= CUDA_TOKENS
@@ -34,8 +34,10 @@ def pays(compile: str, device: torch.device, tokens: int) -> bool:
 
 
 def check_compile(compile: str, device: torch.device) -> None:
-    """Raises:
-    UserError: not a way to compile, or no compiler here.
+    """Check that `compile` names a mode and that this machine has a compiler for it.
+
+    Raises:
+        UserError: an unknown mode, or no compiler.
     """
     if compile not in get_args(Compile):
         rule = f"must be one of {', '.join(get_args(Compile))}"
@@ -49,12 +51,15 @@ def check_compile(compile: str, device: torch.device) -> None:
 
 
 def keep_code() -> None:
-    """Later processes find what this one compiles in a folder of the user's cache. Once torch's compiler is
-    loaded this is too late: it takes a folder below /tmp, which the machine's next start may empty."""
+    """Keep compiled code in the user's cache folder, for later processes.
+
+    Call this before torch's compiler is loaded, which otherwise chooses a folder below /tmp that the next
+    boot may empty.
+    """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(data_home().parent / "compiled"))
 
 
 @cache
 def compiled_blocks(compile: str) -> CompiledBlocks:
-    """One for all runs of this process, so that trials share code."""
+    """Return the compiled blocks that all runs of this process share."""
     return CompiledBlocks("max-autotune-no-cudagraphs" if compile == "max" else None)

@@ -1,4 +1,4 @@
-"""Training steps as one CUDA graph: their hundreds of small kernels are launched at once."""
+"""Training steps as one CUDA graph, which launches their hundreds of small kernels at once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor
 Work = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
-class Recording:
-    """`work` on batches of one shape, recorded once and then replayed.
+class CapturedStep:
+    """A function of one batch, captured once as a CUDA graph and then replayed on batches of the same shape.
 
-    A replay reads its batch from memory of its own, and leaves what `work` returned where the recording has
-    put it, over that of the replay before. Random numbers go on from one replay to the next as they would
-    from step to step.
+    A replay copies its batch into static inputs and overwrites the static outputs of the replay before it.
+    The random state advances from one replay to the next as it does from step to step.
     """
 
     def __init__(self, work: Work, inputs: Tensor, targets: Tensor) -> None:
-        """Records, which runs nothing. Parameters have no gradients, before and after, and everything that
-        `work` makes at its first calls, code among it, is made.
+        """Capture `work` as a CUDA graph; capture executes no kernels.
+
+        Parameters must have no gradients (and have none afterwards), and whatever `work` allocates or
+        compiles in its first calls must exist already.
 
         Raises:
-            RuntimeError: it waits for the device, or memory does not hold it a second time.
+            RuntimeError: `work` synchronizes with the device, or a second copy does not fit into memory.
         """
         self.inputs, self.targets = inputs.clone(), targets.clone()
         self.graph = torch.cuda.CUDAGraph()
@@ -31,17 +32,18 @@ class Recording:
         before = generator.clone_state()
         try:
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.found = work(self.inputs, self.targets)
+                self.outputs = work(self.inputs, self.targets)
         except BaseException:
-            # a recording that broke off would leave it waiting for the end of the recording
+            # a failed capture would leave the generator waiting for the capture's end
             generator.graphsafe_set_state(before)
             raise
 
     def fits(self, inputs: Tensor, targets: Tensor) -> bool:
+        """Return whether a batch has the captured shapes."""
         return inputs.shape == self.inputs.shape and targets.shape == self.targets.shape
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         self.inputs.copy_(inputs)
         self.targets.copy_(targets)
         self.graph.replay()
-        return self.found
+        return self.outputs

@@ -1,4 +1,4 @@
-"""Where a model trains: the device, its number format, its memory."""
+"""The device that a model trains on: its choice, precision and memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ from surgery.config.quantities import format_bytes
 MOST_WORKERS, MOST_PER_CORE = 64, 8
 
 
-CGROUPS = Path("/sys/fs/cgroup")  # of Linux, version 2
+CGROUPS = Path("/sys/fs/cgroup")  # Linux control groups, version 2
 PROC_CGROUP = Path("/proc/self/cgroup")
 
 
 class DeviceLost(Exception):
-    """A kernel went wrong, or one of another process beside it: this process can't use its GPU any more."""
+    """A kernel of this or another process failed, and this process can no longer use its GPU."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. A GPU becomes the current one of this process: kernels
-    of Triton and recordings run on that, wherever their tensors are.
+    """Return the device of that name; `auto` is CUDA if available, else the CPU.
+
+    A GPU becomes the current device of this process, since Triton kernels and captured graphs run on the
+    current device, wherever their tensors are.
 
     Raises:
         UserError: the device does not exist here.
@@ -94,8 +96,8 @@ def check_workers(workers: int, option: str = "--workers") -> None:
 
 
 def make_ready(device: torch.device) -> None:
-    """What the first trial of a process would wait for: parts of PyTorch that an optimizer loads, and on CUDA
-    the libraries of products."""
+    """Load in advance what the first trial would wait for: the parts of PyTorch that an optimizer imports,
+    and on CUDA the matrix-product libraries."""
     keep_code()
     import_module("torch._dynamo")
     if device.type == "cuda":
@@ -104,7 +106,7 @@ def make_ready(device: torch.device) -> None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use: those it may run on, at most as many as its container may fill."""
+    """Return the CPU cores that this process may use: its affinity, limited by its container's quota."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # Linux only
@@ -113,7 +115,7 @@ def cores() -> int:
 
 
 def _quota() -> float:
-    """Return the cores' time that the control groups of this process may use; infinite without a limit."""
+    """Return the CPU quota of this process's control groups, in cores; infinite without a limit."""
     with suppress(OSError, ValueError, IndexError):
         group = PROC_CGROUP.read_text(encoding="utf-8").partition("0::/")[2].partition("\n")[0]
         folder = CGROUPS / group
@@ -124,7 +126,7 @@ def _quota() -> float:
 
 
 def crowding(workers: int, threads: int, device: torch.device) -> list[str]:
-    """A warning if workers on a CPU have more threads than it has cores: they would wait for each other."""
+    """Return a warning if the workers on a CPU have more threads than it has cores; else no warning."""
     if device.type != "cpu" or workers == 1 or workers * threads <= cores():
         return []
     return [
@@ -134,20 +136,19 @@ def crowding(workers: int, threads: int, device: torch.device) -> list[str]:
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array there. On CUDA by way of pinned memory, so that the copy waits for nothing and nothing waits
-    for it."""
+    """Copy an array to a device; to CUDA through pinned memory, so that the copy is asynchronous."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def autocast(device: torch.device, cpu_precision: str = "float32") -> AbstractContextManager[Any]:
-    """bfloat16 matrix products on CUDA, and on a CPU if asked for; float32 elsewhere."""
+    """Return a context with bfloat16 matrix products on CUDA, and on a CPU if asked for; else float32."""
     low = device.type == "cuda" or (device.type == "cpu" and cpu_precision == "bfloat16")
     return torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext()
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new peak, so that a run is not charged with what came before it in this process."""
+    """Reset the peak memory, so that earlier runs of this process do not count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -156,12 +157,12 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes since the last reset: the allocator's peak on CUDA, the whole process's on a CPU."""
+    """Return the peak bytes since the last reset: of the allocator on CUDA, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, StopIteration):
-        # On Linux the kernel's own mark: getrusage's also counts what the process was before it became this
-        # program, which is its parent's memory, and no reset takes that back.
+        # On Linux the kernel's high-water mark: getrusage also counts the process before exec, which is its
+        # parent's memory, and cannot be reset.
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     unit = 1 if platform.system() == "Darwin" else 1024
@@ -169,7 +170,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Device and versions, recorded with every result."""
+    """Return the device and versions that are stored with every result."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "device": name,

@@ -1,7 +1,7 @@
-"""Errors of training that a user sees."""
+"""Training errors that a user sees."""
 
 from __future__ import annotations
 
 
 class TrainingFailed(Exception):
-    """The run has no result: the loss became NaN, infinite or exploded."""
+    """The run has no result, such as after a loss that became NaN or infinite, or that exploded."""

@@ -1,4 +1,4 @@
-"""What `nas apply` needs text for: calibration, losses before and after, healing by further training."""
+"""Calibration text, losses before and after a surgery, and healing by further training, for `nas apply`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def check_text(data: str, option: str) -> None:
     try:
         open_corpus(data)
     except UserError as error:
-        found = [replace(problem, field=option) if problem.field == "data" else problem
-                 for problem in error.problems]  # fmt: skip
-        raise UserError(error.title, found) from error
+        problems = [replace(problem, field=option) if problem.field == "data" else problem
+                    for problem in error.problems]  # fmt: skip
+        raise UserError(error.title, problems) from error
 
 
 def calibration_texts(data: str, size: int = CALIBRATION_BYTES) -> list[str]:
-    """The first documents of a corpus that are not held out, `size` bytes of them.
+    """Return the first documents of a corpus that are not held out, up to `size` bytes.
 
     Raises:
         UserError: no such corpus, or no text in it.
@@ -64,7 +64,7 @@ def calibration_texts(data: str, size: int = CALIBRATION_BYTES) -> list[str]:
 
 @dataclass(frozen=True)
 class Healing:
-    """Held-out losses of the model as it was, after the surgery, and after training (if there was any)."""
+    """Held-out losses of the original model, after the surgery, and after healing (None without healing)."""
 
     original: Evaluation
     before: Evaluation
@@ -72,6 +72,7 @@ class Healing:
     text: str
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the losses as plain JSON values."""
         return {
             "text": self.text,
             "original": asdict(self.original),
@@ -81,14 +82,14 @@ class Healing:
 
 
 class Healer:
-    """Measures a rewritten model on text and trains it on; give it to `surgery.apply` as `heal`.
+    """Measurement and further training of a rewritten model; pass it to `surgery.apply` as `heal`.
 
     Args:
         data: tokens by the model's own tokenizer.
         settings: of the training; None measures only.
-        on_step: told how the training goes.
-        on_stage: told how the measuring goes (what, done, total).
-        on_loss: told every held-out loss (what, nats a token, bits a byte) as soon as it is known.
+        on_step: called with the progress of the training.
+        on_stage: called with the progress of the measurement (stage, done, total).
+        on_loss: called with each held-out loss once it is measured (model, nats/token, bits/byte).
 
     Raises:
         UserError: text and model don't fit.
@@ -118,7 +119,7 @@ class Healer:
         check_data(data, settings or self._measuring(), source.backbone.vocab_size)
 
     def __call__(self, model: HybridLM) -> str:
-        """Trains in float32 and gives every tensor its dtype back. Returns Markdown for the card."""
+        """Train in float32 and restore every tensor's dtype. Returns Markdown for the model card."""
         original = self._loss("original", self._original())
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         model.float()
@@ -135,22 +136,23 @@ class Healer:
         return self._card(self.healing)
 
     def _original(self) -> HybridLM:
-        """The model as it was: what a surgery into its own architecture gives."""
+        """Return the original model, as the result of a surgery into its own architecture."""
         model, _ = execute(self.source, plan(self.source, Architecture(self.source.backbone)))
         return model.float()
 
     def _loss(self, what: str, model: HybridLM) -> Evaluation:
-        wanted = self.settings or self._measuring()
-        windows = min(self.data.windows("val", self.seq_len), max(1, wanted.eval_tokens // self.seq_len))
-        batches = -(-windows // (wanted.batch_tokens // self.seq_len))
+        settings = self.settings or self._measuring()
+        available = self.data.num_sequences("val", self.seq_len)
+        sequences = min(available, max(1, settings.eval_tokens // self.seq_len))
+        batches = -(-sequences // (settings.batch_tokens // self.seq_len))
         done = count()
-        found = evaluate(
-            model.to(self.device), self.data, seq_len=self.seq_len, max_tokens=wanted.eval_tokens,
-            batch_tokens=wanted.batch_tokens, device=self.device,
+        result = evaluate(
+            model.to(self.device), self.data, seq_len=self.seq_len, max_tokens=settings.eval_tokens,
+            batch_tokens=settings.batch_tokens, device=self.device,
             on_batch=lambda: self.on_stage(f"loss of the {what} model, batch", next(done), batches),
         )  # fmt: skip
-        self.on_loss(what, found.val_loss, found.val_bpb)
-        return found
+        self.on_loss(what, result.val_loss, result.val_bpb)
+        return result
 
     def _measuring(self) -> TrainSettings:
         return TrainSettings(
@@ -158,21 +160,21 @@ class Healer:
         )
 
     def _card(self, healing: Healing) -> str:
-        def row(name: str, found: Evaluation | TrainResult) -> list[str]:
-            return [name, f"{found.val_loss:.4f}", f"{found.val_bpb:.4f}"]
+        def row(name: str, result: Evaluation | TrainResult) -> list[str]:
+            return [name, f"{result.val_loss:.4f}", f"{result.val_bpb:.4f}"]
 
         rows = [row("the model as it was", healing.original), row("rewritten", healing.before)]
-        told = "Not trained after the surgery."
+        text = "Not trained after the surgery."
         if healing.after is not None and self.settings is not None:
             rows.append(row("healed", healing.after))
             settings = self.settings
-            told = (
+            text = (
                 f"Healed on {healing.after.tokens:,} tokens of {healing.text}: sequences of {self.seq_len}, "
                 f"steps of {settings.batch_tokens:,} tokens, peak learning rate {settings.lr:g}, "
                 f"seed {self.seed}."
             )
         losses = table(["model", "loss (nats/token)", "bits/byte"], rows)
-        return f"## Loss on held-out text of {healing.text}\n\n{losses}\n\n{told}"
+        return f"## Loss on held-out text of {healing.text}\n\n{losses}\n\n{text}"
 
 
 def _cast(model: HybridLM, dtypes: dict[str, torch.dtype]) -> None:

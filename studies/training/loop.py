@@ -1,4 +1,4 @@
-"""Trains one architecture under a token budget: one loop for proxies and for `nas train`, without Optuna."""
+"""The training loop under a token budget: one for proxies and for `nas train`, without Optuna."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import torch
 from studies.data import TokenData
 from studies.files.curve import CurveWriter, Stopwatch, log_steps
 from studies.training.devices import peak_memory, reset_peak_memory, to_device
-from studies.training.memory import fitting
+from studies.training.memory import retry_smaller
 from studies.training.profiling import mark
 from studies.training.rng_state import random_state, set_random_state
 from studies.training.settings import TrainSettings
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from studies.training.validation import Evaluation, evaluate
 from surgery.config.problems import Problems
 from surgery.model import HybridLM
@@ -28,7 +28,7 @@ from surgery.model import HybridLM
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, for whoever watches."""
+    """Progress of a run, for display."""
 
     step: int
     steps: int
@@ -39,9 +39,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run measured. Losses in nats/token, `val_bpb` in bits/byte, memory in bytes.
+    """Measurements of a finished run. Losses in nats/token, `val_bpb` in bits/byte, memory in bytes.
 
-    `losses`: held out, at each of `TrainSettings.eval_at`; the last is `val_loss`.
+    Attributes:
+        losses: held-out losses at each of `TrainSettings.eval_at`; the last is `val_loss`.
     """
 
     val_loss: float
@@ -57,9 +58,9 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Rung:
-    """Where a run was when its held-out loss was taken, and what it measured; units as in TrainResult."""
+    """Measurements of a run at an evaluation point; units as in TrainResult."""
 
-    losses: tuple[float, ...]  # held-out, nats/token, at every such point so far
+    losses: tuple[float, ...]  # held-out losses in nats/token, one per evaluation so far
     tokens: int
     val_bpb: float
     train_tokens_per_s: float
@@ -71,7 +72,7 @@ class Interrupted(Exception):
 
 
 class Stopped(Exception):
-    """The caller let the run go no further at a rung; its checkpoint is written."""
+    """The run was paused at a rung; its checkpoint is written."""
 
 
 def train(
@@ -88,20 +89,20 @@ def train(
     checkpoint: Path | None = None,
     decided: int | None = None,
 ) -> TrainResult:
-    """Trains `model` in place. A run that stopped at a rung and goes on ends as one that never stopped.
+    """Train `model` in place. A run that is paused at a rung and resumed ends like an uninterrupted one.
 
     Args:
         seed: of the HDPL noise; the caller seeds the initial weights.
-        curve: JSON lines with step, tokens and the losses, written as they come.
-        at_rung: asked after every evaluation but the last whether the run goes on.
-        checkpoint: where a run that does not is kept, and where it goes on from when the file is there.
-        decided: rungs past which the run is known to continue; `at_rung` is asked again about a later one
-            that the checkpoint was written at. None: the run continues from any checkpoint.
+        curve: file for JSON lines with step, tokens and losses, flushed line by line.
+        at_rung: called after every evaluation but the last; returns True to continue.
+        checkpoint: file that a paused run is written to, and resumed from if it exists.
+        decided: number of rungs at which the run is known to continue; `at_rung` is called again for a later
+            rung that the checkpoint was written at. None: the run continues from any checkpoint.
 
     Raises:
-        Stopped: `at_rung` said no.
+        Stopped: `at_rung` returned False.
         TrainingFailed: the loss is not finite or exploded; the reason is the message.
-        Interrupted: `should_stop` said so between two steps or two batches of an evaluation.
+        Interrupted: `should_stop` returned True between two steps or two batches of an evaluation.
         UserError: model, data and settings don't fit each other.
     """
     check_data(data, settings, model.architecture.backbone.vocab_size)
@@ -113,7 +114,7 @@ def train(
         if should_stop is not None and should_stop():
             raise Interrupted
 
-    batches = batch_indices(data.windows("train", settings.seq_len), settings)
+    batches = batch_indices(data.num_sequences("train", settings.seq_len), settings)
     run = _Run(model, data, settings, device)
     if checkpoint is not None and checkpoint.is_file():
         run.restore(load_state(checkpoint))
@@ -124,7 +125,7 @@ def train(
     with CurveWriter(curve, after=run.step) as run.writer:
         for step, indices in enumerate(islice(batches, run.step, settings.steps), start=run.step + 1):
             pause()
-            run.train_step(step, indices)
+            run.advance(step, indices)
             if step in run.log_steps:
                 progress = run.log(step)
                 if on_step is not None:
@@ -132,7 +133,7 @@ def train(
             if step in settings.eval_steps:
                 run.evaluate(step, pause)
                 if at_rung is not None and not at_rung(run.rung()) and step < settings.steps:
-                    assert checkpoint is not None, "a run that may stop has a place for its state"
+                    assert checkpoint is not None, "a run that may be paused has a file for its state"
                     save_state(checkpoint, run.state())
                     raise Stopped
     return run.result()
@@ -145,7 +146,7 @@ class _Run:
         self, model: HybridLM, data: TokenData, settings: TrainSettings, device: torch.device
     ) -> None:
         self.model, self.data, self.settings, self.device = model, data, settings, device
-        self.descent = Descent(model, settings, device)
+        self.train_step = TrainStep(model, settings, device)
         self.log_steps = log_steps(settings.steps) | settings.eval_steps
         self.train_loss = math.nan
         self.evaluation: Evaluation | None = None
@@ -155,24 +156,25 @@ class _Run:
         self.watch = Stopwatch()
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on."""
+        """Return everything that the rest of the run depends on."""
         return {
             "step": self.step,
             "losses": self.losses,
             "evaluation": None if self.evaluation is None else asdict(self.evaluation),
-            "first_loss": self.descent.first(),
+            "first_loss": self.train_step.first(),
             "seconds": self.watch.seconds,
             "peak_memory": self.peak_memory,
             "model": self.model.state_dict(),
-            "optimizer": self.descent.optimizer.state_dict(),
+            "optimizer": self.train_step.optimizer.state_dict(),
             "random": random_state(self.device),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved `state`."""
         self.step, self.losses, self.peak_before = state["step"], state["losses"], state["peak_memory"]
         self.model.load_state_dict(state["model"])
-        # older checkpoints don't have it: the first step from here on counts then
-        self.descent.restore(state["optimizer"], state.get("first_loss"))
+        # older checkpoints lack it: the next step then counts as the first
+        self.train_step.restore(state["optimizer"], state.get("first_loss"))
         set_random_state(state["random"], self.device)
         self.watch = Stopwatch(state["seconds"])
         evaluation = state.get("evaluation")  # older checkpoints have none
@@ -180,42 +182,46 @@ class _Run:
 
     @property
     def peak_memory(self) -> int:
+        """The peak in bytes, earlier processes of the run included."""
         return max(self.peak_before, peak_memory(self.device))
 
     @property
     def tokens(self) -> int:
+        """Tokens that the run has trained on so far."""
         return self.step * self.settings.batch_tokens
 
     def rung(self) -> Rung:
-        assert self.evaluation is not None, "asked behind an evaluation"
+        """Return the measurements of the last evaluation."""
+        assert self.evaluation is not None, "called after an evaluation"
         speed = self.tokens / self.watch.seconds
         return Rung(tuple(self.losses), self.tokens, self.evaluation.val_bpb, speed, self.peak_memory)
 
-    def train_step(self, step: int, indices: np.ndarray) -> None:
+    def advance(self, step: int, indices: np.ndarray) -> None:
+        """Train on the sequences `indices` as step number `step`."""
         self.step = step
         mark("storage")
         rows = to_device(self.data.batch(indices, self.settings.seq_len), self.device)
         mark("data")
-        self.descent.step(step, rows[:, :-1], rows[:, 1:])
+        self.train_step.step(step, rows[:, :-1], rows[:, 1:])
 
     def log(self, step: int) -> Progress:
-        """Writes a point of the curve.
+        """Write a point of the curve and return the progress.
 
         Raises:
             TrainingFailed: the last step's loss or gradient is not finite, or the loss exploded.
         """
-        descent = self.descent
-        self.train_loss, norm = descent.check(step)
+        train_step = self.train_step
+        self.train_loss, norm = train_step.check(step)
         tokens = step * self.settings.batch_tokens
         self.writer.write(
-            step=step, tokens=tokens, loss=self.train_loss, auxiliary=descent.auxiliary.item(),
-            lr=descent.lr, grad_norm=norm,
+            step=step, tokens=tokens, loss=self.train_loss, auxiliary=train_step.auxiliary.item(),
+            lr=train_step.lr, grad_norm=norm,
         )  # fmt: skip
         speed = tokens / max(self.watch.seconds, 1e-9)
         return Progress(step, self.settings.steps, tokens, self.train_loss, speed)
 
     def evaluate(self, step: int, pause: Callable[[], None]) -> None:
-        """Takes the held-out loss; the clock stands meanwhile."""
+        """Measure the held-out loss; the stopwatch is paused meanwhile."""
         settings = self.settings
 
         def held_out(sequences: int) -> Evaluation:
@@ -225,18 +231,19 @@ class _Run:
                 cpu_precision=settings.cpu_precision, on_batch=pause,
             )  # fmt: skip
 
-        sequences = self.descent.sequences or settings.batch_tokens // settings.seq_len
+        sequences = self.train_step.micro_batch or settings.batch_tokens // settings.seq_len
         with self.watch.paused():
-            # a recording keeps what a step needs
-            found, _ = fitting(sequences, held_out, make_room=self.descent.forget)
-        self.descent.check_alive(found.val_loss, 0.0, step)
+            # a captured step holds the memory of a whole step
+            result, _ = retry_smaller(held_out, sequences, free_memory=self.train_step.drop_capture)
+        self.train_step.check_alive(result.val_loss, 0.0, step)
         self.writer.write(
-            step=step, tokens=step * settings.batch_tokens, val_loss=found.val_loss, val_bpb=found.val_bpb
+            step=step, tokens=step * settings.batch_tokens, val_loss=result.val_loss, val_bpb=result.val_bpb
         )
-        self.evaluation = found
-        self.losses.append(found.val_loss)
+        self.evaluation = result
+        self.losses.append(result.val_loss)
 
     def result(self) -> TrainResult:
+        """Return the measurements of the finished run."""
         assert self.evaluation is not None, "the last step is evaluated"
         settings = self.settings
         tokens, seconds = self.tokens, self.watch.seconds
@@ -248,13 +255,13 @@ class _Run:
             seconds=seconds,
             train_tokens_per_s=tokens / seconds,
             peak_memory=self.peak_memory,
-            epochs=tokens / (self.data.windows("train", settings.seq_len) * settings.seq_len),
+            epochs=tokens / (self.data.num_sequences("train", settings.seq_len) * settings.seq_len),
             losses=tuple(self.losses),
         )
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Whole or not at all, also when the process dies meanwhile."""
+    """Write a checkpoint atomically, so that a killed process leaves the old file or the new one."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     with temporary.open("rb") as file:
@@ -263,18 +270,19 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that `save_state` wrote, to the CPU."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-def batch_indices(windows: int, settings: TrainSettings) -> Iterator[np.ndarray]:
-    """Window numbers of each step, reshuffled every epoch; the order depends on `order_seed` alone."""
+def batch_indices(num_sequences: int, settings: TrainSettings) -> Iterator[np.ndarray]:
+    """Yield the sequence indices of each step, reshuffled every epoch; only `order_seed` sets the order."""
     size = settings.batch_tokens // settings.seq_len
     queue = np.empty(0, dtype=np.int64)
     epoch = 0
     while True:
         while len(queue) < size:
-            shuffled = np.random.default_rng((settings.order_seed, epoch)).permutation(windows)
+            shuffled = np.random.default_rng((settings.order_seed, epoch)).permutation(num_sequences)
             queue = np.concatenate((queue, shuffled))
             epoch += 1
         yield queue[:size]
@@ -282,8 +290,10 @@ def batch_indices(windows: int, settings: TrainSettings) -> Iterator[np.ndarray]
 
 
 def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> None:
-    """Raises:
-    UserError: the tokens don't fit the model or the budget.
+    """Check that data, settings and vocabulary fit each other.
+
+    Raises:
+        UserError: the tokens don't fit the model or the budget.
     """
     problems = Problems()
     if data.vocab_size > vocab_size:
@@ -294,8 +304,8 @@ def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> Non
             "batch_tokens", settings.batch_tokens, f"must be a multiple of seq_len {settings.seq_len}"
         )
     for split in ("train", "val"):
-        if data.windows(split, settings.seq_len) < 1:
-            rule = f"must hold a window of {settings.seq_len} + 1 tokens"
+        if data.num_sequences(split, settings.seq_len) < 1:
+            rule = f"must hold a sequence of {settings.seq_len} + 1 tokens"
             problems.add(
                 f"{split} tokens", len(data.tokens(split)), rule, "use more text or a smaller seq_len"
             )

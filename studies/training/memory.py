@@ -9,24 +9,33 @@ import torch
 
 from studies.training.errors import TrainingFailed
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def fitting(size: int, work: Callable[[int], Found], make_room: Callable[[], bool]) -> tuple[Found, int]:
-    """(what `work` finds, of how many sequences at a time): of `size`, or of half as many, as often as it
-    takes until they fit into memory. `make_room` clears up behind what did not; True: there is more room now.
+def retry_smaller(
+    run: Callable[[int], Result], batch_size: int, free_memory: Callable[[], bool]
+) -> tuple[Result, int]:
+    """Run `run(batch_size)`, halving the batch size after each out-of-memory error.
+
+    Args:
+        run: computes a result with at most so many sequences at a time.
+        batch_size: sequences of the first attempt.
+        free_memory: called after a failure; returns True to retry at the same size.
+
+    Returns:
+        (result, batch size that fitted).
 
     Raises:
-        TrainingFailed: not even a single sequence fits.
+        TrainingFailed: a single sequence does not fit into memory.
     """
     while True:
         try:
-            return work(size), size
+            return run(batch_size), batch_size
         except torch.OutOfMemoryError as error:
             reason = str(error)
-        # after `except`, since the error holds on to all that had been made
-        if make_room():
+        # outside of `except`, since the error keeps all tensors of the failed attempt alive
+        if free_memory():
             continue
-        if size == 1:
+        if batch_size == 1:
             raise TrainingFailed(f"a single sequence does not fit into memory: {reason}")
-        size //= 2
+        batch_size //= 2

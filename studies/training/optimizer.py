@@ -7,18 +7,19 @@ from torch import nn
 
 from studies.training.settings import TrainSettings
 
-# by the rules `roles` and `width`: the learning rate of embeddings and vectors over that of matrices
+# ratio of the learning rate of embeddings and vectors to that of matrices, by the rules `roles` and `width`
 EMBEDDING_RATE = 6.0
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, not on norms, biases, embeddings and gates.
+    """Return AdamW with weight decay on matrices only, not on norms, biases, embeddings and gates.
 
-    A group's `scale` is its share of the learning rate. By the rule `uniform` it is 1. By `roles` embeddings,
-    tied head or not, norms, biases and gates have EMBEDDING_RATE: muP and its kin let what does not grow with
-    the width move faster than matrices (arXiv 2203.03466, table 8; 2407.05872). Looped matrices have no rate
-    of their own: lr / passes was ahead after 100 steps, but even after 400 (3 passes) or behind (2 passes).
-    By `width` maps inside of operators have what their `rates` say, beside that.
+    A group's `scale` multiplies the learning rate. By the rule `uniform` it is 1. By `roles` it is
+    EMBEDDING_RATE for embeddings (with a tied head or without), norms, biases and gates: muP and related
+    methods give larger rates to parameters that do not grow with the width (arXiv 2203.03466, table 8;
+    2407.05872). Looped matrices have no rate of their own: lr / iterations was better after 100 steps, but
+    equal (3 iterations) or worse (2 iterations) after 400. By `width` the matrices inside of operators
+    additionally have the scales of their module's `rates`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     exempt = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -39,7 +40,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
 
 
 def _own_rates(model: nn.Module) -> dict[str, float]:
-    """Of the parameters, by name, of modules that have `rates`."""
+    """Return the learning-rate scales, by parameter name, of modules that have `rates`."""
     return {
         f"{name}.{own}": rate
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""One architecture trained from scratch and written as a Hugging Face folder: what `nas train` runs."""
+"""Training one architecture from scratch into a Hugging Face folder, for `nas train`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DataProgress = Callable[[int, int, int | None], None]
 
 
 def open_text(data: str, tokenizer: str, tokens: int, progress: DataProgress | None = None) -> TokenData:
-    """A prepared folder, or a corpus: all of a local one, of a stream as much as is trained on.
+    """Open a prepared folder, or prepare a corpus: all of a local one, `tokens` tokens of a stream.
 
     Raises:
         UserError: no such data, or it can't be prepared.
@@ -43,7 +43,7 @@ def open_text(data: str, tokenizer: str, tokens: int, progress: DataProgress | N
 
 
 def evaluation_points(tokens: int, eval_tokens: int) -> tuple[float, ...]:
-    """Shares of the budget at which the held-out loss is taken, so that it costs a small part of the run."""
+    """Return the shares of the budget at which to evaluate, few enough to cost a small part of the run."""
     count = max(1, min(MOST_EVALUATIONS, tokens // (8 * eval_tokens)))
     return tuple((index + 1) / count for index in range(count))
 
@@ -55,7 +55,7 @@ def check_budget(settings: TrainSettings, tokens_option: str = "--tokens") -> No
         tokens_option: the option that gave the budget.
 
     Raises:
-        UserError: less than one step of whole sequences, or an unknown rule of learning rates.
+        UserError: less than one step of whole sequences, or an unknown learning-rate rule.
     """
     problems = Problems()
     if settings.batch_tokens % settings.seq_len:
@@ -83,13 +83,13 @@ def pretrain(
     overwrite: bool = False,
     on_step: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
-    """Trains from random weights and writes the folder; nothing stands at `out` unless all went well.
+    """Train from random weights and write the folder `out`, which exists only after a successful run.
 
-    The same seed gives the same weights on the same machine. Beside the model: `curve.jsonl` (losses as they
-    came) and `training.json` (settings, result, text, versions).
+    The same seed gives the same weights on the same machine. The folder also has `curve.jsonl` (losses of the
+    run) and `training.json` (settings, result, text, versions).
 
     Raises:
-        UserError: data and architecture don't fit, or the place can't be written.
+        UserError: data and architecture don't fit, or the folder can't be written.
         TrainingFailed: the loss became NaN, infinite or exploded.
     """
     check_target(out, overwrite=overwrite)
@@ -109,7 +109,7 @@ def pretrain(
 def record_of(
     data: TokenData, settings: TrainSettings, result: TrainResult, seed: int, device: torch.device
 ) -> dict[str, Any]:
-    """How a model was trained and what came of it, in plain JSON values."""
+    """Return the settings, data, environment and result of a training as plain JSON values."""
     return {
         "result": asdict(result),
         "settings": asdict(settings),
@@ -126,7 +126,7 @@ def record_of(
 
 
 def training_table(record: Mapping[str, Any]) -> str:
-    """The record as a Markdown table, for the card."""
+    """Return the record as a Markdown table for the model card."""
     result, settings, data = record["result"], record["settings"], record["data"]
     rows = [
         ["held-out loss", f"{result['val_loss']:.4f} nats/token, {result['val_bpb']:.4f} bits/byte"],

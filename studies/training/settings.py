@@ -1,4 +1,4 @@
-"""The recipe of a training run: its budget in tokens and the learning rate along it."""
+"""Settings of a training run: its token budget, optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,43 +10,47 @@ from studies.stats.rungs import step_at
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Budget and recipe. Tokens are counted, not steps, so that architectures compare."""
+    """Token budget and optimizer settings of a training run.
+
+    The budget is in tokens rather than steps, so that architectures are comparable.
+    """
 
     tokens: int
     seq_len: int
     batch_tokens: int
     lr: float = 3e-3
     lr_rule: str = "uniform"  # or `roles`, `width`: see `make_optimizer`
-    warmup: float = 0.05  # share of the steps if below 1, else tokens
-    final_lr: float = 0.1  # share of the peak that the cosine ends at
+    warmup: float = 0.05  # a share of the steps if below 1, else a number of tokens
+    final_lr: float = 0.1  # final learning rate of the cosine, as a share of the peak
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     eval_tokens: int = 65536
-    eval_at: tuple[float, ...] = (1.0,)  # shares of the budget at which held-out loss is taken
+    eval_at: tuple[float, ...] = (1.0,)  # shares of the budget at which the held-out loss is measured
     order_seed: int = 0  # data order: the same for all architectures of a study
     compile: str = "off"  # blocks: off, auto, max
-    cpu_precision: str = "float32"  # of matrix products on a CPU, or bfloat16; on CUDA it is bfloat16
+    cpu_precision: str = "float32"  # or bfloat16: of matrix products on a CPU; always bfloat16 on CUDA
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of the budget, at least 1."""
         return max(1, self.tokens // self.batch_tokens)
 
     @property
     def warmup_steps(self) -> int:
-        """In which the learning rate rises."""
+        """Steps of linear learning-rate warm-up."""
         if self.warmup < 1:
             return step_at(self.warmup, self.steps)
         return max(1, round(self.warmup / self.batch_tokens))
 
     @property
     def eval_steps(self) -> frozenset[int]:
-        """Steps after which the held-out loss is taken; the last is one of them."""
+        """Steps after which the held-out loss is measured, the last step included."""
         return frozenset(step_at(share, self.steps) for share in (*self.eval_at, 1.0))
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
-    """Share of the peak learning rate at a step from 1: linear warm-up, then cosine to `final_lr`."""
+    """Return the share of the peak learning rate at a 1-based step: linear warm-up, cosine to `final_lr`."""
     warmup = settings.warmup_steps
     if step <= warmup:
         return step / warmup

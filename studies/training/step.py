@@ -1,4 +1,4 @@
-"""Descent: AdamW along a schedule, a batch at a time, in as many pieces as memory asks for."""
+"""One optimizer step on one batch, split into micro-batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from studies.training.compilation import compiled_blocks, keep_code, pays
-from studies.training.cuda_graph import Recording
+from studies.training.cuda_graph import CapturedStep
 from studies.training.devices import autocast
 from studies.training.errors import TrainingFailed
-from studies.training.memory import fitting
+from studies.training.memory import retry_smaller
 from studies.training.optimizer import make_optimizer
 from studies.training.profiling import mark
 from studies.training.rng_state import random_state, set_random_state
@@ -22,112 +22,125 @@ from studies.training.settings import TrainSettings, schedule
 from surgery.model import HybridLM
 from surgery.ops.cross_entropy import IGNORED
 
-# steps on CUDA before one is recorded: the first compiles kernels, the second finds them
-UNRECORDED = 2
-EXPLODED = 3.0  # times the loss of its first step: a run that gets there has failed
+# steps on CUDA before one is captured: the first compiles kernels, the second reuses them
+UNCAPTURED = 2
+EXPLODED = 3.0  # a run fails when its loss exceeds that of its first step by this factor
 
 
-class Descent:
-    """AdamW along its schedule, a batch at a time. Losses stay on the device until they are read.
+class TrainStep:
+    """One optimizer step: forward, backward, clip, AdamW. Losses stay on the device until `.item()`.
 
-    `sequences`: of a batch that are worked on together. None until memory runs out; then they are halved as
-    often as it takes, and stay so.
+    Attributes:
+        micro_batch: sequences per forward and backward pass. None: the whole batch. Halved on every
+            out-of-memory error, and kept for later steps.
+        captured: the step as a CUDA graph, once it is captured.
+        uncaptured: steps that ran kernel by kernel; only number UNCAPTURED + 1 is tried as a capture.
     """
 
     def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
         self.model, self.settings, self.device = model, settings, device
-        keep_code()  # an optimizer loads the compiler, used or not
+        keep_code()  # an optimizer loads the compiler, even if nothing is compiled
         if pays(settings.compile, device, settings.tokens):
             model.run_block = compiled_blocks(settings.compile)
         self.optimizer = make_optimizer(model, settings, device)
         self.rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
         self.first_loss: Tensor | float | None = None  # of the run's first step, nats/token
-        self.sequences: int | None = None
-        self.recording: Recording | None = None
-        self.unrecorded = 0  # steps so far; none is recorded before UNRECORDED, or after a recording failed
+        self.micro_batch: int | None = None
+        self.captured: CapturedStep | None = None
+        self.uncaptured = 0
         mark("build")
 
     def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
-        """One optimizer step on (b, t) tokens; a target of -100 does not count. Steps are numbered from 1.
+        """Run one optimizer step.
+
+        Args:
+            number: 1-based number of the step.
+            inputs: (b, t) token ids.
+            targets: (b, t) token ids; a target of -100 does not count.
 
         Raises:
-            TrainingFailed: not even a single sequence fits into memory.
+            TrainingFailed: a single sequence does not fit into memory.
         """
         self.lr = self.settings.lr * schedule(number, self.settings)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             lr = self.lr * group["scale"]
-            group["lr"] = rate.fill_(lr) if self.device.type == "cuda" else lr  # recorded steps read `rate`
-        if self.device.type == "cuda" and self.unrecorded == UNRECORDED:
-            self._record(inputs, targets)
-        if self.recording is not None and self.recording.fits(inputs, targets):
-            self.loss, self.auxiliary, self.norm = self.recording(inputs, targets)
+            group["lr"] = rate.fill_(lr) if self.device.type == "cuda" else lr  # captured steps read `rate`
+        if self.device.type == "cuda" and self.uncaptured == UNCAPTURED:
+            self._capture(inputs, targets)
+        if self.captured is not None and self.captured.fits(inputs, targets):
+            self.loss, self.auxiliary, self.norm = self.captured(inputs, targets)
             mark("replay")
             return
-        self.unrecorded += 1
-        self.loss, self.auxiliary = self._halving(inputs, targets)
+        self.uncaptured += 1
+        self.loss, self.auxiliary = self._accumulate_or_shrink(inputs, targets)
         if self.first_loss is None:
             self.first_loss = self.loss.clone()
-        self.norm = self._descend()
+        self.norm = self._optimizer_step()
         mark("optimizer")
 
     def restore(self, state: Mapping[str, Any], first_loss: float | None) -> None:
-        """Continues with an optimizer's state, of whatever device, and the loss that the run started from."""
+        """Load an optimizer state (saved on any device) and the loss of the run's first step."""
         self.first_loss = first_loss
         self.optimizer.load_state_dict(dict(state))
         for group in self.optimizer.param_groups:
             group["capturable"] = self.device.type == "cuda"
 
-    def _descend(self) -> Tensor:
-        """Follows the gradients, which are used up: their norm before they were clipped."""
+    def _optimizer_step(self) -> Tensor:
+        """Clip gradients, step the optimizer and drop the gradients. Returns the norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _record(self, inputs: Tensor, targets: Tensor) -> None:
-        """Records a whole step, or says why it can't be and leaves all as it was."""
-        torch.cuda.empty_cache()  # what is kept for other steps is no use to a recording
+    def _capture(self, inputs: Tensor, targets: Tensor) -> None:
+        """Capture a whole step as a CUDA graph; on failure warn with the reason and change nothing."""
+        torch.cuda.empty_cache()  # a capture cannot use memory that the allocator caches for other steps
         try:
-            self.recording = Recording(self._whole, inputs, targets)
+            self.captured = CapturedStep(self._full_step, inputs, targets)
         except RuntimeError as error:
-            reason = str(_first_of(error)).partition("\n")[0]
+            reason = str(_root_cause(error)).partition("\n")[0]
             warnings.warn(f"training steps are launched kernel by kernel: {reason}", stacklevel=2)
             self.optimizer.zero_grad(set_to_none=True)
-        self.unrecorded += 1
+        self.uncaptured += 1
 
-    def _whole(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A step: (loss, auxiliary terms, gradient norm)."""
-        return *self._accumulate(inputs, targets, self.sequences or len(inputs)), self._descend()
+    def _full_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a step without retries. Returns (loss, auxiliary terms, gradient norm)."""
+        return *self._accumulate(inputs, targets, self.micro_batch or len(inputs)), self._optimizer_step()
 
-    def forget(self) -> bool:
-        """Gives the memory of a recording back, if there is one; steps go on kernel by kernel."""
-        if self.recording is None:
+    def drop_capture(self) -> bool:
+        """Free the captured graph's memory; later steps run kernel by kernel.
+
+        Returns False if no step is captured.
+        """
+        if self.captured is None:
             return False
-        self.recording = None
+        self.captured = None
         torch.cuda.empty_cache()
         return True
 
-    def _halving(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Works on fewer sequences at a time until they fit into memory."""
+    def _accumulate_or_shrink(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute losses and gradients, halving the micro-batch until it fits into memory."""
         before = random_state(self.device)
-        whole = min(self.sequences or len(inputs), len(inputs))
+        whole = min(self.micro_batch or len(inputs), len(inputs))
 
-        def start_anew() -> bool:
+        def reset() -> bool:
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             set_random_state(before, self.device)
             return False
 
-        found, size = fitting(whole, lambda size: self._accumulate(inputs, targets, size), start_anew)
+        losses, size = retry_smaller(lambda size: self._accumulate(inputs, targets, size), whole, reset)
         if size < whole:
-            self.sequences = size
-        return found
+            self.micro_batch = size
+        return losses
 
     def _accumulate(self, inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The mean over all tokens that count, whatever the pieces, which are of `size` sequences; auxiliary
-        terms, means over tokens, weigh by sequences. (Only the floor of `kl: free_bits` is of a piece's mean,
-        not the batch's.)
+        """Accumulate gradients over micro-batches of `size` sequences. Returns (loss, auxiliary terms).
+
+        The loss is the mean over all counted tokens of the batch, whatever the size. Auxiliary terms are
+        means over tokens, weighted by sequences. (The floor of `kl: free_bits` applies to the mean of a
+        micro-batch, not of the batch.)
         """
         counted = (targets != IGNORED).sum()
         losses, terms = [], []
@@ -143,7 +156,7 @@ class Descent:
         return torch.stack(losses).sum(), torch.stack(terms).sum()
 
     def check(self, number: int) -> tuple[float, float]:
-        """(loss, gradient norm) of the last step.
+        """Return (loss, gradient norm) of the last step.
 
         Raises:
             TrainingFailed: one of them is not finite, or the loss exploded.
@@ -153,8 +166,10 @@ class Descent:
         return loss, norm
 
     def check_alive(self, loss: float, norm: float, number: int) -> None:
-        """Raises:
-        TrainingFailed: loss or norm is not finite, or the loss is EXPLODED times that of the first step.
+        """Check that a loss and a gradient norm are usable.
+
+        Raises:
+            TrainingFailed: loss or norm is not finite, or the loss is EXPLODED times that of the first step.
         """
         if not math.isfinite(loss):
             raise TrainingFailed(f"the loss became {loss} at step {number}")
@@ -167,14 +182,14 @@ class Descent:
             )
 
     def first(self) -> float | None:
-        """The loss of the run's first step, nats/token; None before it."""
+        """Return the loss of the run's first step in nats/token; None before it."""
         if isinstance(self.first_loss, Tensor):
             self.first_loss = self.first_loss.item()
         return self.first_loss
 
 
-def _first_of(error: BaseException) -> BaseException:
-    """The error that others were raised because of: the end of a broken recording is one itself."""
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain: ending a failed capture raises another one."""
     while error.__context__ is not None:
         error = error.__context__
     return error

@@ -1,5 +1,5 @@
-"""Chooses the CPU threads of a training process by a fixed rule, never by timing: another number of threads
-sums in another order and changes the last bits of a loss."""
+"""The number of CPU threads of a training process, by a fixed rule and never by timing: another number of
+threads sums in another order and changes the last bits of a loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from studies.training.devices import cores
 from surgery.config.backbone import Backbone
 
-NARROW = 256  # below this width one thread: operators are too short to be shared out, above all on busy cores
+NARROW = 256  # below this width one thread: operators are too short to parallelize, above all on busy cores
 
 
 def choose_threads(asked: int | None, backbone: Backbone, workers: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""Loss on held-out text: nats a token and, comparable between tokenizers, bits a byte."""
+"""Loss on held-out text in nats/token and, comparable between tokenizers, bits/byte."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def evaluate(
     cpu_precision: str = "float32",
     on_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
-    """The first `max_tokens` held-out tokens in windows of `seq_len`, each predicted from its own window.
+    """Evaluate the first `max_tokens` held-out tokens in sequences of `seq_len`, independent of each other.
 
-    `on_batch` is called before every batch; what it raises ends the evaluation.
+    Args:
+        on_batch: called before every batch; an exception that it raises ends the evaluation.
 
     Raises:
-        UserError: the held-out split has no full window.
+        UserError: the held-out split has no full sequence.
     """
-    windows = min(data.windows("val", seq_len), max(1, max_tokens // seq_len))
-    if windows == 0:
+    sequences = min(data.num_sequences("val", seq_len), max(1, max_tokens // seq_len))
+    if sequences == 0:
         raise UserError(
             "the corpus is too small",
             [Problem("val tokens", len(data.tokens("val")), f"must be more than seq_len ({seq_len})")],
@@ -57,17 +58,17 @@ def evaluate(
     total = torch.zeros((), dtype=torch.float64, device=device)
     size = max(1, batch_tokens // seq_len)
     try:
-        for start in range(0, windows, size):
+        for start in range(0, sequences, size):
             if on_batch is not None:
                 on_batch()
-            indices = list(range(start, min(start + size, windows)))
+            indices = list(range(start, min(start + size, sequences)))
             rows = to_device(data.batch(indices, seq_len, "val"), device)
             with autocast(device, cpu_precision):
                 hidden = model(rows[:, :-1])
                 total += linear_cross_entropy(hidden, model.head.weight, rows[:, 1:], reduction="sum")
     finally:
         model.train(was_training)
-    tokens = windows * seq_len
+    tokens = sequences * seq_len
     size_in_bytes = data.val_bytes(1, tokens + 1)
     nats = total.item()  # read once: each reading waits for the device
     mark("evaluation")

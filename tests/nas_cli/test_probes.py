@@ -132,12 +132,12 @@ def test_a_failed_training_is_told(
     nas: Nas, architecture_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from studies.training.errors import TrainingFailed
-    from studies.training.step import Descent
+    from studies.training.step import TrainStep
 
-    def fail(self: Descent, number: int) -> tuple[float, float]:
+    def fail(self: TrainStep, number: int) -> tuple[float, float]:
         raise TrainingFailed(f"the loss became nan at step {number}")
 
-    monkeypatch.setattr(Descent, "check", fail)
+    monkeypatch.setattr(TrainStep, "check", fail)
     result = nas("eval", architecture_file, "--probe", "state", *QUICK)
     assert result.exit_code == 1
     assert "training failed: in the state probe the loss became nan at step 1" in result.stderr

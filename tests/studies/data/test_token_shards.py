@@ -36,7 +36,7 @@ def test_the_shards_hold_every_document_once(prepared: TokenData, documents: lis
 def test_windows_cover_every_target_once_also_across_shards(prepared: TokenData) -> None:
     seq_len = 97
     tokens = np.asarray(prepared.tokens("train"))
-    count = prepared.windows("train", seq_len)
+    count = prepared.num_sequences("train", seq_len)
     rows = prepared.batch(range(count), seq_len)
     assert rows.shape == (count, seq_len + 1)
     assert rows.dtype == np.int64

@@ -21,7 +21,7 @@ from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
 from studies.surrogates.observations import Floats, Observations
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from studies.workers.worker import work
 from tests.studies.conftest import SPACE, MakeStudy, outcome, search_of
 
@@ -86,13 +86,13 @@ def test_a_stopped_trial_waits_for_its_chance_and_goes_on_where_it_was(
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every optimizer step of a training."""
     steps: list[int] = []
-    step = Descent.step
+    step = TrainStep.step
 
-    def counted(self: Descent, number: int, *args: object) -> None:
+    def counted(self: TrainStep, number: int, *args: object) -> None:
         steps.append(number)
         step(self, number, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Descent, "step", counted)
+    monkeypatch.setattr(TrainStep, "step", counted)
     return steps
 
 

@@ -285,6 +285,6 @@ def test_text_that_is_too_small_ends_the_work_not_the_trials(make_study: MakeStu
         "eval_tokens: 1024", "eval_tokens: 1048576"
     )
     study = make_study(text=text)
-    with pytest.raises(UserError, match="must hold a window"):
+    with pytest.raises(UserError, match="must hold a sequence"):
         work(study, target=1, device="cpu", log=quiet)
     assert {record.state for record in study.records()} == {"waiting"}

@@ -16,7 +16,7 @@ from studies.study.settings import StudySettings
 from studies.training import compilation as compiling
 from studies.training.compilation import CUDA_TOKENS, check_compile, compiled_blocks, pays
 from studies.training.settings import TrainSettings
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from surgery.config.problems import UserError
 from surgery.model import HybridLM
 from tests.models import architecture
@@ -45,7 +45,7 @@ def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: 
     settings = TrainSettings(tokens=100, seq_len=10, batch_tokens=20)
     models = [HybridLM(architecture()) for _ in range(3)]
     for model, compile in zip(models, ("max", "max", "off"), strict=True):
-        Descent(model, replace(settings, compile=compile), CPU)
+        TrainStep(model, replace(settings, compile=compile), CPU)
     assert models[0].run_block is models[1].run_block is compiled_blocks("max")
     assert models[2].run_block is not models[0].run_block
     assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
@@ -54,14 +54,14 @@ def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: 
 
 A_STEP = """
 import torch
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from studies.training.settings import TrainSettings
 from surgery.model import HybridLM
 from tests.models import architecture
 settings = TrainSettings(tokens=64, seq_len=8, batch_tokens=8, compile="off")
-descent = Descent(HybridLM(architecture()).train(), settings, torch.device("cpu"))
+train_step = TrainStep(HybridLM(architecture()).train(), settings, torch.device("cpu"))
 rows = torch.randint(30, (1, 9))
-descent.step(1, rows[:, :-1], rows[:, 1:])
+train_step.step(1, rows[:, :-1], rows[:, 1:])
 """
 
 

@@ -11,7 +11,7 @@ import torch
 from studies.training import step as module
 from studies.training.devices import pick_device
 from studies.training.settings import TrainSettings
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 
@@ -24,21 +24,21 @@ BACKBONE = {"vocab_size": 256, "dim": 64, "num_layers": 2, "num_heads": 2, "ffn_
 HDPL = {"match": ["q", "k", "v", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 16, "kl": "mean"}
 
 
-def trained(layout: str, given: dict[str, Any], recorded: bool) -> tuple[list[float], Descent]:
-    """(losses of eight steps, the descent behind them)."""
+def trained(layout: str, given: dict[str, Any], recorded: bool) -> tuple[list[float], TrainStep]:
+    """(losses of eight steps, the train step after them)."""
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = HybridLM(Architecture.from_dict({"backbone": BACKBONE, "layout": layout, **given}))
-    descent = Descent(model.to(device).train(), SETTINGS, device)
+    train_step = TrainStep(model.to(device).train(), SETTINGS, device)
     if not recorded:
-        descent.unrecorded = -100
+        train_step.uncaptured = -100
     generator = torch.Generator().manual_seed(1)
     losses = []
     for step in range(1, 9):
         rows = torch.randint(256, (4, 129), generator=generator).to(device)
-        descent.step(step, rows[:, :-1], rows[:, 1:])
-        losses += descent.check(step)
-    return losses, descent
+        train_step.step(step, rows[:, :-1], rows[:, 1:])
+        losses += train_step.check(step)
+    return losses, train_step
 
 
 @pytest.mark.parametrize("projections", [[], [HDPL]], ids=["dense", "hdpl"])
@@ -48,26 +48,26 @@ def test_recorded_steps_are_the_same_steps(layout: str, projections: list[dict[s
     given = {"projections": projections, "loop": {"count": 2}}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a recording that fails warns
-        mine, descent = trained(layout, given, recorded=True)
-    assert descent.recording is not None
+        mine, train_step = trained(layout, given, recorded=True)
+    assert train_step.captured is not None
     theirs, plain = trained(layout, given, recorded=False)
-    assert plain.recording is None
+    assert plain.captured is None
     assert mine == pytest.approx(theirs, rel=2e-3)
 
 
 def test_steps_that_wait_for_the_device_go_on_unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    plainly = Descent._accumulate
+    plainly = TrainStep._accumulate
 
-    def waits(self: Descent, inputs: torch.Tensor, targets: torch.Tensor, size: int) -> Any:
+    def waits(self: TrainStep, inputs: torch.Tensor, targets: torch.Tensor, size: int) -> Any:
         assert inputs.sum().item() >= 0
         return plainly(self, inputs, targets, size)
 
     noisy = {"projections": [HDPL]}  # random numbers go on too
     wanted, _ = trained("FF", noisy, recorded=False)
-    monkeypatch.setattr(module.Descent, "_accumulate", waits)
+    monkeypatch.setattr(module.TrainStep, "_accumulate", waits)
     with pytest.warns(UserWarning, match="kernel by kernel"):
-        found, descent = trained("FF", noisy, recorded=True)
-    assert descent.recording is None
+        found, train_step = trained("FF", noisy, recorded=True)
+    assert train_step.captured is None
     assert found == pytest.approx(wanted, rel=2e-3)
 
 
@@ -78,10 +78,10 @@ def test_the_device_asked_for_is_the_one_that_kernels_run_on() -> None:
         model = HybridLM(
             Architecture.from_dict({"backbone": BACKBONE, "layout": "GK", "projections": [HDPL]})
         )
-        descent = Descent(model.to(device).train(), SETTINGS, device)
+        train_step = TrainStep(model.to(device).train(), SETTINGS, device)
         rows = torch.randint(256, (4, 129), device=device)
         for step in range(1, 5):
-            descent.step(step, rows[:, :-1], rows[:, 1:])
-        assert descent.recording is not None
+            train_step.step(step, rows[:, :-1], rows[:, 1:])
+        assert train_step.captured is not None
     finally:
         torch.cuda.set_device(0)

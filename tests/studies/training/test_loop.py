@@ -35,7 +35,7 @@ from studies.training.loop import (
 )
 from studies.training.optimizer import EMBEDDING_RATE, make_optimizer
 from studies.training.settings import TrainSettings, schedule
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from studies.training.validation import evaluate
 from studies.workers.proxy import train_settings
 from surgery.architecture import Architecture
@@ -215,7 +215,7 @@ def test_roles_have_their_own_rates(tokens: TokenData, rule: str) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     batch = torch.from_numpy(tokens.batch(np.arange(8), 32)).to(CPU)
-    Descent(model, settings, CPU).step(1, batch[:, :-1], batch[:, 1:])
+    TrainStep(model, settings, CPU).step(1, batch[:, :-1], batch[:, 1:])
     moved = {
         name: (parameter - before[name]).abs().max().item() for name, parameter in model.named_parameters()
     }
@@ -271,15 +271,15 @@ def test_a_loss_explodes_by_what_it_was_at_the_first_step(tokens: TokenData, tim
     """A run that starts badly is a run that can get better: its own start counts, not the vocabulary."""
     model = HybridLM(architecture())
     model.head.weight.data *= times
-    descent = Descent(model, SETTINGS, CPU)
+    train_step = TrainStep(model, SETTINGS, CPU)
     rows = torch.from_numpy(tokens.batch(np.arange(16), 32).astype(np.int64))
-    descent.step(1, rows[:, :-1], rows[:, 1:])
-    first, _ = descent.check(1)
-    assert first == descent.first()
+    train_step.step(1, rows[:, :-1], rows[:, 1:])
+    first, _ = train_step.check(1)
+    assert first == train_step.first()
     assert (first > 3 * math.log(512)) == (times > 1)
-    descent.check_alive(2.9 * first, 1.0, 2)
+    train_step.check_alive(2.9 * first, 1.0, 2)
     with pytest.raises(TrainingFailed, match=rf"exploded to .* at step 3, from {first:.1f}"):
-        descent.check_alive(3.1 * first, 1.0, 3)
+        train_step.check_alive(3.1 * first, 1.0, 3)
 
 
 def test_a_run_that_stopped_remembers_its_first_loss(tokens: TokenData, tmp_path: Path) -> None:
@@ -364,15 +364,15 @@ def test_an_evaluation_without_room_has_that_of_a_recording(
             raise torch.OutOfMemoryError("no memory left")
         return forward(self, *arguments, **options)
 
-    def forget(self: Descent) -> bool:
-        calls.append("forget")
+    def drop_capture(self: TrainStep) -> bool:
+        calls.append("drop_capture")
         return recorded
 
     forward = HybridLM.forward
     monkeypatch.setattr(HybridLM, "forward", crowded)
-    monkeypatch.setattr(Descent, "forget", forget)
+    monkeypatch.setattr(TrainStep, "drop_capture", drop_capture)
     found = run(tokens)
-    assert calls == ["evaluation", "forget"]
+    assert calls == ["evaluation", "drop_capture"]
     if recorded:
         assert exact(found) == exact(wanted)
     else:  # in smaller batches from there on
@@ -419,7 +419,7 @@ def test_speed_leaves_evaluation_out(tokens: TokenData, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("studies.files.curve.time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(training, "evaluate", taking(100.0, training.evaluate))
-    monkeypatch.setattr(Descent, "step", taking(0.5, Descent.step))
+    monkeypatch.setattr(TrainStep, "step", taking(0.5, TrainStep.step))
     seen: list[Progress] = []
     result = run(tokens, on_step=seen.append)
     assert now == result.seconds + 100 * len(result.losses)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from studies.probes.task import UNSCORED
 from studies.training.errors import TrainingFailed
 from studies.training.settings import TrainSettings
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 from tests.models import architecture
@@ -25,12 +25,12 @@ TARGETS[:3, 2:] = UNSCORED  # the halves count different numbers of tokens
 SPARSE = {"S": {"top_k": 3, "index_dim": 8}}
 
 
-def descent(arch: Architecture, *hooks: Callable[[nn.Module, Any, Any], None]) -> Descent:
+def train_step(arch: Architecture, *hooks: Callable[[nn.Module, Any, Any], None]) -> TrainStep:
     torch.manual_seed(0)
     model = HybridLM(arch).train()
     for hook in hooks:
         model.layers[1].register_forward_hook(hook)
-    return Descent(model, SETTINGS, CPU)
+    return TrainStep(model, SETTINGS, CPU)
 
 
 def at_most(sequences: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -43,7 +43,7 @@ def at_most(sequences: int) -> Callable[[nn.Module, Any, Any], None]:
     return hook
 
 
-def steps(run: Descent, count: int = 3) -> list[tuple[float, float, float]]:
+def steps(run: TrainStep, count: int = 3) -> list[tuple[float, float, float]]:
     found = []
     for number in range(1, count + 1):
         run.step(number, INPUTS, TARGETS)
@@ -55,12 +55,12 @@ def steps(run: Descent, count: int = 3) -> list[tuple[float, float, float]]:
 @pytest.mark.parametrize("mixers", ["FF", "SG"])
 def test_pieces_train_as_the_whole(room: int, piece: int, mixers: str) -> None:
     """Losses, auxiliary terms and gradients are means over the batch, however it is cut."""
-    whole, pieces = descent(architecture(mixers, mixers=SPARSE)), None
+    whole, pieces = train_step(architecture(mixers, mixers=SPARSE)), None
     wanted = steps(whole)
-    pieces = descent(architecture(mixers, mixers=SPARSE), at_most(room))
+    pieces = train_step(architecture(mixers, mixers=SPARSE), at_most(room))
     for found, expected in zip(steps(pieces), wanted, strict=True):
         assert found == pytest.approx(expected, rel=2e-4)
-    assert pieces.sequences == piece
+    assert pieces.micro_batch == piece
     if "S" in mixers:
         assert wanted[0][1] > 0
 
@@ -68,11 +68,11 @@ def test_pieces_train_as_the_whole(room: int, piece: int, mixers: str) -> None:
 def test_a_failed_try_leaves_no_trace() -> None:
     """Weights, random numbers and gradients are as if the batch had been cut from the start."""
     noisy = architecture(projections=[{"match": ["q", "up"], "operator": "hdpl", "blocks": 2, "rank": 4}])
-    cut = descent(noisy)
-    cut.sequences = 2
+    cut = train_step(noisy)
+    cut.micro_batch = 2
     torch.manual_seed(5)
     wanted = steps(cut)
-    found_out = descent(noisy, at_most(2))
+    found_out = train_step(noisy, at_most(2))
     torch.manual_seed(5)
     assert steps(found_out) == wanted
     for ours, theirs in zip(found_out.model.parameters(), cut.model.parameters(), strict=True):
@@ -81,11 +81,11 @@ def test_a_failed_try_leaves_no_trace() -> None:
 
 def test_it_is_found_once() -> None:
     sizes: list[int] = []
-    run = descent(architecture(), lambda module, arguments, output: sizes.append(len(output)), at_most(2))
+    run = train_step(architecture(), lambda module, arguments, output: sizes.append(len(output)), at_most(2))
     steps(run, 2)
     assert sizes == [8, 4, *[2] * 4, *[2] * 4]
 
 
 def test_not_even_one_sequence() -> None:
     with pytest.raises(TrainingFailed, match="a single sequence does not fit into memory: no memory left"):
-        steps(descent(architecture(), at_most(0)))
+        steps(train_step(architecture(), at_most(0)))

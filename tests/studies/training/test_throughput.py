@@ -20,7 +20,7 @@ from studies.training.errors import TrainingFailed
 from studies.training.loop import train
 from studies.training.profiling import watching
 from studies.training.settings import TrainSettings
-from studies.training.step import Descent
+from studies.training.step import TrainStep
 from studies.workers.worker import work
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
@@ -56,8 +56,8 @@ def test_steps_of_the_model_thrown_away_are_no_training(
     """Whoever watches sees all of it as one phase, and what comes after as it is."""
     with watching(CPU) as stretches:
         pace.by_time(SETTINGS, 60.0, architecture, tokens, CPU)
-        Descent(HybridLM(architecture), SETTINGS, CPU)
-    names = [name for name, _ in stretches.found]
+        TrainStep(HybridLM(architecture), SETTINGS, CPU)
+    names = [name for name, _ in stretches.stretches]
     assert set(names[:-1]) == {"pace"}
     assert names[-1] == "build"
 
@@ -67,14 +67,14 @@ def test_a_step_is_timed_behind_the_first_ones(
 ) -> None:
     """By a clock that goes on a quarter of a second with each step, and a minute with each of the first."""
     clock, steps = 0.0, count(1)
-    plainly: Callable[..., None] = Descent.step
+    plainly: Callable[..., None] = TrainStep.step
 
-    def step(self: Descent, *rest: object) -> None:
+    def step(self: TrainStep, *rest: object) -> None:
         nonlocal clock
         clock += 60.0 if next(steps) < pace.BEFORE else 0.25
         plainly(self, *rest)
 
-    monkeypatch.setattr(Descent, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     monkeypatch.setattr(pace, "perf_counter", lambda: clock)
     assert pace.seconds_per_step(SETTINGS, 4.0, architecture, tokens, CPU) == 0.25
     assert next(steps) - 1 == pace.BEFORE + 2 * pace.TIMED  # 2.5 s, then 5 s
