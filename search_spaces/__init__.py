@@ -1,4 +1,4 @@
-"""What may vary: search-space files, their checks, sampled architectures, constraints, baselines and presets.
+"""Search spaces: YAML files and their checks, sampled architectures, constraints, baselines and presets.
 
 Imports neither torch nor optuna nor transformers: checking a space takes well under a second.
 """

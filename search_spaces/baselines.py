@@ -1,4 +1,4 @@
-"""Known designs that every study trains first, cut to its backbone."""
+"""Published designs that every study trains first, scaled to its backbone."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ LT2_MIXERS: dict[str, dict[str, Any]] = {
 PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
 PAPER_PROJECTIONS = ("q", "k", "v", "gate", "up")
 
-MATCHED = "-matched"  # behind a name: with as many parameters as the backbone itself
-FFN_STEP = 8  # widths that matrix units and the HDPL paper's blocks want
-MOST_FFN = 64  # times dim
+MATCHED = "-matched"  # suffix of a name: parameter count matched to the dense backbone
+FFN_STEP = 8  # ffn_dim stays a multiple of this, for matrix units and the HDPL paper's blocks
+MOST_FFN = 64  # largest ffn_dim, in multiples of dim
 
 Rules = Callable[[Backbone], tuple[Rule, ...]]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A design by layout, loops and rules.
+    """A design given by layout, loops and projection rules.
 
-    A backbone with fewer layers than the layout keeps the layout's end, where its rarer mixer stands.
+    A backbone with fewer layers than the layout uses the layout's end, which holds its rarer mixer.
     """
 
     summary: str
@@ -48,17 +48,17 @@ class Baseline:
     mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def build(self, backbone: Backbone) -> Architecture:
-        """The design with the backbone's own sizes."""
+        """Return the design with the sizes of `backbone`."""
         depth = backbone.num_layers
         layout = self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
         return Architecture(backbone, layout, self.mixers, self.rules(backbone), self.loops)
 
 
 def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:
-    """The paper's hybrid at any width: 8 blocks and rank 128 at dim 512.
+    """Return the rules of the paper's hybrid at any width: 8 blocks and rank 128 at dim 512.
 
-    The rank keeps its share of the width (a quarter of dim, at least 8). Blocks are 8, or the largest
-    smaller number that divides both sides of every projection.
+    The rank scales with the width (a quarter of dim, at least 8). There are 8 blocks, or the largest smaller
+    number that divides both sides of every projection.
     """
     attention = attention_projections(backbone)
     sizes = [attention.get(name) or backbone.sizes(name) for name in PAPER_PROJECTIONS]
@@ -70,28 +70,33 @@ def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:
 
 
 BASELINES: dict[str, Baseline] = {
-    "dense": Baseline("the backbone itself: dense projections, full attention, one pass"),
+    "dense": Baseline("the backbone itself: dense projections, full attention, not looped"),
     "hdpl-paper": Baseline("HDPL on q k v gate up as in its paper", rules=hdpl_paper_rules),
-    "lt2-looped": Baseline("full attention, four passes", loops=LT2_LOOPS),
-    "lt2-gdn": Baseline("Gated DeltaNet, four passes", "G", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-looped": Baseline("full attention, looped four times", loops=LT2_LOOPS),
+    "lt2-gdn": Baseline("Gated DeltaNet, looped four times", "G", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-full-gdn": Baseline(
-        "one gated full to four Gated DeltaNet layers, four passes", "GGGGF", LT2_LOOPS, mixers=LT2_MIXERS
+        "one gated full attention layer per four Gated DeltaNet layers, looped four times",
+        "GGGGF",
+        LT2_LOOPS,
+        mixers=LT2_MIXERS,
     ),
     "lt2-gdn-dsa": Baseline(
-        "one sparse to four Gated DeltaNet layers, four passes", "GGGGS", LT2_LOOPS, mixers=LT2_MIXERS
+        "one sparse attention layer per four Gated DeltaNet layers, looped four times",
+        "GGGGS",
+        LT2_LOOPS,
+        mixers=LT2_MIXERS,
     ),
     "gka": Baseline("Gaussian-kernel attention in every layer", "K"),
-    "gka-hybrid": Baseline("one full to three Gaussian-kernel layers", "KKKF"),
+    "gka-hybrid": Baseline("one full attention layer per three Gaussian-kernel layers", "KKKF"),
 }
 NAMES = (*BASELINES, *(name + MATCHED for name in BASELINES if name != "dense"))
 
 
 def build_baseline(name: str, backbone: Backbone) -> Architecture:
-    """The baseline of that name; with `-matched` behind it, as wide in its feed-forward layers as brings its
-    parameters nearest those of the backbone itself.
+    """Return the baseline of that name. `-matched` sets ffn_dim so that its parameters come closest to dense.
 
     Raises:
-        KeyError: not a baseline.
+        KeyError: `name` is not a baseline.
     """
     design = BASELINES[name.removesuffix(MATCHED)]
     if not name.endswith(MATCHED):
@@ -110,33 +115,33 @@ def build_baseline(name: str, backbone: Backbone) -> Architecture:
 
 
 def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> tuple[str, ...]:
-    """Checked names, each once; what is wrong, or does not fit the backbone, becomes problems."""
+    """Return the valid names. Errors and baselines that do not fit the backbone become problems."""
     if data is None:
         if backbone is not None and (rules := misfits("dense", backbone)):
-            cursor.problem("dense", f"does not suit this backbone: {'; '.join(rules)}", "make it smaller")
+            cursor.problem("dense", f"does not fit this backbone: {'; '.join(rules)}", "make it smaller")
         return ("dense",)
     if not isinstance(data, list):
         cursor.problem(data, "must be a list of baselines", f"out of {', '.join(BASELINES)}")
         return ()
-    found: list[str] = []
-    for place, name in enumerate(data):
-        here = cursor.at(place)
+    names: list[str] = []
+    for index, name in enumerate(data):
+        here = cursor.at(index)
         if not isinstance(name, str) or name not in NAMES:
             hint = nearest(str(name), NAMES) or f"baselines: {', '.join(BASELINES)}, each also with {MATCHED}"
             here.problem(name, "is not a baseline", hint)
-        elif name in found:
-            here.problem(name, "stands in the list twice", "remove one")
+        elif name in names:
+            here.problem(name, "is listed twice", "remove one")
         elif backbone is not None and (rules := misfits(name, backbone)):
-            here.problem(name, f"does not suit this backbone: {'; '.join(rules)}", "remove or shrink it")
+            here.problem(name, f"does not fit this backbone: {'; '.join(rules)}", "remove or shrink it")
         else:
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 def misfits(name: str, backbone: Backbone) -> list[str]:
-    """Return the rules that the baseline breaks on this backbone, one of them that it can be trained at all.
+    """Return the rules that the baseline violates on this backbone, one of which is a limit on its memory.
 
-    A baseline need not meet the space's constraints, but no study can train one that no device can hold.
+    A baseline need not meet the space's constraints.
     """
     problems = Problems()
     architecture = build_baseline(name, backbone)
@@ -145,7 +150,7 @@ def misfits(name: str, backbone: Backbone) -> list[str]:
     params = cost(architecture, "params")
     if training_bytes(params) > LARGEST_DEVICE:
         rules.append(
-            f"it {describe_training(params)}, more than the {format_bytes(LARGEST_DEVICE)} that is allowed; "
+            f"it {describe_training(params)}, more than the {format_bytes(LARGEST_DEVICE)} allowed; "
             f"this machine has {format_bytes(machine_memory())}"
         )
     return rules

@@ -1,4 +1,4 @@
-"""Finding spaces: presets by name, own files by path."""
+"""Loading spaces: presets by name, files by path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 @dataclass(frozen=True)
 class Preset:
-    """A space that ships with the package."""
+    """A space shipped with the package."""
 
     name: str
     summary: str
@@ -26,19 +26,19 @@ class Preset:
 
 
 def list_presets() -> list[Preset]:
-    """Presets by name; the summary is the first comment of the file."""
-    found = []
+    """Return the presets sorted by name; the summary is the first comment of the file."""
+    presets = []
     for path in sorted(PRESETS.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        found.append(Preset(path.stem, first.lstrip("# ").strip(), path))
-    return found
+        presets.append(Preset(path.stem, first.lstrip("# ").strip(), path))
+    return presets
 
 
 def load_space(name_or_path: str | Path) -> SearchSpace:
-    """A checked space. A file of that name wins over a preset.
+    """Load and check a space. A file of that name takes precedence over a preset.
 
     Raises:
-        UserError: no such file or preset, or every problem of the file.
+        UserError: there is no such file or preset, or the file has problems.
     """
     path = expand(name_or_path)
     if os.path.isfile(path):
@@ -59,10 +59,10 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
 
 
 def parse_space(text: str, name: str = "<text>") -> SearchSpace:
-    """A checked space from YAML text; `name` stands for the file in messages.
+    """Read and check a space from YAML text; messages use `name` as the file name.
 
     Raises:
-        UserError: every problem of the text.
+        UserError: the text has problems.
     """
     return read_space(load_yaml(name, text=text), _name_of(Path(name)))
 
@@ -72,5 +72,5 @@ def _name_of(path: Path) -> str:
     return stem or "space"
 
 
-# A space is pickled as its text. The package imports this module, so that this is always registered.
+# A space is pickled as its text. The package imports this module, so this is always registered.
 copyreg.pickle(SearchSpace, lambda space: (parse_space, (space.text, space.source)))

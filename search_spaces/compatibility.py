@@ -1,4 +1,4 @@
-"""Rules between search and backbone: heads fit widths, layers exist, operators fit their sizes."""
+"""Rules between `search` and `backbone`: heads fit widths, layers exist, operators fit their sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.base import ProjectionSpec
 
 HEAD_SIZES = ("dim", "num_heads", "num_kv_heads", "head_dim")
-# Where a size does not fit: the searched field to name, the first that is searched.
+# If a size does not fit, the problem names the first of these fields that is searched.
 _BLAMED = {
     "num_kv_heads": ("num_kv_heads", "num_heads"),
     "num_heads": ("num_heads", "dim"),
@@ -28,11 +28,11 @@ _BLAMED = {
 MAX_COMBINATIONS = 4096
 
 Sizes = dict[str, set[tuple[int, int]]]
-Misfit = tuple[tuple[str | int, ...], Any, str]  # path, value, what it does not suit
+Misfit = tuple[tuple[str | int, ...], Any, str]  # path, value, rule that it violates
 
 
 def check_fit(variation: Variation, cursor: Cursor) -> None:
-    """Problems for every value that some architecture of the space could not have."""
+    """Add a problem for every value that is invalid in some architecture of the space."""
     _check_depths(variation, cursor)
     _check_mixers(variation, cursor)
     backbones = _check_heads(variation, cursor)
@@ -51,24 +51,24 @@ def check_fit(variation: Variation, cursor: Cursor) -> None:
 
 
 def _check_depths(variation: Variation, cursor: Cursor) -> None:
-    """Layouts no longer than the stack, layer selectors that select in every stack."""
+    """Check that layouts are no longer than the stack and that layer selectors match at every depth."""
     depths = variation.distribution("backbone.num_layers", variation.backbone.num_layers).values() or ()
-    for place, layout in _places(variation, "layout"):
+    for path, layout in _paths_and_values(variation, "layout"):
         if len(layout) > min(depths):
             rule = f"has {len(layout)} letters for {min(depths)} layers"
-            cursor.at(*place).problem(layout, rule, "shorten it; a shorter one is tiled")
+            cursor.at(*path).problem(layout, rule, "shorten it; a shorter one is tiled")
     for operator in OPERATORS:
-        for place, selector in _places(variation, f"{operator}.layers"):
+        for path, selector in _paths_and_values(variation, f"{operator}.layers"):
             for depth in depths if selector != "all" else ():
                 try:
                     select_layers(selector, depth)
                 except ValueError as error:
-                    cursor.at(*place).problem(selector, str(error), "such as all, '0-3,-1' or '1::2'")
+                    cursor.at(*path).problem(selector, str(error), "such as all, '0-3,-1' or '1::2'")
                     break
 
 
 def _check_mixers(variation: Variation, cursor: Cursor) -> None:
-    """Options of mixers that no architecture of the space has."""
+    """Add problems for options of mixers that no architecture of the space uses."""
     letters = variation.letters()
     for letter, mixer in MIXERS.items():
         for name in mixer.options if letter not in letters else ():
@@ -80,7 +80,7 @@ def _check_mixers(variation: Variation, cursor: Cursor) -> None:
 
 
 def _check_mixer_sizes(variation: Variation, backbones: Sequence[Backbone], cursor: Cursor) -> None:
-    """Mixers that don't fit one of the backbones, each once."""
+    """Add a problem for each mixer that does not fit one of the backbones."""
     for letter in variation.letters():
         cases = ((item, options) for item in backbones for options in _mixer_settings(variation, letter))
         for backbone, options in cases:
@@ -92,7 +92,7 @@ def _check_mixer_sizes(variation: Variation, backbones: Sequence[Backbone], curs
 
 
 def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
-    """Every combination of dim and head sizes; None, with problems, when some do not go together."""
+    """Return a backbone for every combination of dim and head sizes; None after adding problems."""
     sizes = [size for size in HEAD_SIZES if f"backbone.{size}" in variation.search]
     domains = [variation.search[f"backbone.{size}"].values() or () for size in sizes]
     total = prod(map(len, domains))
@@ -100,7 +100,7 @@ def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
         rule = f"{total:,} combinations of dim and heads, at most {MAX_COMBINATIONS:,} can be checked"
         cursor.problem(", ".join(sizes), rule, "use a choice or a larger step")
         return None
-    found: list[Backbone] = []
+    backbones: list[Backbone] = []
     broken: dict[str, tuple[Problem, dict[str, int]]] = {}
     misfits = 0
     for values in product(*domains):
@@ -108,7 +108,7 @@ def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
         chosen = dict(zip(sizes, values, strict=True))
         backbone = variation.backbone_with(chosen, problems)
         if backbone is not None:
-            found.append(backbone)
+            backbones.append(backbone)
             continue
         misfits += 1
         for problem in problems.entries:
@@ -118,29 +118,27 @@ def _check_heads(variation: Variation, cursor: Cursor) -> list[Backbone] | None:
     for at, (problem, chosen) in broken.items():
         name = problem.field.removeprefix("backbone.")
         example = ", ".join(f"{key} {value}" for key, value in chosen.items())
-        rule = (
-            f"{name} {problem.value} {problem.rule} (at {example}; {misfits} of {total} combinations misfit)"
-        )
+        rule = f"{name} {problem.value} {problem.rule} (at {example}; {misfits} of {total} combinations fail)"
         cursor.at(f"backbone.{at}").problem(chosen[at], rule, problem.hint)
-    return None if broken else found
+    return None if broken else backbones
 
 
 def _check_operator(variation: Variation, operator: str, sizes: Sizes, cursor: Cursor) -> None:
-    """Each value of each option against all sizes that it may meet."""
+    """Check each value of each option against all projection sizes that it may be used with."""
     spec = PROJECTION_OPERATORS[operator]
     defaults: dict[str, Any] = {}
     for option, schema in spec.options.items():
         field = f"{operator}.{option}"
         if field not in variation.search and schema.default is REQUIRED:
-            return  # told where the section is read
+            return  # reported when the section is read
         values = variation.distribution(field, schema.default).values()
         defaults[option] = values[0] if values else schema.default
     for option in spec.options:
         bad: list[Misfit] = []
-        for place, value in _places(variation, f"{operator}.{option}"):
+        for path, value in _paths_and_values(variation, f"{operator}.{option}"):
             text = _misfits(spec, option, {**defaults, option: value}, sizes)
             if text:
-                bad.append((place, value, text))
+                bad.append((path, value, text))
         if bad:
             _report(
                 variation, f"{operator}.{option}", bad, _fitting(operator, option, defaults, sizes), cursor
@@ -148,7 +146,7 @@ def _check_operator(variation: Variation, operator: str, sizes: Sizes, cursor: C
 
 
 def _misfits(spec: ProjectionSpec, option: str, options: dict[str, Any], sizes: Sizes) -> str:
-    """The projections whose sizes this option does not suit, one example each, and the rule; else empty."""
+    """Return the projections whose sizes violate a rule of this option, with an example each; else empty."""
     examples: list[str] = []
     rule = ""
     for name, pairs in sizes.items():
@@ -158,17 +156,17 @@ def _misfits(spec: ProjectionSpec, option: str, options: dict[str, Any], sizes: 
                 examples.append(f"{name} ({d_in} -> {d_out})")
                 rule = rule or broken[1]
                 break
-    return f"does not suit {', '.join(examples)}: {rule}" if examples else ""
+    return f"does not fit {', '.join(examples)}: {rule}" if examples else ""
 
 
 def _report(variation: Variation, field: str, bad: Sequence[Misfit], hint: str, cursor: Cursor) -> None:
     if isinstance(variation.search[field], Choice):
-        for place, value, text in bad:
-            cursor.at(*place).problem(value, text, hint)
+        for path, value, text in bad:
+            cursor.at(*path).problem(value, text, hint)
         return
     values = ", ".join(str(value) for _, value, _ in bad[:8]) + (", ..." if len(bad) > 8 else "")
-    place, first, text = bad[0]
-    cursor.at(*place).problem(values, f"{first} {text}", f"{hint}; write them as a choice")
+    path, first, text = bad[0]
+    cursor.at(*path).problem(values, f"{first} {text}", f"{hint}; write them as a choice")
 
 
 def _fitting(operator: str, option: str, defaults: dict[str, Any], sizes: Sizes) -> str:
@@ -188,7 +186,7 @@ def _possible_projections(variation: Variation, operator: str) -> set[str]:
 
 
 def _projection_sizes(variation: Variation, backbones: Sequence[Backbone], used: set[str]) -> Sizes:
-    """Every (inputs, outputs) that a projection may have in the space."""
+    """Return every (inputs, outputs) that a projection may have in the space."""
     sizes: Sizes = {}
     for letter in variation.letters():
         for backbone in backbones:
@@ -206,21 +204,21 @@ def _projection_sizes(variation: Variation, backbones: Sequence[Backbone], used:
 
 
 def _mixer_settings(variation: Variation, letter: str) -> Iterator[dict[str, Any]]:
-    """Options of a mixer, every combination of those that are searched."""
+    """Yield the options of a mixer for every combination of its searched values."""
     domains = {}
     for name, schema in MIXERS[letter].options.items():
-        found = variation.distribution(f"mixers.{MIXER_WORDS[letter]}.{name}", schema.default)
-        domains[name] = found.values() or (schema.default,)
+        distribution = variation.distribution(f"mixers.{MIXER_WORDS[letter]}.{name}", schema.default)
+        domains[name] = distribution.values() or (schema.default,)
     for values in product(*domains.values()):
         yield dict(zip(domains, values, strict=True))
 
 
-def _places(variation: Variation, field: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """(path under `search`, value) of each value of a field that is not a continuum."""
-    found = variation.search.get(field)
-    if isinstance(found, Choice) and len(found.options) > 1:
-        for index, value in enumerate(found.options):
+def _paths_and_values(variation: Variation, field: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield (path under `search`, value) for each value of a field that is not continuous."""
+    distribution = variation.search.get(field)
+    if isinstance(distribution, Choice) and len(distribution.options) > 1:
+        for index, value in enumerate(distribution.options):
             yield (field, "choice", index), value
-    elif found is not None:
-        for value in found.values() or ():
+    elif distribution is not None:
+        for value in distribution.values() or ():
             yield (field,), value

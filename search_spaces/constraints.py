@@ -1,4 +1,4 @@
-"""Limits on exact costs (`params <= 70M`), checked before anything is trained."""
+"""Constraints on exact costs (`params <= 70M`), checked before training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _SHAPE = re.compile(r"\s*([A-Za-z_][\w.@]*)\s*([<>=!~]+)\s*(.+?)\s*")
-MOST = 100  # constraints of a space
+MOST = 100  # constraints per space
 EXAMPLE = 'write it as "params <= 70M" or "cache_bytes@4096 <= 8MiB"'
 
 
@@ -42,7 +42,7 @@ class Constraint:
         return self.metric.analytic(architecture, self.context or 0)
 
     def amount(self, value: float) -> float:
-        """0 or below when `value` is allowed, else how far off it is as a fraction of the limit.
+        """Return at most 0 if `value` is allowed, else its excess as a fraction of the limit.
 
         Costs are whole numbers, so `< L` is `<= L - 1`.
         """
@@ -56,7 +56,7 @@ class Constraint:
 
     @property
     def interval(self) -> tuple[int | None, int | None]:
-        """(lowest, highest) allowed value, None where open."""
+        """(lowest, highest) allowed value; None where unbounded."""
         limit = self.limit
         return {
             "<=": (None, limit),
@@ -71,13 +71,13 @@ class Constraint:
 
     @property
     def exact(self) -> str:
-        """With every digit of the limit."""
+        """The constraint with every digit of the limit."""
         return f"{self.name} {self.comparison} {self.limit}"
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A constraint that an architecture breaks; `amount` is the excess as a fraction of the limit."""
+    """A violated constraint; `amount` is the excess as a fraction of the limit."""
 
     constraint: Constraint
     value: int
@@ -92,18 +92,18 @@ def metric_name(metric: Metric, context: int | None) -> str:
 
 
 def values(constraints: Sequence[Constraint], architecture: Architecture) -> tuple[float, ...]:
-    """One number a constraint, 0 or below when it holds: what feasibility-aware samplers take."""
+    """Return one number per constraint, at most 0 if it holds, as feasibility-aware samplers expect."""
     return tuple(item.amount(item.measure(architecture)) for item in constraints)
 
 
 def violations(constraints: Sequence[Constraint], architecture: Architecture) -> list[Violation]:
-    """The constraints that the architecture breaks."""
-    found = ((item, item.measure(architecture)) for item in constraints)
-    return [Violation(item, value, amount) for item, value in found if (amount := item.amount(value)) > 0]
+    """Return the constraints that the architecture violates."""
+    measured = ((item, item.measure(architecture)) for item in constraints)
+    return [Violation(item, value, amount) for item, value in measured if (amount := item.amount(value)) > 0]
 
 
 def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint]]:
-    """(place in the list, constraint) of every good one; problems for the others and for conflicts."""
+    """Return (list index, constraint) of the valid ones; add problems for the others and for conflicts."""
     if data is None:
         return []
     if not isinstance(data, list):
@@ -112,17 +112,17 @@ def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint
     if len(data) > MOST:
         cursor.problem(f"{len(data):,} constraints", f"must be at most {MOST}", "keep the tightest ones")
         return []
-    found: list[tuple[int, Constraint]] = []
-    for place, text in enumerate(data):
-        constraint = _read_one(text, cursor.at(place))
+    constraints: list[tuple[int, Constraint]] = []
+    for index, text in enumerate(data):
+        constraint = _read_one(text, cursor.at(index))
         if constraint is None:
             continue
-        other = next((other for _, other in found if _conflict(constraint, other)), None)
+        other = next((other for _, other in constraints if _conflict(constraint, other)), None)
         if other is not None:
-            cursor.at(place).problem(text, f"conflicts with {other}: no value satisfies both")
+            cursor.at(index).problem(text, f"conflicts with {other}: no value satisfies both")
         else:
-            found.append((place, constraint))
-    return found
+            constraints.append((index, constraint))
+    return constraints
 
 
 def _read_one(text: object, cursor: Cursor) -> Constraint | None:

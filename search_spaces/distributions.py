@@ -1,4 +1,4 @@
-"""Distributions of a search space: what a field may be, how it is drawn, and how a value is told back."""
+"""Distributions of a search space: a field's values, how to sample them, and the parameters of a value."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ LETTERS = {word: letter for letter, word in MIXER_WORDS.items()}
 
 
 class Distribution(ABC):
-    """The values of one field. A field with a single value asks no sampler anything."""
+    """The values of one field. A field with a single value suggests no parameter."""
 
     @abstractmethod
     def sample(self, trial: Trial, name: str) -> Any:
-        """A value, from the trial's parameters `name` or `name.part`."""
+        """Sample a value, using the trial's parameters `name` or `name.part`."""
 
     @abstractmethod
     def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
-        """The trial parameters that give `value`; None when it is not one of the values."""
+        """Return the trial parameters that produce `value`; None if it is not one of the values."""
 
     @abstractmethod
     def values(self) -> Sequence[Any] | None:
-        """Every value in order; None when there is a continuum of them."""
+        """Return all values in order; None if the distribution is continuous."""
 
     @abstractmethod
     def plain(self) -> Any:
-        """As YAML has it, in one spelling."""
+        """Return the canonical YAML value."""
 
     def contains(self, value: Any) -> bool:
         return self.parameters("", value) is not None
 
     def nearest(self, value: Any) -> Any:
-        """`value` if it is inside, else the first of the values."""
+        """Return `value` if the distribution contains it, else the first value."""
         values = self.values()
         return value if self.contains(value) or not values else values[0]
 
@@ -52,7 +52,7 @@ class Distribution(ABC):
 
 @dataclass(frozen=True)
 class Choice(Distribution):
-    """One out of a list; a single value is a plain value of the file. Tuples are drawn by label `q,k,v`."""
+    """One value of a list; a single one is a plain value in the file. Tuples are suggested as `q,k,v`."""
 
     options: tuple[Any, ...]
 
@@ -106,7 +106,7 @@ class IntRange(Distribution):
 
 @dataclass(frozen=True)
 class LogUniform(Distribution):
-    """Numbers from low to high, every decade equally likely."""
+    """Log-uniform numbers from low to high."""
 
     low: float
     high: float
@@ -129,7 +129,7 @@ class LogUniform(Distribution):
 
 @dataclass(frozen=True)
 class Subset(Distribution):
-    """Any of the members: one true/false parameter each, so that samplers see structure."""
+    """Any subset of the members: one true/false parameter per member, so that samplers see the structure."""
 
     members: tuple[str, ...]
 
@@ -155,11 +155,10 @@ class Subset(Distribution):
 
 @dataclass(frozen=True)
 class Ratio(Distribution):
-    """Shares of mixers by letter, each a whole number in its bounds; the first letter is the one placed.
+    """Integer shares of mixers by letter, each within its bounds; placement applies to the first letter.
 
-    A ratio is reduced by its common divisor. When every share is drawn as 0 the ratio says nothing
-    about any mixer and is read as equal shares of all that may have one: no draw is wasted, and
-    the sampler's parameters keep fixed bounds.
+    A ratio is reduced by its common divisor. If every share is sampled as 0, the ratio is read as equal
+    shares of all mixers that may have one, so no sample is wasted and the parameters keep fixed bounds.
     """
 
     bounds: tuple[tuple[str, int, int], ...]
@@ -173,7 +172,7 @@ class Ratio(Distribution):
         return self.reduce(shares)
 
     def reduce(self, shares: Sequence[int]) -> tuple[tuple[str, int], ...]:
-        """Canonical shares: (letter, share) in the order of the bounds, without a common divisor."""
+        """Return canonical shares: (letter, share) in the order of the bounds, without a common divisor."""
         if not any(shares):
             shares = [min(1, high) for _, _, high in self.bounds]
         divisor = gcd(*shares)
@@ -182,16 +181,16 @@ class Ratio(Distribution):
         )
 
     def raw(self) -> Iterator[tuple[int, ...]]:
-        """Every draw before it is reduced."""
+        """Return an iterator over all shares before reduction."""
         return product(*(range(low, high + 1) for _, low, high in self.bounds))
 
     @cached_property
     def _values(self) -> dict[tuple[tuple[str, int], ...], tuple[int, ...]]:
-        found: dict[tuple[tuple[str, int], ...], tuple[int, ...]] = {}
+        shares_of: dict[tuple[tuple[str, int], ...], tuple[int, ...]] = {}
         for shares in self.raw():
             if any(shares):
-                found.setdefault(self.reduce(shares), shares)
-        return found
+                shares_of.setdefault(self.reduce(shares), shares)
+        return shares_of
 
     def values(self) -> tuple[tuple[tuple[str, int], ...], ...]:
         return tuple(self._values)
@@ -220,7 +219,7 @@ class Ratio(Distribution):
 
 
 def placement_matters(shares: Sequence[tuple[str, int]]) -> bool:
-    """Whether there is something to place: the first mixer has a share, and another too."""
+    """Return whether placement has an effect: the first mixer and another one both have a share."""
     return shares[0][1] > 0 and sum(share > 0 for _, share in shares) > 1
 
 
@@ -228,16 +227,16 @@ def placement_matters(shares: Sequence[tuple[str, int]]) -> bool:
 def layouts_of(
     ratio: Ratio, placements: tuple[str, ...], depth: int
 ) -> dict[str, tuple[tuple[tuple[str, int], ...], str | None]]:
-    """Every layout of this depth the ratio can give, with the (shares, placement) that gives it first."""
-    found: dict[str, tuple[tuple[tuple[str, int], ...], str | None]] = {}
+    """Return every layout of this depth, with the first (shares, placement) that produces it."""
+    layouts: dict[str, tuple[tuple[tuple[str, int], ...], str | None]] = {}
     for shares in ratio.values():
         matters = placement_matters(shares)
         for placement in placements if matters else (None,):
             layout = layout_from_ratio(dict(shares), placement or "interleave", depth)
-            found.setdefault(layout, (shares, placement))
-    return found
+            layouts.setdefault(layout, (shares, placement))
+    return layouts
 
 
 def label(value: Any) -> Any:
-    """How a categorical value is named to a sampler, whose choices must be plain."""
+    """Return the plain value that stands for `value` in a sampler's categorical choices."""
     return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else value

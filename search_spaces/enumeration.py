@@ -1,4 +1,4 @@
-"""Every architecture of a finite space, by walking through every answer that a sampler could give."""
+"""Enumeration of a finite space, by walking through every value that a sampler could suggest."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from surgery.config.problems import Problem, UserError
 
 
 def every_architecture(space: SearchSpace) -> Iterator[tuple[dict[str, Any], Architecture]]:
-    """(trial parameters, architecture), the first parameters that give each; constraints aside.
+    """Yield (trial parameters, architecture) once per architecture, ignoring constraints.
 
-    Only what the space asks for is varied, so that a field without an effect multiplies nothing.
+    Only parameters that the space samples are varied, so fields without an effect add no combinations.
 
     Raises:
-        UserError: a field has a continuum of values.
+        UserError: a field is continuous.
     """
     if continuous := space.size().continuous:
         problems = [
@@ -34,7 +34,7 @@ def every_architecture(space: SearchSpace) -> Iterator[tuple[dict[str, Any], Arc
 
 
 class _Walk:
-    """A trial that gives the answers of a path, and the first of each domain behind its end."""
+    """A trial that returns the values of a path of indices, then the first value of each further domain."""
 
     def __init__(self, path: Sequence[int]) -> None:
         self.params: dict[str, Any] = {}
@@ -48,19 +48,19 @@ class _Walk:
         return int(self._take(name, range(low, high + 1, step)))
 
     def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
-        raise AssertionError("a continuum was refused before")
+        raise AssertionError("continuous fields are rejected before")
 
     def next(self) -> _Walk | None:
-        """The walk behind this one: its last answer that has another, changed; None after the last walk."""
-        for place in reversed(range(len(self._sizes))):
-            if self._path[place] + 1 < self._sizes[place]:
-                return _Walk([*self._path[:place], self._path[place] + 1])
+        """Return the next walk in lexicographic order; None after the last one."""
+        for index in reversed(range(len(self._sizes))):
+            if self._path[index] + 1 < self._sizes[index]:
+                return _Walk([*self._path[:index], self._path[index] + 1])
         return None
 
     def _take(self, name: str, domain: Sequence[Any]) -> Any:
-        place = len(self._sizes)
-        if place == len(self._path):
+        index = len(self._sizes)
+        if index == len(self._path):
             self._path.append(0)
         self._sizes.append(len(domain))
-        self.params[name] = domain[self._path[place]]
+        self.params[name] = domain[self._path[index]]
         return self.params[name]

@@ -1,4 +1,4 @@
-"""How far a cost reaches over a space, and whether any architecture meets the constraints."""
+"""The range of a cost over a space, and a check that some architecture meets the constraints."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from surgery.config.options import Cursor
 
 Score = Callable[[Architecture], float]
 
-FIRST_SAMPLES = 64  # nearly every space shows an architecture that is allowed among so few
+FIRST_SAMPLES = 64  # enough to draw a feasible architecture from nearly every space
 SAMPLES = 2000
 RANDOM_STARTS = 4
 SEED = 20_000
 
 
 def lowest(variation: Variation, score: Score, enough: float = float("-inf")) -> float:
-    """The lowest score that changing one parameter at a time reaches, from both corners of the space and
-    from the best of a few random architectures at a time.
+    """Minimise a score by coordinate descent from both corners of the space and from random starts.
 
-    Exact for costs that rise or fall with each parameter whatever the others are, as ours nearly do; where
-    parameters work against each other (more projections replaced pays only at a low rank) the random starts
-    find the way. Stops at `enough`.
+    Exact for costs that are monotonic in each parameter regardless of the others, as ours nearly are. The
+    random starts cover interactions (replacing more projections pays only at a low rank). Each random start
+    is the best of FIRST_SAMPLES architectures. Stops as soon as a score of at most `enough` is reached.
     """
     best = float("inf")
     for start in _starts(variation, score):
@@ -58,16 +57,16 @@ def _descend(variation: Variation, score: Score, trial: ReplayTrial, enough: flo
                 if value == trial.params.get(name):
                     continue
                 other = ReplayTrial({**trial.params, name: value}, high=trial.high)
-                if (found := score(variation.sample(other))) < reached:
-                    trial, reached, improved = other, found, True
+                if (value_reached := score(variation.sample(other))) < reached:
+                    trial, reached, improved = other, value_reached, True
     return reached
 
 
 def cost_range(variation: Variation, name: str, samples: int, seed: int) -> tuple[int, int, int]:
-    """(lowest, median, highest) of an analytic metric; the median is over random architectures.
+    """Return (lowest, median, highest) of an analytic metric; the median is over random architectures.
 
     Raises:
-        ValueError: not a metric, or one that only training can measure.
+        ValueError: `name` is unknown, or only measured by training.
     """
     metric, context = parse_metric(name)
     if metric.analytic is None:
@@ -81,7 +80,7 @@ def cost_range(variation: Variation, name: str, samples: int, seed: int) -> tupl
 
 
 def feasible_share(variation: Variation, constraints: Sequence[Constraint], samples: int, seed: int) -> float:
-    """The fraction of random architectures that meet every constraint."""
+    """Return the fraction of random architectures that meet every constraint."""
     source = random.Random(seed)
     return sum(_meets(constraints, variation.random(source)) for _ in range(samples)) / samples
 
@@ -89,7 +88,7 @@ def feasible_share(variation: Variation, constraints: Sequence[Constraint], samp
 def check_possible(
     variation: Variation, constraints: Sequence[tuple[int, Constraint]], cursor: Cursor
 ) -> None:
-    """Problems for constraints that no architecture of the space meets."""
+    """Add problems for constraints that no architecture of the space meets."""
     wanted = [constraint for _, constraint in constraints]
     source = random.Random(SEED)
     met: set[int] = set()
@@ -100,27 +99,27 @@ def check_possible(
             return
         met |= holding
     doubtful = [item for index, item in enumerate(constraints) if index not in met]
-    within_reach = [_check_reach(variation, place, constraint, cursor) for place, constraint in doubtful]
+    within_reach = [_check_reach(variation, index, constraint, cursor) for index, constraint in doubtful]
     if not all(within_reach):
         return
     if lowest(variation, partial(_excess, wanted), enough=0) <= 0:
         return
     if any(_meets(wanted, variation.random(source)) for _ in range(SAMPLES)):
         return
-    each = "each can be met, but " if len(wanted) > 1 else ""
+    each = "each can be met by itself, but " if len(wanted) > 1 else ""
     rule = f"{each}none of {SAMPLES} random architectures meets {'all of them together' if each else 'it'}"
-    cursor.problem(", ".join(map(str, wanted)), rule, "relax one of them" if each else "leave it some room")
+    cursor.problem(", ".join(map(str, wanted)), rule, "relax one of them" if each else "loosen it")
 
 
-def _check_reach(variation: Variation, place: int, constraint: Constraint, cursor: Cursor) -> bool:
-    """Whether the metric's range over the space meets the constraint's; a problem if not."""
+def _check_reach(variation: Variation, index: int, constraint: Constraint, cursor: Cursor) -> bool:
+    """Return whether the metric's range over the space overlaps the constraint's; add a problem if not."""
     low, high = lowest(variation, constraint.measure), -lowest(variation, lambda a: -constraint.measure(a))
     least, most = constraint.interval
     if (most is None or low <= most) and (least is None or high >= least):
         return True
     reach = f"from {constraint.metric.format(low)} to {constraint.metric.format(high)}"
     rule = f"no architecture of this space meets it: {constraint.name} reaches {reach}"
-    cursor.at(place).problem(str(constraint), rule, "change the limit or widen the search")
+    cursor.at(index).problem(str(constraint), rule, "change the limit or widen the search")
     return False
 
 

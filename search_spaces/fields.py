@@ -1,6 +1,6 @@
-"""The fields a `search:` section may have: what one value is, and which distributions suit it.
+"""The fields of a `search:` section: how a value is read, and which distributions are supported.
 
-Read off surgery's registries, so that a new mixer or projection operator is searchable as it lands.
+Derived from surgery's registries, so that a new mixer or projection operator is searchable at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORMS: dict[type, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Field:
-    """One key under `search:`. `read` checks a single value of the file and raises ValueError."""
+    """One key under `search:`. `read` checks a single value and raises ValueError if it is invalid."""
 
     name: str
     forms: tuple[str, ...]
@@ -40,7 +40,7 @@ class Field:
 
     @property
     def usage(self) -> str:
-        """The forms that suit it, as one writes them."""
+        """The supported distributions, as written in a file."""
         return " or ".join(EXAMPLES[form] for form in self.forms)
 
 
@@ -54,32 +54,39 @@ EXAMPLES = {
 
 
 def fields() -> dict[str, Field]:
-    """Every field that may be searched, in the order in which they are drawn."""
-    found = [_numeric(f"backbone.{size}", Option(int, low=1, help="size")) for size in BACKBONE_SIZES]
-    found += [
+    """Return every searchable field by name, in sampling order."""
+    result = [_numeric(f"backbone.{size}", Option(int, low=1, help="size")) for size in BACKBONE_SIZES]
+    result += [
         Field("layout", ("choice",), _read_layout, help="mixer letters, tiled over the depth"),
         Field("mixers.ratio", ("ratio",), _no_value, help="share of each mixer"),
-        _numeric("mixers.placement", Option(str, choices=PLACEMENTS, help="where the first mixer stands")),
+        _numeric("mixers.placement", Option(str, choices=PLACEMENTS, help="placement of the first mixer")),
     ]
     for mixer in MIXERS.values():
-        found += [_numeric(f"mixers.{mixer.word}.{name}", option) for name, option in mixer.options.items()]
-    found.append(_numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="passes of the stack")))
-    found.append(
-        Field("loop.windows", ("choice",), _read_schedule, help="tokens attention sees in each pass, or none")
+        result += [_numeric(f"mixers.{mixer.word}.{name}", option) for name, option in mixer.options.items()]
+    result.append(_numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="passes through the stack")))
+    result.append(
+        Field(
+            "loop.windows", ("choice",), _read_schedule, help="attention window per pass in tokens, or none"
+        )
     )
     for operator, spec in PROJECTION_OPERATORS.items():
         if not spec.options:
             continue
-        found += [
-            Field(f"{operator}.projections", ("subset", "choice"), read_projections, help="which become it"),
-            Field(f"{operator}.layers", ("choice",), _read_selector, help="layers it may stand in"),
+        result += [
+            Field(
+                f"{operator}.projections",
+                ("subset", "choice"),
+                read_projections,
+                help="projections that use this operator",
+            ),
+            Field(f"{operator}.layers", ("choice",), _read_selector, help="layers the operator applies to"),
         ]
-        found += [_numeric(f"{operator}.{name}", option) for name, option in spec.options.items()]
-    return {field.name: field for field in found}
+        result += [_numeric(f"{operator}.{name}", option) for name, option in spec.options.items()]
+    return {field.name: field for field in result}
 
 
 def unknown_field(name: str) -> tuple[str, str]:
-    """(rule, hint) for a key that is no field here."""
+    """Return (rule, hint) for a key that is not a field."""
     known = fields()
     parts = name.split(".")
     nested = [field for field in known if field.startswith(f"{name}.")]
@@ -92,7 +99,11 @@ def unknown_field(name: str) -> tuple[str, str]:
 
 
 def read_projections(value: object) -> tuple[str, ...]:
-    """Projection names in their canonical order, from a list, `all` or `none`."""
+    """Read a list of projections, `all` or `none`; return the names in canonical order.
+
+    Raises:
+        ValueError: a name is not a projection.
+    """
     if value == "all":
         return PROJECTIONS
     names = [] if value == "none" else value if isinstance(value, list) else [value]
@@ -100,7 +111,7 @@ def read_projections(value: object) -> tuple[str, ...]:
         if name not in PROJECTIONS:
             hint = nearest(str(name), PROJECTIONS)
             raise ValueError(
-                f"{name!r} is no projection, they are {', '.join(PROJECTIONS)}{'; ' + hint if hint else ''}"
+                f"{name!r} is not a projection ({', '.join(PROJECTIONS)}){'; ' + hint if hint else ''}"
             )
     return tuple(name for name in PROJECTIONS if name in names)
 

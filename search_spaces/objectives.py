@@ -1,4 +1,4 @@
-"""What a study optimises: metrics and their directions."""
+"""Objectives of a study: metrics and their directions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from surgery.config.options import Cursor
 from surgery.config.problems import nearest
 
 DIRECTIONS = ("min", "max")
-MOST = 4  # with more, nearly every architecture is on the front
+MOST = 4  # with more objectives nearly every architecture is on the front
 EXAMPLE = "such as {val_loss: min, params: min}"
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric, at a context in tokens where it takes one, and the direction that is better."""
+    """A metric, its context length in tokens if it has one, and the better direction."""
 
     metric: Metric
     context: int | None
@@ -28,7 +28,7 @@ class Objective:
 
     @property
     def measured(self) -> bool:
-        """Known only after training."""
+        """True if the metric is only known after training."""
         return self.metric.analytic is None
 
     def __str__(self) -> str:
@@ -36,11 +36,11 @@ class Objective:
 
 
 def read_objectives(data: object, cursor: Cursor) -> tuple[Objective, ...]:
-    """Objectives in the order of the file; what is wrong becomes problems."""
+    """Return the objectives in file order; errors are collected as problems."""
     if not isinstance(data, dict) or not data:
         cursor.problem(data, "must map metrics to min or max", EXAMPLE)
         return ()
-    found: list[Objective] = []
+    objectives: list[Objective] = []
     for name, direction in data.items():
         here = cursor.at(str(name))
         try:
@@ -54,16 +54,18 @@ def read_objectives(data: object, cursor: Cursor) -> tuple[Objective, ...]:
             continue
         objective = Objective(metric, context, str(direction))
         if objective.measured and direction != metric.better:
-            # costs may go either way (the largest model under a limit); a worse loss is never meant
+            # a cost may go either way (the largest model under a limit); a worse loss is never intended
             here.problem(direction, f"would prefer the worse {metric.name}", f"write {metric.better}")
-        elif any(objective.name == other.name for other in found):
-            here.problem(None, f"is {objective.name} a second time")
+        elif any(objective.name == other.name for other in objectives):
+            here.problem(None, f"repeats {objective.name}")
         else:
-            found.append(objective)
-    if len(found) == len(data):
-        if not any(item.measured for item in found):
-            names = ", ".join(item.name for item in found)
-            cursor.problem(names, "nothing here needs training: no quality is optimised", "add val_loss: min")
-        if len(found) > MOST:
-            cursor.problem(len(found), f"at most {MOST} objectives", "make some of them constraints")
-    return tuple(found)
+            objectives.append(objective)
+    if len(objectives) == len(data):
+        if not any(item.measured for item in objectives):
+            names = ", ".join(item.name for item in objectives)
+            cursor.problem(
+                names, "none of these needs training: no quality is optimised", "add val_loss: min"
+            )
+        if len(objectives) > MOST:
+            cursor.problem(len(objectives), f"at most {MOST} objectives", "make some of them constraints")
+    return tuple(objectives)

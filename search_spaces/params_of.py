@@ -1,4 +1,4 @@
-"""From an architecture back to the trial parameters that give it: samplers learn from baselines too."""
+"""The inverse of sampling: trial parameters of an architecture, so that samplers learn from baselines too."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Params = dict[str, Any]
 
 
 def params_of(variation: Variation, architecture: Architecture) -> Params | None:
-    """Parameters whose sample is this architecture (the same model, whatever its spelling).
+    """Return parameters that sample to this architecture (compared by hash); None if it is not in the space.
 
-    Every answer was drawn again and compared by hash. None when the space does not hold the architecture.
+    Candidates are guessed field by field and verified by sampling them again.
     """
     parts = [
         _sizes(variation, architecture),
@@ -40,7 +40,7 @@ def params_of(variation: Variation, architecture: Architecture) -> Params | None
 
 
 def _single(variation: Variation, field: str, value: Any) -> list[Params]:
-    """What `field` must be for `value`: one guess, or none when that is impossible."""
+    """Return the parameters of `field` for `value`: one guess, or none if impossible."""
     if field not in variation.search:
         return [{}]
     params = variation.search[field].parameters(field, value)
@@ -48,13 +48,13 @@ def _single(variation: Variation, field: str, value: Any) -> list[Params]:
 
 
 def _sizes(variation: Variation, architecture: Architecture) -> list[Params]:
-    found: Params = {}
+    params: Params = {}
     for size in variation.searched_sizes:
         guess = _single(variation, f"backbone.{size}", getattr(architecture.backbone, size))
         if not guess:
             return []
-        found |= guess[0]
-    return [found]
+        params |= guess[0]
+    return [params]
 
 
 def _layouts(variation: Variation, architecture: Architecture) -> list[Params]:
@@ -75,60 +75,60 @@ def _layouts(variation: Variation, architecture: Architecture) -> list[Params]:
 
 
 def _mixer_options(variation: Variation, architecture: Architecture) -> list[Params]:
-    found: Params = {}
+    params: Params = {}
     for layer in architecture.layers:
         for name in MIXERS[layer.mixer].options:
             field = f"mixers.{MIXER_WORDS[layer.mixer]}.{name}"
             guess = _single(variation, field, layer.mixer_options[name])
             if not guess:
                 return []
-            found |= guess[0]
-    return [found]
+            params |= guess[0]
+    return [params]
 
 
 def _windows(variation: Variation, architecture: Architecture) -> list[Params]:
-    """Schedules that give the architecture's windows at its number of passes."""
+    """Return schedules that give the architecture's windows at its loop count."""
     wanted = architecture.loop_windows if any(architecture.loop_windows) else ()
     schedules = variation.distribution("loop.windows", ()).values() or ()
     count = architecture.loop_count
     same = [item for item in schedules if stretched(item, count) == wanted]
     guesses = [guess for item in same for guess in _single(variation, "loop.windows", item)]
-    return guesses or [{}]  # drawn only where it matters: drawing again tells
+    return guesses or [{}]  # sampled only where it has an effect; verified by sampling again
 
 
 def _rules(variation: Variation, architecture: Architecture, operator: str) -> Iterator[Params]:
-    """Guesses of an operator's fields: which projections, which layers, which options."""
-    places = {
+    """Yield guesses of an operator's projections, layers and options."""
+    replaced = {
         (index, name): item.options
         for index, layer in enumerate(architecture.layers)
         for name, item in layer.projections.items()
         if item.name == operator
     }
-    names = {name for _, name in places}
+    names = {name for _, name in replaced}
     used = tuple(name for name in PROJECTIONS if name in names)
     projections = _projections(variation, f"{operator}.projections", used)
-    if not places:
+    if not replaced:
         yield from projections
         return
-    options = next(iter(places.values()))
+    options = next(iter(replaced.values()))
     fixed: Params = {}
     for option in PROJECTION_OPERATORS[operator].options:
         for guess in _single(variation, f"{operator}.{option}", options[option]):
-            fixed |= guess  # one that has no value here may be idle: drawing again tells
-    at = {index for index, _ in places}
+            fixed |= guess  # an option without a guess may be idle; verified by sampling again
+    at = {index for index, _ in replaced}
     depth = architecture.backbone.num_layers
     for selector in variation.distribution(f"{operator}.layers", "all").values() or ():
         if not at <= set(select_layers(None if selector == "all" else selector, depth)):
-            continue  # it may select more: layers whose mixer has none of the projections
+            continue  # it may select more layers: those whose mixer has none of the projections
         for layers in _single(variation, f"{operator}.layers", selector):
             for guess in projections:
                 yield {**fixed, **guess, **layers}
 
 
 def _projections(variation: Variation, field: str, used: tuple[str, ...]) -> list[Params]:
-    """Guesses for the projections in use; a list may name more, which no mixer of the layout has."""
-    found = variation.search.get(field)
-    if not isinstance(found, Choice):
+    """Return guesses for the projections in use; a list may name more that no mixer of the layout has."""
+    distribution = variation.search.get(field)
+    if not isinstance(distribution, Choice):
         return _single(variation, field, used)
-    lists = sorted((item for item in found.options if set(used) <= set(item)), key=len)
+    lists = sorted((item for item in distribution.options if set(used) <= set(item)), key=len)
     return [guess for item in lists for guess in _single(variation, field, item)]

@@ -1,4 +1,4 @@
-"""The proxy: the short training run that every architecture gets, the same for all."""
+"""The proxy: a short training run with the same settings for every architecture."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from surgery.config.quantities import parse_count
 
 _COUNTS = {
     "tokens": "tokens of one training run",
-    "seq_len": "tokens of a sequence",
-    "batch_tokens": "tokens of an optimizer step, a multiple of seq_len",
-    "eval_tokens": "held-out tokens the loss is measured on",
+    "seq_len": "tokens per sequence",
+    "batch_tokens": "tokens per optimizer step, a multiple of seq_len",
+    "eval_tokens": "held-out tokens that the loss is measured on",
 }
 LR_RULES = ("roles", "width", "uniform")
 _SETTINGS = {
     "seconds": Option(
-        float, low=0.1, high=1e7, help="of training that a run gets; tokens is then the most that it takes"
+        float, low=0.1, high=1e7, help="training time per run, in seconds; tokens is then an upper bound"
     ),
     "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
     "lr_rule": Option(
         str,
         choices=LR_RULES,
-        help="roles: lr for matrices, six times as much for embeddings, norms and gates; width: likewise, "
-        "and more for HDPL's blocks and decoders, the fewer inputs they have; uniform: lr for all",
+        help="roles: lr for matrices, 6 lr for embeddings, norms and gates; width: like roles, with a higher "
+        "rate for HDPL's blocks and decoders the fewer inputs they have; uniform: lr for all",
     ),
     "warmup": Option(  # or a count
         float,
         low=0.0,
         high=0.9,
-        help="fraction of the steps in which the rate rises, at most 0.9, or tokens such as 1M",
+        help="warm-up as a fraction of the steps, at most 0.9, or in tokens such as 1M",
     ),
-    "final_lr": Option(float, low=0.0, high=1.0, help="share of the peak rate that is left at the end"),
-    "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW's, on matrices only"),
-    "seeds": Option(int, low=1, high=20, help="runs of each architecture; their mean is compared"),
+    "final_lr": Option(float, low=0.0, high=1.0, help="final learning rate as a fraction of the peak"),
+    "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW weight decay, on matrices only"),
+    "seeds": Option(int, low=1, high=20, help="runs per architecture; their means are compared"),
 }
 
 
@@ -50,22 +50,23 @@ class Proxy:
 
     Attributes:
         tokens, seq_len, batch_tokens, eval_tokens: in tokens.
-        seconds: of training that every run gets instead of as many tokens, `tokens` being the most it takes;
-            evaluations don't count. None: every run takes all tokens.
-        rungs: fractions of the budget at which trials are compared, rising, the last is 1.
+        seconds: training time per run, not counting evaluation; `tokens` is then an upper bound. None: every
+            run trains on all tokens.
+        rungs: fractions of the budget at which trials are compared, increasing; the last is 1.
         lr: peak learning rate.
-        lr_rule: who gets it: `roles`, `width` or `uniform` (`studies.training.step.make_optimizer`).
-        warmup: fraction of the steps if below 1, else tokens: then an audit's longer runs have as many.
-        final_lr: share of the peak that the rate's cosine ends at; 1: it stays at the peak.
-        seeds: runs of each architecture.
-        recall, state: the probes of these names, where they are objectives.
+        lr_rule: learning rates by parameter: `roles`, `width` or `uniform`
+            (`studies.training.optimizer.make_optimizer`).
+        warmup: fraction of the steps if below 1, else tokens, which an audit's longer runs keep.
+        final_lr: end of the cosine schedule as a fraction of the peak; 1: a constant rate.
+        seeds: runs per architecture.
+        recall, state: the probes of these names, if they are objectives.
     """
 
     tokens: int = 20_000_000
     seq_len: int = 512
     batch_tokens: int = 32_768
     seconds: float | None = None
-    rungs: tuple[float, ...] = (0.2, 0.5, 1.0)  # behind the warm-up: before, losses rank nothing
+    rungs: tuple[float, ...] = (0.2, 0.5, 1.0)  # after the warm-up: losses rank poorly before
     lr: float = 1e-3
     lr_rule: str = "roles"
     warmup: float = 0.1
@@ -78,14 +79,13 @@ class Proxy:
 
     @property
     def probes(self) -> dict[str, Probe]:
-        """Those that are measured, by name."""
-        found = {name: getattr(self, name) for name in PROBES}
-        return {name: probe for name, probe in found.items() if probe is not None}
+        """The probes that are measured, by name."""
+        probes = {name: getattr(self, name) for name in PROBES}
+        return {name: probe for name, probe in probes.items() if probe is not None}
 
     @property
     def steps(self) -> int:
-        """Optimizer steps, the most of them where the budget is time; what is left of `tokens` after whole
-        steps is not trained on."""
+        """Optimizer steps, an upper bound under a time budget. A remainder of `tokens` is not trained on."""
         return self.tokens // self.batch_tokens
 
     @property
@@ -95,18 +95,25 @@ class Proxy:
 
     @property
     def warmup_share(self) -> float:
-        """Of the most steps that a run takes."""
+        """The warm-up as a fraction of the maximum number of steps."""
         return self.warmup if self.warmup < 1 else self.warmup / self.tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the probes that are not used, and without a time that is not: they have no effect."""
-        found = {**asdict(self), "rungs": list(self.rungs)}
-        unused = {name for name in (*PROBES, "seconds") if found[name] is None}
-        return {name: value for name, value in found.items() if name not in unused}
+        """Return all settings except unused probes and an unset time budget, which have no effect."""
+        values = {**asdict(self), "rungs": list(self.rungs)}
+        unused = {name for name in (*PROBES, "seconds") if values[name] is None}
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cursor: Cursor) -> Proxy | None:
-    """From a mapping, defaults filled in; None with problems. `probes`: those that are objectives."""
+    """Read the `proxy` section, filling in defaults; None after adding problems.
+
+    Args:
+        data: the section.
+        vocab_size: of the backbone; None if unknown.
+        probes: names of the probes that are objectives.
+        cursor: position of the section, for problems.
+    """
     before = len(cursor.problems.entries)
     given = cursor.mapping(data, (*_COUNTS, "rungs", *_SETTINGS, *PROBES))
     values: dict[str, Any] = {}
@@ -131,9 +138,9 @@ def read_proxy(data: object, vocab_size: int | None, probes: Collection[str], cu
 
 
 def check_ahead(proxy: Proxy, start: float, cursor: Cursor) -> None:
-    """`val_loss@Kx` needs a point of the curve to start from: `start`, a share of the run."""
+    """Check that `val_loss@Kx` has a rung at `start`, the fraction of the run it extrapolates from."""
     if start not in proxy.rungs:
-        rule = f"carries the curve on from {start:g} of the run, where there is no rung"
+        rule = f"extrapolates the curve from {start:g} of the run, where there is no rung"
         rungs = ", ".join(f"{item:g}" for item in sorted({*proxy.rungs, start}))
         cursor.problem(None, rule, f"write rungs: [{rungs}] in proxy")
 
@@ -161,14 +168,14 @@ def _read_rungs(value: object) -> tuple[float, ...]:
     ):
         raise ValueError("must be fractions of the budget, above 0 and at most 1")
     if any(later <= sooner for sooner, later in pairwise(value)):
-        raise ValueError(f"must rise: [{', '.join(f'{item:g}' for item in sorted(set(value)))}]")
+        raise ValueError(f"must increase: [{', '.join(f'{item:g}' for item in sorted(set(value)))}]")
     if value[-1] != 1:
         raise ValueError("must end with 1.0, the whole budget")
     return tuple(float(item) for item in value)
 
 
 def _check(proxy: Proxy, given: dict[str, Any], cursor: Cursor) -> None:
-    """Rules between fields."""
+    """Check the rules between fields."""
     seq_len, batch, tokens = proxy.seq_len, proxy.batch_tokens, proxy.tokens
     if batch % seq_len:
         below = batch // seq_len * seq_len
@@ -180,7 +187,7 @@ def _check(proxy: Proxy, given: dict[str, Any], cursor: Cursor) -> None:
     elif len(set(proxy.rung_steps)) < len(proxy.rungs) or proxy.rung_steps[0] < 1:
         cursor.at("rungs").problem(
             list(proxy.rungs),
-            f"a run has only {proxy.steps} steps, so that rungs fall on steps {list(proxy.rung_steps)}",
+            f"a run has only {proxy.steps} steps, so the rungs fall on steps {list(proxy.rung_steps)}",
             "use fewer rungs, smaller batches or more tokens",
         )
     if proxy.warmup >= 1 and not batch <= proxy.warmup <= 0.9 * tokens:

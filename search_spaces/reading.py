@@ -1,4 +1,4 @@
-"""One field of a `search:` section into its distribution; what is wrong becomes problems."""
+"""Reading one field of a `search:` section into its distribution; errors are collected as problems."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from surgery.config.problems import nearest
 from surgery.mixers import MIXER_WORDS
 
 MAX_RATIOS = 20_000
-MAX_VALUES = 10_000  # of a range
+MAX_VALUES = 10_000  # values of a range
 
 
 def read_distribution(field: Field, data: object, cursor: Cursor) -> Distribution | None:
-    """The distribution (a plain value is one with a single value), or None with problems."""
+    """Return the distribution (a plain value becomes a single choice), or None after adding problems."""
     if field.forms == ("ratio",):
         return _read_ratio(data, cursor)
     if not isinstance(data, dict):
         return _read_fixed(field, data, cursor)
     forms = [key for key in data if key != "step"]
     if len(forms) != 1:
-        cursor.problem(data, "must have one distribution", f"write {field.usage}")
+        cursor.problem(data, "must be exactly one distribution", f"write {field.usage}")
         return None
     form, value = str(forms[0]), data[forms[0]]
     if form not in EXAMPLES or form == "ratio":
@@ -32,7 +32,7 @@ def read_distribution(field: Field, data: object, cursor: Cursor) -> Distributio
         cursor.at(form).problem(None, "is not a distribution", hint)
         return None
     if form not in field.forms:
-        cursor.at(form).problem(value, f"a {form} does not suit {field.name}", f"write {field.usage}")
+        cursor.at(form).problem(value, f"{form} does not suit {field.name}", f"write {field.usage}")
         return None
     if "step" in data and form != "range":
         cursor.at("step").problem(data["step"], "only a range has a step")
@@ -66,7 +66,7 @@ def _read_choice(field: Field, value: object, cursor: Cursor) -> Choice | None:
         if item is None:
             good = False
         elif item in items[:index]:
-            cursor.at(index).problem(value[index], "stands in the list twice", "remove one")
+            cursor.at(index).problem(value[index], "is listed twice", "remove one")
             good = False
     return Choice(tuple(items)) if good else None
 
@@ -91,20 +91,20 @@ def _read_subset(value: object, cursor: Cursor) -> Subset | None:
             cursor.at(index).problem(name, rule, nearest(str(name), PROJECTIONS))
             good = False
         elif name in members[:index]:
-            cursor.at(index).problem(name, "stands in the list twice", "remove one")
+            cursor.at(index).problem(name, "is listed twice", "remove one")
             good = False
     return Subset(tuple(name for name in PROJECTIONS if name in members)) if good else None
 
 
 def _read_pair(field: Field, value: object, cursor: Cursor) -> tuple[Any, Any] | None:
     if not isinstance(value, list) or len(value) != 2:
-        cursor.problem(value, "must be two numbers [lowest, highest]")
+        cursor.problem(value, "must be two numbers [low, high]")
         return None
     low, high = (_read_value(field, item, cursor.at(index)) for index, item in enumerate(value))
     if low is None or high is None:
         return None
     if low > high:
-        cursor.problem(value, "the lowest is above the highest", f"write [{high:g}, {low:g}]")
+        cursor.problem(value, "the lower bound is above the upper bound", f"write [{high:g}, {low:g}]")
         return None
     return low, high
 
@@ -173,11 +173,9 @@ def _read_ratio(data: object, cursor: Cursor) -> Ratio | None:
         return None
     count = math.prod(high - low + 1 for _, low, high in bounds)
     if count > MAX_RATIOS:
-        cursor.problem(
-            data, f"has {count:,} ratios, at most {MAX_RATIOS:,} can be told apart", "narrow the shares"
-        )
+        cursor.problem(data, f"has {count:,} ratios, at most {MAX_RATIOS:,} are allowed", "narrow the shares")
         return None
-    bounds.sort(key=lambda bound: bound[0] != "F")  # full attention is the one that is placed
+    bounds.sort(key=lambda bound: bound[0] != "F")  # placement applies to the first, full attention
     return Ratio(tuple(bounds))
 
 
@@ -185,10 +183,10 @@ def _read_shares(value: object, cursor: Cursor) -> tuple[int, int] | None:
     pair = value if isinstance(value, list) else [value, value]
     shares = [item for item in pair if isinstance(item, int) and type(item) is int and item >= 0]
     if len(shares) != 2 or len(pair) != 2:
-        cursor.problem(value, "must be a share or [lowest, highest], whole numbers from 0")
+        cursor.problem(value, "must be a share or [low, high], whole numbers from 0")
         return None
     low, high = shares
     if low > high:
-        cursor.problem(value, "the lowest is above the highest", f"write [{high}, {low}]")
+        cursor.problem(value, "the lower bound is above the upper bound", f"write [{high}, {low}]")
         return None
     return low, high

@@ -1,4 +1,4 @@
-"""A space file into a SearchSpace: every section and every rule between them, all problems at once."""
+"""Reading a space file into a SearchSpace: every section, every rule between them, all problems at once."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def read_space(source: Source, default_name: str = "space") -> SearchSpace:
-    """A checked space.
+    """Read and check a space.
 
     Raises:
-        UserError: every problem of the file, in the order of its lines.
+        UserError: the file has problems; all of them are listed, in line order.
     """
     problems = Problems()
     root = Cursor(problems, source)
@@ -59,7 +59,7 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
         variation = Variation(backbone, given["backbone"], search)
         check_fit(variation, root.at("search"))
         if not any(problem.field.startswith("search") for problem in problems.entries):
-            check_possible(variation, limits, root.at("constraints"))  # half a search has other costs
+            check_possible(variation, limits, root.at("constraints"))  # a partly read search has other costs
     problems.entries.sort(key=lambda problem: problem.line or 0)
     problems.raise_if_any(f"{source.name}: not a valid search space")
     assert proxy is not None
@@ -79,19 +79,19 @@ def _read_name(value: object, cursor: Cursor) -> str:
 def _read_backbone(given: dict[str, Any], root: Cursor) -> Backbone | None:
     cursor = root.at("backbone")
     if given.get("backbone") is None:
-        cursor.problem(None, "is missing", "give the sizes of the model that architectures are cut from")
+        cursor.problem(None, "is missing", "give the sizes of the dense model that architectures vary")
         return None
     return Backbone.read(given["backbone"], cursor)
 
 
 def _read_search(given: dict[str, Any], cursor: Cursor) -> dict[str, Distribution]:
-    """The fields that could be read, in their order of drawing."""
+    """Return the valid fields, in sampling order."""
     data = given.get("search")
     if not data:
-        cursor.problem(data, "nothing is searched", "such as {hdpl.rank: {choice: [16, 32]}, ...}")
+        cursor.problem(data, "has no fields to search", "such as {hdpl.rank: {choice: [16, 32]}, ...}")
         return {}
     known = fields()
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     content = cursor.mapping(data)
     meant = ""
     for name, value in content.items():
@@ -101,20 +101,26 @@ def _read_search(given: dict[str, Any], cursor: Cursor) -> dict[str, Distributio
             here.problem(None, rule, hint)
             meant += hint
         elif (distribution := read_distribution(known[name], value, here)) is not None:
-            found[name] = distribution
-    _check_company(content, found, cursor)
-    _check_required(content, found, meant, cursor)
-    if found and len(found) == len(content) and all(item.fixed for item in found.values()):
+            distributions[name] = distribution
+    _check_company(content, distributions, cursor)
+    _check_required(content, distributions, meant, cursor)
+    if (
+        distributions
+        and len(distributions) == len(content)
+        and all(item.fixed for item in distributions.values())
+    ):
         cursor.problem(
-            ", ".join(found), "nothing varies: every field has a single value", "give one a choice"
+            ", ".join(distributions), "nothing varies: every field has a single value", "give one a choice"
         )
-    return {name: found[name] for name in known if name in found}
+    return {name: distributions[name] for name in known if name in distributions}
 
 
-def _check_company(content: dict[str, Any], found: dict[str, Distribution], cursor: Cursor) -> None:
-    """Fields that have no effect without another, or beside another."""
+def _check_company(content: dict[str, Any], distributions: dict[str, Distribution], cursor: Cursor) -> None:
+    """Report fields that have no effect without another field, or that exclude each other."""
     if "layout" in content and "mixers.ratio" in content:
-        cursor.at("layout").problem(content["layout"], "can't stand beside mixers.ratio", "keep one of them")
+        cursor.at("layout").problem(
+            content["layout"], "can't be combined with mixers.ratio", "keep one of them"
+        )
     for operator in OPERATORS:
         projections = f"{operator}.projections"
         alone = [name for name in content if name.startswith(f"{operator}.") and name != projections]
@@ -123,7 +129,7 @@ def _check_company(content: dict[str, Any], found: dict[str, Distribution], curs
             cursor.at(alone[0]).problem(
                 ", ".join(alone), rule, f"such as {projections}: {{subset: [q, gate]}}"
             )
-    ratio = found.get("mixers.ratio")
+    ratio = distributions.get("mixers.ratio")
     if "mixers.placement" in content:
         here = cursor.at("mixers.placement")
         if "mixers.ratio" not in content:
@@ -131,20 +137,23 @@ def _check_company(content: dict[str, Any], found: dict[str, Distribution], curs
                 None, "has no effect without mixers.ratio", "such as mixers.ratio: {full: [0, 4], ...}"
             )
         elif ratio is not None and not any(map(placement_matters, ratio.values() or ())):
-            rule = "has no effect: no ratio has the first mixer and another one"
+            rule = "has no effect: no ratio mixes the first mixer with another"
             here.problem(None, rule, f"mixers: {', '.join(MIXER_WORDS[letter] for letter in MIXERS)}")
 
 
 def _check_required(
-    content: dict[str, Any], found: dict[str, Distribution], meant: str, cursor: Cursor
+    content: dict[str, Any], distributions: dict[str, Distribution], meant: str, cursor: Cursor
 ) -> None:
-    """Options without a default, where a projection may get the operator; `meant` are hints given already."""
+    """Report missing options that have no default, for operators that some projection may use.
+
+    `meant` holds the hints that were given already, so that a misspelt option is reported once.
+    """
     for operator in OPERATORS:
-        projections = found.get(f"{operator}.projections")
+        projections = distributions.get(f"{operator}.projections")
         if projections is None or not any(projections.values() or ()):
             continue
         for option, schema in PROJECTION_OPERATORS[operator].options.items():
             field = f"{operator}.{option}"
             if schema.default is REQUIRED and field not in content and f'"{field}"' not in meant:
-                rule = f"is missing: {operator}.projections makes projections {operator}"
+                rule = f"is missing: {operator}.projections turns projections into {operator}"
                 cursor.at(field).problem(None, rule, schema.help)

@@ -1,4 +1,4 @@
-"""A search space: what may vary, what is wanted, what is allowed, and the budget of one proxy."""
+"""A search space: the searched fields, objectives, constraints, and the proxy's budget."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from surgery.projections import PROJECTION_OPERATORS
 
 @dataclass(frozen=True)
 class SpaceSize:
-    """Distinct settings of a space; each field in `continuous` has a continuum and counts as one value."""
+    """The number of distinct settings; each field listed in `continuous` counts as one value."""
 
     count: int
     continuous: tuple[str, ...]
@@ -45,7 +45,7 @@ class SpaceSize:
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """Checked on load: every architecture it draws can be built, and some meet the constraints.
+    """A search space, checked on load: all its architectures can be built, and some meet the constraints.
 
     Attributes:
         variation: the backbone and the searched fields.
@@ -65,7 +65,7 @@ class SearchSpace:
 
     @property
     def backbone(self) -> Backbone:
-        """The section's own sizes, which baselines have."""
+        """The sizes written in the backbone section; baselines use them."""
         return self.variation.backbone
 
     @property
@@ -74,57 +74,59 @@ class SearchSpace:
 
     @cached_property
     def baselines(self) -> dict[str, Architecture]:
-        """Designs that every study trains first, in order. They need not meet the constraints."""
+        """The designs that every study trains first, in order. They need not meet the constraints."""
         return {name: build_baseline(name, self.backbone) for name in self.baseline_names}
 
     def sample(self, trial: Trial) -> Architecture:
-        """The architecture of a trial; only parameters with an effect are asked for."""
+        """Return the architecture of a trial. Only parameters that have an effect are suggested."""
         return self.variation.sample(trial)
 
     def sample_random(self, seed: int) -> Architecture:
-        """A random architecture, constraints or not; the same for the same seed."""
+        """Return a random architecture, deterministic in `seed`. Constraints are ignored."""
         return self.variation.random(seed)
 
     def params_of(self, architecture: Architecture) -> dict[str, Any] | None:
-        """Trial parameters that give this architecture; None when the space does not hold it."""
+        """Return trial parameters that produce this architecture; None if it is not in the space."""
         return params_of(self.variation, architecture)
 
     def constraint_values(self, architecture: Architecture) -> tuple[float, ...]:
-        """One number a constraint, in order: 0 or below when it holds, else the excess as a fraction."""
+        """Return one number per constraint, in order: at most 0 if it holds, else the relative excess."""
         return limits.values(self.constraints, architecture)
 
     def violations(self, architecture: Architecture) -> list[Violation]:
-        """Constraints that the architecture breaks; empty when it is allowed."""
+        """Return the constraints that the architecture violates; empty if it is feasible."""
         return limits.violations(self.constraints, architecture)
 
     def size(self) -> SpaceSize:
         return SpaceSize(self.variation.combinations(), self.variation.continuous())
 
     def cost_range(self, metric: str, samples: int = 500, seed: int = 0) -> tuple[int, int, int]:
-        """(lowest, median, highest) of an analytic metric such as `decode_flops@1024`, constraints aside.
+        """Return (lowest, median, highest) of an analytic metric such as `decode_flops@1024`.
+
+        Constraints are ignored.
 
         Raises:
-            ValueError: not a metric, or a measured one.
+            ValueError: `metric` is unknown or only measured by training.
         """
         return cost_range(self.variation, metric, samples, seed)
 
     def feasible_share(self, samples: int = 500, seed: int = 0) -> float:
-        """The fraction of random architectures that meet every constraint."""
+        """Return the fraction of random architectures that meet every constraint."""
         return feasible_share(self.variation, self.constraints, samples, seed)
 
     def warnings(self) -> list[str]:
-        """What is allowed but can have no effect, or not the one that is meant."""
+        """Return warnings about valid settings that have no effect, or probably not the intended one."""
         twins, early = _twin_objectives(self.objectives), _early_rungs(self.proxy)
         return [*_idle_options(self.variation), *twins, *early, *_too_large(self.baselines)]
 
     def to_yaml(self) -> str:
-        """The file as written, comments and all."""
+        """Return the file as written, including comments."""
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that affects results, in one spelling: no name, no comments."""
+        """Return all settings that affect results, in canonical form: without the name and comments."""
         backbone = self.backbone.to_dict()
-        if self.variation.searched_sizes:  # left out sizes follow from searched ones
+        if self.variation.searched_sizes:  # omitted sizes are derived from searched ones
             section = self.variation.section
             backbone = {
                 key: value
@@ -143,12 +145,12 @@ class SearchSpace:
 
     @cached_property
     def digest(self) -> str:
-        """10 hex digits: equal when two spaces give the same study."""
-        text = json.dumps(self.to_dict())  # keys unsorted: the order of objectives counts
+        """A hash of 10 hex digits; equal if two spaces define the same study."""
+        text = json.dumps(self.to_dict())  # keys unsorted: the order of objectives matters
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def diff(self, other: SearchSpace) -> list[str]:
-        """`field: here -> there` for all that differs; empty when the digests are equal."""
+        """Return `field: here -> there` for each difference; empty if the digests are equal."""
         here, there = dict(_leaves(self.to_dict())), dict(_leaves(other.to_dict()))
         return [
             f"{name}: {here.get(name, '(none)')} -> {there.get(name, '(none)')}"
@@ -158,7 +160,7 @@ class SearchSpace:
 
 
 def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(field, value as flow YAML); objectives stay together, their order counts."""
+    """Yield (field, value as flow YAML). Objectives stay together, since their order matters."""
     for section, content in data.items():
         if isinstance(content, dict) and section != "objectives":
             yield from ((f"{section}.{key}", _flow(value)) for key, value in content.items())
@@ -185,16 +187,16 @@ def _idle_options(variation: Variation) -> Iterator[str]:
             if not reasons or f"{operator}.{option}" not in variation.search:
                 continue
             where = "anywhere in this space" if len(reasons) == len(idle) else "in part of this space"
-            yield f"{operator}.{option} is idle {where} and not drawn there: {reasons[0]}"
+            yield f"{operator}.{option} is idle {where} and not sampled there: {reasons[0]}"
 
 
 def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
     names = {item.name for item in objectives}
     if {"val_loss", "val_bpb"} <= names:
-        yield "objectives val_loss and val_bpb rank architectures alike: the text and its tokens are the same"
+        yield "objectives val_loss and val_bpb rank identically: one is a constant multiple of the other"
     ends = [name for name in ("val_loss", "val_bpb", *AHEAD) if name in names]
     if len(ends) > 1 and not names.isdisjoint(AHEAD):
-        yield f"objectives {' and '.join(ends)} mean the same quality, at the end of the run or beyond it"
+        yield f"objectives {' and '.join(ends)} measure the same quality, at the end of the run or beyond it"
 
 
 def _too_large(baselines: Mapping[str, Architecture]) -> Iterator[str]:
@@ -212,6 +214,7 @@ def _early_rungs(proxy: Proxy) -> Iterator[str]:
     early = [f"{rung:g}" for rung in proxy.rungs if rung <= proxy.warmup_share]
     if early:
         yield (
-            f"at {' and '.join(early)} of a run (proxy.rungs) its rate still rises, over "
-            f"{proxy.warmup_share:.2g} of it: losses rank little there, and trials are stopped by them"
+            f"at {' and '.join(early)} of a run (proxy.rungs) the learning rate is still warming up (over "
+            f"{proxy.warmup_share:.2g} of it): losses rank architectures poorly there, yet trials are "
+            "stopped by them"
         )

@@ -1,4 +1,4 @@
-"""A space as plain data, for whoever shows it: what varies, how large it is, what its architectures cost."""
+"""A space as plain data for display: searched fields, size, and the costs of its architectures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from surgery.architecture.costs import METRICS, cost
 from surgery.config.problems import UserError
 
 SAMPLES = 500
-CONTEXT = 4096  # tokens, where a space names none
+CONTEXT = 4096  # tokens, if the space names no context
 _SECTION = "search:"
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A space that can be named. `problems` counts what is wrong with a file."""
+    """An entry of `nas space list`. `problems` counts the problems of an invalid file."""
 
     name: str
     kind: str  # preset or file
@@ -31,8 +31,8 @@ class Listed:
 
 
 def list_spaces(folder: Path) -> list[Listed]:
-    """Presets, then the YAML files of a folder that look like spaces."""
-    found = [Listed(item.name, "preset", item.summary, load_space(item.path)) for item in list_presets()]
+    """Return the presets, then the YAML files of a folder that look like spaces."""
+    spaces = [Listed(item.name, "preset", item.summary, load_space(item.path)) for item in list_presets()]
     for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -42,20 +42,20 @@ def list_spaces(folder: Path) -> list[Listed]:
             continue
         summary = about("\n".join(lines))
         try:
-            found.append(Listed(path.name, "file", summary, load_space(path.resolve())))
+            spaces.append(Listed(path.name, "file", summary, load_space(path.resolve())))
         except UserError as error:
-            found.append(Listed(path.name, "file", summary, None, len(error.problems)))
-    return found
+            spaces.append(Listed(path.name, "file", summary, None, len(error.problems)))
+    return spaces
 
 
 def about(text: str) -> str:
-    """The file's first line, if it is a comment."""
+    """Return the file's first line if it is a comment, else an empty string."""
     first = text.partition("\n")[0]
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
 def cost_names(space: SearchSpace) -> tuple[str, ...]:
-    """Analytic metrics a space speaks of, params and a decode cost always among them."""
+    """Return the analytic metrics that a space names, plus params, a decode cost and a cache size."""
     named = [item.name for item in space.objectives if not item.measured]
     named += [item.name for item in space.constraints]
     for base in ("params", "decode_flops", "cache_bytes"):
@@ -67,12 +67,12 @@ def cost_names(space: SearchSpace) -> tuple[str, ...]:
 
 
 def costs_of(space: SearchSpace, architecture: Architecture) -> dict[str, int]:
-    """The space's analytic metrics of an architecture, by name."""
+    """Return the space's analytic metrics of an architecture, by name."""
     return {name: cost(architecture, name) for name in cost_names(space)}
 
 
 def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
-    """Everything `nas space show` tells, in plain JSON values."""
+    """Return everything that `nas space show` prints, as JSON values."""
     size = space.size()
     known = fields()
     varying = {name: item for name, item in space.search.items() if not item.fixed}
@@ -102,7 +102,7 @@ def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
 
 
 def describe_architecture(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
-    """Line, hash, costs and what it breaks."""
+    """Return an architecture's summary line, hash, costs and violated constraints."""
     return {
         "line": architecture.line,
         "hash": architecture.hash,
@@ -113,21 +113,21 @@ def describe_architecture(space: SearchSpace, architecture: Architecture) -> dic
 
 
 def draw(space: SearchSpace, count: int, seed: int, *, feasible: bool = True) -> list[Architecture]:
-    """Different random architectures, by default such as meet the constraints; the same for the same seed.
+    """Return distinct random architectures, by default only feasible ones, deterministic in `seed`.
 
-    Fewer than `count` when the space hardly has more.
+    There are fewer than `count` if the space hardly has more.
     """
-    found: dict[str, Architecture] = {}
+    drawn: dict[str, Architecture] = {}
     for attempt in range(200 * count):
-        if len(found) == count:
+        if len(drawn) == count:
             break
         architecture = space.sample_random(_mix(seed, attempt))
         if feasible and space.violations(architecture):
             continue
-        found.setdefault(architecture.hash, architecture)
-    return list(found.values())
+        drawn.setdefault(architecture.hash, architecture)
+    return list(drawn.values())
 
 
 def _mix(seed: int, attempt: int) -> int:
-    """A seed of its own for every attempt, so that seeds 0 and 1 share no architecture."""
+    """Return a distinct seed for every attempt, so that seeds 0 and 1 share no architecture."""
     return seed * 1_000_003 + attempt

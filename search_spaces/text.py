@@ -1,4 +1,4 @@
-"""The text a study trains on, as a space names it. Whether it is there is told when it is opened."""
+"""The training text and tokenizer that a space names. They are only looked for when the corpus is opened."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from surgery.config.problems import nearest
 from surgery.config.quantities import parse_count
 
 NAMED = ("builtin", "fineweb-edu")
-SMALLEST_BPE = 257  # every byte and the end of text
+SMALLEST_BPE = 257  # 256 bytes and the end-of-text token
 
 
 @dataclass(frozen=True)
 class Data:
-    """Names: corpus builtin, fineweb-edu, hf:NAME or a path; tokenizer bpe:SIZE or one of Hugging Face."""
+    """Names of the text and its tokenizer.
+
+    Attributes:
+        corpus: `builtin`, `fineweb-edu`, `hf:NAME` or a path.
+        tokenizer: `bpe:SIZE`, or a Hugging Face tokenizer.
+    """
 
     corpus: str
     tokenizer: str
@@ -24,7 +29,7 @@ class Data:
 
 
 def read_data(data: object, vocab_size: int | None, cursor: Cursor) -> Data:
-    """From a mapping; without a tokenizer a BPE of the backbone's vocabulary is trained."""
+    """Read the `data` section. The tokenizer defaults to a BPE of the backbone's vocabulary size."""
     given = cursor.mapping(data, ("corpus", "tokenizer"))
     default = f"bpe:{vocab_size or 4096}"
     corpus = _text(given.get("corpus", "fineweb-edu"), cursor.at("corpus"), "such as builtin or fineweb-edu")
@@ -51,7 +56,7 @@ def _check_bpe(tokenizer: str, vocab_size: int | None, cursor: Cursor) -> None:
         cursor.problem(tokenizer, str(error), "write bpe:4096, for example")
         return
     if size < SMALLEST_BPE:
-        hint = f"raise it, and vocab_size ({vocab_size}) where that is smaller"
+        hint = f"raise it, and vocab_size ({vocab_size}) if that is smaller"
         cursor.problem(tokenizer, f"a byte-level BPE has at least {SMALLEST_BPE} tokens", hint)
     elif vocab_size is not None and size > vocab_size:
         rule = f"has more tokens than the backbone's vocab_size ({vocab_size})"

@@ -1,4 +1,4 @@
-"""Where a space gets its values from: a sampler's trial (Optuna's fits by shape), chance, or a list."""
+"""Sources of parameter values: a sampler's trial (`optuna.Trial` matches the protocol), chance, or a list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Trial(Protocol):
-    """What a space asks of a sampler; `optuna.Trial` has all of it."""
+    """The part of a sampler's interface that a space needs; `optuna.Trial` implements all of it."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
 
@@ -19,7 +19,7 @@ class Trial(Protocol):
 
 
 class RandomTrial:
-    """Independent uniform draws (log-uniform where asked); `params` records them."""
+    """Independent uniform draws, log-uniform if `log` is set; recorded in `params`."""
 
     def __init__(self, seed: int | random.Random) -> None:
         self.params: dict[str, Any] = {}
@@ -44,11 +44,11 @@ class RandomTrial:
 
 
 class ReplayTrial:
-    """Returns given values; a parameter that has none, or one out of its range, takes an edge of the range.
+    """A trial that replays given values. A missing or out-of-range value becomes an edge of the range.
 
     Attributes:
         params: the values returned.
-        domains: a few values of each parameter, both edges among them (all of a categorical one).
+        domains: a few values of each parameter, including both edges (all values of a categorical one).
     """
 
     def __init__(self, values: Mapping[str, Any], *, high: bool = False) -> None:

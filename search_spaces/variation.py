@@ -1,4 +1,4 @@
-"""What may vary: a backbone and a distribution a field. Draws architectures, only asking for what matters."""
+"""The searched part of a space: a backbone and one distribution per field. Samples architectures."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Variation:
     """The searched part of a space.
 
     Attributes:
-        backbone: the section's own sizes.
-        section: the same as written; sizes left out follow from searched ones (head_dim = dim / heads).
+        backbone: the sizes written in the backbone section.
+        section: the section as written; omitted sizes follow from searched ones (head_dim = dim / heads).
         search: field -> distribution; a fixed field has a distribution with one value.
     """
 
@@ -40,7 +40,7 @@ class Variation:
     search: Mapping[str, Distribution]
 
     def sample(self, trial: Trial) -> Architecture:
-        """An architecture out of the trial's parameters. Fields without an effect are not drawn."""
+        """Return the architecture of the trial's parameters. Fields without an effect are not sampled."""
         backbone = self._sample_backbone(trial)
         layout = self._sample_layout(trial, backbone.num_layers)
         mixers = self._sample_mixers(trial, set(tile(layout, backbone.num_layers)))
@@ -53,15 +53,15 @@ class Variation:
         return _without_idle_rules(architecture)
 
     def random(self, source: int | random.Random) -> Architecture:
-        """A random architecture; the same for the same seed."""
+        """Return a random architecture, deterministic in the seed."""
         return self.sample(RandomTrial(source))
 
     def distribution(self, field: str, default: Any) -> Distribution:
-        """What is searched in `field`, or its only value."""
+        """Return the distribution of `field`, or `default` as its only value if it is not searched."""
         return self.search.get(field) or Choice((default,))
 
     def letters(self) -> tuple[str, ...]:
-        """Mixers that an architecture may have."""
+        """Return the mixers that an architecture may use."""
         if "layout" in self.search:
             layouts = self.search["layout"].values() or ()
             return tuple(letter for letter in MIXERS if any(letter in layout for layout in layouts))
@@ -76,23 +76,23 @@ class Variation:
         return tuple(size for size in BACKBONE_SIZES if f"backbone.{size}" in self.search)
 
     def backbone_with(self, sizes: Mapping[str, int], problems: Problems) -> Backbone | None:
-        """The section with other sizes; None, with problems, where they do not go together."""
+        """Return the backbone with other sizes; None after adding problems if they are incompatible."""
         return Backbone.read({**self.section, **sizes}, Cursor(problems, path=("backbone",)))
 
     def combinations(self) -> int:
-        """Distinct architectures' parameter settings; a continuous field counts as one value."""
+        """Count the distinct settings of architectures; a continuous field counts as one value."""
         sizes = prod(len(self.search[f"backbone.{size}"].values() or ()) for size in self.searched_sizes)
         loops = self._loop_combinations()
         rules = prod(_rule_combinations(self, name) for name in OPERATORS)
         return sizes * self._layout_combinations() * loops * rules
 
     def continuous(self) -> tuple[str, ...]:
-        """Searched fields with a continuum of values."""
+        """Return the searched fields with a continuous distribution."""
         return tuple(name for name, item in self.search.items() if item.values() is None)
 
     def _draw(self, trial: Trial, field: str, default: Any) -> Any:
-        found = self.search.get(field)
-        return default if found is None else found.sample(trial, field)
+        distribution = self.search.get(field)
+        return default if distribution is None else distribution.sample(trial, field)
 
     @cached_property
     def _backbones(self) -> dict[tuple[int, ...], Backbone]:
@@ -121,16 +121,16 @@ class Variation:
         return layout_from_ratio(dict(shares), placement, depth)
 
     def _sample_mixers(self, trial: Trial, letters: set[str]) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
+        options: dict[str, dict[str, Any]] = {}
         for letter in (letter for letter in MIXERS if letter in letters):
             for name in MIXERS[letter].options:
                 field = f"mixers.{MIXER_WORDS[letter]}.{name}"
                 if field in self.search:
-                    found.setdefault(letter, {})[name] = self.search[field].sample(trial, field)
-        return found
+                    options.setdefault(letter, {})[name] = self.search[field].sample(trial, field)
+        return options
 
     def _sample_windows(self, trial: Trial, architecture: Architecture) -> tuple[int | None, ...]:
-        """What attention sees in each pass; drawn where the stack is looped and some mixer heeds it."""
+        """Return the attention window of each loop iteration; empty if not looped or no mixer is windowed."""
         count = architecture.loop_count
         if count == 1 or not any(MIXERS[letter].windowed for letter in set(architecture.layout)):
             return ()
@@ -154,7 +154,7 @@ class Variation:
         return Rule(names, operator, options, None if layers == "all" else layers)
 
     def _loop_combinations(self) -> int:
-        """Loop settings; windows count in every looped stack, though a few have no mixer that has them."""
+        """Count loop settings. Windows count for every looped stack, even without a windowed mixer."""
         counts = self.distribution("loop.count", 1).values() or ()
         schedules = self.distribution("loop.windows", ()).values() or ()
         windowed = any(MIXERS[letter].windowed for letter in self.letters())
@@ -171,38 +171,40 @@ class Variation:
         total = 0
         for shares in ratio.values() or ():
             letters = "".join(letter for letter, share in shares if share)
-            places = len(self.placements()) if placement_matters(shares) else 1
-            total += places * self._mixer_combinations(letters)
+            placements = len(self.placements()) if placement_matters(shares) else 1
+            total += placements * self._mixer_combinations(letters)
         return total
 
     def _mixer_combinations(self, letters: str) -> int:
-        found = [
+        domains = [
             self.search[field].values() or (None,)
             for letter in MIXERS
             if letter in letters
             for name in MIXERS[letter].options
             if (field := f"mixers.{MIXER_WORDS[letter]}.{name}") in self.search
         ]
-        return prod(len(values) for values in found)
+        return prod(len(values) for values in domains)
 
 
 def stretched(schedule: tuple[int | str, ...], count: int) -> tuple[int | None, ...]:
-    """Windows of any number of passes from a schedule, spread evenly, its last entry the last pass's:
-    (128, 256, 512, "full") over two passes is (256, None). Empty where nothing is limited."""
+    """Spread a window schedule evenly over `count` loop iterations; the last entry is the last iteration's.
+
+    (128, 256, 512, "full") over two iterations is (256, None). Empty if no window is limited.
+    """
     size = len(schedule)
     if not any(isinstance(entry, int) for entry in schedule):
         return ()
-    entries = (schedule[-(-(turn + 1) * size // count) - 1] for turn in range(count))
+    entries = (schedule[-(-(loop + 1) * size // count) - 1] for loop in range(count))
     return tuple(entry if isinstance(entry, int) else None for entry in entries)
 
 
 def _drawing_order(spec: ProjectionSpec) -> list[str]:
-    """Conditional options last: whether they matter depends on the rest."""
+    """Return the options with conditional ones last, since their relevance depends on the others."""
     return sorted(spec.options, key=lambda option: option in spec.conditional)
 
 
 def _without_idle_rules(architecture: Architecture) -> Architecture:
-    """Drops rules that decide no projection, such as q k v where no mixer has them."""
+    """Drop rules that match no projection, such as q k v if no mixer has them."""
     rules = architecture.rules
     if not rules or (len(rules) == 1 and set(rules[0].match) & set(FFN_PROJECTIONS)):
         return architecture
@@ -214,7 +216,7 @@ def _without_idle_rules(architecture: Architecture) -> Architecture:
 
 
 def rule_settings(variation: Variation, operator: str) -> Iterator[dict[str, Any]]:
-    """Every setting of an operator's finite options but the conditional ones."""
+    """Return an iterator over all settings of an operator's unconditional, finite options."""
     spec = PROJECTION_OPERATORS[operator]
     settings: list[dict[str, Any]] = [{}]
     for option in _drawing_order(spec):

@@ -1,4 +1,4 @@
-"""What a probe is: a generated task that each architecture learns anew, with a budget beside the proxy's."""
+"""The interface of a probe: a generated task that each architecture learns from scratch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, ClassVar, Protocol
 
 
 class Probe(Protocol):
-    """Settings of one probe; its own fields, those of the space file, say how hard the task is."""
+    """Settings of one probe. Its fields in the space file set the difficulty of the task."""
 
     name: ClassVar[str]  # of the metric, and of the section in the file
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the training."""
+        """Optimizer steps of training."""
 
     @property
     def batch(self) -> int:
-        """Sequences of a step."""
+        """Sequences per step."""
 
     @property
     def lr(self) -> float:
@@ -24,7 +24,7 @@ class Probe(Protocol):
 
     @property
     def seq_len(self) -> int:
-        """Tokens of a sequence."""
+        """Tokens per sequence."""
 
     @property
     def vocab_size(self) -> int:
@@ -32,11 +32,11 @@ class Probe(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Trained on in all."""
+        """Total training tokens."""
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing evenly among the tokens that can be an answer."""
+        """Accuracy of guessing uniformly among the possible answers."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of the space file."""
+        """Return the fields of the space file."""

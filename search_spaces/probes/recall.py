@@ -1,4 +1,4 @@
-"""The recall probe: how the test of associative recall is set, where `recall` is an objective."""
+"""The recall probe (MQAR): settings of the associative-recall task, used if `recall` is an objective."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from surgery.config.options import Cursor, Option, read_options
 
 METRIC = "recall"
 SMALLEST = 4  # alphabet
-FILLER = 0  # the token between the asked keys; the alphabet follows it
+FILLER = 0  # the token between queried keys; the alphabet follows it
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Difficulty and budget of multi-query associative recall.
+    """Difficulty and budget of multi-query associative recall (MQAR).
 
     Attributes:
-        pairs: key-value pairs that a sequence shows and then asks for.
-        seq_len: tokens of a sequence; the questions lie anywhere in what pairs and distance leave of it.
+        pairs: key-value pairs that a sequence shows and then queries.
+        seq_len: tokens per sequence; queries are spread over what pairs and distance leave of it.
         alphabet: tokens taken from the vocabulary, the lower half as keys, the upper half as values.
-        steps, batch: of the training, batch in sequences.
+        steps: optimizer steps.
+        batch: sequences per step.
         lr: peak learning rate.
-        distance: tokens of filler between the last pair and the first place where a key may be asked.
+        distance: filler tokens between the last pair and the first position of a query.
     """
 
     name: ClassVar[str] = METRIC
@@ -38,12 +39,12 @@ class Recall:
 
     @property
     def tokens(self) -> int:
-        """Trained on in all, filler included."""
+        """Total training tokens, including filler."""
         return self.steps * self.batch * self.seq_len
 
     @property
     def shortest(self) -> int:
-        """Tokens that the pairs, the distance and the questions take."""
+        """Tokens needed for the pairs, the distance and the queries."""
         return 3 * self.pairs + self.distance
 
     @property
@@ -52,29 +53,29 @@ class Recall:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing evenly among the values."""
+        """Accuracy of guessing uniformly among the values."""
         return 2 / self.alphabet
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-# With these, full attention of width 96 has learned it after a third of the steps; half a minute on one core.
+# With these, full attention of width 96 learns the task in a third of the steps; half a minute on one core.
 OPTIONS = {
     "pairs": Option(int, 8, low=1, help="key-value pairs to remember"),
-    "seq_len": Option(int, 48, low=3, help="tokens of a sequence, at least three a pair"),
-    "alphabet": Option(int, 16, low=SMALLEST, help="tokens: one half are keys, the other half values"),
+    "seq_len": Option(int, 48, low=3, help="tokens per sequence, at least 3 per pair"),
+    "alphabet": Option(int, 16, low=SMALLEST, help="tokens: one half keys, the other half values"),
     "steps": Option(int, 400, low=1, help="optimizer steps"),
-    "batch": Option(int, 16, low=1, help="sequences of an optimizer step"),
+    "batch": Option(int, 16, low=1, help="sequences per optimizer step"),
     "lr": Option(float, 2e-3, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
-    "distance": Option(int, 0, low=0, help="tokens of filler between the pairs and the first question"),
+    "distance": Option(int, 0, low=0, help="filler tokens between the pairs and the first query"),
 }
 
 
 def with_room(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` fields; where it names no alphabet or no seq_len, ones in which pairs and distance fit.
+    """Return `given` with a missing alphabet or seq_len set so that the pairs and the distance fit.
 
-    Six tokens a pair, half of them filler, and the distance: what the defaults have.
+    As in the defaults, seq_len allows six tokens per pair, half of them filler, plus the distance.
     """
     pairs, distance = (given.get(name, OPTIONS[name].default) for name in ("pairs", "distance"))
     alphabet = max(OPTIONS["alphabet"].default, 2 * pairs)
@@ -83,26 +84,26 @@ def with_room(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_recall(data: object, vocab_size: int | None, cursor: Cursor) -> Recall | None:
-    """From a mapping, defaults filled in; None with problems."""
+    """Read a section, filling in defaults; None after adding problems."""
     before = len(cursor.problems.entries)
     values = read_options(data, OPTIONS, cursor)
     if len(cursor.problems.entries) > before:
         return None
     recall = Recall(**values)
-    shown_and_asked = 3 * recall.pairs
-    if recall.seq_len < shown_and_asked:
-        rule = f"don't fit seq_len {recall.seq_len}: each takes 3 tokens, key and value shown and key asked"
+    shown_and_queried = 3 * recall.pairs
+    if recall.seq_len < shown_and_queried:
+        rule = f"don't fit seq_len {recall.seq_len}: each takes 3 tokens (key, value, queried key)"
         hint = f"at most {recall.seq_len // 3} pairs, or seq_len {recall.shortest} at least"
         cursor.at("pairs").problem(recall.pairs, rule, hint)
     elif recall.seq_len < recall.shortest:
-        rule = f"does not fit seq_len {recall.seq_len}: pairs and questions take {shown_and_asked} of it"
-        hint = f"at most {recall.seq_len - shown_and_asked}, or seq_len {recall.shortest} at least"
+        rule = f"does not fit seq_len {recall.seq_len}: pairs and queries take {shown_and_queried} of it"
+        hint = f"at most {recall.seq_len - shown_and_queried}, or seq_len {recall.shortest} at least"
         cursor.at("distance").problem(recall.distance, rule, hint)
     if recall.alphabet % 2:
         hint = f"write {recall.alphabet - 1} or {recall.alphabet + 1}"
         cursor.at("alphabet").problem(recall.alphabet, "must be even: half are keys, half are values", hint)
     elif recall.pairs > recall.alphabet // 2:
-        rule = f"need as many keys, and half of the alphabet is {recall.alphabet // 2}"
+        rule = f"need as many keys, but half of the alphabet is {recall.alphabet // 2}"
         cursor.at("pairs").problem(recall.pairs, rule, f"write alphabet: {2 * recall.pairs}")
     if vocab_size is not None and recall.alphabet >= vocab_size:
         rule = f"and the filler must fit the backbone's vocab_size ({vocab_size})"

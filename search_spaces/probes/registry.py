@@ -1,4 +1,4 @@
-"""The probes by name. Each is measured where its name is an objective, and set under it in `proxy:`."""
+"""The probes by name. A probe is measured if its name is an objective; `proxy:` holds its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from surgery.config.options import Cursor, Option
 
 @dataclass(frozen=True)
 class ProbeKind:
-    """The fields of a probe's section, and how they are read against the backbone's vocabulary, if any."""
+    """A probe's options and the function that reads them, given the backbone's vocabulary size if known."""
 
     options: Mapping[str, Option]
     read: Callable[[object, int | None, Cursor], Probe | None]
@@ -20,6 +20,6 @@ class ProbeKind:
 
 PROBES = {
     recall.METRIC: ProbeKind(recall.OPTIONS, recall.read_recall),
-    # a word problem has a vocabulary of its own and asks nothing of the backbone's
+    # a word problem has its own vocabulary, independent of the backbone's
     state.METRIC: ProbeKind(state.OPTIONS, lambda data, _, cursor: state.read_state(data, cursor)),
 }

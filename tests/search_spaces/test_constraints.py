@@ -86,7 +86,7 @@ def test_constraints_that_only_clash_together_are_told_together() -> None:
         cost(arch, "decode_flops@64") for _, arch in every_trial(space_of(SEARCH)) if arch.loop_count == 1
     ]
     limits = ["cache_bytes@64 <= 32KiB", f"decode_flops@64 > {max(once)}"]  # one pass only, and more than one
-    with pytest.raises(UserError, match="each can be met, but none of 2000") as caught:
+    with pytest.raises(UserError, match="each can be met by itself, but none of 2000") as caught:
         space_of(SEARCH, constraints=limits)
     assert caught.value.problems[0].field == "constraints"
 
