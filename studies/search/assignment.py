@@ -37,14 +37,14 @@ from surgery.architecture import Architecture
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
 FEW_SKIPS = 20  # after so many, a small space is looked through for what is left, and in a large one every
 # other suggestion is drawn at random: samplers repeat what they like
-# Trained architectures that are drawn at random before a sampler that learns from all trials chooses any; it
-# takes `gain` few to tell how unsure it is. Genetic samplers have a random generation of their own.
+# Trained architectures that are drawn at random before a sampler that learns from all trials chooses any;
+# `gain` needs few to estimate how unsure it is. Genetic samplers have a random generation of their own.
 RANDOM_FIRST = {"tpe": 10, "gp": 10, GAIN: 5}
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to train."""
+    """A trial to train, and its architecture."""
 
     trial: optuna.Trial
     architecture: Architecture
@@ -61,13 +61,13 @@ class Nothing:
 def take(
     search: Search, worker: str, target: int | None, should_stop: Callable[[], bool] | None = None
 ) -> Assignment | Nothing:
-    """The next trial to train: a stopped one whose chance has risen, else a new one.
+    """Return the next trial to train: a paused one whose score has become positive, else a new one.
 
     Infeasible and known architectures are answered without training.
 
     Args:
         worker: the name under which the trial is recorded as running.
-        target: architectures that the study shall have trained in all, stopped ones among them; None is no
+        target: architectures that the study shall have trained in all, paused ones among them; None is no
             limit.
         should_stop: ends a long row of suggestions early, with `wait`.
     """
@@ -88,14 +88,14 @@ def take(
 
 
 def _suggest(search: Search, worker: str, target: int | None) -> Assignment | Nothing | None:
-    """One suggestion, or what is to be done instead; None when it was answered without training."""
+    """Return one suggestion, or what to do instead; None if it was answered without training."""
     records = search.study.records()
     trained = sum(record.trained for record in records)
     running = sum(record.state == RUNNING for record in records)
     if target is not None and trained + running >= target:
         if _promote(search, records, ending=True):
             return None
-        if running:  # it may yet make a stopped one worth it
+        if running:  # its result may yet let a paused one resume
             return Nothing(wait=True)
         return Nothing(wait=False, reason=f"{trained} architectures are trained")
     skips = _skips(records)
@@ -113,7 +113,7 @@ def _suggest(search: Search, worker: str, target: int | None) -> Assignment | No
 
 
 def _promote(search: Search, records: Sequence[TrialRecord], *, ending: bool) -> bool:
-    """Queues the stopped trial that goes on next, if one is worth it and nothing waits before it."""
+    """Queue the paused trial to resume next, if there is one and no trial waits; return whether it was."""
     number = None if _waits(records) else promotable(search, records, ending=ending)
     if number is not None:
         promote(search.study, number)
@@ -123,10 +123,12 @@ def _promote(search: Search, records: Sequence[TrialRecord], *, ending: bool) ->
 def _queue(
     search: Search, records: Sequence[TrialRecord], left: Sequence[dict[str, Any]] | None, *, explore: bool
 ) -> None:
-    """Queues what is tried next where that is not left to Optuna's sampler: one of the few that are `left`,
-    or what the sampler `gain` chose."""
+    """Queue what is tried next, unless Optuna's sampler chooses it.
+
+    It is one of the few untried architectures that are `left`, or the choice of the sampler `gain`.
+    """
     if _waits(records):
-        return  # that is taken first, as it is
+        return  # the waiting trial is taken first, unchanged
     if left:
         index = derive_seed(search.settings.seed, "untried", len(records)) % len(left)
         search.study.inner.enqueue_trial(left[index])
@@ -141,7 +143,7 @@ def finish(
     attributes: Mapping[str, Any],
     values: Sequence[float] | None,
 ) -> bool:
-    """Ends a trial, as failed when it has no values. False when it was given to another worker meanwhile."""
+    """End a trial, as failed if it has no values. False: it was reassigned to another worker."""
     with study.exclusive(), study.batched_writes():
         try:
             if not is_held(study, trial, worker):
@@ -158,7 +160,7 @@ def finish(
 
 
 def _changes_front(study: Study, trial: optuna.Trial) -> bool:
-    """Whether front.json may be old now that the trial has ended: a repeat can also take from it."""
+    """Return whether the end of this trial may change front.json: a replicate can also remove from it."""
     there = (study.folder / "front.json").is_file()
     return (
         not there
@@ -168,17 +170,17 @@ def _changes_front(study: Study, trial: optuna.Trial) -> bool:
 
 
 def _waits(records: Sequence[TrialRecord]) -> bool:
-    """Whether a trial is queued or was put back: it comes before anything new."""
+    """Return whether a trial is queued or was requeued: it comes before anything new."""
     return any(record.state == WAITING for record in records)
 
 
 def _skips(records: Sequence[TrialRecord]) -> int:
-    """Suggestions in a row, just before the trial that comes next, that were answered without training.
+    """Count suggestions in a row, just before the next trial, that were answered without training.
 
-    It is read from the study, so that an interrupted row goes on where it was.
+    The count is read from the study, so that it survives interruptions.
     """
     records = [record for record in records if record.repeat_of is None]
-    upcoming = next((place for place, record in enumerate(records) if record.state == WAITING), len(records))
+    upcoming = next((index for index, record in enumerate(records) if record.state == WAITING), len(records))
     count = 0
     while count < upcoming and records[upcoming - 1 - count].state in (INFEASIBLE, DUPLICATED):
         count += 1
@@ -186,8 +188,11 @@ def _skips(records: Sequence[TrialRecord]) -> int:
 
 
 def _starts(search: Search, records: Sequence[TrialRecord]) -> bool:
-    """Whether chance still draws: samplers that learn from all trials would count baselines as their start,
-    and the study would have no random search to measure them against."""
+    """Return whether trials are still drawn at random.
+
+    Samplers that learn from all trials would count baselines as their start, and the study would have no
+    random search to measure them against.
+    """
     known = (INFEASIBLE, DUPLICATED)
     drawn = sum(record.suggested_by == RANDOM and record.state not in known for record in records)
     return drawn < RANDOM_FIRST.get(search.sampler.name, 0)
@@ -196,7 +201,7 @@ def _starts(search: Search, records: Sequence[TrialRecord]) -> bool:
 def admit(
     search: Search, trial: optuna.Trial, worker: str, records: Sequence[TrialRecord]
 ) -> Assignment | None:
-    """Signs a running trial and notes its architecture; None when it was answered without training."""
+    """Sign a running trial and store its architecture; None if it was answered without training."""
     study, space = search.study, search.space
     if study.url is not None:
         trial.set_user_attr(HEARTBEAT, time.time())
@@ -205,14 +210,14 @@ def admit(
     if original is not None:
         architecture = records[original].build()
         if records[original].params:
-            space.sample(trial)  # for whoever reads the storage: they are set already
+            space.sample(trial)  # for readers of the storage: they are set already
     elif baseline is None:
         architecture = space.sample(trial)
     else:
         architecture = space.baselines[baseline]
         if space.params_of(architecture) is not None:
             space.sample(trial)  # lies in the space: the sampler learns from it
-    if SUGGESTED_BY not in trial.user_attrs:  # else it was put back, and nothing was drawn now
+    if SUGGESTED_BY not in trial.user_attrs:  # else it was requeued, and nothing was drawn now
         trial.set_user_attr(SUGGESTED_BY, BASELINE if baseline is not None else search.sampler.source)
     trial.set_user_attr(LINE, architecture.line)
     trial.set_user_attr(HASH, architecture.hash)
@@ -234,7 +239,7 @@ def admit(
 def _answer_known(
     study: Study, trial: optuna.Trial, architecture: Architecture, records: Sequence[TrialRecord]
 ) -> bool:
-    """Ends the trial when its architecture was taken before: with its result where there is one."""
+    """End the trial if its architecture was taken before, with that result if there is one."""
     same = [
         record for record in records if record.hash == architecture.hash and record.number != trial.number
     ]
@@ -252,10 +257,10 @@ def _answer_known(
 
 
 def _set_constraints(study: Study, trial: optuna.Trial, architecture: Architecture) -> None:
-    """By name, as Optuna 5 has them, and as the unnamed list that Optuna Dashboard 0.21 reads."""
+    """Store constraint values by name, for Optuna 5, and as the unnamed list of Optuna Dashboard 0.21."""
     amounts = study.space.constraint_values(architecture)
     for constraint, amount in zip(study.space.constraints, amounts, strict=True):
-        if constraint.exact not in trial.constraints:  # else it was put back: Optuna would warn
+        if constraint.exact not in trial.constraints:  # else it was requeued: Optuna would warn
             trial.set_constraint(constraint.exact, amount)
     if amounts:
         set_system_attr(study.inner, trial, "constraints", list(amounts))

@@ -1,7 +1,7 @@
 """Early stopping at rungs: which trials pause, and which paused ones resume.
 
 A paused trial stays a running one for Optuna, which can't reopen what is finished. It has no worker, its
-state is in its checkpoint, and it waits for its chance of a place on the front to rise. Then it resumes as
+state is in its checkpoint, and it waits for its score to become positive. Then it resumes as
 the same trial.
 """
 

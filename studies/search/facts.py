@@ -20,7 +20,7 @@ Facts = tuple[dict[str, float], tuple[float, ...]]
 
 
 class ArchitectureFacts:
-    """Exact costs and descriptors of a space's architectures; those of trials are kept by hash."""
+    """Exact costs and descriptors of a space's architectures; those of trials are cached by hash."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -60,7 +60,7 @@ class ArchitectureFacts:
 
     @cached_property
     def _allowed(self) -> dict[str, dict[str, Any]] | None:
-        """Parameters of every allowed architecture by hash; None where there are too many to list."""
+        """Parameters of every allowed architecture by hash; None if there are too many to list."""
         size = self.space.size()
         if size.continuous or size.count > COUNTABLE:
             return None
@@ -69,7 +69,7 @@ class ArchitectureFacts:
 
     @property
     def countable(self) -> int | None:
-        """How many architectures the space allows; None where there are too many to list."""
+        """Number of architectures that the space allows; None if there are too many to list."""
         return len(self._allowed) if self._allowed is not None else None
 
     def untried(self, records: Sequence[TrialRecord]) -> list[dict[str, Any]] | None:

@@ -27,7 +27,7 @@ from surgery.architecture import Architecture
 BATCH = 48  # random architectures that join the pool at a time
 BATCHES = 4  # of them that are looked at
 WHOLE = 4096  # architectures of a space that is so small that all of it is looked at
-TURN = 64  # trials until the next batch joins: with one a trial, each of several workers would draw them all
+TURN = 64  # trials until the next batch joins: with one per trial, every worker would draw all of them
 NEIGHBOURS = 8  # of the front, in every pool
 PARENTS = 16  # architectures whose neighbours are looked at
 CHANGED = 0.25  # share of a parent's parameters that is drawn anew
@@ -138,12 +138,12 @@ class GainSampler:
 
 
 def _may_count(record: TrialRecord) -> bool:
-    """Whether a run is of an architecture that may stand on the front, and no repeat."""
+    """Return whether a run is no replicate and its architecture may be on the front."""
     return bool(record.hash) and record.feasible and record.repeat_of is None
 
 
 class _Neighbour(RandomTrial):
-    """Another's parameters, some of them drawn anew."""
+    """The parameters of another trial, some of them drawn anew."""
 
     def __init__(self, params: dict[str, Any], source: random.Random, changed: float = CHANGED) -> None:
         super().__init__(source)

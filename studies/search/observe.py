@@ -17,7 +17,7 @@ from studies.study.trial_record import DONE, RUNNING, STOPPED, WAITING, TrialRec
 from studies.surrogates.observations import Floats, Observations
 from surgery.architecture.costs import AHEAD
 
-LOSSES = ("val_loss", "val_bpb", *AHEAD)  # what a rung tells of, or is told on the same scale
+LOSSES = ("val_loss", "val_bpb", *AHEAD)  # metrics measured at rungs, all in the scale of the loss
 
 
 class Observer:
@@ -50,15 +50,15 @@ class Observer:
         return self._observations
 
     def _write(self, record: TrialRecord) -> bool:
-        """Whether that makes a difference."""
-        place = record.number
-        if place >= len(self._known):
-            self._known = _longer(self._known, 2 * place + 16)
-        before = bool(self._known[place])
-        self._known[place] = record.state == DONE or (
+        """Write the row of a record; return whether the observations changed."""
+        index = record.number
+        if index >= len(self._known):
+            self._known = _longer(self._known, 2 * index + 16)
+        before = bool(self._known[index])
+        self._known[index] = record.state == DONE or (
             bool(record.rungs) and record.state in (RUNNING, STOPPED, WAITING)
         )
-        if not self._known[place]:
+        if not self._known[index]:
             return before
         row = [
             float(record.baseline is not None),
@@ -67,11 +67,11 @@ class Observer:
             *self._costs(record),
             *self.facts.features(record),
         ]
-        if place >= len(self._rows):
+        if index >= len(self._rows):
             self._rows = _longer(self._rows.reshape(-1, len(row)), len(self._known))
-        if before and np.array_equal(self._rows[place], row, equal_nan=True):
+        if before and np.array_equal(self._rows[index], row, equal_nan=True):
             return False
-        self._rows[place] = row
+        self._rows[index] = row
         return True
 
     def _build(self) -> Observations:
@@ -95,14 +95,14 @@ class Observer:
 
 
 def _longer(table: NDArray[Any], rows: int) -> NDArray[Any]:
-    """With more rows, of zeros."""
-    found = np.zeros((rows, *table.shape[1:]), dtype=table.dtype)
-    found[: len(table)] = table
-    return found
+    """Return the table extended with rows of zeros."""
+    longer = np.zeros((rows, *table.shape[1:]), dtype=table.dtype)
+    longer[: len(table)] = table
+    return longer
 
 
 def _curve(record: TrialRecord, rungs: int, metric: str) -> list[float]:
-    """A loss a rung, the last by `metric`; NaN where the run did not get, or an older study kept none."""
+    """Return one loss per rung, the last by `metric`; NaN at rungs not reached or not stored."""
     done = record.state == DONE
     known = record.rungs[: rungs - 1] if done else record.rungs
     end = [record.metrics[metric]] if done else []

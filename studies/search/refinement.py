@@ -1,9 +1,9 @@
-"""What to train again, so that the front settles with the fewest runs.
+"""Choice of the architecture to train again, so that the front is decided with the fewest runs.
 
-First the noise has to be known: architectures of the front run a second time until the pooled standard
-deviation has FEWEST_DF degrees of freedom. Then each run goes where it takes most variance off what is
-undecided: an architecture whose place is undecided counts with p (1 - p), for itself and for the rivals that
-decide it; the n-th further run takes s^2 / (n (n + 1)) off the variance of a mean.
+First the noise has to be known: architectures of the front are trained again until the pooled standard
+deviation has FEWEST_DF degrees of freedom. Then each run goes to the architecture for which it reduces most
+variance of what is undecided: one that may or may not be on the front counts with p (1 - p), for itself and
+for the rivals that decide it; the n-th further run takes s^2 / (n (n + 1)) off the variance of a mean.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def take_repeat(
     *,
     most: int = MOST_RUNS,
 ) -> Assignment | Nothing:
-    """The next repeat to train, as `trials.take` gives the next architecture.
+    """Return the next replicate to train, as `assignment.take` returns the next architecture.
 
     Args:
-        target: repeats that the study shall have in all; None is no limit.
+        target: replicates that the study shall have in all; None is no limit.
         most: runs of one architecture.
     """
     if should_stop is not None and should_stop():
@@ -67,7 +67,7 @@ def take_repeat(
 
 
 def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) -> TrialRecord | None:
-    """The architecture to train again; None when the front is settled, tied, or waits for running repeats."""
+    """Return the architecture to train again; None if the front is decided, tied, or waits for replicates."""
     begun = Counter(
         record.repeat_of for record in records if record.state in (REPEAT_RUNNING, REPEAT_WAITING)
     )
@@ -92,35 +92,37 @@ def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) ->
 
 
 def doubt(standings: Standings) -> dict[int, float]:
-    """By number, how much of what is undecided hangs on an architecture: p (1 - p) of itself and of those
-    that it may dominate."""
-    found: dict[int, float] = defaultdict(float)
+    """Return, by number, how much is undecided because of an architecture.
+
+    It is the sum of p (1 - p) over itself and over those that it may dominate.
+    """
+    doubts: dict[int, float] = defaultdict(float)
     for row in standings.undecided:
         assert row.p_front is not None
         for involved in (row, *standings.rivals(row)):
-            found[involved.record.number] += row.p_front * (1 - row.p_front)
-    return dict(found)
+            doubts[involved.record.number] += row.p_front * (1 - row.p_front)
+    return dict(doubts)
 
 
 def is_settled(records: Sequence[TrialRecord], standings: Standings, most: int) -> bool:
-    """Nothing is left to run: every place is sure, or a tie that `most` runs each did not break."""
+    """Return whether no run is left: each architecture is decided, or tied after `most` runs each."""
     return standings.noise is not None and next_run(records, standings, most) is None
 
 
 def _best(standings: Standings, count: int) -> list[Standing]:
-    """The front, then the front of the rest, and so on, until there are `count` architectures."""
-    left, found = list(standings.rows), list[Standing]()
+    """Return the front, then the front of the rest, and so on, until there are `count` architectures."""
+    left, best = list(standings.rows), list[Standing]()
     objectives: Sequence[Objective] = standings.objectives
-    while left and len(found) < count:
+    while left and len(best) < count:
         points = [row.record.values for row in left if row.record.values is not None]
         layer = set(front_indices(points, objectives))
-        found += [row for place, row in enumerate(left) if place in layer]
-        left = [row for place, row in enumerate(left) if place not in layer]
-    return found
+        best += [row for index, row in enumerate(left) if index in layer]
+        left = [row for index, row in enumerate(left) if index not in layer]
+    return best
 
 
 def _waiting(study: Study, records: Sequence[TrialRecord]) -> optuna.Trial | None:
-    """Return a repeat whose worker was interrupted or killed, set running again."""
+    """Return a replicate whose worker was interrupted or killed, set running again."""
     for record in records:
         if record.state == REPEAT_WAITING:
             trial = study.trial(record.number)
@@ -130,7 +132,7 @@ def _waiting(study: Study, records: Sequence[TrialRecord]) -> optuna.Trial | Non
 
 
 def _begin(study: Study, worker: str, original: TrialRecord, records: Sequence[TrialRecord]) -> optuna.Trial:
-    """Create a repeat, running and signed from its first moment."""
+    """Create a replicate, running and signed from its first moment."""
     used = [record.repeat for record in records if record.repeat_of == original.number]
     attributes = {REPEAT_OF: original.number, REPEAT: max(used, default=0) + 1, WORKER: worker}
     return create_running_trial(study.inner, original.params, attributes)

@@ -15,7 +15,7 @@ from studies.study import Study
 from studies.study.checkpoints import drop_checkpoint, drop_leftovers
 from studies.study.leases import clear_dead, dead, host_of, is_alive
 
-MOST_DEATHS = 3  # workers that one trial may take with it, as when memory runs out, before it fails
+MOST_DEATHS = 3  # workers that may die training one trial, as when memory runs out, before it fails
 HEARTBEAT = "heartbeat"
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 150  # without a heartbeat for so long, a worker on another machine counts as dead
@@ -40,7 +40,7 @@ def requeue(study: Study, number: int) -> None:
 
 def requeue_orphans(study: Study) -> list[int]:
     """Requeue running trials whose worker is dead; fail a trial after MOST_DEATHS such deaths without a new
-    rung. What dead workers left of checkpoints that nobody needs is deleted.
+    rung. Checkpoints that dead workers left and no trial needs are deleted.
 
     Returns the trials' numbers. Only inside `exclusive`.
     """
@@ -66,7 +66,7 @@ def requeue_orphans(study: Study) -> list[int]:
 
 def _is_orphan(study: Study, trial: FrozenTrial) -> bool:
     if trial.user_attrs.get(STOPPED_AT) is not None:
-        return False  # stopped at a rung: it has no worker, and needs none
+        return False  # paused at a rung: it has no worker, and needs none
     worker = trial.user_attrs.get(WORKER)
     alive = is_alive(study.workers_folder, worker) if worker else None
     if study.url is None:

@@ -1,4 +1,4 @@
-"""Optuna samplers by name, reseeded for each trial so that a resumed study goes on as if never stopped."""
+"""Optuna samplers by name, reseeded for each trial so that a resumed study equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     GAIN: lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-HISTORY = 500
+HISTORY = 500  # trials of each state that TPE sees
 
 
 def check_sampler(name: str) -> None:
-    """Raises:
-    UserError: no sampler of that name, or one whose package is not installed.
+    """Check the name of a sampler.
+
+    Raises:
+        UserError: no sampler has that name, or its package is not installed.
     """
     if name not in SAMPLERS:
         rule = f"must be one of {', '.join(SAMPLERS)}"
@@ -49,11 +51,11 @@ def check_sampler(name: str) -> None:
 
 
 class _View:
-    """A study as a sampler shall see it: stopped trials as what they would have become, the newest alone.
+    """A study as a sampler sees it: paused trials with their predicted results, and only the newest trials.
 
-    Repeats are no suggestions that were worth making again: their means stand in the trials they repeat.
-    TPE's time grows with every trial it looks at, so that it is shown the newest of each state. Genetic
-    samplers look up the parents they noted by their number, so that to them nothing may be missing.
+    Replicates are left out, since they are no suggestions: the trials they repeat have the means of all runs.
+    TPE's time grows with every trial it looks at, so that it sees only the newest of each state. Genetic
+    samplers look up the parents they noted by number, so that they see every trial.
     """
 
     def __init__(self, study: Study, name: str, expected: Mapping[int, Sequence[float]]) -> None:
@@ -86,15 +88,15 @@ class _View:
 
 
 class SeededSampler(BaseSampler):
-    """Delegates to Optuna samplers made anew for each trial from (study seed, trial number).
+    """A sampler that delegates to Optuna samplers made anew for each trial from (study seed, trial number).
 
     Optuna's own samplers restart their random stream on resume and so repeat themselves; this one gives a
     trial the same draws whether the study was interrupted before it or not. Parameters that are drawn singly
-    have a stream each, so that a trial that was cut off between two of them goes on with the same draws.
+    have one stream each, so that a trial interrupted between two of them resumes with the same draws.
 
     Attributes:
-        explore: makes the next trials random: the way out when the sampler keeps suggesting what is known.
-        expected: by number, the objectives that stopped trials would end with; they are learned from.
+        explore: draw the next trials at random, for when the sampler keeps suggesting known architectures.
+        expected: by number, the predicted objectives of paused trials; the sampler learns from them.
     """
 
     def __init__(self, name: str, seed: int) -> None:
@@ -107,12 +109,12 @@ class SeededSampler(BaseSampler):
 
     @property
     def source(self) -> str:
-        """Who drew the last trial's parameters: `random`, also while the sampler starts up, or its name."""
+        """Origin of the last trial's parameters: `random`, also while the sampler starts up, or its name."""
         return "random" if self.explore or self._startup else self.name
 
     @property
     def looks_at_trials(self) -> bool:
-        """Whether it learns from other trials; by `gain`, Optuna is left only what is drawn by chance."""
+        """Return whether it learns from other trials; for `gain`, Optuna only draws at random."""
         return self.name not in (GAIN, "random")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -153,7 +155,7 @@ class SeededSampler(BaseSampler):
 
 
 def without_repeats(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """What a sampler is to see: repeats are gone, the trials they repeat have the means of all runs."""
+    """Return the trials without replicates; the trials they repeat have the means of all runs."""
     values: dict[int, dict[int, list[float]]] = defaultdict(dict)
     for trial in trials:
         number = trial.user_attrs.get(REPEAT_OF)
@@ -162,9 +164,9 @@ def without_repeats(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     kept = [trial for trial in trials if REPEAT_OF not in trial.user_attrs]
     if not values:
         return kept
-    for place, trial in enumerate(kept):
+    for index, trial in enumerate(kept):
         if trial.number in values and trial.values is not None:
             runs = [trial.values, *values[trial.number].values()]
-            kept[place] = copy(trial)  # the storage's own stays as it is
-            kept[place].values = [fmean(column) for column in zip(*runs, strict=True)]
+            kept[index] = copy(trial)  # the storage's own stays as it is
+            kept[index].values = [fmean(column) for column in zip(*runs, strict=True)]
     return kept

@@ -18,7 +18,7 @@ class Search:
     """The memory and the rules of a search over a study; every process that takes trials makes its own.
 
     Attributes:
-        study: what is on disk.
+        study: the state on disk.
         sampler: draws the parameters of new trials; also set on the Optuna study.
         rule: decides at each rung which trials are paused, and which paused ones resume.
         facts: exact costs and descriptors by architecture hash.

@@ -1,4 +1,4 @@
-"""How probable it is that an architecture is on the front, where costs are exact and results have noise."""
+"""The probability that an architecture is on the front, for exact costs and noisy results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DRAWS = 2000
 
 
 class Membership:
-    """Fronts of `DRAWS` tables that might be true, given what was measured.
+    """Pareto fronts of `DRAWS` posterior samples of the true objective values.
 
     The true results of all architectures are drawn from their posterior under a flat prior: one variance
     s^2 df / chi^2(df) that all share, then normal with it over the number of runs. Alone, each is Student's t
@@ -40,40 +40,43 @@ class Membership:
         self.drawn = np.ascontiguousarray((means + steps).transpose(2, 1, 0))  # (k, a, draws)
         self.lowest, self.highest = self.drawn.min(axis=2), self.drawn.max(axis=2)  # (k, a)
         self.cheaper, self.equal = _by_cost(costs)
-        self.probability = np.array([1 - self._dominated(place) for place in range(len(means))])
+        self.probability = np.array([1 - self._dominated(index) for index in range(len(means))])
 
-    def rivals(self, place: int, share: float) -> NDArray[np.intp]:
-        """Architectures that dominate this one in at least `share` of the draws."""
-        others = self._others(place)
-        often = self._beats(place, others).mean(axis=1) >= share
+    def rivals(self, index: int, share: float) -> NDArray[np.intp]:
+        """Return the architectures that dominate this one in at least `share` of the draws."""
+        others = self._others(index)
+        often = self._beats(index, others).mean(axis=1) >= share
         return np.asarray(others[often], dtype=np.intp)
 
-    def _dominated(self, place: int) -> float:
-        """Share of the draws in which anything dominates it."""
-        others = self._others(place)
-        if (self.highest[:, others] < self.lowest[:, place, None]).all(axis=0).any():
+    def _dominated(self, index: int) -> float:
+        """Return the share of the draws in which any other dominates this architecture."""
+        others = self._others(index)
+        if (self.highest[:, others] < self.lowest[:, index, None]).all(axis=0).any():
             return 1.0
-        return float(self._beats(place, others).any(axis=0).mean())
+        return float(self._beats(index, others).any(axis=0).mean())
 
-    def _others(self, place: int) -> NDArray[np.intp]:
-        """Those that can dominate it by their costs, and do perhaps in some draw."""
-        near = (self.lowest <= self.highest[:, place, None]).all(axis=0)
-        return np.flatnonzero((self.cheaper[place] | self.equal[place]) & near)
+    def _others(self, index: int) -> NDArray[np.intp]:
+        """Return the architectures that can dominate this one by their costs, and may in some draw."""
+        near = (self.lowest <= self.highest[:, index, None]).all(axis=0)
+        return np.flatnonzero((self.cheaper[index] | self.equal[index]) & near)
 
-    def _beats(self, place: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """(others, draws) whether each of them dominates it."""
+    def _beats(self, index: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return (others, draws) whether each of them dominates this architecture."""
         beats = np.ones((len(others), self.drawn.shape[2]), dtype=bool)
         for column in self.drawn:
-            beats &= column[others] <= column[place]
-        same = np.flatnonzero(self.equal[place][others])
+            beats &= column[others] <= column[index]
+        same = np.flatnonzero(self.equal[index][others])
         if same.size:
-            beats[same] &= (self.drawn[:, others[same]] < self.drawn[:, place, None]).any(axis=0)
+            beats[same] &= (self.drawn[:, others[same]] < self.drawn[:, index, None]).any(axis=0)
         return beats
 
 
 def _by_cost(costs: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(a, a) each, row i column j. `cheaper`: j costs no more than i, and less somewhere or comes first: it
-    dominates i as soon as it is no worse. `equal`: j costs the same and comes later: it must be better."""
+    """Return (cheaper, equal), each (a, a), row i, column j.
+
+    `cheaper`: j costs no more than i, and less somewhere or comes first; it dominates i if it is no worse.
+    `equal`: j costs the same and comes later; it has to be better.
+    """
     count = len(costs)
     least = np.ones((count, count), dtype=bool)
     same = np.ones((count, count), dtype=bool)

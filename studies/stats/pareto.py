@@ -1,4 +1,4 @@
-"""Pareto fronts: which architectures no other beats in every objective, and how to choose among them."""
+"""Pareto fronts: the non-dominated architectures, and distances to choose among them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from search_spaces.objectives import Objective
 
 
 def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> list[int]:
-    """Indices of the non-dominated points, in order; of equal points the first stands for all.
+    """Return the indices of the non-dominated points, in order; of equal points only the first.
 
-    A point dominates another when it is nowhere worse and somewhere better.
+    A point dominates another if it is no worse in every objective and better in one.
     """
     if not points:
         return []
@@ -21,27 +21,32 @@ def front_indices(points: Sequence[Sequence[float]], objectives: Sequence[Object
 
 
 def undominated(losses: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Places of the rows that no other beats or equals everywhere, in lexicographic order of the rows; of
-    equal ones the first stands for all."""
-    # whatever dominates a row, or equals it and came first, comes before it in this order
-    places = np.lexsort(losses.T[::-1])
-    left, front = losses[places], []
-    while len(places):
-        front.append(places[0])
-        beside = (left < left[0]).any(axis=1)
-        places, left = places[beside], left[beside]
+    """Return the indices of the non-dominated rows, in lexicographic order of the rows.
+
+    Of equal rows only the first is returned.
+
+    Args:
+        losses: (n, objectives), lower is better.
+    """
+    # a row that dominates another, or equals it and came first, precedes it in this order
+    order = np.lexsort(losses.T[::-1])
+    left, front = losses[order], []
+    while len(order):
+        front.append(order[0])
+        undecided = (left < left[0]).any(axis=1)
+        order, left = order[undecided], left[undecided]
     return np.array(front, dtype=np.intp)
 
 
 def ideal_distances(
     points: Sequence[Sequence[float]], objectives: Sequence[Objective]
 ) -> NDArray[np.float64]:
-    """(points,) distance to the best of every objective, after each is scaled to [0, 1] over `points`."""
+    """Return (points,) distances to the best of every objective, each scaled to [0, 1] over `points`."""
     return np.asarray(np.sqrt((scaled(points, objectives) ** 2).sum(axis=1)), dtype=np.float64)
 
 
 def scaled(points: Sequence[Sequence[float]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
-    """(points, objectives) from 0, the best of all, to 1, the worst.
+    """Return (points, objectives) scaled from 0, the best of all, to 1, the worst.
 
     Costs that span orders of magnitude are compared by their logarithm, so that halving counts the same
     everywhere.

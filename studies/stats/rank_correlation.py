@@ -34,43 +34,43 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def to_list(self) -> list[float | None]:
-        """[value, low, high]; None for NaN, which JSON lacks."""
+        """Return [value, low, high]; None for NaN, which JSON lacks."""
         return [None if np.isnan(item) else item for item in (self.value, self.low, self.high)]
 
 
 def ranks(values: Array) -> Array:
-    """From 1; ties share their mean rank."""
+    """Return the ranks from 1; ties share their mean rank."""
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     return np.asarray(below + (equal + 1) / 2)
 
 
 def shuffled(values: Array, draws: int, seed: int = 0) -> Array:
-    """(draws, n): the (n,) values in random orders, for permutation tests."""
+    """Return (draws, n): the (n,) values in random orders, for permutation tests."""
     return np.random.default_rng(seed).permuted(np.tile(values, (draws, 1)), axis=1)
 
 
 def spearman(x: Array, y: Array) -> Array:
-    """Spearman's rho: Pearson's correlation of the ranks."""
+    """Return Spearman's rho: Pearson's correlation of the ranks."""
     return _cosine(_rank_scores(x), _rank_scores(y))
 
 
 def kendall(x: Array, y: Array) -> Array:
-    """Kendall's tau-b: concordant less discordant pairs, over the geometric mean of untied pairs."""
+    """Return Kendall's tau-b: concordant less discordant pairs, over the geometric mean of untied pairs."""
     return _cosine(_pair_scores(x), _pair_scores(y))
 
 
 def partial_spearman(x: Array, y: Array, given: Array) -> Array:
-    """Spearman's rho of x and y with `given` partialled out; NaN where either is a function of it.
+    """Return Spearman's rho of x and y, `given` partialled out; NaN if either is a function of it.
 
-    Pearson's correlation between what is left of the ranks of x and of y after a linear regression of each
+    Pearson's correlation between the residuals of the ranks of x and of y after a linear regression of each
     on the ranks of `given`. Equal to (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2)) (Kim 2015, ppcor).
     """
     return _cosine(_left_over(x, given), _left_over(y, given))
 
 
 def partial_kendall(x: Array, y: Array, given: Array) -> Array:
-    """Kendall's tau-b between what is left of the ranks of x and of y, as in `partial_spearman`.
+    """Return Kendall's tau-b of the residual ranks of x and y, as in `partial_spearman`.
 
     Not Kendall's own partial tau (Biometrika 32, 1942), which puts tau into the formula above: that one is
     not 0 where x and y have nothing but `given` in common (Korn 1984, The American Statistician 38).
@@ -79,9 +79,10 @@ def partial_kendall(x: Array, y: Array, given: Array) -> Array:
 
 
 def bootstrap(statistic: Statistic, *columns: Array, seed: int = 0, draws: int = DRAWS) -> Estimate:
-    """The statistic of the columns and its percentile interval (Efron 1979), rows drawn with replacement.
+    """Return the statistic of the columns and its percentile interval (Efron 1979).
 
-    Equal seeds and lengths give equal draws, so that two estimates can be compared row by row.
+    Rows are drawn with replacement. Equal seeds and lengths give equal draws, so that two
+    estimates can be compared row by row.
     """
     count = len(columns[0])
     if count < FEWEST:
@@ -92,18 +93,18 @@ def bootstrap(statistic: Statistic, *columns: Array, seed: int = 0, draws: int =
         statistic(*(column[index[start : start + rows]] for column in columns))
         for start in range(0, draws, rows)
     ]
-    found = np.concatenate(parts)
-    found = found[np.isfinite(found)]
+    samples = np.concatenate(parts)
+    samples = samples[np.isfinite(samples)]
     value = float(statistic(*columns))
-    if not np.isfinite(value) or not len(found):
+    if not np.isfinite(value) or not len(samples):
         return Estimate(np.nan, np.nan, np.nan)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high))
 
 
 def _rank_scores(values: Array) -> Array:
-    found = ranks(values)
-    return np.asarray(found - found.mean(-1, keepdims=True))
+    ranked = ranks(values)
+    return np.asarray(ranked - ranked.mean(-1, keepdims=True))
 
 
 def _pair_scores(values: Array) -> Array:
@@ -118,7 +119,7 @@ def _cosine(a: Array, b: Array) -> Array:
 
 
 def _left_over(values: Array, given: Array) -> Array:
-    """Residuals of the ranks after a linear regression on the ranks of `given`; rounding errors are 0."""
+    """Return residuals of the ranks after a linear regression on those of `given`; rounding errors are 0."""
     y, z = _rank_scores(values), _rank_scores(given)
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = (y * z).sum(-1, keepdims=True) / (z * z).sum(-1, keepdims=True)

@@ -2,11 +2,11 @@
 
 The model is one-way analysis of variance: a run is its architecture's own mean plus normal noise of a
 standard deviation that all architectures share. It is estimated within those that ran at least twice, with
-one degree of freedom a run beyond the first; intervals are Student's t with these degrees of freedom. Where
+one degree of freedom per run beyond the first; intervals are Student's t with these degrees of freedom. Where
 nothing ran twice there is no estimate and no interval.
 
 An architecture on the front was chosen, in part, for a lucky first run. That draws its mean down and the
-pooled noise up, less with every repeat; the coverage of held-out repeats shows what is left of it.
+pooled noise up, less with every replicate; the coverage of held-out replicates shows what is left of it.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Noise:
 
     @property
     def sd(self) -> Array:
-        """Standard deviation of a run, an objective each."""
+        """Standard deviation of a run, one per objective."""
         return np.sqrt(np.diag(self.covariance))
 
     def mean(self, runs: int) -> Array:
-        """Half width for the mean that an architecture would reach over endless seeds."""
+        """Return the half width for the mean that an architecture would reach over endless seeds."""
         return self._half(1 / runs)
 
     def fresh(self, runs: int) -> Array:
-        """Half width for the result of one more seed."""
+        """Return the half width for the result of one more seed."""
         return self._half(1 + 1 / runs)
 
     def difference(self, runs: int, others: int, level: float = LEVEL) -> Array:
-        """Half width for the difference of two architectures' means."""
+        """Return the half width for the difference of two architectures' means."""
         return self._half(1 / runs + 1 / others, level)
 
     def _half(self, variances: float, level: float = LEVEL) -> Array:
@@ -56,7 +56,7 @@ class Noise:
 
 
 def pool(runs: Sequence[ArrayLike]) -> Noise | None:
-    """The noise within architectures.
+    """Pool the noise within architectures.
 
     Args:
         runs: an array (n, k) for each architecture, n runs of k objectives.
@@ -74,18 +74,19 @@ def pool(runs: Sequence[ArrayLike]) -> Noise | None:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many runs fell into the interval that the other runs gave for them."""
+    """Number of runs that fell into the interval that the other runs gave for them."""
 
     covered: int
     held_out: int
 
     @property
     def share(self) -> float:
+        """Share of the held-out runs that are covered; NaN without any."""
         return self.covered / self.held_out if self.held_out else float("nan")
 
 
 def coverage(runs: Sequence[ArrayLike], *, level: float = LEVEL, skip: int = 0) -> Coverage:
-    """Leave-one-out coverage of the interval for a fresh seed's result.
+    """Return the leave-one-out coverage of the interval for a fresh seed's result.
 
     Each run in turn is held out; mean and pooled noise of all other runs predict it. With normal noise
     (x - mean) / (s sqrt(1 + 1/(n-1))) is Student's t exactly, so that `level` of them are covered in the long
@@ -94,7 +95,7 @@ def coverage(runs: Sequence[ArrayLike], *, level: float = LEVEL, skip: int = 0) 
     Args:
         runs: an array (n,) for each architecture: one objective of its n runs.
         skip: runs at the start of each that are never held out. A trial on the front was chosen for its
-            first run, which is no fresh seed: 1 holds out its repeats alone.
+            first run, which is no fresh seed: 1 holds out its replicates alone.
 
     Returns:
         Runs of architectures that ran once, and a sole pair, can't be predicted and are not held out.

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=1024)
 def t_factor(level: float, df: int) -> float:
-    """t such that |T| < t with probability `level`, for T with `df` degrees of freedom (df >= 1).
+    """Return t such that |T| < t with probability `level`, for T with `df` degrees of freedom (df >= 1).
 
     By bisection on the angle atan(t / sqrt(df)), down to the last bits.
     """
@@ -26,7 +26,7 @@ def t_factor(level: float, df: int) -> float:
 
 
 def _inside(angle: float, df: int) -> float:
-    """P(|T| < sqrt(df) tan(angle))."""
+    """Return P(|T| < sqrt(df) tan(angle))."""
     sine, square = math.sin(angle), math.cos(angle) ** 2
     odd = df % 2 == 1
     term = math.cos(angle) if odd else 1.0

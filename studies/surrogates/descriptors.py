@@ -1,4 +1,4 @@
-"""What may tell how an architecture learns on: mixers, passes, replaced projections, size; every choice."""
+"""Descriptors of an architecture from which its loss is predicted: mixers, loops, projections, size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from surgery.config.options import Option
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
-SUMMARY = len(MIXERS) + 3  # descriptors that say most; those behind them are many, and most of them idle
+SUMMARY = (
+    len(MIXERS) + 3
+)  # main descriptors, the first ones; those after them are many, and most have no effect
 NOWHERE = math.nan  # an option of what the architecture does not have
 
 
 def features(architecture: Architecture) -> tuple[float, ...]:
-    """Shares of the layers by mixer, log of passes, share of replaced projections, log of parameters; then
-    every choice: where in depth things stand and with what options, NaN where they stand nowhere."""
+    """Return the descriptors of an architecture.
+
+    First SUMMARY main ones: shares of the layers by mixer, log of the loop count, share of replaced
+    projections, log of the parameters. Then every choice: the mean depth and the options of each mixer and
+    operator, NaN for options of those that the architecture does not have.
+    """
     layout = architecture.layout
     operators = [item.name for layer in architecture.layers for item in layer.projections.values()]
     return (
@@ -38,9 +44,9 @@ def features(architecture: Architecture) -> tuple[float, ...]:
 def _mixers(architecture: Architecture) -> Iterator[float]:
     layers = architecture.layers
     for letter, spec in MIXERS.items():
-        places = [place for place, layer in enumerate(layers) if layer.mixer == letter]
-        yield sum(_depth(place, len(layers)) for place in places) / len(layers)
-        yield from _options(spec.options, [layers[place].mixer_options for place in places[:1]])
+        used = [index for index, layer in enumerate(layers) if layer.mixer == letter]
+        yield sum(_depth(index, len(layers)) for index in used) / len(layers)
+        yield from _options(spec.options, [layers[index].mixer_options for index in used[:1]])
 
 
 def _operators(architecture: Architecture) -> Iterator[float]:
@@ -48,16 +54,16 @@ def _operators(architecture: Architecture) -> Iterator[float]:
     for name, spec in PROJECTION_OPERATORS.items():
         if name == "dense":
             continue
-        found = [
-            (place, role, item.options)
-            for place, layer in enumerate(layers)
+        uses = [
+            (index, role, item.options)
+            for index, layer in enumerate(layers)
             for role, item in layer.projections.items()
             if item.name == name
         ]
-        roles = [role for _, role, _ in found]
+        roles = [role for _, role, _ in uses]
         yield from (roles.count(role) / len(layers) for role in PROJECTIONS)
-        yield sum(_depth(place, len(layers)) for place, _, _ in found) / (len(layers) * len(PROJECTIONS))
-        yield from _options(spec.options, [options for _, _, options in found])
+        yield sum(_depth(index, len(layers)) for index, _, _ in uses) / (len(layers) * len(PROJECTIONS))
+        yield from _options(spec.options, [options for _, _, options in uses])
 
 
 def _windows(architecture: Architecture) -> Iterator[float]:
@@ -67,7 +73,7 @@ def _windows(architecture: Architecture) -> Iterator[float]:
 
 
 def _options(options: Mapping[str, Option], chosen: list[Mapping[str, Any]]) -> Iterator[float]:
-    """Means over the places where it was chosen; a column for each of several words."""
+    """Yield the mean of each option over its uses; for a choice among words, the share of each word."""
     for name, option in options.items():
         values = [item[name] for item in chosen]
         if option.kind is str:
@@ -78,10 +84,10 @@ def _options(options: Mapping[str, Option], chosen: list[Mapping[str, Any]]) -> 
 
 
 def _number(value: float) -> float:
-    """Sizes and weights by their logarithm: they are chosen by factors."""
+    """Return the logarithm of a size or weight, since they are chosen by factors; -1 for 0."""
     return math.log(value) if value > 0 else -1.0
 
 
-def _depth(place: int, layers: int) -> float:
-    """From -1/2 for the lowest layer to 1/2 for the highest."""
-    return place / max(layers - 1, 1) - 0.5
+def _depth(index: int, layers: int) -> float:
+    """Return -1/2 for the lowest layer to 1/2 for the highest."""
+    return index / max(layers - 1, 1) - 0.5

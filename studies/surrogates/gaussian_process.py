@@ -1,9 +1,10 @@
 """A Gaussian process of few observations: results of architectures from their descriptors.
 
-A Matérn kernel beside a linear one: sizes act nearly linearly, choices together. Each observation brings its
-own variance, so that forecasts are learned from as what they are. The kernel is the one of a small grid under
+A Matérn kernel plus a linear one: sizes act nearly linearly, choices together. Each observation has its own
+variance, so that extrapolated results count as uncertain. The kernel is the one of a small grid under
 which the observations are most likely: with ten of them, a finer choice would be noise. Single choices are
-many columns, most of them idle: they move architectures apart by no more than makes the observations likely.
+many columns, most without effect: their weight in the distance is the one that makes the observations most
+likely.
 """
 
 from __future__ import annotations
@@ -14,35 +15,36 @@ import numpy as np
 
 from studies.surrogates.observations import Floats
 
-MOST = 128  # observations, the newest: time grows with their cube, and early random ones tell least
+MOST = 128  # observations, the newest: time grows with their cube, and early random ones are least useful
 MOST_TRIED = 48  # of them, in choosing the kernel
 LENGTHS = (0.5, 1.0, 2.0, 4.0)  # in standard deviations of the descriptors
 CHOICES = (0.0, 0.3, 1.0)  # weights of the distance in single choices
 LINEAR = (0.0, 1.0)  # variances, in shares of the Matérn kernel's
-NOISE = (0.01, 0.05, 0.2)  # likewise: seeds, and what no descriptor tells
+NOISE = (0.01, 0.05, 0.2)  # likewise: seeds, and effects that no descriptor captures
 SCALES = (0.3, 1.0, 3.0)  # of the whole kernel, in variances of the observations
 CONSTANT = 1.0
 CORNER = 1e100
 
 
 def regress(
-    inputs: Floats, targets: Floats, sds: Floats, wanted: Floats, summary: int | None = None
+    inputs: Floats, targets: Floats, sds: Floats, queries: Floats, summary: int | None = None
 ) -> tuple[Floats, Floats]:
-    """(means, standard deviations) of a new run of each of `wanted`.
+    """Return (means, standard deviations), each (m,), of a new run at each query point.
 
     Args:
-        inputs: (n, columns), of the observations; NaN where a column does not apply.
-        sds: (n,) of the targets, 0: measured.
-        wanted: (m, columns).
-        summary: columns that are no single choices, the first ones; None: all.
+        inputs: (n, columns) descriptors of the observations; NaN where a column does not apply.
+        targets: (n,) results of the observations.
+        sds: (n,) standard deviations of the targets, 0 if measured.
+        queries: (m, columns) descriptors of the query points.
+        summary: number of main descriptors, the first columns; the others are single choices. None: all.
     """
     inputs, targets, sds = inputs[-MOST:], targets[-MOST:], sds[-MOST:]
-    x, new = _standardised(inputs[:, :summary], wanted[:, :summary])
+    x, new = _standardised(inputs[:, :summary], queries[:, :summary])
     width = max(x.shape[1], 1)
     there, across = _squares(x, x), _squares(new, x)
     chosen, choosing = np.zeros_like(there), np.zeros_like(across)
     if summary is not None:
-        single, new_single = _standardised(inputs[:, summary:], wanted[:, summary:])
+        single, new_single = _standardised(inputs[:, summary:], queries[:, summary:])
         chosen, choosing = _squares(single, single), _squares(new_single, single)
     flat, flat_across = x @ x.T / width, new @ x.T / width
     centre, spread = targets.mean(), max(float(targets.std()), 1e-9)
@@ -63,9 +65,9 @@ def regress(
 def _likeliest(
     there: Floats, chosen: Floats, flat: Floats, y: Floats, own: Floats
 ) -> tuple[float, float, float, float, float]:
-    """(weight of choices, length, linear, noise, scale) of the kernel under which `y` is most likely.
+    """Return (weight of choices, length, linear, noise, scale) of the kernel under which `y` is most likely.
 
-    With K = L L', log det K and y' K^-1 y = |L^-1 y|^2 both stand in the Cholesky factor of K bordered by y:
+    With K = L L', log det K and y' K^-1 y = |L^-1 y|^2 are both in the Cholesky factor of K bordered by y:
     L^-1 y is its last row. The corner only has to be large enough for a factor to exist.
     """
     count = len(y)
@@ -83,18 +85,18 @@ def _likeliest(
             factors = np.linalg.cholesky(tables)  # which reads the lower triangle
             roots = np.diagonal(factors, axis1=1, axis2=2)[:, :count]
             likely = -0.5 * np.square(factors[:, count, :count]).sum(axis=1) - np.log(roots).sum(axis=1)
-            place = int(likely.argmax())
-            if likely[place] > best[0]:
-                best = (float(likely[place]), weight, length, linear, *pairs[place])
+            pair = int(likely.argmax())
+            if likely[pair] > best[0]:
+                best = (float(likely[pair]), weight, length, linear, *pairs[pair])
     return best[1:]
 
 
-def _standardised(inputs: Floats, wanted: Floats) -> tuple[Floats, Floats]:
-    """Over both, as the new ones show what there is to vary; columns without variety are left out.
+def _standardised(inputs: Floats, queries: Floats) -> tuple[Floats, Floats]:
+    """Return inputs and query points, standardised over both together; constant columns are left out.
 
-    What does not apply takes the mean: it sets nobody apart.
+    A value that does not apply is replaced by the mean, which adds nothing to any distance.
     """
-    both = np.concatenate([inputs, wanted])
+    both = np.concatenate([inputs, queries])
     known = ~np.isnan(both)
     count = np.maximum(known.sum(axis=0), 1)
     apart = np.where(known, both - np.where(known, both, 0).sum(axis=0) / count, 0)
@@ -105,13 +107,13 @@ def _standardised(inputs: Floats, wanted: Floats) -> tuple[Floats, Floats]:
 
 
 def _squares(left: Floats, right: Floats) -> Floats:
-    """(left, right) mean square difference."""
+    """Return the mean square differences, (left, right)."""
     width = max(left.shape[1], 1)
     squares = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
     return np.asarray(np.maximum(squares, 0.0) / width)
 
 
 def _matern(squares: Floats, length: float) -> Floats:
-    """Of smoothness 3/2, at distances whose squares these are."""
+    """Return the Matérn kernel of smoothness 3/2, given squared distances."""
     scaled = np.sqrt(3 * squares) / length
     return np.asarray((1 + scaled) * np.exp(-scaled))
