@@ -1,4 +1,4 @@
-"""Corpora, tokenizers and token shards: from a corpus' name to arrays of tokens.
+"""Corpora, tokenizers and token shards: from the name of a corpus to arrays of tokens.
 
     data = prepare("builtin", "bpe:4096")
     inputs_and_targets = data.batch([0, 1, 2], seq_len=512)     # (3, 513) int64

@@ -1,4 +1,4 @@
-"""What a corpus is and how a spec names one.
+"""Opening a corpus by its spec.
 
 | spec | corpus |
 |---|---|
@@ -7,7 +7,7 @@
 | `hf:NAME[:CONFIG][@SPLIT]` | any Hugging Face dataset, streamed (split `train` by default) |
 | a path | a .jsonl, .parquet or .txt file (also .gz), or a folder of them |
 
-`?column=NAME` behind any of them reads another column than `text`.
+`?column=NAME` after any of them reads another column than `text`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NAMED = ("builtin", "fineweb-edu")
 
 
 def open_corpus(spec: str, column: str | None = None) -> Corpus:
-    """The corpus a spec names (see this module's table). Nothing is read or downloaded yet.
+    """Return the corpus that a spec names (see this module's table), without reading or downloading it.
 
     Raises:
-        UserError: no such file or name, or a spec that can't be read.
+        UserError: no such file or name, or a malformed spec.
     """
     from studies.data.hub import HubCorpus
     from studies.data.local_files import LocalCorpus, builtin_corpus
@@ -66,9 +66,9 @@ def open_corpus(spec: str, column: str | None = None) -> Corpus:
 
 
 def located(spec: str) -> str:
-    """Return a corpus, a prepared folder or a tokenizer so that it is the same from any folder.
+    """Return the spec of a corpus, prepared folder or tokenizer, independent of the working folder.
 
-    A path that exists becomes absolute, without links; every other spec is returned as it is.
+    An existing path becomes absolute, without links; every other spec is returned unchanged.
     """
     path, _, column = split_column(spec)
     named = path in NAMED or path.partition(":")[0] in ("hf", "fineweb-edu")
@@ -78,7 +78,7 @@ def located(spec: str) -> str:
 
 
 def split_column(spec: str) -> tuple[str, str, str]:
-    """Return (corpus, what follows its `?`, column); a file whose own name holds a `?` is taken whole."""
+    """Return (corpus, query after its `?`, column); an existing file with a `?` in its name is not split."""
     if os.path.exists(expand(spec)):
         return spec, "", ""
     plain, mark, column = spec.rpartition("?column=")

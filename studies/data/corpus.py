@@ -1,4 +1,4 @@
-"""A corpus: documents in batches, from a cursor on."""
+"""Corpora: documents in batches, readable from any cursor."""
 
 from __future__ import annotations
 
@@ -9,34 +9,31 @@ from typing import Any
 
 from surgery.config.problems import Problem, UserError, nearest
 
-Cursor = dict[str, Any]  # a place in a corpus, as JSON; {} is the beginning
-
-
+Cursor = dict[str, Any]  # a position in a corpus, as JSON; {} is the beginning
 BATCH_DOCUMENTS = 256
-
-
 BATCH_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive documents and the place of the first."""
+    """Consecutive documents and the position of the first."""
 
     cursor: Cursor
     texts: list[str]
 
     def cursor_at(self, index: int) -> Cursor:
-        """The place of the document `index` of this batch (its length: of the one behind it)."""
+        """Return the position of document `index` of this batch; for its length, of the next document."""
         return {**self.cursor, "skip": self.cursor.get("skip", 0) + index}
 
 
 class Corpus(ABC):
-    """Documents in a fixed order that can be read again from any place.
+    """Documents in a fixed order that can be read again from any position.
 
     Attributes:
-        spec: how the user names it, in full.
-        name: short and fit for a folder's name.
-        source, licence: where the text is from and its terms, for `meta.json`.
+        spec: the full spec.
+        name: short, and usable as a folder name.
+        source, licence: origin and terms of the text, for `meta.json`.
+        column: of tables, the column that holds the text.
         ignored: files of a folder that are not read.
     """
 
@@ -49,21 +46,21 @@ class Corpus(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when the corpus does, as far as that can be seen without reading all of it."""
+        """Return a fingerprint that changes with the corpus, as far as visible without reading it all."""
 
     @abstractmethod
     def text_bytes(self) -> int | None:
-        """About how many bytes of text there are; None where only reading it all would tell."""
+        """Return the approximate bytes of text; None if unknown without reading it all."""
 
     @abstractmethod
     def _open(self, cursor: Cursor) -> tuple[Iterator[str], Callable[[], Cursor]]:
-        """The raw documents from a place on, and a function that tells the place of the next one."""
+        """Return raw documents from a position on, and a function that returns the position of the next."""
 
     def batches(self, cursor: Cursor | None = None) -> Iterator[Batch]:
-        """Documents from `cursor` on, some hundreds at a time; blank ones included (they have a place too).
+        """Yield documents from `cursor` on, some hundreds at a time, blank ones included.
 
         Raises:
-            UserError: the corpus can't be read, at the place where that shows.
+            UserError: the corpus can't be read; raised when reading reaches the fault.
         """
         cursor = dict(cursor or {})
         documents, position = self._open({key: value for key, value in cursor.items() if key != "skip"})
@@ -83,15 +80,15 @@ class Corpus(ABC):
             yield Batch(start, texts)
 
     def texts(self) -> Iterator[str]:
-        """All documents that are not blank, mended (see `mend`)."""
+        """Yield all documents that are not blank, cleaned by `clean_text`."""
         for batch in self.batches():
-            for text in map(mend, batch.texts):
+            for text in map(clean_text, batch.texts):
                 if text:
                     yield text
 
 
-def mend(text: str) -> str:
-    """Without surrounding whitespace; half surrogate pairs, which no UTF-8 can hold, become U+FFFD."""
+def clean_text(text: str) -> str:
+    """Strip whitespace at the ends, and replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     text = text.strip()
     try:
         text.encode()
@@ -105,10 +102,13 @@ def _refused(spec: str, rule: str, hint: str) -> UserError:
 
 
 def text_of(row: dict[str, Any], column: str, where: str) -> str:
-    """The text of a row; a null is an empty document.
+    """Return the text of a row; null is an empty document.
+
+    Args:
+        where: file and line or row, for the error.
 
     Raises:
-        UserError: no such column, or it holds no text.
+        UserError: the column is missing or holds no text.
     """
     if column not in row:
         raise missing_column(column, list(row), where)
@@ -123,7 +123,8 @@ def text_of(row: dict[str, Any], column: str, where: str) -> str:
     return value
 
 
-def missing_column(column: str, found: list[str], where: str) -> UserError:
-    hint = nearest(column, found) or "?column=NAME behind the corpus names another"
-    rule = f"has no column {column!r}; it has {', '.join(map(str, found)) or 'none'}"
+def missing_column(column: str, columns: list[str], where: str) -> UserError:
+    """Return the error of a table without the column."""
+    hint = nearest(column, columns) or "?column=NAME after the corpus names another"
+    rule = f"has no column {column!r}; it has {', '.join(map(str, columns)) or 'none'}"
     return UserError("This corpus can't be used", [Problem("data", where, rule, hint)])

@@ -1,4 +1,4 @@
-"""What `nas data info` tells of a prepared folder, and data by either of its names: folder or corpus."""
+"""Summary of a prepared folder for `nas data info`, and opening data by folder or by corpus."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SAMPLE_TOKENS = 80
 
 
 def open_or_prepare(data: str, tokenizer: str = "bpe:4096", **settings: Any) -> TokenData:
-    """A prepared folder is opened as it is; any other spec is prepared (settings: see `prepare`).
+    """Open a prepared folder, or prepare any other spec (settings: see `prepare`).
 
     Raises:
-        UserError: neither works.
+        UserError: neither is possible.
     """
     if os.path.isfile(expand(data) / META):
         return TokenData.open(expand(data))
@@ -26,7 +26,10 @@ def open_or_prepare(data: str, tokenizer: str = "bpe:4096", **settings: Any) -> 
 
 
 def info(folder: str | Path, *, verify: bool = False) -> dict[str, Any]:
-    """Counts, bytes per token, hashes and the beginning of the text, decoded. Plain JSON values.
+    """Return counts, bytes per token, hashes and the decoded beginning of the text as plain JSON values.
+
+    Args:
+        verify: hash all shards again.
 
     Raises:
         UserError: not a prepared folder, or a damaged one.

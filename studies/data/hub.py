@@ -17,9 +17,10 @@ OFFLINE_HINT = "--data builtin needs no network; so does a local .jsonl, .parque
 
 
 class HubCorpus(Corpus):
-    """`datasets.load_dataset(path, config, split=split, streaming=True)`, read in its own order.
+    """A streamed `datasets.load_dataset(path, config, split=split)`, read in its own order.
 
-    `data_files` is passed on, so that `path` may also be a file format ("parquet", "json") over local files.
+    `data_files` is passed through, so that `path` may also be a file format ("parquet", "json") over local
+    files.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class HubCorpus(Corpus):
         dataset = self._load()
         read = [int(cursor.get("documents", 0))]
         if cursor.get("state"):
-            # The state jumps over whole files already read instead of downloading them again.
+            # The state skips whole files already read instead of downloading them again.
             dataset.load_state_dict(cursor["state"])
 
         def documents() -> Iterator[str]:
@@ -76,7 +77,7 @@ class HubCorpus(Corpus):
             require_hub("data", self.spec, OFFLINE_HINT)
         import datasets
 
-        # datasets 3 asks on standard input whether to run a data set's code, unless that is refused
+        # datasets 3 asks on standard input whether to run a dataset's code, unless that is refused
         asks = "trust_remote_code" in signature(datasets.load_dataset).parameters
         refusal = {"trust_remote_code": False} if asks else {}
         try:
@@ -84,7 +85,7 @@ class HubCorpus(Corpus):
                 self.path, self.config, split=self.split, streaming=True, data_files=self.data_files,
                 **refusal,
             )  # fmt: skip
-        except Exception as error:  # whatever the library or a dataset raises is about this corpus
+        except Exception as error:  # the library and the datasets raise many kinds of errors
             raise self._refused(error, 0) from error
 
     def _refused(self, error: Exception, documents: int) -> UserError:
@@ -95,7 +96,7 @@ class HubCorpus(Corpus):
             hint = "look the name up at https://huggingface.co/datasets; `hf auth login` opens gated ones"
         elif isinstance(error, OSError):
             hint = (
-                f"what is finished is kept: run again to go on. {OFFLINE_HINT}" if documents else OFFLINE_HINT
+                f"finished parts are kept: run again to resume. {OFFLINE_HINT}" if documents else OFFLINE_HINT
             )
         else:
             hint = "a corpus is hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG@SPLIT"
@@ -105,7 +106,7 @@ class HubCorpus(Corpus):
 
 
 def require_hub(field: str, value: str, hint: str) -> None:
-    """Fails at once where the Hub's name doesn't even resolve; the client would try for half a minute.
+    """Fail immediately if the Hub's name does not resolve; the client would retry for half a minute.
 
     Raises:
         UserError: no network.

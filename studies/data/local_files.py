@@ -22,8 +22,8 @@ from surgery.config.problems import Problem, UserError, printable
 SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".txt", ".jsonl.gz", ".ndjson.gz", ".txt.gz")
 TEXT_SEPARATOR = "<|endoftext|>"
 TEXT_DOCUMENT = 2_000  # characters after which a blank line ends a document
-TEXT_LONGEST = 1_000_000  # characters after which any line end does
-FULLY_HASHED = 64 * 2**20  # bytes: larger files are told apart by size and time
+TEXT_LONGEST = 1_000_000  # characters after which any line ends a document
+FULLY_HASHED = 64 * 2**20  # bytes: larger files are fingerprinted by size and modification time
 GZIP_RATIO = 3  # typical of English
 
 
@@ -38,13 +38,13 @@ class LocalCorpus(Corpus):
         self.source = spec or str(self.path)
         self.licence = "not stated"
         if path.is_dir():
-            found = _files_below(path)
-            self.files = [p for p in found if p.is_file() and p.name.lower().endswith(SUFFIXES)]
+            paths = _files_below(path)
+            self.files = [p for p in paths if p.is_file() and p.name.lower().endswith(SUFFIXES)]
             read = set(self.files)
-            self.ignored = tuple(printable(str(p.relative_to(path))) for p in found if p not in read)
+            self.ignored = tuple(printable(str(p.relative_to(path))) for p in paths if p not in read)
         elif path.is_file():
             self.files = [path]
-        else:  # reading a pipe or a device may never end, and can't begin again
+        else:  # reading a pipe or a device may never end, and can't be restarted
             rule = "is neither a file nor a folder"
             raise UserError("This corpus can't be used", [Problem("data", str(path), rule)])
         if not self.files or not self.files[0].name.lower().endswith(SUFFIXES):
@@ -73,24 +73,24 @@ class LocalCorpus(Corpus):
         )
 
     def _open(self, cursor: Cursor) -> tuple[Iterator[str], Callable[[], Cursor]]:
-        place = {"file": int(cursor.get("file", 0)), "document": int(cursor.get("document", 0))}
+        position = {"file": int(cursor.get("file", 0)), "document": int(cursor.get("document", 0))}
 
         def documents() -> Iterator[str]:
-            while place["file"] < len(self.files):
-                for number, text in enumerate(read_file(self.files[place["file"]], self.column)):
-                    if number >= place["document"]:
-                        place["document"] += 1
+            while position["file"] < len(self.files):
+                for number, text in enumerate(read_file(self.files[position["file"]], self.column)):
+                    if number >= position["document"]:
+                        position["document"] += 1
                         yield text
-                place["file"], place["document"] = place["file"] + 1, 0
+                position["file"], position["document"] = position["file"] + 1, 0
 
-        return documents(), lambda: dict(place)
+        return documents(), lambda: dict(position)
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return all that is no folder below `folder` and not hidden, in the order of the relative paths.
+    """Return everything below `folder` that is neither a folder nor hidden, sorted by relative path.
 
-    Links to folders are followed, each folder once, so that a link to a parent does no harm. A link to
-    nothing is in the list too, to be named as ignored.
+    Links to folders are followed, each folder once, so that a link to a parent ends. Broken links are listed
+    too, to be reported as ignored.
 
     Raises:
         UserError: a folder that can't be listed.
@@ -99,7 +99,7 @@ def _files_below(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise _unreadable(Path(error.filename), error) from error
 
-    found: list[Path] = []
+    paths: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         status = os.stat(root)
@@ -108,12 +108,12 @@ def _files_below(folder: Path) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+        paths += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(paths)
 
 
 def builtin_corpus() -> LocalCorpus:
-    """The text that ships with the package."""
+    """Return the corpus that ships with the package."""
     file = importlib.resources.files("studies.data.builtin") / "python_docs.jsonl.gz"
     with importlib.resources.as_file(file) as path:  # a real file: packages are installed unpacked
         corpus = LocalCorpus(path, name="builtin", spec="builtin")
@@ -123,10 +123,10 @@ def builtin_corpus() -> LocalCorpus:
 
 
 def read_file(path: Path, column: str) -> Iterator[str]:
-    """The documents of one file.
+    """Yield the documents of one file.
 
     Raises:
-        UserError: unreadable, corrupt, or without the column; names file and line or row.
+        UserError: unreadable, corrupt, or without the column; names the file and the line or row.
     """
     name = path.name.lower().removesuffix(".gz")
     try:
@@ -145,7 +145,7 @@ def _read_jsonl(path: Path, stream: Iterable[bytes], column: str) -> Iterator[st
             continue
         try:
             row = parse_json(line)
-        except ValueError as error:  # also what is not UTF-8
+        except ValueError as error:  # includes text that is not UTF-8
             raise _corrupt(f"{path}:{number}", f"is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise _corrupt(f"{path}:{number}", "must be an object with the text in one of its fields")
@@ -191,7 +191,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
 
 def _corrupt(where: str, rule: str) -> UserError:
     return UserError(
-        "This corpus is damaged", [Problem("data", where, rule, "mend or remove it, then run again")]
+        "This corpus is damaged", [Problem("data", where, rule, "fix or remove it, then run again")]
     )
 
 

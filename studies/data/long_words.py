@@ -1,7 +1,7 @@
-"""Words that are too long to train a BPE on.
+"""Cutting words that are too long to train a BPE on.
 
-A merge of byte pairs takes time in proportion to the words that hold the pair, and a random word of 400,000
-characters holds every pair: each of thousands of merges would go through all of it.
+A merge of byte pairs takes time in proportion to the words that contain the pair, and a random word of
+400,000 characters contains every pair: each of thousands of merges would scan all of it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 MAX_WORD = 256  # characters; the longest words of natural languages and code have far fewer
 
-# What byte-level pre-tokenizers (GPT-2's and its successors') keep together: letters, digits, other signs, or
-# whitespace.
+# Runs that byte-level pre-tokenizers (GPT-2's and its successors') keep together: letters, digits, other
+# characters, or whitespace.
 _KINDS = (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")
 _LONG = re.compile("|".join(f"{kind}{{{MAX_WORD + 1},}}" for kind in _KINDS))
 
@@ -20,11 +20,11 @@ _LONG = re.compile("|".join(f"{kind}{{{MAX_WORD + 1},}}" for kind in _KINDS))
 class ShortWords:
     """Texts with every word of more than `MAX_WORD` characters cut into pieces.
 
-    A cut ends the text that is yielded, so that no character is added and no merge reaches over a cut. Texts
-    without such words are yielded as they are.
+    A cut ends the yielded text, so that no character is added and no merge spans a cut. Texts without such
+    words are yielded unchanged.
 
     Attributes:
-        cut: long words met so far.
+        cut: number of long words so far.
         longest: characters of the longest one.
     """
 

@@ -1,4 +1,4 @@
-"""What `meta.json` of a prepared folder must hold: everything that is read from it, with its type."""
+"""Schema of a prepared folder's `meta.json`: every field that is read from it, with its type."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ _SHARD = {
 
 
 def broken_fields(meta: dict[str, Any]) -> list[str]:
-    """Return what is missing or of another type, as `train.tokens must be int`; empty if all is there."""
-    found = [
+    """Return the missing or mistyped fields, such as `train.tokens must be int`; empty if there are none."""
+    faults = [
         f"{section}.{rule}"
         for section, fields in _FIELDS.items()
         for rule in _check(meta.get(section), fields)
     ]
     if not isinstance(meta.get("content_hash"), str):
-        found.append("content_hash must be str")
-    if found:
-        return found
+        faults.append("content_hash must be str")
+    if faults:
+        return faults
     if any(not isinstance(name, str) for name in meta["corpus"]["ignored_files"]):
-        found.append("corpus.ignored_files must be names")
+        faults.append("corpus.ignored_files must be names")
     if not 1 <= meta["tokenizer"]["vocab_size"] <= 2**32:
-        found.append("tokenizer.vocab_size must be from 1 to 2**32")
+        faults.append("tokenizer.vocab_size must be from 1 to 2**32")
     for split in ("train", "val"):
         for index, shard in enumerate(meta[split]["shards"]):
             where = f"{split}.shards[{index}]"
-            found += [f"{where}.{rule}" for rule in _check(shard, _SHARD)]
+            faults += [f"{where}.{rule}" for rule in _check(shard, _SHARD)]
             if isinstance(shard, dict) and set(shard) - set(_SHARD):
-                found.append(f"{where} has unknown fields")
-    if found:
-        return found
+                faults.append(f"{where} has unknown fields")
+    if faults:
+        return faults
     for split in ("train", "val"):
         shards = meta[split]["shards"]
-        found += [
+        faults += [
             f"{split}.shards names {name}, which is no file name"
             for shard in shards
             for name in (shard["file"], shard["bytes_file"])
             if Path(name).name != name
         ]
         if meta[split]["tokens"] < 2:
-            found.append(f"{split}.tokens must be at least 2")
-    return found
+            faults.append(f"{split}.tokens must be at least 2")
+    return faults
 
 
 def _check(value: object, fields: Mapping[str, tuple[type, ...]]) -> list[str]:
     if not isinstance(value, dict):
         return [f"{next(iter(fields))} is missing"]
-    found = []
+    faults = []
     for name, kinds in fields.items():
         item = value.get(name)
         right = isinstance(item, kinds) and (bool in kinds or not isinstance(item, bool))
         if not right or (kinds == _COUNT and item < 0):  # type: ignore[operator]
-            found.append(f"{name} must be {' or '.join(kind.__name__ for kind in kinds)}")
-    return found
+            faults.append(f"{name} must be {' or '.join(kind.__name__ for kind in kinds)}")
+    return faults

@@ -1,8 +1,8 @@
-"""The work of a preparation: a corpus, part by part, to shards that survive being killed.
+"""Preparing a corpus part by part, so that a killed run loses only the unfinished part.
 
 A part is a run of consecutive documents that gives one train shard and one val shard. When it is finished,
-its files get their names and `progress.json` takes it up together with the place of the next document; a
-later run goes on from there. `meta.json` comes last.
+its files are renamed to their final names, and `progress.json` lists it with the position of the next
+document; a later run resumes from there. `meta.json` is written last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.data import tokenizers
-from studies.data.corpus import Batch, Corpus, Cursor, mend
+from studies.data.corpus import Batch, Corpus, Cursor, clean_text
 from studies.data.request import is_held_out
 from studies.data.shards import (
     BYTES_DTYPE,
@@ -45,7 +45,7 @@ Progress = Callable[[int, int, int | None], None]
 
 @dataclass(frozen=True)
 class Part:
-    """A finished stretch of the corpus and the place behind it."""
+    """A finished part of the corpus and the position after it."""
 
     train: Shard | None
     val: Shard | None
@@ -55,13 +55,14 @@ class Part:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Part:
+        """Return a part from `progress.json`."""
         shards = {name: Shard(**data[name]) if data[name] else None for name in ("train", "val")}
         return cls(**{**data, **shards})
 
 
 @dataclass(frozen=True)
 class _Document:
-    """Token ids with the end of text; bytes of text in all and, of a held-out document, token by token."""
+    """Token ids with the end of text; total bytes of text, and bytes per token of a held-out document."""
 
     ids: NDArray[np.int64]
     text_bytes: int
@@ -69,7 +70,7 @@ class _Document:
 
 
 class Preparation:
-    """One run over a locked folder."""
+    """One run of `prepare` in a locked folder."""
 
     def __init__(self, folder: Path, corpus: Corpus, tokenizer_spec: str, request: dict[str, Any]) -> None:
         self.folder, self.corpus, self.tokenizer_spec, self.request = folder, corpus, tokenizer_spec, request
@@ -78,16 +79,23 @@ class Preparation:
         self.exhausted = False
 
     def run(self, progress: Progress | None) -> TokenData:
+        """Prepare the corpus, resuming from finished parts.
+
+        Raises:
+            UserError: the corpus can't be read or is too small, or the folder is damaged.
+        """
         sweep(self.folder, is_own)
         try:
             state = read_json(self.folder / PROGRESS) or {}
-            if state.get("request") != self.request:  # new, or begun for another and given up before a part
+            if (
+                state.get("request") != self.request
+            ):  # new, or begun for another request and abandoned before its first part
                 shutil.rmtree(self.folder / TOKENIZER, ignore_errors=True)
                 write_json(self.folder / PROGRESS, {"request": self.request, "parts": []})
                 state = {}
             self.tokenizer = self._tokenizer()
             self.dtype = token_dtype(self.tokenizer.vocab_size)
-            self._take_up(state)
+            self._resume(state)
             batches = _Batches(self.corpus.batches(self.parts[-1].cursor if self.parts else {}))
             while not self.exhausted and not self._enough(self._tokens("train"), self._tokens("val")):
                 self._make_part(batches, progress)
@@ -96,7 +104,7 @@ class Preparation:
             sweep(self.folder, is_own)
 
     def _tokenizer(self) -> TextTokenizer:
-        """The tokenizer in the folder; trained or copied there if there is none yet."""
+        """Return the folder's tokenizer; train or copy it first if there is none yet."""
         target = self.folder / TOKENIZER
         if not target.is_dir():
             temporary = self.folder / (TOKENIZER + TEMPORARY)
@@ -109,8 +117,8 @@ class Preparation:
             os.replace(temporary, target)
         return TextTokenizer.open(target)
 
-    def _take_up(self, state: dict[str, Any]) -> None:
-        """Finished parts of an earlier run, up to the first whose files are not whole."""
+    def _resume(self, state: dict[str, Any]) -> None:
+        """Reuse the finished parts of an earlier run, up to the first whose files are incomplete."""
         if state.get("tokenizer_hash") != self.tokenizer.hash:
             return
         try:
@@ -138,7 +146,7 @@ class Preparation:
         return limit is not None and train >= limit and val >= self.request["min_val_tokens"]
 
     def _make_part(self, batches: _Batches, progress: Progress | None) -> None:
-        """Documents until a shard is full, enough is held out, or the corpus ends; then the part is kept."""
+        """Encode documents until a shard is full, the request is met or the corpus ends; save the part."""
         before = {split: self._tokens(split) for split in ("train", "val")}
         documents_before = sum(part.documents for part in self.parts)
         limit, shard_tokens = self.request["max_tokens"], self.request["shard_tokens"]
@@ -168,7 +176,7 @@ class Preparation:
                         break
                 documents += used
                 cursor = batch.cursor_at(used)
-                batches.put_back(batch, used)
+                batches.unread(batch, used)
                 if progress is not None:
                     progress(documents_before + documents, before["train"] + train.tokens, limit)
             self.exhausted = not full
@@ -176,8 +184,8 @@ class Preparation:
         self._save()
 
     def _encode(self, raw: list[str], train_too: bool) -> Iterator[_Document]:
-        """Every text with its end-of-text token, in order; without ids where it is blank or not wanted."""
-        texts = [mend(text) for text in raw]
+        """Yield every text with its end-of-text token, in order; without ids if it is blank or not needed."""
+        texts = [clean_text(text) for text in raw]
         held_out = [bool(text) and is_held_out(text, self.fraction) for text in texts]
         to_train = [bool(text) and train_too and not held for text, held in zip(texts, held_out, strict=True)]
         train = iter(self.tokenizer.encode(list(compress(texts, to_train))))
@@ -207,7 +215,7 @@ class Preparation:
         train = summary([part.train for part in self.parts if part.train])
         val = summary([part.val for part in self.parts if part.val])
         if train["tokens"] < 2 or val["tokens"] < 2:
-            # nothing here is worth resuming
+            # there is nothing to resume
             write_json(self.folder / PROGRESS, {"request": self.request, "parts": []})
             self._refuse_empty(train["documents"], val["documents"])
         meta = {
@@ -255,16 +263,18 @@ class Preparation:
 
 
 class _Batches:
-    """Batches of a corpus, of which the unread rest can be put back."""
+    """Batches of a corpus with a one-batch look-ahead buffer."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
         self._rest: Batch | None = None
 
     def next(self) -> Batch | None:
+        """Return the next batch; None at the end."""
         batch, self._rest = self._rest, None
         return batch if batch is not None else next(self._batches, None)
 
-    def put_back(self, batch: Batch, used: int) -> None:
+    def unread(self, batch: Batch, used: int) -> None:
+        """Return all but the first `used` documents of a batch to the front."""
         if used < len(batch.texts):
             self._rest = Batch(batch.cursor_at(used), batch.texts[used:])

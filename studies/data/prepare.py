@@ -1,4 +1,4 @@
-"""`prepare`: corpus -> tokenizer -> shards, once for all who ask for the same."""
+"""`prepare`: corpus -> tokenizer -> shards, once per distinct request."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     column: str | None = None,
 ) -> TokenData:
-    """Tokenizes a corpus into shards; at once if they are there, from where it stopped if it was interrupted.
+    """Tokenize a corpus into shards, resuming an interrupted preparation and reusing a finished one.
 
     Args:
         spec: a corpus, see `studies.data.corpora`.
         tokenizer: `bpe:SIZE` or a Hugging Face tokenizer.
-        out_dir: by default a folder below `data_home()` named after all that is asked for.
-        max_tokens: train tokens; the document that reaches it is the last one. None: the whole corpus.
+        out_dir: by default a folder below `data_home()` named after the request.
+        max_tokens: train tokens; the document that reaches this number is the last. None: the whole corpus.
         progress: called with (documents read, train tokens, max_tokens or None) every few hundred documents.
         val_fraction: held-out share of the documents; by default 2 %, up to 10 % of a small corpus on disk.
-        min_val_tokens: after `max_tokens`, reading goes on until this many are held out (or the corpus ends).
+        min_val_tokens: after `max_tokens`, reading continues until this many are held out (or the end).
         shard_tokens: a shard ends with the document that reaches this size.
         column: of the text, `text` by default.
 
     Raises:
-        UserError: the corpus, the tokenizer or the folder can't be used; says how to mend it.
+        UserError: the corpus, the tokenizer or the folder can't be used; the hint says how to fix it.
     """
     problems = Problems()
     if max_tokens is not None and max_tokens < 1:
@@ -87,9 +87,10 @@ def prepare(
 
 
 def _clear(folder: Path, made: list[Path]) -> None:
-    """Remove what a failed run made, where no finished part makes it worth keeping.
+    """Remove the files of a failed run that finished no part.
 
-    `made` are the folders that were not there before, from the innermost; one that is not empty stays.
+    Args:
+        made: folders that the run created, from the innermost; one that is not empty stays.
     """
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in list(folder.iterdir()):
@@ -101,15 +102,15 @@ def _clear(folder: Path, made: list[Path]) -> None:
 
 
 def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
-    """The data of a finished folder, None if it is not finished.
+    """Return the data of a finished folder, or None if it is not finished.
 
     Raises:
-        UserError: it is finished, or begun, with other settings, or holds other things.
+        UserError: the folder is finished or begun with other settings, or holds other files.
     """
     state = read_json(folder / META) or read_json(folder / PROGRESS) or {}
     title = "This folder can't take the prepared data"
     if "content_hash" not in state and not state.get("parts"):
-        # the first file that is written says what for
+        # the first file that a preparation writes holds its request
         begun = isinstance(asked := state.get("request"), dict) and "corpus" in asked
         first = (LOCK, PROGRESS + TEMPORARY)
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

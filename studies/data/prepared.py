@@ -1,4 +1,4 @@
-"""What has been prepared already: the finished folders below `data_home()`."""
+"""Listing the prepared folders below `data_home()`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from surgery.config.problems import UserError
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder of `prepare`; not `finished` ones were interrupted and can be gone on with."""
+    """A folder of `prepare`; one that is not `finished` was interrupted and can be resumed."""
 
     folder: Path
     corpus: str
@@ -27,6 +27,7 @@ class Prepared:
     finished: bool
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "folder": str(self.folder),
             "corpus": self.corpus,
@@ -38,21 +39,21 @@ class Prepared:
 
 
 def list_prepared(home: Path | None = None) -> list[Prepared]:
-    """Every folder there, by name; damaged ones are left out."""
+    """Return every prepared folder, sorted by name, without damaged ones."""
     home = home or data_home()
-    found = []
+    prepared = []
     for folder in sorted(home.iterdir()) if home.is_dir() else []:
         try:
             item = _read(folder)
         except (UserError, KeyError, TypeError, ValueError, AttributeError):
             continue
         if item is not None:
-            found.append(item)
-    return found
+            prepared.append(item)
+    return prepared
 
 
 def corpus_info(spec: str, column: str | None = None) -> dict[str, Any]:
-    """What is known of a corpus without reading it, and where it has been prepared. Plain JSON values.
+    """Describe a corpus without reading it, and list its preparations, as plain JSON values.
 
     Raises:
         UserError: no such corpus.
@@ -85,6 +86,6 @@ def _read(folder: Path) -> Prepared | None:
 
 
 def is_prepared(path: str) -> bool:
-    """Whether this is a folder that `prepare` finished, or began."""
+    """Return whether `path` is a folder that `prepare` finished or began."""
     folder = expand(path)
     return any(os.path.isfile(folder / name) for name in (META, PROGRESS))

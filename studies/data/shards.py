@@ -40,17 +40,18 @@ _OWN = re.compile(rf"({_SHARD}|{PROGRESS}|{TOKENIZER})({TEMPORARY})?|{META}{TEMP
 
 
 def is_own(name: str) -> bool:
-    """Whether a preparation that is not finished writes a file or folder of this name."""
+    """Return whether an unfinished preparation writes a file or folder of this name."""
     return _OWN.fullmatch(name) is not None
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the smallest unsigned dtype, uint16 or uint32, for token ids."""
     return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of tokens; `bytes` of UTF-8 text, which `bytes_file` gives token by token (val only)."""
+    """One file of tokens for `bytes` bytes of UTF-8 text; `bytes_file` has the bytes per token (val only)."""
 
     file: str
     tokens: int
@@ -62,7 +63,7 @@ class Shard:
 
 
 class ShardWriter:
-    """Documents to temporary files, which become the shard on `commit` and are gone without it."""
+    """Writer of documents to temporary files that become a shard on `commit`, else are deleted."""
 
     def __init__(self, folder: Path, stem: str, dtype: np.dtype[Any], *, with_bytes: bool) -> None:
         self.folder, self.stem, self.dtype = folder, stem, dtype
@@ -75,7 +76,7 @@ class ShardWriter:
     def write(
         self, ids: NDArray[np.int64], text_bytes: int, token_bytes: NDArray[np.int64] | None = None
     ) -> None:
-        """One document, its end-of-text token included."""
+        """Write one document, its end-of-text token included."""
         arrays = [ids.astype(self.dtype)] + ([] if token_bytes is None else [token_bytes.astype(BYTES_DTYPE)])
         for array, stream, digest in zip(arrays, self._streams, self._digests, strict=True):
             data = array.tobytes()
@@ -86,7 +87,7 @@ class ShardWriter:
         self.bytes += text_bytes
 
     def commit(self) -> Shard | None:
-        """Gives the files their names; None, and no file, when nothing was written."""
+        """Rename the files to their final names; returns None, without files, if nothing was written."""
         for stream in self._streams:
             stream.flush()
             os.fsync(stream.fileno())
@@ -145,7 +146,7 @@ class TokenView:
 
 
 class TokenData:
-    """A prepared folder, ready to read. Get one by `TokenData.open` or `prepare`."""
+    """A prepared folder, ready to read; `TokenData.open` and `prepare` return one."""
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder = folder
@@ -158,7 +159,7 @@ class TokenData:
         self._views: dict[str, TokenView] = {}
 
     def warnings(self) -> list[str]:
-        """Return what was done to the text that its user may not expect."""
+        """Return warnings about unexpected changes to the text."""
         from studies.data.long_words import MAX_WORD
         from studies.data.tokenizers import cut_words
 
@@ -172,7 +173,10 @@ class TokenData:
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> TokenData:
-        """Checks that every file is there in its full size; `verify` hashes them all again.
+        """Open a prepared folder after checking that every file exists with its full size.
+
+        Args:
+            verify: also hash all files again.
 
         Raises:
             UserError: not a prepared folder, not finished, truncated or changed.
@@ -228,7 +232,7 @@ class TokenData:
                 problems.add("data", str(path), "its content has changed (sha256 differs)", hint)
 
     def tokens(self, split: Split) -> TokenView:
-        """All tokens of a split as one array-like view on memory maps."""
+        """Return all tokens of a split as one array-like view of memory maps."""
         return self._view(split, "file", self._dtype)
 
     def num_sequences(self, split: Split, seq_len: int) -> int:
@@ -275,7 +279,7 @@ class TokenData:
 
 
 def content_hash(meta: dict[str, Any]) -> str:
-    """One hash over the tokenizer and all shards: equal hashes, equal training data."""
+    """Return one hash of the tokenizer and all shards; equal hashes mean equal training data."""
     shards = [
         [shard["sha256"], shard["bytes_sha256"]]
         for split in ("train", "val")
@@ -286,7 +290,7 @@ def content_hash(meta: dict[str, Any]) -> str:
 
 
 def summary(shards: Sequence[Shard]) -> dict[str, Any]:
-    """The part of `meta.json` about one split."""
+    """Return the section of `meta.json` about one split."""
     return {
         "tokens": sum(shard.tokens for shard in shards),
         "documents": sum(shard.documents for shard in shards),
@@ -296,5 +300,6 @@ def summary(shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

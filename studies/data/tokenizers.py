@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_BPE = 257  # every byte and the end of text
-TRAINING = "training.json"  # beside the tokenizer, where there is something to say of its training
+TRAINING = "training.json"  # next to the tokenizer: the words cut for its training, if any
 TRAINING_BYTES = 50_000_000  # of text a BPE is trained on
 
 
 class TextTokenizer:
-    """Text to token ids, and how many bytes of the text each token stands for."""
+    """A tokenizer that also returns the bytes of text of each token."""
 
     def __init__(self, backend: Tokenizer, eos_token: str) -> None:
         from tokenizers import Tokenizer
@@ -52,28 +52,29 @@ class TextTokenizer:
         self._backend.encode_special_tokens = True
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of every text, without special tokens."""
-        found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
+        """Return the token ids of every text, without special tokens."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def encode_with_bytes(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """(ids, bytes) of every text. The bytes of a text's tokens add up to its UTF-8 length, exactly.
+        """Return (ids, bytes) of every text; the bytes of its tokens add up exactly to its UTF-8 length.
 
-        A token stands for the bytes by which it moves the end of the covered text forward: the first token
-        of a character that several share has all its bytes, and dropped spaces go to the token behind them.
+        A token has the bytes by which it advances the end of the covered text: if several tokens share a
+        character, the first has all its bytes, and dropped spaces count for the token after them.
         """
-        found = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [
             (np.array(encoding.ids, dtype=np.int64), _token_bytes(text, encoding.offsets))
-            for text, encoding in zip(texts, found, strict=True)
+            for text, encoding in zip(texts, encodings, strict=True)
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids, special tokens included."""
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     @classmethod
     def open(cls, folder: Path) -> TextTokenizer:
-        """What `save_pretrained` (or this module) wrote.
+        """Open a tokenizer that `save_pretrained` or this module wrote.
 
         Raises:
             UserError: missing or damaged files.
@@ -107,10 +108,10 @@ def _token_bytes(text: str, offsets: list[tuple[int, int]]) -> NDArray[np.int64]
 
 
 def parse_bpe(spec: str) -> int | None:
-    """The vocabulary size of `bpe:SIZE`, None for any other tokenizer.
+    """Return the vocabulary size of `bpe:SIZE`; None for any other tokenizer.
 
     Raises:
-        UserError: a size that makes no byte-level BPE.
+        UserError: the size is impossible for a byte-level BPE.
     """
     head, _, size = spec.partition(":")
     if head != "bpe":
@@ -125,13 +126,13 @@ def parse_bpe(spec: str) -> int | None:
 
 
 def located_tokenizer(spec: str) -> str:
-    """Return the spec so that it is the same from any folder: a folder's path becomes absolute."""
+    """Return the spec independent of the working folder: the path of a folder becomes absolute."""
     folder = expand(spec)
     return str(folder.resolve()) if os.path.isdir(folder) else spec
 
 
 def canonical_spec(spec: str) -> str:
-    """The same text for the same tokenizer: a folder is told by its place and content."""
+    """Return one spelling for each tokenizer; a folder is identified by its path and content."""
     vocab_size = parse_bpe(spec)
     if vocab_size is not None:
         return f"bpe:{vocab_size}"
@@ -146,11 +147,10 @@ def canonical_spec(spec: str) -> str:
 
 
 def write_bpe(vocab_size: int, texts: Iterable[str], folder: Path) -> None:
-    """Trains a byte-level BPE on the first 50 MB of `texts` and writes it to `folder`. Deterministic.
+    """Train a byte-level BPE on the first 50 MB of `texts` and write it to `folder`. Deterministic.
 
-    The merges stop early where the text has no more pairs: the vocabulary is then smaller than asked for.
-    Words of more than `MAX_WORD` characters are cut for it; how many is written to the folder, for
-    `cut_words`.
+    Merges end early if the text has no more pairs: the vocabulary is then smaller than requested. Words of
+    more than `MAX_WORD` characters are cut first; their number is stored in the folder, for `cut_words`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -181,17 +181,17 @@ def write_bpe(vocab_size: int, texts: Iterable[str], folder: Path) -> None:
 
 
 def cut_words(folder: Path) -> tuple[int, int]:
-    """Return how many words were too long to train the BPE in `folder` on, and the length of the longest.
+    """Return the number of words cut to train the BPE in `folder`, and the length of the longest.
 
     Raises:
-        UserError: the record of it is damaged.
+        UserError: that record is damaged.
     """
     record = read_json(folder / TRAINING) or {}
     return record.get("cut_words", 0), record.get("longest", 0)
 
 
 def write_pretrained(spec: str, folder: Path) -> None:
-    """Copies a Hugging Face tokenizer (a Hub name or a folder) to `folder`. Runs no remote code.
+    """Copy a Hugging Face tokenizer (a Hub name or a folder) to `folder`. Runs no remote code.
 
     Raises:
         UserError: not found, no fast tokenizer, or without an end-of-text token.
@@ -213,7 +213,7 @@ def write_pretrained(spec: str, folder: Path) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise _refused(spec, "is not a fast tokenizer (no tokenizer.json), so bytes can't be counted", hint)
     if tokenizer.eos_token is None:
-        raise _refused(spec, "has no end-of-text token, so documents can't be told apart", hint)
+        raise _refused(spec, "has no end-of-text token, so documents can't be separated", hint)
     tokenizer.save_pretrained(str(folder))
 
 

@@ -1,1 +1,1 @@
-"""Files: atomic writes, locks, curves and where caches live. Standard library only."""
+"""Files: atomic writes, locks, loss curves and cache paths. Standard library only."""

@@ -1,4 +1,4 @@
-"""Writing a folder so that it is never half-written: atomic files, a lock, and errors a user understands."""
+"""Atomic writes of JSON files, clean-up of temporary files, and readable errors for failed writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPORARY = ".tmp"
 
 
 def write_json(path: Path, data: object) -> None:
-    """Whole or not at all, also when the machine stops."""
+    """Write JSON atomically, also across a crash of the machine."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with temporary.open("w", encoding="utf-8") as stream:
@@ -31,10 +31,10 @@ def write_json(path: Path, data: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None when there is no such file.
+    """Return the object in a JSON file; None if there is no such file.
 
     Raises:
-        UserError: it is there but damaged.
+        UserError: the file is damaged.
     """
     try:
         return read_object(path)
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sweep(folder: Path, is_own: Callable[[str], bool]) -> None:
-    """Remove temporary files and folders of our own, of this run or of one that was killed."""
+    """Remove the temporary files and folders that `is_own` accepts, of this run or of a killed one."""
     for leftover in folder.glob("*" + TEMPORARY):
         if not is_own(leftover.name):
             continue
@@ -60,10 +60,10 @@ def sweep(folder: Path, is_own: Callable[[str], bool]) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns a full disk, a read-only folder and the like into a UserError.
+    """Convert errors of the file system, such as a full disk, to a UserError.
 
     Raises:
-        UserError: for every OSError inside.
+        UserError: for every OSError inside of the block.
     """
     try:
         yield
@@ -71,9 +71,9 @@ def writing(folder: Path) -> Iterator[None]:
         hints = {
             errno.ENOSPC: "free some space or name another folder, then run again: finished shards are kept",
             errno.EDQUOT: "free some of your quota or name another folder, then run again",
-            errno.EACCES: "name a folder you may write to (--out, or NAS_HOME for the default place)",
-            errno.EROFS: "name a folder you may write to (--out, or NAS_HOME for the default place)",
+            errno.EACCES: "name a folder you may write to (--out, or NAS_HOME for the default folder)",
+            errno.EROFS: "name a folder you may write to (--out, or NAS_HOME for the default folder)",
         }
-        hint = hints.get(error.errno or 0, "name another folder (--out, or NAS_HOME for the default place)")
+        hint = hints.get(error.errno or 0, "name another folder (--out, or NAS_HOME for the default folder)")
         problem = Problem("out", str(folder), f"can't be written: {error.strerror or error}", hint)
         raise UserError("The prepared data can't be written", [problem]) from error

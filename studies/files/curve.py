@@ -1,4 +1,4 @@
-"""What a training run leaves behind: its loss curve, and how long it trained."""
+"""Loss curve of a training run, and a stopwatch for its training time."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from surgery.config.json_source import parse_object
 from surgery.config.problems import Problem, UserError
 
-CURVE_POINTS = 200  # at most so many training points on disk, however long the run
+CURVE_POINTS = 200  # most training points of a curve on disk
 
 
 def log_steps(steps: int) -> frozenset[int]:
-    """Steps that are written to the curve: evenly spaced, the first and the last among them."""
+    """Return the steps that are written to the curve: evenly spaced, first and last included."""
     every = -(-steps // CURVE_POINTS)
     return frozenset((1, *range(every, steps + 1, every), steps))
 
 
 class CurveWriter:
-    """JSON lines, flushed one by one, so that a killed run leaves what it had.
+    """Writer of a loss curve as JSON lines, flushed one by one, so that a killed run keeps its points.
 
-    A run that goes on after a step keeps the lines up to it.
+    A run that resumes after step `after` keeps the lines up to that step.
     """
 
     def __init__(self, path: Path | None, after: int = 0) -> None:
@@ -35,6 +35,7 @@ class CurveWriter:
         self.file = path.open("a", encoding="utf-8") if path is not None else None
 
     def write(self, **values: float) -> None:
+        """Append a point."""
         if self.file is not None:
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()
@@ -50,10 +51,10 @@ class CurveWriter:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Return the points of a curve; none where there is no file. A last line that was cut off does not count.
+    """Return the points of a curve; none without a file. A truncated last line is ignored.
 
     Raises:
-        UserError: a line that is no point, by file and line.
+        UserError: a line is no point; names the file and line.
     """
     if not path.is_file():
         return []
@@ -81,21 +82,23 @@ def _read_point(line: str, where: str) -> dict[str, Any]:
 
 
 def _damaged(where: str, rule: str) -> UserError:
-    return UserError("a loss curve is damaged", [Problem("curve", where, rule, "mend or remove the line")])
+    return UserError("a loss curve is damaged", [Problem("curve", where, rule, "fix or remove the line")])
 
 
 class Stopwatch:
-    """Seconds since it was made, on top of those `before`; pauses left out."""
+    """Seconds since construction without pauses, added to `before`."""
 
     def __init__(self, before: float = 0.0) -> None:
         self._before, self._since = before, time.perf_counter()
 
     @property
     def seconds(self) -> float:
+        """Seconds so far."""
         return self._before + time.perf_counter() - self._since
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """Exclude the time of the block."""
         self._before = self.seconds
         yield
         self._since = time.perf_counter()

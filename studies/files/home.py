@@ -1,4 +1,4 @@
-"""Where caches live."""
+"""Paths of caches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from surgery.config.paths import expand
 
 
 def data_home() -> Path:
-    """`$NAS_HOME/data`, else `$XDG_CACHE_HOME/nas/data`, else `~/.cache/nas/data`."""
+    """Return `$NAS_HOME/data`, else `$XDG_CACHE_HOME/nas/data`, else `~/.cache/nas/data`."""
     if home := os.environ.get("NAS_HOME"):
         return expand(home) / "data"
     cache = os.environ.get("XDG_CACHE_HOME")

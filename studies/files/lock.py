@@ -13,7 +13,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; a second one waits here. The lock ends with its process, however that dies."""
+    """Lock a folder for one process; others wait. The lock is released when its process ends, even killed."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -23,7 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
                 same = os.fstat(descriptor).st_ino == (folder / LOCK).stat().st_ino
             except FileNotFoundError:
                 same = False
-            if same:  # else the one before us removed the folder while we waited: lock the new file
+            if same:  # else the previous holder removed the folder meanwhile: lock the new file
                 yield
                 return
         finally:

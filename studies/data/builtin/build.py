@@ -24,7 +24,7 @@ FOLDERS = (
     *("library", "reference", "tutorial", "using", "whatsnew"),
 )
 SINGLE_PAGES = ("glossary.html", "bugs.html")
-# Machine-made lists (every deprecated name, every licence, contents) say little in sentences.
+# Generated lists (every deprecated name, every licence, contents) contain few sentences.
 NOT_PROSE = ("contents", "genindex", "py-modindex", "search", "index", "license", "copyright", "stable")
 
 MIN_DOCUMENT = 500  # characters: shorter sections are joined to the one before
@@ -32,6 +32,7 @@ MAX_DOCUMENT = 8_000  # characters: longer sections are cut between paragraphs
 
 
 def page_paths(root: Path) -> Iterator[Path]:
+    """Yield the pages that hold prose, in a fixed order."""
     for name in SINGLE_PAGES:
         yield root / name
     for folder in FOLDERS:
@@ -41,7 +42,7 @@ def page_paths(root: Path) -> Iterator[Path]:
 
 
 def paragraphs(blocks: list[Block]) -> Iterator[tuple[str, str]]:
-    """(kind, text) of what reads as English; kind is "heading" or "text"."""
+    """Yield (kind, text) of every heading and every paragraph of English; kind is "heading" or "text"."""
     for position, block in enumerate(blocks):
         text = clean(block.text)
         if block.kind == "heading":
@@ -49,13 +50,13 @@ def paragraphs(blocks: list[Block]) -> Iterator[tuple[str, str]]:
             continue
         following = blocks[position + 1].kind if position + 1 < len(blocks) else "end"
         if text.endswith(":") and not (following == "item" and is_prose(clean(blocks[position + 1].text))):
-            text = trim_lead_in(text)  # it announced code or a table that is not here
+            text = trim_lead_in(text)  # it introduces code or a table that was dropped
         if is_prose(text):
             yield "text", text
 
 
 def documents(root: Path) -> Iterator[dict[str, str]]:
-    """One document a section, its heading first; paragraphs seen before on any page are left out."""
+    """Yield one document per section, its heading first; repeated paragraphs are left out."""
     seen: set[str] = set()
     for path in page_paths(root):
         page = path.relative_to(root).with_suffix("").as_posix()
@@ -76,7 +77,7 @@ def documents(root: Path) -> Iterator[dict[str, str]]:
 
 
 def join_and_cut(sections: list[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-    """Sections of a sensible length: short ones joined to the one before, long ones cut."""
+    """Yield sections of similar length: short ones are joined to the previous one, long ones are cut."""
     joined: list[tuple[str, list[str]]] = []
     for title, body in sections:
         if not body:
@@ -102,7 +103,7 @@ def _length(body: list[str]) -> int:
 
 
 def licence(root: Path) -> str:
-    """The licence pages of the documentation, from its own source, up to the incorporated software."""
+    """Return the documentation's licence from its source, without the licences of incorporated software."""
     source = (root / "_sources" / "license.rst.txt").read_text(encoding="utf-8")
     terms = source[: source.index("Licenses and Acknowledgements for Incorporated Software")]
     terms = re.sub(r"^\.\. .*\n(?:[ \t]+.*\n)*", "", terms, flags=re.MULTILINE)
@@ -110,20 +111,21 @@ def licence(root: Path) -> str:
 
 
 def main() -> None:
+    """Write the corpus and its licence."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("html", type=Path, help="folder of the unpacked HTML documentation")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
 
-    # Shuffled, so that any prefix is a fair sample of all pages; by the id, as the hash of the text already
-    # chooses what is held out.
-    found = sorted(documents(options.html), key=lambda d: hashlib.sha256(d["id"].encode()).digest())
-    lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in found)
+    # Shuffled, so that any prefix is a random sample of all pages; by the hash of the id, since the hash of
+    # the text already chooses the held-out documents.
+    shuffled = sorted(documents(options.html), key=lambda d: hashlib.sha256(d["id"].encode()).digest())
+    lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in shuffled)
     packed = gzip.compress(lines.encode(), compresslevel=9, mtime=0)
     (options.out / "python_docs.jsonl.gz").write_bytes(packed)
     (options.out / "LICENSE.txt").write_text(licence(options.html), encoding="utf-8")
-    size = sum(len(document["text"].encode()) for document in found)
-    print(f"{len(found)} documents, {size:,} bytes of text, {len(packed):,} bytes packed")
+    size = sum(len(document["text"].encode()) for document in shuffled)
+    print(f"{len(shuffled)} documents, {size:,} bytes of text, {len(packed):,} bytes packed")
 
 
 if __name__ == "__main__":

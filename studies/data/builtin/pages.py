@@ -1,4 +1,4 @@
-"""Sphinx HTML page -> headings, paragraphs and list items, in order, without code, tables or markup."""
+"""Parsing a Sphinx HTML page into headings, paragraphs and list items, without code, tables or markup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VOID = frozenset({
 DROPPED_TAGS = frozenset({
     "pre", "table", "nav", "script", "style", "svg", "math", "aside", "figure", "sup", "footer",
 })  # fmt: skip
-# Signatures, permalinks, version notes' labels, source links, footnotes: machinery of the page, not prose.
+# Signatures, permalinks, labels of version notes, source links, footnotes: page furniture, not prose.
 DROPPED_CLASSES = frozenset({
     "sig", "headerlink", "highlight", "footnote", "citation", "field-list", "sphinxsidebar", "related",
     "rubric", "admonition-title", "topic-title", "toctree-wrapper", "math", "sidebar-title",
@@ -23,6 +23,8 @@ HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5"})
 
 @dataclass(frozen=True)
 class Block:
+    """A block of a page, with its raw text."""
+
     kind: str  # "heading", "text", "item" (inside a list), "code" (something was dropped here)
     text: str
 
@@ -78,7 +80,7 @@ class _Reader(HTMLParser):
 
 
 def read_page(html: str) -> list[Block]:
-    """Blocks of the page's sections in reading order; raw text, whitespace as it stands."""
+    """Return the blocks of a page's sections in reading order, with their whitespace unchanged."""
     reader = _Reader()
     reader.feed(html)
     reader.close()

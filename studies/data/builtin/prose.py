@@ -1,4 +1,4 @@
-"""Which paragraphs read as English, and how they are made tidy."""
+"""Recognition and cleaning of paragraphs of English prose."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _COMMON = frozenset({
 
 
 def clean(text: str) -> str:
-    """One line, straight quotes, no credits or tracker numbers, no gap before punctuation."""
+    """Return a text as one line with straight quotes, without credits, tracker numbers and spaces before
+    punctuation."""
     text = re.sub(r"\s+", " ", text.translate(_QUOTES)).strip()
     text = re.sub(r"(?<!\S)_([A-Za-z]+)_(?!\S)", r"\1", text)  # emphasis left in plain text
     text = _CREDIT.sub(lambda m: "." if m[0].endswith(".") and not m[0].endswith("..") else "", text)
@@ -43,13 +44,13 @@ def clean(text: str) -> str:
 
 
 def trim_lead_in(text: str) -> str:
-    """Without its last sentence, the one that ends in a colon and led to something not kept."""
+    """Return a text without its last sentence, which ends in a colon and introduced something dropped."""
     sentences = _SENTENCE_END.split(text)
     return " ".join(sentences[:-1]).strip() if len(sentences) > 1 else ""
 
 
 def is_prose(text: str) -> bool:
-    """Whether it is one or more whole English sentences and mostly words, not names and signs."""
+    """Return whether a text is one or more whole English sentences, mostly words rather than identifiers."""
     if len(text) < MIN_CHARACTERS or text[-1] not in '.!?:)"' or not (text[0].isupper() or text[0] in "\"'("):
         return False
     words = _WORD.findall(text)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from studies.data.corpora import open_corpus
-from studies.data.corpus import Corpus, mend
+from studies.data.corpus import Corpus, clean_text
 from studies.data.hub import HubCorpus
 from surgery.config.problems import UserError
 
@@ -238,7 +238,7 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
 
 
 def test_lone_surrogates_become_replacement_characters() -> None:
-    assert mend(" a\ud800b\ud83d\ude42 ") == "a\ufffdb🙂"
+    assert clean_text(" a\ud800b\ud83d\ude42 ") == "a\ufffdb🙂"
 
 
 @pytest.mark.parametrize("old", [True, False])
