@@ -18,23 +18,23 @@ HEAVY = ("torch", "optuna", "transformers", "datasets")
 STUDIES: dict[str, tuple[str, ...]] = {
     "files": (),
     "stats": (),
+    "storage": (),
     "data": ("files",),
     "surrogates": ("stats",),
-    "storage": ("files",),
-    "study": ("storage", "files", "stats", "data"),
+    "study": ("data", "files", "stats", "storage"),
     "training": ("data", "files", "stats"),
-    "analysis": ("study", "storage", "stats", "data"),
-    "probes": ("training", "files"),
-    "evaluation": ("training", "data", "files"),
-    "reporting": ("analysis", "study", "storage", "stats"),
-    "search": ("study", "storage", "surrogates", "analysis", "stats"),
-    "workers": ("search", "study", "storage", "training", "probes", "data", "files", "stats"),
-    "audit": ("workers", "search", "reporting", "evaluation", "probes", "analysis", "training", "study",
-              "storage", "surrogates", "data", "stats", "files"),
-    "replay": ("workers", "search", "reporting", "evaluation", "probes", "analysis", "training", "study",
-               "storage", "surrogates", "data", "stats", "files", "audit"),
-    "benchmarks": ("replay", "audit", "workers", "search", "reporting", "evaluation", "probes", "analysis",
-                   "training", "study", "storage", "surrogates", "data", "stats", "files"),
+    "analysis": ("data", "stats", "storage", "study"),
+    "probes": ("files", "training"),
+    "evaluation": ("data", "training"),
+    "reporting": ("analysis", "stats", "storage", "study"),
+    "search": ("analysis", "stats", "storage", "study", "surrogates"),
+    "workers": ("data", "files", "probes", "search", "stats", "storage", "study", "training"),
+    "audit": ("data", "files", "reporting", "stats", "storage", "study", "training", "workers"),
+    "replay": ("data", "search", "stats", "storage", "study", "surrogates", "training", "workers"),
+    "benchmarks": (
+        "data", "replay", "reporting", "search", "stats", "storage", "study", "surrogates", "training",
+        "workers",
+    ),
 }  # fmt: skip
 # What each room promises not to load, anywhere in it.
 WITHOUT: dict[str, tuple[str, ...]] = {
@@ -102,6 +102,13 @@ def test_studies_has_the_rooms_of_the_table_and_no_loose_file() -> None:
     folders = {path.parent.name for path in (ROOT / "studies").glob("*/__init__.py")}
     assert folders == STUDIES.keys()
     assert [path.name for path in (ROOT / "studies").glob("*.py")] == ["__init__.py"]
+
+
+def test_the_table_is_that_of_the_documentation() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Rooms of `studies`")[2]
+    rows = re.findall(r"^\| `(\w+)` \|([\w, ]*)\|", table, re.MULTILINE)
+    assert {room: tuple(sorted(filter(None, names.strip().split(", ")))) for room, names in rows} == STUDIES
 
 
 @pytest.mark.parametrize("room", STUDIES)
