@@ -1,4 +1,4 @@
-"""Softmax attention over what a layer has cached and what is new, whole or in a sliding window."""
+"""Softmax attention over cached and new tokens, unlimited or in a sliding window."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.nn import functional as F
 
 from surgery.context import Context
 
-SMALLEST_BLOCK = 64  # queries handled together in a window: fewer keep neither cores nor tensor cores busy
+SMALLEST_BLOCK = 64  # queries per block of windowed attention; smaller blocks underuse CPUs and tensor cores
 
 
 def narrower(window: int | None, context: Context) -> int | None:
-    """The window of a mixer in this pass of the loop, in tokens; None: no limit."""
+    """Return the smaller of a mixer's window and the loop pass's, in tokens; None: no limit."""
     limits = [limit for limit in (window, context.window) if limit is not None]
     return min(limits) if limits else None
 
 
 def with_past(context: Context, window: int | None, *new: Float[Tensor, "b h t d"]) -> tuple[Tensor, ...]:
-    """Cached keys and values followed by the new ones; keeps what later tokens may look back on."""
+    """Return cached tensors followed by the new ones, and cache those that later tokens can attend to."""
     past = context.state
     whole = new
     if past is not None:
@@ -31,7 +31,7 @@ def with_past(context: Context, window: int | None, *new: Float[Tensor, "b h t d
     if context.cache is not None:
         length = whole[0].shape[2]
         first = 0 if window is None else max(0, length - (window - 1))  # the next token is the window's last
-        # a copy, or the view would hold on to all that was cut off
+        # a copy: a view would keep the whole tensor alive
         context.keep(tuple(item[:, :, first:].contiguous() if first else item for item in whole))
     return whole
 
@@ -45,16 +45,22 @@ def attend(
     window: int | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "b h t e"]:
-    """Each query over the keys up to its own, at most `window` of them. The new tokens are the last t of s.
+    """Attend from each query to the keys up to its own, at most `window` of them.
 
-    Where the window cuts nothing off, this is PyTorch's SDPA under `context.mask`. Else it is flash attention
-    with a window, for what that takes, or the queries go in blocks, each with the keys its window reaches:
-    time and memory grow with t * window.
+    The new tokens are the last t of the s tokens. If the window excludes no key, this is PyTorch's SDPA under
+    `context.mask`; otherwise flash attention with a window for supported inputs, and else blocks of queries,
+    each with the keys that its window reaches, in time and memory proportional to t * window.
+
+    Args:
+        q, k, v: queries, keys and values per head; h is a multiple of the number of key/value heads g.
+        context: mask and padding.
+        window: keys per query, including the query's own token; None: all.
+        scale: factor on the scores; None: d^-0.5.
     """
     grouped = q.shape[1] != k.shape[1]
     keys = k.shape[2]
     if window is not None and keys > window:
-        if _flashes(q, k, v, context):
+        if _fits_flash(q, k, v, context):
             return _flash(q, k, v, window, scale)
         return _banded(q, k, v, context, window, scale, grouped)
     mask = context.mask
@@ -68,7 +74,7 @@ def attend(
 
 @cache
 def _varlen() -> Any:
-    """PyTorch's flash attention where it knows windows (2.11 does), or None."""
+    """Return PyTorch's variable-length flash attention if it supports windows (2.11 does), or None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -76,56 +82,69 @@ def _varlen() -> Any:
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
 
 
-def _flashes(q: Tensor, k: Tensor, v: Tensor, context: Context) -> bool:
-    """Whether flash attention takes these: half precision on a recent GPU, heads of one size and number, no
-    padding, and as many queries as keys. The compiler has never been tried with it."""
+def _fits_flash(q: Tensor, k: Tensor, v: Tensor, context: Context) -> bool:
+    """Return whether flash attention supports these inputs.
+
+    It needs half precision on a recent GPU, equal numbers and sizes of heads, as many queries as keys, and no
+    padding. Not tested under torch.compile, so not used there.
+    """
     if torch.compiler.is_compiling():
         return False
-    known = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.dtype == k.dtype == v.dtype
-    alike = q.shape == k.shape == v.shape and q.shape[3] % 8 == 0 and q.shape[3] <= 256
-    if not (known and alike and context.padding is None and _varlen() is not None):
+    fits_dtype = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.dtype == k.dtype == v.dtype
+    fits_shape = q.shape == k.shape == v.shape and q.shape[3] % 8 == 0 and q.shape[3] <= 256
+    if not (fits_dtype and fits_shape and context.padding is None and _varlen() is not None):
         return False
     return torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> Tensor:
-    """Sequences side by side, as flash attention has them."""
+    """Run flash attention on the concatenated sequences of the batch."""
     batch, _, length, _ = q.shape
     ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=q.device)
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
-    mixed = _varlen()(*flat, ends, ends, length, length, scale=scale, window_size=(window - 1, 0))
-    whole: Tensor = mixed.unflatten(0, (batch, length)).transpose(1, 2)
-    return whole
+    output = _varlen()(*flat, ends, ends, length, length, scale=scale, window_size=(window - 1, 0))
+    per_head: Tensor = output.unflatten(0, (batch, length)).transpose(1, 2)
+    return per_head
 
 
 def _banded(
     q: Tensor, k: Tensor, v: Tensor, context: Context, window: int, scale: float | None, grouped: bool
 ) -> Tensor:
+    """Run SDPA on blocks of queries, each with the keys that its window reaches."""
     batch, _, length, _ = q.shape
     block = max(window // 2, SMALLEST_BLOCK)
     blocks = -(-length // block)
-    ahead = blocks * block - length  # rows that fill up the last block
-    behind = window - 1 - (k.shape[2] - length)  # keys missing before the first query; negative: superfluous
+    pad_end = blocks * block - length  # rows that fill up the last block
+    pad_start = window - 1 - (k.shape[2] - length)  # keys missing before the first query; negative: surplus
     span = block + window - 1
 
     def by_block(x: Float[Tensor, "b g s d"]) -> Float[Tensor, "bn g span d"]:
-        parts = F.pad(x, (0, 0, behind, ahead)).unfold(2, span, block)
+        parts = F.pad(x, (0, 0, pad_start, pad_end)).unfold(2, span, block)
         return parts.permute(0, 2, 1, 4, 3).flatten(0, 1)
 
-    queries = F.pad(q, (0, 0, 0, ahead)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
-    mask = _band(context, batch, window, block, blocks, behind, ahead, length)
-    mixed: Tensor = F.scaled_dot_product_attention(
+    queries = F.pad(q, (0, 0, 0, pad_end)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
+    mask = _band(context, batch, window, block, blocks, pad_start, pad_end, length)
+    output: Tensor = F.scaled_dot_product_attention(
         queries, by_block(k), by_block(v), attn_mask=mask, scale=scale, enable_gqa=grouped
     )
-    whole: Tensor = mixed.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
-    return whole[:, :, :length]
+    per_head: Tensor = output.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
+    return per_head[:, :, :length]
 
 
 def _band(
-    context: Context, batch: int, window: int, block: int, blocks: int, behind: int, ahead: int, length: int
+    context: Context,
+    batch: int,
+    window: int,
+    block: int,
+    blocks: int,
+    pad_start: int,
+    pad_end: int,
+    length: int,
 ) -> Bool[Tensor, "bn 1 block span"]:
-    """True where a query of a block may look: at keys of its window that exist and are no padding, and at
-    itself, so that no row is empty."""
+    """Return the mask of each block: True at real keys within a query's window, and at the query itself.
+
+    Padding thereby attends to itself, so that no row is empty.
+    """
     device = context.rotary[0].device
     span = block + window - 1
     rows = torch.arange(block, device=device)[:, None]
@@ -133,10 +152,10 @@ def _band(
     band = (columns >= rows) & (columns < rows + window)
     itself = columns == rows + window - 1
     size = window - 1 + length  # keys from the first query's window on, existing or not
-    exists = (torch.arange(size, device=device) >= behind)[None]
+    exists = (torch.arange(size, device=device) >= pad_start)[None]
     if context.padding is not None:
-        known = context.padding[:, max(0, context.padding.shape[1] - size) :]
-        exists = exists & F.pad(known, (size - known.shape[1], 0))
-    reached = F.pad(exists, (0, ahead)).unfold(1, span, block)  # (b or 1, blocks, span)
+        real = context.padding[:, max(0, context.padding.shape[1] - size) :]
+        exists = exists & F.pad(real, (size - real.shape[1], 0))
+    reached = F.pad(exists, (0, pad_end)).unfold(1, span, block)  # (b or 1, blocks, span)
     mask = (band & reached[:, :, None, :]) | itself
     return mask.expand(batch, blocks, block, span).flatten(0, 1)[:, None]

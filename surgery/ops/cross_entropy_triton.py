@@ -1,7 +1,7 @@
-"""The loss of each row of logits, and its gradient in their place, as one Triton kernel.
+"""Cross-entropy of each row of logits, whose gradient overwrites the logits, as one Triton kernel.
 
-A row is read once for its sum of exponentials and once more, from the cache, for the gradient; in plain torch
-it is some ten passes over the largest tensor of a training step.
+A row is read once for its sum of exponentials and again, from the cache, for the gradient; plain torch needs
+about ten passes over the largest tensor of a training step.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, block_size, jit, tl
 
-WIDEST = 8192  # logits of a row that are held at once
+WIDEST = 8192  # logits of a row that are loaded at once
 
 
 def fits_rows(logits: Tensor) -> bool:
-    """Whether the kernel can take these: CUDA and a dtype it knows."""
+    """Return whether the kernel supports these logits: on CUDA, in bfloat16 or float32."""
     return AVAILABLE and logits.is_cuda and logits.dtype in (torch.bfloat16, torch.float32)
 
 
 def losses_fused(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
-    """Cross-entropy in nats of each row (n,) in float32, 0 where the target is `ignored`. The gradient of
-    their sum is written over the logits."""
+    """Return the cross-entropy of each row (n,) in nats, in float32, 0 if the target is `ignored`.
+
+    Overwrites `logits` with the gradient of the summed loss.
+    """
     assert logits.is_contiguous()
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     block = block_size(logits.shape[1], WIDEST)
@@ -39,19 +41,19 @@ def rows_in_place(logits, targets, losses, vocab, ignored, BLOCK: tl.constexpr):
     target = tl.load(targets + row)
     counts = target != ignored
     picked = tl.load(at + tl.where(counts, target, 0)).to(tl.float32)
-    place = tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK)
     largest = tl.full((), float("-inf"), tl.float32)
     total = tl.zeros((), tl.float32)
     for first in range(0, vocab, BLOCK):
-        x = tl.load(at + first + place, mask=first + place < vocab, other=float("-inf")).to(tl.float32)
+        x = tl.load(at + first + column, mask=first + column < vocab, other=float("-inf")).to(tl.float32)
         above = tl.maximum(largest, tl.max(x, 0))
         total = total * tl.exp(largest - above) + tl.sum(tl.exp(x - above), 0)
         largest = above
     whole = largest + tl.log(total)
     tl.store(losses + row, tl.where(counts, whole - picked, 0.0))
-    tl.debug_barrier()  # the target's logit is read before any is written over
+    tl.debug_barrier()  # all threads have read the target's logit before any logit is overwritten
     for first in range(0, vocab, BLOCK):
-        inside = first + place < vocab
-        x = tl.load(at + first + place, mask=inside, other=float("-inf")).to(tl.float32)
-        d = tl.exp(x - whole) - tl.where(first + place == target, 1.0, 0.0)
-        tl.store(at + first + place, tl.where(counts, d, 0.0), mask=inside)
+        inside = first + column < vocab
+        x = tl.load(at + first + column, mask=inside, other=float("-inf")).to(tl.float32)
+        d = tl.exp(x - whole) - tl.where(first + column == target, 1.0, 0.0)
+        tl.store(at + first + column, tl.where(counts, d, 0.0), mask=inside)

@@ -1,5 +1,8 @@
-"""Functions for kernels as the device's own units give them, with errors of about 1e-6: Triton's take care of
-subnormal numbers, which costs several times as much. In its interpreter, and on other devices, Triton's."""
+"""Approximate math functions for kernels, computed by the GPU's special function units.
+
+Errors are about 1e-6; Triton's own functions also handle subnormal numbers, at several times the cost. These
+are used in Triton's interpreter and on other devices.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ except ImportError:
 
 if libdevice is not None and torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1":
     exp2, log2 = libdevice.exp2, libdevice.fast_log2f
-    sin, cos = libdevice.fast_sinf, libdevice.fast_cosf  # of angles within a turn
+    sin, cos = libdevice.fast_sinf, libdevice.fast_cosf  # of angles up to a full turn
     divide = libdevice.fast_dividef
 else:
 

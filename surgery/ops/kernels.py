@@ -1,4 +1,4 @@
-"""Triton, where there is one: what the files of kernels import. Nothing else in this package imports it."""
+"""Optional import of Triton and helpers for kernels. No other module of this package imports Triton."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-try:  # inside `try`, so that transformers does not ask for it where a model's source is loaded
+try:  # inside `try`, so that transformers does not require it when it loads a model's source
     import triton
     import triton.language as tl
-except ImportError:  # no CUDA build of torch: plain torch does all work
+except ImportError:  # no CUDA build of torch: plain torch is used
     triton = tl = None
 
 try:
@@ -35,8 +35,10 @@ AVAILABLE = triton is not None
 
 
 def readable_by_tile(*matrices: Tensor) -> bool:
-    """Whether the device has a unit that copies tiles by itself (TMA), Triton can ask it to, and these
-    matrices begin, as do their rows, at multiples of 16 bytes."""
+    """Return whether tiles of these matrices can be copied by the tensor memory accelerator (TMA).
+
+    The device and Triton must support it, and matrices and rows must start at multiples of 16 bytes.
+    """
     aligned = all(
         m.data_ptr() % 16 == 0 and m.stride(0) * m.element_size() % 16 == 0 and m.stride(1) == 1
         for m in matrices
@@ -46,38 +48,41 @@ def readable_by_tile(*matrices: Tensor) -> bool:
 
 @cache
 def _copies_tiles(device: torch.device) -> bool:
-    """Without a device, that is where kernels are interpreted, Triton alone counts."""
+    """Return whether device and Triton support TMA; in Triton's interpreter only the latter matters."""
     if TensorDescriptor is None or torch.version.hip is not None:
         return False
     return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9
 
 
 def tile_reader(matrix: Tensor, tile: Sequence[int]) -> Any:
-    """A matrix as a kernel's argument of which that unit copies tiles of one size; zeros are read beyond its
-    edges."""
+    """Return a kernel argument for copying tiles of a matrix by TMA; zeros are read beyond its edges."""
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), list(tile))
 
 
 def jit(kernel: Callable[..., Any]) -> Any:
-    """`triton.jit`; without Triton the function itself, which nobody calls then."""
+    """`triton.jit`, or the plain function if Triton is missing (never called in that case)."""
     return triton.jit(kernel) if AVAILABLE else kernel
 
 
 def jit_once(*numbers: str) -> Callable[[Callable[..., Any]], Any]:
-    """`jit` for a kernel that is not to be compiled anew where these arguments are 1, multiples of 16 or
-    neither."""
+    """Return a `jit` that does not specialise the kernel on the values of these arguments.
+
+    Triton otherwise compiles variants for arguments that are 1, multiples of 16, or neither.
+    """
     if not AVAILABLE:
         return lambda kernel: kernel
-    made: Callable[..., Any] = triton.jit(do_not_specialize=numbers, do_not_specialize_on_alignment=numbers)
-    return made
+    decorator: Callable[..., Any] = triton.jit(
+        do_not_specialize=numbers, do_not_specialize_on_alignment=numbers
+    )
+    return decorator
 
 
 def ceil_div(amount: int, step: int) -> int:
-    """How many steps hold the amount."""
+    """Return amount / step, rounded up."""
     return -(-amount // step)
 
 
 def block_size(width: int, most: int | None = None) -> int:
-    """The power of two, at least the 16 that matrix units want and at most `most`, that holds a width."""
+    """Return the smallest power of two of at least `width` and 16 (tensor cores), but at most `most`."""
     block = max(16, 1 << max(0, width - 1).bit_length())
     return min(block, most) if most is not None else block

@@ -1,8 +1,8 @@
-"""Padding: the layers see every row with its padding on the left, wherever the mask has it.
+"""Padding: rows are aligned so that the layers see all padding on the left.
 
-A sliding window, the last inputs of a convolution and what a cache keeps are counted from the end of a row,
-which is right as long as no padding stands among or behind the real tokens. So new tokens are moved to the
-right of their rows before the first layer and back after the last, and cached columns close up to them.
+Sliding windows, the inputs of a convolution and the contents of a cache are counted from the end of a row,
+which requires that no padding is between or after the real tokens. New tokens are therefore moved to the
+right of their rows before the first layer and back after the last, and cached columns are moved next to them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Padding:
-    """Where the real tokens of a forward pass are, before and after they were moved.
+    """Positions of the real tokens of a forward pass, before and after alignment.
 
     Attributes:
-        given: True at real tokens, cached and new ones, in the columns of the caller.
-        real: the same in the columns that the layers see: the last ones of each row.
-        order: the caller's column of each new token that the layers see; None: nothing moves.
-        gap: padding between the cached and the new tokens of each row; None: there is none in any row.
+        given: True at real tokens, cached and new ones, in the caller's columns.
+        real: the same in the layers' columns: the last ones of each row.
+        order: the caller's column of each of the layers' new tokens; None: the columns are the same.
+        gap: columns of padding between the cached and the new tokens of each row; None: none in any row.
     """
 
     given: Bool[Tensor, "b s"]
@@ -42,11 +42,14 @@ class Padding:
 def read_padding(
     attention_mask: Tensor | None, known: Bool[Tensor, "b past"] | None, batch: int, past: int, new: int
 ) -> Padding | None:
-    """The padding of a pass of `new` tokens after `past` cached ones; None: there is none.
+    """Return the padding of a pass of `new` tokens after `past` cached ones; None: there is none.
 
     Args:
-        attention_mask: (batch, past + new), not 0 at real tokens. None: the new tokens are all real.
-        known: True at the cached tokens that are real. None: they all are.
+        attention_mask: (batch, past + new), nonzero at real tokens. None: all new tokens are real.
+        known: True at the cached tokens that are real. None: all are.
+        batch: number of rows.
+        past: number of cached tokens.
+        new: number of new tokens.
 
     Raises:
         ValueError: the mask has another shape, or differs from earlier passes at cached tokens.
@@ -74,9 +77,9 @@ def read_padding(
 
 
 def close_gaps(whole: Tensor, new: int, gap: Int[Tensor, "b 1"], dim: int) -> Tensor:
-    """Move the columns that stand before the last `new` ones to the right, over the padding between them.
+    """Move the columns before the last `new` ones to the right, over the padding between them.
 
-    What is left of a row's real columns afterwards has no meaning.
+    The columns left of a row's real ones are arbitrary afterwards.
     """
     size = whole.shape[dim]
     columns = torch.arange(size, device=whole.device)[None]

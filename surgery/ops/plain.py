@@ -1,7 +1,7 @@
-"""Whether a module is no more than its class says: only then may its weights be used without calling it.
+"""Checks that a module has no modifications, so that its weights may be used without calling it.
 
-Adapters, quantisation, pruning, parametrizations, hooks and offloading all replace a module or what a call of
-it does. Code that reads `module.weight` would pass by them without a word.
+Adapters, quantisation, pruning, parametrizations, hooks and offloading replace a module or change the effect
+of calling it. Code that reads `module.weight` would silently ignore them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ _OWN = (nn.Parameter, Tensor)  # any other class of tensor is a quantised or a s
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return True where a call of the module is `kind.forward` on ordinary parameters and nothing else."""
+    """Return whether calling the module is exactly `kind.forward` on ordinary parameters."""
     return type(module) is kind and not is_hooked(module) and owns_weights(module)
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Return True where a call does more than `forward` of the module's class: with hooks of any kind, or a
-    `forward` of the instance, by which accelerate brings in offloaded weights."""
+    """Return whether calling the module does more than its class's `forward`.
+
+    That is the case with hooks of any kind, or a `forward` on the instance, with which accelerate loads
+    offloaded weights.
+    """
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -31,5 +34,5 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def owns_weights(module: nn.Module) -> bool:
-    """Return True where the module's own parameters are ordinary tensors."""
+    """Return whether the module's own parameters are ordinary tensors."""
     return all(weight is None or type(weight) in _OWN for weight in module._parameters.values())

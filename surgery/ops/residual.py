@@ -1,4 +1,4 @@
-"""The residual stream between two modules: what one has made is added, and normed for the next."""
+"""Fused residual add + RMSNorm: returns h + y and its norm."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from surgery.ops.residual_triton import add_norm_back_fused, add_norm_fused, fit
 def add_norm(
     h: Float[Tensor, "*batch d"], y: Float[Tensor, "*batch d"] | None, norm: nn.RMSNorm
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
-    """(h + y, the norm of that). On CUDA both in one pass, the norm in the dtype of products: autocast would
-    keep it in float32 and cast it once for every projection."""
+    """Return (h + y, its norm); without y, (h, the norm of h).
+
+    On CUDA one kernel computes both, with the norm in autocast's dtype: autocast itself would keep it in
+    float32 and cast it for every projection.
+    """
     plain = is_plain(norm, nn.RMSNorm)
     if not plain or torch.compiler.is_compiling() or not fits_stream(h, y, norm.weight):
         total = h if y is None else h + y

@@ -1,6 +1,6 @@
 """Residual sums and their RMSNorm (Zhang and Sennrich 2019, 1910.07467, eq. 4) as Triton kernels for CUDA.
 
-A tile is some rows, whole; a program goes through tiles and keeps the weight's gradient meanwhile.
+A tile is a number of whole rows; a program loops over tiles and accumulates the weight's gradient.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit_once, tl
 
-WIDEST = 8192  # channels of a row
-ELEMENTS = 4096  # of a tile
-PROGRAMS = 528  # that go through the tiles of a backward pass
+WIDEST = 8192  # channels of a row, at most
+ELEMENTS = 4096  # per tile
+PROGRAMS = 528  # of a backward pass, at most
 
 
 def fits_stream(h: Tensor, y: Tensor | None, weight: Tensor) -> bool:
-    """Whether the kernels can take these: CUDA, dtypes they know, rows within registers."""
-    known = (torch.bfloat16, torch.float32)
+    """Return whether the kernels support these: on CUDA, in bfloat16 or float32, rows within registers."""
+    dtypes = (torch.bfloat16, torch.float32)
     given = [h, weight] if y is None else [h, weight, y]
     sizes = h.numel() > 0 and h.shape[-1] <= WIDEST and (y is None or y.shape == h.shape)
-    return AVAILABLE and sizes and all(tensor.is_cuda and tensor.dtype in known for tensor in given)
+    return AVAILABLE and sizes and all(tensor.is_cuda and tensor.dtype in dtypes for tensor in given)
 
 
 def add_norm_fused(
     h: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(h + y, its norm in the dtype, 1 / rms of each row in float32); without y, h itself is the sum."""
+    """Return (h + y, its norm in `dtype`, 1 / rms of each row in float32); without y, h itself is the sum."""
     h = h.contiguous()
     d = h.shape[-1]
     rows = h.numel() // d
@@ -45,11 +45,11 @@ def add_norm_fused(
 def add_norm_back_fused(
     total: Tensor, scale: Tensor, weight: Tensor, d_total: Tensor, d_normed: Tensor, added: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Gradients of h, of y in the dtype `added` (None: there is no y), and of the weight."""
+    """Return the gradients of h, of y in the dtype `added` (None: there is no y), and of the weight."""
     d = total.shape[-1]
     rows = len(scale)
     d_h = torch.empty_like(total)
-    # one tensor serves both where they have one dtype: nobody writes over gradients that he is given
+    # one tensor for both if they have the same dtype: autograd does not overwrite incoming gradients
     apart = added is not None and added != total.dtype
     d_y = torch.empty_like(total, dtype=added) if apart else d_h
     wide = block_size(d)

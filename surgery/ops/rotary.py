@@ -1,4 +1,4 @@
-"""Rotary position embedding, with the scalings Llama-family checkpoints carry."""
+"""Rotary position embedding with the scalings of Llama-family checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from surgery.ops.rotary_triton import fits_heads, rotate_fused
 def rotary_tables(
     backbone: Backbone, positions: Int[Tensor, "b t"]
 ) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]:
-    """cos and sin of every position's angles, each half of the channels once, in float32."""
+    """Return cos and sin of every position's angles in float32; both halves of the channels are equal."""
     frequencies, scale = _frequencies(backbone, positions.device)
     angles = positions[..., None].float() * frequencies
     angles = torch.cat((angles, angles), dim=-1)
@@ -26,41 +26,43 @@ def rotary_tables(
 
 
 class RotaryTables:
-    """cos and sin of the positions from 0 on, made once a device and kept; longer ones when they are asked
-    for. On CUDA they would else cost a copy from the host every forward pass, which it would wait for."""
+    """Cache of cos and sin for positions from 0, per device, extended on demand.
+
+    Without it, every forward pass on CUDA would wait for a copy from the host.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._kept: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._cached: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(
         self, start: int, stop: int, device: torch.device
     ) -> tuple[Float[Tensor, "1 t h"], Float[Tensor, "1 t h"]]:
-        """Of the positions [start, stop)."""
-        kept = self._kept.get(device)
-        if kept is None or kept[0].shape[1] < stop:
-            length = stop if start == 0 else 2 * stop  # decoding asks for one more every time
-            # tensors made in inference mode could never be used in training
+        """Return cos and sin of the positions [start, stop)."""
+        tables = self._cached.get(device)
+        if tables is None or tables[0].shape[1] < stop:
+            length = stop if start == 0 else 2 * stop  # decoding asks for one more position every time
+            # tensors created in inference mode can't be used in training
             with torch.inference_mode(False), torch.no_grad():
-                kept = rotary_tables(self.backbone, torch.arange(length, device=device)[None])
-            self._kept[device] = kept
-        return kept[0][:, start:stop], kept[1][:, start:stop]
+                tables = rotary_tables(self.backbone, torch.arange(length, device=device)[None])
+            self._cached[device] = tables
+        return tables[0][:, start:stop], tables[1][:, start:stop]
 
 
 def rotate(
     x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
 ) -> Float[Tensor, "b heads t h"]:
-    """Turns channel i against channel i + h/2 by the position's angle (Su et al. 2021, in Llama's pairs)."""
+    """Rotate channels i and i + h/2 by the position's angle (Su et al. 2021, with Llama's channel pairs)."""
     if not torch.compiler.is_compiling() and fits_heads(x, *rotary):
-        turned: Tensor = _Rotation.apply(x, *rotary)
-        return turned
+        rotated: Tensor = _Rotation.apply(x, *rotary)
+        return rotated
     cos, sin = (table[:, None].to(x.dtype) for table in rotary)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class _Rotation(torch.autograd.Function):
-    """Its gradient is turned back by the same angles, which have none."""
+    """Rotation by the fused kernel; the gradient is rotated back, and the angles have none."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -75,13 +77,13 @@ class _Rotation(torch.autograd.Function):
 
 
 def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, float]:
-    """Angle a token for each channel pair, and the factor on cos and sin (YaRN only).
+    """Return the angle per token of each channel pair, and the factor on cos and sin (YaRN only).
 
-    Every step rounds as in transformers: at long positions a last bit more or less is a visible angle.
+    Every step rounds as in transformers: at long positions one bit changes an angle visibly.
     """
     size = backbone.head_dim
     steps = torch.arange(0, size, 2, dtype=torch.int64).float() / size
-    periods = backbone.rope_theta**steps  # tokens a radian
+    periods = backbone.rope_theta**steps  # tokens per radian
     frequencies = 1.0 / periods
     scaling = backbone.rope_scaling
     scale = 1.0
@@ -97,7 +99,7 @@ def _frequencies(backbone: Backbone, device: torch.device) -> tuple[Tensor, floa
 
 
 def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
-    """Long wavelengths divided by the factor, short ones kept, the band between blended (Llama 3.1)."""
+    """Divide low frequencies by the factor, keep high ones, and interpolate between them (Llama 3.1)."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     wavelengths = 2 * math.pi / frequencies  # tokens
     turns = scaling["original_max_position_embeddings"] / wavelengths
@@ -107,12 +109,12 @@ def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
 
 
 def _yarn(periods: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tuple[Tensor, float]:
-    """NTK-by-parts interpolation and its attention factor (Peng et al. 2023, sections 3.2 and 3.4)."""
+    """Return NTK-by-parts frequencies and the attention factor (Peng et al. 2023, sections 3.2 and 3.4)."""
     factor = scaling["factor"]
     length = scaling["original_max_position_embeddings"]
 
     def channel(turns: float) -> float:
-        """Channel pair that makes this many turns over the original length."""
+        """Return the channel pair that makes this many rotations over the original length."""
         return (
             backbone.head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(backbone.rope_theta))
         )
@@ -122,16 +124,16 @@ def _yarn(periods: Tensor, scaling: Mapping[str, Any], backbone: Backbone) -> tu
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, backbone.head_dim - 1)
     if first == last:
-        last += 0.001  # a ramp of no width would divide by zero
+        last += 0.001  # an empty ramp would divide by zero
     channels = torch.arange(len(periods), dtype=torch.float32)
-    kept = 1 - ((channels - first) / (last - first)).clamp(0, 1)
-    frequencies = 1.0 / (factor * periods) * (1 - kept) + 1.0 / periods * kept
+    unscaled = 1 - ((channels - first) / (last - first)).clamp(0, 1)
+    frequencies = 1.0 / (factor * periods) * (1 - unscaled) + 1.0 / periods * unscaled
 
     def mscale(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
     scale = scaling.get("attention_factor")
     if scale is None:
-        above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
-        scale = mscale(above) / mscale(below) if above and below else mscale(1.0)
+        numerator, denominator = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        scale = mscale(numerator) / mscale(denominator) if numerator and denominator else mscale(1.0)
     return frequencies, float(scale)

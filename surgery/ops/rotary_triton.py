@@ -1,4 +1,4 @@
-"""Rotary embedding as a Triton kernel for CUDA: every channel is read and written once."""
+"""Rotary embedding as a Triton kernel for CUDA that reads and writes every channel once."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit_once, tl
 
-ELEMENTS = 2048  # channel pairs of a program
+ELEMENTS = 2048  # channel pairs per program
 
 
 def fits_heads(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
-    """Whether the kernel can take these: CUDA, dtypes it knows, tables for all of a head's channels."""
-    known = x.dtype in (torch.bfloat16, torch.float32) and cos.dtype == sin.dtype == torch.float32
+    """Return whether the kernel supports these: on CUDA, known dtypes, tables for all channels of a head."""
+    fits_dtype = x.dtype in (torch.bfloat16, torch.float32) and cos.dtype == sin.dtype == torch.float32
     whole = x.ndim == 4 and x.shape[3] % 2 == 0 and cos.shape[2] == x.shape[3] and x.numel() > 0
-    return AVAILABLE and known and whole and x.is_cuda and cos.is_cuda and cos.stride() == sin.stride()
+    return AVAILABLE and fits_dtype and whole and x.is_cuda and cos.is_cuda and cos.stride() == sin.stride()
 
 
 def rotate_fused(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
-    """x (b, heads, t, h) turned by angles whose cos and sin are (b or 1, t, h), both halves alike; or turned
-    back. The result lies in memory as (b, t, heads, h)."""
+    """Rotate x (b, heads, t, h) by angles whose cos and sin are (b or 1, t, h), with equal halves.
+
+    `back`: rotate in the opposite direction. The result's memory layout is (b, t, heads, h).
+    """
     batch, heads, length, size = x.shape
     if x.stride(3) != 1:
         x = x.contiguous()
@@ -40,7 +42,7 @@ def write_rotated(  # type: ignore[no-untyped-def]
     x, cos, sin, y, rows, length, pairs, sign, x_batch, x_head, x_token, y_batch, y_token, table_batch,
     table_token, HALF: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """All heads of some tokens."""
+    """Rotate all heads of a tile of tokens."""
     row = tl.program_id(0).to(tl.int64) * TALL + tl.arange(0, TALL)
     batch, token = (row // length)[:, None], (row % length)[:, None]
     pair = tl.arange(0, WIDE)[None, :]

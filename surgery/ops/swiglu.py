@@ -14,7 +14,7 @@ from surgery.ops.swiglu_triton import fits_pair, swiglu_back_fused, swiglu_fused
 
 
 def swiglu(gate: Float[Tensor, "*batch f"], up: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch f"]:
-    """On CUDA in one pass, and its gradients in another."""
+    """Return silu(gate) * up; on CUDA by one kernel, and its gradients by another."""
     if torch.compiler.is_compiling() or not fits_pair(gate, up):
         return F.silu(gate) * up
     y: Tensor = _SwiGLU.apply(gate, up)

@@ -7,16 +7,18 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, ceil_div, jit, tl
 
-ELEMENTS = 4096  # of a program
+ELEMENTS = 4096  # per program
 
 
 def fits_pair(gate: Tensor, up: Tensor) -> bool:
-    """Whether the kernels can take these: CUDA and dtypes they know."""
-    known = gate.dtype == up.dtype and gate.dtype in (torch.bfloat16, torch.float32)
-    return AVAILABLE and known and gate.is_cuda and up.is_cuda and gate.shape == up.shape and gate.numel() > 0
+    """Return whether the kernels support these: on CUDA, both in bfloat16 or both in float32."""
+    fits_dtype = gate.dtype == up.dtype and gate.dtype in (torch.bfloat16, torch.float32)
+    fits_shape = gate.shape == up.shape and gate.numel() > 0
+    return AVAILABLE and fits_dtype and gate.is_cuda and up.is_cuda and fits_shape
 
 
 def swiglu_fused(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up."""
     y = torch.empty_like(gate)
     amount = gate.numel()
     write_swiglu[(ceil_div(amount, ELEMENTS),)](
@@ -26,7 +28,7 @@ def swiglu_fused(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def swiglu_back_fused(gate: Tensor, up: Tensor, d_y: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of gate and up."""
+    """Return the gradients of gate and up."""
     d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
     amount = gate.numel()
     write_back[(ceil_div(amount, ELEMENTS),)](

@@ -39,7 +39,7 @@ def test_equals_torch(
 ) -> None:
     hidden, weight, targets = inputs(tokens, vocab, int(share * tokens), seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cross_entropy.PIECE, "cpu", piece)
+        patch.setitem(cross_entropy.CHUNK, "cpu", piece)
         loss = linear_cross_entropy(hidden, weight, targets, reduction=reduction)
     wanted = F.cross_entropy(hidden @ weight.T, targets, reduction=reduction)
     ours = with_gradients(loss, hidden, weight, scale=scale)
@@ -49,7 +49,7 @@ def test_equals_torch(
 
 @pytest.mark.parametrize("piece", [9, 1000])
 def test_gradients_are_numerical_ones(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cross_entropy.PIECE, "cpu", piece)
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", piece)
     hidden, weight, targets = inputs(7, 9, 2, 0)
     assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets), (hidden, weight))
 
@@ -96,7 +96,7 @@ def test_no_gradient_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("tied", [False, True])
 def test_loss_of_a_model(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces of three tokens, with the embedding as head or without."""
-    monkeypatch.setitem(cross_entropy.PIECE, "cpu", 3 * 37)
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 3 * 37)
     torch.manual_seed(0)
     model = build(architecture(tie_embeddings=tied)).double()
     rows = torch.randint(37, (2, 11))

@@ -35,7 +35,7 @@ def test_rows(tokens: int, vocab: int, dtype: torch.dtype) -> None:
 
 def test_in_pieces_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = "cpu" if INTERPRETED else "accelerator"
-    monkeypatch.setitem(cross_entropy.PIECE, kind, 300 * 50)
+    monkeypatch.setitem(cross_entropy.CHUNK, kind, 300 * 50)
     if INTERPRETED:
         monkeypatch.setattr(cross_entropy, "fits_rows", lambda logits: True)
     torch.manual_seed(0)

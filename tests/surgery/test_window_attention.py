@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from surgery.architecture.costs import cost
 from surgery.context import Context, DecodeCache
 from surgery.model import HybridLM
-from surgery.ops.attention import _flashes, attend
+from surgery.ops.attention import _fits_flash, attend
 from tests.models import architecture, build, decode
 
 
@@ -59,8 +59,8 @@ def test_a_window_is_masked_full_attention(length: int, past: int, window: int, 
 @pytest.mark.parametrize(("length", "window", "scale"), [(130, 2, None), (130, 64, 1.0), (1025, 100, None)])
 def test_flash_attention_takes_the_window(length: int, window: int, scale: float | None) -> None:
     q, k, v = (torch.randn(2, 3, length, 32, device="cuda").bfloat16().requires_grad_() for _ in "qkv")
-    assert _flashes(q, k, v, contexts(length))
-    assert not _flashes(q, k, v, contexts(length, padding=torch.ones(2, length, dtype=torch.bool)))
+    assert _fits_flash(q, k, v, contexts(length))
+    assert not _fits_flash(q, k, v, contexts(length, padding=torch.ones(2, length, dtype=torch.bool)))
     found = attend(q, k, v, contexts(length), window=window, scale=scale)
     exactly = [x.detach().double().requires_grad_() for x in (q, k, v)]
     distance = torch.arange(length)[:, None] - torch.arange(length)[None]
