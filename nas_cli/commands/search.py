@@ -202,7 +202,7 @@ def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
         f"trained; {duration(last.elapsed)} here"
     )
     if supervisor.target is not None and last.trained < supervisor.target:
-        why = "the time is up" if supervisor.timed_out else supervisor.last_words().splitlines()[-1]
+        why = "the time is up" if supervisor.timed_out else supervisor.last_output().splitlines()[-1]
         console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {escape(why)}[/]")
     exit_if_died(supervisor)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"

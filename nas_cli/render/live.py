@@ -51,7 +51,7 @@ def say_failures(supervisor: Supervisor, last: Snapshot) -> None:
     if last.trained_here == 0 and supervisor.refused:
         from surgery.config.problems import Problem, UserError
 
-        problem = Problem("workers.log", None, supervisor.last_words())
+        problem = Problem("workers.log", None, supervisor.last_output())
         raise UserError("no worker could train anything", [problem])
     errors.print(f"[yellow]a worker failed, see {supervisor.study.folder / 'workers.log'}[/]")
 
@@ -66,7 +66,7 @@ def exit_if_died(supervisor: Supervisor) -> None:
         import typer
 
         errors.print(
-            f"[red]the workers ended before the work was done[/]: {escape(supervisor.last_words())}\n"
+            f"[red]the workers ended before the work was done[/]: {escape(supervisor.last_output())}\n"
             "Finished trials are kept; run the same command to resume.",
             soft_wrap=True,
         )

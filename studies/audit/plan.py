@@ -20,7 +20,7 @@ from studies.audit.sample import Member, auditable, choose_members
 from studies.files.atomic import read_json, write_json
 from studies.stats.extrapolation import end_loss
 from studies.stats.seeds import derive_seed
-from studies.storage.opening import mendable
+from studies.storage.opening import explain_storage_errors
 from studies.study import Study
 from surgery.config.problems import Problem, UserError
 
@@ -102,7 +102,7 @@ def open_audit(study: Study, times: int, architectures: int) -> Audit:
     if trained < 2:
         rule = f"has {trained} trained architectures: there is nothing to rank"
         raise UserError("too early for an audit", [Problem("study", study.name, rule, "search first")])
-    with mendable(study.folder), study.exclusive():
+    with explain_storage_errors(study.folder), study.exclusive():
         folder.mkdir(parents=True, exist_ok=True)
         plan = read_json(folder / "plan.json") or {"members": []}
         kept = [Member.from_dict(item) for item in plan["members"]]

@@ -16,7 +16,7 @@ from studies.audit.plan import Audit, Run, open_audit
 from studies.data import TokenData
 from studies.files.atomic import read_json, write_json
 from studies.stats.seeds import derive_seed
-from studies.storage.opening import mendable
+from studies.storage.opening import explain_storage_errors
 from studies.study import Study
 from studies.training.devices import describe, pick_device
 from studies.training.errors import TrainingFailed
@@ -84,7 +84,7 @@ def train_runs(
             if on_done is not None:
                 on_done(Done(run, read_json(run.result) or {}, len(left)))
 
-    with mendable(audit.study.folder):
+    with explain_storage_errors(audit.study.folder):
         while left:
             idle = True
             for run in tuple(left):

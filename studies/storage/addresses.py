@@ -19,7 +19,7 @@ EMBEDDED_HINT = "leave --storage out for the embedded storage"
 _SECRET = re.compile(r"pass|pwd|secret|token|odbc_connect", re.IGNORECASE)  # parameters of a query
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TRUE = ("true", "yes", "on", "y", "t", "1")  # as SQLAlchemy reads the parameter `uri`
-_LONG = 6  # characters; a shorter secret is only replaced where it stands alone
+_LONG = 6  # characters; a shorter secret is only replaced as a whole word
 _seen: set[str] = set()  # secrets of the addresses that this process has read
 
 
@@ -60,12 +60,12 @@ def absolute(url: str, folder: Path | None = None) -> str:
 
 
 def is_relative(url: str) -> bool:
-    """Whether an address names a file relative to the current folder."""
+    """Return whether an address names a file relative to the current folder."""
     return absolute(url, Path("/a")) != absolute(url, Path("/b"))
 
 
 def file_of(url: str) -> Path | None:
-    """The database file of an absolute SQLite address; None for a server's."""
+    """Return the database file of an absolute SQLite address; None for a server's."""
     parsed = _parse(url)
     if parsed.drivername.partition("+")[0] != "sqlite":
         return None
@@ -76,17 +76,20 @@ def file_of(url: str) -> Path | None:
 
 
 def same(first: str, second: str) -> bool:
-    """Whether two addresses lead to the same database, as far as they tell."""
+    """Return whether two addresses are equal after parsing, so that they lead to the same database."""
     return _parse(first) == _parse(second)
 
 
 def same_but_secrets(first: str, second: str) -> bool:
-    """Whether two addresses differ in passwords at most."""
+    """Return whether two addresses differ in secrets at most."""
     return shown(first) == shown(second)
 
 
 def shown(url: str) -> str:
-    """For messages: `mysql://me:secret@host/db` -> `mysql://me:***@host/db`, likewise `?password=`."""
+    """Return an address for messages: `mysql://me:secret@host/db` -> `mysql://me:***@host/db`.
+
+    Secrets in the query, such as `?password=`, are hidden as well.
+    """
     from sqlalchemy.exc import ArgumentError
 
     _remember(url)
@@ -100,13 +103,13 @@ def shown(url: str) -> str:
     secrets = [key for key in parsed.query if _SECRET.search(key)]
     if parsed.password is None and not secrets:
         return url
-    told = parsed.set(password=HIDDEN) if parsed.password is not None else parsed
-    told = told.update_query_dict(dict.fromkeys(secrets, HIDDEN))
-    return told.render_as_string(hide_password=False).replace(quote_plus(HIDDEN), HIDDEN)
+    hidden = parsed.set(password=HIDDEN) if parsed.password is not None else parsed
+    hidden = hidden.update_query_dict(dict.fromkeys(secrets, HIDDEN))
+    return hidden.render_as_string(hide_password=False).replace(quote_plus(HIDDEN), HIDDEN)
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets of any address that this process has read."""
+    """Return the text without the secrets of any address that this process has read."""
     for secret in sorted(_seen, key=len, reverse=True):
         bare = re.escape(secret)
         if len(secret) < _LONG:
@@ -116,7 +119,7 @@ def redacted(text: str) -> str:
 
 
 def _ambiguous(url: str) -> bool:
-    """Whether it is not clear where a password ends."""
+    """Return whether it is not clear where a password ends."""
     rest = url.partition("://")[2].partition("?")[0]
     return not rest.startswith("/") and rest.count("@") > 1
 
@@ -128,7 +131,7 @@ def _parse(url: str) -> URL:
 
 
 def _remember(url: str) -> None:
-    """Notes the secrets of an address in every spelling, for `redacted`."""
+    """Remember the secrets of an address in every spelling, for `redacted`."""
     from sqlalchemy.exc import ArgumentError
 
     try:
@@ -153,7 +156,7 @@ def _is_uri(parsed: URL) -> bool:
 
 
 def _sqlite_file(url: str, parsed: URL, folder: Path) -> str:
-    """The absolute path, or `file:` address, of an SQLite database."""
+    """Return the absolute path, or `file:` address, of an SQLite database."""
     database = parsed.database or ""
     is_uri = database.startswith("file:")
     if is_uri and not _is_uri(parsed):

@@ -30,10 +30,10 @@ TOKENS, MEASURED = "tokens", "measured"  # trained on, and the other metrics, so
 STOPPED_AT, PASSED = "stopped_at_rung", "promoted_past_rung"  # rungs counted from 1
 
 
-REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; the how manyth time, from 1
+REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; 1-based repeat index
 
 
-ATTRIBUTE = "nas"  # of the Optuna study: everything a worker elsewhere needs; written last
+ATTRIBUTE = "nas"  # of the Optuna study: everything a worker on another machine needs; written last
 
 
-MARK = "nas:made"  # likewise: which nas made it; written first
+MARK = "nas:made"  # of the Optuna study: the process that made it; written first

@@ -1,4 +1,4 @@
-"""The embedded storage: Optuna's journal in a file, behind a lock that the system frees when its holder dies.
+"""The embedded storage: Optuna's journal in a file, behind a lock that the system frees if its holder dies.
 
 Several processes and threads may append while a dashboard reads.
 """
@@ -21,14 +21,14 @@ from studies.storage.journal_entries import wrong
 from studies.storage.journal_lines import CHAIN, START, chain, damaged, encode, read, trim
 from surgery.config.problems import UserError
 
-# what Optuna raises for an entry with impossible contents
+# raised by Optuna for an entry with invalid contents
 DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 
 
 class Embedded(JournalStorage):
-    """Optuna's journal storage in this file."""
+    """Optuna's journal storage in a file with checksums."""
 
     def __init__(self, path: Path) -> None:
         self.file = JournalFile(path)
@@ -45,9 +45,11 @@ class Embedded(JournalStorage):
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Write what is appended inside as a whole when the block ends; a writer that is killed before leaves
-        nothing of it. Other threads wait until then, for nothing of it may be lost that anyone has read.
-        Not reentrant."""
+        """Collect appended entries and write them in one piece when the block ends.
+
+        A writer that is killed before then leaves none of them. Other threads wait until then, because an
+        entry that was read must not be lost. Not reentrant.
+        """
         with self._thread_lock, self.file.batch():
             yield
 
@@ -59,7 +61,7 @@ class Embedded(JournalStorage):
             nonlocal latest
             for log in self.file.read_logs(replayed.log_number_read):
                 latest = log
-                # what has a checksum is as it was written, and so is what this thread just wrote
+                # entries with a checksum, and those that this thread just wrote, are unchanged
                 known = CHAIN in log or log.get("worker_id") == replayed.worker_id
                 if not known and (rule := wrong(log, replayed)):
                     raise damaged(self.file.path, replayed.log_number_read, rule)
@@ -71,7 +73,7 @@ class Embedded(JournalStorage):
             raise
         except DAMAGE as error:
             if not latest or latest["worker_id"] == replayed.worker_id:
-                raise  # this thread asked for what can't be done
+                raise  # this thread asked for something impossible
             rule = f"can't be applied: {str(error) or type(error).__name__}"
             raise damaged(self.file.path, replayed.log_number_read - 1, rule) from error
 
@@ -81,7 +83,7 @@ class JournalFile(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._read = START  # how far it was read last; replaced whole, so that threads may share it
+        self._read = START  # position after the last read; immutable, so that threads may share it
         self._batch: list[bytes] | None = None  # entries to be written when the batch ends
         self._owner: int | None = None  # the thread that the batch belongs to
         self._free = threading.RLock()  # held during a batch, and by each write
@@ -97,9 +99,11 @@ class JournalFile(BaseJournalBackend):
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Collect what this thread appends, and write it as a whole when the block ends. This thread reads it
-        at once. No other thread appends meanwhile, and from the first entry on no other process. Not
-        reentrant."""
+        """Collect the entries that this thread appends, and write them in one piece when the block ends.
+
+        This thread reads them at once. No other thread appends meanwhile, and from the first entry on no
+        other process. Not reentrant.
+        """
         with self._free:
             assert self._batch is None, "a batch is not reentrant"
             self._batch, self._owner = [], threading.get_ident()
@@ -112,6 +116,7 @@ class JournalFile(BaseJournalBackend):
                         self._write(texts)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries, or add them to the current batch."""
         texts = encode(logs)
         with self._free:
             if self._batch is None:
@@ -123,6 +128,11 @@ class JournalFile(BaseJournalBackend):
             self._batch += texts
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the entries from this number on, counted from 0.
+
+        Raises:
+            UserError: a line is damaged.
+        """
         position = self._read if self._read.lines <= log_number_from else START
         waiting = list(self._batch or ()) if self._owner == threading.get_ident() else []
         for after, batch in read(self.path, position):
@@ -132,7 +142,7 @@ class JournalFile(BaseJournalBackend):
             yield from map(json.loads, waiting[max(0, log_number_from - position.lines) :])
 
     def _write(self, texts: list[bytes]) -> None:
-        """Append a batch, whole or not at all. The file is locked."""
+        """Append a batch, completely or not at all. The file must be locked."""
         with self.path.open("rb+", buffering=0) as file:
             checksum = trim(file)
             end = file.seek(0, os.SEEK_END)
@@ -149,7 +159,7 @@ class JournalFile(BaseJournalBackend):
 
 @contextmanager
 def locked(journal: Path) -> Iterator[None]:
-    """Hold the lock beside a journal: one thread of one process at a time. It ends with its process."""
+    """Hold the lock file next to a journal: one thread of one process at a time. It ends with its process."""
     handle = os.open(journal.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""What an entry of a study's journal must look like, so that damage is named where it is, not where it hurts.
+"""Checks of a journal's entries, so that damage is reported at the line where it is.
 
-Applied to entries without a checksum, of older versions and of other tools, given what was replayed before.
+They apply to entries without a checksum, of older versions and of other tools, given the replayed state.
 Entries for trials that were never created, which Optuna skips silently, are damage: lines were lost or moved.
 """
 
@@ -16,12 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 from studies.storage import attributes as records
 from surgery.config.problems import Problem
 
-STUDY = "nas"  # the user attribute of an Optuna study that is one of ours
+STUDY = "nas"  # the user attribute of an Optuna study that nas made
 _NAMES = "study:metric_names"
 
 
 class Kind(NamedTuple):
-    """A kind of value: what it is called, and whether a value is of it."""
+    """A kind of value: its name, and a function that returns whether a value is of this kind."""
 
     name: str
     holds: Callable[[Any], bool]
@@ -137,7 +137,7 @@ OPTIONAL = {  # of CREATE_TRIAL
 
 
 def wrong(entry: Mapping[str, Any], known: JournalStorageReplayResult) -> str:
-    """Describe what is wrong with an entry that follows what is known; empty if nothing is."""
+    """Describe what is wrong with an entry, given the replayed state; empty if nothing is."""
     if not isinstance(entry.get("worker_id"), str):
         return "worker_id must be text"
     op = entry.get("op_code")
@@ -179,10 +179,10 @@ def _study_attribute(entry: Mapping[str, Any], known: JournalStorageReplayResult
 
 def _study_system_attribute(entry: Mapping[str, Any], known: JournalStorageReplayResult) -> str:
     attributes, study = entry["system_attr"], known._studies.get(entry["study_id"])
-    found = _attributes(attributes, SYSTEM_ATTRIBUTES)
-    if not found and _NAMES in attributes and study and len(attributes[_NAMES]) != len(study.directions):
+    fault = _attributes(attributes, SYSTEM_ATTRIBUTES)
+    if not fault and _NAMES in attributes and study and len(attributes[_NAMES]) != len(study.directions):
         return f"{_NAMES} must name {len(study.directions)} objectives"
-    return found
+    return fault
 
 
 def _trial_created(entry: Mapping[str, Any], known: JournalStorageReplayResult) -> str:
@@ -190,21 +190,21 @@ def _trial_created(entry: Mapping[str, Any], known: JournalStorageReplayResult) 
         if name in entry and not kind.holds(entry[name]):
             return f"{name} must be {kind.name}, not {_shown(entry[name])}"
     user, system = entry.get("user_attrs", {}), entry.get("system_attrs", {})
-    found = _attributes(user, TRIAL_ATTRIBUTES) or _attributes(system, SYSTEM_ATTRIBUTES)
+    fault = _attributes(user, TRIAL_ATTRIBUTES) or _attributes(system, SYSTEM_ATTRIBUTES)
     study_id = entry["study_id"]
-    if not found and records.REPEAT_OF in user:
-        found = _refers(user[records.REPEAT_OF], records.REPEAT_OF, study_id, known)
-    if not found and entry.get("state") == TrialState.COMPLETE.value:
+    if not fault and records.REPEAT_OF in user:
+        fault = _refers(user[records.REPEAT_OF], records.REPEAT_OF, study_id, known)
+    if not fault and entry.get("state") == TrialState.COMPLETE.value:
         values = entry.get("values") or [entry.get("value")]
-        found = _complete(user, values, study_id, known)
-    return found
+        fault = _complete(user, values, study_id, known)
+    return fault
 
 
 def _trial_attribute(entry: Mapping[str, Any], known: JournalStorageReplayResult) -> str:
     attributes, trial = entry["user_attr"], known._trials[entry["trial_id"]]
-    found = _attributes(attributes, TRIAL_ATTRIBUTES)
-    if found:
-        return found
+    fault = _attributes(attributes, TRIAL_ATTRIBUTES)
+    if fault:
+        return fault
     study_id = known._trial_id_to_study_id[entry["trial_id"]]
     for key in (records.DUPLICATE, records.REPEAT_OF):
         if key in attributes:
@@ -245,7 +245,7 @@ def _refers(number: int, name: str, study_id: int, known: JournalStorageReplayRe
 def _complete(
     attributes: Mapping[str, Any], values: list[Any], study_id: int, known: JournalStorageReplayResult
 ) -> str:
-    """What a finished trial of a study of ours lacks."""
+    """Describe what a finished trial of one of nas' studies lacks; empty if nothing."""
     study = known._studies.get(study_id)
     if study is None or STUDY not in study.user_attrs:
         return ""

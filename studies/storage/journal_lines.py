@@ -1,4 +1,4 @@
-"""The text of a journal: one JSON object per line, chained by checksums, in batches that are whole or absent.
+"""The text of a journal: one JSON object per line, chained by checksums, in atomic batches.
 
 Each line ends with `"chain"`, the CRC-32 of the line before it and of its own text, so that a line that was
 edited, moved, duplicated or removed is detected where it happened. All lines of a batch but the last have
@@ -20,11 +20,11 @@ from surgery.config.problems import Problem, UserError
 
 CHAIN, LEFT = "chain", "left"
 _END = re.compile(rb'(?:,"left":(\d{1,9}))?,"chain":(\d{1,10})\}\n\Z')
-BLOCK_BYTES = 16384  # read at once when the end of a journal is looked at
+BLOCK_BYTES = 16384  # read at once to find the last complete batch of a journal
 
 
 class Position(NamedTuple):
-    """A place between two lines of a journal: the lines and bytes before it, and the last one's checksum."""
+    """A position between two lines of a journal: lines and bytes before it, and the last line's checksum."""
 
     lines: int = 0
     offset: int = 0
@@ -35,12 +35,12 @@ START = Position()
 
 
 def encode(logs: Sequence[dict[str, Any]]) -> list[bytes]:
-    """Entries as text, not chained yet and without line ends."""
+    """Return entries as text, not chained yet and without line ends."""
     return [json.dumps(log, separators=(",", ":")).encode() for log in logs]
 
 
 def chain(texts: Sequence[bytes], checksum: int) -> bytes:
-    """Lines of a batch that follow a line with this checksum."""
+    """Return the lines of a batch that follow a line with this checksum."""
     lines = []
     for left, text in zip(range(len(texts) - 1, -1, -1), texts, strict=True):
         start = text[:-1] + (b',"left":%d' % left if left else b"")
@@ -51,7 +51,7 @@ def chain(texts: Sequence[bytes], checksum: int) -> bytes:
 
 
 def read(path: Path, start: Position = START) -> Iterator[tuple[Position, list[dict[str, Any]]]]:
-    """Batches from a position on, each with the position after it; up to the last one that is complete.
+    """Yield batches from a position on, each with the position after it, up to the last complete one.
 
     Raises:
         UserError: a line is damaged.
@@ -78,7 +78,7 @@ def read(path: Path, start: Position = START) -> Iterator[tuple[Position, list[d
 
 
 def _decode(path: Path, position: Position, line: bytes) -> tuple[dict[str, Any], int]:
-    """The entry of a line, and how many lines of its batch follow."""
+    """Return the entry of a line, and how many lines of its batch follow."""
     end = _END.search(line)
     if end is not None and crc32(line[: end.start(2) - len(b',"chain":')], position.checksum) != int(end[2]):
         rule = "was changed, or does not follow the line before it"
@@ -99,15 +99,16 @@ def _decode(path: Path, position: Position, line: bytes) -> tuple[dict[str, Any]
 
 
 def damaged(path: Path, index: int, rule: str) -> UserError:
-    """The error for a damaged line, which has `index` lines before it."""
-    hint = "nas doctor STUDY --repair keeps all lines before it, and the damaged file beside the new one"
+    """Return the error for a damaged line, which has `index` lines before it."""
+    hint = "nas doctor STUDY --repair keeps all lines before it, and the damaged file next to the new one"
     return UserError("the study's journal is damaged", [Problem(str(path), None, rule, hint, index + 1)])
 
 
 def trim(file: IO[bytes]) -> int:
-    """Cut what a killed writer left at the end: half a line, or part of a batch. The file must be locked.
+    """Cut off an incomplete line or batch that a killed writer left at the end. The file must be locked.
 
-    Returns the checksum of the last line.
+    Returns:
+        The checksum of the last line.
     """
     size, block = file.seek(0, os.SEEK_END), BLOCK_BYTES
     while True:

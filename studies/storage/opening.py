@@ -18,13 +18,14 @@ from surgery.config.problems import Problem, UserError
 JOURNAL = "journal.log"
 SQLITE_WAIT_SECONDS = 60  # for another worker's write; SQLite's own 5 s are too few on a slow disk
 
-# what a disk or a database that fails raises, here and below Optuna
+# raised when a disk or a database fails, here and inside Optuna
 STORAGE_ERRORS = (OSError, StorageInternalError)
 
 
 def open_storage(folder: Path, url: str | None, *, make: bool = True) -> BaseStorage:
-    """Open the study's storage; `url` None is the journal in `folder`. Without `make` nothing is written:
-    neither a database file nor tables.
+    """Open the study's storage; `url` None is the journal in `folder`.
+
+    Without `make` nothing is written: neither a database file nor tables.
 
     Raises:
         UserError: the storage can't be opened.
@@ -54,15 +55,17 @@ def open_storage(folder: Path, url: str | None, *, make: bool = True) -> BaseSto
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in a line, without the passwords of addresses that were read."""
+    """Return an error as one line, without the passwords of addresses that were read."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__  # Optuna's own words say nothing
     return redacted(str(error).splitlines()[0] if str(error).strip() else type(error).__name__)
 
 
 @contextmanager
-def mendable(folder: Path) -> Iterator[None]:
-    """Turns a full disk, a read-only folder or a database that is gone into something a user can mend.
+def explain_storage_errors(folder: Path) -> Iterator[None]:
+    """Turn storage errors inside the block into user errors with a hint.
+
+    Such errors are a full disk, a read-only folder, or a database that is gone.
 
     Raises:
         UserError: for every such error inside.
@@ -71,8 +74,10 @@ def mendable(folder: Path) -> Iterator[None]:
         yield
     except STORAGE_ERRORS as error:
         if isinstance(error, OSError):
-            place, reason = str(error.filename or folder), error.strerror or str(error)
+            location, reason = str(error.filename or folder), error.strerror or str(error)
         else:
-            place, reason = "storage", reason_of(error)
-        hint = "mend it and run the same command again: finished trials are kept"
-        raise UserError(f"study {folder.name} can't go on", [Problem(place, None, reason, hint)]) from error
+            location, reason = "storage", reason_of(error)
+        hint = "fix this and rerun the same command; finished trials are kept"
+        raise UserError(
+            f"study {folder.name} can't continue", [Problem(location, None, reason, hint)]
+        ) from error

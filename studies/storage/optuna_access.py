@@ -47,7 +47,7 @@ def refreshed(study: optuna.Study, trial: AnyTrial) -> FrozenTrial:
 
 
 def set_attr(study: optuna.Study, trial: AnyTrial, key: str, value: Any) -> None:
-    """Write a user attribute of an unfinished trial, whoever runs it."""
+    """Write a user attribute of an unfinished trial, whichever process runs it."""
     study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a study's trials: where they are, and deleting those that no trial needs."""
+"""Checkpoints of a study's trials: their paths, and deletion of those that no trial needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from studies.study.study import Study
 
 
 def checkpoint_of(study: Study, number: int) -> Path:
-    """Where a trial's checkpoint is, if it has one."""
+    """Return the path of a trial's checkpoint, which need not exist."""
     return study.folder_of(number) / CHECKPOINT
 
 

@@ -1,7 +1,7 @@
-"""Making studies: whole or not at all, never over what nas did not write.
+"""Creation of studies: completely or not at all, and never over files that nas did not write.
 
-A study bears a mark from the very step that makes it, and the attribute `nas` once it is complete. What has
-the mark alone was cut off and may be made again. What has neither is somebody else's, and stays as it is.
+A study has a mark from the step that creates it, and the attribute `nas` once it is complete. A study with
+the mark alone is incomplete and may be created again. One with neither is foreign, and is not changed.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from optuna.trial import TrialState
 from studies.files.lock import LOCK, locked
 from studies.storage.addresses import shown
 from studies.storage.attributes import MARK
-from studies.storage.opening import JOURNAL, mendable
+from studies.storage.opening import JOURNAL, explain_storage_errors
 from studies.storage.optuna_access import storage_of
 from studies.study.location import HOME_FILE, URL_FILE
 from surgery.config.problems import Problem, UserError
 
 SPACE_FILE = "space.yaml"
-LONGEST_SECONDS = 3600.0  # a study that is not complete after so long was cut off, wherever that was
+LONGEST_SECONDS = 3600.0  # a study still incomplete after so long was interrupted, on any machine
 _STAGE = ".nas-making"  # a folder in which a journal is written
 # what nas writes into a study's folder from its start on
 _WRITTEN = (JOURNAL, URL_FILE, HOME_FILE, "trials", "workers", "workers.log", "front.json", "audit")
 
 
 def new_mark() -> dict[str, Any]:
-    """What tells a study that is made now from all others."""
+    """Return a mark that identifies a study created now."""
     return {"id": uuid.uuid4().hex, "host": socket.gethostname(), "time": time.time()}
 
 
 def create(
     storage: BaseStorage, name: str, directions: Sequence[StudyDirection], mark: dict[str, Any] | None
 ) -> None:
-    """Make an empty Optuna study that bears the mark: in a database both come in one transaction.
+    """Create an empty Optuna study with the mark: in a database both in one transaction.
 
     Raises:
-        DuplicatedStudyError: there is one of that name.
+        DuplicatedStudyError: a study of that name exists.
     """
     backend = getattr(storage, "_backend", storage)
     if mark is not None and isinstance(backend, RDBStorage):
@@ -83,9 +83,9 @@ def _create_marked(
 
 @contextmanager
 def staged_journal(folder: Path) -> Iterator[Path]:
-    """Give an empty folder for a journal, which is moved into `folder`, complete, when the block ends."""
+    """Yield an empty folder for a journal, which is moved into `folder` when the block ends."""
     stage = folder / _STAGE
-    shutil.rmtree(stage, ignore_errors=True)  # of one that was killed: this process holds the folder's lock
+    shutil.rmtree(stage, ignore_errors=True)  # left by a killed process: this one holds the folder's lock
     stage.mkdir()
     try:
         yield stage
@@ -95,15 +95,15 @@ def staged_journal(folder: Path) -> Iterator[Path]:
 
 
 def remove_cut_off(inner: optuna.Study, own_id: str, where: str) -> None:
-    """Delete a study whose creation was cut off, if it is certain that nas made it and nobody is at it.
+    """Delete an incomplete study, if it is certain that nas made it and no process is still creating it.
 
     Args:
         inner: a study without the attribute `nas`.
-        own_id: the id that the study's folder has noted; empty where it has none.
+        own_id: the id in the study's folder; empty if it has none.
         where: the storage, for messages.
 
     Raises:
-        UserError: it is somebody else's, or may be in the making elsewhere.
+        UserError: nas did not make the study, or another machine may still be creating it.
     """
     mark = inner.user_attrs.get(MARK)
     trials = inner.get_trials(deepcopy=False)
@@ -117,7 +117,7 @@ def remove_cut_off(inner: optuna.Study, own_id: str, where: str) -> None:
 
 
 def foreign(inner: optuna.Study, where: str) -> UserError:
-    """The refusal of a study that nas did not make, or did not complete."""
+    """Return the error for a study that nas did not make, or did not complete."""
     name, count = inner.study_name, len(inner.get_trials(deepcopy=False))
     trials = f"{count} trial{'' if count == 1 else 's'}, {len(inner.directions)} objective"
     trials += "" if len(inner.directions) == 1 else "s"
@@ -129,15 +129,17 @@ def foreign(inner: optuna.Study, where: str) -> UserError:
 
 
 def foreign_journal(folder: Path) -> UserError:
-    """The refusal of a journal in a study's folder that holds none of nas' studies."""
+    """Return the error for a journal in a study's folder that holds none of nas' studies."""
     rule = "was not made by nas, or its creation was cut off by an early version; it is left as it is"
     problem = Problem(JOURNAL, str(folder / JOURNAL), rule, "give another --name, or move the file away")
     return UserError("not a study of nas", [problem])
 
 
 def refuse_occupied(folder: Path, space_text: str) -> None:
-    """Raises:
-    UserError: files stand in a new study's folder whose names it needs.
+    """Check that a new study's folder holds no files whose names the study needs.
+
+    Raises:
+        UserError: it holds such files.
     """
     taken = [name for name in _WRITTEN if (folder / name).exists() and not _is_empty(folder / name)]
     space = folder / SPACE_FILE
@@ -154,50 +156,50 @@ def _is_empty(path: Path) -> bool:
 
 
 @contextmanager
-def making(folder: Path) -> Iterator[None]:
-    """Lock the folder; when an error ends the block, what it made there is gone again, and nothing else.
+def creating(folder: Path) -> Iterator[None]:
+    """Lock the folder; if an error ends the block, remove what it created there, and nothing else.
 
     Raises:
         UserError: the folder or the storage can't be written, or the study exists already.
     """
-    made = [path for path in (folder / LOCK, folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder / LOCK, folder, *folder.parents) if not path.exists()]
     try:
-        with mendable(folder), locked(folder):
+        with explain_storage_errors(folder), locked(folder):
             before = {path.name for path in folder.iterdir()}
             try:
                 yield
             except BaseException:
-                _unmake(folder, before, made)
+                _remove_created(folder, before, created)
                 raise
     except DuplicatedStudyError as error:
         problem = Problem("study", folder.name, "exists already", "give another --name")
         raise UserError("can't make the study", [problem]) from error
 
 
-def _unmake(folder: Path, before: set[str], made: list[Path]) -> None:
-    """Only while the folder's lock is held: whoever waits for it looks whether it is still there."""
+def _remove_created(folder: Path, before: set[str], created: list[Path]) -> None:
+    """Remove created files. The folder's lock must be held: waiting processes check that it still exists."""
     with suppress(OSError):
         for name in {JOURNAL, "journal.lock", URL_FILE, HOME_FILE, SPACE_FILE} - before:
             (folder / name).unlink(missing_ok=True)
-        for path in made:
+        for path in created:
             if path.name == LOCK:
                 path.unlink()
             else:
-                path.rmdir()  # fails where somebody else has written into it meanwhile
+                path.rmdir()  # fails if another process has written into it meanwhile
 
 
 def where(folder: Path, url: str | None) -> str:
-    """The storage of a study, for messages."""
+    """Return the storage of a study, for messages."""
     return str(folder / JOURNAL) if url is None else shown(url)
 
 
 @contextmanager
-def unmaking(storage: BaseStorage, name: str, own_id: str) -> Iterator[None]:
-    """When an error ends the block, the study that it has begun to make is gone again."""
+def deleting_on_error(storage: BaseStorage, name: str, own_id: str) -> Iterator[None]:
+    """Delete the study that the block has begun to create, if an error ends the block."""
     try:
         yield
     except BaseException:
-        with suppress(Exception):  # the storage may be what failed: the mark tells the next one
+        with suppress(Exception):  # the storage may be what failed: the mark identifies the study later
             begun = optuna.load_study(study_name=name, storage=storage)
             if begun.user_attrs.get(MARK, {}).get("id") == own_id:
                 optuna.delete_study(study_name=name, storage=storage)
@@ -205,6 +207,6 @@ def unmaking(storage: BaseStorage, name: str, own_id: str) -> Iterator[None]:
 
 
 def write_space(folder: Path, text: str) -> None:
-    """Write the space as it was given, where it is not there yet."""
+    """Write the space as it was given, unless the file exists."""
     with suppress(FileExistsError), (folder / SPACE_FILE).open("x", encoding="utf-8") as file:
         file.write(text)

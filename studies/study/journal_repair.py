@@ -1,4 +1,4 @@
-"""Repair of a damaged journal: a copy up to the last good line, with the damaged file kept beside it."""
+"""Repair of a damaged journal: a copy up to the last good line, with the damaged file kept next to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from studies.storage.attributes import HASH
 from studies.storage.journal import Embedded, locked
 from studies.storage.journal_entries import STUDY
 from studies.storage.journal_lines import START, read
-from studies.storage.opening import JOURNAL, mendable
+from studies.storage.opening import JOURNAL, explain_storage_errors
 from studies.storage.optuna_access import trials_of
 from studies.study.leases import is_alive
 from studies.study.names import CHECKPOINT
@@ -21,7 +21,7 @@ from surgery.config.problems import Problem, UserError
 
 @dataclass(frozen=True)
 class Repair:
-    """What was kept and what was set aside. `damage` is None where there was nothing to repair."""
+    """Result of a repair: kept and set-aside parts. `damage` is None if there was nothing to repair."""
 
     damage: Problem | None
     lines: int  # kept
@@ -41,7 +41,7 @@ def repair(folder: Path) -> Repair:
     journal = folder / JOURNAL
     if not journal.is_file():
         raise UserError("nothing to repair", [Problem("study", str(folder), f"has no {JOURNAL}")])
-    with mendable(folder), folder_locked(folder), locked(journal):
+    with explain_storage_errors(folder), folder_locked(folder), locked(journal):
         _refuse_while_in_use(folder)
         damage, good, offset = _good_lines(journal)
         if damage is None:
@@ -76,7 +76,7 @@ def _refuse_while_in_use(folder: Path) -> None:
 
 
 def _good_lines(journal: Path) -> tuple[Problem | None, int, int]:
-    """(the damage, lines before it, their bytes): whole batches only."""
+    """Return (the damage, lines before it, their bytes), counting complete batches only."""
     try:
         Embedded(journal)
         damage = None
@@ -104,7 +104,7 @@ def _count_lines(path: Path) -> int:
 
 
 def _free_name(journal: Path) -> Path:
-    """`journal.log.damaged-1`, or the next number that is free."""
+    """Return `journal.log.damaged-1`, or the next free number."""
     number = 1
     while (path := journal.with_name(f"{journal.name}.damaged-{number}")).exists():
         number += 1
@@ -112,8 +112,10 @@ def _free_name(journal: Path) -> Path:
 
 
 def _set_checkpoints_aside(folder: Path, storage: Embedded, suffix: str) -> list[Path]:
-    """Rename the checkpoints of trials that the kept lines do not know: their numbers will be given to other
-    architectures."""
+    """Rename the checkpoints of trials that are not in the kept lines, and return the new paths.
+
+    The numbers of these trials will be given to other architectures.
+    """
     study = next(study for study in storage.get_all_studies() if STUDY in study.user_attrs)
     known = {trial.number for trial in trials_of(storage, study) if HASH in trial.user_attrs}
     moved = []

@@ -1,4 +1,4 @@
-"""Which workers are alive. A lease is a locked file: the system frees it the moment its process dies."""
+"""Leases of live workers. A lease is a locked file, which the system unlocks when its process dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORKER = re.compile(r".+-\d+-[0-9a-f]{6}")
 
 
 class Lease:
-    """Held by a worker for its life. Beside it the worker tells what it is doing."""
+    """A lease held by a worker while it lives, with a file next to it for the worker's status."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ class Lease:
         while True:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if self.path.exists():  # else it was cleared away, unlocked as it was: make it again
+            if self.path.exists():  # else it was deleted before it was locked: create it again
                 return handle
             os.close(handle)
 
@@ -42,14 +42,14 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def tell(self, status: Mapping[str, Any]) -> None:
-        """Replaces the status whole, so that a reader never sees half of it."""
+    def report_status(self, status: Mapping[str, Any]) -> None:
+        """Replace the status atomically, so that a reader never sees half of it."""
         temporary = self._status.with_suffix(".tmp")
         temporary.write_text(json.dumps(status), encoding="utf-8")
         os.replace(temporary, self._status)
 
     def release(self) -> None:
-        """The worker is gone; what it left is removed where the folder still allows it."""
+        """Release the lease and delete the worker's files, if the folder still allows it."""
         with suppress(OSError):
             for path in (self._status, self._status.with_suffix(".tmp"), self.path):
                 path.unlink(missing_ok=True)
@@ -57,18 +57,18 @@ class Lease:
 
 
 def host_of(worker: str) -> str:
-    """The name of the machine that a worker runs on."""
+    """Return the name of the machine that a worker runs on."""
     return worker.rsplit("-", 2)[0]
 
 
 def is_alive(folder: Path, worker: str) -> bool | None:
-    """Whether the worker holds its lease in this folder; None when there is no such lease."""
+    """Return whether the worker holds its lease in this folder; None if there is no such lease."""
     try:
         handle = os.open(folder / f"{worker}.lock", os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        # shared: two who look at once must not take each other for the worker
+        # shared: two processes that check at once must not take each other for the worker
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -79,25 +79,25 @@ def is_alive(folder: Path, worker: str) -> bool | None:
 
 
 def statuses(folder: Path) -> list[dict[str, Any]]:
-    """What the live workers say, in a stable order. Changes nothing: a dead worker's lease is evidence."""
-    found = []
+    """Return the statuses of the live workers, in a stable order, without deleting dead workers' leases."""
+    live = []
     for path in sorted(folder.glob("*.json")):
         if not is_alive(folder, path.stem):
             continue
         try:
-            found.append({"worker": path.stem, **read_object(path)})
-        except (OSError, ValueError):  # gone just now
+            live.append({"worker": path.stem, **read_object(path)})
+        except (OSError, ValueError):  # just deleted
             continue
-    return found
+    return live
 
 
 def dead(folder: Path) -> list[str]:
-    """Names of workers that died without releasing their lease."""
+    """Return the names of workers that died without releasing their lease."""
     return [path.stem for path in sorted(folder.glob("*.lock")) if is_alive(folder, path.stem) is False]
 
 
 def clear_dead(folder: Path) -> None:
-    """Removes what dead workers left. Only once their trials are put back."""
+    """Delete the files of dead workers. Only after their trials are requeued."""
     for path in folder.glob("*.lock"):
         if not _WORKER.fullmatch(path.stem):
             continue  # not a worker's
@@ -110,7 +110,7 @@ def clear_dead(folder: Path) -> None:
         except BlockingIOError:
             continue
         else:
-            # removed while locked: a worker that is just making it waits for the lock and sees it gone
+            # deleted while locked: a worker that is just creating it waits for the lock and sees it missing
             for suffix in (".json", ".tmp", ".lock"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
         finally:

@@ -1,4 +1,4 @@
-"""What a study's folder says about where its trials are, if they are not in the folder itself.
+"""The location of a study's trials, if they are not in the study's folder itself.
 
 runs/NAME/  storage.url   the address, readable by its owner alone: it may hold a password
             study.json    the study's name and id in that storage, and the folder it was made in
@@ -23,7 +23,7 @@ HOME_FILE = "study.json"
 
 @dataclass(frozen=True)
 class Home:
-    """A study in another storage, as its folder knows it."""
+    """A study in another storage, as its folder records it."""
 
     study: str  # its name there
     id: str  # drawn when it was made; empty for one that an earlier version made
@@ -31,7 +31,7 @@ class Home:
 
     @classmethod
     def read(cls, folder: Path) -> Home | None:
-        """None where there is none; a study that an earlier version made has none.
+        """Read the file of a folder; None if there is none, as in studies that an earlier version made.
 
         Raises:
             UserError: it is damaged or not readable.
@@ -53,20 +53,19 @@ class Home:
         write_private(folder / URL_FILE, url + "\n")
 
     def moved(self, folder: Path) -> tuple[str, bool]:
-        """(what became of the folder in words, whether another one is the same study); no words where nothing
-        did."""
+        """Return (what happened to the folder, whether it is a copy of another); empty text if nothing."""
         if (twin := self._twin(folder)) is not None:
             return f"is a copy of {twin}", True
         return ("was renamed" if folder.resolve().name != self.study else ""), False
 
     def _twin(self, folder: Path) -> Path | None:
-        """The folder that this one is a copy of: where the study was made, or one beside it."""
+        """Return the folder that this one is a copy of: where the study was made, or one next to it."""
         here = folder.resolve()
         original = Path(self.folder)
         if here == original:
             return None
-        beside = here.parent.iterdir() if self.id and here.parent.is_dir() else ()
-        for path in (original, *sorted(beside)):
+        siblings = here.parent.iterdir() if self.id and here.parent.is_dir() else ()
+        for path in (original, *sorted(siblings)):
             with suppress(OSError, UserError):
                 twin = Home.read(path)
                 if twin is not None and twin.id == self.id and not path.samefile(here):
@@ -81,10 +80,10 @@ def _text(value: object) -> str:
 
 
 def stored_url(folder: Path) -> str | None:
-    """The address of the storage that a study is in, if that is not the embedded one.
+    """Return the address of the storage that a study is in; None for the embedded one.
 
-    Earlier versions kept the path of a database as it was typed. It is looked for from the current folder and
-    from those around the study.
+    Earlier versions stored the path of a database as it was typed. It is searched relative to the current
+    folder and to those around the study.
 
     Raises:
         UserError: the file is damaged or not readable.
@@ -100,8 +99,8 @@ def stored_url(folder: Path) -> str | None:
         raise UserError("can't open the study", [Problem(URL_FILE, str(path), reason, hint)]) from error
     if not is_relative(url):
         return absolute(url)
-    found = [absolute(url, base) for base in (Path.cwd(), *folder.absolute().parents[1::-1], folder)]
-    return next((item for item in found if _is_file(item)), found[0])
+    candidates = [absolute(url, base) for base in (Path.cwd(), *folder.absolute().parents[1::-1], folder)]
+    return next((item for item in candidates if _is_file(item)), candidates[0])
 
 
 def _is_file(url: str) -> bool:
@@ -110,7 +109,7 @@ def _is_file(url: str) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all, whatever the umask is."""
+    """Write a file atomically that only its owner can read, for any umask."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -20,11 +20,11 @@ from surgery.config.problems import Problem, UserError, nearest
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredStudy:
     """An Optuna study and the storage it is in (None: the embedded one).
 
     Attributes:
-        remark: what became of the folder since it was made; empty if nothing did.
+        remark: what happened to the folder since it was made; empty if nothing.
         is_copy: whether another folder is the same study.
     """
 
@@ -35,48 +35,48 @@ class Found:
 
     @property
     def id(self) -> str:
-        """What it was marked with; empty if an earlier version made it."""
+        """Id in the study's mark; empty if an earlier version made the study."""
         mark = self.inner.user_attrs.get(MARK)
         return str(mark.get("id", "")) if isinstance(mark, dict) else ""
 
 
-def find(folder: Path, url: str | None, runs: Path) -> Found:
-    """Find a study to read; nothing is made.
+def find(folder: Path, url: str | None, runs: Path) -> StoredStudy:
+    """Find a study to read; nothing is created.
 
     Raises:
         UserError: there is none.
     """
     url = _asked(folder, url)
-    found = _find(folder, url, make=False)
-    if found is None:
+    stored_study = _find(folder, url, make=False)
+    if stored_study is None:
         raise _unknown(folder, runs, absolute(url) if url is not None else stored_url(folder))
-    return found
+    return stored_study
 
 
-def find_here(folder: Path, url: str | None) -> Found | None:
-    """Find a study to resume; None where a new one may be made, in the storage of `url` or the folder's.
+def find_here(folder: Path, url: str | None) -> StoredStudy | None:
+    """Find a study to resume; None if a new one may be created, in the storage of `url` or the folder's.
 
     Raises:
-        UserError: the folder is the copy of another study's, or was one whose trials are gone.
+        UserError: the folder is a copy of another study's, or its study is gone from the storage.
     """
     stored, url = stored_url(folder), _asked(folder, url)
-    found = _find(folder, url, make=url is not None)
-    if found is None and stored is not None and url is not None and not same(stored, absolute(url)):
+    stored_study = _find(folder, url, make=url is not None)
+    if stored_study is None and stored is not None and url is not None and not same(stored, absolute(url)):
         raise _elsewhere(folder, url, shown(stored))
-    if found is None and stored is not None and (folder / SPACE_FILE).exists():
+    if stored_study is None and stored is not None and (folder / SPACE_FILE).exists():
         rule, hint = f"is not in {shown(stored)} any more", "give another --name, or restore the database"
         raise UserError("the study is gone", [Problem("study", folder.name, rule, hint)])
-    if found is not None and found.is_copy:
+    if stored_study is not None and stored_study.is_copy:
         hint = "resume it in the other folder, or remove the one that is not wanted; or give another --name"
-        raise UserError("not a study of its own", [Problem("study", folder.name, found.remark, hint)])
-    return found
+        raise UserError("not a study of its own", [Problem("study", folder.name, stored_study.remark, hint)])
+    return stored_study
 
 
 def check_new(name: str, runs: Path, url: str | None) -> Path:
-    """Return the folder of a study to make or to resume, which is named and not given by its path.
+    """Return the folder of a study to create or to resume, which is given by name and not by path.
 
     Raises:
-        UserError: no study can be called so, or nothing can be stored at this address.
+        UserError: the name or the address is not valid.
     """
     if url is not None:
         absolute(url)
@@ -91,41 +91,41 @@ def check_new(name: str, runs: Path, url: str | None) -> Path:
 
 
 def is_home(folder: Path) -> bool:
-    """Whether a folder holds a study or says where it is."""
+    """Return whether a folder holds a study or records where it is."""
     return (folder / JOURNAL).is_file() or (folder / URL_FILE).is_file()
 
 
 def list_studies(runs: Path) -> list[str]:
-    """Names of the studies in a folder."""
+    """Return the names of the studies in a folder."""
     return sorted(path.name for path in runs.iterdir() if is_home(path)) if runs.is_dir() else []
 
 
-def remember(folder: Path, found: Found, space_text: str) -> None:
-    """Note in the folder where its study is, as it was reached now.
+def remember(folder: Path, stored_study: StoredStudy, space_text: str) -> None:
+    """Record in the folder where its study is, as it was reached now.
 
     Raises:
-        UserError: a file of somebody else's has the name of one that is written.
+        UserError: a foreign file has the name of one that is written.
     """
-    if found.url is not None:
+    if stored_study.url is not None:
         front = folder / "front.json"
         if stored_url(folder) is None and front.exists() and "objectives" not in (read_json(front) or {}):
             rule, hint = "is not a study's; it is left as it is", "give another --dir, or move it away"
             raise UserError("can't use the folder", [Problem("front.json", str(front), rule, hint)])
-        home = Home(found.inner.study_name, found.id, str(folder.resolve()))
-        if Home.read(folder) != home or stored_url(folder) != found.url:
-            home.write(folder, found.url)
+        home = Home(stored_study.inner.study_name, stored_study.id, str(folder.resolve()))
+        if Home.read(folder) != home or stored_url(folder) != stored_study.url:
+            home.write(folder, stored_study.url)
     write_space(folder, space_text)
 
 
 def forget(folder: Path) -> None:
-    """Remove what the folder says of a study whose creation was cut off."""
+    """Delete the folder's record of an incomplete study."""
     if Home.read(folder) is not None:
         for name in (URL_FILE, HOME_FILE):
             (folder / name).unlink(missing_ok=True)
 
 
-def embedded(folder: Path) -> Found | None:
-    """The study of a folder's own journal, whatever the folder is called now; None where it holds none.
+def embedded(folder: Path) -> StoredStudy | None:
+    """Return the study in a folder's own journal, even if the folder was renamed; None if there is none.
 
     Raises:
         UserError: it holds only studies that nas did not make, or several that it made.
@@ -144,11 +144,11 @@ def embedded(folder: Path) -> Found | None:
         rule = f"holds several studies: {', '.join(names)}"
         raise UserError("can't open the study", [Problem(JOURNAL, str(folder / JOURNAL), rule, hint)])
     name = folder.name if folder.name in names else names[0]
-    return Found(optuna.load_study(study_name=name, storage=storage), None)
+    return StoredStudy(optuna.load_study(study_name=name, storage=storage), None)
 
 
 def _asked(folder: Path, url: str | None) -> str | None:
-    """The storage to look in, None for that of the folder. What the environment names is only a default."""
+    """Return the storage to search, None for the folder's own. The environment only gives a default."""
     if url is None or url != os.environ.get(STORAGE):
         return url
     stored = stored_url(folder)
@@ -157,7 +157,7 @@ def _asked(folder: Path, url: str | None) -> str | None:
     return url if same_but_secrets(stored, absolute(url)) else None
 
 
-def _find(folder: Path, url: str | None, *, make: bool) -> Found | None:
+def _find(folder: Path, url: str | None, *, make: bool) -> StoredStudy | None:
     stored = stored_url(folder)
     given = None if url is None else absolute(url)
     if given is not None and (folder / JOURNAL).is_file() and embedded(folder) is not None:
@@ -172,19 +172,24 @@ def _find(folder: Path, url: str | None, *, make: bool) -> Found | None:
         inner = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
-    found = Found(inner, chosen)
-    if stored is None or given is None or same(stored, given) or (home is not None and home.id == found.id):
-        return found if home is None else _with_remark(folder, found, home)
+    stored_study = StoredStudy(inner, chosen)
+    if (
+        stored is None
+        or given is None
+        or same(stored, given)
+        or (home is not None and home.id == stored_study.id)
+    ):
+        return stored_study if home is None else _with_remark(folder, stored_study, home)
     raise _elsewhere(folder, given, shown(stored))
 
 
-def _with_remark(folder: Path, found: Found, home: Home) -> Found:
-    told, is_copy = home.moved(folder)
-    if not told:
-        return found
-    what = f'study "{home.study}" in {where(folder, found.url)}'
-    remark = f"{told}: both are {what}" if is_copy else f"{told}: it is {what}"
-    return Found(found.inner, found.url, f"{folder} {remark}", is_copy)
+def _with_remark(folder: Path, stored_study: StoredStudy, home: Home) -> StoredStudy:
+    change, is_copy = home.moved(folder)
+    if not change:
+        return stored_study
+    what = f'study "{home.study}" in {where(folder, stored_study.url)}'
+    remark = f"{change}: both are {what}" if is_copy else f"{change}: it is {what}"
+    return StoredStudy(stored_study.inner, stored_study.url, f"{folder} {remark}", is_copy)
 
 
 def _elsewhere(folder: Path, url: str, here: str) -> UserError:

@@ -1,4 +1,4 @@
-"""Names of studies: what a new one may be called, and the folder that a name or a path stands for."""
+"""Names of studies: valid names of new ones, and the folder that a name or a path refers to."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def check_name(name: str) -> None:
-    """Raises:
-    UserError: a new study can't be called so.
+    """Check the name of a new study.
+
+    Raises:
+        UserError: a new study can't have this name.
     """
     if not NAME.fullmatch(name):
         rule = (
@@ -33,7 +35,7 @@ def locate(name: str, runs: Path) -> Path:
     """Return the study's folder: `runs/NAME`, or NAME itself when it is a path. It need not exist.
 
     Raises:
-        UserError: no folder can be called so.
+        UserError: no folder can have this name.
     """
     rule = _broken_rule(name) or _broken_rule(str(runs), "--dir ")
     if rule:

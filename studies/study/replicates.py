@@ -1,4 +1,4 @@
-"""Repeats: trials that train an architecture again with new seeds. Its result is the mean over its runs."""
+"""Replicates: trials that train an architecture again with new seeds. Its result is the mean of its runs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from studies.study.trial_record import REPEAT_FAILED, REPEATED, Run, TrialRecord
 
 
 def mean_over_runs(records: list[TrialRecord]) -> list[TrialRecord]:
-    """The same records; those that were repeated have values and metrics that are means over all runs."""
+    """Return the records; values and metrics of trials with replicates are means over all runs."""
     repeats: dict[int, dict[int, TrialRecord]] = defaultdict(dict)
     failed: dict[int, int] = defaultdict(int)
     for record in records:
         if record.repeat_of is None:
             continue
         if record.state == REPEATED:
-            # two machines without a common lock may both have run it: the same seeds are no new evidence
+            # two machines without a common lock may both have run it: the same seeds give no new information
             repeats[record.repeat_of].setdefault(record.repeat, record)
         failed[record.repeat_of] += record.state == REPEAT_FAILED
     if not repeats and not failed:
         return records
-    found = list(records)
+    merged = list(records)
     for number in failed:
         original = records[number]
-        found[number] = _merged(original, list(repeats[number].values()), failed[number])
-    return found
+        merged[number] = _merged(original, list(repeats[number].values()), failed[number])
+    return merged
 
 
 def _merged(original: TrialRecord, repeats: Sequence[TrialRecord], failed: int) -> TrialRecord:
@@ -45,5 +45,5 @@ def _merged(original: TrialRecord, repeats: Sequence[TrialRecord], failed: int) 
 
 
 def mean_values(runs: Sequence[Run]) -> tuple[float, ...]:
-    """Mean over the runs, an objective each."""
+    """Return the mean over the runs, one value per objective."""
     return tuple(fmean(values) for values in zip(*(run.values for run in runs), strict=True))

@@ -1,7 +1,7 @@
 """Rules of this version that decide what a trial is and measures, in addition to its space and settings.
 
-A study records those that it was started under. Trials under two rules would be compared as if they were
-alike, so a study of another rule is refused wherever it would train; it can still be read.
+A study records the rules that it was started under. Trials under different rules are not comparable, so a
+study with another rule is refused wherever it would train; it can still be read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HINT = "finish this study with the version of nas that started it, or start a ne
 
 @dataclass(frozen=True)
 class Rule:
-    """What a rule says `now`, what it said `before` rules were recorded, and which spaces it decides on."""
+    """A rule: its text `now` and `before` rules were recorded, and the spaces that it applies to."""
 
     name: str
     now: str
@@ -45,7 +45,7 @@ RULES = (
 
 
 def rules_of(space: SearchSpace) -> dict[str, str]:
-    """The rules that decide trials of this space, as this version has them."""
+    """Return the rules of this version that apply to a space, by name."""
     return {rule.name: rule.now for rule in RULES if rule.applies(space)}
 
 

@@ -1,4 +1,4 @@
-"""What a study fixes at its start."""
+"""Settings that a study fixes at its start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_SAMPLER = GAIN
 DEFAULT_STOPPING = "forecast"
 
 
-# of StudySettings, what the same command must not change
+# fields of StudySettings that may not change when the study is resumed
 FIXED = (
     "seed", "sampler", "stopping", "corpus", "tokenizer", "data_hash", "compile", "cpu_precision", "threads",
 )  # fmt: skip
@@ -22,7 +22,7 @@ FIXED = (
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What a study fixes at its start, beside its space; resuming with other values is refused."""
+    """Settings that a study fixes at its start, in addition to its space; resuming with others is refused."""
 
     seed: int = 0
     sampler: str = DEFAULT_SAMPLER

@@ -1,7 +1,7 @@
-"""A study: a folder and an Optuna storage that hold a space, its trials and how they were run.
+"""A study: a folder and an Optuna storage that hold a space, its trials and their settings.
 
 runs/NAME/  space.yaml   as given
-            journal.log  Optuna's storage (or storage.url and study.json, where to find another)
+            journal.log  Optuna's storage (or storage.url and study.json, the location of another)
             trials/N/    architecture.yaml, curve.jsonl, error.txt
             workers/     leases of the live workers
             front.json   the front, rewritten as trials end
@@ -31,22 +31,22 @@ from studies.files.lock import locked
 from studies.storage.addresses import absolute
 from studies.storage.attributes import ATTRIBUTE, BASELINE, STOPPED_AT
 from studies.storage.journal import Embedded
-from studies.storage.opening import JOURNAL, mendable, open_storage
+from studies.storage.opening import JOURNAL, explain_storage_errors, open_storage
 from studies.storage.optuna_access import batched_writes, stored_trial
 from studies.study.creation import (
     create,
+    creating,
+    deleting_on_error,
     foreign,
-    making,
     new_mark,
     refuse_occupied,
     remove_cut_off,
     staged_journal,
-    unmaking,
     where,
     write_space,
 )
 from studies.study.location import Home, stored_url
-from studies.study.lookup import Found, check_new, embedded, find, find_here, forget, remember
+from studies.study.lookup import StoredStudy, check_new, embedded, find, find_here, forget, remember
 from studies.study.names import DEFAULT_RUNS, check_name, locate
 from studies.study.replicates import mean_over_runs
 from studies.study.rules import changed_rules, rules_of
@@ -65,34 +65,34 @@ class Study:
     ) -> None:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
-        self.found = Found(inner, url)
+        self.stored = StoredStudy(inner, url)
         self._records: list[TrialRecord] = []  # as they were last read
         self._open: set[int] = set()  # numbers of those that run or wait
-        self._stopped: dict[int, FrozenTrial] = {}  # others that have stopped, as they were then, by number
+        self._paused: dict[int, FrozenTrial] = {}  # paused ones, as they were then, by number
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
-        """An existing study, by name or by its folder's path.
+        """Open an existing study, by name or by its folder's path.
 
         Raises:
-            UserError: there is none, it can't be read, or nas did not make it.
+            UserError: there is no such study, it can't be read, or nas did not make it.
         """
         folder = locate(name, runs)
-        with mendable(folder):
-            found = find(folder, url, runs)
-            if ATTRIBUTE not in found.inner.user_attrs:
-                raise foreign(found.inner, where(folder, found.url))
-            return cls._of(folder, found)
+        with explain_storage_errors(folder):
+            stored = find(folder, url, runs)
+            if ATTRIBUTE not in stored.inner.user_attrs:
+                raise foreign(stored.inner, where(folder, stored.url))
+            return cls._of(folder, stored)
 
     @classmethod
-    def _of(cls, folder: Path, found: Found) -> Study:
-        """A complete study that was found."""
-        stored = found.inner.user_attrs[ATTRIBUTE]
-        space = parse_space(stored["space"], f"{folder.name}.yaml")
+    def _of(cls, folder: Path, stored: StoredStudy) -> Study:
+        """Return a complete stored study, opened."""
+        content = stored.inner.user_attrs[ATTRIBUTE]
+        space = parse_space(content["space"], f"{folder.name}.yaml")
         known = {item.name for item in fields(StudySettings)}
-        settings = StudySettings(**{key: value for key, value in stored.items() if key in known})
-        study = cls(folder, space, settings, found.inner, found.url)
-        study.found = found
+        settings = StudySettings(**{key: value for key, value in content.items() if key in known})
+        study = cls(folder, space, settings, stored.inner, stored.url)
+        study.stored = stored
         return study
 
     @classmethod
@@ -104,16 +104,16 @@ class Study:
         runs: Path = DEFAULT_RUNS,
         url: str | None = None,
     ) -> Study:
-        """A new study, its baselines queued first; no folder is left behind when that fails.
+        """Create a study, its baselines queued first; if that fails, no folder is left.
 
         Raises:
-            UserError: the name or the sampler is none, something is there already, or folder or storage can't
-                be written.
+            UserError: the name is not valid, the study or its files exist, or folder or storage can't be
+                written.
         """
         check_name(name)
         url = None if url is None else absolute(url)
         folder = locate(name, runs)
-        with making(folder):
+        with creating(folder):
             return cls._create(folder, space, settings, url)
 
     @classmethod
@@ -131,9 +131,9 @@ class Study:
             inner = optuna.load_study(study_name=folder.name, storage=open_storage(folder, None))
         else:
             storage = open_storage(folder, url)
-            # first of all: were this process killed, the next one knows what is its own to make again
+            # first: if this process is killed, the next one knows which study it may create again
             Home(folder.name, mark["id"], str(folder.resolve())).write(folder, url)
-            with unmaking(storage, folder.name, mark["id"]):
+            with deleting_on_error(storage, folder.name, mark["id"]):
                 inner = start(storage, folder.name, space, settings, mark)
                 inner.set_user_attr(ATTRIBUTE, content)
         write_space(folder, space.text)
@@ -149,26 +149,31 @@ class Study:
         url: str | None = None,
         unasked: Collection[str] = (),
     ) -> tuple[Study, bool]:
-        """(study, whether it was there before). Settings named in `unasked` are defaults of a new study; one
-        that was there keeps its own.
+        """Create a study, or open the one that exists.
+
+        Args:
+            unasked: names of settings that are only defaults for a new study; an existing one keeps its own.
+
+        Returns:
+            (study, whether it existed before).
 
         Raises:
-            UserError: it is there with another space, other settings or another storage; every difference
-                is named. Or nas did not make it.
+            UserError: the study exists with another space, other settings or another storage, and every
+                difference is named; or nas did not make it.
         """
         folder = check_new(name, runs, url)
-        with making(folder):
-            found = find_here(folder, url)
-            if found is not None and ATTRIBUTE in found.inner.user_attrs:
-                study = cls._of(folder, found)
+        with creating(folder):
+            stored = find_here(folder, url)
+            if stored is not None and ATTRIBUTE in stored.inner.user_attrs:
+                study = cls._of(folder, stored)
                 kept = {key: getattr(study.settings, key) for key in unasked}
                 study.refuse_changes(space, replace(settings, **kept))
-                remember(folder, found, space.text)
+                remember(folder, stored, space.text)
                 return study, True
-            if found is not None:
+            if stored is not None:
                 home = Home.read(folder)
-                remove_cut_off(found.inner, "" if home is None else home.id, where(folder, found.url))
-                url = found.url
+                remove_cut_off(stored.inner, "" if home is None else home.id, where(folder, stored.url))
+                url = stored.url
             else:
                 url = stored_url(folder) if url is None else absolute(url)
             forget(folder)
@@ -176,22 +181,24 @@ class Study:
 
     @property
     def remark(self) -> str:
-        """What its user should know of its folder; empty if there is nothing."""
-        return self.found.remark
+        """Remark for the user about the study's folder; empty if there is none."""
+        return self.stored.remark
 
     def join(self) -> None:
-        """Note in the folder, which may be new on this machine, where the study is. Not inside `exclusive`.
+        """Record in the folder, which may be new on this machine, where the study is. Not inside `exclusive`.
 
         Raises:
-            UserError: the folder can't be written, or holds a file of somebody else's that would be replaced.
+            UserError: the folder can't be written, or holds a foreign file that would be replaced.
         """
-        with mendable(self.folder), self.exclusive():
-            if not self.found.is_copy:  # else it would no longer say so
-                remember(self.folder, self.found, self.space.text)
+        with explain_storage_errors(self.folder), self.exclusive():
+            if not self.stored.is_copy:  # a copy stays recognisable as one
+                remember(self.folder, self.stored, self.space.text)
 
     def refuse_changes(self, space: SearchSpace, settings: StudySettings) -> None:
-        """Raises:
-        UserError: `space` or `settings` differ from what the study was started with.
+        """Refuse a space or settings that differ from those that the study was started with.
+
+        Raises:
+            UserError: they differ; every difference is named.
         """
         self.refuse_changed_rules()
         changes = [("space", line) for line in self.space.diff(space)]
@@ -212,48 +219,54 @@ class Study:
             )
 
     def refuse_changed_rules(self) -> None:
-        """Raises:
-        UserError: trials of this version would differ from those that the study has.
+        """Refuse to train if trials of this version would differ from those of the study.
+
+        Raises:
+            UserError: the rules of this version differ from those that the study recorded.
         """
         if problems := changed_rules(self.space, self.settings.rules):
             raise UserError(f'study "{self.name}" was started by a version with other rules', problems)
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, in order; an architecture trained again has the mean of its runs. Finished ones never
-        change and are read once."""
+        """Return every trial, in order; an architecture with replicates has the mean of its runs.
+
+        Finished trials never change and are read once.
+        """
         trials = self.inner.get_trials(deepcopy=False)
-        # A stopped trial stays as it is until it goes on, and stops elsewhere if it stops again. There may be
-        # thousands of them; with the embedded storage each is one object until something is written to it.
-        gone_on = [
+        # A paused trial does not change until it is resumed, and if it pauses again, it is at another rung.
+        # There may be thousands of them; in the embedded storage each is one object until it is written to.
+        resumed = [
             number
-            for number, trial in self._stopped.items()
+            for number, trial in self._paused.items()
             if trials[number] is not trial
             and trials[number].user_attrs[STOPPED_AT] != trial.user_attrs[STOPPED_AT]
         ]
-        for number in [*self._open, *gone_on, *range(len(self._records), len(trials))]:
+        for number in [*self._open, *resumed, *range(len(self._records), len(trials))]:
             record = TrialRecord.read(trials[number])
             self._records[number : number + 1] = [record]
             self._open.discard(number)
-            self._stopped.pop(number, None)
+            self._paused.pop(number, None)
             if record.state == STOPPED:
-                self._stopped[number] = trials[number]
+                self._paused[number] = trials[number]
             elif not trials[number].state.is_finished():
                 self._open.add(number)
         return mean_over_runs(self._records.copy())
 
     def record(self, number: int) -> TrialRecord:
-        """Raises:
-        UserError: no such trial.
+        """Return the record of a trial.
+
+        Raises:
+            UserError: the study has no such trial.
         """
         trial = self.trial(number)
-        # what runs is read alone: workers ask often
+        # an unfinished trial is read alone: workers call this often
         return self.records()[number] if trial.state.is_finished() else TrialRecord.read(trial)
 
     def trial(self, number: int) -> FrozenTrial:
-        """As it is stored.
+        """Return a trial as it is stored now.
 
         Raises:
-            UserError: no such trial.
+            UserError: the study has no such trial.
         """
         try:
             return stored_trial(self.inner, number)
@@ -263,16 +276,16 @@ class Study:
             raise UserError("unknown trial", [Problem("trial", number, rule)]) from None
 
     def front(self) -> list[TrialRecord]:
-        """The Pareto front over the finished trials."""
+        """Return the Pareto front of the finished trials."""
         return front_records(self.records(), self.space.objectives)
 
     def write_front(self) -> None:
-        """Renews front.json. Not inside `exclusive`.
+        """Write front.json. Not inside `exclusive`.
 
         Raises:
             UserError: the folder can't be written.
         """
-        with mendable(self.folder), self.exclusive():
+        with explain_storage_errors(self.folder), self.exclusive():
             content = {
                 "study": self.name,
                 "objectives": {item.name: item.direction for item in self.space.objectives},
@@ -281,26 +294,27 @@ class Study:
             write_json(self.folder / "front.json", content)
 
     def folder_of(self, number: int) -> Path:
-        """Of a trial's files; it may not be there yet."""
+        """Return the folder of a trial's files, which need not exist."""
         return self.folder / "trials" / f"{number:05d}"
 
     def trial_folder(self, number: int) -> Path:
-        """The same, made where it is not there."""
+        """Return the folder of a trial's files, created if it does not exist."""
         folder = self.folder_of(number)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @property
     def workers_folder(self) -> Path:
+        """Folder of the workers' leases."""
         return self.folder / "workers"
 
     def curve(self, number: int) -> list[dict[str, Any]]:
-        """Points of a trial's loss curve; empty when it has none here."""
+        """Return the points of a trial's loss curve; empty if this folder has none."""
         return read_curve(self.folder_of(number) / "curve.jsonl")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """One process of this folder at a time takes a trial or ends one. Not reentrant."""
+        """Hold the folder's lock: one process at a time takes or ends a trial. Not reentrant."""
         with locked(self.folder):
             yield
 
@@ -316,7 +330,7 @@ def start(
     settings: StudySettings,
     mark: dict[str, Any] | None = None,
 ) -> optuna.Study:
-    """Make an Optuna study in a storage, marked from the start, the space's baselines queued first."""
+    """Create an Optuna study in a storage, marked from the start, the space's baselines queued first."""
     directions = [
         StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
         for item in space.objectives

@@ -1,4 +1,4 @@
-"""What a study knows about a trial, read back from the storage."""
+"""Records of trials, read from the storage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RANDOM = "random"
 
 DONE, FAILED, RUNNING, WAITING, STOPPED = "done", "failed", "running", "waiting", "stopped"
 INFEASIBLE, DUPLICATED = "infeasible", "duplicate"
-# A repeat is no architecture of its own, so whatever counts or lists the states above leaves it out.
+# A replicate is no architecture of its own, so counts and lists of the states above leave it out.
 REPEATED, REPEAT_FAILED = "repeat", "repeat failed"
 REPEAT_RUNNING, REPEAT_WAITING = "repeat running", "repeat waiting"
 
@@ -74,14 +74,14 @@ class TrialRecord:
     seconds: float
     seeds: tuple[int, ...]
     rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
-    passed: int = 0  # rungs behind which it was promoted, whatever is known there now
-    steps: int | None = None  # of its whole run; None: of the proxy, or not known yet
+    passed: int = 0  # rungs that it was promoted past; they are not decided again
+    steps: int | None = None  # of its whole run; None: as the proxy, or not known yet
     tokens: int | None = None  # trained on; None in a study of an older version: the whole proxy
     measured: dict[str, float] = field(default_factory=dict)  # of a run that has not ended
     environment: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     repeat_of: int | None = None
-    repeat: int = 0  # of a repeat, from 1
+    repeat: int = 0  # 1-based index of a replicate
     runs: tuple[Run, ...] = ()  # of a trained architecture, its own first
     failed_runs: int = 0
     suggested_by: str = ""
@@ -89,6 +89,7 @@ class TrialRecord:
 
     @classmethod
     def read(cls, trial: FrozenTrial) -> TrialRecord:
+        """Read the record of a stored trial."""
         attrs, state = trial.user_attrs, _state(trial)
         values = tuple(trial.values) if trial.values is not None else None
         return cls(
@@ -102,7 +103,7 @@ class TrialRecord:
             baseline=attrs.get(BASELINE),
             feasible=all(amount <= 0 for amount in trial.constraints.values()),
             reason=attrs.get(REASON, ""),
-            worker=attrs.get(WORKER) or "",  # None once it was put back
+            worker=attrs.get(WORKER) or "",  # None once it was requeued
             seconds=attrs.get(SECONDS, 0.0),
             seeds=tuple(attrs.get(SEEDS, ())),
             rungs=tuple(attrs.get(RUNGS, ())),
@@ -121,36 +122,37 @@ class TrialRecord:
 
     @property
     def trained(self) -> bool:
-        """An architecture that used up its training: to the end, to the rung where it stopped, or in vain."""
+        """Return whether this trains an architecture and has ended: finished, paused at a rung, or failed."""
         return self.state in (DONE, FAILED, STOPPED)
 
     @property
     def repeated(self) -> bool:
-        """A repeat that used up its training, successfully or not."""
+        """Return whether this is a replicate that has ended, successfully or not."""
         return self.state in (REPEATED, REPEAT_FAILED)
 
     @property
     def name(self) -> str:
-        """`#12`; for the seeds' own designs `#1 dense`; for a repeat `#30 of #12`."""
+        """Name of the trial: `#12`; for a baseline `#1 dense`; for a replicate `#30 of #12`."""
         if self.repeat_of is not None:
             return f"#{self.number} of #{self.repeat_of}"
         return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
 
     def whole_steps(self, proxy: Proxy) -> int:
-        """Optimizer steps of its run to the end."""
+        """Return the number of optimizer steps of a run to the end."""
         return proxy.steps if self.steps is None else self.steps
 
     def at_rungs(self, fractions: Sequence[float]) -> str:
-        """Held-out losses where they were compared, such as `5.5517 at 30%, 4.4121 at 100%`."""
+        """Return the held-out losses at the rungs as text, such as `5.5517 at 30%, 4.4121 at 100%`."""
         reached = zip(fractions, self.rungs, strict=False)
         return ", ".join(f"{loss:.4f} at {fraction:.0%}" for fraction, loss in reached)
 
     def build(self) -> Architecture:
+        """Build the trial's architecture."""
         assert self.architecture is not None, "only sampled trials have one"
         return Architecture.from_dict(self.architecture)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`; stable."""
+        """Return the record for `--json`; its keys are stable."""
         return {
             "number": self.number,
             "state": self.state,
@@ -175,9 +177,9 @@ class TrialRecord:
 
 
 def front_records(records: Iterable[TrialRecord], objectives: tuple[Objective, ...]) -> list[TrialRecord]:
-    """The Pareto front, ordered by the first objective from its best.
+    """Return the Pareto front, ordered by the first objective, the best first.
 
-    A baseline that breaks a constraint is trained for comparison but has no place on it.
+    A baseline that breaks a constraint is trained for comparison but is never on the front.
     """
     done = [record for record in records if record.state == DONE and record.values and record.feasible]
     points = [record.values for record in done if record.values is not None]
@@ -201,7 +203,7 @@ def _state(trial: FrozenTrial) -> str:
 _REPEAT_STATES = {
     TrialState.COMPLETE: REPEATED,
     TrialState.FAIL: REPEAT_FAILED,
-    TrialState.PRUNED: REPEAT_FAILED,  # nobody does; a result it is not
+    TrialState.PRUNED: REPEAT_FAILED,  # never set by nas; it is no result
     TrialState.RUNNING: REPEAT_RUNNING,
     TrialState.WAITING: REPEAT_WAITING,
 }

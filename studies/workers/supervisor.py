@@ -17,7 +17,7 @@ from typing import Any
 
 from studies.search.requeue import requeue_orphans
 from studies.storage.addresses import STORAGE
-from studies.storage.opening import mendable
+from studies.storage.opening import explain_storage_errors
 from studies.study import Study
 from studies.study.leases import statuses
 from studies.study.trial_record import TrialRecord, front_records
@@ -103,7 +103,7 @@ class Supervisor:
         Raises:
             UserError: the study's folder or storage can't be used any more.
         """
-        with mendable(self.study.folder):
+        with explain_storage_errors(self.study.folder):
             try:
                 with (self.study.folder / "workers.log").open("ab") as self.log:
                     self.processes = [self._spawn(index) for index in range(self.number)]
@@ -155,7 +155,7 @@ class Supervisor:
         """Whether all workers ended with an error that the user can fix."""
         return all(process.returncode == REFUSED for process in self.processes)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """The end of what the workers printed."""
         text = (self.study.folder / "workers.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.strip().splitlines()[-12:]) or "the workers printed nothing"

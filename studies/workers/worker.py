@@ -22,7 +22,7 @@ from studies.stats.extrapolation import carried_on
 from studies.stats.seeds import derive_seed
 from studies.storage.addresses import redacted
 from studies.storage.attributes import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, STEPS
-from studies.storage.opening import STORAGE_ERRORS, mendable
+from studies.storage.opening import STORAGE_ERRORS, explain_storage_errors
 from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
@@ -71,7 +71,11 @@ def work(
     check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
     make_ready(place)
     mark("open")
-    with mendable(study.folder), Lease(study.workers_folder) as lease, stop_on_signals() as stop:
+    with (
+        explain_storage_errors(study.folder),
+        Lease(study.workers_folder) as lease,
+        stop_on_signals() as stop,
+    ):
         search = Search(study)
         worker = _Worker(search, data, place, lease, stop, log)
         while not stop():
@@ -83,7 +87,7 @@ def work(
             elif not assignment.wait:
                 return assignment.reason
             else:
-                lease.tell({"state": "waiting"})
+                lease.report_status({"state": "waiting"})
                 stop.wait(WAIT_SECONDS)
     raise KeyboardInterrupt
 
@@ -167,7 +171,7 @@ class _Worker:
         whole = settings.steps * settings.batch_tokens + sum(probe.tokens for probe in probes.values())
 
         def on_step(progress: Progress) -> None:
-            self.lease.tell(
+            self.lease.report_status(
                 {
                     "state": "training",
                     "trial": trial.number,

@@ -56,7 +56,7 @@ def test_a_study(nas: Nas, folder: Path) -> None:
         "hint": "",
     }
     with Lease(folder / "workers") as lease:
-        lease.tell({"state": "waiting"})
+        lease.report_status({"state": "waiting"})
         assert "1 training" in nas("doctor", folder).stdout
     assert nas("doctor", "missing", "--dir", folder.parent).exit_code == 2
     assert nas("doctor", "--repair").exit_code == 2

@@ -162,7 +162,7 @@ def test_stuck_samplers_explore(make_study: MakeStudy, monkeypatch: pytest.Monke
 def test_a_folder_that_cannot_be_written_ends_the_work(make_study: MakeStudy, quiet: Quiet) -> None:
     study = make_study()
     (study.folder / "trials").write_text("not a folder")
-    with pytest.raises(UserError, match="can't go on") as caught:
+    with pytest.raises(UserError, match="can't continue") as caught:
         work(study, target=1, device="cpu", log=quiet)
     assert "trials" in str(caught.value)
     assert {record.state for record in study.records()} == {"waiting"}
@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written_ends_the_work(make_study: MakeStudy, qu
 
 def test_a_study_that_cannot_be_made_leaves_nothing(make_study: MakeStudy, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("not a folder")
-    with pytest.raises(UserError, match="can't go on"):
+    with pytest.raises(UserError, match="can't continue"):
         make_study()
     (tmp_path / "runs").unlink()
     with pytest.raises(UserError, match="storage"):
@@ -198,7 +198,7 @@ def test_two_workers_on_a_database(make_study: MakeStudy, url: str, hold: Hold) 
         last = snapshot
         if len(hold.waiting()) == 2:
             hold.release()
-    assert not supervisor.failed, supervisor.last_words()
+    assert not supervisor.failed, supervisor.last_output()
     assert last.count("done") == 8
     assert len({record.worker for record in last.records if record.state == "done"}) == 2
 

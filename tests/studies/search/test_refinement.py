@@ -360,7 +360,7 @@ def test_two_workers_one_killed_in_a_repeat(make_study: MakeStudy, quiet: Quiet,
             hold.release()
     assert killed
     assert supervisor.respawned == 1
-    assert not supervisor.failed, supervisor.last_words()
+    assert not supervisor.failed, supervisor.last_output()
     found = repeats(study)
     assert [item.state for item in found] == ["repeat"] * 5
     assert last.ended == last.trained_here == 5

@@ -14,7 +14,7 @@ from sqlalchemy.engine import create_engine, make_url
 
 from studies.storage import addresses
 from studies.storage.addresses import absolute, file_of, is_relative, redacted, same, shown
-from studies.storage.opening import mendable, open_storage
+from studies.storage.opening import explain_storage_errors, open_storage
 from studies.study.location import stored_url, write_private
 from studies.workers import supervisor
 from studies.workers.supervisor import Supervisor
@@ -135,7 +135,7 @@ def test_errors_of_a_driver_do_not_show_the_address(tmp_path: Path) -> None:
         open_storage(tmp_path, url)
     assert "veryhush" not in str(caught.value)
     cause = RuntimeError(f"can't connect to {url}")
-    with pytest.raises(UserError) as caught, mendable(tmp_path):
+    with pytest.raises(UserError) as caught, explain_storage_errors(tmp_path):
         raise StorageInternalError("x") from cause
     assert "***" in str(caught.value)
     assert "veryhush" not in str(caught.value)

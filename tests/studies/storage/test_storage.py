@@ -15,7 +15,7 @@ import pytest
 
 from studies.storage.addresses import shown
 from studies.storage.journal import Embedded, locked
-from studies.storage.opening import JOURNAL, mendable, open_storage
+from studies.storage.opening import JOURNAL, explain_storage_errors, open_storage
 from surgery.config.problems import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,7 +126,7 @@ def test_passwords_stay_out_of_messages() -> None:
 
 
 def test_full_disks_are_mendable(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No space left") as caught, mendable(tmp_path):
+    with pytest.raises(UserError, match="No space left") as caught, explain_storage_errors(tmp_path):
         Path("/dev/full").write_text("x")
     assert "finished trials are kept" in str(caught.value)
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from studies.study.leases import Lease
 lease = Lease(Path(sys.argv[1]))
-lease.tell({"state": "training", "done": 0.5})
+lease.report_status({"state": "training", "done": 0.5})
 print(lease.worker, flush=True)
 sys.stdin.read()  # until it is killed, or nobody can
 """
@@ -49,7 +49,7 @@ def test_a_killed_worker_is_dead_at_once(tmp_path: Path) -> None:
 
 def test_a_released_lease_leaves_nothing(tmp_path: Path) -> None:
     with Lease(tmp_path / "workers") as lease:
-        lease.tell({"state": "waiting"})
+        lease.report_status({"state": "waiting"})
         assert is_alive(tmp_path / "workers", lease.worker)
     assert list((tmp_path / "workers").iterdir()) == []
     assert statuses(tmp_path / "nowhere") == []

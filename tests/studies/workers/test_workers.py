@@ -146,7 +146,7 @@ def test_a_worker_that_loses_its_device_is_started_anew_and_its_trial_too(
     supervisor = Supervisor(study, workers=1, target=3, device="cpu")
     for _ in supervisor.watch():
         pass
-    assert not supervisor.failed, supervisor.last_words()
+    assert not supervisor.failed, supervisor.last_output()
     assert supervisor.respawned == 1
     records = check_complete(study, 3)
     assert study.trial(0).user_attrs[DEATHS] == 0  # counted, and forgiven at the trial's first rung
@@ -169,7 +169,7 @@ def test_leaving_early_stops_the_workers(make_study: MakeStudy, hold: Hold) -> N
     assert not supervisor.failed
     assert "running" not in [record.state for record in study.records()]
     assert (study.folder / "front.json").is_file()
-    assert "interrupted, requeued" in supervisor.last_words()
+    assert "interrupted, requeued" in supervisor.last_output()
 
 
 def test_time_is_up(make_study: MakeStudy, hold: Hold) -> None:
@@ -226,8 +226,8 @@ def test_workers_that_cannot_start_are_told(make_study: MakeStudy, tokens: Token
     assert supervisor.respawned == 0
     assert last.trained == 0
     assert last.eta is None
-    assert "cuda:7" in supervisor.last_words()
-    assert "Traceback" not in supervisor.last_words()
+    assert "cuda:7" in supervisor.last_output()
+    assert "Traceback" not in supervisor.last_output()
 
 
 def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
@@ -243,7 +243,7 @@ def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
     command = [sys.executable, "-c", code, "worker", str(study.folder), "--trials", "5", "--device", "cpu"]
     full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert full.returncode == 2, full.stderr
-    assert "can't go on" in full.stderr
+    assert "can't continue" in full.stderr
     assert "File too large" in full.stderr
     assert "Traceback" not in full.stderr
     done = [row for row in outcome(study) if row[1] == "done"]
