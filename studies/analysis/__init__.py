@@ -1,1 +1,1 @@
-"""What a study's results say: reads a study, never writes."""
+"""Analysis of a study's results; reads a study and never writes to it."""

@@ -1,8 +1,8 @@
-"""Fields of a search that do nothing, each with its evidence.
+"""Dead hyperparameters: fields of a search without an effect, each with its evidence.
 
-CANNOT: another value gives the same model or is known to be idle; it can have no effect.
+CANNOT: another value gives the same model or is known to be unused, so that it can have no effect.
 ZERO: other values give the same gradient, to the last bit or to rounding, on real text at initialisation.
-NOT_SEEN: the loss of the trials so far does not depend on it, as far as they can tell; it may all the same.
+NOT_SEEN: no effect on the loss is detectable in the trials so far; there may be one.
 """
 
 from __future__ import annotations
@@ -25,38 +25,39 @@ from surgery.architecture.costs import cost
 
 CANNOT, ZERO, NOT_SEEN = "cannot have an effect", "zero gradient", "no effect seen"
 
-FEWEST = 40  # trials that have a field, before not seeing an effect is worth a word
-SEEN = 0.1  # p above which no effect is seen
-TRIALS, VALUES = 3, 2  # looked at for a gradient, and other values of each
-SEQUENCES = 2  # of the batch
-ROUNDING = 1e-6  # of a gradient's norm: kernels add in another order
+FEWEST = 40  # trials with a field, for the absence of an effect to be reported
+SEEN = 0.1  # p above which no effect is detected
+TRIALS, VALUES = 3, 2  # trials whose gradients are compared, and other values of each
+SEQUENCES = 2  # per batch
+ROUNDING = 1e-6  # relative to a gradient's norm: kernels may sum in another order
 
 
 @dataclass(frozen=True)
 class DeadKnob:
-    """`kind` is CANNOT, ZERO or NOT_SEEN; `field` is empty where the evidence names it itself."""
+    """A field without effect of a `kind` above; `field` is empty if the evidence names it."""
 
     field: str
     kind: str
     evidence: str
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        place = f"{self.field}: " if self.field else ""
-        return f"{place}{self.kind}{' ' if self.kind == NOT_SEEN else ': '}{self.evidence}"
+        prefix = f"{self.field}: " if self.field else ""
+        return f"{prefix}{self.kind}{' ' if self.kind == NOT_SEEN else ': '}{self.evidence}"
 
 
-def dead_knobs(study: Study, found: Importances, data: TokenData | None) -> list[DeadKnob]:
-    """The surest evidence for each; `data` None leaves gradients out."""
+def dead_knobs(study: Study, scores: Importances, data: TokenData | None) -> list[DeadKnob]:
+    """Return each dead field with its strongest evidence; without `data`, gradients are not compared."""
     records = [record for record in study.records() if record.state == DONE and record.params]
     knobs = list(_known(study))
-    for field in found.fields:
+    for field in scores.fields:
         knob = (
             _same_model(field)
             or (data and _zero_gradient(study, field, records, data))
-            or _not_seen(field, found)
+            or _not_seen(field, scores)
         )
         if knob:
             knobs.append(knob)
@@ -64,14 +65,14 @@ def dead_knobs(study: Study, found: Importances, data: TokenData | None) -> list
 
 
 def _known(study: Study) -> list[DeadKnob]:
-    """What the space and the architectures say of themselves."""
-    told = [DeadKnob("", CANNOT, text) for text in study.space.warnings()]
+    """Return the fields that the space and the trained architectures warn about."""
+    knobs = [DeadKnob("", CANNOT, text) for text in study.space.warnings()]
     drawn = [record for record in study.records() if record.architecture is not None and record.state == DONE]
     counts = Counter(text for record in drawn for text in record.build().warnings())
-    told += [
+    knobs += [
         DeadKnob("", CANNOT, f"{text} ({count} of {len(drawn)} trials)") for text, count in counts.items()
     ]
-    return told
+    return knobs
 
 
 def _same_model(field: Field) -> DeadKnob | None:
@@ -80,13 +81,13 @@ def _same_model(field: Field) -> DeadKnob | None:
     return DeadKnob(field.name, CANNOT, "other values gave the same architecture in every trial looked at")
 
 
-def _not_seen(field: Field, found: Importances) -> DeadKnob | None:
+def _not_seen(field: Field, scores: Importances) -> DeadKnob | None:
     if field.p is None or field.p <= SEEN or field.trials < FEWEST:
         return None
     costs = "it changes exact costs" if field.changes_costs else "nor does it change a cost"
     evidence = (
-        f"on {found.loss_name} (p = {field.p:.2g}, n = {field.trials}; means differ by {field.spread:.3f}, "
-        f"all trials have a standard deviation of {found.loss_spread:.3f}); {costs}"
+        f"on {scores.loss_name} (p = {field.p:.2g}, n = {field.trials}; means differ by {field.spread:.3f}, "
+        f"all trials have a standard deviation of {scores.loss_spread:.3f}); {costs}"
     )
     return DeadKnob(field.name, NOT_SEEN, evidence)
 
@@ -123,9 +124,9 @@ def _zero_gradient(
 
 
 def gradient_distance(one: Architecture, other: Architecture, data: TokenData, seq_len: int) -> float | None:
-    """How far apart the gradients of two architectures are at equal weights, relative to the first's norm.
+    """Return the distance of two architectures' gradients at equal weights, relative to the first's norm.
 
-    None where they have different parameters.
+    None if their parameters differ.
     """
     import torch
 
@@ -143,7 +144,7 @@ def gradient_distance(one: Architecture, other: Architecture, data: TokenData, s
     }:
         return None
     models[1].load_state_dict(models[0].state_dict())
-    rows = torch.from_numpy(data.batch(_windows(data, seq_len), seq_len))
+    rows = torch.from_numpy(data.batch(_sample_sequences(data, seq_len), seq_len))
     for model in models:
         torch.manual_seed(1)  # the noise of HDPL
         loss, auxiliary = model.train().loss(rows[:, :-1], rows[:, 1:])
@@ -157,7 +158,7 @@ def gradient_distance(one: Architecture, other: Architecture, data: TokenData, s
     return float((apart / norm) ** 0.5) if norm else 0.0
 
 
-def _windows(data: TokenData, seq_len: int) -> np.ndarray:
+def _sample_sequences(data: TokenData, seq_len: int) -> np.ndarray:
     count = data.num_sequences("train", seq_len)
     rng = np.random.default_rng(derive_seed("gradient"))
     return rng.choice(count, size=min(SEQUENCES, count), replace=False)

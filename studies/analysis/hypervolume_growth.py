@@ -1,10 +1,9 @@
-"""How much of the objectives' space a study's front dominates, as it grows over tokens and time.
+"""Dominated hypervolume of a study's front over tokens and training time.
 
-Objectives are scaled to [0, 1] over the finished trials, costs that span orders of magnitude by their
-logarithm (`studies.stats.pareto.scaled`), and the reference point lies at REFERENCE in each, a little
-beyond the worst, so that extreme points count (Ishibuchi et al. 2018). The volume is given as a share of the
-whole box: 1 would be a point that is best in everything. Shares of one study compare with each other, not
-with those of another one.
+Objectives are scaled to [0, 1] over the finished trials, costs that span orders of magnitude on a log scale
+(`studies.stats.pareto.scaled`), and the reference point is REFERENCE in each, slightly beyond the worst, so
+that extreme points count (Ishibuchi et al. 2018). The hypervolume is a share of the whole box: 1 would be a
+point that is best in every objective. Shares are comparable within a study, not between studies.
 """
 
 from __future__ import annotations
@@ -24,18 +23,19 @@ from studies.stats.seeds import derive_seed
 from studies.storage.attributes import BASELINE
 from studies.study.trial_record import DONE, TrialRecord
 
-ORDERS = 30  # of trials, for what some of them dominate alone
-MOST_COUNTS = 20  # points of that line
+ORDERS = 30  # random orders of the trials of one sampler
+MOST_COUNTS = 20  # points of a sampler's line
 
 
 @dataclass(frozen=True)
 class Spent:
-    """A trial that used up training, in the order in which they ended.
+    """The cost and result of a trained trial.
 
     Attributes:
-        tokens: that it was trained on.
-        seconds: that it took its worker.
-        point: scaled objectives, (objectives,); None when it has no result or a baseline breaks a constraint.
+        tokens: tokens that it was trained on.
+        seconds: time that it took its worker.
+        point: scaled objectives, (objectives,); None without a result, or for a baseline that breaks a
+            constraint.
     """
 
     record: TrialRecord
@@ -45,7 +45,7 @@ class Spent:
 
 
 def spent(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> list[Spent]:
-    """Every trial that was trained, failed and stopped ones too: they cost tokens as well."""
+    """Return every trained trial by its end, failed and paused ones included since they cost tokens too."""
     used = [record for record in records if record.trained or (record.tokens and record.ended)]
     used.sort(key=lambda record: (record.ended or datetime.max, record.number))
     finished = [record for record in used if record.state == DONE and record.values is not None]
@@ -68,14 +68,14 @@ def spent(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy
 
 @dataclass(frozen=True)
 class Alone:
-    """What some trials of a study dominate by themselves, as their number grows to all of them at mean cost.
+    """Hypervolume of one sampler's trials alone, over their number, at their mean cost.
 
-    It ends with them: what more of them would have found nobody knows.
+    The line ends with the last of these trials; it is not extrapolated.
 
     Attributes:
         tokens, seconds: (counts,), for at most MOST_COUNTS numbers of trials.
-        volumes: (3, counts): mean, 5 % and 95 % over random orders.
-        trials: how many there are.
+        volumes: (3, counts): mean, 5 % and 95 % quantiles over random orders.
+        trials: number of these trials.
     """
 
     tokens: Array
@@ -84,6 +84,7 @@ class Alone:
     trials: int
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         mean, low, high = self.volumes.tolist()
         return {
             "trials": self.trials,
@@ -97,13 +98,13 @@ class Alone:
 
 @dataclass(frozen=True)
 class Growth:
-    """Shares dominated after each trained trial.
+    """Hypervolume after each trained trial, as a share of the box.
 
     Attributes:
         numbers: of the trials, in the order in which they ended.
-        tokens, seconds: spent until then, over all workers.
-        volumes: of all trials so far.
-        alone: the random trials by themselves, the random line, and the sampler's, by who suggested them.
+        tokens, seconds: total cost so far, over all workers.
+        volumes: hypervolume of all trials so far.
+        alone: lines of the random trials alone and of each sampler's trials alone, by sampler.
     """
 
     numbers: tuple[int, ...]
@@ -113,6 +114,7 @@ class Growth:
     alone: dict[str, Alone]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "trials": list(self.numbers),
             "tokens": self.tokens.tolist(),
@@ -123,6 +125,7 @@ class Growth:
 
 
 def growth(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> Growth:
+    """Return the growth of the hypervolume over a study's trials."""
     used = spent(records, objectives, proxy)
     names = dict.fromkeys(item.record.suggested_by for item in used)
     return Growth(
@@ -139,16 +142,16 @@ def growth(records: Sequence[TrialRecord], objectives: Sequence[Objective], prox
 
 
 def running_volumes(points: Sequence[Array | None]) -> Array:
-    """(points,): the volume of the first, of the first two, and so on; a dominated point adds nothing."""
+    """Return the (points,) hypervolumes of the first point, the first two, and so on."""
     front: list[Array] = []
-    found: list[float] = []
+    volumes: list[float] = []
     for point in points:
         if point is not None and not any((other <= point).all() for other in front):
             front = [other for other in front if not (point <= other).all()] + [point]
-            found.append(volume(front))
+            volumes.append(volume(front))
         else:
-            found.append(found[-1] if found else 0.0)
-    return np.array(found)
+            volumes.append(volumes[-1] if volumes else 0.0)
+    return np.array(volumes)
 
 
 def _alone(used: Sequence[Spent]) -> Alone:

@@ -1,12 +1,12 @@
-"""Which searched fields matter: for reaching the front, for the loss, and whether an effect is seen at all.
+"""Importance of searched fields for the front and for the loss, and a test for any effect.
 
 Importances are Optuna's PED-ANOVA (Watanabe et al. 2023; with conditional fields as in arXiv 2601.20800):
-how unlike the best trials' values of a field are to all trials' values, as shares of one. They always add up
-to 1, so that something looks important in pure noise too. Whether a field has any effect on the loss is
-therefore tested on its own: a Kruskal-Wallis test over the field's values, its p-value by shuffling the
-losses among the trials that have the field. Both look at one field at a time. A sampler chooses fields
-together, so that a field may borrow another's effect: p is small by mistake more often than it should be, and
-rarely large.
+the divergence of a field's values in the best trials from those in all trials, normalised to a sum of 1. They
+always add up to 1, so that some field looks important even in pure noise. Whether a field has any effect on
+the loss is therefore tested separately: a Kruskal-Wallis test over the field's values, with a p-value from
+permutations of the losses among the trials that have the field. Both consider one field at a time. A sampler
+chooses fields jointly, so that effects of correlated fields are confounded: false positives are more frequent
+than p suggests, false negatives are rare.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from studies.study.trial_record import DONE, TrialRecord
 from surgery.architecture.costs import cost
 from surgery.config.problems import Problem, UserError
 
-BEST = 0.1  # share of the trials that importances call the best, but at least BEST_TRIALS
-BEST_TRIALS = 5  # as Optuna's documentation advises
+BEST = 0.1  # share of the trials that importances count as best, but at least BEST_TRIALS
+BEST_TRIALS = 5  # recommended by Optuna's documentation
 FEWEST = 10  # trials for importances
-DRAWS = 999  # shuffles behind a p-value
-MOST_VALUES = 5  # a field with more of them is cut into quarters
-LOOKED_AT = 8  # trials whose field is changed to see what that does to costs
+DRAWS = 999  # permutations for a p-value
+MOST_VALUES = 5  # a field with more distinct values is grouped into quarters
+LOOKED_AT = 8  # trials whose field is changed to test its effect on costs
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Field:
     Attributes:
         front, loss: PED-ANOVA importances, each adding up to 1 over all fields.
         p: of the Kruskal-Wallis test on the loss; None for a field with a single value.
-        spread: highest less lowest mean loss over the field's values (or quarters), in the loss's unit.
-        trials: those that have the field.
+        spread: highest minus lowest mean loss over the field's values (or quarters), in the loss's unit.
+        trials: number of trials that have the field.
         changes_architecture: whether another value gives another architecture; exact, without training.
-        changes_costs: whether it changes a cost among the objectives, likewise.
+        changes_costs: whether another value changes a cost among the objectives; exact as well.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Field:
     changes_costs: bool
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
 
@@ -73,8 +74,8 @@ class Importances:
     Attributes:
         loss_name: the measured objective.
         loss_spread: its standard deviation over the trials.
-        trials: all that were looked at.
-        best: how many of them importances call the best.
+        trials: number of trials considered.
+        best: number of them that importances count as best.
     """
 
     fields: tuple[Field, ...]
@@ -84,6 +85,7 @@ class Importances:
     best: int
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "loss": self.loss_name,
             "loss_spread": self.loss_spread,
@@ -94,10 +96,10 @@ class Importances:
 
 
 def importances(study: Study) -> Importances:
-    """Over the trained trials of the space; baselines that lie outside of it have no fields.
+    """Return the importances over the trained trials; baselines outside of the space have no fields.
 
     Raises:
-        UserError: too few trials are trained.
+        UserError: fewer than FEWEST trials are trained.
     """
     records = [
         record for record in study.records() if record.state == DONE and record.params and record.values
@@ -123,7 +125,7 @@ def importances(study: Study) -> Importances:
 
 
 def _copy(study: Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
-    """These trials alone: no duplicates, which would count twice."""
+    """Return an in-memory study of these trials, without duplicates, which would count twice."""
     copy = optuna.create_study(directions=study.inner.directions)
     copy.add_trials(trials)
     return copy
@@ -131,7 +133,7 @@ def _copy(study: Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
 
 def _shares(study: optuna.Study, share: float, target: Any) -> dict[str, float]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that low targets are good, and that a condition is rarely met
+        warnings.simplefilter("ignore")  # about the direction of targets and rarely met conditions
         evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
         return get_param_importances(study, evaluator=evaluator, target=target)
 
@@ -142,34 +144,36 @@ def _field(
 ) -> Field:  # fmt: skip
     having = [index for index, record in enumerate(records) if name in record.params]
     groups = grouped([records[index].params[name] for index in having])
-    found = losses[having]
-    means = [found[groups == group].mean() for group in np.unique(groups)]
+    own = losses[having]
+    means = [own[groups == group].mean() for group in np.unique(groups)]
     architecture, costs = _changes(study, name, [records[index] for index in having], objectives)
-    p = shuffle_test(groups, found, derive_seed("importance", name)) if len(means) > 1 else None
+    p = shuffle_test(groups, own, derive_seed("importance", name)) if len(means) > 1 else None
     return Field(name, front, loss, p, float(max(means) - min(means)), len(having), architecture, costs)
 
 
 def grouped(values: Sequence[Any]) -> NDArray[np.int64]:
-    """A group number a value: one group a distinct value, or quarters by rank where there are many."""
+    """Return the group number of each value: one group per distinct value, or quarters by rank if many."""
     distinct = sorted(set(values))
     if len(distinct) <= MOST_VALUES:
         return np.array([distinct.index(value) for value in values])
-    place = ranks(np.array(values, dtype=float)) - 1  # equal values stay together
-    return np.asarray(place * 4 // len(values), dtype=np.int64)
+    order = ranks(np.array(values, dtype=float)) - 1  # equal values share a group
+    return np.asarray(order * 4 // len(values), dtype=np.int64)
 
 
 def shuffle_test(
     groups: NDArray[np.int64], values: NDArray[np.float64], seed: int, draws: int = DRAWS
 ) -> float:
-    """p of the Kruskal-Wallis test (1952) among shuffles of the values, ties and all: exact but for the
-    number of draws, whatever the distribution."""
+    """Return the permutation p-value of the Kruskal-Wallis statistic (1952).
+
+    Ties are allowed; the test is exact for any distribution, up to the number of draws.
+    """
     order = ranks(values)
     seen, drawn = _between(groups, order), _between(groups, shuffled(order, draws, seed))
     return float((1 + (drawn >= seen - 1e-9).sum()) / (1 + draws))
 
 
 def _between(groups: NDArray[np.int64], order: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum over the groups of (sum of ranks)^2 / size, along the last axis; H rises with it alone."""
+    """Return the sum over groups of (sum of ranks)^2 / size, along the last axis; H is monotone in it."""
     members = [groups == group for group in np.unique(groups)]
     return np.asarray(sum(order[..., inside].sum(-1) ** 2 / inside.sum() for inside in members))
 
@@ -177,7 +181,7 @@ def _between(groups: NDArray[np.int64], order: NDArray[np.float64]) -> NDArray[n
 def _changes(
     study: Study, name: str, records: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> tuple[bool, bool]:
-    """Whether other values of the field give another architecture, and other costs, in a few trials."""
+    """Return whether other values of the field change the architecture, and the costs, in a few trials."""
     exact = [item.name for item in objectives if not item.measured]
     architecture = costs = False
     for record in records[:LOOKED_AT]:
@@ -192,7 +196,7 @@ def _changes(
 
 
 def other_values(study: Study, record: TrialRecord, name: str) -> list[Any]:
-    """A few other values of a trial's field, both ends of its range among them."""
+    """Return a few other values of a trial's field, including both ends of its range."""
     replay = ReplayTrial(record.params)
     study.space.sample(replay)
     return [value for value in replay.domains.get(name, ()) if value != record.params[name]]

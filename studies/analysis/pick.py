@@ -1,4 +1,4 @@
-"""Choosing one architecture of a front: under limits, at the knee, or the best in one metric."""
+"""Choosing one architecture of a front: within limits, at the knee, or the best in one objective."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIMIT = re.compile(r"\s*([A-Za-z_][\w@.]*)\s*(<=|>=|=)\s*(\S+)\s*")
 
 @dataclass(frozen=True)
 class Limit:
-    """`metric <= value` or `metric >= value`, the value in the metric's unit."""
+    """A bound `metric <= value` or `metric >= value`, the value in the metric's unit."""
 
     name: str
     metric: Metric
@@ -26,13 +26,14 @@ class Limit:
     value: float
 
     def holds(self, record: TrialRecord) -> bool:
+        """Return whether a trial meets the limit; False if its value is unknown."""
         measured = self.measure(record)
         if measured is None:
             return False
         return measured <= self.value if self.comparison == "<=" else measured >= self.value
 
     def measure(self, record: TrialRecord) -> float | None:
-        """The trial's value; costs are computed even where the study did not ask for them."""
+        """Return the trial's value, if known; costs that the study did not ask for are computed."""
         if self.name in record.metrics:
             return record.metrics[self.name]
         return float(cost(record.build(), self.name)) if self.metric.analytic else None
@@ -43,25 +44,32 @@ class Limit:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A better choice that the limits exclude: what the first limit it breaks would have to become."""
+    """A better choice that the limits exclude, with one limit that it breaks and its value there."""
 
     record: TrialRecord
     limit: Limit
     value: float
 
     def __str__(self) -> str:
-        return f"{self.record.name} would win, but {self.limit} excludes it: {self.told}"
+        return f"{self.record.name} would win, but {self.limit} excludes it: {self.measured}"
 
     @property
-    def told(self) -> str:
-        """Its value, with all its digits where it would look like the limit otherwise."""
+    def measured(self) -> str:
+        """The metric and its value, with all digits if it would otherwise look like the limit."""
         shown, limit = (self.limit.metric.format(value) for value in (self.value, self.limit.value))
         return f"{self.limit.name} {f'{self.value:,.12g}' if shown == limit else shown}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen trial, why, how many of the front each limit excluded, the nearest better one of these."""
+    """A chosen trial.
+
+    Attributes:
+        reason: why it was chosen.
+        excluded: number of architectures of the front that each limit excludes.
+        runner_up: second-best trial within the limits.
+        next_better: excluded trial that would win and breaks its limits by least.
+    """
 
     record: TrialRecord
     reason: str
@@ -71,10 +79,10 @@ class Choice:
 
 
 def read_limits(texts: Sequence[str]) -> list[Limit]:
-    """`params<=40M`, `cache_bytes@4096<=8MiB`, `val_loss<=4.5`.
+    """Parse limits such as `params<=40M`, `cache_bytes@4096<=8MiB` or `val_loss<=4.5`.
 
     Raises:
-        UserError: every limit that can't be read.
+        UserError: lists every limit that can't be parsed.
     """
     problems = Problems()
     limits = []
@@ -96,7 +104,7 @@ def read_limits(texts: Sequence[str]) -> list[Limit]:
 
 
 def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> Choice:
-    """The best trial in the objective `best`, else the knee, among those of the front within the limits.
+    """Choose the best trial in the objective `best`, else the knee, on the front within the limits.
 
     Raises:
         UserError: the front is empty, nothing is within the limits, or `best` is no objective.
@@ -120,11 +128,11 @@ def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> C
                 "--limit", str(limit), f"leaves {len(front) - excluded[str(limit)]} of {len(front)}", reach
             )
         problems.raise_if_any("no architecture of the front is within all limits")
-    place = None if best is None else names.index(best)
-    scores = _scores(allowed, standings.objectives, place)
+    column = None if best is None else names.index(best)
+    scores = _scores(allowed, standings.objectives, column)
     first, *others = sorted(range(len(allowed)), key=lambda index: scores[index])
     chosen, second = allowed[first], allowed[others[0]] if others else None
-    if place is None:
+    if column is None:
         reason = f"knee of {len(allowed)}: nearest to the best of every objective at once"
         if second is not None:
             next_best = f"{second.record.name} at {scores[others[0]]:.3f}"
@@ -132,40 +140,40 @@ def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> C
     else:
         reason = f"best {best} of {len(allowed)}"
         if second is not None:
-            reason += f", {_lead(standings, chosen, second, place)}"
-    better = _next_better(front, allowed, chosen, standings.objectives, limits, place)
+            reason += f", {_lead(standings, chosen, second, column)}"
+    better = _next_better(front, allowed, chosen, standings.objectives, limits, column)
     return Choice(chosen.record, reason, excluded, second.record if second else None, better)
 
 
-def _scores(rows: Sequence[Standing], objectives: Sequence[Objective], place: int | None) -> list[float]:
-    """Lower is better: the distance to the ideal corner, or the objective in that place."""
+def _scores(rows: Sequence[Standing], objectives: Sequence[Objective], column: int | None) -> list[float]:
+    """Return scores, lower is better: distances to the ideal point, or the objective in that column."""
     points = [row.record.values for row in rows if row.record.values is not None]
-    if place is None:
+    if column is None:
         return list(map(float, ideal_distances(points, objectives)))
-    sign = 1 if objectives[place].direction == "min" else -1
-    return [sign * point[place] for point in points]
+    sign = 1 if objectives[column].direction == "min" else -1
+    return [sign * point[column] for point in points]
 
 
-def _lead(standings: Standings, chosen: Standing, second: Standing, place: int) -> str:
-    """By how much, and whether that is more than noise."""
-    objective = standings.objectives[place]
-    apart, half = standings.gap(chosen, second, place)
-    told = f"by {objective.metric.format(apart)} from {second.record.name}"
+def _lead(standings: Standings, chosen: Standing, second: Standing, column: int) -> str:
+    """Return the lead over the second trial, and whether it exceeds the noise."""
+    objective = standings.objectives[column]
+    difference, half = standings.gap(chosen, second, column)
+    lead = f"by {objective.metric.format(difference)} from {second.record.name}"
     if half is None:
-        return told
-    verdict = "within the noise" if apart <= half else "more than the noise"
-    return f"{told}, {verdict} (90 %: ±{objective.metric.format(half)})"
+        return lead
+    verdict = "within the noise" if difference <= half else "more than the noise"
+    return f"{lead}, {verdict} (90 %: ±{objective.metric.format(half)})"
 
 
 def _next_better(
     front: Sequence[Standing], allowed: Sequence[Standing], chosen: Standing,
-    objectives: Sequence[Objective], limits: Sequence[Limit], place: int | None,
+    objectives: Sequence[Objective], limits: Sequence[Limit], column: int | None,
 ) -> Excluded | None:  # fmt: skip
-    """Of the excluded ones that would win if they were allowed, the one that breaks its limits by least."""
-    found: list[tuple[float, Excluded]] = []
+    """Return the excluded trial that would win and breaks its limits by least; None if none would win."""
+    better: list[tuple[float, Excluded]] = []
     for row in front:
         broken = [limit for limit in limits if not limit.holds(row.record)]
-        scores = _scores([row, *allowed], objectives, place)
+        scores = _scores([row, *allowed], objectives, column)
         if not broken or scores[0] >= scores[1 + allowed.index(chosen)]:
             continue
         excesses = [
@@ -174,5 +182,5 @@ def _next_better(
             if (value := limit.measure(row.record)) is not None
         ]
         if excesses:
-            found.append(max(excesses, key=lambda item: item[0]))
-    return min(found, key=lambda item: item[0])[1] if found else None
+            better.append(max(excesses, key=lambda item: item[0]))
+    return min(better, key=lambda item: item[0])[1] if better else None

@@ -1,5 +1,4 @@
-"""Where every architecture stands: its result with an interval, its probability of being on the front, its
-ties."""
+"""Standings of trained architectures: results with intervals, probabilities of being on the front, ties."""
 
 from __future__ import annotations
 
@@ -18,18 +17,18 @@ from studies.study.trial_record import DONE, TrialRecord, front_records
 if TYPE_CHECKING:
     from studies.study import Study
 
-MAYBE, SURE = 0.1, 0.9  # probabilities between which an architecture's place is undecided
+MAYBE, SURE = 0.1, 0.9  # probabilities between which it is undecided whether an architecture is on the front
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One architecture.
+    """The standing of one architecture.
 
     Attributes:
-        on_front: by the means of its and everybody's runs.
-        p_front: the probability that its true means are on the front; None where nothing ran twice.
-        half: half width of the 90 % interval of its mean, an objective each; None for exact ones.
-        fresh: the same for the result of one more seed.
+        on_front: whether it is on the front of the means over runs.
+        p_front: probability that its true means are on the true front; None without replicates.
+        half: half width of the 90 % interval of its mean, one per objective; None for exact objectives.
+        fresh: likewise for the result of one more seed.
     """
 
     record: TrialRecord
@@ -40,33 +39,36 @@ class Standing:
 
     @property
     def runs(self) -> int:
+        """Number of its runs."""
         return len(self.record.runs)
 
     @property
     def undecided(self) -> bool:
-        """The runs so far leave open whether it is on the front."""
+        """True if the runs so far leave open whether it is on the front."""
         return self.p_front is not None and MAYBE < self.p_front < SURE
 
 
 class Standings:
-    """All trained architectures that meet the constraints, by the first objective from its best.
+    """All trained architectures that meet the constraints, best first in the first objective.
 
     Attributes:
-        noise: of one run, over the measured objectives; None where nothing ran twice.
-        coverage: by measured objective, how the intervals did on repeats that were held out.
-        measured: places of the objectives that only training tells.
+        noise: seed noise of one run in the measured objectives; None without replicates.
+        coverage: coverage of the intervals on held-out replicates, by measured objective.
+        measured: columns of the objectives that are measured by training.
+        repeated: number of architectures with more than one run.
+        rows: the standings.
     """
 
     def __init__(self, records: Sequence[TrialRecord], objectives: Sequence[Objective], seed: int) -> None:
         self.objectives = tuple(objectives)
-        self.measured = [place for place, item in enumerate(objectives) if item.measured]
-        self._exact = [place for place, item in enumerate(objectives) if not item.measured]
+        self.measured = [column for column, item in enumerate(objectives) if item.measured]
+        self._exact = [column for column, item in enumerate(objectives) if not item.measured]
         trained = [record for record in records if record.state == DONE and record.values]
         tables = [_table(record)[:, self.measured] for record in trained]
         self.noise: Noise | None = pool(tables)
         self.coverage: dict[str, Coverage] = {
-            objectives[place].name: coverage([table[:, column] for table in tables], skip=1)
-            for column, place in enumerate(self.measured)
+            objectives[column].name: coverage([table[:, index] for table in tables], skip=1)
+            for index, column in enumerate(self.measured)
         }
         self.repeated = sum(len(table) > 1 for table in tables)
         feasible = [record for record in trained if record.feasible]
@@ -75,97 +77,100 @@ class Standings:
         self.membership = self._membership(feasible, seed)
         best = {record.number for record in front_records(feasible, self.objectives)}
         self.rows = [
-            self._standing(record, place, on_front=record.number in best)
-            for place, record in enumerate(feasible)
+            self._standing(record, index, on_front=record.number in best)
+            for index, record in enumerate(feasible)
         ]
 
     @classmethod
     def of(cls, study: Study, records: Sequence[TrialRecord] | None = None) -> Standings:
-        """Of a study's records, or of a snapshot of them."""
+        """Return the standings of a study's records, or of a snapshot of them."""
         seed = derive_seed(study.settings.seed, "front")
         return cls(study.records() if records is None else records, study.space.objectives, seed)
 
     @property
     def front(self) -> list[Standing]:
-        """The point front: by means."""
+        """The front of the means."""
         return [row for row in self.rows if row.on_front]
 
     @property
     def near(self) -> list[Standing]:
-        """Not on the point front, but perhaps on the true one."""
+        """Architectures not on the front of the means, but possibly on the true front."""
         return [row for row in self.rows if not row.on_front and (row.p_front or 0.0) > MAYBE]
 
     @property
     def shown(self) -> list[Standing]:
-        """Both, in order."""
+        """Architectures on the front of the means or possibly on the true one, in order."""
         return [row for row in self.rows if row.on_front or (row.p_front or 0.0) > MAYBE]
 
     @property
     def undecided(self) -> list[Standing]:
-        """Those that more runs could put on the front or off it."""
+        """Architectures that more runs could move onto the front or off it."""
         return [row for row in self.rows if row.undecided]
 
     def standing(self, record: TrialRecord) -> Standing:
-        """Of any trial; one that was not trained or breaks a constraint has no place on the front."""
+        """Return the standing of any trial; an untrained or infeasible one is never on the front."""
         known = (row for row in self.rows if row.record.number == record.number)
         return next(known, None) or self._standing(record, None, on_front=False)
 
-    def gap(self, one: Standing, other: Standing, place: int) -> tuple[float, float | None]:
-        """How far apart two are in an objective, and the half width of that difference's interval."""
+    def gap(self, one: Standing, other: Standing, column: int) -> tuple[float, float | None]:
+        """Return the difference of two architectures in an objective, and its interval's half width.
+
+        The half width is None for an exact objective and without replicates.
+        """
         assert one.record.values is not None
         assert other.record.values is not None
-        apart = abs(one.record.values[place] - other.record.values[place])
-        if self.noise is None or place not in self.measured:
-            return apart, None
-        return apart, float(self.noise.difference(one.runs, other.runs)[self.measured.index(place)])
+        difference = abs(one.record.values[column] - other.record.values[column])
+        if self.noise is None or column not in self.measured:
+            return difference, None
+        return difference, float(self.noise.difference(one.runs, other.runs)[self.measured.index(column)])
 
     def tied(self, one: Standing, other: Standing) -> bool:
-        """No measured objective tells them apart: each difference lies within its 90 % interval."""
-        gaps = [self.gap(one, other, place) for place in self.measured]
-        return all(half is not None and apart <= half for apart, half in gaps)
+        """Return whether every difference in a measured objective is within its 90 % interval."""
+        gaps = [self.gap(one, other, column) for column in self.measured]
+        return all(half is not None and difference <= half for difference, half in gaps)
 
     def ties(self, row: Standing) -> list[Standing]:
-        """Of those shown, the ones that are tied with it."""
+        """Return the shown architectures that are tied with `row`."""
         if not row.runs:
             return []
         return [other for other in self.shown if other.record is not row.record and self.tied(row, other)]
 
     def rivals(self, row: Standing) -> list[Standing]:
-        """Those that cost no more and perhaps are no worse: they decide whether it is on the front."""
+        """Return the architectures that cost no more and may be no worse, which may dominate `row`."""
         if self.membership is None:
             return []
-        return [self.rows[place] for place in self.membership.rivals(self.rows.index(row), MAYBE)]
+        return [self.rows[index] for index in self.membership.rivals(self.rows.index(row), MAYBE)]
 
     def to_dict(self, row: Standing) -> dict[str, Any]:
-        """For `--json`; stable. Intervals are [low, high], of the measured objectives."""
-        measured = [self.objectives[place].name for place in self.measured]
+        """Return stable JSON values for `--json`. Intervals are [low, high], for measured objectives."""
+        measured = [self.objectives[column].name for column in self.measured]
         return {
             **row.record.to_dict(),
             "on_front": row.on_front,
             "p_front": row.p_front,
             "undecided": row.undecided,
-            "intervals": {name: _interval(row, row.half, self._place(name)) for name in measured},
-            "fresh_intervals": {name: _interval(row, row.fresh, self._place(name)) for name in measured},
+            "intervals": {name: _interval(row, row.half, self._column(name)) for name in measured},
+            "fresh_intervals": {name: _interval(row, row.fresh, self._column(name)) for name in measured},
             "ties": [other.record.number for other in self.ties(row)],
         }
 
     def noise_dict(self) -> dict[str, Any] | None:
-        """For `--json`: what is known of the seed noise."""
+        """Return the estimated seed noise for `--json`; None without replicates."""
         if self.noise is None:
             return None
-        names = [self.objectives[place].name for place in self.measured]
+        names = [self.objectives[column].name for column in self.measured]
         return {
             "sd": dict(zip(names, map(float, self.noise.sd), strict=True)),
             "degrees_of_freedom": self.noise.df,
             "repeated_architectures": self.repeated,
             "coverage": {
-                name: {"covered": found.covered, "held_out": found.held_out}
-                for name, found in self.coverage.items()
+                name: {"covered": item.covered, "held_out": item.held_out}
+                for name, item in self.coverage.items()
             },
         }
 
-    def _place(self, name: str) -> int:
-        return next(place for place, item in enumerate(self.objectives) if item.name == name)
+    def _column(self, name: str) -> int:
+        return next(column for column, item in enumerate(self.objectives) if item.name == name)
 
     def _membership(self, records: Sequence[TrialRecord], seed: int) -> Membership | None:
         if self.noise is None or not records:
@@ -177,10 +182,10 @@ class Standings:
         runs = np.array([len(record.runs) for record in records])
         return Membership(values[:, self._exact], values[:, self.measured], runs, noise, seed)
 
-    def _standing(self, record: TrialRecord, place: int | None, *, on_front: bool) -> Standing:
+    def _standing(self, record: TrialRecord, index: int | None, *, on_front: bool) -> Standing:
         probability = None
-        if self.membership is not None and place is not None:
-            probability = float(self.membership.probability[place])
+        if self.membership is not None and index is not None:
+            probability = float(self.membership.probability[index])
         half: tuple[float | None, ...] = (None,) * len(self.objectives)
         fresh = half
         if self.noise is not None and record.runs:
@@ -190,14 +195,14 @@ class Standings:
 
     def _spread(self, widths: Array) -> tuple[float | None, ...]:
         known = dict(zip(self.measured, map(float, widths), strict=True))
-        return tuple(known.get(place) for place in range(len(self.objectives)))
+        return tuple(known.get(column) for column in range(len(self.objectives)))
 
 
 def _table(record: TrialRecord) -> Array:
-    """(n, objectives) of its runs."""
+    """Return the (runs, objectives) values of a trial."""
     return np.array([run.values for run in record.runs], dtype=np.float64)
 
 
-def _interval(row: Standing, widths: Sequence[float | None], place: int) -> list[float] | None:
-    half, values = widths[place], row.record.values
-    return None if half is None or values is None else [values[place] - half, values[place] + half]
+def _interval(row: Standing, widths: Sequence[float | None], column: int) -> list[float] | None:
+    half, values = widths[column], row.record.values
+    return None if half is None or values is None else [values[column] - half, values[column] + half]

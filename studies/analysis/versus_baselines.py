@@ -1,8 +1,8 @@
-"""Has what was found beaten the papers' own designs? Each against the architectures that cost no more.
+"""Comparison of searched architectures with the papers' own designs (baselines) at no more cost.
 
-Among k architectures one is the best by luck alone, so every difference gets an interval that is wide enough
-for all k together to hold with the level of a single one (Bonferroni), and the one whose interval lies
-highest speaks for them. Costs are exact: those that the study minimises or limits, and the parameters.
+The best of k architectures may be best by chance, so every difference gets a simultaneous interval for all k
+(Bonferroni), and the rival with the highest lower bound represents them. Costs are exact: those that the
+study minimises or limits, and the parameters.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ BEATEN, NOT_BEATEN, UNKNOWN, NO_RIVAL = "beaten", "not beaten", "can't tell yet"
 
 @dataclass(frozen=True)
 class Duel:
-    """A paper's design against what was found at no more cost.
+    """A baseline against the searched architectures that cost no more.
 
     Attributes:
-        rival: the found architecture that is ahead most surely; None where none costs as little.
-        rivals: how many cost no more.
-        ahead: by how much the rival's result is better, in the objective's unit.
-        half: half width of the interval of that; None where nothing was trained twice.
-        outcome: BEATEN where the interval says that the rival is better, NOT_BEATEN where those of all rivals
-            say that they are worse.
+        rival: architecture with the highest lower bound of its lead; None if none costs as little.
+        rivals: number of architectures that cost no more.
+        ahead: lead of the rival's result, positive if it is better, in the objective's unit.
+        half: half width of that lead's interval; None without replicates.
+        outcome: BEATEN if the rival's interval is above 0, NOT_BEATEN if those of all rivals are below 0.
     """
 
     baseline: TrialRecord
@@ -42,33 +41,34 @@ class Duel:
 
 
 class VersusBaselines:
-    """Every trained baseline of a study, in its order.
+    """Comparisons for every trained baseline of a study, in its order.
 
     Attributes:
-        objective: what is compared: the first objective that only training tells.
-        costs: names of the metrics in which a rival is no worse; True where less is better.
+        column: index of the compared objective.
+        objective: the compared objective: the first one that is measured by training.
+        costs: names of the metrics in which a rival is no worse; True if less is better.
     """
 
     def __init__(self, records: Sequence[TrialRecord], standings: Standings, space: SearchSpace) -> None:
         self.standings = standings
-        self.place = next(place for place, item in enumerate(space.objectives) if item.measured)
-        self.objective: Objective = space.objectives[self.place]
+        self.column = next(index for index, item in enumerate(space.objectives) if item.measured)
+        self.objective: Objective = space.objectives[self.column]
         self.costs = costs_of(space)
         trained = [record for record in records if record.state == DONE and record.values]
-        found = [record for record in trained if record.baseline is None and record.feasible]
-        self.duels = [self._duel(record, found) for record in trained if record.baseline is not None]
+        searched = [record for record in trained if record.baseline is None and record.feasible]
+        self.duels = [self._duel(record, searched) for record in trained if record.baseline is not None]
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """For `--json`; stable."""
-        return [self._told(duel) for duel in self.duels]
+        """Return stable JSON values for `--json`."""
+        return [self._to_json(duel) for duel in self.duels]
 
     def value(self, record: TrialRecord) -> float:
-        """The mean of its runs in the objective that is compared."""
+        """Return the mean over a trial's runs in the compared objective."""
         assert record.values is not None
-        return record.values[self.place]
+        return record.values[self.column]
 
-    def _told(self, duel: Duel) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def _to_json(self, duel: Duel) -> dict[str, Any]:
+        entry: dict[str, Any] = {
             "baseline": duel.baseline.baseline,
             "number": duel.baseline.number,
             self.objective.name: self.value(duel.baseline),
@@ -78,7 +78,7 @@ class VersusBaselines:
             "rival": None,
         }
         if duel.rival is not None and duel.ahead is not None:
-            told["rival"] = {
+            entry["rival"] = {
                 "number": duel.rival.number,
                 "architecture": duel.rival.line,
                 self.objective.name: self.value(duel.rival),
@@ -86,10 +86,10 @@ class VersusBaselines:
                 "interval": None if duel.half is None else [duel.ahead - duel.half, duel.ahead + duel.half],
                 "costs": {name: duel.rival.metrics[name] for name in self.costs},
             }
-        return told
+        return entry
 
-    def _duel(self, baseline: TrialRecord, found: Sequence[TrialRecord]) -> Duel:
-        rivals = [record for record in found if self._costs_no_more(record, baseline)]
+    def _duel(self, baseline: TrialRecord, searched: Sequence[TrialRecord]) -> Duel:
+        rivals = [record for record in searched if self._costs_no_more(record, baseline)]
         if not rivals:
             return Duel(baseline, None, 0, None, None, NO_RIVAL)
         ahead = [self._ahead(record, baseline) for record in rivals]
@@ -121,11 +121,11 @@ class VersusBaselines:
             return None
         level = 1 - (1 - LEVEL) / rivals
         widths = noise.difference(len(record.runs), len(baseline.runs), level)
-        return float(widths[self.standings.measured.index(self.place)])
+        return float(widths[self.standings.measured.index(self.column)])
 
 
 def costs_of(space: SearchSpace) -> dict[str, bool]:
-    """Exact metrics by name that a study has a say in, and whether less is better."""
+    """Return the exact metrics that a study optimises or limits, and params; True if less is better."""
     limited = {item.name: item.metric.better == "min" for item in space.constraints}
     wanted = {item.name: item.direction == "min" for item in space.objectives if not item.measured}
     return {"params": True} | limited | wanted

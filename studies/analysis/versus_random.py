@@ -1,15 +1,15 @@
-"""Has the sampler beaten random search of the same cost? A permutation test inside one study.
+"""Permutation test of a study's sampler against random search of the same cost, within one study.
 
-Every study starts with trials drawn at random, and all trials train equally long: the R random trials are a
-random search of that cost. If the sampler were no better than chance, its trials and the random ones would be
-draws from one distribution, and any R of all of them would dominate as much as the random R do. So the
-hypervolume of the random trials is placed among those of R trials drawn from both groups together: p is the
-share of draws that dominate no more. The test is exact whatever the distribution (Pitman 1937), for one look:
-whoever looks after every trial and stops at the first small p finds one more often.
+Every study starts with random trials, and all trials train equally long: the R random trials are a random
+search of that cost. If the sampler were no better than chance, its trials and the random ones would be draws
+from one distribution, and any R of all of them would dominate as much as the random R do. So the hypervolume
+of the random trials is compared with those of R trials drawn from both groups together: p is the share of
+draws that dominate no more. The test is exact for any distribution (Pitman 1937), if it is used once:
+repeating it after every trial and stopping at the first small p inflates the error.
 
-Baselines are in neither group. A trial that failed dominates nothing. Once trials are stopped early, those
-that were not are a choice, and the first, random ones had less to be compared with: then all trials are taken
-at the first rung, which every one reached alike.
+Baselines are in neither group. A failed trial dominates nothing. With early stopping, the finished trials are
+a selection, and the first, random ones were compared with fewer others: then all trials are compared at the
+first rung, which all of them reached.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from studies.study.trial_record import DONE, FAILED, RANDOM, TrialRecord
 from surgery.architecture.costs import AHEAD, cost
 
 LEVEL = 0.05
-FEWEST = 5  # trials of each kind; with fewer no p could count
-DRAWS = 499  # of trials from both groups together
-CHOICES = 30  # of equally many trials of one group, for its mean
+FEWEST = 5  # trials of each kind; with fewer no p could be significant
+DRAWS = 499  # draws from both groups together
+CHOICES = 30  # draws from one group, for its mean hypervolume
 ROUNDING = 1e-12
 
 BEATEN, NOT_BEATEN, UNKNOWN = "beaten", "not beaten", "can't tell yet"
@@ -40,15 +40,15 @@ BEATEN, NOT_BEATEN, UNKNOWN = "beaten", "not beaten", "can't tell yet"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The sampler against chance.
+    """Result of the comparison of a sampler with random search.
 
     Attributes:
         outcome: BEATEN at p <= LEVEL; NOT_BEATEN at p >= 0.5, when the random trials dominate at least as
             much as half of the draws; else UNKNOWN.
-        random, sampled: how many trials of each kind were trained.
-        p: one-sided; None where there are too few trials.
-        random_volume, sampled_volume: the share that equally many trials of each kind dominate, on average.
-        rung: share of the proxy at which the losses were taken.
+        random, sampled: numbers of trained trials of each kind.
+        p: one-sided p-value; None with too few trials.
+        random_volume, sampled_volume: mean hypervolume of equally many trials of each kind.
+        rung: share of the proxy at which the losses were measured.
     """
 
     sampler: str
@@ -66,19 +66,20 @@ class Comparison:
             return "this study is a random search itself"
         if self.p is None:
             return f"can't tell yet whether {self.sampler} beats random search: {trials}"
-        told = f"p = {self.p:.2g}, {trials}"
-        told += f", losses at {self.rung:.0%} of the proxy" if self.rung < 1 else ""
+        evidence = f"p = {self.p:.2g}, {trials}"
+        evidence += f", losses at {self.rung:.0%} of the proxy" if self.rung < 1 else ""
         if self.outcome == UNKNOWN:
-            return f"can't tell yet whether {self.sampler} beats random search of the same cost: {told}"
+            return f"can't tell yet whether {self.sampler} beats random search of the same cost: {evidence}"
         verb = "has" if self.outcome == BEATEN else "has not"
-        return f"{self.sampler} {verb} beaten random search of the same cost ({told})"
+        return f"{self.sampler} {verb} beaten random search of the same cost ({evidence})"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, with a summary."""
         return {**asdict(self), "summary": str(self)}
 
 
 def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
-    """Of the study's sampler with the study's own random trials; `records` are all of its trials."""
+    """Compare the study's sampler with its own random trials; `records` are all of its trials."""
     objectives, proxy, sampler = study.space.objectives, study.space.proxy, study.settings.sampler
     used = spent(records, objectives, proxy)
     rung = 1.0
@@ -93,7 +94,7 @@ def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
 
 
 def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
-    """As if the trial had ended there; failed where its curve is not here or has not all that is measured."""
+    """Return a trial as if it had ended at the first rung; failed if its curve is missing or incomplete."""
     proxy = study.space.proxy
     step = step_at(proxy.rungs[0], record.whole_steps(proxy))
     held_out = next((at for at in study.curve(record.number) if at["step"] == step and "val_loss" in at), {})
@@ -111,9 +112,9 @@ def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
 def decide(
     chance: Sequence[Array | None], sampled: Sequence[Array | None], sampler: str, draws: int = DRAWS
 ) -> Comparison:
-    """The test itself, on scaled points; None is a trial that dominates nothing.
+    """Run the test on scaled points; None is a trial that dominates nothing.
 
-    The smaller group is held against as many trials drawn from both.
+    The smaller group is compared with as many trials drawn from both.
     """
     rng = np.random.default_rng(derive_seed("versus random", len(chance), len(sampled)))
     size = min(len(chance), len(sampled))

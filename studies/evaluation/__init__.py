@@ -1,1 +1,1 @@
-"""Perplexity and generation of any model folder."""
+"""Perplexity of, and generation from, any model folder."""

@@ -1,4 +1,4 @@
-"""Text from a model, told as it comes."""
+"""Streamed text generation from a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surgery.config.problems import Problem, Problems, UserError
 
 @dataclass(frozen=True)
 class Generated:
-    """New tokens and the seconds they took, the prompt's included."""
+    """Generated text, and the seconds for the prompt and the new tokens together."""
 
     text: str
     prompt_tokens: int
@@ -25,11 +25,12 @@ class Generated:
 
     @property
     def tokens_per_s(self) -> float:
+        """New tokens per second."""
         return self.new_tokens / max(self.seconds, 1e-9)
 
 
 class _Streamer(TextStreamer):
-    """Hands on whole words as soon as they are certain."""
+    """Streamer that passes on whole words as soon as they are final."""
 
     def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_special_tokens=True)
@@ -40,7 +41,7 @@ class _Streamer(TextStreamer):
 
 
 class _FiniteLogits(LogitsProcessor):
-    """Stops where a model's outputs are no numbers: what is drawn from them would mean nothing."""
+    """Check that logits are finite, since sampling from others is meaningless."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if bool(torch.isnan(scores).any() | torch.isposinf(scores).any()):
@@ -60,14 +61,14 @@ def generate(
     use_cache: bool = True,
     write: Callable[[str], None] = lambda text: None,
 ) -> Generated:
-    """The prompt and what the model writes behind it, through `write` as it comes.
+    """Generate text that continues a prompt, and stream both through `write`.
 
     Args:
-        temperature: 0 takes the most likely token each time.
-        top_k: draws among so many most likely tokens; 0 among all.
+        temperature: 0 always takes the most likely token.
+        top_k: sample among so many most likely tokens; 0: among all.
 
     Raises:
-        UserError: settings out of range, or a prompt that leaves no room in the model's context.
+        UserError: settings out of range, or prompt and new tokens exceed the model's context.
     """
     tokenizer = checkpoint.tokenizer
     problems = Problems()
@@ -89,7 +90,7 @@ def generate(
         rule = f"{len(ids)} of it and {max_new_tokens} new ones exceed the context of {checkpoint.longest}"
         raise UserError("can't generate", [Problem("tokens", len(ids), rule, "fewer --max-new-tokens")])
     inputs = torch.tensor([ids], device=checkpoint.device)
-    # defaults of a checkpoint that a stream of one text can't follow
+    # overrides defaults of a checkpoint that are incompatible with streaming a single text
     single: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1}
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if temperature > 0:
@@ -104,7 +105,7 @@ def generate(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         streamer=_Streamer(tokenizer, write),
         logits_processor=LogitsProcessorList([_FiniteLogits()]),
-        tokenizer=tokenizer,  # for words that end a text, where the checkpoint names some
+        tokenizer=tokenizer,  # for the stop strings of the checkpoint, if any
         **single,
         **sampling,
     )

@@ -1,4 +1,4 @@
-"""Model folders opened for use: ours or any causal LM of transformers, with their own tokenizer."""
+"""Loading model folders: ours or any causal LM of transformers, with their own tokenizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ MOST_MODULES = 4096  # layers of a model, or experts of a layer
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model in evaluation mode; `longest` is the context in tokens that its config allows."""
+    """A loaded model in evaluation mode.
+
+    Attributes:
+        longest: context in tokens that its config allows.
+        rows: of the embedding; tokens from this id on can't be used.
+        notes: remarks on irregularities of the folder, and how it was read.
+    """
 
     name: str
     folder: Path
@@ -39,15 +45,15 @@ class Checkpoint:
     tokenizer: Any
     device: torch.device
     longest: int
-    rows: int  # of the embedding: tokens from here on can't be used
-    notes: tuple[str, ...] = ()  # what is odd about the folder, and how it was read
+    rows: int
+    notes: tuple[str, ...] = ()
 
 
 def read_layers(model: str | os.PathLike[str]) -> Architecture:
-    """What a model is made of: of an architecture file (.yaml), or of a folder or Hub id by its config.
+    """Return the architecture of a .yaml file, or of a model folder or Hub id by its config.
 
     Raises:
-        UserError: not an architecture file, nor a model of ours or of a family that `nas apply` takes.
+        UserError: neither an architecture file nor a model of ours or of a family that `nas apply` supports.
     """
     if Path(model).suffix.lower() in (".yaml", ".yml"):
         return Architecture.from_yaml(expand(model))
@@ -69,17 +75,17 @@ def load(
 ) -> Checkpoint:
     """Load a model from a folder or the Hub, from safetensors only.
 
-    In float32 on a CPU, in the checkpoint's own dtype on CUDA. Nothing is asked on standard input.
+    The dtype is float32 on a CPU and the checkpoint's own on CUDA. Never prompts on standard input.
 
     Args:
-        trust_remote_code: run the code that the model brings along. Models of this package never need it:
-            they are loaded by the package itself.
+        trust_remote_code: run code that the model ships. Models of this package never need it: the package
+            itself loads them.
 
     Raises:
-        UserError: not a model folder; pickled, damaged or missing weights; code that is not trusted; or no
-            fast tokenizer.
+        UserError: not a model folder; pickled, damaged or missing weights; untrusted code; or no fast
+            tokenizer.
     """
-    import surgery  # noqa: F401  (makes transformers know our models)
+    import surgery  # noqa: F401  (registers our models with transformers)
 
     folder, _ = locate(model, code=trust_remote_code)
     problems = Problems()
@@ -108,8 +114,10 @@ def load(
 
 
 def check_tokens(checkpoint: Checkpoint, ids: Iterable[int]) -> None:
-    """Raises:
-    UserError: tokens that the model has no row for.
+    """Check that every token id has a row in the model's embedding.
+
+    Raises:
+        UserError: names up to ten tokens without a row.
     """
     wrong = sorted({int(number) for number in ids if number >= checkpoint.rows})
     if not wrong:
@@ -158,7 +166,7 @@ def _load(
 
 
 def _rows(loaded: Any) -> int:
-    """Return the rows of the embedding; of foreign code that doesn't show it what its config says."""
+    """Return the rows of the embedding; from the config if foreign code does not expose the embedding."""
     try:
         return int(loaded.get_input_embeddings().weight.shape[0])
     except (NotImplementedError, AttributeError):
@@ -166,7 +174,7 @@ def _rows(loaded: Any) -> int:
 
 
 def _check_padding(config: dict[str, Any], problems: Problems) -> None:
-    """Add a problem if the padding token has no row, with which transformers builds no model."""
+    """Add a problem if the padding token has no row, for which transformers can't build the model."""
     padding, rows = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(padding, int) and isinstance(rows, int) and padding >= rows:
         hint = "name another token there, or leave it out"
@@ -174,7 +182,7 @@ def _check_padding(config: dict[str, Any], problems: Problems) -> None:
 
 
 def _check_sizes(settings: dict[str, Any], where: str, problems: Problems) -> None:
-    """Add a problem for every size that no model has: transformers would build modules until memory ends."""
+    """Add a problem for every implausible size: transformers would allocate modules until memory runs out."""
     for name, value in settings.items():
         if isinstance(value, dict):
             _check_sizes(value, f"{where}: {name}", problems)

@@ -1,4 +1,4 @@
-"""Loss of any model folder on text: nats a token, perplexity, and bits a byte, which compares tokenizers."""
+"""Loss of any model folder on text: nats/token, perplexity and, comparable between tokenizers, bits/byte."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 
 SEQ_LEN = 512  # tokens of a window
-BATCH_LOGITS = 2**26  # numbers of logits held at once
+BATCH_LOGITS = 2**26  # logits of a batch
 DOCUMENTS = 64  # tokenized at once
-TABLES = (".jsonl", ".ndjson", ".parquet", ".jsonl.gz", ".ndjson.gz")  # of documents; other files are one
+TABLES = (
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".jsonl.gz",
+    ".ndjson.gz",
+)  # files of documents; any other file is one text
 
 
 @dataclass(frozen=True)
 class Text:
-    """Documents to measure on. Of a `whole` text every byte counts, the first token included."""
+    """Documents to measure on. In a `whole` text every byte counts, the first token included."""
 
     name: str
     documents: Iterator[str]
@@ -44,7 +50,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Mean cross-entropy over `tokens` predicted tokens that spell `bytes` bytes of text."""
+    """Mean cross-entropy over `tokens` predicted tokens of `bytes` bytes of text."""
 
     loss: float
     perplexity: float
@@ -55,11 +61,12 @@ class Perplexity:
     text: str
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
 
 def read_text(data: str) -> Text:
-    """The held-out documents of a corpus or of a prepared folder; a plain file as a whole.
+    """Return the held-out documents of a corpus or prepared folder, or all of a plain file.
 
     Raises:
         UserError: no such text.
@@ -84,23 +91,23 @@ def measure(
     max_tokens: int | None = None,
     on_tokens: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Cross-entropy in windows of `seq_len` tokens, each predicted from its own window.
+    """Measure the cross-entropy in non-overlapping windows of `seq_len` tokens.
 
-    Documents are tokenized by the model's own tokenizer and stand one behind the other, each with its end of
-    text, as in training. Where the tokenizer begins texts with a special token, every window does. The bytes
-    are those that the predicted tokens spell, exactly; special tokens spell none.
+    Documents are tokenized by the model's own tokenizer and concatenated, each with its end-of-text token, as
+    in training. If the tokenizer begins texts with a special token, so does every window. The bytes are
+    exactly those of the predicted tokens; special tokens have none.
 
     Args:
-        seq_len: tokens; by default those that `nas train` recorded in the folder, else 512.
-        max_tokens: predicted tokens at most, whole windows of them; None for all.
-        on_tokens: told after every batch (tokens done, tokens in all).
+        seq_len: tokens per window; by default those that `nas train` recorded in the folder, else 512.
+        max_tokens: most predicted tokens, in whole windows; None for all.
+        on_tokens: called after every batch with (tokens done, total tokens).
 
     Raises:
         UserError: too little text, or a tokenizer that does not fit the model.
     """
     seq_len = min(seq_len or _trained_length(checkpoint.folder), checkpoint.longest)
     ids, widths, bos = _tokenize(checkpoint, text, None if max_tokens is None else max_tokens + seq_len)
-    lead = 0 if bos is not None else 1  # without a special token the first one is only context
+    lead = 0 if bos is not None else 1  # without a special token the first token is only context
     targets = len(ids) - lead
     if max_tokens is not None:
         targets = min(targets, max(1, max_tokens // seq_len) * seq_len)
@@ -165,14 +172,14 @@ def _trained_length(folder: Path) -> int:
 
 @torch.inference_mode()
 def _loss(checkpoint: Checkpoint, rows: torch.Tensor) -> float:
-    """Summed cross-entropy (nats) of rows (b, t + 1)."""
+    """Return the summed cross-entropy of rows (b, t + 1) in nats."""
     rows = rows.to(checkpoint.device)
     logits = checkpoint.model(input_ids=rows[:, :-1], use_cache=False).logits
     return float(F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="sum"))
 
 
 def _window(ids: NDArray[np.int64], start: int, stop: int, lead: int, bos: int | None) -> NDArray[np.int64]:
-    """Context and targets: the tokens from `start` on with one before them, or with the special one."""
+    """Return the context and targets of a window, with one token or the special token before them."""
     if bos is None:
         return ids[start : stop + lead]
     return np.concatenate([np.array([bos], dtype=np.int64), ids[start:stop]])
@@ -181,7 +188,7 @@ def _window(ids: NDArray[np.int64], start: int, stop: int, lead: int, bos: int |
 def _tokenize(
     checkpoint: Checkpoint, text: Text, enough: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int | None]:
-    """(ids, bytes each stands for, the special token that begins texts or None)."""
+    """Return (ids, bytes per id, the special token that begins texts or None)."""
     tokenizer = checkpoint.tokenizer
     if tokenizer.eos_token is None:
         problem = Problem("tokenizer", str(checkpoint.folder), "has no end-of-text token")
@@ -203,7 +210,7 @@ def _tokenize(
         if enough is not None and count > enough:
             break
     if text.whole and count:
-        parts[-1], widths[-1] = parts[-1][:-1], widths[-1][:-1]  # nothing says that the text ends here
+        parts[-1], widths[-1] = parts[-1][:-1], widths[-1][:-1]  # the text need not end here
     nothing = [np.zeros(0, dtype=np.int64)]
     return np.concatenate(parts or nothing), np.concatenate(widths or nothing), bos
 
@@ -220,7 +227,7 @@ def _groups(documents: Iterator[str], size: int) -> Iterator[list[str]]:
 
 
 def _whole(file: Path) -> str:
-    """The text of a file, gzipped or not, with every byte that it has.
+    """Return the text of a file, gzipped or not, unchanged.
 
     Raises:
         UserError: unreadable, or not UTF-8.
@@ -234,13 +241,13 @@ def _whole(file: Path) -> str:
 
 
 def _held_out(corpus: Corpus) -> Iterator[str]:
-    """The documents that `prepare` would hold out."""
+    """Yield the documents that `prepare` would hold out."""
     fraction = default_val_fraction(corpus)
     return (text for text in corpus.texts() if is_held_out(text, fraction))
 
 
 def _decoded(data: TokenData) -> Iterator[str]:
-    """The held-out documents of prepared data as text again, for models with another tokenizer."""
+    """Yield the held-out documents of prepared data, decoded for models with another tokenizer."""
     tokenizer = TextTokenizer.open(data.tokenizer_dir)
     tokens = np.asarray(data.tokens("val")[:])
     for document in np.split(tokens, np.flatnonzero(tokens == tokenizer.eos_id) + 1):

@@ -1,4 +1,4 @@
-"""Probes: generated tasks that every architecture learns anew, for what perplexity hides."""
+"""Probes: generated tasks to train an architecture on from scratch, for abilities that perplexity hides."""
 
 from __future__ import annotations
 

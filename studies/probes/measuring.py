@@ -1,4 +1,4 @@
-"""A probe on one architecture with several seeds: how well it does, and how sure that is."""
+"""A probe of one architecture with several seeds: mean accuracy and its spread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from surgery.architecture import Architecture
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Accuracies from 0 to 1, one a seed."""
+    """Accuracies from 0 to 1, one per seed."""
 
     settings: Probe
     seeds: tuple[int, ...]
@@ -27,15 +27,16 @@ class ProbeResult:
 
     @property
     def accuracy(self) -> float:
-        """Their mean."""
+        """Mean accuracy."""
         return fmean(self.accuracies)
 
     @property
     def spread(self) -> float | None:
-        """Their standard deviation, as of a sample; None of a single one."""
+        """Sample standard deviation of the accuracies; None for a single seed."""
         return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "probe": self.settings.name,
             "settings": self.settings.to_dict(),
@@ -55,10 +56,10 @@ def measure(
     device: torch.device,
     on_step: Callable[[Progress], None] | None = None,
 ) -> ProbeResult:
-    """Trains a fresh model a seed.
+    """Train one new model per seed and measure its accuracy.
 
     Raises:
-        TrainingFailed: the loss of one is not finite or exploded.
+        TrainingFailed: the loss of a model is not finite or exploded.
     """
     started = time.monotonic()
     accuracies = tuple(train_probe(architecture, settings, seed, device, on_step=on_step) for seed in seeds)

@@ -1,10 +1,10 @@
 """The recall probe: multi-query associative recall (MQAR; Arora et al. 2023, arXiv 2312.04927).
 
-A sequence shows pairs of a key and its value, k1 v1 k2 v2 ..., and later asks for every key once more, in
-random order among filler. Right after an asked key the model must predict the value that stood behind that
-key. Keys and values are drawn anew for every sequence, so nothing can be learned by heart; the answers never
-stand in the input, so striking out those already given does not help either. Perplexity hides this ability
-(most tokens of a text don't need it), and mixers without it look fine until they must look something up.
+A sequence shows key-value pairs, k1 v1 k2 v2 ..., and later repeats every key once, in random order among
+filler tokens. After a repeated key the model must predict the value that followed it. Keys and values are
+drawn anew for every sequence, so nothing can be memorized; the answers are not part of the input, so
+eliminating those already given does not help either. Perplexity hides this ability (most tokens of a text
+don't need it), and mixers that lack it do well until they must look something up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from studies.probes.task import UNSCORED, Tokens
 
 
 def sequences(settings: Recall, count: int, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
-    """(inputs, targets), both (count, seq_len); a target is a value at each asked key, else UNSCORED."""
+    """Return (inputs, targets), both (count, seq_len); a target is a repeated key's value or UNSCORED."""
     pairs, half = settings.pairs, settings.alphabet // 2
     keys = FILLER + 1 + _some(count, half, pairs, generator)
     values = FILLER + 1 + half + generator.integers(0, half, (count, pairs))
@@ -25,12 +25,12 @@ def sequences(settings: Recall, count: int, generator: np.random.Generator) -> t
     shown = 2 * pairs
     inputs[:, 0:shown:2], inputs[:, 1:shown:2] = keys, values
     start = shown + settings.distance
-    places = start + _some(count, settings.seq_len - start, pairs, generator)
-    np.put_along_axis(inputs, places, keys, axis=1)
-    np.put_along_axis(targets, places, values, axis=1)
+    positions = start + _some(count, settings.seq_len - start, pairs, generator)
+    np.put_along_axis(inputs, positions, keys, axis=1)
+    np.put_along_axis(targets, positions, values, axis=1)
     return inputs, targets
 
 
 def _some(count: int, choices: int, size: int, generator: np.random.Generator) -> Tokens:
-    """(count, size): in each row, different numbers below `choices`, in random order."""
+    """Return (count, size) integers: in each row distinct numbers below `choices`, in random order."""
     return generator.random((count, choices)).argsort(axis=1)[:, :size]

@@ -1,4 +1,4 @@
-"""The training of a probe: a fresh model, batches drawn as they are needed, the accuracy on new ones."""
+"""Training of a probe: a new model, batches generated on the fly, accuracy on unseen sequences."""
 
 from __future__ import annotations
 
@@ -33,26 +33,27 @@ def train_probe(
     should_stop: Callable[[], bool] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> float:
-    """Accuracy on new sequences, 0 to 1, of a fresh model trained on `settings.steps` batches of others.
+    """Train a new model for `settings.steps` batches. Returns its accuracy on unseen sequences, 0 to 1.
 
-    `seed` sets the weights, the HDPL noise and all sequences.
+    Args:
+        seed: sets the weights, the HDPL noise and all sequences.
 
     Raises:
         TrainingFailed: the loss is not finite or exploded.
-        Interrupted: `should_stop` said so between two steps.
+        Interrupted: `should_stop` returned True between two steps.
     """
     recipe = recipe_of(settings)
     torch.manual_seed(seed)
     model = fresh_model(architecture, settings).to(device).train()
     train_step = TrainStep(model, recipe, device)
     generator = np.random.default_rng((seed, 0))
-    watch, told = Stopwatch(), log_steps(recipe.steps)
+    watch, logged = Stopwatch(), log_steps(recipe.steps)
     for step in range(1, recipe.steps + 1):
         if should_stop is not None and should_stop():
             raise Interrupted
         inputs, targets = _tensors(settings, settings.batch, generator, device)
         train_step.step(step, inputs, targets)
-        if step in told:
+        if step in logged:
             try:
                 loss, _ = train_step.check(step)
             except TrainingFailed as error:
@@ -65,7 +66,7 @@ def train_probe(
 
 @torch.no_grad()
 def accuracy(model: HybridLM, settings: Probe, generator: np.random.Generator, device: torch.device) -> float:
-    """Share of right answers in TEST_SEQUENCES sequences; the likeliest of all tokens is the answer."""
+    """Return the share of right answers in TEST_SEQUENCES sequences; the answer is the most likely token."""
     model.eval()
     right = asked = 0
     for start in range(0, TEST_SEQUENCES, settings.batch):
@@ -80,11 +81,11 @@ def accuracy(model: HybridLM, settings: Probe, generator: np.random.Generator, d
 
 
 def fresh_model(architecture: Architecture, settings: Probe) -> HybridLM:
-    """The architecture's layers, with random weights, between an embedding and a head of the probe's own.
+    """Return the architecture's layers with random weights and the probe's own embedding and head.
 
-    The vocabulary is the task's, since other tokens don't occur; it is untied, and the embeddings have unit
-    variance. Smaller ones drown in what the first layers add to the stream, and whether a model then learns
-    to look a token up, within a short training, hangs on its seed more than on its layers.
+    The vocabulary is that of the task; embedding and head are untied, and the embeddings have unit variance.
+    Smaller embeddings are dominated by the output of the first layers, and whether a model then learns to
+    look up a token in a short training depends on its seed more than on its layers.
     """
     backbone = replace(architecture.backbone, vocab_size=settings.vocab_size, tie_embeddings=False)
     model = HybridLM(replace(architecture, backbone=backbone))
@@ -93,7 +94,7 @@ def fresh_model(architecture: Architecture, settings: Probe) -> HybridLM:
 
 
 def recipe_of(settings: Probe) -> TrainSettings:
-    """The probe's budget as the trainer takes it."""
+    """Return the probe's training settings."""
     return TrainSettings(
         tokens=settings.tokens,
         seq_len=settings.seq_len,
@@ -104,7 +105,7 @@ def recipe_of(settings: Probe) -> TrainSettings:
 
 
 def sequences(settings: Probe, count: int, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
-    """(inputs, targets) of the probe's task, both (count, seq_len); targets that don't count are UNSCORED."""
+    """Return (inputs, targets) of the probe's task, both (count, seq_len); other targets are UNSCORED."""
     match settings:
         case Recall():
             return recall.sequences(settings, count, generator)

@@ -66,8 +66,10 @@ def test_the_nearest_better_one_that_a_limit_excludes() -> None:
 
 def test_what_would_look_like_the_limit_is_told_in_full() -> None:
     (limit,) = read_limits(["params<=30M"])
-    told = [Excluded(front().rows[1].record, limit, value).told for value in (30_020_608.0, 30_100_000.0)]
-    assert told == ["params 30,020,608", "params 30.1M"]
+    texts = [
+        Excluded(front().rows[1].record, limit, value).measured for value in (30_020_608.0, 30_100_000.0)
+    ]
+    assert texts == ["params 30,020,608", "params 30.1M"]
 
 
 def test_of_several_broken_limits_the_worst_is_told() -> None:
