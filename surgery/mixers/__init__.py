@@ -1,4 +1,7 @@
-"""Token mixers by letter. A new one is a folder here (spec without torch, module with) and a line below."""
+"""Registry of token mixers by letter.
+
+A new mixer is a folder here (a spec without torch, a module with it) and a line below.
+"""
 
 from __future__ import annotations
 

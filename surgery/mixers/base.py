@@ -1,4 +1,4 @@
-"""What a token mixer must tell about itself, without torch: options, projections, costs, how to build it."""
+"""Interface of token mixers, without torch: options, projections, costs, and building the module."""
 
 from __future__ import annotations
 
@@ -17,57 +17,65 @@ MakeProjection = Callable[[str], "nn.Module"]
 
 
 class MixerSpec(ABC):
-    """Mixes tokens of a layer: (batch, tokens, dim) -> the same, causally."""
+    """Description of a causal token mixer, which maps (batch, tokens, dim) to the same shape."""
 
     letter: ClassVar[str]  # in layouts
     word: ClassVar[str]  # in fields of search spaces
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
-    windowed: ClassVar[bool] = False  # whether a window of the loop's pass limits it
-    layer_type: ClassVar[str] = "full_attention"  # transformers' word for it, in `layer_types` of a config
-    colour: ClassVar[str] = "white"  # of its letter on a terminal, as Rich names colours
+    windowed: ClassVar[bool] = False  # whether the loop pass's window applies to it
+    layer_type: ClassVar[str] = "full_attention"  # its name in `layer_types` of a transformers config
+    colour: ClassVar[str] = "white"  # Rich colour of its letter on a terminal
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
-        """(option, rule) when the mixer does not fit this backbone, else None."""
+        """Return (option, broken rule) if the mixer does not fit this backbone, else None."""
         return None
 
     def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
-        """Options with whatever has no effect set to its default: equal models, equal options."""
+        """Return the options with ineffective ones at their defaults, so that equal models compare equal."""
         return dict(options)
 
     def warning(self, options: Options) -> str:
-        """A knob that can have no effect at these options, in one sentence; empty when all are live."""
+        """Return a sentence about an option that can have no effect here; empty if there is none."""
         return ""
 
     def in_pass(self, options: Options, window: int | None) -> Options:
-        """Options as they act in a pass of the loop that may look back `window` tokens (None: on all)."""
+        """Return the effective options in a loop pass whose window is `window` tokens (None: unlimited)."""
         return options
 
     @abstractmethod
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
-        """The projections out of q k v o that it has, each with (inputs, outputs)."""
+        """Return its projections out of q k v o, each with (inputs, outputs)."""
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
-        """Parameters beside the projections."""
+        """Return the number of parameters other than the projections'."""
         return 0
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
-        """Matrix-multiply FLOPs a token beside projections and mixing."""
+        """Return the matrix-multiply FLOPs per token other than those of projections and mixing."""
         return 0
 
     @abstractmethod
     def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
-        """Matrix-multiply FLOPs of mixing one token with `context` tokens, itself included."""
+        """Return the matrix-multiply FLOPs of mixing one token with `context` tokens, itself included."""
 
     def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
-        """Mean of `mixing_flops` over the tokens of a sequence of `length`, each seeing its past."""
+        """Return the mean of `mixing_flops` over the tokens of a causal sequence of `length`."""
         return sum(self.mixing_flops(backbone, options, seen + 1) for seen in range(length)) / length
 
     @abstractmethod
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
-        """Bytes kept for decoding after `context` tokens, one sequence, one pass: what is kept in the
-        model's dtype counts as bfloat16, a recurrent state as the float32 it is."""
+        """Return the bytes cached for one sequence and one loop pass after `context` tokens.
+
+        Tensors in the model's dtype count as bfloat16, recurrent states as float32.
+        """
 
     @abstractmethod
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
-        """The module: (x, context) -> y. `projection(name)` makes its projections. Imports torch."""
+        """Build the module, called as (x, context) -> y. Imports torch.
+
+        Args:
+            backbone: sizes of the model.
+            options: options of the mixer.
+            projection: builds the projection of a name.
+        """

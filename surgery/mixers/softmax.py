@@ -1,4 +1,4 @@
-"""What full and sliding-window attention tell about themselves: both are softmax attention with a limit."""
+"""Common specification of full and sliding-window softmax attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GATE = Option(bool, False, help="sigmoid gate on the heads, zero-initialised")
 
 
 def attention_projections(backbone: Backbone) -> dict[str, tuple[int, int]]:
-    """Sizes of q k v o of softmax attention."""
+    """Return the (inputs, outputs) of q k v o of softmax attention."""
     queries = backbone.num_heads * backbone.head_dim
     keys = backbone.num_kv_heads * backbone.head_dim
     return {
@@ -28,24 +28,24 @@ def attention_projections(backbone: Backbone) -> dict[str, tuple[int, int]]:
 
 
 def seen_in(options: Options, context: int) -> int:
-    """Tokens that a query sees of a context, itself included, under the option `window` (None or 0: all)."""
+    """Return the tokens of a context that a query sees, itself included, with option `window` (0: all)."""
     return min(context, options.get("window") or context)
 
 
-def kept_in(options: Options, context: int) -> int:
-    """Tokens kept for decoding: the next token is the last of its own window."""
+def cached_in(options: Options, context: int) -> int:
+    """Return the tokens cached for decoding; a window includes the next token itself."""
     window = options.get("window")
     return min(context, window - 1) if window else context
 
 
 def mean_seen_in(options: Options, length: int) -> float:
-    """Mean of `seen_in` over the tokens of a sequence."""
+    """Return the mean of `seen_in` over the tokens of a sequence."""
     window = seen_in(options, length)
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
 def narrowed(options: Options, window: int | None) -> Mapping[str, Any]:
-    """Options with the pass's window where it is the narrower one."""
+    """Return the options with the smaller of their own window and the loop pass's."""
     limits = [limit for limit in (options.get("window"), window) if limit]
     return {**options, "window": min(limits)} if limits else options
 
@@ -76,7 +76,7 @@ class SoftmaxSpec(MixerSpec):
         return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
-        return 2 * 2 * backbone.num_kv_heads * backbone.head_dim * kept_in(options, context)
+        return 2 * 2 * backbone.num_kv_heads * backbone.head_dim * cached_in(options, context)
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
         from surgery.mixers.full.module import SoftmaxAttention

@@ -1,4 +1,4 @@
-"""Softmax attention as a torch module: over the whole past or a sliding window, with or without gate."""
+"""Softmax attention as a torch module, over the whole past or a sliding window, optionally gated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from surgery.projections.siblings import project
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMSNorm in its input's dtype: under autocast heads are bfloat16 and the weight is not, which would
-    miss the fused kernel and cache keys in float32."""
+    """RMSNorm in its input's dtype.
+
+    Under autocast heads are bfloat16 and the weight is float32, which would bypass the fused kernel and cache
+    keys in float32.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -25,9 +28,12 @@ class HeadNorm(nn.RMSNorm):
 class SoftmaxAttention(nn.Module):
     """Rotary softmax attention with grouped key/value heads, computed by PyTorch's SDPA.
 
-    `window`: tokens that a query sees, itself included; None: all. `gated`: heads are multiplied by
-    sigmoid(W_g x) before `o`, with W_g zero at the start, so that every gate starts at one half
-    (Qiu et al. 2505.06708, G1; LT2, arXiv 2605.20670).
+    Args:
+        backbone: sizes of the model.
+        projection: builds the projection of a name.
+        gated: multiply heads by sigmoid(W_g x) before `o`. W_g is initialised to zero, so that every gate
+            starts at one half (Qiu et al. 2505.06708, G1; LT2, arXiv 2605.20670).
+        window: tokens that a query sees, itself included; None: all.
     """
 
     def __init__(
@@ -50,10 +56,10 @@ class SoftmaxAttention(nn.Module):
         k = rotate(self.k_norm(k), context.rotary)
         window = narrower(self.window, context)
         k, v = with_past(context, window, k, v)
-        mixed = attend(q, k, v, context, window=window).transpose(1, 2).flatten(2)
+        output = attend(q, k, v, context, window=window).transpose(1, 2).flatten(2)
         if self.gate is not None:
-            mixed = mixed * self.gate(x).sigmoid()
-        return project(mixed, context, self.o)[0]
+            output = output * self.gate(x).sigmoid()
+        return project(output, context, self.o)[0]
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

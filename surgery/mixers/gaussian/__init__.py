@@ -1,4 +1,4 @@
-"""`K`: Gaussian-kernel attention (GKA, arXiv 2605.02144), with the paper's options and its middle form."""
+"""`K`: Gaussian-kernel attention (GKA, arXiv 2605.02144) with the paper's options."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from surgery.config.backbone import Backbone
 from surgery.config.options import Option
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
 from surgery.mixers.gaussian.sizes import PAD
-from surgery.mixers.softmax import kept_in, mean_seen_in, narrowed, seen_in
+from surgery.mixers.softmax import cached_in, mean_seen_in, narrowed, seen_in
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class GaussianSpec(MixerSpec):
-    """Tokens weighted by how near they are: W_ij ~ exp(-|x_i - x_j|^2 / (2 sigma_h^2)), sigma_h learned.
+    """Attention with weights W_ij ~ exp(-|x_i - x_j|^2 / (2 sigma_h^2)) and a learned sigma_h per head.
 
-    Heads are the backbone's head_dim wide slices of the normed stream, so there are dim / head_dim of them.
+    Heads are slices of the normed stream, head_dim wide, so there are dim / head_dim of them.
     """
 
     letter = "K"
@@ -27,13 +27,13 @@ class GaussianSpec(MixerSpec):
     windowed = True
     options = {
         "keep": Option(
-            str, "none", choices=("none", "qk"), help="projections kept: none, or q and k (drops v only)"
+            str, "none", choices=("none", "qk"), help="projections kept: none, or q and k (without v)"
         ),
         "value": Option(
-            str, "rotated", choices=("rotated", "plain"), help="what is summed: features with or without RoPE"
+            str, "rotated", choices=("rotated", "plain"), help="values: features with or without RoPE"
         ),
-        "norm": Option(bool, True, help="features normed per head first, as in the paper's language models"),
-        "window": Option(int, 0, low=0, help="tokens a token sees, itself included; 0: all"),
+        "norm": Option(bool, True, help="norm features per head, as in the paper's language models"),
+        "window": Option(int, 0, low=0, help="tokens that a query sees, itself included; 0: all"),
     }
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
@@ -54,11 +54,11 @@ class GaussianSpec(MixerSpec):
         return dict.fromkeys(names, (backbone.dim, backbone.dim))
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
-        return backbone.dim // backbone.head_dim  # a bandwidth a head
+        return backbone.dim // backbone.head_dim  # one bandwidth per head
 
     def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
         channels = backbone.head_dim
-        if not options["norm"]:  # one more for the keys' own length, and up to what kernels take
+        if not options["norm"]:  # one channel for the keys' length, padded to the kernels' alignment
             channels = -(-(channels + 1) // PAD) * PAD
         return 4 * (backbone.dim // backbone.head_dim) * channels * seen_in(options, context)
 
@@ -66,8 +66,8 @@ class GaussianSpec(MixerSpec):
         return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
-        shared = options["keep"] == "none" and options["value"] == "rotated"  # keys are the values
-        return 2 * (1 if shared else 2) * backbone.dim * kept_in(options, context)
+        shared = options["keep"] == "none" and options["value"] == "rotated"  # keys and values are equal
+        return 2 * (1 if shared else 2) * backbone.dim * cached_in(options, context)
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
         from surgery.mixers.gaussian.module import GaussianAttention

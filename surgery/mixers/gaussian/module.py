@@ -18,18 +18,18 @@ from surgery.ops.attention import attend, narrower, with_past
 from surgery.ops.rotary import rotate
 from surgery.projections.siblings import project
 
-UNSEEN = 1e-30  # only keeps a head of zeros zero
+TINY_EPS = 1e-30  # only prevents 0 / 0 for a head of zeros
 
 
 class GaussianAttention(nn.Module):
     """y_i = sum_j W_ij v_j with W_ij = K_ij / sum_j K_ij, K_ij = exp(-|q_i - k_j|^2 / (2 sigma_h^2)), j <= i.
 
-    q = k = v = the heads of x (`keep` none), or q and k projected and v = the heads of x (`keep` qk). `norm`:
-    they are first scaled to unit RMS. Positions by RoPE on q and k and, where `value` is rotated, v.
+    q = k = v = the heads of x (`keep` none), or q and k are projected and v = the heads of x (`keep` qk).
+    `norm` first scales them to unit RMS. RoPE is applied to q and k and, if `value` is rotated, to v.
 
-    Parameters: `log_sigma` (heads,), and the projections kept. The start of sigma, which the paper does not
-    give, is sqrt(head_dim) / 2: a unit-RMS token then outweighs a random one by e^4, neither copying itself
-    nor averaging all.
+    Parameters: `log_sigma` (heads,) and the projections. The initial sigma, which the paper does not give, is
+    sqrt(head_dim) / 2: a unit-RMS token then outweighs a random one by e^4, so that a token neither copies
+    itself nor averages all.
     """
 
     def __init__(
@@ -64,23 +64,26 @@ class GaussianAttention(nn.Module):
         return project(self._mix(q, k, v, context, window).transpose(1, 2).flatten(2), context, self.o)[0]
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None) -> Tensor:
-        """exp(-|q - k|^2 / (2 s)) over its row sum is softmax(q.k / s - |k|^2 / (2 s)), s = sigma^2: |q|^2
-        cancels. Normed keys are all equally long, so that their term cancels too; else it rides as one more
-        channel, against a one in the query."""
+        """Compute the attention output by softmax attention.
+
+        exp(-|q - k|^2 / (2 s)) over its row sum is softmax(q.k / s - |k|^2 / (2 s)), s = sigma^2: |q|^2
+        cancels. Normed keys have equal lengths, so that their term cancels too; otherwise it is an additional
+        channel, multiplied by a one in the query.
+        """
         inverse = torch.exp(-2 * self.log_sigma).to(q.dtype)[:, None, None]
         if self.norm:
             return attend(q * inverse, k, v, context, window=window, scale=1.0)
         length = -0.5 * k.square().sum(-1, keepdim=True)
-        more = -(self.head_dim + 1) % PAD
-        keys = F.pad(torch.cat((k, length), dim=-1), (0, more))
-        queries = F.pad(torch.cat((q, torch.ones_like(q[..., :1])), dim=-1) * inverse, (0, more))
-        values = F.pad(v, (0, more + 1))
-        mixed: Tensor = attend(queries, keys, values, context, window=window, scale=1.0)
-        return mixed[..., : self.head_dim]
+        padding = -(self.head_dim + 1) % PAD
+        keys = F.pad(torch.cat((k, length), dim=-1), (0, padding))
+        queries = F.pad(torch.cat((q, torch.ones_like(q[..., :1])), dim=-1) * inverse, (0, padding))
+        values = F.pad(v, (0, padding + 1))
+        output: Tensor = attend(queries, keys, values, context, window=window, scale=1.0)
+        return output[..., : self.head_dim]
 
     def _heads(self, x: Float[Tensor, "b t hd"]) -> Float[Tensor, "b h t d"]:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if self.norm:
-            # exactly one length, the eps too small to be seen: the kernel's identity rests on it
-            heads = F.rms_norm(heads, (self.head_dim,), eps=UNSEEN)
+            # a negligible eps, since the identity in `_mix` requires equal lengths
+            heads = F.rms_norm(heads, (self.head_dim,), eps=TINY_EPS)
         return heads

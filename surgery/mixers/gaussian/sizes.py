@@ -1,5 +1,5 @@
-"""Sizes that the costs and the module of Gaussian-kernel attention share, without torch."""
+"""Sizes used by the costs and by the module of Gaussian-kernel attention, without torch."""
 
 from __future__ import annotations
 
-PAD = 8  # fused attention kernels take head sizes in multiples of 8
+PAD = 8  # fused attention kernels require head sizes in multiples of 8

@@ -46,7 +46,7 @@ class GatedDeltaSpec(MixerSpec):
             **options,
             "heads": 0 if sizes.heads == backbone.num_heads else sizes.heads,
             "conv_size": sizes.conv,
-            # clamped where rounding went past the bound; that still rounds to the same width
+            # clamped if rounding exceeded the bound; the clamped value rounds to the same width
             "expand_v": min(MAX_EXPAND, max(MIN_EXPAND, sizes.value / sizes.key)),
         }
         ratio = min(MAX_KEY_RATIO, sizes.heads * sizes.key / sizes.dim)
@@ -58,7 +58,7 @@ class GatedDeltaSpec(MixerSpec):
     def own_params(self, backbone: Backbone, options: Options) -> int:
         sizes = resolve(backbone, options)
         decay = 2 * sizes.heads if sizes.decay else 0  # A_log and dt_bias
-        return sizes.maps + decay + sizes.channels * sizes.conv + sizes.value  # the last: norm of a head
+        return sizes.maps + decay + sizes.channels * sizes.conv + sizes.value  # sizes.value: norm of a head
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
         sizes = resolve(backbone, options)

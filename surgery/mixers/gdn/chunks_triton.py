@@ -1,21 +1,22 @@
-"""What each chunk of the delta rule needs and gives, as Triton kernels for CUDA: all chunks at once.
+"""Per-chunk computations of the delta rule as Triton kernels for CUDA, for all chunks in parallel.
 
-`chunkwise` in `delta_rule.py` says the same in plain torch, with its words: overlap, scores, u, w. Here the
-(tokens, tokens) matrices of a chunk stay in registers; only the inverse of A = I + overlap is kept, for the
-gradient. The inverse is found block by block: with X that of blocks of n tokens, that of 2n is X - X B X,
-B the part of A between the halves; unlike a power series in A this stays exact where keys repeat.
+`chunkwise` in `delta_rule.py` is the same in plain torch, with the same names: overlap, scores, u, w. Here
+the (tokens, tokens) matrices of a chunk stay in registers; only the inverse of A = I + overlap is stored, for
+the gradient. The inverse is computed by doubling: if X is the inverse for blocks of n tokens, that for blocks
+of 2n is X - X B X, B being the part of A between the halves; unlike a power series in A this stays exact for
+repeated keys.
 """
 
 from __future__ import annotations
 
 from surgery.ops.kernels import jit, tl
 
-ROWS = 64  # tokens a chunk
+ROWS = 64  # tokens per chunk
 
 
 @jit
-def _place(length, heads, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """This program's (head, chunk's index among all, its tokens' rows, which of them exist)."""
+def _chunk_of_program(length, heads, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return this program's (head, index of its chunk among all, rows of its tokens, mask of real rows)."""
     pair = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     return (
@@ -28,7 +29,7 @@ def _place(length, heads, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @jit
 def _unit(x, eps):  # type: ignore[no-untyped-def]
-    """(rows of length one, one over what their lengths were)"""
+    """Return (rows normalised to length one, 1 / original lengths)."""
     inverse = 1 / tl.sqrt(tl.sum(x * x, 1) + eps)
     return x * inverse[:, None], inverse
 
@@ -40,7 +41,7 @@ def _unit_back(d_unit, unit, inverse):  # type: ignore[no-untyped-def]
 
 @jit
 def _fades(g, at, real, heads, head, DECAY: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The running sum of g, and exp of its differences where the row is not before the column."""
+    """Return the running sum of g, and exp of its differences in the lower triangle (zeros above it)."""
     row = tl.arange(0, ROWS)
     total = tl.zeros((ROWS,), tl.float32)
     if DECAY:
@@ -58,8 +59,8 @@ def prepare(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     DECAY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """u, w, keys faded to the chunk's end, the chunk's decay, and the inverse of A."""
-    head, chunk, at, real = _place(length, heads, ROWS)
+    """Compute u, w, keys decayed to the chunk's end, the chunk's decay, and the inverse of A."""
+    head, chunk, at, real = _chunk_of_program(length, heads, ROWS)
     row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     channels = heads * (2 * key + value)
     in_key = real[:, None] & (channel < key)[None, :]
@@ -109,8 +110,8 @@ def read(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     DECAY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the queries find: in the state before the chunk, and in what the chunk has written."""
-    head, chunk, at, real = _place(length, heads, ROWS)
+    """Compute the outputs: reads from the state before the chunk, and from the chunk's own writes."""
+    head, chunk, at, real = _chunk_of_program(length, heads, ROWS)
     row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     at_key = at[:, None] * (heads * (2 * key + value)) + head * key + channel[None, :]
     in_key = real[:, None] & (channel < key)[None, :]
@@ -144,8 +145,8 @@ def read_back(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     DECAY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of `read`: queries' whole, and its part of keys', totals', states' and writings'."""
-    head, chunk, at, real = _place(length, heads, ROWS)
+    """Compute the gradients of `read`: all of the queries', and its part for keys, totals, states, writes."""
+    head, chunk, at, real = _chunk_of_program(length, heads, ROWS)
     row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     at_key = at[:, None] * (heads * (2 * key + value)) + head * key + channel[None, :]
     in_key = real[:, None] & (channel < key)[None, :]
@@ -197,8 +198,8 @@ def prepare_back(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     DECAY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of `prepare`, with what `read_back` and the scan found for keys and totals."""
-    head, chunk, at, real = _place(length, heads, ROWS)
+    """Compute the gradients of `prepare`, adding those of keys and totals from `read_back` and the scan."""
+    head, chunk, at, real = _chunk_of_program(length, heads, ROWS)
     row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     channels = heads * (2 * key + value)
     at_key = at[:, None] * channels + (heads + head) * key + channel[None, :]

@@ -1,11 +1,11 @@
-"""The gated delta rule, in chunks for long inputs and token by token for short ones
+"""The gated delta rule, chunkwise for long inputs and token by token for short ones
 (docs/papers.md, Gated DeltaNet and In chunks).
 
-A head keeps a state S (k, v). A token fades it, corrects what it recalls for its key, and reads it:
+A head has a state S (k, v). Each token decays it, corrects the value stored for its key, and reads it:
 S <- exp(g) S;  S <- S + beta k (v - S^T k)^T;  o = S^T q  (arXiv 2412.06464, eq. 10).
 
-Shapes: b batch, h heads, t tokens, k and v widths of a head's key and value; queries come scaled and keys
-normalised, all in one dtype that is float32 or better. `g` <= 0 is a logarithm.
+Shapes: b batch, h heads, t tokens, k and v widths of a head's key and value. Queries are already scaled and
+keys normalised, all in the same dtype, float32 or better. `g` <= 0 is the logarithm of the decay.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHUNK = 64  # tokens; on an accelerator, where fewer and larger steps win
+CHUNK = 64  # tokens, on an accelerator, where fewer and larger steps are faster
 CPU_CHUNK = 32  # a training step is 0 to 20 % faster than with 64, at key sizes 32 to 64
-STEPWISE = 8  # tokens up to which the steps cost less than a chunk (measured on a CPU)
+STEPWISE = 8  # tokens up to which single steps are faster than a chunk (measured on a CPU)
 
 Result = tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h k v"]]
 
@@ -29,11 +29,11 @@ def delta_rule(
     beta: Float[Tensor, "b h t"],
     state: Float[Tensor, "b h k v"] | None = None,
 ) -> Result:
-    """(outputs, state after the last token), by whichever form is faster. g None: nothing fades."""
+    """Return (outputs, state after the last token), computed by the faster form. g None: no decay."""
     form = stepwise if q.shape[2] <= STEPWISE else chunkwise
     if state is None:
         state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
-    # autocast would turn the products into bfloat16, too coarse for a state that all later tokens share
+    # autocast would compute the products in bfloat16, too coarse for a state that all later tokens use
     with torch.autocast(q.device.type, enabled=False):
         return form(q, k, v, g, beta, state)
 
@@ -46,15 +46,15 @@ def stepwise(
     beta: Float[Tensor, "b h t"],
     state: Float[Tensor, "b h k v"],
 ) -> Result:
-    """One token after the other."""
+    """Compute the delta rule token by token."""
     shape = state.shape
     state = state.flatten(0, 1)
-    fade = g.flatten(0, 1).exp()[..., None, None].unbind(1) if g is not None else None
+    decay = g.flatten(0, 1).exp()[..., None, None].unbind(1) if g is not None else None
     rows = [x.flatten(0, 1)[:, :, None].unbind(1) for x in (q, k, v, beta[..., None])]  # (b h, 1, width)
     outputs = []
     for token, (query, key, value, rate) in enumerate(zip(*rows, strict=True)):
-        if fade is not None:
-            state = state * fade[token]
+        if decay is not None:
+            state = state * decay[token]
         error = torch.baddbmm(value, key, state, alpha=-1)
         state = torch.baddbmm(state, key.transpose(1, 2), rate * error)
         outputs.append(torch.bmm(query, state))
@@ -70,11 +70,12 @@ def chunkwise(
     state: Float[Tensor, "b h k v"],
     chunk: int | None = None,
 ) -> Result:
-    """Chunks of `chunk` tokens (None: CHUNK): matrix products within them, the state only between them.
+    """Compute the delta rule in chunks of `chunk` tokens (None: the device's default).
 
-    Inside a chunk, c is the running sum of g and D_ij = exp(c_i - c_j) for i >= j. What the tokens write is
+    Tokens of a chunk are processed by matrix products, and the state is computed only between chunks. Inside
+    a chunk, c is the running sum of g and D_ij = exp(c_i - c_j) for i >= j. The tokens write
     A^-1 (beta V - beta exp(c) K S) with A = I + strictly lower part of beta K K^T * D: one triangular solve
-    gives both parts of it, u and w, before the incoming state S is known.
+    gives both terms, u and w, before the incoming state S is known.
     """
     length = q.shape[2]
     chunk = min(chunk or (CPU_CHUNK if q.device.type == "cpu" else CHUNK), length)
@@ -98,7 +99,7 @@ def chunkwise(
         k = k * (last - total).exp()
         decay = last.flatten(1).exp()
     both = torch.cat((beta * v, from_start), dim=-1)
-    # reads only what is strictly below the diagonal of its matrix
+    # unitriangular: reads only the strictly lower triangle of its matrix
     u, w = torch.linalg.solve_triangular(overlap, both, upper=False, unitriangular=True).split(
         (v.shape[-1], k.shape[-1]), dim=-1
     )
@@ -114,26 +115,26 @@ def _scan(
     decay: Float[Tensor, "bh n"],
     state: Float[Tensor, "bh k v"],
 ) -> tuple[Float[Tensor, "bh n k v"], Float[Tensor, "bh n c v"], Float[Tensor, "bh k v"]]:
-    """The states before each chunk, what each token writes, the state after all (docs/papers.md, In chunks).
+    """Return (states before each chunk, writes of each token, final state) (docs/papers.md, In chunks).
 
     For chunk n, with S the state before it: written_n = u_n - w_n S, S <- decay_n S + keys_n^T written_n.
-    `keys` are faded to the end of their chunk; `decay` is that of a whole chunk.
+    `keys` are decayed to the end of their chunk; `decay` is that of a whole chunk.
     """
-    fade = decay[..., None, None]
+    factors = decay[..., None, None]
     states, writes = [], []
-    # unbind, not an index a chunk: the backward of n indices would fill n tensors of the whole size
-    for reading, new, key, faded in zip(
-        w.unbind(1), u.unbind(1), keys.transpose(-1, -2).unbind(1), fade.unbind(1), strict=True
+    # unbind instead of indexing: the backward of n indices would fill n tensors of the whole size
+    for reading, new, key, factor in zip(
+        w.unbind(1), u.unbind(1), keys.transpose(-1, -2).unbind(1), factors.unbind(1), strict=True
     ):
         states.append(state)
         written = torch.baddbmm(new, reading, state, alpha=-1)
         writes.append(written)
-        state = torch.baddbmm(state * faded, key, written)
+        state = torch.baddbmm(state * factor, key, written)
     return torch.stack(states, dim=1), torch.stack(writes, dim=1), state
 
 
 def _chunks(x: Float[Tensor, "b h t d"], chunk: int) -> Float[Tensor, "bh n c d"]:
-    """Cut into chunks; zeros fill the last one, whose tokens then write and fade nothing."""
+    """Split into chunks; the last one is padded with zeros, which neither write nor decay the state."""
     missing = -x.shape[2] % chunk
     if missing:
         x = torch.nn.functional.pad(x, (0, 0, 0, missing))

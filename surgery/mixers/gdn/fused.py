@@ -1,6 +1,7 @@
-"""The delta rule on CUDA: three kernels forwards, three for the gradient, no tensor of tokens x tokens kept.
+"""The delta rule on CUDA: three kernels forward and three backward, storing no tokens x tokens tensor.
 
-Configurations are fixed by the sizes: a search trains thousands of short runs, and none may stop to tune.
+Launch configurations depend only on the sizes: autotuning would cost too much in a search of thousands of
+short runs.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from surgery.mixers.gdn.scan_triton import scan, scan_back
 from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
 from surgery.ops.kernels import AVAILABLE, block_size, ceil_div
 
-WIDEST_KEY = 128  # of a head: programs hold all of a key, and (key, columns) of the state, in registers
+WIDEST_KEY = 128  # per head: programs hold a whole key, and (key, columns) of the state, in registers
 
 
 def fits_delta(qkv: Tensor, sizes: DeltaSizes) -> bool:
-    """Whether the kernels can take these: CUDA, a dtype they know, heads not wider than registers hold."""
-    known = qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float32)
-    return AVAILABLE and known and sizes.key <= WIDEST_KEY
+    """Return whether the kernels support these: on CUDA, in bfloat16 or float32, keys within registers."""
+    fits_dtype = qkv.is_cuda and qkv.dtype in (torch.bfloat16, torch.float32)
+    return AVAILABLE and fits_dtype and sizes.key <= WIDEST_KEY
 
 
 class FusedDelta(torch.autograd.Function):
-    """`mix` of `steps.py` on CUDA. All sums are in float32. In a bfloat16 model the factors of products are
-    rounded to 11 bits (TF32), which its own 8 hide; in a float32 model they keep all 24."""
+    """`mix` of `steps.py` on CUDA.
+
+    All sums are in float32. In a bfloat16 model the factors of products are rounded to 11 bits (TF32), more
+    than the 8 bits of its own precision; in a float32 model they keep all 24.
+    """
 
     @staticmethod
     def forward(
@@ -36,19 +40,21 @@ class FusedDelta(torch.autograd.Function):
         g = g.contiguous() if g is not None else None
         kernels = _Launcher(qkv, g, sizes)
         per_chunk = kernels.empty
-        inverse, w, u, faded = (per_chunk(ROWS, width) for width in (ROWS, sizes.key, sizes.value, sizes.key))
+        inverse, w, u, decayed = (
+            per_chunk(ROWS, width) for width in (ROWS, sizes.key, sizes.value, sizes.key)
+        )
         decay = per_chunk()
-        kernels(prepare, qkv, g, beta, inverse, w, u, faded, decay)
-        before, written, after = scan(w, u, faded, decay, state.flatten(0, 1), kernels.precision)
+        kernels(prepare, qkv, g, beta, inverse, w, u, decayed, decay)
+        before, written, after = scan(w, u, decayed, decay, state.flatten(0, 1), kernels.precision)
         out = qkv.new_empty(*qkv.shape[:2], sizes.heads, sizes.value)
         kernels(read, qkv, g, before, written, out, scale=sizes.key**-0.5)
-        ctx.save_for_backward(qkv, g, beta, inverse, w, faded, decay, before, written)
+        ctx.save_for_backward(qkv, g, beta, inverse, w, decayed, decay, before, written)
         ctx.sizes = sizes
         return out, after.view(state.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        qkv, g, beta, inverse, w, faded, decay, before, written = ctx.saved_tensors
+        qkv, g, beta, inverse, w, decayed, decay, before, written = ctx.saved_tensors
         sizes = ctx.sizes
         d_out, d_after = (x.contiguous() for x in gradients)
         kernels = _Launcher(qkv, g, sizes)
@@ -61,7 +67,7 @@ class FusedDelta(torch.autograd.Function):
             scale=sizes.key**-0.5,
         )  # fmt: skip
         d_states, d_u, d_state = scan_back(
-            w, faded, decay, d_before, d_written, d_after.flatten(0, 1), kernels.precision
+            w, decayed, decay, d_before, d_written, d_after.flatten(0, 1), kernels.precision
         )
         kernels(
             prepare_back, qkv, g, beta, inverse, before, written,
@@ -71,7 +77,7 @@ class FusedDelta(torch.autograd.Function):
 
 
 class _Launcher:
-    """Runs a kernel of `chunks_triton` once for each chunk of each head."""
+    """Launcher of the kernels of `chunks_triton`, one program per chunk and head."""
 
     def __init__(self, qkv: Tensor, g: Tensor | None, sizes: DeltaSizes) -> None:
         batch, self.length = qkv.shape[:2]
@@ -82,7 +88,7 @@ class _Launcher:
         self.precision = "tf32" if qkv.dtype == torch.bfloat16 else "tf32x3"
 
     def empty(self, *shape: int) -> Tensor:
-        """(heads of all texts, chunks, *shape) of float32."""
+        """Return an empty float32 tensor (batch * heads, chunks, *shape)."""
         return self.like.new_empty(self.grid[1], self.grid[0], *shape, dtype=torch.float32)
 
     def __call__(self, kernel: Any, *tensors: Tensor | None, **numbers: float) -> None:

@@ -1,4 +1,4 @@
-"""RMSNorm of each head's output times silu of its gate, as Triton kernels for CUDA."""
+"""RMSNorm of each head's output, multiplied by silu of its gate, as Triton kernels for CUDA."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
-ELEMENTS = 4096  # a program's
-WIDEST = 2048
+ELEMENTS = 4096  # per program
+WIDEST = 2048  # channels of a head, at most
 
 
 def fits_gated_norm(y: Tensor) -> bool:
-    """Whether the kernels can take this input: CUDA, a dtype they know, a row within registers."""
-    known = y.is_cuda and y.dtype in (torch.bfloat16, torch.float32)
-    return AVAILABLE and known and y.shape[-1] <= WIDEST
+    """Return whether the kernels support this input: on CUDA, bfloat16 or float32, a row within registers."""
+    fits_dtype = y.is_cuda and y.dtype in (torch.bfloat16, torch.float32)
+    return AVAILABLE and fits_dtype and y.shape[-1] <= WIDEST
 
 
 class GatedNorm(torch.autograd.Function):
-    """y (..., width), gate of as many elements, weight (width,) -> like y, in the dtype of the gate."""
+    """y (..., width), gate with as many elements, weight (width,) -> (..., width) in the gate's dtype."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -59,7 +59,7 @@ def _launch(kernel: Any, y: Tensor, *tensors: Tensor, eps: float) -> None:
 
 @jit
 def _tile(rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """This program's (positions in memory, which exist, its channels)."""
+    """Return this program's (memory offsets, mask of those in range, channels)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, WIDTH)
     return (

@@ -17,15 +17,15 @@ from surgery.ops.plain import is_plain
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
 
-NORM_EPS = 1e-6  # of the output's norm where the backbone has 0
+NORM_EPS = 1e-6  # of the output's norm if the backbone's is 0
 
 
 class GatedDeltaNet(nn.Module):
     """W_o(RMSNorm(delta rule over short convolutions of q, k, v) * silu(W_g x)).
 
-    Parameters: projections q k v o; `conv` (channels, 1, width) over q, k and v side by side; `beta` and
+    Parameters: projections q k v o; `conv` (channels, 1, width) over concatenated q, k and v; `beta` and
     `decay` dim -> heads, with `A_log` and `dt_bias` (heads,); `output_gate` dim -> values; `norm` (value,),
-    one for all heads. Kept for decoding: the last inputs of the convolution (b, channels, width - 1), and
+    shared by all heads. Cached for decoding: the last inputs of the convolution (b, channels, width - 1), and
     the state (b, heads, key, value) in float32 or better.
     """
 
@@ -39,15 +39,18 @@ class GatedDeltaNet(nn.Module):
         self.A_log = nn.Parameter(torch.empty(sizes.heads)) if sizes.decay else None
         self.dt_bias = nn.Parameter(torch.empty(sizes.heads)) if sizes.decay else None
         self.output_gate = Dense(sizes.dim, sizes.heads * sizes.value, bias=False) if sizes.gate else None
-        # padding reads an empty state, and 0 / 0 is no number: never without an epsilon
+        # padding reads an empty state: without an epsilon its norm would be 0 / 0
         self.norm_eps = norm_eps or NORM_EPS
         self.norm = nn.RMSNorm(sizes.value, eps=self.norm_eps)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Time steps log-uniform from 0.001 to 0.1 and rates uniform to 16, as in the paper's code; the
-        convolution as torch starts one. The linear maps are drawn with the model's."""
+        """Initialise time steps log-uniformly in 0.001 to 0.1 and rates uniformly up to 16.
+
+        Both as in the paper's code; the convolution has torch's default. The model initialises the linear
+        maps.
+        """
         if self.conv is not None:
             bound = self.sizes.conv**-0.5
             nn.init.uniform_(self.conv, -bound, bound)
@@ -61,16 +64,16 @@ class GatedDeltaNet(nn.Module):
         real = context.new_real
         past = context.state
         qkv = torch.cat(project(x, context, self.q, self.k, self.v), dim=-1)
-        dtype, exact = qkv.dtype, at_least_float32(qkv)
+        dtype, accumulation_dtype = qkv.dtype, at_least_float32(qkv)
         qkv, columns = self._short_conv(qkv, real, past[0] if past is not None else None, context)
-        g, beta = self._rates(x, real, exact)
+        g, beta = self._rates(x, real, accumulation_dtype)
         y, state = mix(qkv, g, beta, past[1] if past is not None else None, sizes)
         context.keep((columns, state))
         gate = self.output_gate(x) if self.output_gate is not None else None
         if is_plain(self.norm, nn.RMSNorm):
             y = gated_norm(y, gate, self.norm.weight, self.norm_eps)
         else:
-            y = gated(self.norm(y.to(exact)), gate)
+            y = gated(self.norm(y.to(accumulation_dtype)), gate)
         return project(y.to(dtype), context, self.o)[0]
 
     def _short_conv(
@@ -80,7 +83,7 @@ class GatedDeltaNet(nn.Module):
         past: Float[Tensor, "b channels before"] | None,
         context: Context,
     ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b channels before"]]:
-        """silu of each channel's causal convolution, and the inputs that the next token's will need."""
+        """Return silu of each channel's causal convolution, and the inputs needed by the next token."""
         if real is not None:
             qkv = qkv.masked_fill(~real[..., None], 0)
         if self.conv is None:
@@ -88,24 +91,24 @@ class GatedDeltaNet(nn.Module):
         before = self.sizes.conv - 1
         if past is not None:
             qkv = context.append(past.transpose(1, 2), qkv, dim=1)
-        # zeros where the text is shorter than what the next token will need
+        # padded with zeros if there are fewer tokens than the next one needs
         last = F.pad(qkv[:, -before:], (0, 0, max(0, before - qkv.shape[1]), 0))
-        mixed = short_conv(qkv, self.conv, before if past is not None else 0)
-        return mixed, last.transpose(1, 2).contiguous()
+        y = short_conv(qkv, self.conv, before if past is not None else 0)
+        return y, last.transpose(1, 2).contiguous()
 
     def _rates(
-        self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"] | None, exact: torch.dtype
+        self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"] | None, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b t h"] | None, Float[Tensor, "b t h"]]:
-        """(g, beta): the logarithm of each step's decay and its writing strength; none at padding."""
-        beta = self.beta(x).to(exact).sigmoid()
+        """Return (g, beta): logarithm of each token's decay, and its writing strength; both 0 at padding."""
+        beta = self.beta(x).to(dtype).sigmoid()
         if self.sizes.negative_eigenvalues:
             beta = 2 * beta
         g = None
         if self.decay is not None:
             assert self.A_log is not None
             assert self.dt_bias is not None
-            step = F.softplus(self.decay(x).to(exact) + self.dt_bias.to(exact))
-            g = -self.A_log.to(exact).exp() * step
+            step = F.softplus(self.decay(x).to(dtype) + self.dt_bias.to(dtype))
+            g = -self.A_log.to(dtype).exp() * step
         if real is not None:
             beta = beta.masked_fill(~real[..., None], 0)
             g = g.masked_fill(~real[..., None], 0) if g is not None else None

@@ -1,5 +1,7 @@
-"""The only sequential part of the delta rule in chunks, the state handed from one to the next, as one Triton
-kernel for CUDA, used forwards and, for the gradient, backwards."""
+"""The sequential part of the chunkwise delta rule, the recurrence of states, as one Triton kernel for CUDA.
+
+The same kernel runs forwards and, for the gradient, backwards.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from surgery.ops.kernels import block_size, ceil_div, jit, tl
 def scan(
     w: Tensor, u: Tensor, keys: Tensor, decay: Tensor, state: Tensor, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(states before each chunk, what its tokens write, the state after all), docs/papers.md, In chunks.
+    """Return (states before each chunk, writes of its tokens, final state) (docs/papers.md, In chunks).
 
     For chunk n, with S the state before it: written_n = u_n - w_n S, S <- decay_n S + keys_n^T written_n.
     Shapes: w and keys (heads, n, c, k), u (heads, n, c, v), decay (heads, n), state (heads, k, v).
@@ -28,10 +30,13 @@ def scan_back(
     d_after: Tensor,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same recurrence from the last chunk to the first: with dS the gradient of the state after chunk n,
-    that of u is dW_n + k_n dS, and dS becomes decay_n dS + dS_n - w_n^T (dW_n + k_n dS).
+    """Run the recurrence of gradients from the last chunk to the first.
 
-    Gives (that of the state after each chunk, of u, of the first state).
+    With dS the gradient of the state after chunk n, the gradient of u is dW_n + k_n dS, and dS becomes
+    decay_n dS + dS_n - w_n^T (dW_n + k_n dS).
+
+    Returns:
+        Gradients of (the state after each chunk, u, the first state).
     """
     return _run(keys, w, d_written, decay, d_after, d_before, precision, backward=True)
 
@@ -47,7 +52,7 @@ def _run(
     *,
     backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each chunk in its turn: keep S; y = new -+ reader S; S = decay S +- writer^T y (+ extra)."""
+    """Compute, chunk by chunk: store S; y = new -+ reader S; S = decay S +- writer^T y (+ extra)."""
     heads, chunks, rows, width = reader.shape
     columns = new.shape[-1]
     kept = new.new_empty(heads, chunks, width, columns)

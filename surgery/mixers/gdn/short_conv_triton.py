@@ -1,4 +1,4 @@
-"""silu of a short causal convolution of each channel, as Triton kernels for CUDA, channels side by side."""
+"""silu of a short causal convolution of each channel, as Triton kernels for CUDA."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, ceil_div, jit, tl
 
-TOKENS, CHANNELS = 64, 64  # a program's
+TOKENS, CHANNELS = 64, 64  # per program
 
 
 def fits_short_conv(x: Tensor) -> bool:
-    """Whether the kernels can take this input: CUDA and a dtype they know."""
+    """Return whether the kernels support this input: on CUDA, in bfloat16 or float32."""
     return AVAILABLE and x.is_cuda and x.dtype in (torch.bfloat16, torch.float32)
 
 
 class ShortConv(torch.autograd.Function):
     """x (b, past + t, channels), weight (channels, 1, width) -> (b, t, channels) in the dtype of x.
 
-    `past` tokens before the first, 0 or more; those further back are zeros. Sums are in float32.
+    The first `past` tokens (0 or more) are context without output; earlier ones are zeros. Sums are float32.
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ class ShortConv(torch.autograd.Function):
 
 
 def _launch(kernel: Any, over: Tensor, *tensors: Tensor, past: int) -> None:
-    """A program for each block of tokens and channels of `over` (b, t, channels)."""
+    """Launch a program per block of tokens and channels of `over` (b, t, channels)."""
     batch, length, channels = over.shape
     weight = tensors[1]
     kernel[(ceil_div(length, TOKENS), ceil_div(channels, CHANNELS), batch)](
@@ -56,7 +56,7 @@ def _launch(kernel: Any, over: Tensor, *tensors: Tensor, past: int) -> None:
 
 @jit
 def _tile(length, channels, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """This program's (text, tokens, channels), the latter two as a column and a row."""
+    """Return this program's (sequence, tokens as a column, channels as a row)."""
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     return tl.program_id(2).to(tl.int64), token[:, None], channel[None, :]
@@ -90,7 +90,7 @@ def convolve_back(  # type: ignore[no-untyped-def]
     x, weight, d_out, d_mixed, d_weight, length, past, channels,
     SPAN: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of what silu was given, and these tokens' part of the weight's."""
+    """Compute the gradient of silu's input, and these tokens' part of the weight's gradient."""
     batch, token, channel = _tile(length, channels, TOKENS, CHANNELS)
     mixed = _mixed(x, weight, batch, token, channel, length, past, channels, SPAN)
     inside = (token < length) & (channel < channels)
@@ -115,7 +115,7 @@ def spread_back(  # type: ignore[no-untyped-def]
     d_mixed, weight, d_x, total, past, channels,
     SPAN: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the input, `total` = past + t tokens: from each output that has seen it."""
+    """Compute the gradient of the input (`total` = past + t tokens) from all outputs that depend on it."""
     batch, token, channel = _tile(total, channels, TOKENS, CHANNELS)
     length = total - past
     result = tl.zeros((TOKENS, CHANNELS), tl.float32)

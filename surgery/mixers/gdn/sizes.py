@@ -1,4 +1,4 @@
-"""Sizes of a Gated DeltaNet layer, worked out once for its costs and its module. Free of torch."""
+"""Sizes of a Gated DeltaNet layer, computed in one place for its costs and its module, without torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import Any
 from surgery.config.backbone import Backbone
 from surgery.mixers.softmax import attention_projections
 
-# Widths of a head. Keys come in steps: matrix units want multiples of 8. Neither is narrower: the norm of a
-# few numbers leaves little but their signs (at 4, bfloat16 moved a toy model by 17 %; at 8, by 7 %).
+# Widths of a head. Key widths are multiples of 8, as tensor cores require. Neither keys nor values are
+# narrower: the norm of a few numbers preserves little more than their signs (at width 4, bfloat16 changed the
+# outputs of a toy model by 17 %; at 8, by 7 %).
 STEP = 8
 MAX_KEY_RATIO = 4.0
 MIN_EXPAND, MAX_EXPAND = 0.25, 4.0
-UNIT_EPS = 1e-6  # beside the squared length of a query or key
+UNIT_EPS = 1e-6  # added to the squared length of a query or key
 
 
 @dataclass(frozen=True)
 class DeltaSizes:
-    """What a layer is made of. `key` and `value` are widths of one head; `conv` is the width in tokens of the
-    short convolution, 0 where there is none."""
+    """Sizes and switches of a layer.
+
+    `key` and `value` are widths of one head; `conv` is the width of the short convolution in tokens, 0 for
+    none.
+    """
 
     dim: int
     heads: int
@@ -33,11 +37,12 @@ class DeltaSizes:
 
     @property
     def channels(self) -> int:
-        """Channels of q, k and v together, which the convolution runs over."""
+        """Channels of q, k and v together, to which the convolution applies."""
         return self.heads * (2 * self.key + self.value)
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of q k v o."""
         keys, values = self.heads * self.key, self.heads * self.value
         return {
             "q": (self.dim, keys),
@@ -48,17 +53,17 @@ class DeltaSizes:
 
     @property
     def maps(self) -> int:
-        """Weights of the linear maps beside the projections: output gate, beta, decay."""
+        """Number of weights of the linear maps other than the projections: output gate, beta, decay."""
         return self.dim * self.heads * (self.gate * self.value + 1 + self.decay)
 
     @property
     def matrices(self) -> int:
-        """Weights of all linear maps."""
+        """Number of weights of all linear maps."""
         return sum(d_in * d_out for d_in, d_out in self.projections.values()) + self.maps
 
 
 def resolve(backbone: Backbone, options: Mapping[str, Any]) -> DeltaSizes:
-    """The sizes that a mixer's options mean on this backbone."""
+    """Return the sizes that result from a mixer's options on this backbone."""
     key = 0
     if options["key_ratio"]:
         key = to_grid(options["key_ratio"] * backbone.dim / (options["heads"] or backbone.num_heads))
@@ -66,17 +71,17 @@ def resolve(backbone: Backbone, options: Mapping[str, Any]) -> DeltaSizes:
 
 
 def to_grid(width: float) -> int:
-    """The nearest key size of a head."""
+    """Round a key width to the nearest positive multiple of STEP."""
     return STEP * max(1, round(width / STEP))
 
 
 def matched(backbone: Backbone, options: Mapping[str, Any]) -> DeltaSizes:
-    """Sizes whose linear maps come nearest in weights to those of the softmax attention they replace."""
+    """Return the sizes whose number of weights is nearest to that of the softmax attention they replace."""
     target = sum(d_in * d_out for d_in, d_out in attention_projections(backbone).values())
     one, two = (_sizes(backbone, options, key).matrices for key in (STEP, 2 * STEP))
-    guess = 1 + (target - one) // (two - one)  # whole steps, but for the rounding of values
-    found = [_sizes(backbone, options, STEP * max(1, guess + more)) for more in range(-1, 3)]
-    return min(found, key=lambda sizes: (abs(sizes.matrices - target), sizes.key))
+    guess = 1 + (target - one) // (two - one)  # in steps; off by the rounding of value widths
+    candidates = [_sizes(backbone, options, STEP * max(1, guess + offset)) for offset in range(-1, 3)]
+    return min(candidates, key=lambda sizes: (abs(sizes.matrices - target), sizes.key))
 
 
 def _sizes(backbone: Backbone, options: Mapping[str, Any], key: int) -> DeltaSizes:

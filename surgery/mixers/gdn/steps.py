@@ -1,5 +1,4 @@
-"""The steps of a Gated DeltaNet between its linear maps: in plain torch, and where they are chosen instead,
-as kernels for CUDA."""
+"""Steps of a Gated DeltaNet between its linear maps, in plain torch or, if supported, by CUDA kernels."""
 
 from __future__ import annotations
 
@@ -19,16 +18,22 @@ from surgery.mixers.gdn.short_conv_triton import ShortConv, fits_short_conv
 from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
 
 
-@_disable_dynamo  # torch.compiler.disable would import the compiler here and now
+@_disable_dynamo  # torch.compiler.disable would import the compiler immediately
 def _uncompiled(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Kernels of our own, at whose calls a compiled block is cut: a recorded step does not feel the cuts."""
+    """Call a custom kernel outside torch.compile (graph break).
+
+    The graph break is free when the step is replayed as a CUDA graph.
+    """
     return kernel(*arguments)
 
 
 def short_conv(
     x: Float[Tensor, "b past+t channels"], weight: Float[Tensor, "channels 1 width"], past: int
 ) -> Float[Tensor, "b t channels"]:
-    """silu of each channel's causal convolution; before the `past` tokens that go first are zeros."""
+    """Return silu of each channel's causal convolution.
+
+    The first `past` tokens of x are context without output; earlier ones are zeros.
+    """
     if fits_short_conv(x):
         out: Tensor = _uncompiled(ShortConv.apply, x, weight, past)
         return out
@@ -36,10 +41,10 @@ def short_conv(
 
 
 def short_conv_plainly(x: Tensor, weight: Tensor, past: int) -> Tensor:
-    """The same in plain torch. The outputs are float32 or better."""
+    """Compute `short_conv` in plain torch, with outputs in float32 or better."""
     missing = weight.shape[2] - 1 - past
-    mixed = F.conv1d(F.pad(x.transpose(1, 2), (missing, 0)), weight, groups=weight.shape[0])
-    return F.silu(mixed.to(at_least_float32(mixed))).transpose(1, 2)
+    y = F.conv1d(F.pad(x.transpose(1, 2), (missing, 0)), weight, groups=weight.shape[0])
+    return F.silu(y.to(at_least_float32(y))).transpose(1, 2)
 
 
 def mix(
@@ -49,26 +54,26 @@ def mix(
     state: Float[Tensor, "b h k v"] | None,
     sizes: DeltaSizes,
 ) -> tuple[Float[Tensor, "b t h v"], Float[Tensor, "b h k v"]]:
-    """(what the queries read, the state after the last token).
+    """Return (outputs, state after the last token) of the delta rule.
 
-    `qkv` holds the queries of all heads, then their keys, then their values. Queries and keys are brought to
-    length one and queries scaled by key^-0.5 (docs/papers.md, The layer). g and beta as in `delta_rule`;
-    they and the state are float32 or better, and so is the work. The kernels' outputs have the dtype of
-    `qkv`.
+    `qkv` holds the queries of all heads, then their keys, then their values. Queries and keys are normalised
+    to length one and queries scaled by key^-0.5 (docs/papers.md, The layer). g and beta are as in
+    `delta_rule`; they and the state are float32 or better, and so is the computation. The kernels' outputs
+    have the dtype of `qkv`.
     """
     if state is None:
         shape = (qkv.shape[0], sizes.heads, sizes.key, sizes.value)
         state = torch.zeros(shape, dtype=beta.dtype, device=qkv.device)
     if qkv.shape[1] > STEPWISE and fits_delta(qkv, sizes):
-        found: tuple[Tensor, Tensor] = _uncompiled(FusedDelta.apply, qkv, g, beta, state, sizes)
-        return found
+        result: tuple[Tensor, Tensor] = _uncompiled(FusedDelta.apply, qkv, g, beta, state, sizes)
+        return result
     return mix_plainly(qkv, g, beta, state, sizes)
 
 
 def mix_plainly(
     qkv: Tensor, g: Tensor | None, beta: Tensor, state: Tensor, sizes: DeltaSizes
 ) -> tuple[Tensor, Tensor]:
-    """The same in plain torch, on any device and in any precision."""
+    """Compute `mix` in plain torch, on any device and in any precision."""
     keys = sizes.heads * sizes.key
     q, k, v = (
         part.unflatten(2, (sizes.heads, -1)).transpose(1, 2)
@@ -85,7 +90,7 @@ def gated_norm(
     weight: Float[Tensor, " v"],
     eps: float,
 ) -> Float[Tensor, "b t h*v"]:
-    """RMSNorm of each head's output, times silu of the gate where there is one."""
+    """Return RMSNorm of each head's output, multiplied by silu of the gate if there is one."""
     if gate is not None and fits_gated_norm(y):
         out: Tensor = _uncompiled(GatedNorm.apply, y, gate, weight, eps)
         return out.flatten(2)
@@ -93,19 +98,19 @@ def gated_norm(
 
 
 def gated_norm_plainly(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """The same in plain torch. The outputs are float32 or better."""
-    exact = at_least_float32(y)
-    return gated(F.rms_norm(y.to(exact), weight.shape, weight.to(exact), eps), gate)
+    """Compute `gated_norm` in plain torch, with outputs in float32 or better."""
+    dtype = at_least_float32(y)
+    return gated(F.rms_norm(y.to(dtype), weight.shape, weight.to(dtype), eps), gate)
 
 
 def gated(y: Float[Tensor, "b t h v"], gate: Float[Tensor, "b t h*v"] | None) -> Float[Tensor, "b t h*v"]:
-    """Heads side by side, times silu of the gate where there is one, in float32 or better."""
+    """Concatenate heads and multiply them by silu of the gate if there is one, in float32 or better."""
     flat = y.flatten(2)
     return flat if gate is None else flat * F.silu(gate.to(at_least_float32(y)))
 
 
 def at_least_float32(x: Tensor) -> torch.dtype:
-    """What to compute in: float32, or what `x` has where that is finer."""
+    """Return the dtype for computations on `x`: its own, but at least float32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""`S`: softmax attention over the top-k tokens that a lightning indexer picks (DeepSeek-V3.2, 2512.02556)."""
+"""`S`: softmax attention over the top-k tokens of a lightning indexer (DeepSeek-V3.2, 2512.02556)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SparseSpec(MixerSpec):
-    """Grouped-query attention over one selected set a token, shared by all heads."""
+    """Grouped-query attention over one selected set of tokens per query, shared by all heads."""
 
     letter = "S"
     word = "sparse"
@@ -22,10 +22,10 @@ class SparseSpec(MixerSpec):
     layer_type = "indexed_attention"
     colour = "yellow"
     options = {
-        # one token alone would leave the indexer's KL, over a set of one, at zero
-        "top_k": Option(int, 64, low=2, help="tokens a token attends to"),
+        # at least 2: the indexer's KL over a single token is always zero
+        "top_k": Option(int, 64, low=2, help="tokens that a query attends to"),
         "index_heads": Option(int, 4, low=1, help="heads of the indexer"),
-        # the key is normalised over these, and half of them are rotated, in pairs
+        # the key is normalised over these channels, and half of them are rotated in pairs
         "index_dim": Option(int, 32, low=4, help="channels of an indexer head"),
         "index_weight": Option(float, 1.0, low=0, help="weight of the indexer's KL loss; 0: never trained"),
     }
@@ -63,15 +63,15 @@ class SparseSpec(MixerSpec):
         return SparseAttention(backbone, projection, **options)
 
     def _index_outputs(self, options: Options) -> int:
-        """Outputs of the indexer's maps: queries, the shared key, the heads' weights."""
+        """Return the outputs of the indexer's maps: queries, the shared key, the heads' weights."""
         heads, size = int(options["index_heads"]), int(options["index_dim"])
         return heads * size + size + heads
 
     def _index_flops(self, options: Options) -> int:
-        """FLOPs of scoring one token: products of every head, then their weighted sum."""
+        """Return the FLOPs of scoring one token: products of every head, then their weighted sum."""
         heads, size = int(options["index_heads"]), int(options["index_dim"])
         return 2 * heads * size + 2 * heads
 
     def _core_flops(self, backbone: Backbone) -> int:
-        """FLOPs of attending to one token: scores, then weighted values."""
+        """Return the FLOPs of attending to one token: scores, then weighted values."""
         return 4 * backbone.num_heads * backbone.head_dim

@@ -1,5 +1,7 @@
-"""Sparse attention over gathered keys and values: cost of attention proper grows with length * top_k. Best
-where the sequence is much longer than top_k, and for decoding."""
+"""Sparse attention over gathered keys and values, at a cost proportional to length * top_k.
+
+Faster than `masked` if the sequence is much longer than top_k, and in decoding.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +26,25 @@ def gathered_attention(
     *,
     with_kl: bool,
 ) -> tuple[Float[Tensor, "b h t d"], Tensor]:
-    """Each query over its top_k tokens, and the KL of the index in nats, summed over the real rows (0 if not
-    asked for)."""
+    """Attend from each query to its top_k tokens.
+
+    Returns:
+        Attention output, and the KL of the index in nats, summed over the real rows (0 without `with_kl`).
+    """
     batch, groups, total, size = k.shape
     top_k = min(top_k, total)
     widest = max(index.q.shape[2] * total, groups * size * top_k)
     chunks = list(row_chunks(q.shape[2], batch * widest, q.device))
     sizes = [rows.stop - rows.start for rows in chunks]
-    # split, not sliced: a slice's gradient is as large as what it was cut from
+    # split, not sliced: the gradient of a slice is as large as the sliced tensor
     pieces = zip(chunks, q.split(sizes, 2), index.split(sizes), strict=True)
     kl = index.weights.new_zeros(())
     parts = []
     for rows, queries, own in pieces:
         tokens, chosen = _selected(own, context, top_k, rows)
         real = real_rows(context, rows)
-        mixed, part = recomputed(_chunk, queries, k, v, own, tokens, chosen, real, with_kl)
-        parts.append(mixed)
+        output, part = recomputed(_chunk, queries, k, v, own, tokens, chosen, real, with_kl)
+        parts.append(output)
         kl = kl + part
     return torch.cat(parts, dim=2), kl
 
@@ -48,7 +53,7 @@ def gathered_attention(
 def _selected(
     index: Index, context: Context, top_k: int, rows: slice
 ) -> tuple[Int[Tensor, "b t k"], Bool[Tensor, "b t k"]]:
-    """For the new tokens of `rows`, whose index this is."""
+    """Return `top_tokens` of the new tokens `rows`, whose index is given."""
     allowed = visible(context, rows)
     end = allowed.shape[-1]
     return top_tokens(index.scores(end), allowed, min(top_k, end))
@@ -64,24 +69,24 @@ def _chunk(
     real: Bool[Tensor, "b t"] | None,
     with_kl: bool,
 ) -> tuple[Float[Tensor, "b h t d"], Tensor]:
-    """Attention of some queries over the `chosen` ones of their `tokens`."""
+    """Return attention outputs of some queries over the `chosen` ones of their `tokens`, and their KL."""
     keys, values = _gather(k, tokens), _gather(v, tokens)
     queries = q.unflatten(1, (k.shape[1], -1)).transpose(2, 3) * q.shape[-1] ** -0.5  # (b, g, t, h/g, d)
     logits = queries @ keys.transpose(-1, -2)
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    probabilities = logits.to(exact).masked_fill(~chosen[:, None, :, None], -torch.inf).softmax(-1)
-    mixed = (probabilities.to(values.dtype) @ values).transpose(2, 3).flatten(1, 2)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    probabilities = logits.to(dtype).masked_fill(~chosen[:, None, :, None], -torch.inf).softmax(-1)
+    output = (probabilities.to(values.dtype) @ values).transpose(2, 3).flatten(1, 2)
     kl = index.weights.new_zeros(())
     if with_kl:
         target = probabilities.detach().mean((1, 3))
         queries, weights = (x.flatten(0, 1)[:, None] for x in (index.q, index.weights))
         own_keys = _gather(index.keys[:, None], tokens).flatten(0, 2)
         kl = index_kl(target, index_scores(queries, weights, own_keys).view(target.shape), chosen, real)
-    return mixed, kl
+    return output, kl
 
 
 def _gather(x: Float[Tensor, "b g s n"], tokens: Int[Tensor, "b t k"]) -> Float[Tensor, "b g t k n"]:
-    """Rows of x for each query. As an embedding: that has the fastest gradient, and one of fixed order."""
+    """Gather rows of x for each query, by an embedding, whose gradient is the fastest and deterministic."""
     batch, groups, length, _ = x.shape
     starts = torch.arange(batch * groups, device=x.device).view(batch, groups, 1, 1) * length
     return F.embedding(tokens[:, None] + starts, x.flatten(0, 2))

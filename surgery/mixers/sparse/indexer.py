@@ -1,4 +1,4 @@
-"""The lightning indexer: cheap scores that say which tokens a query should attend to, and their loss."""
+"""The lightning indexer: cheap scores for selecting the tokens that a query attends to, and their loss."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from surgery.ops.rotary import rotate
 from surgery.projections.dense.module import Dense
 
 Rotary = tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
-NORM_EPS = 1e-6  # of the key's LayerNorm, as in DeepSeek's code
+NORM_EPS = 1e-6  # of the key's LayerNorm, from DeepSeek's code
 
 
 class LightningIndexer(nn.Module):
-    """I_ts = sum_j w_tj ReLU(q_tj . k_s), with one key a token for all heads j (DeepSeek-V3.2, eq. 1).
+    """I_ts = sum_j w_tj ReLU(q_tj . k_s), with one key per token for all heads j (DeepSeek-V3.2, eq. 1).
 
-    As in DeepSeek's code: LayerNorm on the key, rotary positions in the first half of the channels in Llama's
-    pairs, the other half without, w scaled by heads^-1/2 dim^-1/2, scores in float32. Left out, since they
-    leave the scores what they are: its Hadamard transform of q and k, and fp8. Apart from it, q comes from
-    the layer's input, for there is no latent query here as in its MLA.
+    As in DeepSeek's code: LayerNorm on the key, rotary positions in the first half of the channels with
+    Llama's pairs, none in the other half, w scaled by heads^-1/2 dim^-1/2, scores in float32. Its Hadamard
+    transform of q and k and its fp8 are omitted, since they do not change the scores. Unlike there, q is
+    computed from the layer's input, since this attention has no latent query as MLA has.
 
-    The context's angles are for the attention's head_dim. Of its frequency pairs every n-th is taken, which
-    are those of a rotary embedding of fewer channels; where no n gives half the channels, fewer are rotated.
+    The context's angles are for the attention's head_dim. Every n-th of its frequency pairs is used, which
+    are the frequencies of a rotary embedding with fewer channels; if no n gives half the channels, fewer are
+    rotated.
     """
 
     def __init__(self, backbone: Backbone, heads: int, size: int) -> None:
@@ -41,38 +42,39 @@ class LightningIndexer(nn.Module):
         self.k_norm = nn.LayerNorm(size, eps=NORM_EPS)
 
     def key(self, x: Float[Tensor, "b t d"], rotary: Rotary) -> Float[Tensor, "b 1 t i"]:
+        """Return the key of every token, in float32 or better."""
         key = self.k(x)
-        exact = torch.promote_types(key.dtype, torch.float32)
+        dtype = torch.promote_types(key.dtype, torch.float32)
         if is_plain(self.k_norm, nn.LayerNorm):
-            weight, bias = self.k_norm.weight.to(exact), self.k_norm.bias.to(exact)
-            key = F.layer_norm(key.to(exact), (self.size,), weight, bias, NORM_EPS)
+            weight, bias = self.k_norm.weight.to(dtype), self.k_norm.bias.to(dtype)
+            key = F.layer_norm(key.to(dtype), (self.size,), weight, bias, NORM_EPS)
         else:
-            key = self.k_norm(key).to(exact)
+            key = self.k_norm(key).to(dtype)
         return self._rotate(key[:, None], rotary)
 
     def query(
         self, x: Float[Tensor, "b t d"], rotary: Rotary
     ) -> tuple[Float[Tensor, "b t j i"], Float[Tensor, "b t j"]]:
-        """Queries and head weights of every token, in float32 or better."""
+        """Return queries and head weights of every token, in float32 or better."""
         q, weights = self.q(x), self.weights(x)
-        exact = torch.promote_types(q.dtype, torch.float32)
-        heads = q.to(exact).unflatten(-1, (self.heads, self.size)).transpose(1, 2)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        heads = q.to(dtype).unflatten(-1, (self.heads, self.size)).transpose(1, 2)
         scale = (self.heads * self.size) ** -0.5
-        return self._rotate(heads, rotary).transpose(1, 2), weights.to(exact) * scale
+        return self._rotate(heads, rotary).transpose(1, 2), weights.to(dtype) * scale
 
     def _rotate(self, x: Float[Tensor, "b j t i"], rotary: Rotary) -> Float[Tensor, "b j t i"]:
         def fewer(table: Tensor) -> Tensor:
             pairs = table.shape[-1] // 2
             return table[..., : pairs : pairs // self.pairs].repeat(1, 1, 2)
 
-        turned, kept = x.split([2 * self.pairs, self.size - 2 * self.pairs], dim=-1)
-        return torch.cat((rotate(turned, (fewer(rotary[0]), fewer(rotary[1]))), kept), dim=-1)
+        rotated, unrotated = x.split([2 * self.pairs, self.size - 2 * self.pairs], dim=-1)
+        return torch.cat((rotate(rotated, (fewer(rotary[0]), fewer(rotary[1]))), unrotated), dim=-1)
 
 
 def index_scores(
     q: Float[Tensor, "n t j i"], weights: Float[Tensor, "n t j"], keys: Float[Tensor, "n s i"]
 ) -> Float[Tensor, "n t s"]:
-    """I of every query and key, in the queries' precision, under autocast too."""
+    """Return I of every query and key in the queries' dtype, also under autocast."""
     groups, length, heads, _ = q.shape
     with torch.autocast(q.device.type, enabled=False):
         products = torch.bmm(q.flatten(1, 2), keys.to(q.dtype).transpose(1, 2)).relu()
@@ -87,10 +89,10 @@ def index_kl(
     chosen: Bool[Tensor, "b t s"],
     real: Bool[Tensor, "b t"] | None,
 ) -> Float[Tensor, ""]:
-    """KL(target || softmax(scores)) over the chosen tokens, in nats, summed over the real rows.
+    """Return KL(target || softmax(scores)) over the chosen tokens, in nats, summed over the real rows.
 
-    `target` is the attention's probability of every chosen token, mean over the heads: DeepSeek-V3.2, eq. 4,
-    sums them and divides by the sum, which is the number of heads.
+    `target` is the attention's probability of every chosen token, averaged over the heads: DeepSeek-V3.2,
+    eq. 4, sums them and divides by the sum, which is the number of heads.
     """
     logs = scores.masked_fill(~chosen, -torch.inf).log_softmax(-1).masked_fill(~chosen, 0)
     target = target.to(logs.dtype)
@@ -99,20 +101,21 @@ def index_kl(
 
 
 class Index(NamedTuple):
-    """What the indexer says of a piece of text: queries and head weights of its new tokens, keys of all."""
+    """Outputs of the indexer: queries and head weights of the new tokens, keys of all tokens."""
 
     q: Float[Tensor, "b t j i"]
     weights: Float[Tensor, "b t j"]
     keys: Float[Tensor, "b s i"]
 
     def scores(self, end: int) -> Float[Tensor, "b t end"]:
-        """I over the first `end` tokens."""
+        """Return I over the first `end` tokens."""
         return index_scores(self.q, self.weights, self.keys[:, :end])
 
     def split(self, sizes: list[int]) -> list[Index]:
-        """Pieces of so many new tokens."""
+        """Split into parts of these numbers of new tokens, each with all keys."""
         pieces = zip(self.q.split(sizes, 1), self.weights.split(sizes, 1), strict=True)
         return [Index(q, weights, self.keys) for q, weights in pieces]
 
     def rows(self, rows: slice) -> Index:
+        """Return the index of some new tokens, with all keys."""
         return Index(self.q[:, rows], self.weights[:, rows], self.keys)

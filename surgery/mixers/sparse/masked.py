@@ -1,5 +1,7 @@
-"""Sparse attention as full attention under a mask: cost grows with the square, but with no gathering. Best
-where the sequence is not much longer than top_k."""
+"""Sparse attention as full attention under a mask, at quadratic cost but without gathering.
+
+Faster than `gathered` if the sequence is not much longer than top_k.
+"""
 
 from __future__ import annotations
 
@@ -29,33 +31,36 @@ def masked_attention(
     *,
     with_kl: bool,
 ) -> tuple[Float[Tensor, "b h t d"], Tensor]:
-    """Each query over its top_k tokens, and the KL of the index in nats, summed over the real rows (0 if not
-    asked for)."""
-    everything = k.shape[2] <= top_k  # is selected
+    """Attend from each query to its top_k tokens.
+
+    Returns:
+        Attention output, and the KL of the index in nats, summed over the real rows (0 without `with_kl`).
+    """
+    everything = k.shape[2] <= top_k  # all tokens are selected
     chosen = kl = None
     if (with_kl or not everything) and _fits(index, q, k, context):
         chosen, kl = _by_rows(index, q, k, top_k, with_kl)
     elif not everything:
         chosen = _selected(index, context, top_k)
     if everything or chosen is None:
-        mixed = attend(q, k, v, context)
+        output = attend(q, k, v, context)
     else:
-        mixed = F.scaled_dot_product_attention(
+        output = F.scaled_dot_product_attention(
             q, k, v, attn_mask=chosen[:, None], enable_gqa=q.shape[1] != k.shape[1]
         )
     if kl is not None:
-        return mixed, kl
+        return output, kl
     kl = index.weights.new_zeros(())
     if with_kl:
         queries, keys = q.detach(), k.detach()
         for rows in row_chunks(q.shape[2], q.shape[0] * q.shape[1] * k.shape[2], q.device):
             mask = visible(context, rows) if chosen is None else chosen[:, rows]
             kl = kl + recomputed(_kl, queries, keys, index, context, mask, rows)
-    return mixed, kl
+    return output, kl
 
 
 def _fits(index: Index, q: Tensor, k: Tensor, context: Context) -> bool:
-    """Whether kernels take whole rows: all that is seen is new, and real."""
+    """Return whether the kernels for whole rows apply: no cached tokens, no padding, supported inputs."""
     whole = context.seen == 0 and context.padding is None and q.shape[2] == k.shape[2]
     return whole and not torch.compiler.is_compiling() and fits_rows(index.q, q)
 
@@ -63,7 +68,7 @@ def _fits(index: Index, q: Tensor, k: Tensor, context: Context) -> bool:
 def _by_rows(
     index: Index, q: Tensor, k: Tensor, top_k: int, with_kl: bool
 ) -> tuple[Bool[Tensor, "b t s"], Float[Tensor, ""] | None]:
-    """The selection, and the KL summed over the rows where it is asked for."""
+    """Return the selection, and the KL summed over the rows (None without `with_kl`), by the kernels."""
     if not with_kl:
         with torch.no_grad():
             return rows_fused(*index, q, k, top_k, with_kl=False).chosen, None
@@ -72,7 +77,7 @@ def _by_rows(
 
 
 class _Rows(torch.autograd.Function):
-    """Gradients of the index are known as soon as its KL is, a scalar."""
+    """Selection and KL of the index; since the KL is a scalar, the forward pass computes its gradients."""
 
     @staticmethod
     def forward(
@@ -115,10 +120,10 @@ def _kl(
 def _probabilities(
     q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g s d"], mask: Bool[Tensor, "1|b t s"]
 ) -> Float[Tensor, "b t s"]:
-    """Attention's probabilities, mean over the heads."""
+    """Return the attention probabilities, averaged over the heads."""
     grouped = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)
     logits = grouped @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    logits = logits.to(exact).unflatten(2, (-1, q.shape[2])).flatten(1, 2)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits = logits.to(dtype).unflatten(2, (-1, q.shape[2])).flatten(1, 2)
     probabilities: Tensor = logits.masked_fill_(~mask[:, None], -torch.inf).softmax(-1)
     return probabilities.mean(1)

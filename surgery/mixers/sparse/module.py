@@ -18,19 +18,20 @@ from surgery.ops.attention import with_past
 from surgery.ops.rotary import rotate
 from surgery.projections.siblings import project
 
-# Sequences longer than this many times top_k are gathered, where every head has its own keys; with fewer key
-# heads there is less to gather. Measured at 8 heads of 64: there training takes about as long either way, on
-# one core of a CPU and on an H100.
+# Keys and values are gathered for sequences longer than this multiple of top_k, if every head has its own
+# keys; fewer key heads lower the threshold in proportion. Measured at 8 heads of 64: at the threshold training
+# takes about as long either way, on one CPU core and on an H100.
 GATHER_FROM = {"cpu": 32, "accelerator": 100}
 
 
 class SparseAttention(nn.Module):
-    """Rotary grouped-query attention over the `top_k` tokens of the highest index score, one set a query,
-    shared by all heads. A query's own token competes like any other.
+    """Rotary grouped-query attention over the `top_k` tokens with the highest index scores.
 
-    The indexer learns from KL(attention || softmax(scores)) over the selected tokens alone, weighted by
-    `index_weight`: its inputs and the target are detached, and which tokens are selected has no gradient, so
-    that the KL trains only the indexer and the model's loss only the rest (DeepSeek-V3.2, section 2.1).
+    Each query has one set of tokens, shared by all heads; its own token is not guaranteed to be selected.
+
+    The indexer is trained by KL(attention || softmax(scores)) over the selected tokens, weighted by
+    `index_weight`. Its inputs and the target are detached and the selection has no gradient, so that the KL
+    trains only the indexer and the model's loss only the rest (DeepSeek-V3.2, section 2.1).
     """
 
     def __init__(
@@ -55,22 +56,22 @@ class SparseAttention(nn.Module):
         q, k, v = (self._heads(y) for y in project(x, context, self.q, self.k, self.v))
         q = rotate(self.q_norm(q), context.rotary)
         k = rotate(self.k_norm(k), context.rotary)
-        seen_only = x.detach()
-        index_key = self.indexer.key(seen_only, context.rotary).to(v.dtype)
+        detached = x.detach()
+        index_key = self.indexer.key(detached, context.rotary).to(v.dtype)
         k, v, index_key = with_past(context, None, k, v, index_key)
-        index = Index(*self.indexer.query(seen_only, context.rotary), index_key[:, 0])
+        index = Index(*self.indexer.query(detached, context.rotary), index_key[:, 0])
         with_kl = self.training and self.index_weight > 0
         length = x.shape[1]
         attention = gathered_attention if self._gathers(q, k) else masked_attention
-        mixed, kl = attention(q, k, v, index, context, self.top_k, with_kl=with_kl)
+        output, kl = attention(q, k, v, index, context, self.top_k, with_kl=with_kl)
         if with_kl:
             real = real_rows(context, slice(0, length))
             rows = x.shape[0] * length if real is None else real.sum().clamp(min=1)
             context.losses.append(self.index_weight * kl / rows)
-        return project(mixed.transpose(1, 2).flatten(2), context, self.o)[0]
+        return project(output.transpose(1, 2).flatten(2), context, self.o)[0]
 
     def _gathers(self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g s d"]) -> bool:
-        """Whether gathering is the faster way; for a single query it always is."""
+        """Return whether gathering is faster; for a single query it always is."""
         times = GATHER_FROM["cpu" if q.device.type == "cpu" else "accelerator"]
         return q.shape[2] == 1 or k.shape[2] * q.shape[1] > times * self.top_k * k.shape[1]
 

@@ -1,9 +1,8 @@
-"""The indexer's work as Triton kernels for CUDA: scores, the top-k of them, and the KL with its gradients,
-with no tensor of heads x tokens x tokens.
+"""The indexer as Triton kernels for CUDA: scores, their top-k, and the KL with its gradients.
 
-Scores are made tile by tile; the k-th largest of a row is found bit by bit, by counting. Then each head's
-normaliser is taken over the selected keys, and with these a tile's KL and the gradient of its scores, which
-takes their place.
+No kernel stores a tensor of heads x tokens x tokens. Scores are computed tile by tile; the k-th largest of a
+row is determined bit by bit, by counting. Then each head's normaliser is computed over the selected keys, and
+from these a tile's KL and the gradient of its scores, which overwrites the scores.
 """
 
 from __future__ import annotations
@@ -15,15 +14,20 @@ from torch import Tensor
 
 from surgery.ops.kernels import AVAILABLE, block_size, ceil_div, jit, tl
 
-LONGEST = 2048  # keys: their scores are kept, and a program of the selection holds a row of them
+LONGEST = 2048  # keys, at most: all scores are stored, and a program of the selection holds a row of them
 TILE = 64  # queries or keys
-ELEMENTS = 8192  # scores that a program of the selection holds
-WIDEST = 128  # channels of a head
+ELEMENTS = 8192  # scores per program of the selection
+WIDEST = 128  # channels of a head, at most
 
 
 class Rows(NamedTuple):
-    """chosen (b, t, s) of bool; the KL in nats, summed over all rows; its gradients, of the index's queries,
-    head weights and keys. Without KL only the first."""
+    """Selection of whole rows, and the KL of the index.
+
+    Attributes:
+        chosen: (b, t, s), bool.
+        kl: in nats, summed over all rows; None if it was not computed.
+        d_queries, d_weights, d_keys: gradients of the KL for the index's queries, head weights and keys.
+    """
 
     chosen: Tensor
     kl: Tensor | None = None
@@ -33,17 +37,26 @@ class Rows(NamedTuple):
 
 
 def fits_rows(index_q: Tensor, q: Tensor) -> bool:
-    """Whether the kernels can take these: CUDA, dtypes they know, rows and heads within registers."""
-    known = index_q.dtype == torch.float32 and q.dtype in (torch.bfloat16, torch.float32)
+    """Return whether the kernels support these: on CUDA, known dtypes, rows and heads within registers."""
+    fits_dtype = index_q.dtype == torch.float32 and q.dtype in (torch.bfloat16, torch.float32)
     sizes = q.shape[2] <= LONGEST and max(q.shape[3], index_q.shape[3]) <= WIDEST
-    return AVAILABLE and known and sizes and q.is_cuda and q.numel() > 0
+    return AVAILABLE and fits_dtype and sizes and q.is_cuda and q.numel() > 0
 
 
 def rows_fused(
     queries: Tensor, weights: Tensor, keys: Tensor, q: Tensor, k: Tensor, top_k: int, with_kl: bool
 ) -> Rows:
-    """Of the index: queries (b, t, j, i) and weights (b, t, j) in float32, keys (b, t, i). Of the attention
-    that it learns from: q (b, h, t, d), k (b, g, t, d)."""
+    """Select the top_k keys of every row, and compute the KL of the index and its gradients.
+
+    Args:
+        queries: of the index (b, t, j, i), in float32.
+        weights: of the index's heads (b, t, j), in float32.
+        keys: of the index (b, t, i).
+        q: queries of the attention, whose probabilities are the KL's target (b, h, t, d).
+        k: keys of the attention (b, g, t, d).
+        top_k: keys to select per row.
+        with_kl: whether to compute the KL and its gradients.
+    """
     batch, length, heads, size = queries.shape
     index = queries.contiguous(), weights.contiguous(), keys.contiguous()
     tiles = ceil_div(length, TILE)
@@ -100,7 +113,7 @@ def rows_fused(
 
 @jit
 def _of_head(queries, row, real, head, channel, HEADS: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Queries of one head of the index (rows, channels)."""
+    """Load queries of one head of the index (rows, channels)."""
     return tl.load(
         queries + (row * HEADS + head)[:, None] * SIZE + channel[None, :],
         mask=real[:, None] & (channel < SIZE)[None, :], other=0.0,
@@ -109,7 +122,7 @@ def _of_head(queries, row, real, head, channel, HEADS: tl.constexpr, SIZE: tl.co
 
 @jit
 def _keys(keys, first, key, length, channel, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Keys (channels, keys) of a sequence whose first row is given, in float32."""
+    """Load keys (channels, keys) of the sequence that starts at row `first`, in float32."""
     return tl.load(
         keys + (first + key)[None, :] * SIZE + channel[:, None],
         mask=(key < length)[None, :] & (channel < SIZE)[:, None], other=0.0,
@@ -121,7 +134,7 @@ def write_scores(  # type: ignore[no-untyped-def]
     queries, weights, keys, scores, length,
     HEADS: tl.constexpr, SIZE: tl.constexpr, DEEP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of scores; those ahead of the diagonal's tiles are left unwritten, here and below."""
+    """Compute a tile of scores; tiles above the diagonal are left unwritten, here and below."""
     if tl.program_id(0) <= tl.program_id(1):
         first = tl.program_id(2).to(tl.int64) * length
         key = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -142,9 +155,11 @@ def write_scores(  # type: ignore[no-untyped-def]
 def choose_keys(  # type: ignore[no-untyped-def]
     scores, chosen, normaliser, length, k, TALL: tl.constexpr, WIDE: tl.constexpr
 ):
-    """The k largest scores of some rows, of those up to the row's own token, and the logarithm of the sum of
-    their exponentials. Of equal ones the later are chosen. Scores are compared by their bits, turned so that
-    they sort as the scores do."""
+    """Select the k largest scores of each row among tokens up to its own, and store their log-sum-exp.
+
+    Among equal scores later tokens are preferred. Scores are compared by their bits, transformed so that they
+    sort as the scores do.
+    """
     token = tl.program_id(0) * TALL + tl.arange(0, TALL)
     row = tl.program_id(1).to(tl.int64) * length + token
     key = tl.arange(0, WIDE)
@@ -178,7 +193,7 @@ def _logits(  # type: ignore[no-untyped-def]
     q, k, batch, head, token, key, length, scale,
     Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, Q_SIZE: tl.constexpr, Q_DEEP: tl.constexpr,
 ):  # fmt: skip
-    """Of one head of the attention, a tile."""
+    """Compute a tile of the logits of one head of the attention."""
     deep = tl.arange(0, Q_DEEP)
     mine = tl.load(
         q + ((batch * Q_HEADS + head) * length + token)[:, None] * Q_SIZE + deep[None, :],
@@ -198,7 +213,7 @@ def normalise_heads(  # type: ignore[no-untyped-def]
     Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, Q_SIZE: tl.constexpr, Q_DEEP: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Of some rows of one head: the logarithm of the sum of the selected logits' exponentials."""
+    """Compute the log-sum-exp of the selected logits of one head, for a tile of rows."""
     batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     token = tl.program_id(0) * TILE + tl.arange(0, TILE)
     real = token < length
@@ -226,7 +241,7 @@ def compare(  # type: ignore[no-untyped-def]
     Q_HEADS: tl.constexpr, K_HEADS: tl.constexpr, Q_SIZE: tl.constexpr, Q_DEEP: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """A tile's share of the KL, and the gradient of its scores in their place."""
+    """Compute a tile's part of the KL, and overwrite its scores with their gradient."""
     if tl.program_id(0) <= tl.program_id(1):
         batch = tl.program_id(2).to(tl.int64)
         key = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -245,8 +260,8 @@ def compare(  # type: ignore[no-untyped-def]
         logs = tl.where(picked, tl.load(scores + at, mask=inside, other=0.0) - whole[:, None], 0.0)
         positive = target > 0.0
         terms = tl.where(positive, target * (tl.log(tl.where(positive, target, 1.0)) - logs), 0.0)
-        place = (batch * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
-        tl.store(kl + place, tl.sum(tl.sum(terms, 1), 0))
+        tile = (batch * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+        tl.store(kl + tile, tl.sum(tl.sum(terms, 1), 0))
         tl.store(scores + at, tl.where(picked, tl.exp(logs) - target, 0.0), mask=inside)
 
 
@@ -255,7 +270,7 @@ def queries_back(  # type: ignore[no-untyped-def]
     queries, weights, keys, d_scores, d_queries, d_weights, length,
     HEADS: tl.constexpr, SIZE: tl.constexpr, DEEP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of some tokens' queries and head weights, from all keys that they see."""
+    """Compute the gradients of a tile's queries and head weights from all keys that they see."""
     first_row = tl.program_id(1).to(tl.int64) * length
     token = tl.program_id(0) * TILE + tl.arange(0, TILE)
     row, real, channel = first_row + token, token < length, tl.arange(0, DEEP)
@@ -287,7 +302,7 @@ def keys_back(  # type: ignore[no-untyped-def]
     queries, weights, keys, d_scores, d_keys, length,
     HEADS: tl.constexpr, SIZE: tl.constexpr, DEEP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of some keys, from all tokens that see them."""
+    """Compute the gradients of a tile's keys from all tokens that see them."""
     first_row = tl.program_id(1).to(tl.int64) * length
     key = tl.program_id(0) * TILE + tl.arange(0, TILE)
     channel = tl.arange(0, DEEP)

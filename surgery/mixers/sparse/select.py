@@ -1,4 +1,4 @@
-"""Which tokens a query may look at, and the top-k of them by score."""
+"""Causal visibility of tokens, and selection of the top-k by score."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from surgery.context import Context
 
 
 def visible(context: Context, rows: slice) -> Bool[Tensor, "1|b t s"]:
-    """True where a new token of `rows` may look, of the tokens up to the last of these: not ahead, not at
-    padding; padding itself sees itself, so that no row is empty."""
+    """Return the mask of the new tokens `rows` over all tokens up to the last of them.
+
+    True at tokens that are neither later nor padding; padding attends to itself, so that no row is empty.
+    """
     tokens = torch.arange(context.seen + rows.stop, device=context.rotary[0].device)
     queries = tokens[context.seen + rows.start :, None]
     mask = (tokens <= queries)[None]
@@ -21,7 +23,7 @@ def visible(context: Context, rows: slice) -> Bool[Tensor, "1|b t s"]:
 
 
 def real_rows(context: Context, rows: slice) -> Bool[Tensor, "b t"] | None:
-    """Which new tokens of `rows` are no padding; None: all."""
+    """Return the mask of the new tokens `rows` that are not padding; None: all are real."""
     real = context.new_real
     return None if real is None else real[:, rows]
 
@@ -29,12 +31,14 @@ def real_rows(context: Context, rows: slice) -> Bool[Tensor, "b t"] | None:
 def top_tokens(
     scores: Float[Tensor, "b t s"], allowed: Bool[Tensor, "1|b t s"], count: int
 ) -> tuple[Int[Tensor, "b t k"], Bool[Tensor, "b t k"]]:
-    """Positions of the `count` allowed tokens of the highest score, in any order, and which of them are
-    real: a row may allow fewer.
+    """Return the `count` allowed tokens with the highest scores.
 
-    Scores are compared in float32; of equal ones (the ReLU makes zeros) the later token wins. torch.topk
-    leaves that open, and decoding must select what training did. So it is given whole numbers: a float's
-    bits, turned so that they sort as the float does, above the position.
+    Scores are compared in float32; among equal ones (the ReLU produces zeros) the later token is preferred.
+    torch.topk leaves ties unspecified, but decoding must select the same tokens as training. It is therefore
+    applied to integers: the float's bits, transformed to sort as the float does, above the position.
+
+    Returns:
+        Positions of the tokens in any order, and a mask of the real ones: a row may allow fewer.
     """
     scores = scores.detach().float().masked_fill(~allowed, -torch.inf) + 0.0  # -0 and 0 are equal
     bits = scores.view(torch.int32)
@@ -45,7 +49,7 @@ def top_tokens(
 
 
 def as_mask(tokens: Int[Tensor, "b t k"], real: Bool[Tensor, "b t k"], length: int) -> Bool[Tensor, "b t s"]:
-    """True at the real ones of these positions."""
+    """Return a mask that is True at those positions that are real."""
     return torch.zeros(*tokens.shape[:2], length, dtype=torch.bool, device=tokens.device).scatter_(
         -1, tokens, real
     )

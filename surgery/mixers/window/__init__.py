@@ -1,4 +1,4 @@
-"""`W`: softmax attention over the last tokens only."""
+"""`W`: sliding-window softmax attention."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class WindowSpec(SoftmaxSpec):
     layer_type = "sliding_attention"
     colour = "cyan"
     options = {
-        "window": Option(int, 256, low=1, help="tokens a token sees, itself included"),
+        "window": Option(int, 256, low=1, help="tokens that a query sees, itself included"),
         "gate": GATE,
     }
