@@ -19,8 +19,8 @@ from surgery.ops.rotary import rotate
 from surgery.projections.siblings import project
 
 # Keys and values are gathered for sequences longer than this multiple of top_k, if every head has its own
-# keys; fewer key heads lower the threshold in proportion. Measured at 8 heads of 64: at the threshold training
-# takes about as long either way, on one CPU core and on an H100.
+# keys; fewer key heads lower the threshold in proportion. Measured at 8 heads of 64: at the threshold
+# training takes about as long either way, on one CPU core and on an H100.
 GATHER_FROM = {"cpu": 32, "accelerator": 100}
 
 
