@@ -96,5 +96,5 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         hint = f"\n{finding.hint}" if finding.hint else ""
         state = Text(finding.state, style=COLOURS[finding.state])
-        table.add_row(finding.what, state, Text.assemble(finding.found, (hint, "cyan")))
+        table.add_row(finding.what, state, Text.assemble(finding.result, (hint, "cyan")))
     console.print(table)

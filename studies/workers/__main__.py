@@ -1,8 +1,8 @@
-"""A worker as the supervisor starts it.
+"""Entry point of a worker process, as the supervisor starts it.
 
 python -m studies.workers FOLDER --device NAME [--trials N] [--refine RUNS]
 
-The address of a database comes in the environment (`STORAGE`): arguments can be seen by every user.
+The address of a database is passed in the environment (`STORAGE`): arguments are visible to every user.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Join the study; returns the exit code."""
+    """Join the study, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m studies.workers", allow_abbrev=False)
     parser.add_argument("folder")
     parser.add_argument("--device", required=True)

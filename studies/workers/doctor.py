@@ -1,10 +1,10 @@
-"""What `nas doctor` looks at: versions, devices, kernels, prepared text, and a study's storage and files."""
+"""Checks of `nas doctor`: versions, devices, kernels, prepared text, and a study's storage and files."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,27 @@ OK, WARNING, FAULT = "ok", "warning", "fault"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `state` is ok, warning or fault."""
+    """One result of a check.
+
+    Attributes:
+        what: the subject of the check.
+        state: OK, WARNING or FAULT.
+        result: description of the result.
+        hint: suggested fix; empty if there is none.
+    """
 
     what: str
     state: str
-    found: str
+    result: str
     hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the finding for `--json`; its keys are stable."""
+        return {"what": self.what, "state": self.state, "found": self.result, "hint": self.hint}
 
 
 def examine_machine() -> list[Finding]:
-    """Versions, devices, kernels and prepared text of this machine."""
+    """Check versions, devices, kernels and prepared text of this machine."""
     findings = []
     missing = []
     versions = []
@@ -69,7 +77,7 @@ def examine_machine() -> list[Finding]:
 
 
 def _gpus() -> list[Finding]:
-    """Each GPU with its memory, and whether it computes."""
+    """Check each GPU: its memory, and whether it computes."""
     if not torch.cuda.is_available():
         return [Finding("GPU", OK, "none: everything runs on the CPU")]
     findings = []
@@ -79,8 +87,8 @@ def _gpus() -> list[Finding]:
             torch.ones(8, device=device).sum().item()
             free, total = torch.cuda.mem_get_info(device)
             name = torch.cuda.get_device_name(device)
-            found = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-            findings.append(Finding(f"GPU {index}", OK, found))
+            memory = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            findings.append(Finding(f"GPU {index}", OK, memory))
         except (RuntimeError, AssertionError) as error:
             findings.append(Finding(f"GPU {index}", FAULT, str(error).splitlines()[0]))
     kernels = (
@@ -98,20 +106,20 @@ def _text() -> Finding:
         hint = "set NAS_HOME to another folder"
         return Finding("text", WARNING, f"{home}: {error.strerror or error}", hint)
     unfinished = [item.folder.name for item in prepared if not item.finished]
-    found = f"{len(prepared)} prepared in {home}"
+    summary = f"{len(prepared)} prepared in {home}"
     if unfinished:
         hint = "the nas data prepare that began them resumes them"
-        return Finding("text", WARNING, f"{found}, not finished: {', '.join(unfinished)}", hint)
+        return Finding("text", WARNING, f"{summary}, not finished: {', '.join(unfinished)}", hint)
     folder = home
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        return Finding("text", WARNING, f"{found}; the folder can't be written", "set NAS_HOME to another")
-    return Finding("text", OK, found)
+        return Finding("text", WARNING, f"{summary}; the folder can't be written", "set NAS_HOME to another")
+    return Finding("text", OK, summary)
 
 
 def examine_study(name: str, runs: Path, url: str | None) -> list[Finding]:
-    """Whether a study can be read, who works on it, and whether its fields do something.
+    """Check whether a study can be read, its workers, and whether its fields have an effect.
 
     Raises:
         UserError: there is no such study.
@@ -125,13 +133,15 @@ def examine_study(name: str, runs: Path, url: str | None) -> list[Finding]:
     records = study.records()
     states = Counter(record.state for record in records)
     findings = [Finding("storage", OK, _storage(study))]
-    told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
-    findings.append(Finding("trials", WARNING if states[FAILED] else OK, told))
+    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
+    findings.append(Finding("trials", WARNING if states[FAILED] else OK, counts))
     findings.append(_workers(study, states[RUNNING]))
     here = os.path.isfile(Path(study.settings.data_folder) / "meta.json")  # False where it is not readable
-    found = f"{study.settings.corpus} in {study.settings.data_folder}"
+    source = f"{study.settings.corpus} in {study.settings.data_folder}"
     hint = "" if here else "workers prepare it again"
-    findings.append(Finding("data", OK if here else WARNING, found if here else f"{found}: not there", hint))
+    findings.append(
+        Finding("data", OK if here else WARNING, source if here else f"{source}: not there", hint)
+    )
     if not os.access(study.folder, os.W_OK):
         findings.append(Finding("folder", WARNING, f"{study.folder} can't be written: it can only be read"))
     damaged = sorted(path.name for path in study.folder.glob(f"{JOURNAL}.damaged-*"))
@@ -153,9 +163,9 @@ def _storage(study: Study) -> str:
 
 def _workers(study: Study, running: int) -> Finding:
     alive, gone = statuses(study.workers_folder), dead(study.workers_folder)
-    found = f"{len(alive)} training, {running} trials running"
+    summary = f"{len(alive)} training, {running} trials running"
     if gone:
         return Finding(
-            "workers", WARNING, f"{found}, {len(gone)} died", "the next search requeues their trials"
+            "workers", WARNING, f"{summary}, {len(gone)} died", "the next search requeues their trials"
         )
-    return Finding("workers", OK, found)
+    return Finding("workers", OK, summary)

@@ -1,4 +1,4 @@
-"""Joining a study: what `nas worker` and the processes of a supervisor do."""
+"""Joining a study, as `nas worker` and the processes of a supervisor do."""
 
 from __future__ import annotations
 

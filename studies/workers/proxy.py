@@ -18,10 +18,10 @@ from surgery.config.problems import Problem, UserError
 
 
 def open_data(study: Study) -> TokenData:
-    """The study's token data; prepared anew on a machine that does not have it.
+    """Open the study's token data; prepare it on a machine that does not have it.
 
     Raises:
-        UserError: it is not the data that the study was started with.
+        UserError: the data differ from those that the study was started with.
     """
     settings = study.settings
     if (Path(settings.data_folder) / "meta.json").is_file():
@@ -38,14 +38,14 @@ def prepare_for(
     space: SearchSpace, corpus: str, tokenizer: str,
     progress: Callable[[int, int, int | None], None] | None = None,
 ) -> TokenData:  # fmt: skip
-    """Tokens enough for one proxy from a Hub data set, or the whole of a local corpus."""
+    """Prepare enough tokens of a Hub data set for one proxy, or the whole of a local corpus."""
     remote = corpus.startswith(("hf:", "fineweb-edu"))
     limit = space.proxy.tokens if remote else None
     return open_or_prepare(corpus, tokenizer, max_tokens=limit, progress=progress)
 
 
 def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
-    """The proxy of a space as the trainer takes it; the data order depends on the study's seed alone."""
+    """Return the training settings of a space's proxy; the data order depends only on the study's seed."""
     proxy = space.proxy
     return TrainSettings(
         tokens=proxy.tokens,
@@ -63,7 +63,7 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
 
 
 def settings_of(study: Study) -> TrainSettings:
-    """What all trials of a study train with."""
+    """Return the training settings of all trials of a study."""
     asked = study.settings
     proxy = train_settings(study.space, asked.seed)
     return replace(proxy, compile=asked.compile, cpu_precision=asked.cpu_precision)
@@ -72,7 +72,11 @@ def settings_of(study: Study) -> TrainSettings:
 def metrics_of(
     space: SearchSpace, architecture: Architecture, results: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
-    """Every metric the space mentions and every one without a context, by name. `results`: one a seed."""
+    """Return, by name, every metric that the space mentions and every one without a context.
+
+    Args:
+        results: measured metrics of one training per seed; their means are returned.
+    """
     measured = {
         name: fmean(result[name] for result in results)
         for name, metric in ALL_METRICS.items()

@@ -1,4 +1,4 @@
-"""How a worker is asked to stop: between two steps of training, never within a write to the storage."""
+"""Stop requests to a worker: honoured between two training steps, never within a write to the storage."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from studies.workers.supervisor import SUPERVISOR
 
 
 class Stop:
-    """True once a signal asked to stop, or once the supervisor that started this process is gone."""
+    """A stop request: true after a signal, or once the supervisor that started this process is gone."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.supervisor = os.environ.get(SUPERVISOR)
 
     def __call__(self) -> bool:
+        """Return whether the worker should stop."""
         orphaned = self.supervisor is not None and os.getppid() != int(self.supervisor)
         return orphaned or self.asked.is_set()
 
     def wait(self, seconds: float) -> None:
+        """Wait for a signal, for so many seconds at most."""
         self.asked.wait(seconds)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM set it: training looks at it each step, so no write to the storage is cut through.
-    A second signal interrupts at once."""
+    """Yield a stop request that SIGINT and SIGTERM set.
+
+    Training polls it once per step, so a storage write is never interrupted. A second signal raises
+    KeyboardInterrupt at once.
+    """
     stop = Stop()
 
     def handler(number: int, frame: FrameType | None) -> None:

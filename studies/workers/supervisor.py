@@ -1,4 +1,4 @@
-"""Runs local workers for a study, watches over them and says how far it is."""
+"""Supervision of a study's local workers: start, restart, stop, and progress."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from studies.study.leases import statuses
 from studies.study.trial_record import TrialRecord, front_records
 
 POLL_SECONDS = 0.5
-RESPAWNS = 3  # a worker that dies is started again so many times in all, a worker
+RESPAWNS = 3  # restarts of dead workers per worker, counted together
 STOPPED = 130  # exit code of a worker that was asked to stop
-REFUSED = 2  # likewise, of one that can't work until the user has fixed something
-LOST = 3  # likewise, of one whose device is lost to it
-# before another is started in its place: processes that share a GPU all lose it, and it serves new ones only
-# once the last of them has ended
+REFUSED = 2  # likewise, of one that can't work before the user fixes something
+LOST = 3  # likewise, of one that lost its device
+# before a lost worker is restarted: processes that share a GPU all lose it, and it serves new ones only once
+# the last of them has ended
 RECOVERY_SECONDS = 10.0
 SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
 GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
@@ -43,33 +43,39 @@ class Snapshot:
     workers: list[dict[str, Any]]
     elapsed: float
     target: int | None
-    trained_here: int  # since this search started, of those that the target counts
-    refining: bool = False  # what is trained, and counted, are repeats
+    trained_here: int  # since this search started, counted as the target is
+    refining: bool = False  # replicates are trained and counted
 
     def count(self, state: str) -> int:
+        """Return the number of trials in a state."""
         return sum(record.state == state for record in self.records)
 
     @property
     def trained(self) -> int:
+        """Number of trained architectures."""
         return sum(record.trained for record in self.records)
 
     @property
     def ended(self) -> int:
-        """Trainings that the target counts."""
+        """Number of ended trainings, counted as the target is."""
         return sum(record.repeated for record in self.records) if self.refining else self.trained
 
     @property
     def tokens_per_s(self) -> float:
+        """Tokens per second of all workers together."""
         return float(sum(worker.get("tokens_per_s", 0.0) for worker in self.workers))
 
     @property
     def trials_per_hour(self) -> float:
+        """Trainings per hour since this search started."""
         return 3600 * self.trained_here / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the target, from the mean time of a trial, stopped ones among them, and how far the
-        running ones are."""
+        """Seconds until the target, from the mean time per trial and the progress of running ones.
+
+        Paused trials count in the mean. None without a target, a trained trial or a worker.
+        """
         times = [record.seconds for record in self.records if record.trained and record.seconds > 0]
         if self.target is None or not times or not self.workers:
             return None
@@ -78,9 +84,9 @@ class Snapshot:
 
 
 class Supervisor:
-    """Starts `workers` processes, restarts those that die, stops them all together.
+    """A supervisor that starts `workers` processes, restarts those that die, and stops all of them together.
 
-    With `refine` they train repeats, so many runs of one architecture at most, and `target` counts repeats.
+    With `refine` they train replicates, at most so many runs per architecture, and `target` counts those.
     """
 
     def __init__(
@@ -92,13 +98,13 @@ class Supervisor:
         self.number = workers
         self.processes: list[subprocess.Popen[bytes]] = []
         self.respawned = 0
-        self.lost: dict[int, float] = {}  # when, by index
+        self.lost: dict[int, float] = {}  # time of the loss by worker index
         self.started = time.monotonic()
         self.trained_before = self._ended(study.records())
         self.timed_out = False
 
     def watch(self) -> Iterator[Snapshot]:
-        """Snapshots until every worker has ended. Leaving the loop early stops the workers.
+        """Start the workers and yield snapshots until all have ended. Leaving the loop early stops them.
 
         Raises:
             UserError: the study's folder or storage can't be used any more.
@@ -107,7 +113,7 @@ class Supervisor:
             try:
                 with (self.study.folder / "workers.log").open("ab") as self.log:
                     self.processes = [self._spawn(index) for index in range(self.number)]
-                    while self._revive() or any(process.poll() is None for process in self.processes):
+                    while self._restart_dead() or any(process.poll() is None for process in self.processes):
                         if not self._in_time():
                             break
                         yield self.snapshot()
@@ -122,6 +128,7 @@ class Supervisor:
                     self.study.write_front()
 
     def snapshot(self) -> Snapshot:
+        """Return the state of the study now."""
         records = self.study.records()
         return Snapshot(
             records=records,
@@ -138,25 +145,28 @@ class Supervisor:
 
     @property
     def failed(self) -> bool:
-        """Whether a worker ended with an error for good; being asked to stop is none."""
+        """Return whether a worker ended with an error; being asked to stop is none."""
         return any(
             (process.returncode or 0) not in (0, STOPPED, -signal.SIGINT) for process in self.processes
         )
 
     @property
     def died(self) -> bool:
-        """Whether nothing ended this search as asked: not the target, nor the time, nor a worker that found
-        nothing more to train. Its workers were killed, failed, or were stopped from outside."""
+        """Return whether this search ended early: its workers were killed, failed, or stopped from outside.
+
+        It did not end early if it reached the target or the time limit, or if a worker had nothing left to
+        train.
+        """
         reached = self.target is not None and self._ended(self.study.records()) >= self.target
         return not (reached or self.timed_out or any(process.returncode == 0 for process in self.processes))
 
     @property
     def refused(self) -> bool:
-        """Whether all workers ended with an error that the user can fix."""
+        """Return whether all workers ended with an error that the user can fix."""
         return all(process.returncode == REFUSED for process in self.processes)
 
     def last_output(self) -> str:
-        """The end of what the workers printed."""
+        """Return the last lines that the workers printed."""
         text = (self.study.folder / "workers.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.strip().splitlines()[-12:]) or "the workers printed nothing"
 
@@ -174,21 +184,21 @@ class Supervisor:
             SUPERVISOR: str(os.getpid()),
         }
         environment.pop(STORAGE, None)
-        if self.study.url is not None:  # not an argument: those of a process are shown to every user
+        if self.study.url is not None:  # not as an argument: arguments are visible to every user
             environment[STORAGE] = self.study.url
         return subprocess.Popen(
             command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             start_new_session=True, env=environment,
         )  # fmt: skip
 
-    def _revive(self) -> bool:
-        """Starts workers again that were killed or lost their device. True when there is one to wait for."""
-        revived = False
+    def _restart_dead(self) -> bool:
+        """Restart workers that were killed or lost their device; return whether there was one."""
+        any_dead = False
         for index, process in enumerate(self.processes):
             code = process.poll() or 0
             if not (code < 0 or code == LOST) or self.respawned >= RESPAWNS * self.number or self.timed_out:
                 continue
-            revived = True
+            any_dead = True
             if code == LOST:
                 ready = self.lost.setdefault(index, time.monotonic()) + RECOVERY_SECONDS
                 if time.monotonic() < ready:
@@ -196,10 +206,10 @@ class Supervisor:
                 del self.lost[index]
             self.respawned += 1
             self.processes[index] = self._spawn(index)
-        return revived
+        return any_dead
 
     def _in_time(self) -> bool:
-        """Asks the workers to stop when the time is up; False when they had their grace after that."""
+        """Ask the workers to stop when the time is up; return False once their grace period is over too."""
         over = time.monotonic() - self.started - (self.timeout or math.inf)
         if over > 0 and not self.timed_out:
             self.timed_out = True
@@ -212,7 +222,7 @@ class Supervisor:
                 process.send_signal(number)
 
     def _stop(self) -> None:
-        """Asks the workers to stop, kills those that take too long; all at once on a second Ctrl-C."""
+        """Ask the workers to stop, and kill those that take too long; on a second Ctrl-C all at once."""
         self._signal(signal.SIGINT)
         deadline = time.monotonic() + GRACE_SECONDS
         try:
@@ -226,7 +236,7 @@ class Supervisor:
 
 
 def spread(device: str, index: int) -> str:
-    """`cuda` and `auto` workers are shared out over the GPUs; a named device is taken as it is."""
+    """Return a worker's device: `cuda` and `auto` are distributed over the GPUs, others returned as is."""
     if device not in ("cuda", "auto"):
         return device
     import torch

@@ -1,4 +1,4 @@
-"""A worker: takes trials, trains them, tells the study. Any number of them share one study."""
+"""A worker: takes trials, trains them and stores the results. Any number of workers share one study."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 
 WAIT_SECONDS = 0.5
-FAILURES_IN_A_ROW = 5  # so many different architectures failing means that something else is wrong
+FAILURES_IN_A_ROW = 5  # if so many architectures fail, the cause is something else
 Log = Callable[[str], None]
 Take = Callable[[Search, str, int | None, Callable[[], bool] | None], Assignment | Nothing]
 
@@ -61,15 +61,15 @@ def work(
     Raises:
         UserError: device, data, folder or storage are not usable here, this version trains by other rules
             than the study's trials, or every trial fails.
-        DeviceLost: this process can't use the device any more; a new one can.
+        DeviceLost: this process can no longer use the device; a new one can.
         KeyboardInterrupt: asked to stop.
     """
     study.refuse_changed_rules()
-    place = pick_device(device)
+    torch_device = pick_device(device)
     torch.set_num_threads(study.settings.threads)
     data = open_data(study)
     check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
-    make_ready(place)
+    make_ready(torch_device)
     mark("open")
     with (
         explain_storage_errors(study.folder),
@@ -77,7 +77,7 @@ def work(
         stop_on_signals() as stop,
     ):
         search = Search(study)
-        worker = _Worker(search, data, place, lease, stop, log)
+        worker = _Worker(search, data, torch_device, lease, stop, log)
         while not stop():
             assignment = take_next(search, lease.worker, target, stop)
             mark("take")
@@ -93,7 +93,7 @@ def work(
 
 
 class _Worker:
-    """Trains one trial after the other."""
+    """A worker's state, shared by the trials that it trains one after the other."""
 
     def __init__(
         self, search: Search, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log
@@ -106,17 +106,17 @@ class _Worker:
         self.last_beat = time.monotonic()
 
     def run(self, assignment: Assignment) -> None:
-        """Trains a trial to its end or to the rung where it stops, and tells the study.
+        """Train a trial to its end or to the rung where it pauses, and store the result.
 
         Raises:
             UserError: too many trials failed in a row.
-            DeviceLost: the trial is left as by a worker that was killed.
-            KeyboardInterrupt: asked to stop; the trial is put back.
+            DeviceLost: the trial is left running, as by a killed worker.
+            KeyboardInterrupt: asked to stop; the trial is requeued.
         """
         number, started = assignment.trial.number, time.time()
         record = self.study.record(number)
-        verb = f"goes on behind rung {record.passed}" if record.passed else "starts"
-        self.log(f"trial {number} {verb}: {assignment.architecture.line}")
+        event = f"resuming after rung {record.passed}" if record.passed else "starting"
+        self.log(f"trial {number}: {event}, {assignment.architecture.line}")
 
         def seconds() -> float:
             return record.seconds + time.time() - started
@@ -131,31 +131,34 @@ class _Worker:
             self._stop(assignment, seconds())
             return
         except (UserError, *STORAGE_ERRORS):  # not the architecture's fault
-            with suppress(*STORAGE_ERRORS):  # else it is found when this worker is gone
+            with suppress(*STORAGE_ERRORS):  # else it is requeued when this worker is gone
                 requeue(self.study, number)
             raise
         except torch.AcceleratorError as error:  # every call after it would fail as well
             raise DeviceLost(f"trial {number}: {self._explain(assignment, error)}") from error
         except Exception as error:  # one trial's failure must not end the study
             reason = self._explain(assignment, error)
-            told = f"trial {number} failed: {reason}"
-            self._finish(assignment, {REASON: reason, SECONDS: seconds()}, None, told)
+            text = f"trial {number} failed: {reason}"
+            self._finish(assignment, {REASON: reason, SECONDS: seconds()}, None, text)
             self._count_failure(number, reason)
             return
         self.failures = 0
         objectives = self.study.space.objectives
         values = [metrics[item.name] for item in objectives]
         shown = (f"{item.name} {item.metric.format(metrics[item.name])}" for item in objectives)
-        told = f"trial {number} done in {seconds():.0f} s: {', '.join(shown)}"
-        self._finish(assignment, {METRICS: metrics, SECONDS: seconds()}, values, told)
+        text = f"trial {number} done in {seconds():.0f} s: {', '.join(shown)}"
+        self._finish(assignment, {METRICS: metrics, SECONDS: seconds()}, values, text)
 
     def _train(self, assignment: Assignment, record: TrialRecord) -> list[dict[str, float]]:
-        """What is measured, one a seed. Probes come first: they are known at the rungs of the first seed."""
+        """Train the architecture and return its measured metrics, one dictionary per seed.
+
+        Probes come first, so that their scores are known at the rungs of the first seed.
+        """
         trial, architecture = assignment.trial, assignment.architecture
         folder = self.study.trial_folder(trial.number)
         (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
         count = self.study.space.proxy.seeds
-        used = trial.user_attrs.get(REPEAT, 0) * count  # by the trial that this one repeats, and its repeats
+        used = trial.user_attrs.get(REPEAT, 0) * count  # by the original trial and its earlier replicates
         seeds = [
             derive_seed(self.study.settings.seed, architecture.hash, used + index) for index in range(count)
         ]
@@ -191,7 +194,7 @@ class _Worker:
         for repeat, seed in enumerate(seeds):
             before = 0
             first = repeat == 0
-            # a run that goes on has its probes' scores from before
+            # a resumed run keeps its probes' scores
             scores = {name: record.measured[name] for name in probes if first and name in record.measured}
             for name, probe in probes.items():
                 if name not in scores:
@@ -221,8 +224,11 @@ class _Worker:
     def _settings(
         self, assignment: Assignment, record: TrialRecord, should_stop: Callable[[], bool]
     ) -> TrainSettings:
-        """With as many steps as fit, where the budget is time. They are looked for once: a trial that goes on
-        or is put back keeps them, and a repeat has those of the trial that it repeats."""
+        """Return the trial's training settings; if the budget is time, with as many steps as fit in it.
+
+        The steps are determined once: a resumed or requeued trial keeps them, and a replicate has those of
+        its original.
+        """
         seconds = self.study.space.proxy.seconds
         if seconds is None:
             return self.settings
@@ -230,10 +236,10 @@ class _Worker:
         if steps is None and record.repeat_of is not None:
             steps = self.study.record(record.repeat_of).steps
         if steps is None:
-            found = by_time(
+            timed = by_time(
                 self.settings, seconds, assignment.architecture, self.data, self.device, should_stop
             )
-            steps = found.steps
+            steps = timed.steps
         assignment.trial.set_user_attr(STEPS, steps)
         return replace(self.settings, tokens=steps * self.settings.batch_tokens)
 
@@ -241,10 +247,10 @@ class _Worker:
         trial = assignment.trial
         trial.set_user_attr(SECONDS, seconds)
         if pause(self.search, trial, self.lease.worker):
-            rung = self.study.record(trial.number)
+            record = self.study.record(trial.number)
             self.log(
-                f"trial {trial.number} stops at rung {len(rung.rungs)} after {seconds:.0f} s: "
-                f"val_loss {rung.rungs[-1]:.4f}"
+                f"trial {trial.number} pauses at rung {len(record.rungs)} after {seconds:.0f} s: "
+                f"val_loss {record.rungs[-1]:.4f}"
             )
 
     def _beat(self, trial: optuna.Trial) -> None:
@@ -253,7 +259,7 @@ class _Worker:
             beat(self.study, trial)
 
     def _explain(self, assignment: Assignment, error: Exception) -> str:
-        """The reason in words; error.txt has the traceback where it was not foreseen."""
+        """Return the reason as text; write it to error.txt, with the traceback of an unexpected error."""
         expected = isinstance(error, TrainingFailed)
         line = str(error).partition("\n")[0]
         reason = line if expected else f"{type(error).__name__}: {line}"
@@ -263,13 +269,13 @@ class _Worker:
         return redacted(reason)
 
     def _finish(
-        self, assignment: Assignment, attributes: dict[str, Any], values: list[float] | None, told: str
+        self, assignment: Assignment, attributes: dict[str, Any], values: list[float] | None, text: str
     ) -> None:
         trial = assignment.trial
         if finish(self.study, trial, self.lease.worker, attributes, values):
-            self.log(told)
+            self.log(text)
         else:
-            self.log(f"trial {trial.number} was given to another worker meanwhile; this result is dropped")
+            self.log(f"trial {trial.number}: reassigned to another worker, result discarded")
 
     def _count_failure(self, number: int, reason: str) -> None:
         self.failures += 1

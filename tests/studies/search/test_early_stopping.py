@@ -72,7 +72,7 @@ def test_a_stopped_trial_waits_for_its_chance_and_goes_on_where_it_was(
     scripted[4] = 0.9
     lines: list[str] = []
     work(study, target=5, device="cpu", log=lines.append)
-    assert lines[0].startswith("trial 4 goes on behind rung 1")
+    assert lines[0].startswith("trial 4: resuming after rung 1")
     assert len(steps) == 2  # of its four: the first two are not trained again
     assert study.record(4).state == "done"
     assert study.record(3).state == "stopped"

@@ -125,7 +125,7 @@ def test_passwords_stay_out_of_messages() -> None:
     assert shown("sqlite:///a@b:c.db") == "sqlite:///a@b:c.db"
 
 
-def test_full_disks_are_mendable(tmp_path: Path) -> None:
+def test_full_disks_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No space left") as caught, explain_storage_errors(tmp_path):
         Path("/dev/full").write_text("x")
     assert "finished trials are kept" in str(caught.value)

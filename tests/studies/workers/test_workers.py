@@ -79,7 +79,7 @@ def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenD
     again = records[broken]
     assert again.state == "done"
     assert f"-{alive.pid}-" in again.worker
-    assert f"trial {broken} starts" in output
+    assert f"trial {broken}: starting" in output
     # what the survivor measured is what the architecture gives anywhere
     torch.manual_seed(again.seeds[0])
     result = train(
@@ -152,7 +152,7 @@ def test_a_worker_that_loses_its_device_is_started_anew_and_its_trial_too(
     assert study.trial(0).user_attrs[DEATHS] == 0  # counted, and forgiven at the trial's first rung
     assert records[0].state == "done"
     log = (study.folder / "workers.log").read_text()
-    assert log.count("trial 0 starts") == 2
+    assert log.count("trial 0: starting") == 2
     lost = next(line for line in log.splitlines() if "device is lost" in line)
     assert lost.endswith("trial 0: AcceleratorError: CUDA error: an illegal memory access was encountered")
 
