@@ -1,1 +1,1 @@
-"""The audit of a study's proxy: does it rank architectures as longer training would?"""
+"""Audit of a study's proxy: the agreement of its ranking with that of longer training."""

@@ -1,9 +1,9 @@
-"""Kinds of architecture that the proxy misjudges: longer training moves their ranks one way.
+"""Kinds of architecture that the proxy misjudges: longer training shifts their ranks in one direction.
 
-What learns late, such as a looped stack, stands too low after a short run, and a correlation over all
-architectures does not say so. For every kind the mean number of places that longer training moves it up is
-held against those of equally many architectures drawn at random (a permutation test, Pitman 1937), and p is
-corrected for the number of kinds (Holm 1979).
+Architectures that learn late, such as looped stacks, rank too low after a short run, which a correlation over
+all architectures does not reveal. For every kind the mean rank shift by longer training is compared with that
+of equally many random architectures (a permutation test, Pitman 1937), and p is corrected for the number of
+kinds (Holm 1979).
 """
 
 from __future__ import annotations
@@ -20,77 +20,82 @@ from surgery.architecture import Architecture
 from surgery.mixers import MIXER_WORDS
 
 LEVEL = 0.05
-FEWEST, OTHERS = 2, 8  # of a kind, and beside it, where a correlation is told
+FEWEST, OTHERS = 2, 8  # architectures of a kind, and others, for a correlation without the kind
 DRAWS = 5000
 
 
 @dataclass(frozen=True)
 class Misjudged:
-    """A kind that the proxy ranks too low (`places` > 0) or too high.
+    """A kind that the proxy ranks too low (`shift` > 0) or too high.
 
     Attributes:
         kind: such as `that loop`.
-        count: architectures of it.
-        places: that longer training moves it up, on average.
+        count: number of its architectures.
+        shift: mean number of ranks that longer training moves them up.
         p: two-sided, corrected.
-        others: the proxy's Spearman with the long loss among all others.
+        others: Spearman of proxy and long loss among all others.
     """
 
     kind: str
     count: int
-    places: float
+    shift: float
     p: float
     others: Estimate
 
     def __str__(self) -> str:
-        where = "low" if self.places > 0 else "high"
+        where = "low" if self.shift > 0 else "high"
         return (
-            f"the proxy puts architectures {self.kind} {abs(self.places):.1f} places too {where} "
+            f"the proxy puts architectures {self.kind} {abs(self.shift):.1f} places too {where} "
             f"({self.count} of them, p = {self.p:.2g}); Spearman without them: {self.others}"
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "kind": self.kind,
             "architectures": self.count,
-            "places_too_low": self.places,
+            "places_too_low": self.shift,
             "p": self.p,
             "spearman_without": self.others.to_list(),
         }
 
 
 def misjudged(architectures: Sequence[Architecture], proxy: Array, long: Array) -> list[Misjudged]:
-    """Those with p at most LEVEL, the surest first. `proxy` and `long`: their losses, in nats/token."""
+    """Return the kinds with p at most LEVEL, lowest p first.
+
+    Args:
+        proxy, long: (architectures,) losses in nats/token after the proxy and after longer training.
+    """
     moved = ranks(proxy) - ranks(long)
     tested = []
     for kind, inside in _kinds(architectures).items():
         count = int(inside.sum())
         if FEWEST <= count <= len(inside) - OTHERS:
-            places = float(moved[inside].mean())
-            tested.append((_p(moved, count, places), kind, count, places, ~inside))
-    found, corrected = [], 0.0
-    for rank, (p, kind, count, places, others) in enumerate(sorted(tested, key=lambda item: item[:2])):
+            shift = float(moved[inside].mean())
+            tested.append((_p(moved, count, shift), kind, count, shift, ~inside))
+    significant, corrected = [], 0.0
+    for rank, (p, kind, count, shift, others) in enumerate(sorted(tested, key=lambda item: item[:2])):
         corrected = max(corrected, min(1.0, p * (len(tested) - rank)))
         if corrected <= LEVEL:
             left = bootstrap(spearman, proxy[others], long[others])
-            found.append(Misjudged(kind, count, places, corrected, left))
-    return found
+            significant.append(Misjudged(kind, count, shift, corrected, left))
+    return significant
 
 
 def _kinds(architectures: Sequence[Architecture]) -> Mapping[str, NDArray[np.bool_]]:
-    """Which architectures are of each kind: what few have or few lack, so that the others are many."""
+    """Return a mask of the architectures of each kind: those with a trait or, if fewer, those without it."""
     traits = [
         ("that loop", "that do not loop", [item.loop_count > 1 for item in architectures]),
         ("with HDPL", "without HDPL", [_has_hdpl(item) for item in architectures]),
     ]
     for letter, word in MIXER_WORDS.items():
         traits.append((f"with {word}", f"without {word}", [letter in item.layout for item in architectures]))
-    found = {}
+    kinds = {}
     for having, lacking, has in traits:
         inside = np.array(has, dtype=bool)
         few = inside.sum() * 2 <= len(inside)
-        found[having if few else lacking] = inside if few else ~inside
-    return found
+        kinds[having if few else lacking] = inside if few else ~inside
+    return kinds
 
 
 def _has_hdpl(architecture: Architecture) -> bool:
@@ -98,6 +103,6 @@ def _has_hdpl(architecture: Architecture) -> bool:
 
 
 def _p(moved: Array, count: int, mean: float) -> float:
-    """Share of draws of `count` architectures that moved as far, this one among them."""
+    """Return the permutation p-value: the share of random groups of `count` that moved as far."""
     drawn = shuffled(moved, DRAWS)[:, :count].mean(1)
     return float((1 + (np.abs(drawn) >= abs(mean) - 1e-9).sum()) / (1 + DRAWS))

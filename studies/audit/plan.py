@@ -1,9 +1,9 @@
-"""An audit on disk: which architectures it trains, how long, and what is done.
+"""An audit on disk: its architectures, training length and finished runs.
 
 runs/NAME/audit/4x/  plan.json       the chosen trials and the seed they were chosen with
-                     HASH-0.json     what the first long run of an architecture measured, once it is finished
+                     HASH-0.json     result of an architecture's first long run, once it is finished
                      HASH-0.jsonl    its loss curve
-                     HASH-0.lock     locked while some process trains it
+                     HASH-0.lock     locked while a process trains it
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from surgery.config.problems import Problem, UserError
 
 @dataclass(frozen=True)
 class Run:
-    """One long training of one architecture; `repeat` numbers its seeds."""
+    """One long training of one architecture; `repeat` is the index of its seed."""
 
     member: Member
     repeat: int
@@ -35,15 +35,20 @@ class Run:
 
     @property
     def result(self) -> Path:
+        """File of the result."""
         return self.folder / f"{self.member.hash}-{self.repeat}.json"
 
     @property
     def curve(self) -> Path:
+        """File of the loss curve."""
         return self.result.with_suffix(".jsonl")
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
-        """Whether this process may train it; False while another one does. Freed when its holder dies."""
+        """Lock the run; yields False if another process trains it or it is finished.
+
+        The lock is released when its holder dies.
+        """
         handle = os.open(self.result.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
@@ -58,11 +63,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Audit:
-    """An audit of a study, `times` times the proxy's tokens.
+    """An audit of a study with `times` times the proxy's tokens.
 
     Attributes:
-        members: every architecture it ever chose.
-        wanted: how many of them are to be trained; what others of them measured counts as well.
+        members: every architecture that it ever chose.
+        wanted: number of them to train; finished runs of the others count as well.
     """
 
     study: Study
@@ -72,7 +77,7 @@ class Audit:
     wanted: int
 
     def runs(self, seeds: int) -> list[Run]:
-        """What is to be trained: the first seed of every architecture before the second of any."""
+        """Return the runs to train: the first seed of every architecture before the second of any."""
         return [
             Run(member, repeat, self.folder)
             for repeat in range(seeds)
@@ -80,18 +85,18 @@ class Audit:
         ]
 
     def results(self) -> dict[str, list[dict[str, Any]]]:
-        """What finished runs of these architectures measured, by hash, in the order of the seeds."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        """Return the results of finished runs by architecture hash, in the order of the seeds."""
+        results: dict[str, list[dict[str, Any]]] = {}
         for member in self.members:
             paths = sorted(
                 self.folder.glob(f"{member.hash}-*.json"), key=lambda path: int(path.stem.split("-")[-1])
             )
-            found[member.hash] = [data for path in paths if (data := read_json(path)) is not None]
-        return found
+            results[member.hash] = [data for path in paths if (data := read_json(path)) is not None]
+        return results
 
 
 def open_audit(study: Study, times: int, architectures: int) -> Audit:
-    """The study's audit of this length, with at least so many architectures; what it had, it keeps.
+    """Open the study's audit of this length, extended to at least `architectures` members.
 
     Raises:
         UserError: fewer than two architectures are trained, or the folder can't be written.

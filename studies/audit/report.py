@@ -1,4 +1,4 @@
-"""What an audit says: how well the proxy and its rivals rank against longer training, and a verdict."""
+"""Report of an audit: rank correlations of the proxy and its rivals with longer training, and a verdict."""
 
 from __future__ import annotations
 
@@ -30,15 +30,19 @@ from studies.study.trial_record import TrialRecord
 from surgery.architecture.costs import AHEAD, cost
 
 FEWEST = 8  # architectures, for a verdict
-GOOD = 0.7  # Spearman's rho that a proxy should have at least
+GOOD = 0.7  # least Spearman's rho of a good proxy
 PROXY, PARAMS, FLOPS = "proxy loss", "parameters only", "FLOPs only"
 NONE = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Point:
-    """An architecture that was trained for long. `proxy_loss`: by which the study ranks it, in nats/token;
-    `long_losses`: held out at the end, one a seed."""
+    """An architecture with a finished long run.
+
+    Attributes:
+        proxy_loss: the loss by which the study ranks it, in nats/token.
+        long_losses: held-out losses at the end, one per seed, in nats/token.
+    """
 
     record: TrialRecord
     proxy_loss: float
@@ -47,17 +51,18 @@ class Point:
 
     @property
     def long_loss(self) -> float:
+        """Mean of the long losses."""
         return fmean(self.long_losses)
 
 
 @dataclass(frozen=True)
 class Row:
-    """How well one predictor ranks: positive is the right way round.
+    """Rank correlations of one predictor with longer training; positive is the right direction.
 
     Attributes:
-        count: architectures for which it is known.
+        count: number of architectures with a known value.
         partial_spearman, partial_kendall: with parameters partialled out.
-        ahead: the proxy's Spearman less this one's, over the same draws.
+        ahead: the proxy's Spearman minus this one's, over the same bootstrap draws.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Row:
     ahead: Estimate
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "predictor": self.name,
             "architectures": self.count,
@@ -82,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything `nas audit` prints. Estimates are [value, low, high] with 90 % intervals in JSON."""
+    """The report of `nas audit`. Estimates are [value, low, high] with 90 % intervals in JSON."""
 
     audit: Audit
     points: tuple[Point, ...]
@@ -97,9 +103,11 @@ class Report:
 
     @property
     def row(self) -> dict[str, Row]:
+        """Rows by predictor."""
         return {row.name: row for row in self.rows}
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         proxy = self.audit.study.space.proxy
         return {
             "study": self.audit.study.name,
@@ -134,7 +142,7 @@ class Report:
 
 
 def report(audit: Audit) -> Report:
-    """From the finished runs, however many there are."""
+    """Return the report of the runs finished so far."""
     study = audit.study
     records = {record.number: record for record in study.records()}
     on_front = {record.number for record in study.front()}
@@ -166,55 +174,57 @@ def report(audit: Audit) -> Report:
 
 
 def verdict(count: int, times: int, proxy: Estimate, beyond: Estimate, ahead: Estimate) -> str:
-    """One sentence.
+    """Return the verdict as one sentence.
 
     Args:
+        count: number of architectures.
+        times: length of the long runs, in proxies.
         proxy: Spearman of the proxy with the long loss.
-        beyond: the same with parameters partialled out.
-        ahead: the proxy's Spearman less that of parameters only.
+        beyond: likewise with parameters partialled out.
+        ahead: the proxy's Spearman minus that of parameters only.
     """
     if count < FEWEST or math.isnan(proxy.value):
         return (
             f"Can't tell: {count} architectures are too few to judge the proxy; "
             f"audit at least {FEWEST}, better 24."
         )
-    told = f"Spearman {proxy.value:.2f}, 90 % interval {proxy.low:.2f} to {proxy.high:.2f}"
+    estimate = f"Spearman {proxy.value:.2f}, 90 % interval {proxy.low:.2f} to {proxy.high:.2f}"
     longer = f"training {times} times longer"
     if proxy.low >= GOOD:
-        first = f"Good: the proxy ranks much as {longer} does ({told})"
+        first = f"Good: the proxy ranks much as {longer} does ({estimate})"
     elif proxy.high < GOOD:
-        first = f"Bad: the proxy does not rank as {longer} does ({told})"
+        first = f"Bad: the proxy does not rank as {longer} does ({estimate})"
     else:
-        first = f"Unclear: the proxy may or may not rank as {longer} does ({told})"
+        first = f"Unclear: the proxy may or may not rank as {longer} does ({estimate})"
     return f"{first}; {_against_params(beyond, ahead)}."
 
 
 def _against_params(beyond: Estimate, ahead: Estimate) -> str:
-    told = f"{beyond.value:.2f}, {beyond.low:.2f} to {beyond.high:.2f}, with parameters partialled out"
+    estimate = f"{beyond.value:.2f}, {beyond.low:.2f} to {beyond.high:.2f}, with parameters partialled out"
     if math.isnan(beyond.value):
-        return "whether it says more than parameters only can't be told: they do not vary enough"
+        return "it is unclear whether it says more than parameters only: they do not vary enough"
     if beyond.high < 0:
-        return f"at equal parameters it misleads ({told})"
+        return f"at equal parameters it misleads ({estimate})"
     if beyond.low <= 0:
-        return f"whether it says more than parameters only can't be told yet ({told})"
+        return f"it is still unclear whether it says more than parameters only ({estimate})"
     raw = {1: "and it ranks better than parameters only", -1: "but parameters only rank better", 0: ""}
-    raw[0] = "whether it ranks better than parameters only can't be told yet"
+    raw[0] = "it is still unclear whether it ranks better than parameters only"
     side = 1 if ahead.low > 0 else -1 if ahead.high < 0 else 0
-    return f"it says something that parameters don't ({told}), {raw[side]}"
+    return f"it says something that parameters don't ({estimate}), {raw[side]}"
 
 
 def _rows(audit: Audit, points: Sequence[Point], target: Array) -> list[Row]:
     proxy = np.array([point.proxy_loss for point in points])
     params = np.array([point.record.metrics["params"] for point in points])
     length = audit.study.space.proxy.seq_len
-    # more parameters and more FLOPs are expected to lower the loss: the sign makes the right way positive
+    # more parameters and more FLOPs are expected to lower the loss: the sign makes that direction positive
     flops = -np.array([float(cost(point.record.build(), f"train_flops@{length}")) for point in points])
-    found = [_row(PROXY, proxy, proxy, target, params)]
-    for name, losses in _losses_on_the_way(audit, points).items():
-        found.append(_row(name, losses, proxy, target, params))
-    found.append(_row(PARAMS, -params, proxy, target, None))
-    found.append(_row(FLOPS, flops, proxy, target, params))
-    return found
+    rows = [_row(PROXY, proxy, proxy, target, params)]
+    for name, losses in _curve_predictors(audit, points).items():
+        rows.append(_row(name, losses, proxy, target, params))
+    rows.append(_row(PARAMS, -params, proxy, target, None))
+    rows.append(_row(FLOPS, flops, proxy, target, params))
+    return rows
 
 
 def _row(name: str, predictor: Array, proxy: Array, target: Array, params: Array | None) -> Row:
@@ -234,27 +244,30 @@ def _difference(statistic: Callable[[Array, Array], Array]) -> Callable[..., Arr
     return lambda one, other, target: statistic(one, target) - statistic(other, target)
 
 
-def _losses_on_the_way(audit: Audit, points: Sequence[Point]) -> dict[str, Array]:
-    """What else the proxy's curves tell, beside what the study judges by: held-out losses at rungs, and where
-    they lead. NaN for a trial whose curve is not in this folder."""
+def _curve_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]:
+    """Return the other predictors from the proxy's curves: held-out losses at rungs and extrapolated losses.
+
+    Values are NaN for a trial whose curve is not in this folder.
+    """
     space = audit.study.space
     proxy, judge = space.proxy, end_loss(space.objectives)
     curves = np.full((len(points), len(proxy.rungs)), math.nan)
     for index, point in enumerate(points):
         steps = point.record.whole_steps(proxy)
-        place = {step_at(share, steps): rung for rung, share in enumerate(proxy.rungs)}
+        rung_at = {step_at(share, steps): rung for rung, share in enumerate(proxy.rungs)}
         for entry in audit.study.curve(point.record.number):
-            if "val_loss" in entry and entry["step"] in place:
-                curves[index, place[entry["step"]]] = entry["val_loss"]
+            if "val_loss" in entry and entry["step"] in rung_at:
+                curves[index, rung_at[entry["step"]]] = entry["val_loss"]
     shown = proxy.rungs[:-1] if judge == "val_loss" else proxy.rungs
-    found = {f"loss at {share:.0%} of it": curves[:, rung] for rung, share in enumerate(shown)}
+    at_rungs = {f"loss at {share:.0%} of it": curves[:, rung] for rung, share in enumerate(shown)}
     ahead = [carried_on(curve, proxy.rungs) for curve in curves.tolist()]
-    told = [name for name in AHEAD if name != judge and all(name in item for item in ahead)]
-    return {**found, **{f"{name} by its curve": np.array([item[name] for item in ahead]) for name in told}}
+    names = [name for name in AHEAD if name != judge and all(name in item for item in ahead)]
+    extrapolated = {f"{name} by its curve": np.array([item[name] for item in ahead]) for name in names}
+    return {**at_rungs, **extrapolated}
 
 
 def _better_half(points: Sequence[Point]) -> Estimate:
-    """Spearman among the half with the lower proxy losses: what decides between candidates for the front."""
+    """Return Spearman among the half with the lower proxy losses, which has the candidates for the front."""
     half = sorted(points, key=lambda point: point.proxy_loss)[: (len(points) + 1) // 2]
     return bootstrap(
         spearman, np.array([item.proxy_loss for item in half]), np.array([item.long_loss for item in half])
@@ -270,11 +283,11 @@ def _misjudged(points: Sequence[Point]) -> tuple[Misjudged, ...]:
 
 
 def _chance(count: int, draws: int = 4000) -> Estimate:
-    """Spearman of random orders with the truth: 0, and 90 % of them within the interval."""
+    """Return Spearman of random orders with the truth: 0, with the interval of 90 % of them."""
     if count < 2:
         return NONE
     truth = np.arange(float(count))
     orders = shuffled(truth, draws)
-    found = np.abs(spearman(orders, np.broadcast_to(truth, orders.shape)))
-    reach = float(np.quantile(found, LEVEL))
+    absolute = np.abs(spearman(orders, np.broadcast_to(truth, orders.shape)))
+    reach = float(np.quantile(absolute, LEVEL))
     return Estimate(0.0, -reach, reach)

@@ -1,4 +1,4 @@
-"""Trains what an audit has planned: any number of processes, no run twice, killed ones anew."""
+"""Training the runs of an audit in any number of processes: none twice, and killed runs from scratch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAIT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Done:
-    """A run that just ended, in any process. `left`: runs that have no result yet."""
+    """A run that just ended, in any process. `left` is the number of runs without a result."""
 
     run: Run
     result: dict[str, Any]
@@ -43,10 +43,14 @@ OnStep = Callable[[Run, Progress], None]
 
 
 def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
-    """The proxy's recipe over `times` as many tokens: its own schedule, the same rule for the data order. A
-    proxy may do without the decay of the rate; a long run has it, as `nas train` has. A warm-up in tokens
-    stays as long as it is.
-    `steps`: of the proxy's run, where its budget was time."""
+    """Return the proxy's settings for `times` as many tokens, with the same rule for the data order.
+
+    A proxy may omit the decay of the learning rate; a long run has it, as `nas train` does. A warm-up in
+    tokens keeps its length.
+
+    Args:
+        steps: of the proxy's run, if its budget was in seconds.
+    """
     study = audit.study
     settings = settings_of(study)
     tokens = settings.tokens if steps is None else steps * settings.batch_tokens
@@ -62,14 +66,14 @@ def train_runs(
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Returns when every run has a result, whoever trained it.
+    """Train runs until every run has a result, from this process or another.
 
     Raises:
         UserError: data, device or folder are not usable here, or this version trains by other rules than
             the study's trials.
-        Interrupted: `should_stop` said so.
+        Interrupted: `should_stop` returned True.
     """
-    place = pick_device(device)
+    chosen = pick_device(device)
     torch.set_num_threads(audit.study.settings.threads)
     data = open_data(audit.study)
     runs = audit.runs(seeds)
@@ -77,8 +81,8 @@ def train_runs(
     if left:
         audit.study.refuse_changed_rules()
 
-    def tell() -> None:
-        """What ended since the last time, here or elsewhere."""
+    def report_ended() -> None:
+        """Report the runs that ended since the last call, here or in other processes."""
         for run in [run for run in left if run.result.exists()]:
             left.remove(run)
             if on_done is not None:
@@ -90,10 +94,10 @@ def train_runs(
             for run in tuple(left):
                 with run.claimed() as mine:
                     if mine:
-                        write_json(run.result, _train(audit, run, data, place, on_step, should_stop))
+                        write_json(run.result, _train(audit, run, data, chosen, on_step, should_stop))
                         idle = False
-                tell()
-            if idle and left:  # the rest is in training elsewhere
+                report_ended()
+            if idle and left:  # other processes train the rest
                 if should_stop is not None and should_stop():
                     raise Interrupted
                 time.sleep(WAIT_SECONDS)
@@ -101,7 +105,7 @@ def train_runs(
 
 @contextmanager
 def helpers(audit: Audit, seeds: int, count: int, device: str) -> Iterator[None]:
-    """`count` more processes that train runs of the audit until none is left, or until this block is."""
+    """Run `count` more processes that train runs of the audit until none is left or the block ends."""
     from multiprocessing import get_context
 
     study = audit.study
@@ -125,7 +129,7 @@ def helpers(audit: Audit, seeds: int, count: int, device: str) -> Iterator[None]
 def _help(
     folder: str, url: str | None, times: int, architectures: int, seeds: int, device: str, parent: int
 ) -> None:
-    """A helper's life; it ends with its parent, however that dies."""
+    """Train runs in a helper process, which ends with its parent even if that is killed."""
     import signal
     from contextlib import suppress
 
@@ -143,8 +147,11 @@ def _train(
     on_step: OnStep | None,
     should_stop: Callable[[], bool] | None,
 ) -> dict[str, Any]:
-    """What the run measured, or why it has no result. The seed is none of the proxy's: equal initial weights
-    would make the two losses look more alike than two trainings are."""
+    """Train a run and return its measurements, or the reason for its failure.
+
+    The seed differs from the proxy's: equal initial weights would make the two losses more similar than those
+    of two independent trainings.
+    """
     study = audit.study
     record = study.record(run.member.number)
     seed = derive_seed(study.settings.seed, record.hash, "audit", audit.times, run.repeat)
@@ -158,7 +165,7 @@ def _train(
         "environment": describe(device),
     }
     try:
-        found = train(
+        result = train(
             HybridLM(record.build()), data, long_settings(audit, record.steps), seed=seed, device=device,
             curve=run.curve,
             on_step=None if on_step is None else lambda progress: on_step(run, progress),
@@ -166,4 +173,4 @@ def _train(
         )  # fmt: skip
     except TrainingFailed as error:
         return {**about, "failed": str(error)}
-    return {**about, **asdict(found)}
+    return {**about, **asdict(result)}

@@ -1,4 +1,4 @@
-"""Which architectures an audit trains: spread over proxy loss and parameters, the front among them."""
+"""Selection of an audit's architectures: stratified by proxy loss and parameters, including the front."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from studies.study.trial_record import DONE, TrialRecord
 
-LOSS_BINS, PARAMS_BINS = 4, 2  # quantiles, each with as many architectures as the others
+LOSS_BINS, PARAMS_BINS = 4, 2  # quantile bins of equal size
 
 
 @dataclass(frozen=True)
 class Member:
-    """An audited trial. `stratum`: its bin of proxy loss and of parameters, from 0 for the lowest."""
+    """An audited trial. `stratum` is its 0-based bin of proxy loss and of parameters, lowest first."""
 
     number: int
     hash: str
@@ -25,6 +25,7 @@ class Member:
     on_front: bool
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "number": self.number,
             "hash": self.hash,
@@ -34,12 +35,13 @@ class Member:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Member:
+        """Return a member from its JSON values."""
         loss, size = data["stratum"]
         return cls(data["number"], data["hash"], (loss, size), data["on_front"])
 
 
 def auditable(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trained to the end of the proxy, baselines included."""
+    """Return the trials that finished the proxy, baselines included."""
     return [
         record
         for record in records
@@ -55,10 +57,13 @@ def choose_members(
     kept: Sequence[Member] = (),
     loss: str = "val_loss",
 ) -> list[Member]:
-    """`kept`, then others up to `count`: the front, at most half of all, then the emptiest strata first.
+    """Choose `kept` and others up to `count`: the front, at most half of all, then the emptiest strata first.
 
-    A front that is larger than its half is thinned evenly along its losses. The other half keeps the range of
-    losses wide: among near-equals alone no correlation could be seen. `loss`: the metric they are ranked by.
+    A front that is larger than half of `count` is thinned evenly along its losses. The other half keeps the
+    range of losses wide: among nearly equal architectures no correlation would be visible.
+
+    Args:
+        loss: the metric by which architectures are ranked.
     """
     left = {record.number: record for record in auditable(records)}
     strata = _strata(list(left.values()), loss)
@@ -78,8 +83,8 @@ def choose_members(
     room = min(
         len(front), max(0, count // 2 - sum(member.on_front for member in chosen)), count - len(chosen)
     )
-    for place in np.unique(np.linspace(0, len(front) - 1, room).round().astype(int)) if room else ():
-        take(front[place])
+    for index in np.unique(np.linspace(0, len(front) - 1, room).round().astype(int)) if room else ():
+        take(front[index])
     cells = list(product(range(LOSS_BINS), range(PARAMS_BINS)))
     order = [cells[index] for index in rng.permutation(len(cells))]
     while len(chosen) < count and left:
@@ -100,6 +105,6 @@ def _strata(records: list[TrialRecord], loss: str) -> dict[int, tuple[int, int]]
 
 
 def _bins(values: list[float], count: int) -> list[int]:
-    """The quantile bin of each value, by its rank."""
-    place = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    return [int(rank * count // max(1, len(values))) for rank in place]
+    """Return the quantile bin of each value, by its rank."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return [int(rank * count // max(1, len(values))) for rank in ranks]

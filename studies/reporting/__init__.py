@@ -1,1 +1,1 @@
-"""Plots, pages, CSV and the dashboard."""
+"""Plots, HTML pages, CSV and the dashboard."""

@@ -18,11 +18,13 @@ from surgery.config.outputs import output
 def write_csv(
     records: Sequence[TrialRecord], objectives: Sequence[Objective], path: Path | None, standings: Standings
 ) -> None:
-    """A row a trial: number, baseline, hash, architecture, objectives, then every other metric; at the end
-    runs, probability of being on the front, and half widths of the 90 % intervals of the means.
+    """Write one row per trial to a file, or to standard output without `path`.
+
+    The columns are number, baseline, hash, architecture, objectives, every other metric, runs, probability of
+    being on the front, and half widths of the 90 % intervals of the means.
 
     Raises:
-        UserError: the file can't be written, or is not nas' to replace.
+        UserError: the file can't be written, or exists and was not written by `nas`.
     """
     names = [item.name for item in objectives]
     names += sorted({name for record in records for name in record.metrics} - set(names))
@@ -32,13 +34,13 @@ def write_csv(
             target = stack.enter_context(output(path, "--csv", "table"))
             file = stack.enter_context(target.open("w", newline="", encoding="utf-8"))
         writer = csv.writer(file)
-        measured = [place for place, item in enumerate(objectives) if item.measured]
-        noise = ["runs", "p_front", *(f"{objectives[place].name}_half" for place in measured)]
+        measured = [index for index, item in enumerate(objectives) if item.measured]
+        noise = ["runs", "p_front", *(f"{objectives[index].name}_half" for index in measured)]
         writer.writerow(["trial", "baseline", "hash", "architecture", *names, *noise])
         for record in records:
             metrics = [record.metrics.get(name, "") for name in names]
             row = standings.standing(record)
-            known = [row.runs, row.p_front, *(row.half[place] for place in measured)]
+            known = [row.runs, row.p_front, *(row.half[index] for index in measured)]
             writer.writerow(
                 [record.number, record.baseline or "", record.hash, record.line, *metrics]
                 + ["" if value is None else value for value in known]

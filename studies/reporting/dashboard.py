@@ -1,4 +1,4 @@
-"""Optuna Dashboard on a study's storage, its notes kept up to date while it serves."""
+"""Optuna Dashboard for a study's storage, with notes that are updated while it serves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Dashboard:
     """A server that is bound to its port; `serve` blocks until `close` or Ctrl-C.
 
     Raises:
-        UserError: the port is taken or may not be used.
+        UserError: the port is in use or not permitted.
     """
 
     def __init__(self, study: Study, host: str, port: int) -> None:
@@ -42,11 +42,11 @@ class Dashboard:
 
     @property
     def url(self) -> str:
-        """Where the study is shown."""
+        """Address of the study's page."""
         return f"http://{self.host}:{self.port}/dashboard/studies/{study_id(self.study.inner)}"
 
     def serve(self, on_notes: Callable[[int], None] | None = None) -> None:
-        """Answers requests; writes notes first and every 20 s while it does."""
+        """Serve requests; write notes at the start and every NOTES_SECONDS."""
         notes = threading.Thread(target=self._keep_notes, args=(on_notes,), daemon=True, name="notes")
         notes.start()
         try:
@@ -57,7 +57,7 @@ class Dashboard:
             notes.join(timeout=5)
 
     def close(self) -> None:
-        """Ends `serve` in another thread."""
+        """End `serve`, from another thread."""
         self.server.shutdown()
 
     def _keep_notes(self, on_notes: Callable[[int], None] | None) -> None:
@@ -69,19 +69,19 @@ class Dashboard:
             except STORAGE_ERRORS as error:
                 log.warning("the study can only be read, so it gets no notes: %s", error)
                 return
-            except Exception:  # a note is not worth the dashboard: the next round tries again
+            except Exception:  # a failed note must not end the dashboard: the next round retries
                 log.exception("notes can't be written")
             self.closing.wait(NOTES_SECONDS)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A slow plot does not hold up the page."""
+    """A threaded server, so that a slow plot does not block the page."""
 
     daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):
-    """No line a request."""
+    """A request handler that logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Notes that make Optuna Dashboard speak architecture: a line, a picture, costs and YAML for every trial."""
+"""Notes for Optuna Dashboard: the architecture, its picture, costs and YAML of every trial."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from studies.study.trial_record import DONE, INFEASIBLE, TrialRecord
 from surgery.architecture.costs import METRICS, Metric, cost, parse_metric
 from surgery.architecture.strip import plain_strip
 
-_DIGEST = "nas:note"  # system attribute: what was written last, so that a user's own words are kept
+_DIGEST = "nas:note"  # system attribute: digest of the last note written, so that users' edits are kept
 
 
 def write_notes(study: Study) -> int:
-    """Brings the notes up to date; returns how many were written. Notes that a user edited are left alone."""
+    """Update the notes and return how many were written. Notes that a user edited are not changed."""
     from optuna_dashboard import get_note, save_note
 
     written = 0
@@ -43,7 +43,7 @@ def write_notes(study: Study) -> int:
 
 
 def trial_note(study: Study, record: TrialRecord) -> str:
-    """Markdown of one trial."""
+    """Return the Markdown note of one trial."""
     architecture = record.build()
     named = {item.name for item in study.space.objectives} | {item.name for item in study.space.constraints}
     names = [name for name, metric in METRICS.items() if metric.analytic and not metric.takes_context]
@@ -51,11 +51,11 @@ def trial_note(study: Study, record: TrialRecord) -> str:
     rows = []
     for name in names:
         metric, _ = parse_metric(name)
-        rows.append([name, _told(metric, cost(architecture, name))])
+        rows.append([name, _formatted(metric, cost(architecture, name))])
     for name, value in {**record.measured, **record.metrics}.items():
         metric, _ = parse_metric(name)
         if metric.analytic is None:
-            rows.append([name, _told(metric, value)])
+            rows.append([name, _formatted(metric, value)])
     broken = [f"- {violation}" for violation in study.space.violations(architecture)]
     reason = record.reason if record.state != INFEASIBLE else ""
     parts = [
@@ -77,7 +77,7 @@ def _rungs(study: Study, record: TrialRecord) -> str:
 
 
 def study_note(study: Study) -> str:
-    """Markdown of the study: its front with architectures, how it is run, the space as given."""
+    """Return the Markdown note of the study: settings, front with architectures, and the space file."""
     objectives = study.space.objectives
     rows = [
         [
@@ -95,15 +95,15 @@ def study_note(study: Study) -> str:
         f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
         "are on the front.",
         *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
-        "In the pictures `·` is a dense projection and `■` an operator in its place, one column a layer. "
-        "Trials shown as pruned were not trained: they break a constraint or repeat another one. Those shown "
-        "as running may also have stopped at a rung, to go on when it becomes worth it: their notes say so.",
+        "In the pictures `·` is a dense projection and `■` an operator that replaces one; columns: layers. "
+        "Trials shown as pruned were not trained: they break a constraint or duplicate another one. Those "
+        "shown as running may be paused at a rung, to be resumed when promising: their notes say so.",
         f"```yaml\n{study.space.text.strip()}\n```",
     ]
     return "\n\n".join(parts)
 
 
-def _told(metric: Metric, value: float) -> str:
+def _formatted(metric: Metric, value: float) -> str:
     unit = "" if metric.unit == "bytes" else f" {metric.unit}"
     return f"{metric.format(value)}{unit}"
 

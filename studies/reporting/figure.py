@@ -1,30 +1,23 @@
-"""What all plots share: file formats, colours, writing."""
+"""File formats, colours and path checks that all plots share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from surgery.config.outputs import check_output
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 
-if TYPE_CHECKING:
-    pass
-
-
 PICTURES = (".png", ".svg", ".pdf")
-
-
 PAGES = (".html",)
-
-
 GREY, GREEN, PURPLE = "#9aa0a6", "#15803d", "#7e22ce"
 
 
 def check_plot_path(path: Path) -> None:
-    """Raises:
-    UserError: an ending we can't draw, a folder that is not there, or a file that is not ours to replace.
+    """Check that a plot can be written to `path`.
+
+    Raises:
+        UserError: an unknown file format, a missing folder, or an existing file that `nas` did not write.
     """
     path = expand(path)
     if path.suffix.lower() not in (*PICTURES, *PAGES):

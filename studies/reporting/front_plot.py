@@ -1,4 +1,4 @@
-"""The front drawn: a static picture with matplotlib, an interactive page with plotly."""
+"""Plots of the front: a static picture with matplotlib, an interactive page with plotly."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def plot_front(study: Study, standings: Standings, path: Path) -> None:
-    """Writes the front over everything trained; one panel for each pair of objectives.
+    """Plot the front among all trained architectures; one panel per pair of objectives.
 
-    Bars are the 90 % intervals of the means of what is on the front or near it, where repeats gave them.
+    Bars are 90 % intervals of the means of architectures on or near the front, if there are replicates.
 
     Raises:
         UserError: the path can't be written or has an unknown ending.
@@ -33,20 +33,20 @@ def plot_front(study: Study, standings: Standings, path: Path) -> None:
 
 
 def save_picture(figure: Any, path: Path) -> None:
-    """Write a figure of matplotlib, signed."""
+    """Write a matplotlib figure with a mark that `nas` wrote it."""
     key = "Software" if path.suffix.lower() == ".png" else "Creator"
     figure.savefig(path, metadata={key: f"matplotlib, {MARK}"})
 
 
 def save_page(figure: Any, path: Path) -> None:
-    """Write a figure of plotly, signed."""
+    """Write a plotly figure with a mark that `nas` wrote it."""
     figure.write_html(path, include_plotlyjs=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(f"<!-- {MARK} -->\n")
 
 
 def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
-    """(along, up) columns: the first objective is up against every other one."""
+    """Return (x, y) columns of the panels: the first objective is the y axis of every other one."""
     if len(objectives) == 1:
         return []
     return [(along, 0) for along in range(1, len(objectives))] + [
@@ -106,7 +106,7 @@ def _panel(
 
 
 def _bars(axes: Any, standings: Standings, along: int, up: int) -> None:
-    """The intervals of what is on the front, or may be."""
+    """Draw the intervals of architectures that are or may be on the front."""
     for row in standings.shown:
         if row.record.values is not None and any(half is not None for half in row.half):
             axes.errorbar(
@@ -163,9 +163,9 @@ def _page(study: Study, records: list[TrialRecord], standings: Standings, path: 
     save_page(figure, path)
 
 
-def _error(standings: Standings, records: list[TrialRecord], place: int) -> dict[str, Any] | None:
-    """Plotly's bars: of what is on the front or may be, none elsewhere."""
-    shown = {row.record.number: row.half[place] for row in standings.shown}
+def _error(standings: Standings, records: list[TrialRecord], column: int) -> dict[str, Any] | None:
+    """Return plotly's error bars of architectures that are or may be on the front; None without any."""
+    shown = {row.record.number: row.half[column] for row in standings.shown}
     halves = [shown.get(record.number) for record in records]
     if not any(halves):
         return None
@@ -174,7 +174,7 @@ def _error(standings: Standings, records: list[TrialRecord], place: int) -> dict
 
 def _hover(standings: Standings, record: TrialRecord) -> str:
     row = standings.standing(record)
-    told = f"{record.name}<br>{record.line}"
+    text = f"{record.name}<br>{record.line}"
     if row.p_front is None:
-        return told
-    return f"{told}<br>{row.runs} runs, P(front) {row.p_front:.2f}"
+        return text
+    return f"{text}<br>{row.runs} runs, P(front) {row.p_front:.2f}"

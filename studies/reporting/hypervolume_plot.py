@@ -1,4 +1,4 @@
-"""The hypervolume over tokens and over time, with the random line, as a picture or a page."""
+"""Plots of the hypervolume over tokens and time, of the study and each sampler's trials alone."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ _FORMATS = {
 BAND = "mean and 90 % over orders"
 
 
-def plot_growth(name: str, found: Growth, path: Path) -> None:
-    """Raises:
-    UserError: the path can't be written or has an unknown ending.
+def plot_growth(name: str, curve: Growth, path: Path) -> None:
+    """Plot the growth of a study's hypervolume.
+
+    Raises:
+        UserError: the path can't be written or has an unknown ending.
     """
     check_plot_path(path)
     with output(path, "--plot", "plot") as file:
-        (_page if file.suffix.lower() in PAGES else _picture)(name, found, file)
+        (_page if file.suffix.lower() in PAGES else _picture)(name, curve, file)
 
 
-def _picture(name: str, found: Growth, path: Path) -> None:
+def _picture(name: str, curve: Growth, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     figure = Figure(figsize=(10, 4), layout="constrained", dpi=120)
-    for place, (what, label) in enumerate(_AXES.items(), start=1):
-        axes = figure.add_subplot(1, 2, place)
-        axes.step(getattr(found, what), found.volumes, where="post", color=GREEN, label="the whole study")
-        for who, line in found.alone.items():
+    for panel, (what, label) in enumerate(_AXES.items(), start=1):
+        axes = figure.add_subplot(1, 2, panel)
+        axes.step(getattr(curve, what), curve.volumes, where="post", color=GREEN, label="the whole study")
+        for who, line in curve.alone.items():
             mean, low, high = line.volumes
             across, colour = getattr(line, what), GREY if who == RANDOM else PURPLE
             axes.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -50,14 +52,14 @@ def _picture(name: str, found: Growth, path: Path) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(_FORMATS[what]))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2, linewidth=0.6)
-        if place == 1:
+        if panel == 1:
             axes.set_ylabel("hypervolume (share of the box)")
             axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(f"{name}: what its front dominates", fontsize=11)
     save_picture(figure, path)
 
 
-def _page(name: str, found: Growth, path: Path) -> None:
+def _page(name: str, curve: Growth, path: Path) -> None:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -65,12 +67,12 @@ def _page(name: str, found: Growth, path: Path) -> None:
     for column, (what, label) in enumerate(_AXES.items(), start=1):
         traces = [
             go.Scatter(
-                x=getattr(found, what), y=found.volumes, name="the whole study", legendgroup="study",
-                line={"color": GREEN, "shape": "hv"}, text=[f"#{number}" for number in found.numbers],
+                x=getattr(curve, what), y=curve.volumes, name="the whole study", legendgroup="study",
+                line={"color": GREEN, "shape": "hv"}, text=[f"#{number}" for number in curve.numbers],
                 showlegend=column == 1, hovertemplate="%{text}<br>%{x:.4s} · %{y:.3f}<extra></extra>",
             )
         ]  # fmt: skip
-        for who, line in found.alone.items():
+        for who, line in curve.alone.items():
             mean, low, high = line.volumes
             bars = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low}
             traces.append(

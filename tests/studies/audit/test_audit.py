@@ -254,8 +254,8 @@ def test_verdicts() -> None:
     assert "ranks better than parameters only" in told
     assert verdict(24, 4, unsure, good, ahead).startswith("Unclear")
     assert verdict(24, 4, bad, good, ahead).startswith("Bad")
-    assert "can't be told yet" in verdict(24, 4, good, bad, ahead)
-    assert "better than parameters only can't be told yet" in verdict(
+    assert "still unclear" in verdict(24, 4, good, bad, ahead)
+    assert "still unclear whether it ranks better than parameters only" in verdict(
         24, 4, good, good, Estimate(0.1, -0.1, 0.3)
     )
     assert "misleads" in verdict(24, 4, good, Estimate(-0.5, -0.8, -0.2), ahead)

@@ -31,8 +31,8 @@ def test_p_is_the_share_of_all_draws() -> None:
     (found,) = misjudged(some, proxy, long)
     assert found.kind == "that loop"
     assert found.count == 3
-    assert found.places == pytest.approx(moved[:3].mean())
-    assert found.places > 0
+    assert found.shift == pytest.approx(moved[:3].mean())
+    assert found.shift > 0
     assert found.p == pytest.approx((np.abs(means) >= abs(moved[:3].mean()) - 1e-9).mean(), abs=0.01)
     assert found.others.value == pytest.approx(float(spearman(proxy[3:], long[3:]))) == pytest.approx(1)
 
@@ -43,7 +43,7 @@ def test_the_smaller_side_is_named() -> None:
     proxy = np.concatenate([long[:10] + 20, long[10:]])
     (found,) = misjudged(some, proxy, long)
     assert (found.kind, found.count) == ("without HDPL", 3)
-    assert found.places == pytest.approx(-10)
+    assert found.shift == pytest.approx(-10)
     assert "10.0 places too high" in str(found)
 
 
