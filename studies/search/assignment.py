@@ -36,7 +36,7 @@ from surgery.architecture import Architecture
 
 MOST_SKIPS = 300  # suggestions in a row that are infeasible or known before a space counts as exhausted
 FEW_SKIPS = 20  # after so many, a small space is looked through for what is left, and in a large one every
-# other suggestion is drawn at random: samplers repeat what they like
+# other suggestion is drawn at random: samplers repeat their favourites
 # Trained architectures that are drawn at random before a sampler that learns from all trials chooses any;
 # `gain` needs few to estimate how unsure it is. Genetic samplers have a random generation of their own.
 RANDOM_FIRST = {"tpe": 10, "gp": 10, GAIN: 5}

@@ -39,7 +39,7 @@ def reach(
     tokens: int,
     measured: Mapping[str, float],
 ) -> bool:
-    """Store how far a running trial is, and return whether it continues past this rung.
+    """Store the progress of a running trial, and return whether it continues past this rung.
 
     Args:
         losses: held-out losses in nats/token at the rungs reached so far.
@@ -62,8 +62,11 @@ def reach(
 
 
 def note(trial: optuna.Trial, losses: Sequence[float], tokens: int, measured: Mapping[str, float]) -> None:
-    """Store with the trial how far it got. A rung that it never reached before forgives the deaths of its
-    workers: on machines that are pre-empted every trial outlives many."""
+    """Store the progress of a trial.
+
+    Reaching a new rung resets the count of its workers' deaths, as trials on pre-empted machines lose many
+    workers.
+    """
     stored = trial.user_attrs
     if stored.get(DEATHS) and len(losses) > len(stored.get(RUNGS, ())):
         trial.set_user_attr(DEATHS, 0)

@@ -119,7 +119,7 @@ class Median(StoppingRule):
 class Pareto(StoppingRule):
     """Pauses a run that another dominates at its rung by more than the noise.
 
-    The noise is how far runs of one loss at the rung end apart.
+    The noise is the spread of the results of runs with one loss at the rung.
     """
 
     name, summary = (

@@ -1,4 +1,4 @@
-"""Seed noise: how far trainings of one architecture differ, pooled over architectures, and what follows.
+"""Seed noise: the spread of trainings of one architecture, pooled over architectures, and its intervals.
 
 The model is one-way analysis of variance: a run is its architecture's own mean plus normal noise of a
 standard deviation that all architectures share. It is estimated within those that ran at least twice, with

@@ -110,7 +110,7 @@ def remove_cut_off(inner: optuna.Study, own_id: str, where: str) -> None:
     if not isinstance(mark, dict) or any(trial.state != TrialState.WAITING for trial in trials):
         raise foreign(inner, where)
     if mark.get("id") != own_id and time.time() - float(mark.get("time", 0.0)) < LONGEST_SECONDS:
-        rule = f"is being made by nas on {mark.get('host')}, or that was cut off less than an hour ago"
+        rule = f"is being made by nas on {mark.get('host')}, or was interrupted less than an hour ago"
         hint = "run the command again there, or later here; or give another --name"
         raise UserError("the study is not complete", [Problem("study", inner.study_name, rule, hint)])
     optuna.delete_study(study_name=inner.study_name, storage=storage_of(inner))
@@ -122,7 +122,7 @@ def foreign(inner: optuna.Study, where: str) -> UserError:
     trials = f"{count} trial{'' if count == 1 else 's'}, {len(inner.directions)} objective"
     trials += "" if len(inner.directions) == 1 else "s"
     if MARK in inner.user_attrs:
-        rule, hint = "is not complete: its creation was cut off", "run nas search again"
+        rule, hint = "is not complete: its creation was interrupted", "run nas search again"
         return UserError("no such study", [Problem("study", name, rule, hint)])
     rule = f"in {where} was not made by nas ({trials}); it is left as it is"
     return UserError("not a study of nas", [Problem("study", name, rule, "give another --name")])
@@ -130,7 +130,7 @@ def foreign(inner: optuna.Study, where: str) -> UserError:
 
 def foreign_journal(folder: Path) -> UserError:
     """Return the error for a journal in a study's folder that holds none of nas' studies."""
-    rule = "was not made by nas, or its creation was cut off by an early version; it is left as it is"
+    rule = "was not made by nas, or its creation was interrupted by an early version; it is left as it is"
     problem = Problem(JOURNAL, str(folder / JOURNAL), rule, "give another --name, or move the file away")
     return UserError("not a study of nas", [problem])
 

@@ -13,7 +13,7 @@ from studies.workers.supervisor import SUPERVISOR
 
 
 class Stop:
-    """A stop request: true after a signal, or once the supervisor that started this process is gone."""
+    """A stop request: true after a signal, or once the supervisor that started this process has ended."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()

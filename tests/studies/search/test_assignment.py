@@ -66,7 +66,7 @@ def test_a_dead_workers_trial_is_taken_again_as_it_was(make_study: MakeStudy) ->
         assert study.record(first.trial.number).values == (4.0, 5.0, 6.0)
 
 
-def test_a_trial_without_a_name_is_nobodys(make_study: MakeStudy) -> None:
+def test_a_trial_without_a_worker_is_requeued(make_study: MakeStudy) -> None:
     study = make_study()
     trial = study.inner.ask()  # its worker died before it signed
     assert requeue_orphans(study) == [trial.number]

@@ -58,7 +58,7 @@ changes = st.lists(
 
 
 @given(changes, st.integers(1, 4), st.integers(0, 7))
-def test_renewed_evidence_is_that_of_a_new_start(
+def test_renewed_observations_are_those_of_a_new_start(
     steps: list[tuple[int, str, int, float, bool]], every: int, fewer: int
 ) -> None:
     """Trials come, move on and fall back, several between two calls; a call may see an earlier moment."""

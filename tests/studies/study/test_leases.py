@@ -20,7 +20,7 @@ from studies.study.leases import Lease
 lease = Lease(Path(sys.argv[1]))
 lease.report_status({"state": "training", "done": 0.5})
 print(lease.worker, flush=True)
-sys.stdin.read()  # until it is killed, or nobody can
+sys.stdin.read()  # until it is killed, or its parent is
 """
 
 
@@ -41,7 +41,7 @@ def test_a_killed_worker_is_dead_at_once(tmp_path: Path) -> None:
     holder.communicate()
     assert is_alive(tmp_path, worker) is False
     assert statuses(tmp_path) == []
-    assert (tmp_path / f"{worker}.lock").exists()  # looking on destroys no evidence
+    assert (tmp_path / f"{worker}.lock").exists()  # reading statuses deletes nothing
     clear_dead(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert is_alive(tmp_path, worker) is None

@@ -50,7 +50,7 @@ def test_single_choices_count_where_they_tell_and_not_where_they_are_idle() -> N
         assert _error(with_them, result[60:]) < better * _error(without, result[60:])
 
 
-def test_what_does_not_apply_sets_nobody_apart() -> None:
+def test_values_that_do_not_apply_add_no_distance() -> None:
     inputs = np.array([[0.0, np.nan], [1.0, 2.0], [2.0, np.nan], [3.0, 4.0]])
     filled = np.where(np.isnan(inputs), 3.0, inputs)  # the mean of the others
     results = np.array([0.0, 1.0, 2.0, 3.0])
