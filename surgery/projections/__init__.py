@@ -1,4 +1,7 @@
-"""Projection operators by name. A new one is a folder here (spec without torch, module with) and a line."""
+"""Registry of projection operators by name.
+
+A new operator is a folder here (a spec without torch, a module with it) and a line below.
+"""
 
 from __future__ import annotations
 

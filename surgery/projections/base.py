@@ -1,4 +1,4 @@
-"""What a projection operator tells about itself, without torch: options, rules, costs, how to build it."""
+"""Interface of projection operators, without torch: options, rules, costs, and building the module."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ Options = Mapping[str, Any]
 
 
 class ProjectionSpec(ABC):
-    """A linear map d_in -> d_out of a layer, or what replaces it."""
+    """Description of a projection operator: a linear map d_in -> d_out of a layer, or its replacement."""
 
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
-    conditional: ClassVar[tuple[str, ...]] = ()  # options that others may leave without effect
-    colour: ClassVar[str] = "bright_yellow"  # of its mark on a terminal, as Rich names colours
+    conditional: ClassVar[tuple[str, ...]] = ()  # options that have no effect for some values of others
+    colour: ClassVar[str] = "bright_yellow"  # Rich colour of its mark on a terminal
     # "module:function" of the operator's `surgery.apply.fit.Fitter`; None if it has none. A name, not an
     # import: an exported model carries this file and all that it imports.
     fitter: ClassVar[str | None] = None
 
     def broken_rule(self, d_in: int, d_out: int, options: Options) -> tuple[str, str] | None:
-        """(option, rule) when the operator does not fit these sizes, else None."""
+        """Return (option, broken rule) if the operator does not fit these sizes, else None."""
         return None
 
     def canonical(self, options: Options) -> dict[str, Any]:
-        """Options with whatever has no effect set to its default: equal models, equal options."""
+        """Return the options with ineffective ones at their defaults, so that equal models compare equal."""
         return dict(options)
 
     def idle_options(self, options: Options) -> dict[str, str]:
-        """The `conditional` options that have no effect beside these others, each with the reason.
+        """Return the `conditional` options that have no effect with these others, each with the reason.
 
-        A search space neither draws nor counts them there. `options` need not hold the conditional ones.
+        A search space then neither samples nor counts them. `options` need not hold the conditional ones.
         """
         return {}
 
     @abstractmethod
     def params(self, d_in: int, d_out: int, options: Options) -> int:
-        """Parameters, without the dense map's own output bias."""
+        """Return the number of parameters, without the output bias of the dense map."""
 
     @abstractmethod
     def flops(self, d_in: int, d_out: int, options: Options, *, training: bool) -> int:
-        """Forward matrix-multiply FLOPs a token (2 a multiply-add)."""
+        """Return the matrix-multiply FLOPs per token of a forward pass (2 per multiply-add)."""
 
     @abstractmethod
     def short(self, options: Options) -> str:
-        """Options in a few characters, for tables: `b8 r128`."""
+        """Return the options abbreviated for tables, such as `b8 r128`."""
 
     def warning(self, options: Options) -> str:
-        """A knob that can have no effect at these options, in one sentence; empty when all are live."""
+        """Return a sentence about an option that can have no effect here; empty if there is none."""
         return ""
 
     @abstractmethod
     def build(self, d_in: int, d_out: int, bias: bool, options: Options) -> nn.Module:
-        """The module: (..., d_in) and a forward context -> (..., d_out). Imports torch."""
+        """Build the module: (..., d_in) and a forward context -> (..., d_out). Imports torch."""

@@ -1,4 +1,4 @@
-"""Projections of one and the same input, which may do better together than one by one."""
+"""Projections of the same input, which some operators compute together faster than one by one."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ def project(
 ) -> list[Float[Tensor, "*batch d_out"]]:
     """Return the output of each projection for x, in their order.
 
-    Those of a class with a `together` (a static method: modules, x, context -> outputs) are run by it, all
-    at once. The others are called one by one, and so is any that has hooks or a `forward` of its own.
+    Projections of a class with a static method `together` (modules, x, context -> outputs) are computed
+    together by it. The others are called one by one, as is any that has hooks or its own `forward`.
     """
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
     for index, projection in enumerate(projections):
         if not _joins(projection):
-            found[index] = call(projection, x, context)
-        elif index not in found:
+            outputs[index] = call(projection, x, context)
+        elif index not in outputs:
             kind: Any = type(projection)
             members = [n for n, other in enumerate(projections) if type(other) is kind and _joins(other)]
-            outputs = kind.together([projections[n] for n in members], x, context)
-            found.update(zip(members, outputs, strict=True))
-    return [found[index] for index in range(len(projections))]
+            joint = kind.together([projections[n] for n in members], x, context)
+            outputs.update(zip(members, joint, strict=True))
+    return [outputs[index] for index in range(len(projections))]
 
 
 def call(
     projection: nn.Module, x: Float[Tensor, "*batch d_in"], context: Context | None
 ) -> Float[Tensor, "*batch d_out"]:
-    """Call a projection, or whatever replaced it. Only operators with `takes_context`, and wrappers around
-    one, are given the context: an ordinary linear layer knows no second argument."""
+    """Call a projection, or the module that replaced it.
+
+    The context is passed only to operators with `takes_context` and wrappers around them: an ordinary linear
+    layer has no second argument.
+    """
     takes_context = any(getattr(type(module), "takes_context", False) for module in projection.modules())
     y: Tensor = projection(x, context) if takes_context else projection(x)
     return y
 
 
 def _joins(projection: nn.Module) -> bool:
-    """Return True where `together` of the projection's class gives what a call would give."""
+    """Return whether `together` of the projection's class is equivalent to calling it."""
     return "together" in type(projection).__dict__ and not is_hooked(projection)

@@ -109,9 +109,9 @@ def test_latents_can_be_spent() -> None:
     key = torch.tensor([SEED], device=DEVICE)
     rest = [8, 16], Terms([2, 1], [1.0, 1.0])
     kept = latent_triton.sample_back_fused(latents.clone(), key, *rest, d_h.clone(), *loss)
-    spent = latent_triton.sample_back_fused(latents, key, *rest, d_h.clone(), *loss, spend=True)
-    assert spent[0] is latents
-    for mine, theirs in zip(spent, kept, strict=True):
+    overwritten = latent_triton.sample_back_fused(latents, key, *rest, d_h.clone(), *loss, inplace=True)
+    assert overwritten[0] is latents
+    for mine, theirs in zip(overwritten, kept, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
@@ -256,14 +256,14 @@ def test_back_through_the_blocks(
 
 @every_dtype
 @every_shape
-@pytest.mark.parametrize("spend", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
 def test_back(
     tokens: int,
     blocks: int,
     rows: list[int],
     columns: int,
     ranks: list[int],
-    spend: bool,
+    inplace: bool,
     dtype: torch.dtype,
 ) -> None:
     needs_products_of(dtype)
@@ -280,9 +280,9 @@ def test_back(
     wanted = paths.back(exact.d_ys, exact.blocks, exact.decoders, latents.double(), noise, *rest)
     key = torch.tensor([SEED], device=DEVICE)
     found = back_triton.back_fused(
-        of.d_ys, of.blocks, of.decoders, latents, key, terms, d_loss, slopes, spend
+        of.d_ys, of.blocks, of.decoders, latents, key, terms, d_loss, slopes, inplace
     )
-    assert (found[0] is latents) == spend
+    assert (found[0] is latents) == inplace
     for what, mine, theirs in zip(("d_latents", "h", "d_bias", "d_x"), found, wanted, strict=True):
         if what == "d_bias":  # of some tokens each
             close(mine.double().sum(0), theirs.sum(0), dtype, what, roundings=2)

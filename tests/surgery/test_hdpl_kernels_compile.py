@@ -42,7 +42,7 @@ def recorded(
         for name in names:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name), launches))
     for module in (outputs_triton, weights_triton):
-        monkeypatch.setattr(module, "room", lambda device: H100_SHARED)
+        monkeypatch.setattr(module, "shared_memory_bytes", lambda device: H100_SHARED)
     d_in, count, d_out = dims
 
     def empty(*shape: int) -> torch.Tensor:

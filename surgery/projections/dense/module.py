@@ -9,11 +9,13 @@ from surgery.context import Context
 
 
 class Dense(nn.Linear):
-    """`nn.Linear` that takes, and ignores, the forward context."""
+    """`nn.Linear` that accepts and ignores the forward context."""
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """Return W x (+ b)."""
         return nn.functional.linear(x, self.weight, self.bias)
 
     @torch.no_grad()
     def start_at_zero(self) -> None:
+        """Set the weight to zero."""
         self.weight.zero_()

@@ -11,8 +11,8 @@ from surgery.projections.base import Options, ProjectionSpec
 if TYPE_CHECKING:
     from torch import nn
 
-# Below this rank a token's KL at initialisation falls under ln 2 now and then, so that the clamped
-# `reference` loss still has some gradient: measured 98.8 % of tokens clamped at rank 8, all at 64.
+# Below this rank some tokens' KL at initialisation is under ln 2, so that the clamped `reference` loss still
+# has some gradient: measured 98.8 % of tokens clamped at rank 8, all at 64.
 DEAD_RANK = 16
 
 
@@ -41,7 +41,7 @@ class HDPLSpec(ProjectionSpec):
         return None
 
     def canonical(self, options: Options) -> dict[str, Any]:
-        kl = "reference" if options["kl_weight"] == 0 else options["kl"]  # no weight: the form is idle
+        kl = "reference" if options["kl_weight"] == 0 else options["kl"]  # without weight, without effect
         return {**options, "kl": kl}
 
     def idle_options(self, options: Options) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Fits an HDPL operator to the dense weight it replaces, in the metric of the activations that reach it."""
+"""Fitting an HDPL operator to the dense weight it replaces, weighted by the activations of its input."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from surgery.apply.fit import Fitted
 
-DAMPING = 1e-2  # of the mean activation energy, added to every direction: few tokens see few directions
-QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4 beside latents of std 1
+DAMPING = 1e-2  # fraction of the mean activation energy added to every direction, for small samples
+QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4, for latents of std 1
 MAX_STEPS = 40
-TOLERANCE = 5e-4  # relative improvement a step below which fitting stops
+TOLERANCE = 5e-4  # relative improvement per step below which fitting stops
 
 
 def fit_hdpl(
@@ -22,21 +22,25 @@ def fit_hdpl(
     moments: Float[Tensor, "d_in d_in"] | None,
     options: Mapping[str, Any],
 ) -> Fitted:
-    """An HDPL operator that carries `weight` as well as blockdiag(B) + D A can.
+    """Fit an HDPL operator to `weight` as blockdiag(B) + D A.
 
     The latent is nonlinear, but silu(a) - silu(-a) = a: with mu = [A; -A] and decoder [D, -D] the operator
-    is exactly linear in evaluation, at half its rank. With an odd rank the last latent is left idle.
+    is exactly linear in evaluation, at half its rank. With an odd rank the last latent is unused.
 
-    Minimises ||(W - blockdiag(B) - D A) C^1/2||, C the second moments of the inputs (identity without
-    them), by alternating the exact least-squares block part with a power step for the low-rank part.
-    Neither can increase the error.
+    Minimises ||(W - blockdiag(B) - D A) C^1/2|| by alternating the exact least-squares solution for the
+    blocks with a power iteration for the low-rank part. Neither can increase the error.
+
+    Args:
+        weight: the dense weight W.
+        moments: second moments C of the inputs; None: the identity.
+        options: options of the operator.
     """
     rank, (d_out, d_in) = options["rank"], weight.shape
     root = _root(moments, weight)
     blocks, decoder, encoder, steps = _alternate(weight, root, options["blocks"], rank // 2)
-    if moments is not None:  # latents of unit variance, so that the noise of training is small beside them
-        spread = moments.diagonal().mean().clamp(min=1e-30).sqrt().to(weight.dtype)
-        encoder, decoder = encoder / spread, decoder * spread
+    if moments is not None:  # latents of unit variance, so that the noise of training is relatively small
+        scale = moments.diagonal().mean().clamp(min=1e-30).sqrt().to(weight.dtype)
+        encoder, decoder = encoder / scale, decoder * scale
     half = len(encoder)
     mu = weight.new_zeros(rank, d_in)
     mu[:half], mu[half : 2 * half] = encoder, -encoder
@@ -54,7 +58,7 @@ def fit_hdpl(
 
 
 def _root(moments: Tensor | None, weight: Tensor) -> Tensor | None:
-    """Lower triangular L with L L^T = C + damping, scaled to unit mean energy."""
+    """Return the lower triangular L with L L^T = C + damping, scaled to unit mean energy."""
     if moments is None:
         return None
     moments = moments.double()
@@ -69,12 +73,16 @@ def _root(moments: Tensor | None, weight: Tensor) -> Tensor | None:
 def _alternate(
     weight: Tensor, root: Tensor | None, count: int, half: int
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """(blocks, decoder (d_out, half), encoder (half, d_in), steps). All in the whitened space W L."""
+    """Alternate between blocks and low-rank part in the whitened space W L.
+
+    Returns:
+        (blocks, decoder (d_out, half), encoder (half, d_in), number of steps)
+    """
     d_out, d_in = weight.shape
     rows, columns = d_out // count, d_in // count
     target = weight if root is None else weight @ root
     half = min(half, d_out, d_in)
-    # each block's inputs as rows of L: what a block can write into the whitened space
+    # each block's inputs as rows of L: the span of the block in the whitened space
     inputs = (torch.eye(d_in, dtype=weight.dtype, device=weight.device) if root is None else root).view(
         count, columns, d_in
     )
@@ -104,7 +112,7 @@ def _alternate(
 
 
 def _start(target: Tensor, half: int) -> Tensor:
-    """Orthonormal directions (d_in, half) to start from, the same every time."""
+    """Return deterministic orthonormal initial directions (d_in, half)."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(target.shape[0], half, generator=generator, dtype=target.dtype).to(target.device)
     start: Tensor = torch.linalg.qr(target.T @ noise).Q

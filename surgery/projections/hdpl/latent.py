@@ -1,7 +1,7 @@
-"""The latents' step, of all siblings at once: z = mu + eps sigma, h = silu(z), and the sums that KL needs.
+"""Sampling of the latents of all siblings: z = mu + eps sigma, h = silu(z), and the KL loss.
 
-In plain torch, and where it is chosen instead, as one kernel for CUDA that makes its own noise. `latents` are
-(tokens, 2 width): mu of all siblings side by side, then their logvar, width being the sum of the ranks.
+In plain torch, or by a CUDA kernel that generates its own noise. `latents` are (tokens, 2 width): mu of all
+siblings concatenated, then their logvar; width is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -17,19 +17,28 @@ from surgery.projections.hdpl.latent_triton import draw_seed, fits_latents, samp
 
 
 def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What the noise comes from: a seed (1,) of int64 for the kernel, else the noise itself (tokens, width),
-    drawn one sibling after the other. From torch's generator of the device, which is not waited for."""
+    """Draw the source of the noise from torch's generator of the device, without synchronising.
+
+    Returns:
+        A seed (1,) of int64 for the kernel, else the noise (tokens, width), drawn sibling by sibling.
+    """
     if fits_latents(device, dtype, ranks):
         return draw_seed(device)
-    exact = torch.promote_types(dtype, torch.float32)
-    return torch.cat([torch.randn(tokens, rank, dtype=exact, device=device) for rank in ranks], dim=1)
+    accumulation_dtype = torch.promote_types(dtype, torch.float32)
+    return torch.cat(
+        [torch.randn(tokens, rank, dtype=accumulation_dtype, device=device) for rank in ranks], dim=1
+    )
 
 
 def sample(
     latents: Float[Tensor, "t 2*width"], noise: Tensor, ranks: Sequence[int], terms: Terms
 ) -> tuple[Float[Tensor, "t width"], Float[Tensor, ""], Float[Tensor, " width"]]:
-    """(h in the dtype of the latents, the KL loss of all siblings, what `sample_back` wants of it: see
-    `penalty`). The loss is in float32 or better."""
+    """Sample the latents.
+
+    Returns:
+        (h in the dtype of the latents, the KL loss of all siblings in float32 or better, its derivatives for
+        `sample_back`: see `penalty`)
+    """
     fused = noise.dtype == torch.int64
     return (sample_fused if fused else sample_plainly)(latents, noise, ranks, terms)
 
@@ -41,20 +50,23 @@ def sample_back(
     terms: Terms,
     d_h: Float[Tensor, "t width"],
     d_loss: Float[Tensor, ""],
-    slopes: Float[Tensor, " width"],
-    spend: bool,
+    d_penalty: Float[Tensor, " width"],
+    inplace: bool,
 ) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, "parts 2*width"]]:
-    """(gradient of the latents, h once more, the gradient summed over parts of the tokens). `d_h` is used up,
-    and the latents may be where they can be spent."""
+    """Compute the gradients of `sample`. Overwrites `d_h`, and may overwrite `latents` if `inplace`.
+
+    Returns:
+        (gradient of the latents, h recomputed, the gradient of the latents summed over parts of the tokens)
+    """
     if noise.dtype == torch.int64:
-        return sample_back_fused(latents, noise, ranks, terms, d_h, d_loss, slopes, spend)
-    return sample_back_plainly(latents, noise, ranks, terms, d_h, d_loss, slopes)
+        return sample_back_fused(latents, noise, ranks, terms, d_h, d_loss, d_penalty, inplace)
+    return sample_back_plainly(latents, noise, ranks, terms, d_h, d_loss, d_penalty)
 
 
 def sample_plainly(
     latents: Tensor, noise: Tensor, ranks: Sequence[int], terms: Terms
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample` in plain torch, on any device and in any precision."""
+    """Compute `sample` in plain torch, on any device and in any precision."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
     sigma = torch.exp(0.5 * logvar)
     z = torch.addcmul(mu, noise, sigma)
@@ -75,9 +87,9 @@ def sample_back_plainly(
     terms: Terms,
     d_h: Tensor,
     d_loss: Tensor,
-    slopes: Tensor,
+    d_penalty: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample_back` in plain torch."""
+    """Compute `sample_back` in plain torch."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
     sigma = torch.exp(0.5 * logvar)
     z = torch.addcmul(mu, noise, sigma)
@@ -88,17 +100,17 @@ def sample_back_plainly(
     d_mu, d_logvar = d_latents.chunk(2, dim=1)
     d_mu.copy_(d_z)
     torch.mul(d_z.mul_(noise), sigma, out=d_logvar)
-    first, d_sums = 0, slopes * d_loss
+    first, d_sums = 0, d_penalty * d_loss
     kls = _siblings_kl(mu, logvar, sigma, ranks, terms)
     for form, rank, kl in zip(terms.forms, ranks, kls, strict=True):
-        mine = slice(first, first + rank)
+        own = slice(first, first + rank)
         first += rank
         if form:
-            weight = d_sums[mine]
+            weight = d_sums[own]
             if form == REFERENCE:
                 weight = weight * (kl.sum(1, keepdim=True) <= LN2)
-            d_mu[:, mine].addcmul_(mu[:, mine], weight)
-            d_logvar[:, mine].addcmul_(sigma[:, mine].square() - 1, weight)
+            d_mu[:, own].addcmul_(mu[:, own], weight)
+            d_logvar[:, own].addcmul_(sigma[:, own].square() - 1, weight)
     d_logvar.mul_(0.5)
     return d_latents.to(latents.dtype), h.to(latents.dtype), d_latents.sum(0, keepdim=True)
 
@@ -106,7 +118,7 @@ def sample_back_plainly(
 def _siblings_kl(
     mu: Tensor, logvar: Tensor, sigma: Tensor, ranks: Sequence[int], terms: Terms
 ) -> list[Tensor]:
-    """KL in nats (tokens, rank) of each sibling; zeros (1, rank) where no loss is wanted."""
+    """Return the KL in nats (tokens, rank) of each sibling; zeros (1, rank) for those without a loss."""
     split = [x.split(list(ranks), dim=1) for x in (mu, logvar, sigma)]
     return [
         0.5 * (m.square() + s.square() - v - 1) if form else m.new_zeros(1, m.shape[1])

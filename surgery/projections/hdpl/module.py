@@ -13,10 +13,11 @@ from surgery.context import Context
 from surgery.ops.plain import is_plain, owns_weights
 from surgery.projections.hdpl.group import evaluate, evaluate_by_modules, train, train_by_modules
 
-# How AdamW's best learning rate of a map falls with its inputs: by muP to the power of 1. At width 512 and
-# 7.5e-4, blocks of 64 inputs and decoders of 64 and 128 learned best with four times the rate of dense maps,
-# 0.05 to 0.09 nats ahead after 1.25 M tokens where most layers are attention and most projections HDPL, and
-# behind by up to 0.07 where they are Gated DeltaNet and few; powers of 1/2 and 1 come close.
+# Exponent with which AdamW's best learning rate of a map falls with its number of inputs; 1 in muP. At width
+# 512 and 7.5e-4, blocks of 64 inputs and decoders of 64 and 128 learned best with four times the rate of
+# dense maps: after 1.25 M tokens the loss was 0.05 to 0.09 nats lower with mostly attention layers and mostly
+# HDPL projections, and up to 0.07 nats higher with Gated DeltaNet and few HDPL projections; exponents of 1/2
+# and 1 give similar results.
 RATE_EXPONENT = 2 / 3
 
 
@@ -24,7 +25,7 @@ class HDPL(nn.Module):
     """y = BlockDiag(x) + D silu(z) (+ b).
 
     Parameters: `blocks` (blocks, d_out/blocks, d_in/blocks), `mu` and `logvar` d_in -> rank with bias,
-    `decoder` rank -> d_out without. `bias` (d_out,) only where the dense map had one.
+    `decoder` rank -> d_out without bias, and `bias` (d_out,) only if the dense map had one.
     """
 
     takes_context = True  # a call is `module(x, context)`
@@ -43,11 +44,11 @@ class HDPL(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The paper's initialisation, with the identity on every block (its code: on the first only).
+        """Initialise as in the paper, but with the identity in every block (its code: in the first only).
 
         Blocks that are not square are orthogonal, as in the paper, but scaled like a dense map: unit inputs
-        give unit outputs. Its own are smaller by (d_in / (blocks d_out))^0.5; gate and up then held
-        feed-forward layers back by 0.2 to 0.4 nats after 64k tokens (dim 48, 4 blocks).
+        give unit outputs. The paper's are smaller by (d_in / (blocks d_out))^0.5; with these in gate and up
+        the loss was 0.2 to 0.4 nats higher after 64k tokens (dim 48, 4 blocks).
         """
         blocks, rows, columns = self.blocks.shape
         with torch.no_grad():
@@ -68,7 +69,7 @@ class HDPL(nn.Module):
 
     @property
     def rates(self) -> dict[str, float]:
-        """Learning rates over that of a dense map, by parameter, for those who ask: the rule `width`."""
+        """Learning rates relative to a dense map's, by parameter; used by the rule `width`."""
         d_in, rank = self.mu.in_features, self.decoder.in_features
         return {
             "blocks": self.blocks.shape[0] ** RATE_EXPONENT,
@@ -77,23 +78,24 @@ class HDPL(nn.Module):
 
     @torch.no_grad()
     def start_at_zero(self) -> None:
-        """Both paths give nothing at first; the encoders keep their start, so that the decoder learns."""
+        """Set blocks and decoder to zero; the encoders stay as they are, so that the decoder can learn."""
         self.blocks.zero_()
         self.decoder.weight.zero_()
 
     def forward(
         self, x: Float[Tensor, "*batch d_in"], context: Context | None = None
     ) -> Float[Tensor, "*batch d_out"]:
+        """Return the output; in training, with noise and the KL loss appended to the context's losses."""
         return self.together([self], x, context)[0]
 
     @staticmethod
     def together(
         siblings: Sequence[HDPL], x: Float[Tensor, "*batch d_in"], context: Context | None
     ) -> list[Float[Tensor, "*batch d_out"]]:
-        """Outputs of projections that share their input; blocks, ranks and KL may differ between them.
+        """Return the outputs of projections of the same input; their blocks, ranks and KL may differ.
 
-        They are computed from their weights where all inner layers are ordinary ones, and else one by one by
-        calling these layers, so that an adapter on one of them takes part.
+        They are computed from the weights if all inner layers are ordinary ones, and otherwise one by one by
+        calling the inner layers, so that adapters on them have their effect.
         """
         if not all(m._is_plain() and m.training == siblings[0].training for m in siblings):
             if len(siblings) > 1:
@@ -101,7 +103,7 @@ class HDPL(nn.Module):
             if not siblings[0]._is_plain():
                 return [siblings[0]._by_modules(x, context)]
         weights = [(m.mu, m.logvar, m.blocks, m.decoder.weight, m.bias) for m in siblings]
-        tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])  # no -1: there may be no token
+        tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])  # not -1, which is ambiguous for no tokens
         if siblings[0].training:
             forms = [m.kl if context is not None and m.kl_weight else "" for m in siblings]
             outputs, loss = train(tokens, weights, forms, [m.kl_weight for m in siblings])
@@ -112,7 +114,7 @@ class HDPL(nn.Module):
         return [y.view(*x.shape[:-1], y.shape[-1]) for y in outputs]
 
     def _is_plain(self) -> bool:
-        """Return True where the weights alone say what the operator does."""
+        """Return whether the weights alone determine the operator."""
         inner = (self.mu, self.logvar, self.decoder)
         if not (owns_weights(self) and all(is_plain(layer, nn.Linear) for layer in inner)):
             return False
@@ -121,7 +123,7 @@ class HDPL(nn.Module):
     def _by_modules(
         self, x: Float[Tensor, "*batch d_in"], context: Context | None
     ) -> Float[Tensor, "*batch d_out"]:
-        """The same operator by calls of its inner layers, whatever they have become."""
+        """Compute the operator by calling its inner layers, which may have been replaced."""
         tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         layers = self.mu, self.logvar, self.blocks, self.decoder, self.bias
         if self.training:

@@ -1,7 +1,7 @@
-"""The two paths to a projection's output, y = BlockDiag(x) + D h (+ b), without a tensor in between.
+"""The two paths to a projection's output, y = BlockDiag(x) + D h (+ b), without intermediate tensors.
 
 The slices of x, y and their gradients that belong to blocks are strided views (blocks, tokens, width) of
-(tokens, d): batched products read them and add to them where they lie.
+(tokens, d): batched products read from and accumulate into these views.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from surgery.projections.hdpl.back_triton import (
 from surgery.projections.hdpl.kl import Terms
 from surgery.projections.hdpl.latent import sample_back
 from surgery.projections.hdpl.outputs_triton import outputs_fused
-from surgery.projections.hdpl.tiles import fits_tiles, lay
+from surgery.projections.hdpl.tiles import concat_into, fits_tiles
 from surgery.projections.hdpl.weights_triton import fits_weights, weight_gradients_fused
 
 
 def by_block(x: Float[Tensor, "t d"], blocks: int) -> Float[Tensor, "n t width"]:
+    """Return a view of the slices of each block."""
     slices: Tensor = x.unflatten(1, (blocks, -1)).transpose(0, 1)
     return slices
 
@@ -37,14 +38,14 @@ def outputs(
     decoders: Sequence[Float[Tensor, "d_out rank"]],
     biases: Sequence[Float[Tensor, " d_out"] | None],
 ) -> list[Float[Tensor, "t d_out"]]:
-    """y of all siblings, all in one dtype. `hs` are slices of one tensor's columns."""
+    """Return y of all siblings. All tensors have the same dtype; `hs` are column slices of one tensor."""
     if fits_tiles(x, blocks, [h.shape[1] for h in hs]):
         return outputs_fused(x, hs, blocks, decoders, biases)
     return [output_plainly(x, *weights) for weights in zip(hs, blocks, decoders, biases, strict=True)]
 
 
 def output_plainly(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: Tensor | None) -> Tensor:
-    """One of `outputs` in plain torch."""
+    """Compute one of `outputs` in plain torch."""
     y = torch.nn.functional.linear(h, decoder, bias)
     _add_product(by_block(y, len(blocks)), by_block(x, len(blocks)), blocks.transpose(1, 2))
     return y
@@ -58,38 +59,38 @@ def back(
     noise: Tensor,
     terms: Terms,
     d_loss: Float[Tensor, ""],
-    slopes: Float[Tensor, " width"],
-    spend: bool,
+    d_penalty: Float[Tensor, " width"],
+    inplace: bool,
 ) -> tuple[
     Float[Tensor, "t latents"],
     Float[Tensor, "t width"],
     Float[Tensor, "parts latents"],
     Float[Tensor, "t d_in"],
 ]:
-    """(what `sample_back` gives, the gradient of x through the blocks alone)."""
+    """Return (the results of `sample_back`, the gradient of x through the blocks alone)."""
     ranks = [decoder.shape[1] for decoder in decoders]
     if noise.dtype == torch.int64 and _kernel_for_blocks(d_ys, blocks, ranks) and fits_decoders(ranks):
-        return back_fused(d_ys, blocks, decoders, latents, noise, terms, d_loss, slopes, spend)
+        return back_fused(d_ys, blocks, decoders, latents, noise, terms, d_loss, d_penalty, inplace)
     d_h = latent_gradients(d_ys, decoders)
-    found = sample_back(latents, noise, ranks, terms, d_h, d_loss, slopes, spend)
-    return *found, through_blocks(d_ys, blocks)
+    gradients = sample_back(latents, noise, ranks, terms, d_h, d_loss, d_penalty, inplace)
+    return *gradients, through_blocks(d_ys, blocks)
 
 
 def latent_gradients(
     d_ys: Sequence[Float[Tensor, "t d_out"]], decoders: Sequence[Float[Tensor, "d_out rank"]]
 ) -> Float[Tensor, "t ranks"]:
-    """Gradients of all siblings' h side by side."""
+    """Return the concatenated gradients of all siblings' h."""
     ranks = [decoder.shape[1] for decoder in decoders]
     d_h = d_ys[0].new_empty(len(d_ys[0]), sum(ranks))
-    for d_y, decoder, mine in zip(d_ys, decoders, d_h.split(ranks, dim=1), strict=True):
-        torch.mm(d_y, decoder, out=mine)
+    for d_y, decoder, part in zip(d_ys, decoders, d_h.split(ranks, dim=1), strict=True):
+        torch.mm(d_y, decoder, out=part)
     return d_h
 
 
 def through_blocks(
     d_ys: Sequence[Float[Tensor, "t d_out"]], blocks: Sequence[Float[Tensor, "n rows columns"]]
 ) -> Float[Tensor, "t d_in"]:
-    """Gradient of x through all siblings' blocks."""
+    """Return the gradient of x through all siblings' blocks."""
     if _kernel_for_blocks(d_ys, blocks):
         return through_blocks_fused(d_ys, blocks)
     return through_blocks_plainly(d_ys, blocks)
@@ -100,10 +101,10 @@ def _kernel_for_blocks(d_ys: Sequence[Tensor], blocks: Sequence[Tensor], ranks: 
 
 
 def through_blocks_plainly(d_ys: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
-    """`through_blocks` in plain torch."""
+    """Compute `through_blocks` in plain torch."""
     d_x = d_ys[0].new_empty(len(d_ys[0]), blocks[0].shape[0] * blocks[0].shape[2])
-    for place, (d_y, block) in enumerate(zip(d_ys, blocks, strict=True)):
-        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block, first=place == 0)
+    for index, (d_y, block) in enumerate(zip(d_ys, blocks, strict=True)):
+        _add_product(by_block(d_x, len(block)), by_block(d_y, len(block)), block, first=index == 0)
     return d_x
 
 
@@ -112,21 +113,24 @@ def weight_gradients(
     hs: Sequence[Float[Tensor, "t rank"]],
     d_ys: Sequence[Float[Tensor, "t d_out"]],
     blocks: Sequence[Float[Tensor, "n rows columns"]],
-    shifts: Float[Tensor, "parts latents"],
+    d_bias_parts: Float[Tensor, "parts latents"],
     out: Float[Tensor, " elements"],
 ) -> None:
-    """Writes the sum of `shifts`, the gradients of all blocks and those of all decoders, side by side."""
+    """Write the gradients of all encoder biases, blocks and decoders into the vector `out`.
+
+    `d_bias_parts` is the gradient of the encoder biases, summed over parts of the tokens.
+    """
     if fits_tiles(x, blocks, [h.shape[1] for h in hs]) and fits_weights(blocks):
-        weight_gradients_fused(x, hs, d_ys, blocks, shifts, out)
+        weight_gradients_fused(x, hs, d_ys, blocks, d_bias_parts, out)
         return
     d_blocks, d_decoders = weight_gradients_plainly(x, hs, d_ys, blocks)
-    lay([shifts.sum(0).to(out.dtype), *d_blocks, *d_decoders], out)
+    concat_into([d_bias_parts.sum(0).to(out.dtype), *d_blocks, *d_decoders], out)
 
 
 def weight_gradients_plainly(
     x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """(gradients of the blocks, of the decoders) in plain torch."""
+    """Return (gradients of the blocks, of the decoders), computed in plain torch."""
     d_blocks = [
         torch.bmm(by_block(d_y, len(block)).transpose(1, 2), by_block(x, len(block)))
         for d_y, block in zip(d_ys, blocks, strict=True)
@@ -137,7 +141,7 @@ def weight_gradients_plainly(
 def block_diagonal(
     x: Float[Tensor, "t d_in"], blocks: Float[Tensor, "n rows columns"]
 ) -> Float[Tensor, "t d_out"]:
-    """Each slice of x through its own block, in differentiable steps; under autocast both are cast."""
+    """Multiply each slice of x by its own block, in differentiable steps; autocast applies to both."""
     return torch.bmm(by_block(x, len(blocks)), blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
 
 
@@ -147,5 +151,5 @@ def _add_product(
     right: Float[Tensor, "n b a"],
     first: bool = False,
 ) -> None:
-    """`first`: there is nothing in `total` yet."""
+    """Add left @ right to `total`; `first`: overwrite it instead."""
     torch.baddbmm(total, left, right, beta=0 if first else 1, out=total)
