@@ -374,8 +374,8 @@ def back_to_latents(  # type: ignore[no-untyped-def]
 
 @jit
 def sample_latents_back(  # type: ignore[no-untyped-def]
-    latents, seed, d_h, d_loss, d_penalty, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3, forms,
-    ln2, zero,
+    latents, seed, d_h, d_loss, d_penalty, d_latents, d_bias, tokens, width, rank0, rank1, rank2, rank3,
+    forms, ln2, zero,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr, ALIGNED: tl.constexpr,
     CLAMPED: tl.constexpr, SUMMED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
