@@ -98,7 +98,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
     from studies.audit.runs import helpers, long_settings, train_runs
     from studies.training.devices import crowding, pick_device
     from studies.training.loop import Interrupted
-    from studies.workers.supervisor import spread
+    from studies.workers.supervisor import worker_device
 
     over = math.inf if limit is None else time.monotonic() + limit
 
@@ -131,7 +131,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         stack.enter_context(helpers(audit, seeds, min(workers, len(left)) - 1, device))
         try:
             train_runs(
-                audit, seeds, spread(device, 0), told,
+                audit, seeds, worker_device(device, 0), told,
                 on_step=None if bar is None else lambda run, progress: bar(progress),
                 should_stop=lambda: time.monotonic() > over,
             )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_spaces.objectives import Objective
-from studies.stats.front_probability import Membership
+from studies.stats.front_probability import FrontProbability
 from studies.stats.seed_noise import Array, Coverage, Noise, coverage, pool
 from studies.stats.seeds import derive_seed
 from studies.study.trial_record import DONE, TrialRecord, front_records
@@ -172,7 +172,7 @@ class Standings:
     def _column(self, name: str) -> int:
         return next(column for column, item in enumerate(self.objectives) if item.name == name)
 
-    def _membership(self, records: Sequence[TrialRecord], seed: int) -> Membership | None:
+    def _membership(self, records: Sequence[TrialRecord], seed: int) -> FrontProbability | None:
         if self.noise is None or not records:
             return None
         signs = np.array([1.0 if item.direction == "min" else -1.0 for item in self.objectives])
@@ -180,7 +180,7 @@ class Standings:
         flip = np.outer(signs[self.measured], signs[self.measured])
         noise = Noise(self.noise.covariance * flip, self.noise.df)
         runs = np.array([len(record.runs) for record in records])
-        return Membership(values[:, self._exact], values[:, self.measured], runs, noise, seed)
+        return FrontProbability(values[:, self._exact], values[:, self.measured], runs, noise, seed)
 
     def _standing(self, record: TrialRecord, index: int | None, *, on_front: bool) -> Standing:
         probability = None

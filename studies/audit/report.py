@@ -13,7 +13,7 @@ import numpy as np
 from studies.audit.kinds import Misjudged, misjudged
 from studies.audit.plan import Audit
 from studies.audit.runs import long_settings
-from studies.stats.extrapolation import carried_on, end_loss
+from studies.stats.extrapolation import end_loss, extrapolated_losses
 from studies.stats.rank_correlation import (
     LEVEL,
     Array,
@@ -260,7 +260,7 @@ def _curve_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]
                 curves[index, rung_at[entry["step"]]] = entry["val_loss"]
     shown = proxy.rungs[:-1] if judge == "val_loss" else proxy.rungs
     at_rungs = {f"loss at {share:.0%} of it": curves[:, rung] for rung, share in enumerate(shown)}
-    ahead = [carried_on(curve, proxy.rungs) for curve in curves.tolist()]
+    ahead = [extrapolated_losses(curve, proxy.rungs) for curve in curves.tolist()]
     names = [name for name in AHEAD if name != judge and all(name in item for item in ahead)]
     extrapolated = {f"{name} by its curve": np.array([item[name] for item in ahead]) for name in names}
     return {**at_rungs, **extrapolated}

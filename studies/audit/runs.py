@@ -23,7 +23,7 @@ from studies.training.errors import TrainingFailed
 from studies.training.loop import Interrupted, Progress, train
 from studies.training.settings import TrainSettings
 from studies.workers.proxy import open_data, settings_of
-from studies.workers.supervisor import spread
+from studies.workers.supervisor import worker_device
 from surgery.model import HybridLM
 
 WAIT_SECONDS = 0.5
@@ -112,7 +112,9 @@ def helpers(audit: Audit, seeds: int, count: int, device: str) -> Iterator[None]
     where = (str(study.folder.resolve()), study.url, audit.times, audit.wanted, seeds)
     context = get_context("spawn")
     processes = [
-        context.Process(target=_help, args=(*where, spread(device, index + 1), os.getpid()), daemon=True)
+        context.Process(
+            target=_help, args=(*where, worker_device(device, index + 1), os.getpid()), daemon=True
+        )
         for index in range(count)
     ]
     for process in processes:

@@ -13,7 +13,7 @@ def end_loss(objectives: Sequence[Objective]) -> str:
     return next((item.name for item in objectives if item.name in AHEAD), "val_loss")
 
 
-def carried_on(losses: Sequence[float], rungs: Sequence[float]) -> dict[str, float]:
+def extrapolated_losses(losses: Sequence[float], rungs: Sequence[float]) -> dict[str, float]:
     """Return `val_loss@2x` and `val_loss@4x` of a finished run, as far as it has the rungs.
 
     The loss is assumed to fall by as much again as in the last doubling (2x) or fourfold (4x) of the tokens:

@@ -10,7 +10,7 @@ from studies.stats.seed_noise import Array, Noise
 DRAWS = 2000
 
 
-class Membership:
+class FrontProbability:
     """Pareto fronts of `DRAWS` posterior samples of the true objective values.
 
     The true results of all architectures are drawn from their posterior under a flat prior: one variance

@@ -172,7 +172,7 @@ class Supervisor:
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "studies.workers", str(Path(self.study.folder).resolve())]
-        command += ["--device", spread(self.device, index)]
+        command += ["--device", worker_device(self.device, index)]
         if self.target is not None:
             command += ["--trials", str(self.target)]
         if self.refine is not None:
@@ -235,7 +235,7 @@ class Supervisor:
                 process.wait()
 
 
-def spread(device: str, index: int) -> str:
+def worker_device(device: str, index: int) -> str:
     """Return a worker's device: `cuda` and `auto` are distributed over the GPUs, others returned as is."""
     if device not in ("cuda", "auto"):
         return device

@@ -18,7 +18,7 @@ from studies.search.assignment import Assignment, Nothing, finish, take
 from studies.search.early_stopping import pause, reach
 from studies.search.requeue import HEARTBEAT_SECONDS, beat, requeue
 from studies.search.search import Search
-from studies.stats.extrapolation import carried_on
+from studies.stats.extrapolation import extrapolated_losses
 from studies.stats.seeds import derive_seed
 from studies.storage.addresses import redacted
 from studies.storage.attributes import ENVIRONMENT, METRICS, REASON, REPEAT, SECONDS, SEEDS, STEPS
@@ -217,7 +217,7 @@ class _Worker:
                 checkpoint=folder / CHECKPOINT if first else None,
                 decided=record.passed,
             )
-            ahead = carried_on(result.losses, self.study.space.proxy.rungs)
+            ahead = extrapolated_losses(result.losses, self.study.space.proxy.rungs)
             results.append({**asdict(result), **scores, **ahead})
         return results
 

@@ -16,7 +16,7 @@ from studies.audit.plan import open_audit
 from studies.audit.report import PROXY, report
 from studies.audit.runs import long_settings, train_runs
 from studies.search.early_stopping import expected_values
-from studies.stats.extrapolation import carried_on
+from studies.stats.extrapolation import extrapolated_losses
 from studies.stats.rank_correlation import spearman
 from studies.study import Study
 from studies.workers.proxy import train_settings
@@ -38,13 +38,15 @@ def test_a_straight_line_is_followed(start: float, end: float, tokens: int, name
     times = AHEAD[name]
     slope, offset = np.polyfit(np.log([tokens / times, tokens]), [start, end], 1)
     wanted = offset + slope * math.log(times * tokens)
-    assert carried_on([start, end], [1 / times, 1.0]) == {name: pytest.approx(wanted, abs=1e-6)}
-    assert carried_on([9.0, start, end], [0.1, 1 / times, 1.0]) == carried_on([start, end], [1 / times, 1.0])
+    assert extrapolated_losses([start, end], [1 / times, 1.0]) == {name: pytest.approx(wanted, abs=1e-6)}
+    assert extrapolated_losses([9.0, start, end], [0.1, 1 / times, 1.0]) == extrapolated_losses(
+        [start, end], [1 / times, 1.0]
+    )
 
 
 def test_it_needs_a_rung_to_start_from() -> None:
-    assert carried_on([5.0, 4.0], [0.4, 1.0]) == {}
-    assert set(carried_on([6.0, 5.0, 4.0], [0.25, 0.5, 1.0])) == set(AHEAD)
+    assert extrapolated_losses([5.0, 4.0], [0.4, 1.0]) == {}
+    assert set(extrapolated_losses([6.0, 5.0, 4.0], [0.25, 0.5, 1.0])) == set(AHEAD)
     for name, rungs, hint in ((LOSS, "[0.5, 1.0]", "[0.25, 0.5, 1]"), ("val_loss@2x", "[1.0]", "[0.5, 1]")):
         with pytest.raises(UserError) as caught:
             parse_space(TEXT.replace(LOSS, name).replace("[0.25, 1.0]", rungs), "small.yaml")
@@ -71,7 +73,7 @@ def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
     done = [record for record in study.records() if record.state == "done"]
     for record in done:
         losses = [point["val_loss"] for point in study.curve(record.number) if "val_loss" in point]
-        wanted = carried_on(losses, study.space.proxy.rungs)[LOSS]
+        wanted = extrapolated_losses(losses, study.space.proxy.rungs)[LOSS]
         assert record.values is not None
         assert record.values[0] == record.metrics[LOSS] == wanted
         assert record.metrics["val_loss"] == losses[-1]

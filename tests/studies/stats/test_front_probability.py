@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.stats.front_probability import Membership
+from studies.stats.front_probability import FrontProbability
 from studies.stats.seed_noise import Noise
 from studies.stats.student_t import t_factor
 
@@ -16,9 +16,9 @@ def noise(*sds: float, df: int = 10**6) -> Noise:
     return Noise(np.diag(np.square(sds)), df)
 
 
-def membership(costs: object, means: object, runs: object, found: Noise, seed: int = 0) -> Membership:
+def membership(costs: object, means: object, runs: object, found: Noise, seed: int = 0) -> FrontProbability:
     arrays = np.array(costs, dtype=float), np.array(means, dtype=float)
-    return Membership(*arrays, np.array(runs), found, seed)
+    return FrontProbability(*arrays, np.array(runs), found, seed)
 
 
 @st.composite
@@ -36,7 +36,7 @@ def tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, Noise]:
 @given(tables())
 def test_it_counts_fronts(table: tuple[np.ndarray, np.ndarray, np.ndarray, Noise]) -> None:
     costs, means, runs, found = table
-    one = Membership(costs, means, runs, found, seed=1, draws=40)
+    one = FrontProbability(costs, means, runs, found, seed=1, draws=40)
     on_front = np.zeros(len(means))
     for draw in range(40):
         points = [tuple(row) for row in np.concatenate([costs, one.drawn[:, :, draw].T], axis=1)]
@@ -87,7 +87,7 @@ def test_same_seed_same_probability() -> None:
     random = np.random.default_rng(0)
     costs, means = random.random((30, 2)), random.random((30, 1))
     one, other, third = (
-        Membership(costs, means, np.ones(30, dtype=int), noise(0.2, df=6), seed).probability
+        FrontProbability(costs, means, np.ones(30, dtype=int), noise(0.2, df=6), seed).probability
         for seed in (7, 7, 8)
     )
     assert (one == other).all()

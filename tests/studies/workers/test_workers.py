@@ -23,7 +23,7 @@ from studies.study.leases import statuses
 from studies.study.trial_record import TrialRecord
 from studies.training.loop import train
 from studies.workers.proxy import train_settings
-from studies.workers.supervisor import Snapshot, Supervisor, spread
+from studies.workers.supervisor import Snapshot, Supervisor, worker_device
 from studies.workers.worker import work
 from surgery.model import HybridLM
 from tests.studies.conftest import MakeStudy, outcome
@@ -266,4 +266,4 @@ def test_workers_on_devices(
     device: str, gpus: int, places: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert [spread(device, index) for index in range(4)] == places
+    assert [worker_device(device, index) for index in range(4)] == places
