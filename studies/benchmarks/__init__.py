@@ -1,1 +1,1 @@
-"""What `nas bench` measures."""
+"""Benchmarks of `nas bench`."""

@@ -1,6 +1,6 @@
-"""A dense decoder and its training step in nothing but torch: what a hand-written loop would reach.
+"""A dense decoder in plain torch, as a hand-written reference.
 
-It shares no code with `surgery`, so that what our own code costs is seen beside it.
+It shares no code with `surgery`, so that the overhead of our own code becomes visible.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class _Block(nn.Module):
         batch, length, _ = h.shape
         parts = self.qkv(self.norms[0](h)).split([n * self.width for n in self.heads], -1)
         q, k, v = (x.view(batch, length, -1, self.width).transpose(1, 2) for x in parts)
-        q, k = (_turn(x, cos, sin) for x in (q, k))
-        mixed = F.scaled_dot_product_attention(
+        q, k = (_rotate(x, cos, sin) for x in (q, k))
+        attended = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, enable_gqa=self.heads[0] != self.heads[1]
         )
-        h = h + self.o(mixed.transpose(1, 2).reshape(batch, length, -1))
+        h = h + self.o(attended.transpose(1, 2).reshape(batch, length, -1))
         gate, up = self.gate_up(self.norms[1](h)).chunk(2, -1)
         out: Tensor = h + self.down(F.silu(gate) * up)
         return out
 
 
 class BareModel(nn.Module):
-    """Token ids to logits; the dense model of a backbone without biases, QK norm and rotary scaling."""
+    """The dense model of a backbone, without biases, QK norm and rotary scaling: token ids to logits."""
 
     def __init__(self, sizes: Backbone, length: int) -> None:
         super().__init__()
@@ -63,6 +63,6 @@ class BareModel(nn.Module):
         return logits
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, -1)
     return x * cos.to(x.dtype) + torch.cat((-second, first), -1) * sin.to(x.dtype)

@@ -1,7 +1,7 @@
-"""How long mixers take: a training step and a decoded token, at growing lengths, side by side in one process.
+"""Timing of mixers at several lengths in one process: training steps and decoded tokens.
 
-A round measures every mixer once, and rounds follow each other, so that a machine that slows down slows all
-of them; reported are the median and the spread over the rounds.
+Every round measures each mixer once, so that a machine that slows down affects all of them alike; medians and
+spreads over the rounds are reported.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ class Timing:
     mixer: str
     length: int
     batch: int
-    forward_ms: float  # of a batch, as in training
+    forward_ms: float  # of a training batch
     forward_spread: float
     train_ms: float  # forward and backward
     train_spread: float
     tokens_per_s: float
-    of_peak: float  # FLOPs a second of its matrix products, of those of one large product
-    decode_ms: float | None  # a token after `length` others, one sequence
+    of_peak: float  # FLOPs/s of its matrix products, as a share of those of one large product
+    decode_ms: float | None  # per token after `length` others, one sequence
     decode_spread: float | None
-    cache_bytes: int  # of that sequence, as computed
+    cache_bytes: int  # of that sequence, computed
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. `layers` 0: the mixer of one layer alone, without norms, feed-forward and head."""
+    """Settings of the benchmark. `layers` 0: one mixer alone, without norms, feed-forward and head."""
 
     architecture: Architecture  # its backbone and mixers' options; the layout is replaced
     mixers: tuple[str, ...]
@@ -61,24 +62,24 @@ class Plan:
 def measure(
     plan: Plan, device: torch.device, on_timing: Callable[[str, int], None] | None = None
 ) -> Iterator[Timing]:
-    """Timings, one length after the other, all mixers of a length together."""
+    """Yield timings by length, all mixers of a length together."""
     peak = peak_flops(device)
     for length in plan.lengths:
         batch = max(1, plan.tokens // length)
         models = {letter: _model(plan, letter, device) for letter in plan.mixers}
         steps = {letter: _train_step(plan, model, batch, length, device) for letter, model in models.items()}
         times: dict[str, list[tuple[float, ...]]] = {letter: [] for letter in models}
-        for turn in range(plan.rounds + 1):
+        for number in range(plan.rounds + 1):
             for letter, model in models.items():
                 if on_timing is not None:
                     on_timing(letter, length)
                 model.train()
                 forward, step = steps[letter]
-                found: tuple[float, ...] = timed(forward, device), timed(step, device)
+                seconds: tuple[float, ...] = timed(forward, device), timed(step, device)
                 if plan.decode:
-                    found += (_decode(plan, model, length, device),)
-                if turn:  # the first round warms up
-                    times[letter].append(found)
+                    seconds += (_decode(plan, model, length, device),)
+                if number:  # the first round warms up
+                    times[letter].append(seconds)
         for letter, model in models.items():
             ahead, train, *rest = map(summary, zip(*times[letter], strict=True))
             token = rest[0] if rest else None
@@ -106,18 +107,18 @@ def _model(plan: Plan, letter: str, device: torch.device) -> HybridLM:
 
 
 def _flops(plan: Plan, model: HybridLM, length: int) -> float:
-    """Of matrix products, a token and training step: of all that is timed."""
+    """Return the timed training FLOPs per token in matrix products."""
     sizes = model.architecture.backbone
     whole = cost(model.architecture, f"train_flops@{length}")
-    # a mixer alone goes without the feed-forward, here dense, and the head
-    beside = 0 if plan.layers else 3 * 2 * sizes.dim * (3 * sizes.ffn_dim + sizes.vocab_size)
-    return whole - beside
+    # a mixer alone has neither the feed-forward, which is dense here, nor the head
+    untimed = 0 if plan.layers else 3 * 2 * sizes.dim * (3 * sizes.ffn_dim + sizes.vocab_size)
+    return whole - untimed
 
 
 def _train_step(
     plan: Plan, model: HybridLM, batch: int, length: int, device: torch.device
 ) -> tuple[Callable[[], object], Callable[[], None]]:
-    """A forward as in training, and one with its backward, without optimizer."""
+    """Return a training forward, and a forward with backward, without optimizer."""
     backbone = model.architecture.backbone
     if plan.layers:
         tokens = torch.randint(backbone.vocab_size, (batch, length), device=device)
@@ -146,7 +147,7 @@ def _train_step(
 
 @torch.no_grad()
 def _decode(plan: Plan, model: HybridLM, length: int, device: torch.device) -> float:
-    """Seconds a token after `length` tokens."""
+    """Return the seconds per decoded token after `length` tokens."""
     backbone = model.architecture.backbone
     model.eval()
     cache = DecodeCache()
@@ -156,8 +157,8 @@ def _decode(plan: Plan, model: HybridLM, length: int, device: torch.device) -> f
             if plan.layers:
                 model.head(model(torch.zeros(1, count, dtype=torch.long, device=device), cache=cache)[:, -1:])
                 return
-            places = torch.arange(cache.length, cache.length + count, device=device)[None]
-            context = Context(rotary_tables(backbone, places), seen=cache.length, cache=cache)
+            positions = torch.arange(cache.length, cache.length + count, device=device)[None]
+            context = Context(rotary_tables(backbone, positions), seen=cache.length, cache=cache)
             layer: Any = model.layers[0]
             layer.mixer(torch.randn(1, count, backbone.dim, device=device), context)
             cache.length += count

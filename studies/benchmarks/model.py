@@ -1,7 +1,6 @@
-"""Training steps of whole models, side by side: tokens a second, where a step's time goes, memory.
+"""Training steps of whole models compared: tokens/s, time by phase and memory.
 
-A round times a few steps of every model, and rounds follow each other, so that a machine that slows down
-slows all of them.
+Every round times a few steps of each model, so that a machine that slows down affects all of them alike.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from surgery.config.backbone import Backbone
 from surgery.model import HybridLM
 
 BARE = "bare loop"
-LONG = 1 << 62  # tokens: `auto` compiles where a run that is long enough would
+LONG = 1 << 62  # tokens: a run so long that `auto` compiles wherever it ever would
 PHASES = ("forward", "backward", "optimizer", "replay")
 
 Step = Callable[[Tensor, Tensor], None]
@@ -36,13 +35,13 @@ Step = Callable[[Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class ModelTiming:
-    """A training step. Times are medians over the rounds, spreads (highest - lowest) / median.
+    """Timing of a training step. Times are medians over the rounds, spreads (highest - lowest) / median.
 
     Attributes:
-        replay_ms: a whole step, where it is replayed as one; the times of its parts are 0 then.
-        of_peak: the model's matrix products' FLOPs a second, of those of one large product.
-        first_step_s: with whatever is compiled.
-        bytes: most that the model and its training hold; None: not known on this device.
+        of_peak: FLOPs/s of the model's matrix products, as a share of those of one large product.
+        replay_ms: a whole step replayed as a CUDA graph; the times of its phases are then 0.
+        first_step_s: seconds of the first step, compilation included.
+        bytes: peak memory of the model and its training; None if unknown on this device.
     """
 
     name: str
@@ -60,28 +59,29 @@ class ModelTiming:
     bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What to measure. The bare loop is the dense model of `bare`'s sizes."""
+    """Settings of the benchmark. The bare loop is the dense model of `bare`'s sizes."""
 
     architectures: Mapping[str, Architecture]
     seq_len: int
     batch_tokens: int
     rounds: int = 5
-    steps: int = 5  # a round
+    steps: int = 5  # per round
     compile: str = "auto"
     bare: Backbone | None = None
 
     def compiles(self, device: torch.device) -> bool:
-        """Whether blocks are compiled here."""
+        """Return whether blocks are compiled on this device."""
         return pays(self.compile, device, LONG)
 
     @property
     def everything(self) -> dict[str, Architecture]:
-        """Everything that is measured, by name."""
+        """All measured architectures by name, the bare loop's included."""
         bare = {BARE: Architecture(self.bare)} if self.bare is not None else {}
         return {**self.architectures, **bare}
 
@@ -89,7 +89,7 @@ class ModelPlan:
 def measure_models(
     plan: ModelPlan, device: torch.device, on_model: Callable[[str], None] = lambda name: None
 ) -> list[ModelTiming]:
-    """One timing a model, in the order given, the bare loop last."""
+    """Return one timing per model, in the given order, the bare loop last."""
     names = list(plan.everything)
     vocab = min(item.backbone.vocab_size for item in plan.architectures.values())
     generator = torch.Generator().manual_seed(0)
@@ -102,7 +102,7 @@ def measure_models(
         before = _allocated(device)
         steps[name] = _step(plan, name, device)
         first[name] = timed(lambda name=name: _run(steps[name], rows, 1), device)  # type: ignore[misc]
-        _run(steps[name], rows, UNCAPTURED)  # the last of them records the step, where it can be
+        _run(steps[name], rows, UNCAPTURED)  # the last of them captures the step, if possible
         memory[name] = None if before is None else peak_memory(device) - before
     seconds: dict[str, list[float]] = {name: [] for name in names}
     parts: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in names}
@@ -120,8 +120,7 @@ def measure_models(
 
 
 def _allocated(device: torch.device) -> int | None:
-    """Bytes that others hold while a new peak begins. A CPU's allocator gives nothing back that could be
-    told apart."""
+    """Reset the peak and return the bytes allocated before it; None on a CPU, whose allocator can't tell."""
     reset_peak_memory(device)
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
 
@@ -180,7 +179,7 @@ def _step(plan: ModelPlan, name: str, device: torch.device) -> Step:
 
 
 def _bare_step(plan: ModelPlan, sizes: Backbone, device: torch.device) -> Step:
-    """The whole model compiled where ours compiles its blocks."""
+    """Return the bare loop's step; the whole model is compiled if ours compiles its blocks."""
     model = BareModel(sizes, plan.seq_len).to(device)
     run: Any = torch.compile(model) if plan.compiles(device) else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)

@@ -1,8 +1,8 @@
-"""Projection operators against dense: siblings that share an input, forward and forward with backward.
+"""Projection operators compared with dense: siblings that share an input, forward and backward.
 
-A round measures every form once, and rounds follow each other, so that a machine that slows down slows all
-of them; reported are medians and spreads over the rounds. Of an operator run as it stands and compiled, the
-faster counts, of dense too; but compiled only where that is worth it.
+Every round measures each form once, so that a machine that slows down affects all of them alike; medians and
+spreads over the rounds are reported. The faster of the eager and compiled forms counts, for dense as well;
+the compiled form of an operator counts only if it is clearly faster.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.siblings import project
 
 DENSE = "dense"
-WORTH = 0.97  # of its time as it stands that an operator other than dense takes compiled, at most
-LEAST_SECONDS = 0.03  # of a round, so that clocks and queues are those of training
+WORTH = 0.97  # most compiled time of an operator, as a share of its eager time, for that form to count
+LEAST_SECONDS = 0.03  # per round, so that clock rates and queues are those of training
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Siblings:
         return f"{self.d_in} -> {self.count}x{self.d_out}"
 
 
-# q k v, and gate up, of models from 512 to 4096 wide: the table of the project's figures
+# q k v, and gate up, of models from 512 to 4096 wide: the table of the published results
 TABLE = tuple(
     Siblings(dim, count, width)
     for dim, ffn in ((512, 2048), (1024, 4096), (2048, 8192), (4096, 14336))
@@ -47,27 +47,27 @@ TABLE = tuple(
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. `options` go to every operator that has them."""
+    """Settings of the benchmark. `options` apply to every operator that has them."""
 
     shapes: tuple[Siblings, ...]
     tokens: int
     options: dict[str, Any] = field(default_factory=dict)  # blocks, rank, kl, kl_weight
     rounds: int = 5
-    compiled: bool = False  # too
-    graphs: bool = False  # CUDA graphs: the device's time, without launching
+    compiled: bool = False  # measure compiled forms as well
+    graphs: bool = False  # replay CUDA graphs: device time, without launch overhead
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An operator's siblings. Times are medians in milliseconds, spreads (highest - lowest) / median.
+    """Timing of an operator's siblings. Times are medians in ms, spreads (highest - lowest) / median.
 
     Attributes:
-        form: `eager` or `compiled`, the same for all values here (see `_best`).
-        tflops: 10^12 floating-point operations a second of forward with backward, counted as 3 forwards.
+        form: `eager` or `compiled`, the same for all values (see `_best`).
+        tflops: 10^12 FLOPs/s of forward with backward, counted as 3 forwards.
         ratio: dense's time over this one's, forward with backward; `forward_ratio` likewise.
-        limit: dense's operations over this one's: the ratio if both ran equally well.
-        bytes: most that a step holds, with weights, gradients, input and gradient of the output; None: not
-            known on this device.
+        limit: dense's FLOPs over this one's: the ratio at equal efficiency.
+        bytes: peak memory of a step with weights, gradients, input and output gradient; None if unknown on
+            this device.
     """
 
     siblings: str
@@ -86,25 +86,26 @@ class Measured:
 
     @property
     def of_limit(self) -> float:
-        """The part of the arithmetic limit that is reached."""
+        """The achieved share of the arithmetic limit."""
         return self.ratio / self.limit
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {**asdict(self), "of_limit": self.of_limit}
 
 
 def measure(
     plan: Plan, device: torch.device, on_shape: Callable[[Siblings], None] | None = None
 ) -> Iterator[Measured]:
-    """All operators of a shape together, dense first; shape after shape.
+    """Yield timings by shape, all operators of a shape together, dense first.
 
-    An operator that does not fit a shape is left out of it: `broken_rules` tells beforehand.
+    Operators that do not fit a shape are skipped; `broken_rules` lists them.
     """
     for siblings in plan.shapes:
         if on_shape is not None:
             on_shape(siblings)
         if plan.compiled:
-            torch.compiler.reset()  # after eight forms of one function it would compile no more of them
+            torch.compiler.reset()  # Dynamo stops compiling a function after eight variants
         runs = [
             _Run(plan, siblings, operator, form, device)
             for operator, spec in PROJECTION_OPERATORS.items()
@@ -123,26 +124,28 @@ def measure(
 
 
 def _best(forms: list[_Run]) -> _Run:
-    """The faster form; as it stands, which comes first, if compiled it is hardly faster. Of dense the faster
-    one always: a lead must not come from here."""
+    """Return the faster form, but the eager one (which comes first) unless compiling is clearly faster.
+
+    For dense it is always the faster one, so that no lead over dense is due to this choice.
+    """
     fastest = min(forms, key=lambda run: run.seconds)
     hardly = forms[0].operator != DENSE and fastest.seconds > WORTH * forms[0].seconds
     return forms[0] if hardly else fastest
 
 
 def broken_rules(plan: Plan) -> list[str]:
-    """What does not fit, in words."""
-    found = []
+    """Return a message for each operator that does not fit a shape."""
+    messages = []
     for siblings in plan.shapes:
         for operator, spec in PROJECTION_OPERATORS.items():
             rule = spec.broken_rule(siblings.d_in, siblings.d_out, _options(plan, operator))
             if rule is not None:
-                found.append(f"{operator} {siblings}: {rule[0]} {rule[1]}")
-    return found
+                messages.append(f"{operator} {siblings}: {rule[0]} {rule[1]}")
+    return messages
 
 
 def _options(plan: Plan, operator: str) -> dict[str, Any]:
-    """The plan's options that the operator has; its own defaults for the others."""
+    """Return the operator's options: those of the plan, else its defaults."""
     return {
         name: plan.options.get(name, option.default)
         for name, option in PROJECTION_OPERATORS[operator].options.items()
@@ -150,7 +153,7 @@ def _options(plan: Plan, operator: str) -> dict[str, Any]:
 
 
 class _Run:
-    """One operator in one form at one shape, with its times so far in seconds."""
+    """One operator in one form at one shape, with its measured times in seconds."""
 
     def __init__(
         self, plan: Plan, siblings: Siblings, operator: str, form: str, device: torch.device
@@ -176,18 +179,19 @@ class _Run:
 
     @property
     def flops(self) -> int:
-        """Of a forward in training, all tokens."""
+        """FLOPs of a training forward over all tokens."""
         d_in, count, d_out = self.siblings.d_in, self.siblings.count, self.siblings.d_out
         spec = PROJECTION_OPERATORS[self.operator]
-        a_token = spec.flops(d_in, d_out, _options(self.plan, self.operator), training=True)
-        return self.plan.tokens * count * a_token
+        per_token = spec.flops(d_in, d_out, _options(self.plan, self.operator), training=True)
+        return self.plan.tokens * count * per_token
 
     @property
     def seconds(self) -> float:
-        """Of a forward with backward, so far."""
+        """Median seconds of a forward with backward so far."""
         return median(self.step_times)
 
     def round(self) -> None:
+        """Measure once."""
         for times, work, repeats in zip(
             (self.forward_times, self.step_times), (self.forward, self.step), self.repeats, strict=True
         ):
@@ -203,7 +207,7 @@ class _Run:
         return torch.randn(self.plan.tokens, width, device=self.device, dtype=self.dtype)
 
     def _project(self) -> tuple[list[Tensor], list[Tensor]]:
-        context = Context(rotary=(self.x, self.x))  # projections don't look at angles
+        context = Context(rotary=(self.x, self.x))  # projections ignore the angles
         return project(self.x, context, *self.modules), context.losses
 
     def _forward(self) -> None:
@@ -229,11 +233,11 @@ class _Run:
         return torch.cuda.max_memory_allocated(self.device) - before + own
 
     def _repeats(self, work: Callable[[], None]) -> int:
-        """How often to work in a round."""
+        """Return the repetitions of `work` in a round."""
         return max(1, min(200, int(LEAST_SECONDS / self._timed(work, 1))))
 
     def _timed(self, work: Callable[[], None], repeats: int) -> float:
-        """Seconds of one."""
+        """Return the mean seconds of one repetition."""
         if self.device.type != "cuda":
             started = time.perf_counter()
             for _ in range(repeats):
@@ -249,7 +253,7 @@ class _Run:
 
 
 def _captured(work: Callable[[], None]) -> Callable[[], None]:
-    """The same as a CUDA graph: everything launched at once."""
+    """Capture `work` as a CUDA graph and return its replay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,7 +1,7 @@
-"""What a study costs beside training: suggesting, deciding and storing, by trial, as the study grows.
+"""Overhead of a study in addition to training: suggesting, deciding and storing, per trial, as it grows.
 
-A study on disk in the embedded storage. Every worker has opened it for itself, as in a process of its own, so
-that each reads what the others wrote; they take turns. Only the losses are made up, and so cost nothing.
+The study is on disk in the embedded storage. Every worker opens it separately, as in a process of its own, so
+that each reads what the others wrote; they take turns. Only the losses are synthetic, and cost nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from studies.study.trial_record import TrialRecord
 from studies.surrogates.descriptors import SUMMARY
 from surgery.config.problems import Problem, UserError
 
-PARTS = ("take", "reach", "end")  # suggesting; deciding at every rung; the stop or the end
-WINDOW = 50  # trials up to each count that figures are means over
+PARTS = ("take", "reach", "end")  # suggesting; deciding at every rung; pausing or finishing
+WINDOW = 50  # trials before each count over which the means are taken
 
 
 @dataclass(frozen=True)
 class OverheadPlan:
-    """Which study grows. `at`: architectures taken when its overhead is told, rising."""
+    """Settings of the benchmark. `at` are the rising numbers of architectures at which to report."""
 
     space: SearchSpace
     sampler: str = DEFAULT_SAMPLER
@@ -53,12 +53,13 @@ class OverheadPlan:
 
 @dataclass(frozen=True)
 class Overhead:
-    """Milliseconds a trial, by part, when so many trials have been taken.
+    """Milliseconds per trial, by part, after a number of trials.
 
     Attributes:
-        cpu: of the processor.
-        wall: of the clock, waits for the disk among them.
-        duplicates: architectures that were taken a second time, so far.
+        trials: number of trials taken.
+        cpu: processor time.
+        wall: elapsed time, including waits for the disk.
+        duplicates: number of architectures taken a second time so far.
     """
 
     trials: int
@@ -67,15 +68,15 @@ class Overhead:
     duplicates: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain JSON values."""
         return {**asdict(self), "cpu_ms": sum(self.cpu.values()), "wall_ms": sum(self.wall.values())}
 
 
 def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda line: None) -> list[Overhead]:
-    """One row a count in `plan.at`.
+    """Return one row per count in `plan.at`.
 
     Raises:
-        UserError: unknown names, objectives that can't be made up, or a space with fewer architectures.
+        UserError: unknown names, objectives without synthetic values, or a space with fewer architectures.
     """
     check_sampler(plan.sampler)
     check_stopping_rule(plan.stopping)
@@ -115,7 +116,7 @@ def _grow(plan: OverheadPlan, workers: Sequence[_Worker], tell: Callable[[str], 
 
 
 class _Clock:
-    """Milliseconds by part."""
+    """Time by part, in nanoseconds."""
 
     def __init__(self) -> None:
         self.cpu: Counter[str] = Counter()
@@ -123,38 +124,39 @@ class _Clock:
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
+        """Count the time of the block for `part`."""
         cpu, wall = time.process_time_ns(), time.perf_counter_ns()
         yield
         self.cpu[part] += time.process_time_ns() - cpu
         self.wall[part] += time.perf_counter_ns() - wall
 
     def each(self, trials: int) -> tuple[dict[str, float], dict[str, float]]:
-        """(cpu, wall) a trial."""
+        """Return (cpu, wall) milliseconds per trial, by part."""
         cpu, wall = ({part: spent[part] / trials / 1e6 for part in PARTS} for spent in (self.cpu, self.wall))
         return cpu, wall
 
 
 class _Worker:
-    """Takes trials and brings them from rung to rung, by made-up losses."""
+    """A simulated worker that takes trials and moves them from rung to rung with synthetic losses."""
 
     def __init__(self, search: Search, name: str) -> None:
         self.search, self.study, self.name = search, search.study, name
         self.running: Assignment | None = None
         self.losses: list[float] = []
-        self.rung = 0  # that the running trial reaches next, from 0
+        self.rung = 0  # 0-based rung that the running trial reaches next
 
     def turn(self, clock: _Clock) -> bool:
-        """Goes on to the next rung, or takes a trial; whether it took one."""
+        """Advance to the next rung, or take a trial; return whether a trial was taken."""
         if self.running is not None:
             self._reach(self.running, clock)
             return False
-        gc.freeze()  # the other workers' memory, which a process of its own would not search for garbage
+        gc.freeze()  # other workers' objects, which garbage collection in a separate process would not scan
         with clock.on("take"):
             taken = take(self.search, self.name, None)
         if isinstance(taken, Assignment):
             self.running = taken
             record = self.study.record(taken.trial.number)
-            self.rung, self.losses = record.passed, _made_up(self.search, record)
+            self.rung, self.losses = record.passed, _synthetic_losses(self.search, record)
             taken.trial.set_user_attr(SEEDS, [derive_seed(record.hash)])
         elif not taken.wait:
             problem = Problem("trials", None, taken.reason, "give a larger space, or ask for fewer trials")
@@ -162,7 +164,7 @@ class _Worker:
         return isinstance(taken, Assignment)
 
     def _reach(self, running: Assignment, clock: _Clock) -> None:
-        """Tells the study of the next rung, and of the end where the trial is there or stops."""
+        """Report the next rung to the study; finish or pause the trial if it ends there."""
         study, trial = self.study, running.trial
         self.rung += 1
         losses, fractions = self.losses[: self.rung], study.space.proxy.rungs
@@ -183,8 +185,8 @@ class _Worker:
             self.running = None
 
 
-def _made_up(search: Search, record: TrialRecord) -> list[float]:
-    """Losses at the rungs, in nats/token: they fall to an end that is lower for more parameters."""
+def _synthetic_losses(search: Search, record: TrialRecord) -> list[float]:
+    """Return synthetic losses at the rungs in nats/token, which end lower for more parameters."""
     source = random.Random(record.hash)
     end = 8 - 0.25 * search.facts.features(record)[SUMMARY - 1] + source.gauss(0, 0.1)
     fall = source.gauss(1.5, 0.1)

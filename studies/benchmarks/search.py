@@ -1,4 +1,4 @@
-"""How many tokens each search needs: samplers and early stopping replayed on a table, seed by seed."""
+"""Tokens that searches need: samplers and early-stopping rules replayed on a table with several seeds."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ METHODS = (
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is compared.
+    """Settings of the comparison.
 
     Attributes:
-        methods: sampler/stopping.
-        seeds: replays of each method, seeded 0, 1, ...
+        methods: names SAMPLER/STOPPING.
+        seeds: number of replays of each method, with seeds 0, 1, ...
         rungs: shares of a training, rising to 1; each is a point of the table's curves.
-        until: ends a replay at this share of the table's hypervolume; infinite: at the end of the space.
-        trials: at most so many in a replay; None: the whole space.
+        until: share of the table's hypervolume at which a replay ends; infinite: at the end of the space.
+        trials: most trials of a replay; None: the whole space.
     """
 
     table: Path = FILE
@@ -53,16 +53,16 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class Replayed:
-    """One search.
+    """Result of one replayed search.
 
     Attributes:
-        tokens: rising, spent by all workers when each training ended; 1 is a whole training.
-        shares: of the table's hypervolume that was dominated from then on.
-        lost: share of the table's front that was still stopped at the end of a search of the whole space;
-            None for one that was ended earlier.
-        spent: by all workers when the search ended.
-        duplicates: architectures that were trained on more tokens than one training has.
-        overhead: milliseconds of suggesting, deciding and storing by trial taken.
+        tokens: total tokens of all workers at the end of each training, in whole trainings; rising.
+        shares: share of the table's hypervolume that was dominated from then on.
+        lost: share of the table's front that was still paused at the end of a search of the whole space;
+            None for a search that ended earlier.
+        spent: total tokens of all workers at the end of the search, in whole trainings.
+        duplicates: number of architectures trained on more tokens than one training has.
+        overhead: milliseconds of suggesting, deciding and storing per trial taken.
     """
 
     method: str
@@ -75,18 +75,19 @@ class Replayed:
     overhead: tuple[float, ...] = ()
 
     def to_reach(self, share: float) -> float:
-        """Tokens, infinite where it is never reached."""
+        """Return the tokens to reach a share of the hypervolume; infinite if it is never reached."""
         return next((at for at, got in zip(self.tokens, self.shares, strict=True) if got >= share), math.inf)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A method over its seeds: lower quartile, median and upper quartile of the tokens to each share.
+    """Summary of a method over its seeds.
 
     Attributes:
-        ratio: of the median tokens to `COMPARED` to those of the best rival without stopping.
+        tokens: lower quartile, median and upper quartile of the tokens to each share.
+        ratio: median tokens to `COMPARED`, relative to the best rival without stopping.
         lost: median over the seeds.
-        ms: median of suggesting, deciding and storing a trial; `last_ms` of the last tenth of the trials.
+        ms: median overhead per trial in milliseconds; `last_ms` of the last tenth of the trials.
     """
 
     method: str
@@ -99,17 +100,17 @@ class Figures:
     last_ms: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: tokens are null where a share is never reached."""
-        found = asdict(self)
-        found["tokens"] = {
-            str(share): dict(zip(("q25", "median", "q75"), map(_finite, values), strict=True))
-            for share, values in self.tokens.items()
+        """Return plain JSON values; tokens are null if a share is never reached."""
+        values = asdict(self)
+        values["tokens"] = {
+            str(share): dict(zip(("q25", "median", "q75"), map(_finite, quartile), strict=True))
+            for share, quartile in self.tokens.items()
         }
-        return found | {"ratio": None if self.ratio is None else _finite(self.ratio)}
+        return values | {"ratio": None if self.ratio is None else _finite(self.ratio)}
 
 
 def check_plan(plan: SearchPlan) -> Table:
-    """The table to search.
+    """Check the settings and open the table to search.
 
     Raises:
         UserError: no such table, unknown methods, or rungs that are not points of the table.
@@ -136,26 +137,26 @@ def check_plan(plan: SearchPlan) -> Table:
 
 
 def replay_all(plan: SearchPlan, processes: int, tell: Callable[[str], None]) -> list[Replayed]:
-    """Every method with every seed; by method, then by seed, whichever process was faster."""
+    """Replay every method with every seed; results are sorted by method, then by seed."""
     check_plan(plan)
     jobs = [(plan, method, seed) for seed in range(plan.seeds) for method in plan.methods]
-    found = []
+    results = []
     with _mapping(min(processes, len(jobs))) as mapped:
         tell(f"replaying {len(jobs)} searches")
         for item in mapped(jobs):
-            found.append(item)
-            tell(f"{len(found)} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}")
-    return sorted(found, key=lambda item: (plan.methods.index(item.method), item.seed))
+            results.append(item)
+            tell(f"{len(results)} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}")
+    return sorted(results, key=lambda item: (plan.methods.index(item.method), item.seed))
 
 
 def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replayed]:
-    """Searches of the same table by another scheduler, as `studies.replay.moasha` writes them.
+    """Read searches of the same table by another scheduler, as `studies.replay.moasha` writes them.
 
     Raises:
         UserError: the file can't be read, or is about another table.
     """
     volume = Volume(table)
-    found = []
+    results = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             item = parse_object(line)
@@ -168,18 +169,18 @@ def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replay
             whole = len(shares) == len(item["ended"])
             lost = len(volume.front - set(item["ended"])) / len(volume.front) if item["whole"] else None
             spent = item["spent"] / item["budget"] if whole else tokens[-1]
-            found.append(Replayed(name, item["seed"], tokens, tuple(shares), lost, spent, 0))
+            results.append(Replayed(name, item["seed"], tokens, tuple(shares), lost, spent, 0))
     except OSError as error:
         problem = Problem("--rival", str(path), error.strerror or str(error))
         raise UserError("can't read this rival", [problem]) from error
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
-        problem = Problem("--rival", str(path), f"does not tell searches of this table: {error!r}")
+        problem = Problem("--rival", str(path), f"does not hold searches of this table: {error!r}")
         raise UserError("can't read this rival", [problem]) from error
-    return found
+    return results
 
 
 def figures(runs: Sequence[Replayed]) -> list[Figures]:
-    """One row a method, in the order of the runs."""
+    """Return one row per method, in the order of the runs."""
     by_method: dict[str, list[Replayed]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
@@ -209,21 +210,21 @@ def figures(runs: Sequence[Replayed]) -> list[Figures]:
 
 
 def best_unstopped(tokens: dict[str, dict[float, tuple[float, float, float]]]) -> str | None:
-    """What is to be beaten: the best of Optuna's samplers, all training whole; None where none got there."""
+    """Return the reference method: the best of Optuna's samplers without stopping; None if none succeeded."""
     rivals = [name for name in tokens if name.endswith("/none") and name != f"{GAIN}/none"]
     best = min(rivals, key=lambda name: tokens[name][COMPARED][1], default=None)
     return best if best is not None and math.isfinite(tokens[best][COMPARED][1]) else None
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile, each the middle of the two values next to it."""
+    """Return lower quartile, median and upper quartile, each the midpoint of its two neighbours."""
     low, high = (np.quantile(values, [0.25, 0.5, 0.75], method=way) for way in ("lower", "higher"))
-    first, middle, last = (low + high) / 2  # numpy's own middle of two infinities is not a number
+    first, middle, last = (low + high) / 2  # numpy's own midpoint of two infinities is NaN
     return float(first), float(middle), float(last)
 
 
 def band(runs: Sequence[Replayed], tokens: Floats) -> Floats:
-    """(3, n) quartiles over a method's runs of the share of the hypervolume at these tokens."""
+    """Return (3, n) quartiles over a method's runs of the hypervolume share at these (n,) tokens."""
     shares = [
         np.concatenate([[0.0], run.shares])[np.searchsorted(run.tokens, tokens, side="right")] for run in runs
     ]
@@ -236,7 +237,7 @@ def _finite(value: float) -> float | None:
 
 @contextmanager
 def _mapping(processes: int) -> Iterator[Callable[[Sequence[Any]], Iterator[Replayed]]]:
-    """Maps jobs in this process or in a pool of others, each with a thread of its own."""
+    """Map jobs in this process, or in a pool of processes with one thread each."""
     if processes <= 1:
         yield lambda jobs: map(_replayed, jobs)
         return

@@ -1,4 +1,4 @@
-"""Searches of a table side by side: what each has found over the tokens it spent, with quartile bands."""
+"""Plots of searches of a table: hypervolume over tokens, with quartile bands."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ _POINTS = 400
 
 
 def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
-    """Medians over the seeds, bands between the quartiles, as far as a method's longest search went. The
-    colour is the sampler.
+    """Plot medians over the seeds and bands between the quartiles, up to each method's longest search.
+
+    The colour shows the sampler, the dashes the early-stopping rule.
 
     Raises:
         UserError: the path can't be written or has an unknown ending.
@@ -51,16 +52,16 @@ def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
 
 
 def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and dash of each. Methods that are none of ours share a colour and take the dashes in turn."""
+    """Return the colour and dash of each method; rivals share a colour and cycle through the dashes."""
     dashes = cycle(_STYLES)
-    found = {}
+    styles = {}
     for method in methods:
         sampler, _, stopping = method.partition("/")
         if sampler in _COLOURS:
-            found[method] = _COLOURS[sampler], _DASHES.get(stopping, "solid")
+            styles[method] = _COLOURS[sampler], _DASHES.get(stopping, "solid")
         else:
-            found[method] = _RIVAL, next(dashes)
-    return found
+            styles[method] = _RIVAL, next(dashes)
+    return styles
 
 
 def _picture(title: str, tokens: Floats, bands: dict[str, Floats], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Times on a device, and what is told of several."""
+"""Timing on a device, and summaries of several measurements."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 
 @dataclass(frozen=True)
 class Summary:
-    """Of measurements in seconds: the median in milliseconds, and (highest - lowest) / median."""
+    """Summary of measurements: median in milliseconds, and spread as (highest - lowest) / median."""
 
     ms: float
     spread: float
 
 
 def summary(seconds: Sequence[float]) -> Summary:
+    """Summarize measurements in seconds."""
     middle = median(seconds)
     return Summary(1000 * middle, (max(seconds) - min(seconds)) / middle if middle else 0.0)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the device has done it."""
+    """Return the seconds until the device has finished `work`."""
     wait(device)
     started = time.perf_counter()
     work()
@@ -33,5 +34,6 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
+    """Wait for a CUDA device; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

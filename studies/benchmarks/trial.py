@@ -1,8 +1,8 @@
-"""Where the seconds of a search's trial go, from the start of the worker's process on.
+"""Time of a search's trial by phase, from the start of the worker process.
 
-The trial is a real one: studies of one baseline each, which processes of their own train as `nas search`
-would. The first process trains two studies one after the other, so that the second finds what the first has
-compiled; a second process trains the third, so that it finds what is kept on disk.
+The trial is a real one: studies of one baseline each, trained in separate processes as `nas search` would.
+The first process trains two studies, the second of which reuses code compiled for the first; a second process
+trains the third study, which reuses the cache on disk.
 """
 
 from __future__ import annotations
@@ -38,39 +38,45 @@ PHASES = (
     "start", "open", "take", "pace", "build", "compile", "data", "forward", "backward", "optimizer", "replay",
     "evaluation", "storage",
 )  # fmt: skip
-STEP = ("forward", "backward", "optimizer", "replay")  # `replay`: a whole step as one
+STEP = ("forward", "backward", "optimizer", "replay")  # `replay`: a whole step as a CUDA graph
 USEFUL = (*STEP, "evaluation")
-STARTED = "NAS_BENCH_STARTED"  # environment variable: when the process was started, in seconds of time.time()
+STARTED = "NAS_BENCH_STARTED"  # environment variable: time.time() at the start of the process
 
 
 @dataclass(frozen=True)
 class TrialTiming:
-    """One trial, or the medians of several. `start` is what its process took to begin, nothing for a later
-    trial of it; `spread` is (highest - lowest) / median of all its seconds.
+    """Timing of one trial, or the medians of several.
+
+    Attributes:
+        seconds: by phase; `start` is the start-up of the process, 0 for its later trials.
+        first_step_s: from when the worker has taken the trial to the end of its first step.
+        spread: (highest - lowest) / median of the total.
     """
 
     name: str
-    seconds: dict[str, float]  # by phase
-    first_step_s: float  # from when the worker has taken the trial to the end of its first step
+    seconds: dict[str, float]
+    first_step_s: float
     val_loss: float
     spread: float = 0.0
 
     @property
     def total(self) -> float:
+        """Seconds of all phases."""
         return sum(self.seconds.values())
 
     @property
     def overhead(self) -> float:
-        """Share of all that is neither training nor evaluation."""
+        """Share of the total that is neither training nor evaluation."""
         return 1 - sum(self.seconds[name] for name in USEFUL) / self.total
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {**asdict(self), "total": self.total, "overhead": self.overhead}
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """The trial to measure; `baseline` None takes the space's first."""
+    """Settings of the benchmark; `baseline` None: the first of the space."""
 
     space: SearchSpace
     baseline: str | None = None
@@ -81,8 +87,9 @@ class TrialPlan:
 
 
 def measure_trials(plan: TrialPlan, on_trial: Callable[[str], None] = lambda name: None) -> list[TrialTiming]:
-    """The first trial of a process, a second one of the same kinds of blocks in it, one of a new process:
-    medians of so many rounds of these three.
+    """Time the first trial of a process, a second one with the same kinds of blocks, and a new process's.
+
+    Returns their medians over the rounds.
 
     Raises:
         UserError: the space has no such baseline, or a trial failed.
@@ -94,14 +101,14 @@ def measure_trials(plan: TrialPlan, on_trial: Callable[[str], None] = lambda nam
         with tempfile.TemporaryDirectory(prefix="nas-bench-") as scratch:
             folders = [_make(plan, space, data, Path(scratch), name) for name in ("first", "second", "third")]
             on_trial("the first trial of a process and a second one")
-            found = _in_process(plan, folders[:2])
+            timings = _in_process(plan, folders[:2])
             on_trial("a trial of a new process")
-            rounds.append(found + _in_process(plan, folders[2:]))
+            rounds.append(timings + _in_process(plan, folders[2:]))
     return [_middle(same) for same in zip(*rounds, strict=True)]
 
 
 def _middle(same: Sequence[TrialTiming]) -> TrialTiming:
-    """Medians of one trial's rounds."""
+    """Return the medians of one trial's rounds."""
     return replace(
         same[0],
         seconds={phase: median(item.seconds[phase] for item in same) for phase in PHASES},
@@ -111,7 +118,7 @@ def _middle(same: Sequence[TrialTiming]) -> TrialTiming:
 
 
 def _with_one(plan: TrialPlan) -> SearchSpace:
-    """The space with nothing but the baseline to train first."""
+    """Return the space with the measured baseline as its only one."""
     names = plan.space.baseline_names
     baseline = plan.baseline or next(iter(names), None)
     if baseline not in names:
@@ -134,7 +141,7 @@ def _make(plan: TrialPlan, space: SearchSpace, data: TokenData, scratch: Path, n
 
 
 def _in_process(plan: TrialPlan, folders: Sequence[Path]) -> list[TrialTiming]:
-    """Trains the studies one after the other, in a process of their own."""
+    """Train the studies one after the other in a new process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(plan.threads), STARTED: repr(time.time())}
     command = [sys.executable, "-m", __name__, plan.device, *map(str, folders)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -145,10 +152,10 @@ def _in_process(plan: TrialPlan, folders: Sequence[Path]) -> list[TrialTiming]:
 
 
 def _measured(folder: Path, device: str, start: float) -> TrialTiming:
-    """Trains the study's one trial here; it started `start` seconds ago."""
-    place = pick_device(device)
+    """Train the study's single trial in this process, which took `start` seconds to start."""
+    chosen = pick_device(device)
     log: list[str] = []
-    with watching(place) as stretches:
+    with watching(chosen) as stretches:
         study = Study.open(str(folder))
         work(study, target=1, device=device, log=log.append)
         mark("storage")
@@ -164,31 +171,34 @@ def _measured(folder: Path, device: str, start: float) -> TrialTiming:
 
 
 def _by_phase(stretches: Stretches) -> dict[str, float]:
-    """Seconds of each phase. What a first forward, backward and optimizer step take beyond the usual is
-    `compile`: kernels and memory got ready, with or without a compiler, or recorded."""
-    found = {phase: sum(stretches.of(phase)) for phase in PHASES}
+    """Return the seconds of each phase.
+
+    The excess of the first forward, backward and optimizer step over the median counts as `compile`: it
+    prepares kernels and memory, with or without a compiler, or captures a graph.
+    """
+    seconds = {phase: sum(stretches.of(phase)) for phase in PHASES}
     for phase in STEP:
         first, *others = stretches.of(phase) or [0.0]
         beyond = max(0.0, first - median(others)) if others else 0.0
-        found[phase] -= beyond
-        found["compile"] += beyond
-    return found
+        seconds[phase] -= beyond
+        seconds["compile"] += beyond
+    return seconds
 
 
 def _until_first(stretches: Stretches, phase: str) -> float:
-    """Seconds from where the trial was taken to the end of the phase's first stretch."""
+    """Return the seconds from when the trial was taken to the end of the phase's first stretch."""
     names = [name for name, _ in stretches.stretches]
     taken = names.index("take") + 1
     return sum(seconds for _, seconds in stretches.stretches[taken : names.index(phase) + 1])
 
 
 def main(device: str, folders: Sequence[str]) -> None:
-    """What the process runs: trains, prints a line of JSON."""
-    found = []
+    """Train the studies of a process and print the timings as a line of JSON."""
+    timings = []
     for number, folder in enumerate(folders):
         start = time.time() - float(os.environ[STARTED]) if number == 0 else 0.0
-        found.append(asdict(_measured(Path(folder), device, start)))
-    print(json.dumps(found))
+        timings.append(asdict(_measured(Path(folder), device, start)))
+    print(json.dumps(timings))
 
 
 if __name__ == "__main__":

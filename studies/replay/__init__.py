@@ -1,1 +1,1 @@
-"""A finished table of trainings, and what replays it: schedulers and samplers are tested on it in seconds."""
+"""A table of finished trainings and its replay, which tests schedulers and samplers in seconds."""

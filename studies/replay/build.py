@@ -1,6 +1,6 @@
-"""Makes the table: trains every architecture of its space. `python -m studies.replay.build --help`.
+"""Building the table by training every architecture of its space. `python -m studies.replay.build --help`.
 
-Finished runs are appended to a file of JSON lines, so that a killed build goes on where it was.
+Finished runs are appended to a file of JSON lines, so that a killed build can be resumed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Build:
-    """A table in the making.
+    """A table that is being built.
 
     Attributes:
-        seed: the study's: initial weights follow from it as in a study, and so does the data order.
-        repeats: runs of `sample` random architectures, and of those on or near the front; 1 of the others.
-        runs: the file of finished runs.
+        runs: file of finished runs.
+        seed: determines initial weights and data order, as a study's seed does.
+        sample: number of random architectures with replicates.
+        repeats: runs of each of these and of architectures on or near the front; 1 of the others.
     """
 
     space: SearchSpace
@@ -56,7 +57,7 @@ class Build:
     repeats: int = 3
 
     def run(self, workers: int) -> None:
-        """Trains what is missing, in an order that leaves a random part of the table when interrupted."""
+        """Train what is missing, in an order that leaves a random part of the table when interrupted."""
         order = list(self.architectures)
         again = [(name, repeat) for repeat in range(1, self.repeats) for name in order[: self.sample]]
         self._train([*((name, 0) for name in order), *again], workers)
@@ -65,20 +66,20 @@ class Build:
 
     @cached_property
     def architectures(self) -> dict[str, tuple[dict[str, Any], Architecture]]:
-        """Trial parameters and architecture by hash, shuffled, without what the constraints exclude."""
-        found = {arch.hash: (params, arch) for params, arch in every_architecture(self.space)}
-        allowed = sorted(name for name, (_, arch) in found.items() if not self.space.violations(arch))
+        """Trial parameters and architecture by hash, shuffled, without those that the constraints exclude."""
+        every = {arch.hash: (params, arch) for params, arch in every_architecture(self.space)}
+        allowed = sorted(name for name, (_, arch) in every.items() if not self.space.violations(arch))
         random.Random(self.seed).shuffle(allowed)
-        return {name: found[name] for name in allowed}
+        return {name: every[name] for name in allowed}
 
     @cached_property
     def lines(self) -> dict[Job, dict[str, Any]]:
-        """Finished runs; a line that was cut off in the middle is none.
+        """Finished runs by job; a truncated line is ignored.
 
         Raises:
-            UserError: runs of a version with other rules; a table is of one version's.
+            UserError: the runs are of a version with other rules, which a table can't mix.
         """
-        found = {}
+        lines = {}
         for text in self.runs.read_text(encoding="utf-8").splitlines() if self.runs.exists() else ():
             try:
                 line = parse_json(text)
@@ -86,11 +87,11 @@ class Build:
                 continue
             if problems := changed_rules(self.space, line.get("rules", {})):
                 raise UserError(f"{self.runs} has runs of a version with other rules", problems)
-            found[line["hash"], line["repeat"]] = line
-        return found
+            lines[line["hash"], line["repeat"]] = line
+        return lines
 
     def table(self) -> Table:
-        """Of the runs so far."""
+        """Return the table of the runs so far."""
         names = [name for name in self.architectures if (name, 0) in self.lines]
         about = {
             "corpus": self.data.meta["corpus"]["spec"].rpartition("/")[2],
@@ -111,15 +112,15 @@ class Build:
         return Entry(name, architecture.line, params, costs, curves, tuple(line["seconds"] for line in lines))
 
     def _near_front(self) -> list[Job]:
-        """The repeats of all that would be on the front with a loss better by one seed's spread."""
+        """Return the replicates of architectures that are on the front if better by the seed spread."""
         table = self.table()
         entries = list(table.entries.values())
         points = [table.values(entry) for entry in entries]
-        place = [item.name for item in self.space.objectives].index("val_loss")
+        column = [item.name for item in self.space.objectives].index("val_loss")
         margin = seed_spread(entries)
 
         def beaten(point: tuple[float, ...]) -> bool:
-            better = (*point[:place], point[place] - margin, *point[place + 1 :])
+            better = (*point[:column], point[column] - margin, *point[column + 1 :])
             return any(
                 other != point and all(one <= two for one, two in zip(other, better, strict=True))
                 for other in points
@@ -140,7 +141,7 @@ class Build:
                 print(f"{number}/{len(missing)} {line['line']}: {line['curve'][-1]:.4f}", flush=True)
 
     def _results(self, jobs: list[tuple[Architecture, int]], workers: int) -> Iterator[dict[str, Any]]:
-        """As they come, from this process or from several."""
+        """Yield results as they finish, from this process or a pool."""
         start = (self.space, str(self.data.folder), self.seed)
         if workers == 1:
             trainer = _Trainer(*start)
@@ -151,7 +152,7 @@ class Build:
 
 
 def seed_spread(entries: Iterable[Entry]) -> float:
-    """Standard deviation of the final loss over repeats, pooled over architectures; 0 without repeats."""
+    """Return the standard deviation of the final loss over replicates, pooled; 0 without replicates."""
     variances = [
         statistics.variance(curve[-1] for curve in entry.curves) for entry in entries if len(entry.curves) > 1
     ]
@@ -159,7 +160,7 @@ def seed_spread(entries: Iterable[Entry]) -> float:
 
 
 class _Trainer:
-    """What a worker process keeps: one thread, as a study's CPU workers have, and the data opened once."""
+    """State of a worker process: one thread, like a study's CPU workers, and the opened data."""
 
     def __init__(self, space: SearchSpace, folder: str, seed: int) -> None:
         torch.set_num_threads(1)
@@ -167,6 +168,7 @@ class _Trainer:
         self.settings, self.rules = train_settings(space, seed), rules_of(space)
 
     def train(self, architecture: Architecture, repeat: int) -> dict[str, Any]:
+        """Train one run and return its line of the file of runs."""
         seed = derive_seed(self.seed, architecture.hash, repeat)
         torch.manual_seed(seed)
         with tempfile.TemporaryDirectory() as folder:
@@ -198,10 +200,13 @@ def _train_one(job: tuple[Architecture, int]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Build the table from the command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.replay.build", description=__doc__)
     parser.add_argument("--space", default=str(SPACE), help="finite; its rungs are the points of the curves")
     parser.add_argument("--data", help="a corpus, instead of the space's own")
-    parser.add_argument("--runs", type=Path, required=True, help="file of finished runs, gone on with")
+    parser.add_argument(
+        "--runs", type=Path, required=True, help="file of finished runs, resumed if it exists"
+    )
     parser.add_argument("--out", type=Path, default=FILE, help="the table")
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each; 0: only write")
     parser.add_argument("--seed", type=int, default=0)
@@ -213,7 +218,7 @@ def main() -> None:
         if given.workers:
             build.run(given.workers)
     except KeyboardInterrupt:
-        print("interrupted; the table is that of the finished runs, the same command goes on")
+        print("Interrupted. The table has the finished runs; run the same command to resume.")
     table = build.table()
     table.save(given.out)
     print(f"{given.out}: {len(table.entries)} of {len(build.architectures)} architectures, "

@@ -1,19 +1,19 @@
-"""Syne Tune's MOASHA searching the table: what `nas bench search --rival moasha=FILE` compares with.
+"""Syne Tune's MOASHA searching the table, as a rival for `nas bench search --rival moasha=FILE`.
 
-It needs an environment of its own, because Syne Tune and this package want different libraries:
+It needs an environment of its own, because Syne Tune and this package need different libraries:
 
     python -m venv rival && rival/bin/pip install syne-tune==0.16.0 pyyaml
     PYTHONPATH=. rival/bin/python -m studies.replay.moasha -o moasha.jsonl
 
 The scheduler is Syne Tune's own class (Schmucker et al. 2021, arXiv:2106.12639). Its workers are simulated
-as ours are: on a clock of tokens, none waiting for another. Where it draws an architecture that was drawn
-before it draws again, as no search of ours trains one twice either. It is told the same losses and exact
-costs, at every point of the table. It stops runs at the grace period and its multiples by powers of the
-reduction factor, or at the next point after.
+like ours, asynchronously on a clock of tokens. A repeated suggestion is drawn again, since our searches do
+not train an architecture twice either. It receives the same losses and exact costs, at every point of the
+table. It stops runs at the grace period and its multiples by powers of the reduction factor, or at the next
+point after.
 
 Its default priority in 0.16.0 returns the sorted indices where the scheduler expects each run's rank, so
-that it stops the wrong runs. `--repaired` gives it ranks: by fronts, within a front by the same epsilon-
-net.
+that it stops the wrong runs. `--repaired` passes ranks: by fronts, and within a front by the same
+epsilon-net.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ TOKENS = "tokens"
 def search(
     table: Table, seed: int, workers: int, grace: float, factor: float, repaired: bool, trainings: float
 ) -> dict[str, Any]:
-    """Searches the table once, for so many trainings' tokens; what ended when, by tokens spent by all."""
+    """Search the table once, for the tokens of `trainings` whole trainings.
+
+    Returns the finished architectures and the total tokens when each finished.
+    """
     from syne_tune.backend.trial_status import Trial
     from syne_tune.config_space import choice
     from syne_tune.optimizer.scheduler import SchedulerDecision
@@ -83,12 +86,12 @@ def search(
         if worker in running:
             point = running[worker][2]
             heapq.heappush(events, (now + points[point] - (points[point - 1] if point else 0), worker))
-    found = {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
-    return {**found, "whole": not events}
+    result = {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
+    return {**result, "whole": not events}
 
 
 def _ranks() -> Any:
-    """The non-dominated sort as the scheduler needs it: (n, objectives) to the rank of each, best first."""
+    """Return a priority by non-dominated sorting: (n, objectives) to the rank of each, 0 for the best."""
     from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import MOPriority
     from syne_tune.optimizer.schedulers.multiobjective.non_dominated_priority import (
         compute_epsilon_net,
@@ -110,7 +113,7 @@ def _ranks() -> Any:
 
 
 def _new(scheduler: Any, left: set[str]) -> dict[str, Any]:
-    """The scheduler's next suggestion that was not made before."""
+    """Return the scheduler's next suggestion that was not made before."""
     while True:
         config: dict[str, Any] = scheduler.suggest().config
         if config["architecture"] in left:
@@ -125,20 +128,28 @@ def _searches(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
+    """Search the table with several seeds and write JSON lines."""
     parser = argparse.ArgumentParser(prog="python -m studies.replay.moasha", description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON lines, one a seed")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON lines, one per seed")
     parser.add_argument("--table", type=Path, default=FILE)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=4, help="simulated, of each search")
+    parser.add_argument("--workers", type=int, default=4, help="simulated workers per search")
     parser.add_argument("--grace", type=float, default=0.22, help="share of a training before the first rung")
-    parser.add_argument("--factor", type=float, default=3.0, help="of which runs one goes on")
-    parser.add_argument("--trainings", type=float, default=math.inf, help="ends a search; all if left out")
+    parser.add_argument(
+        "--factor", type=float, default=3.0, help="reduction factor: one of this many runs continues"
+    )
+    parser.add_argument(
+        "--trainings",
+        type=float,
+        default=math.inf,
+        help="budget of a search, in whole trainings; unlimited if left out",
+    )
     parser.add_argument("--repaired", action="store_true", help="ranks instead of indices")
     given = parser.parse_args()
     with given.out.open("w", encoding="utf-8") as file:
-        for found in _searches(given):
-            file.write(json.dumps(found) + "\n")
-            print(f"seed {found['seed']}: {len(found['ended'])} trained to the end")
+        for result in _searches(given):
+            file.write(json.dumps(result) + "\n")
+            print(f"seed {result['seed']}: {len(result['ended'])} trained to the end")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A search replayed from a table of trained architectures: the study's own code, losses looked up.
+"""Replay of a search from a table of trained architectures: the study's own code with looked-up losses.
 
-Workers are simulated: each takes trials, reaches rungs and ends them through the functions that a real worker
-calls, on a clock of tokens. Only the training is not there, so that a search of hours takes seconds.
+Workers are simulated: each takes trials, reaches rungs and finishes trials through the functions that a real
+worker calls, on a clock of tokens. Without the training, a search of hours takes seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from studies.surrogates.observations import Floats
 
 @dataclass(frozen=True)
 class Plan:
-    """How a table is searched. `rungs`: shares of the budget, each one of the table's points."""
+    """Settings of a replay. `rungs` are shares of the budget, each one a point of the table."""
 
     sampler: str
     stopping: str
@@ -49,15 +49,16 @@ class Plan:
 
 @dataclass
 class Course:
-    """What a replay did, in order.
+    """History of a replay, in order.
 
     Attributes:
-        tokens: spent by all workers when each run ended.
-        ended: the architecture that was trained to its end then, by hash.
-        shares: of the table's hypervolume that is dominated from then on.
-        stopped: architectures that were still stopped when the search was over.
-        trained: tokens by architecture; none is trained on a token twice.
-        overhead: seconds of suggesting, deciding and storing by trial taken.
+        tokens: total tokens of all workers at the end of each finished run.
+        ended: hash of the architecture that finished then.
+        shares: share of the table's hypervolume that is dominated from then on.
+        stopped: architectures that were still paused at the end of the search.
+        trained: tokens by architecture; no token is trained on twice.
+        overhead: seconds of suggesting, deciding and storing per trial taken.
+        spent: total tokens of all workers.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -70,14 +71,14 @@ class Course:
 
 
 def replay(table: Table, plan: Plan) -> Course:
-    """Searches the table until its space or the plan's trials are exhausted."""
+    """Search the table until its space or the plan's trials are exhausted."""
     with _study(table, plan) as study, ExitStack() as leases:
         workers = [leases.enter_context(Lease(study.workers_folder)) for _ in range(plan.workers)]
         return _Simulation(table, plan, study, [lease.worker for lease in workers]).run()
 
 
 class _Simulation:
-    """A queue of what happens next, by the clock; ties go by worker."""
+    """A discrete-event simulation of workers; ties are broken by worker."""
 
     def __init__(self, table: Table, plan: Plan, study: Study, workers: Sequence[str]) -> None:
         self.table, self.plan, self.study, self.workers = table, plan, study, workers
@@ -86,9 +87,12 @@ class _Simulation:
         self.volume = Volume(table)
         self.points = [table.fractions.index(share) for share in plan.rungs]
         self.steps = [round(share * table.space.proxy.tokens) for share in plan.rungs]
-        self.running: dict[int, tuple[Assignment, Entry, int]] = {}  # by worker: what, and the next rung
+        self.running: dict[
+            int, tuple[Assignment, Entry, int]
+        ] = {}  # by worker: the trial, its entry and its next rung
 
     def run(self) -> Course:
+        """Run the search and return its history."""
         events = [(0, worker) for worker in range(len(self.workers))]
         idle: list[int] = []
         while events and self.course.shares[-1:] < [self.plan.until]:
@@ -101,7 +105,7 @@ class _Simulation:
                     heapq.heappush(events, (now + events_next, worker))
                     self._clock(started)
                     continue
-                for other in idle:  # something is known that was not
+                for other in idle:  # a new result may have work for them
                     heapq.heappush(events, (now, other))
                 idle.clear()
             taken = take(self.search, self.workers[worker], self.plan.trials)
@@ -118,15 +122,15 @@ class _Simulation:
         return self.course
 
     def _next_step(self, worker: int) -> int:
-        """Tokens until the worker's next rung."""
+        """Return the tokens until the worker's next rung."""
         rung = self.running[worker][2]
         return self.steps[rung] - (self.steps[rung - 1] if rung else 0)
 
     def _rung(self, worker: int) -> bool:
-        """The worker's trial is at a rung; whether the worker is free again."""
+        """Process the rung that a worker's trial reached; return whether the worker is free again."""
         assignment, entry, rung = self.running[worker]
         trial, name = assignment.trial, self.workers[worker]
-        self._spend(entry.hash, self._next_step(worker))
+        self._count_tokens(entry.hash, self._next_step(worker))
         losses = [entry.curves[0][point] for point in self.points[: rung + 1]]
         continues = reach(self.search, trial, name, losses, self.steps[rung], {})
         if rung + 1 == len(self.steps):
@@ -146,7 +150,7 @@ class _Simulation:
         del self.running[worker]
         return True
 
-    def _spend(self, architecture: str, tokens: int) -> None:
+    def _count_tokens(self, architecture: str, tokens: int) -> None:
         self.course.spent += tokens
         self.course.trained[architecture] = self.course.trained.get(architecture, 0) + tokens
 
@@ -157,7 +161,7 @@ class _Simulation:
 
 @contextmanager
 def _study(table: Table, plan: Plan) -> Iterator[Study]:
-    """A study in memory; its folder, for leases and marks of checkpoints, is gone afterwards."""
+    """Create a study in memory, with a temporary folder for leases and checkpoint markers."""
     space = table.space
     known = tuple(name for name, item in space.baselines.items() if item.hash in table.entries)
     space = replace(space, baseline_names=known, proxy=replace(space.proxy, rungs=plan.rungs))
@@ -170,7 +174,10 @@ def _study(table: Table, plan: Plan) -> Iterator[Study]:
 
 
 class _Memory(BaseJournalBackend):
-    """The embedded storage without its file. Optuna's own in memory never pops a trial that was put back."""
+    """The embedded storage without its file.
+
+    Optuna's in-memory storage is not used, since it never pops a trial that was enqueued again.
+    """
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
@@ -183,10 +190,10 @@ class _Memory(BaseJournalBackend):
 
 
 class Volume:
-    """The hypervolume of parts of a table, objectives scaled to [0, 1] over it, as a share of all of it.
+    """Hypervolume of a subset of a table, as a share of the whole table's.
 
-    The reference point is the worst of the table in each objective. Losses are those of the first repeat,
-    which is what a replay sees.
+    Objectives are scaled to [0, 1] over the table, and the reference point is the worst of each. Losses are
+    those of the first run, which a replay uses.
     """
 
     def __init__(self, table: Table) -> None:
@@ -201,13 +208,13 @@ class Volume:
         values = np.array(list(rows.values()))
         self.points = dict(zip(rows, (values - values.min(axis=0)) / np.ptp(values, axis=0), strict=True))
         names = list(self.points)
-        self.front = {names[place] for place in undominated(np.array(list(self.points.values())))}
+        self.front = {names[index] for index in undominated(np.array(list(self.points.values())))}
         self.whole = self._of([self.points[name] for name in self.front])
         self.dominating: list[Floats] = []
         self.share = 0.0
 
     def add(self, name: str) -> float:
-        """The share with one more architecture."""
+        """Add an architecture and return the share of the hypervolume."""
         point = self.points[name]
         if not any((other <= point).all() for other in self.dominating):
             self.dominating = [other for other in self.dominating if not (point <= other).all()] + [point]

@@ -1,7 +1,7 @@
-"""A small space trained whole: every architecture's exact costs and measured curves, in one compact file.
+"""Table of a fully trained small space: exact costs and loss curves of every architecture, in one file.
 
-The table that ships with the package was made by `python -m studies.replay.build`. Every suggestion of every
-sampler on its space is in it, so that its true front is known.
+The table that ships with the package was made by `python -m studies.replay.build`. It covers every
+architecture that a sampler can suggest in its space, so that the true front is known.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FILE = Path(__file__).with_name("table.json.gz")
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one architecture.
+    """Costs and measurements of one architecture.
 
     Attributes:
-        params: a trial's parameters that give it.
+        params: trial parameters that give it.
         costs: exact metrics by name, such as `params` and `decode_flops@1024`.
-        curves: held-out loss in nats/token at each of the table's fractions, one curve a repeat.
-        seconds: training time of each repeat on the machine that made the table, evaluation left out.
+        curves: held-out loss in nats/token at each of the table's fractions, one curve per run.
+        seconds: training time of each run on the machine that made the table, without evaluation.
     """
 
     hash: str
@@ -46,19 +46,19 @@ class Entry:
 
     @property
     def loss(self) -> float:
-        """Held-out loss at the end, in nats/token: the mean of its repeats."""
+        """Mean final held-out loss over the runs, in nats/token."""
         return fmean(curve[-1] for curve in self.curves)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Curves of every architecture of a space, by hash.
+    """Loss curves of every architecture of a space.
 
     Attributes:
-        space: its proxy is the budget of every run.
-        fractions: of the budget, rising to 1: where the curves have points.
-        entries: by architecture hash.
-        about: where the curves come from: data, seed, device and versions.
+        space: the space, whose proxy is the budget of every run.
+        fractions: shares of the budget at which the curves have points, rising to 1.
+        entries: entries by architecture hash.
+        about: provenance of the curves: data, seed, device and versions.
     """
 
     space: SearchSpace
@@ -68,7 +68,7 @@ class Table:
 
     @classmethod
     def open(cls, path: str | Path = FILE) -> Table:
-        """The table of a file; the one that ships with the package by default.
+        """Read a table from a file, by default the one that ships with the package.
 
         Raises:
             UserError: no such file, or not a table.
@@ -81,19 +81,19 @@ class Table:
         if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:
             raise _unusable(path, f"is not a table of version {FORMAT_VERSION}")
         try:
-            found = [_read_entry(item) for item in data["entries"]]
+            entries = [_read_entry(item) for item in data["entries"]]
             fractions = tuple(_number(share) for share in data["fractions"])
             space, about = parse_space(str(data["space"]), "table.yaml"), dict(data["about"])
-            if not found or any(len(curve) != len(fractions) for item in found for curve in item.curves):
+            if not entries or any(len(curve) != len(fractions) for item in entries for curve in item.curves):
                 raise ValueError("every architecture needs a loss for each of the fractions")
         except UserError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _unusable(path, f"is damaged: {type(error).__name__} {error}") from error
-        return cls(space, fractions, {item.hash: item for item in found}, about)
+        return cls(space, fractions, {item.hash: item for item in entries}, about)
 
     def save(self, path: str | Path) -> None:
-        """Writes the file that `open` reads; the same table gives the same bytes."""
+        """Write the file that `open` reads; equal tables give equal bytes."""
         data = {
             "version": FORMAT_VERSION,
             "about": dict(self.about),
@@ -115,7 +115,7 @@ class Table:
         Path(path).write_bytes(gzip.compress(text.encode(), mtime=0))
 
     def values(self, entry: Entry) -> tuple[float, ...]:
-        """The objectives of an architecture in the space's order, its loss the mean of its repeats."""
+        """Return an architecture's objectives in the space's order, with the mean loss over its runs."""
         return tuple(
             entry.loss if item.name == "val_loss" else entry.costs[item.name]
             for item in self.space.objectives
@@ -123,7 +123,7 @@ class Table:
 
     @cached_property
     def front(self) -> tuple[Entry, ...]:
-        """The true front: entries that no other beats in every objective."""
+        """The true front: the non-dominated entries."""
         entries = list(self.entries.values())
         points = [self.values(entry) for entry in entries]
         return tuple(entries[index] for index in front_indices(points, self.space.objectives))

@@ -95,9 +95,9 @@ def study_note(study: Study) -> str:
         f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
         "are on the front.",
         *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
-        "In the pictures `·` is a dense projection and `■` an operator that replaces one; columns: layers. "
-        "Trials shown as pruned were not trained: they break a constraint or duplicate another one. Those "
-        "shown as running may be paused at a rung, to be resumed when promising: their notes say so.",
+        "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
+        "Trials shown as pruned were not trained: they break a constraint or duplicate another one. "
+        "Those shown as running may be paused at a rung, to be resumed when promising: their notes say so.",
         f"```yaml\n{study.space.text.strip()}\n```",
     ]
     return "\n\n".join(parts)
