@@ -56,6 +56,7 @@ class BareModel(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits (b, t, vocabulary) of token ids (b, t)."""
         h = self.embed(tokens)
         for block in self.blocks:
             h = block(h, self.cos, self.sin)

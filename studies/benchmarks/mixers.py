@@ -1,7 +1,7 @@
 """Timing of mixers at several lengths in one process: training steps and decoded tokens.
 
-Every round measures each mixer once, so that a machine that slows down affects all of them alike; medians and
-spreads over the rounds are reported.
+Every round measures each mixer once, so that a machine that slows down affects all of them equally; medians
+and spreads over the rounds are reported.
 """
 
 from __future__ import annotations

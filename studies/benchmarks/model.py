@@ -1,6 +1,6 @@
 """Training steps of whole models compared: tokens/s, time by phase and memory.
 
-Every round times a few steps of each model, so that a machine that slows down affects all of them alike.
+Every round times a few steps of each model, so that a machine that slows down affects all of them equally.
 """
 
 from __future__ import annotations

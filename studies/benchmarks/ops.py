@@ -1,6 +1,6 @@
 """Projection operators compared with dense: siblings that share an input, forward and backward.
 
-Every round measures each form once, so that a machine that slows down affects all of them alike; medians and
+Every round measures each form once, so that a machine that slows down affects all equally; medians and
 spreads over the rounds are reported. The faster of the eager and compiled forms counts, for dense as well;
 the compiled form of an operator counts only if it is clearly faster.
 """

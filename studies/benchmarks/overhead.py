@@ -72,7 +72,9 @@ class Overhead:
         return {**asdict(self), "cpu_ms": sum(self.cpu.values()), "wall_ms": sum(self.wall.values())}
 
 
-def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda line: None) -> list[Overhead]:
+def measure_overhead(
+    plan: OverheadPlan, on_progress: Callable[[str], None] = lambda line: None
+) -> list[Overhead]:
     """Return one row per count in `plan.at`.
 
     Raises:
@@ -82,7 +84,7 @@ def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda li
     check_stopping_rule(plan.stopping)
     for item in plan.space.objectives:
         if item.measured and item.name not in LOSSES:
-            rule = f"only {' and '.join(LOSSES)} can be made up"
+            rule = f"only {' and '.join(LOSSES)} have synthetic values"
             raise UserError("can't measure this space", [Problem("objectives", item.name, rule)])
     settings = StudySettings(seed=plan.seed, sampler=plan.sampler, stopping=plan.stopping)
     with tempfile.TemporaryDirectory(prefix="nas-bench-") as scratch, ExitStack() as leases:
@@ -90,12 +92,16 @@ def measure_overhead(plan: OverheadPlan, tell: Callable[[str], None] = lambda li
         searches = [Search(Study.open(str(folder))) for _ in range(plan.workers)]
         names = [leases.enter_context(Lease(search.study.workers_folder)).worker for search in searches]
         try:
-            return list(_grow(plan, [_Worker(*item) for item in zip(searches, names, strict=True)], tell))
+            return list(
+                _grow(plan, [_Worker(*item) for item in zip(searches, names, strict=True)], on_progress)
+            )
         finally:
             gc.unfreeze()
 
 
-def _grow(plan: OverheadPlan, workers: Sequence[_Worker], tell: Callable[[str], None]) -> Iterator[Overhead]:
+def _grow(
+    plan: OverheadPlan, workers: Sequence[_Worker], on_progress: Callable[[str], None]
+) -> Iterator[Overhead]:
     taken: dict[str, int] = {}  # trial by architecture
     duplicates = since = 0
     clock = _Clock()
@@ -112,7 +118,7 @@ def _grow(plan: OverheadPlan, workers: Sequence[_Worker], tell: Callable[[str], 
         if worker.turn(clock) and worker.running is not None:
             trial, name = worker.running.trial.number, worker.running.architecture.hash
             duplicates += taken.setdefault(name, trial) != trial  # the same one: it was promoted
-            tell(f"{plan.sampler}: trial {len(taken)} of {plan.at[-1]}")
+            on_progress(f"{plan.sampler}: trial {len(taken)} of {plan.at[-1]}")
 
 
 class _Clock:

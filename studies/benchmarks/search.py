@@ -136,16 +136,18 @@ def check_plan(plan: SearchPlan) -> Table:
     return table
 
 
-def replay_all(plan: SearchPlan, processes: int, tell: Callable[[str], None]) -> list[Replayed]:
+def replay_all(plan: SearchPlan, processes: int, on_progress: Callable[[str], None]) -> list[Replayed]:
     """Replay every method with every seed; results are sorted by method, then by seed."""
     check_plan(plan)
     jobs = [(plan, method, seed) for seed in range(plan.seeds) for method in plan.methods]
     results = []
     with _mapping(min(processes, len(jobs))) as mapped:
-        tell(f"replaying {len(jobs)} searches")
+        on_progress(f"replaying {len(jobs)} searches")
         for item in mapped(jobs):
             results.append(item)
-            tell(f"{len(results)} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}")
+            on_progress(
+                f"{len(results)} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}"
+            )
     return sorted(results, key=lambda item: (plan.methods.index(item.method), item.seed))
 
 

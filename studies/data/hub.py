@@ -45,6 +45,7 @@ class HubCorpus(Corpus):
         self.licence = licence or f"see {self.source}"
 
     def fingerprint(self) -> str:
+        """Return the spec and the files: the Hub's content is not fingerprinted."""
         return f"{self.spec} {self.data_files or ''}"
 
     def text_bytes(self) -> None:

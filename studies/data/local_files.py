@@ -53,6 +53,11 @@ class LocalCorpus(Corpus):
             raise UserError("This corpus can't be used", [Problem("data", str(path), rule, hint)])
 
     def fingerprint(self) -> str:
+        """Return a hash of names, sizes and content (of very large files: modification times).
+
+        Raises:
+            UserError: a file can't be read.
+        """
         digest = hashlib.sha256()
         for file in self.files:
             try:
@@ -68,6 +73,7 @@ class LocalCorpus(Corpus):
         return digest.hexdigest()
 
     def text_bytes(self) -> int:
+        """Return the approximate bytes of text, from the sizes of the files."""
         return sum(
             p.stat().st_size * (GZIP_RATIO if p.name.endswith((".gz", ".parquet")) else 1) for p in self.files
         )

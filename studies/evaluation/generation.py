@@ -37,6 +37,7 @@ class _Streamer(TextStreamer):
         self.write = write
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Write the text; called by transformers."""
         self.write(text)
 
 

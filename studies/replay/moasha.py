@@ -86,8 +86,8 @@ def search(
         if worker in running:
             point = running[worker][2]
             heapq.heappush(events, (now + points[point] - (points[point - 1] if point else 0), worker))
-    result = {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
-    return {**result, "whole": not events}
+    history = {"seed": seed, "budget": budget, "spent": spent, TOKENS: at, "ended": ended}
+    return {**history, "whole": not events}
 
 
 def _ranks() -> Any:

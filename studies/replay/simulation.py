@@ -183,9 +183,11 @@ class _Memory(BaseJournalBackend):
         self.logs: list[dict[str, Any]] = []
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries; called by Optuna."""
         self.logs += logs
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Return the entries from a number on; called by Optuna."""
         return self.logs[log_number_from:]
 
 

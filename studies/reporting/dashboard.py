@@ -84,7 +84,7 @@ class _Quiet(WSGIRequestHandler):
     """A request handler that logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        pass
+        """Log nothing."""
 
 
 def _refused(error: OSError | OverflowError, host: str, port: int) -> UserError:
