@@ -1,4 +1,4 @@
-"""Writing what a user asked for with --output."""
+"""Writing files given with --output."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 
 def write_architecture(path: Path, text: str) -> None:
-    """Raises:
-    UserError: the file can't be written, or is not nas' to replace.
+    """Write an architecture file.
+
+    Raises:
+        UserError: the file can't be written, or exists and was not written by nas.
     """
     from surgery.config.outputs import output, signed
 

@@ -1,4 +1,4 @@
-"""One rule for every option and argument of every command: an empty text is a mistake, never "left out"."""
+"""Rejection of empty option and argument values: an empty string is an error, not an omitted option."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-FREE_TEXT = ("text",)  # arguments that may be empty: the beginning that nas generate continues
+FREE_TEXT = ("text",)  # arguments that may be empty: the prompt of `nas generate`
 
 
 class GuardedGroup(TyperGroup):
-    """The root of all commands; values of their parameters are checked before anything reads them."""
+    """The root command group; checks the values of all parameters before a command runs."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -34,7 +34,7 @@ def _guard_parameter(parameter: Any) -> None:
     def checked(ctx: Any, value: Any) -> Any:
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, str) and not item.strip():
-                hint = "; leave it out for its default" if not parameter.required else ""
+                hint = "; omit it to use the default" if not parameter.required else ""
                 raise typer.BadParameter(f"must not be empty{hint}", ctx=ctx, param=parameter)
         return process(ctx, value)
 

@@ -1,7 +1,7 @@
-"""The `nas` command: finds the command's module, runs it, says mistakes on one screen.
+"""The `nas` command: registers all commands, runs one and reports its errors.
 
-Exit codes: 0 done, 1 failed, 2 the user can mend it, 3 a worker lost its device and may be started again, 130
-stopped by Ctrl-C. Nothing heavy is imported here, so that `nas --help` answers at once.
+Exit codes: 0 success, 1 failure, 2 user error, 3 a worker lost its device and may be restarted, 130 Ctrl-C.
+Nothing heavy is imported here, so that `nas --help` is instant.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 from nas_cli.guard import GuardedGroup
 from nas_cli.render import screen
 
-# modules of this package, in the order of the work; each hangs its commands onto the app
+# modules of this package, in the order of a typical workflow; each adds its commands to the app
 COMMANDS = (
     "space", "data", "search", "worker", "front", "refine", "show", "pick", "audit", "train", "apply",
     "evaluate", "bench", "dashboard", "doctor",
@@ -27,7 +27,7 @@ COMMANDS = (
 
 app = typer.Typer(
     name="nas",
-    help="Find hybrid language-model architectures and put them into real models.",
+    help="Search hybrid language-model architectures and apply them to real models.",
     no_args_is_help=True,
     cls=GuardedGroup,
     pretty_exceptions_enable=False,
@@ -53,7 +53,7 @@ def nas(
 
 
 def register() -> None:
-    """Hangs every command onto the app."""
+    """Add every command to the app."""
     for name in COMMANDS:
         import_module(f"nas_cli.commands.{name}").add_to(app)
 
@@ -63,35 +63,37 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _sleep_while_waiting() -> None:
-    """Let threads of OpenMP that wait for others sleep; spinning, they take the cores that those need on a
-    busy machine. Read when torch is loaded, and inherited by workers."""
+    """Let waiting OpenMP threads sleep instead of spin, which would take cores from others on a busy machine.
+
+    The variables are read when torch is loaded, and inherited by workers.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("KMP_BLOCKTIME", "0")  # Intel's and LLVM's OpenMP
 
 
 def run() -> None:
-    """Entry point."""
+    """Run the command line (entry point)."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     _sleep_while_waiting()
-    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: whatever is half-written is cleared away
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't show must not end a command
+    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C, so that partial output is cleaned up
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't encode must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     register()
     try:
         app()
     except KeyboardInterrupt:
-        screen.errors.print("stopped")
+        screen.errors.print("interrupted")
         sys.exit(130)
     except Exception as error:
-        sys.exit(_say(error))
+        sys.exit(_report(error))
 
 
-def _say(error: Exception) -> int:
-    """Print what ended the command; returns the exit code.
+def _report(error: Exception) -> int:
+    """Print the error that ended the command and return the exit code.
 
     Raises:
         Exception: `error` itself, if the user asked for tracebacks.

@@ -1,4 +1,4 @@
-"""Opening the study that a command is about."""
+"""Opening the study named on the command line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def open_study(study: str, runs: Path, storage: str | None) -> Study:
-    """Open a study by name or path; where its folder was renamed or copied, say which study it is.
+    """Open a study by name or path; warn if its folder was renamed or copied.
 
     Raises:
-        UserError: there is none, it can't be read, or nas did not make it.
+        UserError: there is no such study, it can't be read, or it was not created by nas.
     """
     from studies.study import Study
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, spelled once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LONGEST_HOURS = 24 * 366
 
 
 def parse_duration(text: str) -> float:
-    """`90s`, `20m` or `1h30m` -> seconds.
+    """Convert `90s`, `20m` or `1h30m` to seconds.
 
     Raises:
-        typer.BadParameter: anything else, nothing at all, or more than a year.
+        typer.BadParameter: `text` is not a time, is zero, or is longer than a year.
     """
     match = _DURATION.fullmatch(text.strip().lower())
     if text.strip().isdigit():
@@ -33,16 +33,16 @@ def parse_duration(text: str) -> float:
 
 
 def parse_folder(text: str | Path) -> Path:
-    """A folder's path, `~` resolved.
+    """Return the path of a folder, with `~` expanded.
 
     Raises:
-        typer.BadParameter: it can't be a folder's path.
+        typer.BadParameter: `text` can't be the path of a folder.
     """
     if _CONTROL.search(str(text)):
         raise typer.BadParameter("holds a line break or another control character")
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:  # of a user who is not there
+    except RuntimeError as error:  # ~user of an unknown user
         raise typer.BadParameter(str(error)) from None
 
 
@@ -57,57 +57,59 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage", envvar="NAS_STORAGE", show_envvar=True,
-        help="A database that holds the studies, such as postgresql://USER:PASSWORD@HOST/DATABASE or "
-        "sqlite:///FILE; the journal in the study's folder if left out.",
+        help="Database of the studies, such as postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE. "
+        "Default: a journal file in the study's folder.",
     ),
 ]  # fmt: skip
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
-        "--timeout", parser=parse_duration, metavar="TIME", help="Stop after a time such as 20m or 1h30m."
+        "--timeout", parser=parse_duration, metavar="TIME", help="Stop after this time, such as 20m or 1h30m."
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or cuda:N.")]
 CompileOption = Annotated[
     Literal["off", "auto", "max"],
-    typer.Option("--compile", help="Compile blocks: auto where the run is long enough to pay for it."),
+    typer.Option(
+        "--compile", help="Compile blocks with torch.compile. auto: if the run is long enough to pay off."
+    ),
 ]
 CpuPrecisionOption = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option(
         "--cpu-precision", show_default="float32",
-        help="Number format of matrix products on a CPU; on CUDA it is bfloat16.",
+        help="Matmul precision on CPU; CUDA always uses bfloat16.",
     ),
 ]  # fmt: skip
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads", min=1, max=1024,
-        help="CPU threads per process. Default: OMP_NUM_THREADS if set, else 1 for models narrower than 256 "
-        "and an equal share of the cores for others.",
+        help="CPU threads per process. Default: OMP_NUM_THREADS if set; else 1 for models narrower than 256, "
+        "and an equal share of the cores for wider ones.",
     ),
 ]  # fmt: skip
 DEFAULT_CPU_PRECISION = "float32"
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a model that stands there.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the code that the model brings along.")
+    bool, typer.Option("--trust-remote-code", help="Allow running code that comes with the model.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-StudyArgument = Annotated[str, typer.Argument(help="Name of a study, or the path of its folder.")]
+StudyArgument = Annotated[str, typer.Argument(help="Name or folder of a study.")]
 EachOption = Annotated[
     int,
-    typer.Option("--each", min=2, max=1000, help="Runs of one architecture at most, its first one counted."),
+    typer.Option("--each", min=2, max=1000, help="Maximum runs per architecture, including the first."),
 ]
 
-MOST_SEED = 2**63 - 1  # what every generator takes
-MOST = 1_000_000  # trials, repeats, steps: of anything that is done one by one
+MOST_SEED = 2**63 - 1  # the largest seed that every generator accepts
+MOST = 1_000_000  # upper bound of trials, repeats, steps and other counts
 
 DEFAULT_RUNS = Path("runs")
 DEFAULT_EACH = 5  # studies.search.refinement.MOST_RUNS, without importing it
 
 
 def refuse_without_effect(options: dict[str, object], where: str, hint: str) -> None:
-    """Refuse options that would be ignored. None stands for one that was not given.
+    """Reject options that would be ignored. None marks an option that was not given.
 
     Raises:
         UserError: one of these options was given.
@@ -118,11 +120,11 @@ def refuse_without_effect(options: dict[str, object], where: str, hint: str) -> 
     for name, value in options.items():
         if value is not None:
             problems.add(f"--{name.replace('_', '-')}", value, f"has no effect {where}", hint)
-    problems.raise_if_any("options that don't go together")
+    problems.raise_if_any("incompatible options")
 
 
 def given(context: typer.Context, *names: str) -> dict[str, object]:
-    """Return the values of the parameters `names` that stand on the command line."""
+    """Return the values of those parameters `names` that were given on the command line."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return {
         name: context.params[name]

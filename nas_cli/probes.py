@@ -1,4 +1,4 @@
-"""Probes on the command line: their settings out of options, and what they found."""
+"""Probes on the command line: settings from options, and the table of results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ if TYPE_CHECKING:
     from search_spaces.probes.base import Probe
     from surgery.architecture import Architecture
 
-# option -> field, where a probe has another word for it
+# option -> field, where a probe names the field differently
 _FIELDS = {"state": {"seq_len": "length"}}
 
 
 def run_probe(
     name: str, model: str, given: dict[str, Any], seeds: int, seed: int, device: str, as_json: bool
 ) -> None:
-    """Trains fresh models of the same layers and prints how many answers they have right.
+    """Train new models with the same layers on a probe and print their accuracy.
 
-    `given`: settings by option (`seq_len` for `--seq-len`), None where it was left out. Exit code 1 where the
-    training of one of them fails.
+    Args:
+        name: of the probe.
+        model: a model folder, a Hub id or an architecture file.
+        given: settings by option (`seq_len` for `--seq-len`); None for an omitted option.
+        seeds: number of runs.
+        seed: the first seed.
+        device: as given on the command line.
+        as_json: print JSON instead of a table.
+
+    Raises:
+        typer.Exit: training failed (exit code 1).
     """
     settings = read_settings(name, given)
     from nas_cli.render.bars import training_progress
@@ -33,28 +42,28 @@ def run_probe(
     from studies.training.devices import check_memory, pick_device
     from studies.training.errors import TrainingFailed
 
-    place = pick_device(device)
+    torch_device = pick_device(device)
     architecture = read_layers(model)
-    check_memory({"model": architecture}, place)
+    check_memory({"model": architecture}, torch_device)
     wanted = tuple(range(seed, seed + seeds))
     try:
         with training_progress(name) as progress:
-            found = measure(architecture, settings, wanted, place, progress).to_dict()
+            result = measure(architecture, settings, wanted, torch_device, progress).to_dict()
     except TrainingFailed as error:
         errors.print(Text.assemble(("training failed: ", "bold red"), str(error)))
         raise typer.Exit(1) from None
     if as_json:
         layers = {"architecture": architecture.line, "hash": architecture.hash}
-        print_json({"model": model, **layers, **found})
+        print_json({"model": model, **layers, **result})
         return
-    console.print(_table(model, architecture, found))
+    console.print(_table(model, architecture, result))
 
 
 def read_settings(name: str, given: dict[str, Any]) -> Probe:
-    """Settings out of options; what is left out takes the default of space files.
+    """Read probe settings from options, with the defaults of space files.
 
     Raises:
-        UserError: options that the probe does not have, or values that don't fit each other.
+        UserError: the probe lacks an option, or values are incompatible.
     """
     from search_spaces.probes.recall import with_room
     from search_spaces.probes.registry import PROBES
@@ -75,25 +84,25 @@ def read_settings(name: str, given: dict[str, Any]) -> Probe:
             values[field] = value
         else:
             has = ", ".join(_spell(field, name) for field in kind.options)
-            problems.add(_spell(option), value, f"has no effect on the {name} probe", f"it has {has}")
-    problems.raise_if_any("this can't be probed")
+            problems.add(_spell(option), value, f"has no effect on the {name} probe", f"its options: {has}")
+    problems.raise_if_any("invalid probe settings")
     if name == "recall":
         values = with_room(values)
     probe = kind.read(values, None, Cursor(problems))
-    problems.raise_if_any("this can't be probed")
+    problems.raise_if_any("invalid probe settings")
     assert probe is not None
     return probe
 
 
 def _spell(field: str, probe: str = "") -> str:
-    """The option of a field."""
+    """Return the command-line option of a field."""
     options = {value: option for option, value in _FIELDS.get(probe, {}).items()}
     return f"--{options.get(field, field).replace('_', '-')}"
 
 
 def recall_words(data: dict[str, Any]) -> str:
-    """The settings of the recall probe in a line."""
-    apart = f", asked {data['distance']:,} or more tokens behind them," if data["distance"] else ""
+    """Return a one-line summary of the recall probe's settings."""
+    apart = f", queried at least {data['distance']:,} tokens later," if data["distance"] else ""
     return (
         f"{data['pairs']} pairs{apart} in sequences of {data['seq_len']:,}, alphabet {data['alphabet']}, "
         f"{data['steps']:,} steps of {data['batch']:,} sequences, lr {data['lr']:g}"
@@ -101,25 +110,25 @@ def recall_words(data: dict[str, Any]) -> str:
 
 
 def state_words(data: dict[str, Any]) -> str:
-    """The settings of the state probe in a line."""
+    """Return a one-line summary of the state probe's settings."""
     return (
         f"words of {data['length']:,} over {data['group']}, "
         f"{data['steps']:,} steps of {data['batch']:,} words, lr {data['lr']:g}"
     )
 
 
-def _table(model: str, architecture: Architecture, found: dict[str, Any]) -> Table:
-    told = recall_words if found["probe"] == "recall" else state_words
+def _table(model: str, architecture: Architecture, result: dict[str, Any]) -> Table:
+    describe = recall_words if result["probe"] == "recall" else state_words
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
     rows.add_row("model", Text(model))
-    rows.add_row("layers", Text(f"{architecture.line}, new weights"))
-    rows.add_row(found["probe"], told(found["settings"]))
-    spread = "" if found["spread"] is None else f" ± {found['spread']:.3f}"
-    each = ", ".join(f"{value:.3f}" for value in found["accuracies"])
-    seeds = f" over {len(found['seeds'])} seeds: {each}" if spread else ""
-    rows.add_row("accuracy", f"[bold green]{found['accuracy']:.3f}[/]{spread}{seeds}")
-    rows.add_row("chance", f"{found['chance']:.3f}")
-    rows.add_row("took", duration(found["seconds"]))
+    rows.add_row("layers", Text(f"{architecture.line}, trained from scratch"))
+    rows.add_row(result["probe"], describe(result["settings"]))
+    spread = "" if result["spread"] is None else f" ± {result['spread']:.3f}"
+    each = ", ".join(f"{value:.3f}" for value in result["accuracies"])
+    seeds = f" over {len(result['seeds'])} seeds: {each}" if spread else ""
+    rows.add_row("accuracy", f"[bold green]{result['accuracy']:.3f}[/]{spread}{seeds}")
+    rows.add_row("chance", f"{result['chance']:.3f}")
+    rows.add_row("took", duration(result["seconds"]))
     return rows

@@ -1,4 +1,4 @@
-"""`nas bench mixers`: what mixers cost on this machine, side by side."""
+"""`nas bench mixers`: speed of mixers on this machine."""
 
 from __future__ import annotations
 
@@ -21,64 +21,71 @@ def add_to(bench: typer.Typer) -> None:
 
 
 def _lengths(text: str) -> tuple[int, ...]:
-    found = []
+    lengths = []
     for item in text.split(","):
         try:
-            found.append(tokens(item))
+            lengths.append(tokens(item))
         except typer.BadParameter as error:
             raise typer.BadParameter(f"'{item}' {error.message}", param_hint="'--lengths'") from None
-    return tuple(found)
+    return tuple(lengths)
 
 
 def mixers(
-    layouts: Annotated[str, typer.Option("--mixers", metavar="LETTERS", help="Such as FGWSK.")] = "FGWSK",
+    layouts: Annotated[
+        str, typer.Option("--mixers", metavar="LETTERS", help="Mixers, such as FGWSK.")
+    ] = "FGWSK",
     lengths: Annotated[
-        str, typer.Option(metavar="TOKENS,...", help="Of a sequence, such as 512,2048,8192.")
+        str, typer.Option(metavar="TOKENS,...", help="Sequence lengths, such as 512,2048,8192.")
     ] = "512,1024,2048",
     dim: Annotated[int, typer.Option(min=8, max=MOST, help="Width of the model.")] = 256,
     heads: Annotated[int, typer.Option(min=1, max=MOST, help="Attention heads.")] = 4,
     layers: Annotated[
-        int, typer.Option(min=0, max=MOST, help="Layers of a whole model; 0: one mixer alone.")
+        int, typer.Option(min=0, max=MOST, help="Layers of a whole model; 0: a single mixer.")
     ] = 0,
     batch_tokens: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Of a training step; at least a sequence.")
+        int,
+        typer.Option(
+            parser=tokens, metavar="TOKENS", help="Tokens per training step, at least one sequence."
+        ),
     ] = 2048,
     rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
     ] = 3,
-    decode: Annotated[bool, typer.Option(help="Time decoding too.")] = True,
-    window: Annotated[int, typer.Option(min=1, max=MOST, help="Of W, in tokens.")] = 256,
-    top_k: Annotated[int, typer.Option(min=2, max=MOST, help="Of S, in tokens.")] = 64,
+    decode: Annotated[bool, typer.Option(help="Also time decoding.")] = True,
+    window: Annotated[int, typer.Option(min=1, max=MOST, help="Window of W, in tokens.")] = 256,
+    top_k: Annotated[int, typer.Option(min=2, max=MOST, help="Tokens that S attends to.")] = 64,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Training steps and decoded tokens of each mixer at growing lengths.
+    """Compare mixers: training steps and decoding at increasing sequence lengths.
 
-    `ratio` is the time of F's training step over this one's. `of peak`: FLOPs a second of its matrix products
-    over those of a large one; what waits for memory, or works a token at a time, stays low.
+    `ratio`: F's training time over this mixer's. `of peak`: FLOPs/s of its matmuls over those of a large one;
+    low for mixers that are memory-bound or process one token at a time.
     """
     from studies.benchmarks.mixers import Plan, measure
     from studies.training.devices import describe, pick_device
 
     architecture = _architecture(layouts, dim, heads, max(1, layers), window, top_k)
-    place = pick_device(device)
+    torch_device = pick_device(device)
     plan = Plan(
         architecture, tuple(dict.fromkeys(layouts)), _lengths(lengths),
         batch_tokens, layers, rounds, decode,
     )  # fmt: skip
     with console.status("measuring") as status:
-        found = list(measure(plan, place, lambda letter, length: status.update(f"{letter} at {length:,}")))
+        timings = list(
+            measure(plan, torch_device, lambda letter, length: status.update(f"{letter} at {length:,}"))
+        )
     if as_json:
-        print_json({"machine": describe(place), "timings": [item.to_dict() for item in found]})
+        print_json({"machine": describe(torch_device), "timings": [item.to_dict() for item in timings]})
         return
-    what = f"{layers}-layer models" if layers else "one mixer"
-    about = describe(place)
+    what = f"{layers}-layer models" if layers else "single mixers"
+    about = describe(torch_device)
     console.print(f"{what}, dim {dim}, {heads} heads, {about['device']}, torch {about['torch']}\n")
-    console.print(_table(found, plan.mixers))
+    console.print(_table(timings, plan.mixers))
 
 
 def _architecture(layouts: str, dim: int, heads: int, layers: int, window: int, top_k: int) -> Architecture:
-    """Checked like a file of the user's."""
+    """Return a checked architecture with these mixers, as if read from a file."""
     from surgery.architecture import Architecture
 
     return Architecture.from_dict({
@@ -91,7 +98,7 @@ def _architecture(layouts: str, dim: int, heads: int, layers: int, window: int, 
     })  # fmt: skip
 
 
-def _table(found: list[Timing], mixers: tuple[str, ...]) -> Table:
+def _table(timings: list[Timing], mixers: tuple[str, ...]) -> Table:
     from surgery.config.quantities import format_bytes
 
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
@@ -101,8 +108,8 @@ def _table(found: list[Timing], mixers: tuple[str, ...]) -> Table:
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "mixer" else "right", no_wrap=True)
-    full = {item.length: item.train_ms for item in found if item.mixer == "F"}
-    for item in found:
+    full = {item.length: item.train_ms for item in timings if item.mixer == "F"}
+    for item in timings:
         ratio = f"{full[item.length] / item.train_ms:.2f}×" if item.length in full else ""
         decode = "" if item.decode_ms is None else f"{item.decode_ms:.2f}"
         spread = "" if item.decode_spread is None else f"{item.decode_spread / 2:.0%}"

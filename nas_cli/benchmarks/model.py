@@ -1,4 +1,4 @@
-"""`nas bench model`: training steps of whole models, side by side and beside a bare loop."""
+"""`nas bench model`: training steps of whole models, compared with each other and with a bare loop."""
 
 from __future__ import annotations
 
@@ -25,46 +25,53 @@ def add_to(bench: typer.Typer) -> None:
 def model(
     architectures: Annotated[
         list[str],
-        typer.Argument(metavar="ARCH...", help="Architecture files, or baselines of --space by name."),
+        typer.Argument(metavar="ARCH...", help="Architecture files, or names of baselines (with --space)."),
     ],
     space: Annotated[
-        str | None, typer.Option(help="A preset or a YAML file: the backbone of baselines, and the batch.")
+        str | None,
+        typer.Option(help="A preset or a YAML file that sets the baselines' backbone and the batch."),
     ] = None,
     seq_len: Annotated[
-        int | None, typer.Option(parser=tokens, metavar="TOKENS", help="Of a sequence; the space's, or 512.")
+        int | None,
+        typer.Option(
+            parser=tokens, metavar="TOKENS", help="Tokens per sequence. Default: the space's, else 512."
+        ),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(parser=tokens, metavar="TOKENS", help="Of a step; the space's, or 8,192.")
+        int | None,
+        typer.Option(
+            parser=tokens, metavar="TOKENS", help="Tokens per step. Default: the space's, else 8,192."
+        ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
     ] = 5,
-    steps: Annotated[int, typer.Option(min=1, max=MOST, help="Training steps of a measurement.")] = 5,
-    bare: Annotated[bool, typer.Option(help="Measure a loop in nothing but torch too.")] = True,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="Training steps per measurement.")] = 5,
+    bare: Annotated[bool, typer.Option(help="Also measure a plain PyTorch loop.")] = True,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Of the CPU; all of them if left out.")
+        int | None, typer.Option(min=1, max=MOST, help="CPU threads. Default: all cores.")
     ] = None,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Training steps of whole models: tokens/s, where the time goes, memory, against the first one given.
+    """Compare training steps of whole models: tokens/s, time by phase, memory.
 
-    `ratio` is tokens/s over the first one's, and the bare loop the dense model of its sizes. `of peak`: FLOPs
-    a second over those of a large matrix product. `--compile auto` does here what it would in a long run.
+    `ratio`: tokens/s relative to the first model; the bare loop trains a dense model of its sizes. `of peak`:
+    FLOPs/s relative to a large matmul. `--compile auto` decides as for a long run.
     """
     from search_spaces import load_space
     from studies.training.compilation import check_compile
     from studies.training.devices import check_memory, describe, pick_device
 
     chosen = load_space(space) if space is not None else None
-    found = {
+    models = {
         name: _read(name, chosen.backbone if chosen is not None else None)
         for name in dict.fromkeys(architectures)
     }
-    place = pick_device(device)
-    check_compile(compile, place)
-    check_memory(found, place)
+    torch_device = pick_device(device)
+    check_compile(compile, torch_device)
+    check_memory(models, torch_device)
     from studies.benchmarks.model import ModelPlan, measure_models
 
     if threads is not None:
@@ -74,31 +81,31 @@ def model(
     length = seq_len or (chosen.proxy.seq_len if chosen is not None else 512)
     batch = batch_tokens or (chosen.proxy.batch_tokens if chosen is not None else 8192)
     plan = ModelPlan(
-        found, length, max(1, batch // length) * length, rounds, steps, compile,
-        next(iter(found.values())).backbone if bare else None,
+        models, length, max(1, batch // length) * length, rounds, steps, compile,
+        next(iter(models.values())).backbone if bare else None,
     )  # fmt: skip
     with console.status("measuring") as status:
-        timings = measure_models(plan, place, lambda name: status.update(name))
-    about = describe(place)
+        timings = measure_models(plan, torch_device, lambda name: status.update(name))
+    about = describe(torch_device)
     if as_json:
         print_json({
             "machine": about, "seq_len": plan.seq_len, "batch_tokens": plan.batch_tokens, "compile": compile,
-            "compiled": plan.compiles(place), "timings": [item.to_dict() for item in timings],
+            "compiled": plan.compiles(torch_device), "timings": [item.to_dict() for item in timings],
         })  # fmt: skip
         return
     console.print(
         f"training steps of {plan.batch_tokens:,} tokens in sequences of {length:,}, "
-        f"{'compiled' if plan.compiles(place) else 'not compiled'}, {about['device']}, "
+        f"{'compiled' if plan.compiles(torch_device) else 'not compiled'}, {about['device']}, "
         f"{about['threads']} threads, torch {about['torch']}\n"
     )
     console.print(_table(timings))
 
 
 def _read(name: str, backbone: Backbone | None) -> Architecture:
-    """A file, else a baseline on the space's backbone.
+    """Return the architecture of a file, or a baseline on the space's backbone.
 
     Raises:
-        UserError: neither.
+        UserError: `name` is neither, or the baseline does not fit the backbone.
     """
     from search_spaces.baselines import NAMES, build_baseline, misfits
     from surgery.architecture import Architecture
@@ -142,8 +149,8 @@ def _table(timings: list[ModelTiming]) -> Table:
 
 
 def _shares(item: ModelTiming) -> str:
-    """Of forward, backward and optimizer in a step, unless it is replayed as one."""
+    """Return the shares of forward, backward and optimizer in a step, unless it is replayed as a graph."""
     parts = item.forward_ms, item.backward_ms, item.optimizer_ms
     if item.replay_ms:
-        return "as one"
+        return "graph"
     return "/".join(f"{part / sum(parts):.0%}".removesuffix("%") for part in parts) + " %"

@@ -1,4 +1,4 @@
-"""`nas bench ops`: what projection operators cost on this machine, against dense ones."""
+"""`nas bench ops`: speed of projection operators on this machine, compared with dense projections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from studies.benchmarks.ops import Measured, Siblings
 
 _SHAPE = re.compile(r"(\d+):(\d+)x(\d+)")
-TOKENS = {"cuda": 32768, "cpu": 2048}  # where none are asked for
+TOKENS = {"cuda": 32768, "cpu": 2048}  # defaults by device
 
 
 def add_to(bench: typer.Typer) -> None:
@@ -26,29 +26,31 @@ def add_to(bench: typer.Typer) -> None:
 def ops(
     shapes: Annotated[
         str | None,
-        typer.Option(metavar="IN:NxOUT,...", help="Siblings, such as 512:3x512,512:2x2048; default: eight."),
+        typer.Option(metavar="IN:NxOUT,...", help="Siblings, such as 512:3x512,512:2x2048. Default: eight."),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(parser=count_tokens, metavar="TOKENS", help="Default: 32,768 on CUDA, 2,048 elsewhere."),
+        typer.Option(
+            parser=count_tokens, metavar="TOKENS", help="Tokens. Default: 32,768 on CUDA, else 2,048."
+        ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, max=MOST, help="Of HDPL.")] = 128,
-    blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Of HDPL.")] = 8,
-    kl: Annotated[str, typer.Option(help="Of HDPL: reference, mean or free_bits.")] = "reference",
+    rank: Annotated[int, typer.Option(min=1, max=MOST, help="Rank of HDPL.")] = 128,
+    blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Blocks of HDPL.")] = 8,
+    kl: Annotated[str, typer.Option(help="KL form of HDPL: reference, mean or free_bits.")] = "reference",
     rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
     ] = 5,
     compiled: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Try torch.compile too; default: on CUDA only."),
+        typer.Option("--compile/--no-compile", help="Also try torch.compile. Default: only on CUDA."),
     ] = None,
     graphs: Annotated[
-        bool, typer.Option("--graphs/--no-graphs", help="As CUDA graphs: without time to launch.")
+        bool, typer.Option("--graphs/--no-graphs", help="Run as CUDA graphs, without launch overhead.")
     ] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Siblings that share an input, forward and forward with backward: each operator against dense."""
+    """Compare projection operators with dense: siblings that share an input, forward and with backward."""
     from studies.benchmarks.ops import TABLE, Plan, broken_rules, measure
     from studies.training.devices import describe, pick_device
     from surgery.projections import PROJECTION_OPERATORS
@@ -57,47 +59,47 @@ def ops(
         PROJECTION_OPERATORS["hdpl"].options["kl"].read(kl)
     except ValueError as error:
         raise typer.BadParameter(f"'{kl}' {error}", param_hint="'--kl'") from None
-    place = pick_device(device)
+    torch_device = pick_device(device)
     plan = Plan(
         _shapes(shapes) if shapes is not None else TABLE,
-        tokens or TOKENS.get(place.type, TOKENS["cpu"]),
+        tokens or TOKENS.get(torch_device.type, TOKENS["cpu"]),
         {"rank": rank, "blocks": blocks, "kl": kl},
         rounds,
-        compiled if compiled is not None else place.type == "cuda",
+        compiled if compiled is not None else torch_device.type == "cuda",
         graphs,
     )
     print_warnings(f"not measured: {rule}" for rule in broken_rules(plan))
     with console.status("measuring") as status:
-        found = list(measure(plan, place, lambda siblings: status.update(f"measuring {siblings}")))
-    about = describe(place)
+        timings = list(measure(plan, torch_device, lambda siblings: status.update(f"measuring {siblings}")))
+    about = describe(torch_device)
     if as_json:
         print_json({
             "machine": about, "tokens": plan.tokens, "options": plan.options,
-            "measured": [item.to_dict() for item in found],
+            "measured": [item.to_dict() for item in timings],
         })  # fmt: skip
         return
     console.print(
         f"{plan.tokens:,} tokens, {blocks} blocks, rank {rank}, KL {kl}, {about['device']}, "
         f"torch {about['torch']}\n"
     )
-    console.print(_table(found))
+    console.print(_table(timings))
 
 
 def _shapes(text: str) -> tuple[Siblings, ...]:
     from studies.benchmarks.ops import Siblings
 
-    found = []
+    shapes = []
     for item in text.split(","):
         match = _SHAPE.fullmatch(item.strip())
         if match is None or "0" in match.groups():
             raise typer.BadParameter(f"'{item}' is not like 512:3x512", param_hint="'--shapes'")
-        found.append(Siblings(*map(int, match.groups())))
-    return tuple(found)
+        shapes.append(Siblings(*map(int, match.groups())))
+    return tuple(shapes)
 
 
-def _table(found: list[Measured]) -> Table:
-    """A row for each operator but dense, which stands before it."""
-    memory_known = any(item.memory_ratio is not None for item in found)
+def _table(timings: list[Measured]) -> Table:
+    """Return a table with one row per operator and siblings, next to the dense time."""
+    memory_known = any(item.memory_ratio is not None for item in timings)
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = (
         "siblings", "operator", "dense ms", "±", "ms", "±", "form", "forward", "ratio", "limit", "reached",
@@ -106,8 +108,8 @@ def _table(found: list[Measured]) -> Table:
     for name in names:
         words = name in ("siblings", "operator", "form")
         table.add_column(name, justify="left" if words else "right", no_wrap=True)
-    dense = {item.siblings: item for item in found if item.operator == "dense"}
-    for item in found:
+    dense = {item.siblings: item for item in timings if item.operator == "dense"}
+    for item in timings:
         base = dense[item.siblings]
         if item is base:
             continue

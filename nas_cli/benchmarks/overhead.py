@@ -1,4 +1,4 @@
-"""`nas bench overhead`: what a study costs beside training, by trial, as it grows."""
+"""`nas bench overhead`: the cost of a study per trial besides training, as it grows."""
 
 from __future__ import annotations
 
@@ -21,46 +21,48 @@ def add_to(bench: typer.Typer) -> None:
 def overhead(
     space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")] = "hybrid",
     samplers: Annotated[
-        str, typer.Option(metavar="SAMPLER,...", help="Each in a study of its own.")
+        str, typer.Option(metavar="SAMPLER,...", help="Samplers, each in its own study.")
     ] = "gain",
-    stopping: Annotated[str, typer.Option(help="Of all of them.")] = "forecast",
-    at: Annotated[str, typer.Option(metavar="TRIALS,...", help="When it is told, rising.")] = "500",
-    workers_simulated: Annotated[int, typer.Option(min=1, max=MOST, help="Of each study, in turn.")] = 8,
+    stopping: Annotated[str, typer.Option(help="Early-stopping rule of all studies.")] = "forecast",
+    at: Annotated[
+        str, typer.Option(metavar="TRIALS,...", help="Trial counts to report at, increasing.")
+    ] = "500",
+    workers_simulated: Annotated[int, typer.Option(min=1, max=MOST, help="Simulated workers per study.")] = 8,
     as_json: JsonOption = False,
 ) -> None:
-    """Grow studies of made-up losses on disk: milliseconds of suggesting, deciding and storing by trial."""
+    """Grow studies of synthetic losses on disk: milliseconds per trial to suggest, decide and store."""
     from search_spaces import load_space
     from studies.benchmarks.overhead import OverheadPlan, measure_overhead
 
     chosen, counts = load_space(space), _counts(at)
-    found: dict[str, list[Overhead]] = {}
+    results: dict[str, list[Overhead]] = {}
     with console.status("measuring") as status:
         for sampler in dict.fromkeys(samplers.split(",")):
             plan = OverheadPlan(chosen, sampler, stopping, counts, workers_simulated)
-            found[sampler] = measure_overhead(plan, status.update)
+            results[sampler] = measure_overhead(plan, status.update)
     if as_json:
-        rows = {sampler: [row.to_dict() for row in rows] for sampler, rows in found.items()}
+        rows = {sampler: [row.to_dict() for row in rows] for sampler, rows in results.items()}
         print_json({"space": chosen.name, "workers": workers_simulated, "samplers": rows})
         return
     console.print(f"{chosen.name}, {workers_simulated} workers, stopping {stopping}\n")
-    console.print(_table(found))
-    console.print("\nmilliseconds a trial, promotions among them: of the processor by part, and of the clock")
+    console.print(_table(results))
+    console.print("\nmilliseconds per trial, including promotions: CPU time by part, and wall time")
 
 
 def _counts(text: str) -> tuple[int, ...]:
     counts = tuple(int(item) for item in text.split(",") if item.strip().isdecimal())
     if len(counts) != len(text.split(",")) or list(counts) != sorted({*counts} - {0}):
-        raise typer.BadParameter(f"'{text}' is not like 500,2000, rising", param_hint="'--at'")
+        raise typer.BadParameter(f"'{text}' is not like 500,2000, increasing", param_hint="'--at'")
     return counts
 
 
-def _table(found: dict[str, list[Overhead]]) -> Table:
+def _table(results: dict[str, list[Overhead]]) -> Table:
     from studies.benchmarks.overhead import PARTS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("sampler", "trials", *PARTS, "cpu", "wall", "twice"):
         table.add_column(name, justify="left" if name == "sampler" else "right", no_wrap=True)
-    for sampler, rows in found.items():
+    for sampler, rows in results.items():
         for row in rows:
             spent = (*(row.cpu[part] for part in PARTS), sum(row.cpu.values()), sum(row.wall.values()))
             cells = (f"{value:.1f}" for value in spent)

@@ -23,37 +23,43 @@ def add_to(bench: typer.Typer) -> None:
 
 def search(
     methods: Annotated[
-        str | None, typer.Option(metavar="SAMPLER/STOPPING,...", help="Such as gain/forecast,random/none.")
+        str | None,
+        typer.Option(metavar="SAMPLER/STOPPING,...", help="Methods, such as gain/forecast,random/none."),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of trained architectures; the one that comes along.")
+        Path | None, typer.Option(metavar="FILE", help="Table of trained architectures. Default: built in.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Replays of each method.")] = 20,
-    workers_simulated: Annotated[int, typer.Option(min=1, max=MOST, help="Of each search, at once.")] = 4,
-    rungs: Annotated[str, typer.Option(metavar="SHARE,...", help="Of a training, rising to 1.")] = "0.15,1",
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Replays per method.")] = 20,
+    workers_simulated: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Simulated workers per search.")
+    ] = 4,
+    rungs: Annotated[
+        str, typer.Option(metavar="SHARE,...", help="Fractions of a training run, increasing to 1.")
+    ] = "0.15,1",
     until: Annotated[
         float,
         typer.Option(
-            parser=number(0, 1), metavar="SHARE", help="Ends a replay at this share of the hypervolume."
+            parser=number(0, 1), metavar="SHARE", help="End a replay at this fraction of the hypervolume."
         ),
     ] = 0.99,
     to_end: Annotated[
-        bool, typer.Option("--to-end", help="Replay until the space is exhausted: what is lost for good.")
+        bool,
+        typer.Option("--to-end", help="Replay until the space is exhausted; shows what is lost for good."),
     ] = False,
-    trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="At most so many in a replay.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="Maximum trials per replay.")] = None,
     rival: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=FILE", help="Another scheduler's searches, as studies.replay.moasha writes."
+            metavar="NAME=FILE", help="Searches of another scheduler, as written by studies.replay.moasha."
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, max=MOST, help="Replays at once.")] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Write the curves: .png, .svg, .pdf or .html.")] = None,
+    processes: Annotated[int, typer.Option(min=1, max=MOST, help="Parallel replays.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot: .png, .svg, .pdf or .html.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Searches of a finished table, replayed by the study's own code: tokens to its true front, side by side.
+    """Replay searches on a finished table with the study's own code: tokens needed to reach its true front.
 
-    Everything but the milliseconds is the same on every run.
+    Everything but the milliseconds is deterministic.
     """
     from studies.benchmarks.search import (
         COMPARED,
@@ -106,9 +112,9 @@ def search(
     console.print(f"{about}, medians of {seeds} seeds (quartiles)\n")
     console.print(_table(rows))
     console.print(
-        "\ntokens to a share of the table's hypervolume, in whole trainings"
-        + (f"; ratio of those to {COMPARED:.0%}, against {best}" if best is not None else "")
-        + "; twice: trained more than once; ms: over all trials, over the last tenth"
+        "\ntokens to reach a fraction of the table's hypervolume, in full training runs"
+        + (f"; ratio: tokens to {COMPARED:.0%}, relative to {best}" if best is not None else "")
+        + "; twice: architectures trained more than once; ms: medians of all trials, of the last tenth"
     )
     if plot is not None:
         console.print(f"\nwrote {plot}")
@@ -134,7 +140,7 @@ def _table(rows: list[Figures]) -> Table:
     lost = any(row.lost is not None for row in rows)
     names = (
         "method", *(f"to {share:.0%}" for share in shares), "ratio", *(["front lost"] if lost else []),
-        "twice", "ms a trial",
+        "twice", "ms/trial",
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)

@@ -21,24 +21,24 @@ def add_to(bench: typer.Typer) -> None:
 def trial(
     space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
     baseline: Annotated[
-        str | None, typer.Option(help="What is trained: one of the space's baselines; its first if left out.")
+        str | None, typer.Option(help="Baseline to train. Default: the space's first.")
     ] = None,
     threads: ThreadsOption = None,
     rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements of each; medians are shown.")
+        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
     ] = 1,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a trial as a search would, three times: first in a process, second in it, and in a new one."""
+    """Time a trial as in a search: the first and the second in one process, and one in a new process."""
     from search_spaces import load_space
     from studies.training.compilation import check_compile
     from studies.training.devices import describe, pick_device
 
     chosen = load_space(space)
-    place = pick_device(device)
-    check_compile(compile, place)
+    torch_device = pick_device(device)
+    check_compile(compile, torch_device)
     from studies.benchmarks.trial import TrialPlan, measure_trials
     from studies.training.threads import choose_threads
 
@@ -46,7 +46,7 @@ def trial(
     plan = TrialPlan(chosen, baseline, device, compile, count, rounds)
     with console.status("measuring") as status:
         timings = measure_trials(plan, status.update)
-    about = {**describe(place), "threads": str(count)}
+    about = {**describe(torch_device), "threads": str(count)}
     if as_json:
         print_json({"machine": about, "compile": compile, "trials": [item.to_dict() for item in timings]})
         return
@@ -71,10 +71,10 @@ def _table(timings: list[TrialTiming]) -> Table:
     table.add_section()
     spreads = (f"±{item.spread / 2:.0%}" if item.spread else "" for item in timings)
     totals = zip((f"{item.total:.2f}" for item in timings), spreads, strict=True)
-    table.add_row("all", *(text for cells in totals for text in cells))
+    table.add_row("total", *(text for cells in totals for text in cells))
     overhead = (text for item in timings for text in ("", f"{item.overhead:.1%}"))
-    table.add_row("neither training nor evaluation", *overhead)
+    table.add_row("other than training and evaluation", *overhead)
     table.add_row(
-        "to the first step's end", *(text for item in timings for text in (f"{item.first_step_s:.2f}", ""))
+        "until the first step ended", *(text for item in timings for text in (f"{item.first_step_s:.2f}", ""))
     )
     return table

@@ -1,4 +1,4 @@
-"""`nas apply`: a pretrained model into an architecture; the plan, the losses and the proof on the screen."""
+"""`nas apply`: convert a pretrained model to an architecture; prints the plan, losses and verification."""
 
 from __future__ import annotations
 
@@ -34,51 +34,54 @@ def add_to(app: typer.Typer) -> None:
 def apply(
     context: typer.Context,
     architecture: Annotated[
-        Path, typer.Argument(metavar="ARCH", help="An architecture file; its backbone may be left out.")
+        Path, typer.Argument(metavar="ARCH", help="An architecture file; its backbone may be omitted.")
     ],
-    model: Annotated[str, typer.Argument(help="A Llama-family model: a folder, or an id on the Hub.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the new model.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    model: Annotated[str, typer.Argument(help="A Llama-family model: a folder or a Hub id.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the new model.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan without writing anything.")
+    ] = False,
     fold: Annotated[
-        str, typer.Option(help="How a layer comes from those folded onto it: average or first.")
+        str, typer.Option(help="How folded layers are merged into one: average or first.")
     ] = "average",
     calibrate: Annotated[
-        str, typer.Option(metavar="CORPUS|none", help="Text whose activations operators are fitted to.")
+        str,
+        typer.Option(metavar="CORPUS|none", help="Text for the activations that operators are fitted to."),
     ] = "builtin",
     heal: Annotated[
         int | None,
-        typer.Option(parser=tokens, metavar="TOKENS", help="Train the result on so many tokens of --data."),
+        typer.Option(parser=tokens, metavar="TOKENS", help="Train the result on this many tokens of --data."),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help=f"Text for --heal and for losses before and after: {CORPUS_HELP} Healing: builtin."
+            help=f"Text for --heal and for losses before and after: {CORPUS_HELP} For --heal: builtin."
         ),
     ] = None,
-    # a tenth of what such models are trained with: the weights are good already
+    # a tenth of the usual training rate, since the weights are already good
     lr: Annotated[
-        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of healing.")
+        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate for healing.")
     ] = 3e-4,
     seq_len: Annotated[
         int,
-        typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens of a sequence of --data."),
+        typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens per sequence of --data."),
     ] = 512,
     batch_tokens: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of a step of healing.")
+        int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens per healing step.")
     ] = 4096,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seeds the data order and noise of healing.")
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed for data order and noise when healing.")
     ] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Rewrite a pretrained model into an architecture: plan, fit, verify in a fresh process, write.
+    """Convert a pretrained model to an architecture: plan, fit, verify in a fresh process, write.
 
-    Nothing stands at --output unless the result loads and gives the same numbers.
+    --output is only written if the result loads and reproduces the same numbers.
     """
     if output is None and not dry_run:
-        raise typer.BadParameter("is needed (or --dry-run)", param_hint="--output")
+        raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     if heal is None:
         _refuse_healing_options(context, data)
     from studies.training.devices import pick_device
@@ -89,7 +92,7 @@ def apply(
     from surgery.apply.source import read_source
     from surgery.hf.staging import check_target
 
-    place = pick_device(device)
+    torch_device = pick_device(device)
     settings = _healing_settings(heal, lr, seq_len, batch_tokens, seed)
     if calibrate != "none":
         check_text(calibrate, "--calibrate")
@@ -102,7 +105,7 @@ def apply(
     if not as_json:
         print_plan(drawn)
     if not drawn.fitted and given(context, "calibrate"):
-        print_warnings(["--calibrate has no effect: the architecture has nothing that is fitted"])
+        print_warnings(["--calibrate has no effect: no projection of the architecture is fitted"])
     healer: Healer | None = None
     texts: list[str] | None = None
     if not dry_run:
@@ -121,26 +124,26 @@ def apply(
                 )
             report = rewrite(
                 source, architecture, output, dry_run=dry_run, fold=fold, calibration=texts, heal=healer,
-                overwrite=overwrite, device=place, progress=progress,
+                overwrite=overwrite, device=torch_device, progress=progress,
             )  # fmt: skip
     except TrainingFailed as error:
         errors.print(Text.assemble(("healing failed: ", "bold red"), str(error), "; nothing was written"))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        errors.print("stopped; nothing was written")
+        errors.print("Interrupted. Nothing was written.")
         raise
     healing = healer.healing if healer is not None else None
     if as_json:
         print_json({**report.to_dict(), "healing": healing.to_dict() if healing else None})
         return
     if dry_run:
-        console.print("\n[dim]a dry run: nothing was written[/]")
+        console.print("\n[dim]dry run: nothing was written[/]")
         return
     print_result(report)
 
 
 def _refuse_healing_options(context: typer.Context, data: str | None) -> None:
-    """Refuse settings of a healing that is not asked for."""
+    """Reject healing options without --heal, and --seq-len without a text."""
     refuse_without_effect(given(context, "lr", "batch_tokens", "seed"), "without --heal", "add --heal TOKENS")
     if data is None:
         refuse_without_effect(given(context, "seq_len"), "without --heal or --data", "add one of them")
@@ -174,11 +177,11 @@ def _healer(
     with data_progress() as progress:
         text = open_text(data, str(source.folder), settings.tokens if settings else EVAL_TOKENS, progress)
 
-    def tell(what: str, loss: float, bpb: float) -> None:
-        told = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
-        errors.print(Text.assemble((f"{what} model: ", "bold"), told), soft_wrap=True)
+    def report_loss(what: str, loss: float, bpb: float) -> None:
+        losses = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
+        errors.print(Text.assemble((f"{what} model: ", "bold"), losses), soft_wrap=True)
 
     return Healer(
         source, text, settings, seq_len=seq_len, seed=seed, device=pick_device(device),
-        on_loss=tell,
+        on_loss=report_loss,
     )  # fmt: skip

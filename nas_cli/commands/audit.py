@@ -1,4 +1,4 @@
-"""`nas audit`: trains a sample of a study's architectures longer and says how well the proxy ranked them."""
+"""`nas audit`: trains some of a study's architectures longer and reports how well the proxy ranks them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from studies.stats.rank_correlation import Estimate
 
 
-# of a long run: read 3.8 times, a text was overfitted by 0.5 to 1.0 nats, by each of 24 models of 30 M
-# parameters differently; read 1.9 times, by 0.1 to 0.2
+# epochs of a long run: after 3.8, 24 models of 30 M parameters overfitted a text by 0.5 to 1.0 nats, each
+# differently; after 1.9, by 0.1 to 0.2
 MOST_EPOCHS = 2.0
 
 
@@ -42,29 +42,29 @@ def add_to(app: typer.Typer) -> None:
 def audit(
     study: StudyArgument,
     times: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Train so many times the proxy's tokens.")
+        int, typer.Option(min=2, max=10_000, help="Train for this many times the proxy's tokens.")
     ] = 4,
     architectures: Annotated[
         int,
         typer.Option(
-            min=2, max=MOST, help="How many, spread over loss and parameters, the front among them."
+            min=2,
+            max=MOST,
+            help="Number of architectures: the front, and others spread over loss and parameters.",
         ),
     ] = 24,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Long runs of each architecture.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Long runs per architecture.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel training processes.")] = 1,
     timeout: TimeoutOption = None,
     device: DeviceOption = "auto",
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf picture, or an .html page.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot: .png, .svg, .pdf or .html.")] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Does the short proxy rank architectures as longer training would?
+    """Check whether the short proxy ranks architectures as longer training does.
 
-    Finished runs are kept: the same command goes on where it was stopped, and several of it may run at a
-    time. Once nothing is left to train, or the time is up, it prints what the finished ones say.
+    Finished runs are kept: the same command resumes, and several may run at once. When all runs are trained,
+    or the time limit is reached, it prints the result of the finished runs.
     """
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
@@ -77,20 +77,22 @@ def audit(
     check_workers(workers)
     opened = open_audit(open_study(study, runs, storage), times, architectures)
     _train(opened, seeds, workers, device, timeout)
-    found = report(opened)
+    result = report(opened)
     if plot is not None:
-        plot_audit(found, plot)
+        plot_audit(result, plot)
     if as_json:
-        print_json(found.to_dict())
+        print_json(result.to_dict())
         return
-    _print(found)
+    _print(result)
     if plot is not None:
         console.print(f"wrote {plot}")
 
 
 def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | None) -> None:
-    """What is left to train, for `limit` seconds at most, told on standard error: a line a run, in a terminal
-    a bar too."""
+    """Train the remaining runs for at most `limit` seconds.
+
+    Prints a line per run to stderr, in a terminal also a progress bar.
+    """
     import time
     from contextlib import ExitStack
 
@@ -117,7 +119,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
 
     print_warnings(crowding(workers, audit.study.settings.threads, pick_device(device)))
 
-    def told(done: Done) -> None:
+    def print_run(done: Done) -> None:
         result = done.result
         outcome = (
             result.get("failed") or f"val_loss {result['val_loss']:.4f} in {duration(result['seconds'])}"
@@ -131,23 +133,23 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         stack.enter_context(helpers(audit, seeds, min(workers, len(left)) - 1, device))
         try:
             train_runs(
-                audit, seeds, worker_device(device, 0), told,
+                audit, seeds, worker_device(device, 0), print_run,
                 on_step=None if bar is None else lambda run, progress: bar(progress),
                 should_stop=lambda: time.monotonic() > over,
             )  # fmt: skip
         except Interrupted:
             count = sum(not run.result.exists() for run in everything)
-            errors.print(f"the time is up: {count} runs are not finished, the same command goes on with them")
+            errors.print(f"time limit reached: {count} runs unfinished, run the same command to resume")
         except KeyboardInterrupt:
-            errors.print("stopped; the same command goes on with the runs that are not finished")
+            errors.print("Interrupted. Run the same command to resume.")
             raise
 
 
-def _print(found: Report) -> None:
+def _print(result: Report) -> None:
     from studies.audit.report import GOOD, PROXY
 
-    data, count = found.to_dict(), len(found.points)
-    longest = max((len(point.long_losses) for point in found.points), default=0)
+    data, count = result.to_dict(), len(result.points)
+    longest = max((len(point.long_losses) for point in result.points), default=0)
     console.print(
         f"[bold]{data['study']}[/]: {count} architectures, proxy of "
         f"{_budget(data['proxy_seconds'], data['proxy_tokens'])}, judged by {data['proxy_loss']}, against "
@@ -159,51 +161,51 @@ def _print(found: Report) -> None:
     table.add_column("predictor", no_wrap=True)
     for head in ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by"):
         table.add_column(head)
-    for row in found.rows:
+    for row in result.rows:
         name = row.name if row.count == count else f"{row.name} ({row.count})"
         table.add_row(
             f"[bold]{name}[/]" if row.name == PROXY else name,
-            *map(_told, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
+            *map(_interval, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
             _ahead(row.ahead),
         )
-    table.add_row("[dim]random order[/]", f"[dim]{_told(found.chance)}[/]")
+    table.add_row("[dim]random order[/]", f"[dim]{_interval(result.chance)}[/]")
     console.print(table)
-    if not math.isnan(found.better_half.value):
-        console.print(f"among the better half by the proxy: Spearman {_told(found.better_half)}")
-    for kind in found.misjudged:
+    if not math.isnan(result.better_half.value):
+        console.print(f"within the better half by the proxy: Spearman {_interval(result.better_half)}")
+    for kind in result.misjudged:
         console.print(f"[yellow]{escape(str(kind))}[/]", soft_wrap=True)
     console.print(
-        "[dim]partial: with parameters partialled out; in brackets: 90 % intervals over architectures drawn "
-        "anew[/]"
+        "[dim]partial: controlling for the number of parameters; in brackets: 90% bootstrap intervals over "
+        "architectures[/]"
     )
-    for number, reason in found.failed.items():
+    for number, reason in result.failed.items():
         console.print(f"[yellow]#{number} failed when trained longer: {escape(reason)}[/]")
-    if found.epochs > 1:
-        by_heart = "; so often that they learn it by heart: more text may rank otherwise"
+    if result.epochs > 1:
+        overfits = "; enough to overfit: more text may give another ranking"
         console.print(
-            f"[yellow]the text is short: the long runs read it {found.epochs:.1f} times, the proxy "
-            f"{found.epochs / data['times']:.1f} times{by_heart if found.epochs > MOST_EPOCHS else ''}[/]",
+            f"[yellow]the text is short: the long runs see it {result.epochs:.1f} times, the proxy "
+            f"{result.epochs / data['times']:.1f} times{overfits if result.epochs > MOST_EPOCHS else ''}[/]",
             soft_wrap=True,
         )
-    colour = {"Good": "green", "Bad:": "red"}.get(found.verdict[:4], "yellow")
-    console.print(f"[{colour}]{escape(found.verdict)}[/]")
+    colour = {"Good": "green", "Bad:": "red"}.get(result.verdict[:4], "yellow")
+    console.print(f"[{colour}]{escape(result.verdict)}[/]")
     console.print(f"[dim]good: the whole interval at or above {GOOD}; bad: all of it below[/]")
-    for environment in found.environments:
+    for environment in result.environments:
         console.print(f"[dim]{environment['device']}, torch {environment['torch']}[/]")
 
 
 def _budget(seconds: float | None, tokens: int, times: int = 1) -> str:
-    """Of a run: the tokens of all, or the time in which the proxy's steps were counted out."""
+    """Format the budget of a run: tokens, or the training time of a time-budgeted proxy."""
     from surgery.config.quantities import format_count
 
     return f"{format_count(tokens)} tokens" if seconds is None else f"{duration(times * seconds)} of training"
 
 
-def _told(estimate: Estimate) -> str:
+def _interval(estimate: Estimate) -> str:
     return "" if math.isnan(estimate.value) else escape(str(estimate))
 
 
 def _ahead(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return ""
-    return "can't tell yet" if estimate.low <= 0 <= estimate.high else _told(estimate)
+    return "can't tell yet" if estimate.low <= 0 <= estimate.high else _interval(estimate)

@@ -1,4 +1,4 @@
-"""`nas bench`: speed, side by side. A benchmark is a module of `nas_cli.benchmarks` and a word here."""
+"""`nas bench`: the benchmarks. Each is a module of `nas_cli.benchmarks`, listed here by name."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     for name in BENCHES:
         import_module(f"nas_cli.benchmarks.{name}").add_to(group)
-    app.add_typer(group, name="bench", help="Measure speed on this machine, or of searches, side by side.")
+    app.add_typer(group, name="bench", help="Benchmark mixers, models, operators, trials and searches.")

@@ -1,4 +1,4 @@
-"""`nas dashboard`: Optuna Dashboard on a study, finished or running, with architectures in its notes."""
+"""`nas dashboard`: Optuna Dashboard for a finished or running study, with architectures in its notes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ def add_to(app: typer.Typer) -> None:
 def dashboard(
     study: StudyArgument,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; by default this machine alone.")
+        str, typer.Option(help="Address to listen on; the default accepts only this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Show a study in the browser, also while it is searched. Ctrl-C ends it.
+    """Show a study in the browser, finished or running. Ctrl-C stops the server.
 
-    Every trial's note has its architecture: a picture, costs and the YAML. Notes that you edit are kept.
+    Each trial's note shows its architecture: a picture, costs and the YAML. Notes that you edit are kept.
     """
     from studies.reporting.dashboard import Dashboard
 
     served = Dashboard(open_study(study, runs, storage), host, port)
     if host not in LOCAL:
-        print_warnings([f"whoever reaches {host} may read, rename and delete the studies of this storage"])
+        print_warnings(
+            [f"anyone who can reach {host} can read, rename and delete the studies in this storage"]
+        )
     console.print(f"study [bold]{served.study.name}[/]: {served.url}", soft_wrap=True)
     try:
         served.serve()
     except KeyboardInterrupt:
-        errors.print("stopped; the study goes on")
+        errors.print("dashboard stopped; the study is not affected")

@@ -1,4 +1,4 @@
-"""`nas data`: text into token shards, and what is in them."""
+"""`nas data`: tokenize text into shards, and inspect them."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from nas_cli.render.screen import console, duration, errors, print_json, print_w
 CORPUS_HELP = (
     "builtin, fineweb-edu, hf:NAME, a .jsonl, .parquet or .txt file (also .gz), or a folder of them."
 )
-STREAMED_TOKENS = 100_000_000  # of a corpus that has no end in sight
+STREAMED_TOKENS = 100_000_000  # default limit for a corpus of unknown size
 
 
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     group.command("prepare")(prepare)
     group.command("info")(info)
-    app.add_typer(group, name="data", help="Turn text into tokens: prepare, info.")
+    app.add_typer(group, name="data", help="Tokenize text: prepare, info.")
 
 
 def prepare(
     corpus: Annotated[str, typer.Argument(help=CORPUS_HELP)],
     tokenizer: Annotated[
-        str, typer.Option(help="bpe:SIZE trained on the text, or a Hugging Face tokenizer.")
+        str, typer.Option(help="bpe:SIZE (trained on the text) or a Hugging Face tokenizer.")
     ] = "bpe:4096",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; one below ~/.cache/nas if left out.")
+        Path | None, typer.Option("--out", "-o", help="Output folder. Default: one in ~/.cache/nas.")
     ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            parser=tokens, metavar="TOKENS", help="Stop after so many, such as 100M (streams: 100M)."
+            parser=tokens, metavar="TOKENS", help="Stop after this many tokens. Default for streams: 100M."
         ),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Column that holds the text.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column that contains the text.")] = None,
     val_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of the documents that is held out; 0.02, more of a small corpus."),
+        typer.Option(help="Fraction of documents to hold out. Default: 0.02, more for a small corpus."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tokenize a corpus into shards. What is there already is not done again; Ctrl-C loses little."""
+    """Tokenize a corpus into shards. Finished shards are reused, so Ctrl-C loses little."""
     import time
 
     from nas_cli.render.progress import data_progress
@@ -58,7 +58,7 @@ def prepare(
     opened = open_corpus(corpus, column)
     if max_tokens is None and opened.text_bytes() is None:
         max_tokens = STREAMED_TOKENS
-        errors.print(f"a stream: stopping after {max_tokens:,} tokens (--max-tokens)")
+        errors.print(f"streaming corpus: stopping after {max_tokens:,} tokens (--max-tokens)")
     started = time.monotonic()
     try:
         with data_progress() as progress:
@@ -67,7 +67,7 @@ def prepare(
                 progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from the last finished shard")
+        errors.print("Interrupted. Run the same command to resume from the last finished shard.")
         raise
     print_warnings(data.warnings())
     facts = describe(data.folder)
@@ -80,25 +80,25 @@ def prepare(
 
 def info(
     what: Annotated[
-        str | None, typer.Argument(help="A prepared folder or a corpus; all prepared data if left out.")
+        str | None, typer.Argument(help="A prepared folder or a corpus. Default: all prepared data.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and compare its hash.")] = False,
-    column: Annotated[str | None, typer.Option(help="Column that holds the text.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and check its hash.")] = False,
+    column: Annotated[str | None, typer.Option(help="Column that contains the text.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show prepared data: tokens, bytes, hashes, how the text begins. Or a corpus and what was made of it."""
+    """Show prepared data (tokens, bytes, hashes, a sample), or a corpus and the data prepared from it."""
     from studies.data import data_home
     from studies.data import info as describe
     from studies.data.prepared import corpus_info, is_prepared, list_prepared
 
     if what is None:
-        found = [item.to_dict() for item in list_prepared()]
+        prepared = [item.to_dict() for item in list_prepared()]
         if as_json:
-            print_json({"home": str(data_home()), "prepared": found})
+            print_json({"home": str(data_home()), "prepared": prepared})
             return
-        console.print(f"prepared in {data_home()}" if found else f"nothing is prepared in {data_home()}")
-        if found:
-            console.print(_prepared_table(found))
+        console.print(f"prepared data in {data_home()}" if prepared else f"no prepared data in {data_home()}")
+        if prepared:
+            console.print(_prepared_table(prepared))
     elif is_prepared(what):
         facts = describe(what, verify=verify)
         if as_json:
@@ -131,7 +131,7 @@ def _print_prepared(facts: dict[str, Any]) -> None:
         rows.add_row(
             split,
             f"{held['tokens']:,} tokens of {held['documents']:,} documents, {format_bytes(held['bytes'])} of "
-            f"text, {held['bytes_per_token']:.2f} bytes a token, {shards}",
+            f"text, {held['bytes_per_token']:.2f} bytes/token, {shards}",
         )
     rows.add_row("held out", f"{facts['val_fraction']:.1%} of the documents, by their hash")
     checked = "  every shard verified" if facts["verified"] else ""
@@ -154,7 +154,7 @@ def _print_corpus(facts: dict[str, Any]) -> None:
     rows.add_row("licence", Text(facts["licence"]))
     rows.add_row("column", Text(facts["column"]))
     rows.add_row(
-        "size", "unknown before it is read" if size is None else f"about {format_bytes(size)} of text"
+        "size", "unknown until it is read" if size is None else f"about {format_bytes(size)} of text"
     )
     console.print(rows)
     if facts["prepared"]:
@@ -164,7 +164,7 @@ def _print_corpus(facts: dict[str, Any]) -> None:
         console.print(f"\nnot prepared yet: [bold]nas data prepare {facts['corpus']}[/]", soft_wrap=True)
 
 
-def _prepared_table(found: list[dict[str, Any]]) -> Table:
+def _prepared_table(prepared: list[dict[str, Any]]) -> Table:
     from surgery.config.quantities import format_count
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -173,7 +173,7 @@ def _prepared_table(found: list[dict[str, Any]]) -> Table:
     table.add_column("train", justify="right", no_wrap=True)
     table.add_column("val", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for item in found:
+    for item in prepared:
         state = "" if item["finished"] else Text("not finished", style="yellow")
         counts = (format_count(item[key]) for key in ("train_tokens", "val_tokens"))
         table.add_row(Text(item["folder"]), Text(item["tokenizer"]), *counts, state)

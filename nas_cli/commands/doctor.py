@@ -28,7 +28,7 @@ def doctor(
         bool,
         typer.Option(
             "--repair",
-            help="Replace the study's damaged journal by the lines before the damage. "
+            help="Replace the study's damaged journal with the lines before the damage. "
             "The damaged file is kept.",
         ),
     ] = False,
@@ -36,9 +36,9 @@ def doctor(
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Check devices, versions, prepared text and, if named, a study.
+    """Check devices, versions, prepared text and, if given, a study.
 
-    Exit code 2 if something must be fixed.
+    Exits with code 2 if something must be fixed.
     """
     if repair and study is None:
         raise typer.BadParameter("needs a study", param_hint="--repair")
@@ -77,15 +77,13 @@ def _to_dict(repaired: Repair) -> dict[str, object]:
 
 def _print_repair(repaired: Repair) -> None:
     if repaired.damage is None:
-        console.print("the journal is not damaged, nothing was changed")
+        console.print("the journal is intact, nothing was changed")
         return
     line, kept = repaired.damage.line, f"{repaired.lines} lines with {repaired.trials} trials"
-    console.print(
-        f"repaired: {kept} were kept, {repaired.dropped} from line {line} on were not", soft_wrap=True
-    )
+    console.print(f"repaired: kept {kept}, dropped {repaired.dropped} from line {line} on", soft_wrap=True)
     for path in repaired.set_aside:
-        console.print(Text(f"kept beside: {path}"), soft_wrap=True)
-    console.print("run the same search again: it trains what is missing")
+        console.print(Text(f"damaged file kept as {path}"), soft_wrap=True)
+    console.print("run the same search again to train what is missing")
 
 
 def _print(findings: list[Finding]) -> None:

@@ -1,4 +1,4 @@
-"""`nas eval` and `nas generate`: how well a model predicts text or learns a probe, and the text it writes."""
+"""`nas eval` and `nas generate`: measure a model on text or on a probe, and generate text with it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nas_cli.options import (
 from nas_cli.render.counts import number, tokens
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
 
-ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder, or an id on the Hub.")]
+ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a Hub id.")]
 
 EvalArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder or an id on the Hub; for a probe also an ARCH file.")
+    str, typer.Argument(metavar="MODEL", help="A folder or a Hub id; with --probe also an architecture file.")
 ]
 
 CORPUS = "builtin"
@@ -41,53 +41,55 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help=f"A plain file is taken whole, of a corpus its held-out text: {CORPUS_HELP}",
+            help=f"Text: a plain file (used whole) or a corpus (its held-out part): {CORPUS_HELP}",
             show_default=CORPUS,
         ),
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(parser=tokens, metavar="TOKENS", help="At most so many; 65,536 of held-out text."),
+        typer.Option(
+            parser=tokens, metavar="TOKENS", help="Maximum tokens. Default for held-out text: 65,536."
+        ),
     ] = None,
     seq_len: Annotated[
         int | None,
         typer.Option(
             parser=tokens,
             metavar="TOKENS",
-            help="Of a window; as nas train had it, else 512. With a probe, of its sequences.",
+            help="Tokens per sequence. Default: as in `nas train`, else 512; of a probe: its own.",
         ),
     ] = None,
     probe: Annotated[
         str | None,
         typer.Option(
-            help="Instead of text a task, learned from new weights: recall (associative recall) or state "
-            "(state tracking).",
+            help="Train the model's layers from scratch on a task instead: recall (associative recall, MQAR) "
+            "or state (state tracking).",
         ),
     ] = None,
-    pairs: Annotated[int | None, typer.Option(help="recall: pairs to remember.")] = None,
+    pairs: Annotated[int | None, typer.Option(help="recall: key-value pairs to remember.")] = None,
     distance: Annotated[
-        int | None, typer.Option(help="recall: tokens between the pairs and the first question.")
+        int | None, typer.Option(help="recall: filler tokens between the pairs and the first query.")
     ] = None,
-    alphabet: Annotated[int | None, typer.Option(help="recall: different keys and values.")] = None,
+    alphabet: Annotated[int | None, typer.Option(help="recall: number of distinct keys and values.")] = None,
     group: Annotated[str | None, typer.Option(help="state: parity, s3, s4, a5 or s5.")] = None,
     steps: Annotated[int | None, typer.Option(help="Probe: optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Probe: sequences of a step.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Probe: sequences per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Probe: peak learning rate of AdamW.")] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Probe: so many runs, their mean and spread.", show_default="1"),
+        typer.Option(min=1, max=1000, help="Probe: number of runs to average.", show_default="1"),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=MOST_SEED, help="Probe: the first of the seeds.", show_default="0"),
+        typer.Option(min=0, max=MOST_SEED, help="Probe: the first seed.", show_default="0"),
     ] = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model on text: loss, perplexity, bits a byte. Takes any causal LM of transformers.
+    """Evaluate a model on text: loss, perplexity, bits per byte. Works with any causal LM of transformers.
 
-    With --probe, how well its layers learn a task from new weights; takes an architecture file as well.
+    With --probe: how well its layers, trained from scratch, learn a task; also takes an architecture file.
     """
     settings = {
         "seq_len": seq_len, "pairs": pairs, "distance": distance, "alphabet": alphabet, "group": group,
@@ -101,7 +103,7 @@ def evaluate(
         return
     trust = trust_remote_code or None
     text_only: dict[str, object] = {"data": data, "max_tokens": max_tokens, "trust_remote_code": trust}
-    refuse_without_effect(text_only, "on a probe", "leave out --probe to measure on text")
+    refuse_without_effect(text_only, "on a probe", "omit --probe to evaluate on text")
     from nas_cli.probes import run_probe
 
     run_probe(probe, model, settings, seeds or 1, seed or 0, device, as_json)
@@ -118,53 +120,57 @@ def _perplexity(
     from studies.evaluation.perplexity import measure, read_text
     from studies.training.devices import pick_device
 
-    place = pick_device(device)
+    torch_device = pick_device(device)
     text = read_text(data)
-    checkpoint = load(model, place, trust_remote_code=trusted)
+    checkpoint = load(model, torch_device, trust_remote_code=trusted)
     print_warnings(checkpoint.notes)
     if max_tokens is None and not text.whole:
         max_tokens = HELD_OUT_TOKENS
     started = time.monotonic()
     with stage_progress() as progress:
-        found = measure(
+        result = measure(
             checkpoint, text, seq_len=seq_len, max_tokens=max_tokens,
             on_tokens=lambda done, total: progress("tokens", done, total),
         )  # fmt: skip
     seconds = time.monotonic() - started
     if as_json:
-        print_json({"model": model, **found.to_dict(), "seconds": seconds})
+        print_json({"model": model, **result.to_dict(), "seconds": seconds})
         return
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
     rows.add_row("model", Text(model))
-    rows.add_row("text", Text(f"{found.text}: {found.tokens:,} tokens, {found.bytes:,} bytes"))
-    rows.add_row("loss", f"[bold green]{found.loss:.4f}[/] nats/token, in windows of {found.seq_len} tokens")
-    rows.add_row("perplexity", f"{found.perplexity:,.2f}")
-    rows.add_row("bits/byte", f"{found.bits_per_byte:.4f}")
-    rows.add_row("took", f"{duration(seconds)}, {found.tokens / max(seconds, 1e-9):,.0f} tokens/s")
+    rows.add_row("text", Text(f"{result.text}: {result.tokens:,} tokens, {result.bytes:,} bytes"))
+    rows.add_row(
+        "loss", f"[bold green]{result.loss:.4f}[/] nats/token, in sequences of {result.seq_len} tokens"
+    )
+    rows.add_row("perplexity", f"{result.perplexity:,.2f}")
+    rows.add_row("bits/byte", f"{result.bits_per_byte:.4f}")
+    rows.add_row("took", f"{duration(seconds)}, {result.tokens / max(seconds, 1e-9):,.0f} tokens/s")
     console.print(rows)
 
 
 def generate(
     model: ModelArgument,
-    text: Annotated[str, typer.Argument(help="The beginning.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST, help="Tokens to write.")] = 100,
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST, help="Tokens to generate.")] = 100,
     temperature: Annotated[
         float,
-        typer.Option(parser=number(0, 1000), metavar="NUMBER", help="0: the likeliest token each time."),
+        typer.Option(
+            parser=number(0, 1000), metavar="NUMBER", help="Sampling temperature; 0: greedy decoding."
+        ),
     ] = 0.8,
     top_k: Annotated[
-        int, typer.Option(min=0, max=MOST, help="Draw among so many likeliest tokens; 0: all.")
+        int, typer.Option(min=0, max=MOST, help="Sample from this many most likely tokens; 0: all.")
     ] = 50,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed, the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Run the whole text again for every token.")
+        bool, typer.Option("--no-cache", help="Recompute the whole sequence for every token.")
     ] = False,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Let a model go on from a text; it comes on standard output, the speed on standard error."""
+    """Generate text from a prompt. Text goes to stdout, timing to stderr."""
     from studies.evaluation.generation import generate as run
     from studies.evaluation.model_folder import load
     from studies.training.devices import pick_device
@@ -176,13 +182,13 @@ def generate(
         sys.stdout.write(piece)
         sys.stdout.flush()
 
-    found = run(
+    result = run(
         checkpoint, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed,
         use_cache=not no_cache, write=write,
     )  # fmt: skip
     write("\n")
     cached = "without cache" if no_cache else "with cache"
     errors.print(
-        f"[dim]{found.prompt_tokens} + {found.new_tokens} tokens in {found.seconds:.1f} s, "
-        f"{found.tokens_per_s:.1f} tokens/s {cached}[/]"
+        f"[dim]{result.prompt_tokens} + {result.new_tokens} tokens in {result.seconds:.1f} s, "
+        f"{result.tokens_per_s:.1f} tokens/s {cached}[/]"
     )

@@ -24,20 +24,18 @@ def add_to(app: typer.Typer) -> None:
 def front(
     study: StudyArgument,
     every: Annotated[
-        bool, typer.Option("--all", help="Every trained architecture, not the front alone.")
+        bool, typer.Option("--all", help="Show all trained architectures, not only the front.")
     ] = False,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="The papers' own designs against what was found.")
+        bool, typer.Option("--baselines", help="Compare the published baselines with the best rivals found.")
     ] = False,
     as_json: JsonOption = False,
-    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV; - for standard output.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw it: a .png, .svg or .pdf picture, or an .html page.")
-    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV; - for stdout.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot: .png, .svg, .pdf or .html.")] = None,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Show the architectures that no other beats in every objective."""
+    """Show the Pareto front of a study."""
     from studies.analysis.standings import Standings
     from studies.analysis.versus_baselines import VersusBaselines
     from studies.analysis.versus_random import compare
@@ -53,7 +51,7 @@ def front(
     shown = [row.record for row in standings.shown]
     if every:
         shown = [record for record in records if record.state == "done"]
-    # before anything is written: a study that can't be compared leaves no picture behind
+    # before anything is written, so that a study that can't be compared leaves no plot behind
     rivals = compare(opened, records)
     designs = VersusBaselines(records, standings, opened.space)
     if plot is not None:

@@ -1,4 +1,4 @@
-"""`nas pick`: one architecture of the front, written as a file for `nas apply` and `nas train`."""
+"""`nas pick`: choose an architecture of the front and write it as a file for `nas apply` and `nas train`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,23 @@ def pick(
     study: StudyArgument,
     limit: Annotated[
         list[str] | None,
-        typer.Option(help='A limit such as "params<=40M" or "val_loss<=4.5"; repeat for more.'),
+        typer.Option(help='A limit such as "params<=40M" or "val_loss<=4.5"; may be repeated.'),
     ] = None,
     best: Annotated[
-        str | None, typer.Option(help="Take the best in this objective; the knee of the front if left out.")
+        str | None, typer.Option(help="Pick the best in this objective. Default: the knee of the front.")
     ] = None,
-    trial: Annotated[
-        int | None, typer.Option(min=0, help="Take this trial, whatever the front says.")
-    ] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Pick this trial, on the front or not.")] = None,
     portable: Annotated[
-        bool, typer.Option(help="Leave the backbone out, to put the design into a model of another size.")
+        bool, typer.Option(help="Omit the backbone, to apply the design to a model of another size.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the architecture here.")
+        Path | None, typer.Option("--output", "-o", help="Write the architecture to this file.")
     ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Choose an architecture: at the knee, by an objective, within limits."""
+    """Choose an architecture: the knee of the front or the best in an objective, within limits."""
     from studies.analysis.pick import Choice, choose, read_limits
     from studies.analysis.standings import Standings
 
@@ -76,12 +74,12 @@ def pick(
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
         with_ties = f"; tied with {ties}" if ties else ""
-        count_told = f"{row.runs} run{'' if row.runs == 1 else 's'}"
+        runs_text = f"{row.runs} run{'' if row.runs == 1 else 's'}"
         console.print(
-            f"  on the front with probability {row.p_front:.2f} ({count_told}){with_ties}", soft_wrap=True
+            f"  on the front with probability {row.p_front:.2f} ({runs_text}){with_ties}", soft_wrap=True
         )
-    for told, count in choice.excluded.items():
-        console.print(f"  [dim]{told} excluded {count} of the front[/]")
+    for limit_text, count in choice.excluded.items():
+        console.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
     if choice.next_better is not None:
         console.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)
     if output is None:

@@ -1,4 +1,4 @@
-"""`nas refine`: trains front and near-front architectures again with new seeds until the front is settled."""
+"""`nas refine`: retrains front and near-front architectures with new seeds until the front is settled."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def refine(
     study: StudyArgument,
     runs: Annotated[
         int | None,
-        typer.Option("--runs", min=1, max=MOST, help="Repeats here at most; until settled if left out."),
+        typer.Option("--runs", min=1, max=MOST, help="Maximum repeats in this run. Default: until settled."),
     ] = None,
     each: EachOption = DEFAULT_EACH,
     timeout: TimeoutOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel training processes.")] = 1,
     device: DeviceOption = "auto",
     folder: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Train architectures on and near the front again, with new seeds, until each is surely on it or off it.
+    """Retrain architectures on and near the front with new seeds, until it is settled which are on it.
 
-    What stays open after --each runs is a tie. The same command goes on where it was. Ctrl-C loses nothing.
+    What is undecided after --each runs counts as a tie. After Ctrl-C the same command resumes.
     """
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
@@ -74,19 +74,19 @@ def refine(
         soft_wrap=True,
     )
     watch(supervisor, _lines, _live)
-    _say_end(opened, supervisor, before, each, folder)
+    _print_end(opened, supervisor, before, each, folder)
 
 
 def _open(standings: Standings) -> str:
-    return "seed noise not known yet" if standings.noise is None else f"{_count(standings)} undecided"
+    return "seed noise unknown" if standings.noise is None else f"{_count(standings)} undecided"
 
 
 def _count(standings: Standings) -> str:
-    return "not known" if standings.noise is None else str(len(standings.undecided))
+    return "unknown" if standings.noise is None else str(len(standings.undecided))
 
 
 def _renewed(supervisor: Supervisor) -> Iterator[tuple[Snapshot, Standings]]:
-    """Snapshots with their standings, which are computed when a repeat has ended."""
+    """Yield snapshots with their standings, which are recomputed when a repeat ends."""
     from studies.analysis.standings import Standings
 
     known = -1
@@ -97,7 +97,7 @@ def _renewed(supervisor: Supervisor) -> Iterator[tuple[Snapshot, Standings]]:
 
 
 def _live(supervisor: Supervisor) -> None:
-    """Redraws front, workers and what is undecided in place."""
+    """Redraw the front, the workers and the status in place."""
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -113,21 +113,21 @@ def _live(supervisor: Supervisor) -> None:
             hidden = [Text(f"… and {len(shown) - rows} more", style="dim")] if len(shown) > rows else []
             wanted = f" of {supervisor.target - supervisor.trained_before}" if supervisor.target else ""
             status = Text(
-                f"{snapshot.trained_here}{wanted} repeats here · {_open(standings)} · "
-                f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s · {duration(snapshot.elapsed)} gone"
+                f"{snapshot.trained_here}{wanted} repeats · {_open(standings)} · "
+                f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s · {duration(snapshot.elapsed)} elapsed"
             )
             live.update(Group(*parts, *hidden, workers_table(snapshot), status))
 
 
 def _lines(supervisor: Supervisor) -> None:
-    """A line for each repeat that ends."""
-    told = {record.number for record in supervisor.study.records() if record.repeated}
+    """Print a line for each repeat that ends."""
+    printed = {record.number for record in supervisor.study.records() if record.repeated}
     for snapshot, standings in _renewed(supervisor):
         for record in snapshot.records:
-            if not record.repeated or record.number in told:
+            if not record.repeated or record.number in printed:
                 continue
-            told.add(record.number)
-            console.print(_line(len(told), record, snapshot, standings), markup=False, soft_wrap=True)
+            printed.add(record.number)
+            console.print(_line(len(printed), record, snapshot, standings), markup=False, soft_wrap=True)
 
 
 def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standings) -> str:
@@ -143,18 +143,18 @@ def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standi
         )
         if half is not None
     ]
-    place = "" if row.p_front is None else f", P(front) {row.p_front:.2f}"
-    return f"[{count}] {record.name} {row.record.line} {'; '.join(results)}{place}; {_open(standings)}"
+    probability = "" if row.p_front is None else f", P(front) {row.p_front:.2f}"
+    return f"[{count}] {record.name} {row.record.line} {'; '.join(results)}{probability}; {_open(standings)}"
 
 
-def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int, folder: Path) -> None:
-    from nas_cli.render.live import exit_if_died, say_failures
+def _print_end(study: Study, supervisor: Supervisor, before: Standings, each: int, folder: Path) -> None:
+    from nas_cli.render.live import exit_if_died, report_failures
     from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
     from studies.analysis.standings import Standings
 
     last = supervisor.snapshot()
-    say_failures(supervisor, last)
+    report_failures(supervisor, last)
     after = Standings.of(study, last.records)
     shown = [row.record for row in after.shown]
     title = f"front of {study.name}"
@@ -164,11 +164,11 @@ def _say_end(study: Study, supervisor: Supervisor, before: Standings, each: int,
     now = {row.record.number for row in after.front}
     moves = [
         f"{', '.join(f'#{number}' for number in sorted(numbers))} {verb} it"
-        for numbers, verb in ((now - was, "came onto"), (was - now, "left"))
+        for numbers, verb in ((now - was, "joined"), (was - now, "left"))
         if numbers
     ]
     if supervisor.timed_out:
-        console.print("[yellow]the time is up[/]")
+        console.print("[yellow]time limit reached[/]")
     plural = "" if last.trained_here == 1 else "s"
     change = "changed: " + ", ".join(moves) if moves else "is the same"
     console.print(

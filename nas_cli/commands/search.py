@@ -1,4 +1,4 @@
-"""`nas search`: prepares the text, starts or resumes the study, shows the front growing."""
+"""`nas search`: prepares the text, starts or resumes the study, and shows its progress."""
 
 from __future__ import annotations
 
@@ -39,34 +39,35 @@ def add_to(app: typer.Typer) -> None:
 
 def search(
     space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
-    name: Annotated[str | None, typer.Option(help="The study; the space's name if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study. Default: the space's name.")] = None,
     trials: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Trained architectures in all, earlier ones counted.")
+        int, typer.Option(min=1, max=MOST, help="Total trained architectures, including earlier ones.")
     ] = DEFAULT_TRIALS,
     timeout: TimeoutOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel training processes.")] = 1,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Text: builtin, fineweb-edu, hf:NAME, a jsonl, parquet or txt file, a folder of them, "
-            "or a folder made by `nas data prepare`. The space's own if left out."
+            help="Text: builtin, fineweb-edu, hf:NAME, a .jsonl, .parquet or .txt file, a folder of them, "
+            "or a folder made by `nas data prepare`. Default: the space's."
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="bpe:SIZE trained on the text, or a Hugging Face tokenizer.")
+        str | None,
+        typer.Option(
+            help="bpe:SIZE (trained on the text) or a Hugging Face tokenizer. Default: the space's."
+        ),
     ] = None,
     sampler: Annotated[
         str,
-        typer.Option(
-            help="gain (what is expected to add most to the front), tpe, nsga2, nsga3, gp or random."
-        ),
+        typer.Option(help="gain (expected hypervolume improvement), tpe, nsga2, nsga3, gp or random."),
     ] = "gain",
     stopping: Annotated[
         str,
-        typer.Option(help="Who is stopped at the proxy's rungs: forecast, pareto, median, or none."),
+        typer.Option(help="Early-stopping rule applied at each rung: forecast, pareto, median or none."),
     ] = "forecast",
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seeds sampling, weights and data order.")
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed for sampling, weights and data order.")
     ] = 0,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
@@ -77,7 +78,7 @@ def search(
 ) -> None:
     """Search a space: train architectures on real text and find the Pareto front.
 
-    The same name resumes a study; --trials counts what it already has. Ctrl-C stops, nothing is lost.
+    The same name resumes a study; --trials includes what it already has. Ctrl-C stops; nothing is lost.
     """
     from nas_cli.render.live import print_lines, show_live, watch
     from search_spaces import load_space
@@ -98,10 +99,10 @@ def search(
     print_warnings(chosen.warnings())
     check_sampler(sampler)
     check_stopping_rule(stopping)
-    place = pick_device(device)
-    check_compile(compile, place)
+    torch_device = pick_device(device)
+    check_compile(compile, torch_device)
     check_workers(workers)
-    check_memory({f"baseline {key}": item for key, item in chosen.baselines.items()}, place)
+    check_memory({f"baseline {key}": item for key, item in chosen.baselines.items()}, torch_device)
     corpus = located(data or chosen.data.corpus)
     tokenizer = located_tokenizer(tokenizer or chosen.data.tokenizer)
     tokens = _prepare(chosen, corpus, tokenizer)
@@ -119,20 +120,20 @@ def search(
         threads=choose_threads(threads, chosen.backbone, workers),
     )
 
-    # a study that is resumed keeps what it was started with, unless asked for something else: that is refused
+    # a resumed study keeps its settings; asking for others is an error
     options = {"cpu_precision": cpu_precision, "threads": threads}
     unasked = [key for key, value in options.items() if value is None]
     study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, unasked)
     supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=timeout)
-    _say_start(study, resumed, supervisor, workers)
-    print_warnings(crowding(workers, study.settings.threads, place))
+    _print_start(study, resumed, supervisor, workers)
+    print_warnings(crowding(workers, study.settings.threads, torch_device))
     print_warnings([study.remark] if study.remark else [])
     watch(supervisor, print_lines, show_live)
-    _say_end(study, supervisor, runs)
+    _print_end(study, supervisor, runs)
 
 
 def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
-    """The study's tokens, with a bar while they are made."""
+    """Return the study's tokens, with a progress bar while they are prepared."""
     from nas_cli.render.progress import data_progress
     from studies.training.loop import check_data
     from studies.workers.proxy import prepare_for, train_settings
@@ -143,19 +144,20 @@ def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
     return tokens
 
 
-def _say_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
+def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
     space, settings = study.space, study.settings
-    verb = "goes on" if resumed else "starts"
+    verb = "resumes" if resumed else "starts"
     console.print(
         f"study [bold]{study.name}[/] {verb}: space {space.name} ({space.size()}), "
         f"text {settings.corpus}, tokenizer {settings.tokenizer}",
         soft_wrap=True,
     )
-    low = ", bfloat16 products on a CPU" if settings.cpu_precision == "bfloat16" else ""
+    low = ", bfloat16 matmuls on CPU" if settings.cpu_precision == "bfloat16" else ""
     has = f"{supervisor.trained_before} trained, " if resumed else ""
     console.print(
-        f"{has}{supervisor.target} trained architectures wanted, {_budget(space.proxy)}, "
-        f"{workers} worker{_s(workers)} of {settings.threads} thread{_s(settings.threads)}, "
+        f"{has}target {supervisor.target} trained architectures, {_budget(space.proxy)}, "
+        f"{workers} worker{_s(workers)} with {settings.threads} thread{_s(settings.threads)}"
+        f"{' each' if workers > 1 else ''}, "
         f"sampler {settings.sampler}, "
         f"stopping {settings.stopping}, seed {settings.seed}{low}, folder {study.folder}",
         soft_wrap=True,
@@ -176,7 +178,7 @@ def _budget(proxy: Proxy) -> str:
 
 
 def _saved(study: Study, last: Snapshot) -> str:
-    """What stopping spared: the share of the tokens that training everything to its end would have taken."""
+    """Return the tokens used as a share of those without early stopping; empty if no trial was stopped."""
     trained = [record for record in last.records if record.state in ("done", "stopped")]
     if not last.count("stopped"):
         return ""
@@ -188,22 +190,24 @@ def _saved(study: Study, last: Snapshot) -> str:
     return f" ({spent / sum(whole):.0%} of the tokens)"
 
 
-def _say_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
-    from nas_cli.render.live import exit_if_died, say_failures
+def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
+    from nas_cli.render.live import exit_if_died, report_failures
     from nas_cli.render.tables import trial_table
 
     last = supervisor.snapshot()
-    say_failures(supervisor, last)
+    report_failures(supervisor, last)
     console.print(trial_table(last.front, study.space.objectives, title=f"front of {study.name}"))
     console.print(
         f"{last.count('done')} trained, {last.count('stopped')} stopped early"
         f"{_saved(study, last)}, {last.count('failed')} failed, "
         f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions not "
-        f"trained; {duration(last.elapsed)} here"
+        f"trained; took {duration(last.elapsed)}"
     )
     if supervisor.target is not None and last.trained < supervisor.target:
-        why = "the time is up" if supervisor.timed_out else supervisor.last_output().splitlines()[-1]
-        console.print(f"[yellow]{supervisor.target - last.trained} architectures short: {escape(why)}[/]")
+        why = "time limit reached" if supervisor.timed_out else supervisor.last_output().splitlines()[-1]
+        console.print(
+            f"[yellow]{supervisor.target - last.trained} architectures short of the target: {escape(why)}[/]"
+        )
     exit_if_died(supervisor)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
     console.print(

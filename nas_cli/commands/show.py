@@ -1,4 +1,4 @@
-"""`nas show`: one trial of a study, or an architecture file, with everything known of it."""
+"""`nas show`: details of a study, one of its trials, or an architecture file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from studies.study.trial_record import TrialRecord
     from surgery.architecture import Architecture
 
-CONTEXT = 4096  # tokens, for costs that need one
+CONTEXT = 4096  # tokens, for costs that depend on the context length
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,23 +31,19 @@ def add_to(app: typer.Typer) -> None:
 
 def show(
     what: Annotated[str, typer.Argument(help="A study, or an architecture file.")],
-    trial: Annotated[
-        int | None, typer.Argument(help="Number of the trial; its study's state if left out.")
-    ] = None,
+    trial: Annotated[int | None, typer.Argument(help="Trial number. Default: show the study.")] = None,
     importances: Annotated[
-        bool, typer.Option("--importances", help="Of a study: which fields matter, and which do nothing.")
+        bool, typer.Option("--importances", help="For a study: importances and dead hyperparameters.")
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            help="Of a study: draw its hypervolume; a .png, .svg or .pdf picture, or an .html page."
-        ),
+        typer.Option(help="For a study: write a plot of its hypervolume: .png, .svg, .pdf or .html."),
     ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Show a trial (architecture, costs, losses, curve), a study's state, or an architecture file."""
+    """Show a trial (architecture, costs, losses, curve), the state of a study, or an architecture file."""
     is_file = os.path.isfile(what)
     if is_file or trial is not None:
         _refuse(importances, plot)
@@ -65,15 +61,17 @@ def show(
 
 
 def _refuse(importances: bool, plot: Path | None) -> None:
-    """Raises:
-    UserError: an option that only a study has.
+    """Reject options that only apply to a whole study.
+
+    Raises:
+        UserError: one of them was given.
     """
     from surgery.config.problems import Problems
 
     problems = Problems()
     for option, value in (("--importances", importances or None), ("--plot", plot)):
         if value is not None:
-            problems.add(option, str(value), "is for a whole study", "leave it out, or the trial")
+            problems.add(option, str(value), "applies to a whole study", "omit it, or the trial number")
     problems.raise_if_any("can't show that")
 
 
@@ -146,13 +144,13 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
     console.print(
         f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
-        f"{settings.threads} threads a worker, {settings.cpu_precision} on a CPU"
+        f"{settings.threads} threads per worker, {settings.cpu_precision} on CPU"
     )
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:
         if record.state == "failed":
-            told = f"{escape(record.line)}: {escape(record.reason)}"
-            console.print(f"  [red]{record.name} failed[/] {told}", soft_wrap=True)
+            text = f"{escape(record.line)}: {escape(record.reason)}"
+            console.print(f"  [red]{record.name} failed[/] {text}", soft_wrap=True)
     print_growth(grown)
     console.print(f"  {rivals}")
     if importances:
@@ -162,27 +160,27 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
 
 
 def _understand(study: Study) -> tuple[Importances, list[DeadKnob], bool]:
-    """Importances, dead knobs, and whether gradients were looked at."""
+    """Return importances, dead hyperparameters, and whether gradients were checked."""
     from studies.analysis.dead_knobs import dead_knobs
     from studies.analysis.importances import importances
     from studies.data import TokenData
 
     folder = Path(study.settings.data_folder)
-    # False also in a folder that is not readable, such as another user's
+    # isfile is also False in an unreadable folder, such as another user's
     data = TokenData.open(folder) if os.path.isfile(folder / "meta.json") else None
-    found = importances(study)
-    return found, dead_knobs(study, found, data), data is not None
+    result = importances(study)
+    return result, dead_knobs(study, result, data), data is not None
 
 
 def _understood(study: Study) -> dict[str, Any]:
-    found, knobs, _ = _understand(study)
-    return {"importances": found.to_dict(), "dead_knobs": [knob.to_dict() for knob in knobs]}
+    result, knobs, _ = _understand(study)
+    return {"importances": result.to_dict(), "dead_knobs": [knob.to_dict() for knob in knobs]}
 
 
 def _print_understood(study: Study) -> None:
-    found, knobs, gradients = _understand(study)
-    print_importances(found)
-    print_dead_knobs(knobs, found.trials, gradients=gradients)
+    result, knobs, gradients = _understand(study)
+    print_importances(result)
+    print_dead_knobs(knobs, result.trials, gradients=gradients)
 
 
 def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
@@ -227,22 +225,22 @@ def _print_metrics(values: dict[str, Any]) -> None:
 
     for name, value in values.items():
         metric, _ = parse_metric(name)
-        told = metric.format(value)
-        told += "" if metric.unit == "bytes" else f" {metric.unit}"
-        console.print(f"  {name:<24}{told:<28}[dim]{metric.summary}[/]")
+        text = metric.format(value)
+        text += "" if metric.unit == "bytes" else f" {metric.unit}"
+        console.print(f"  {name:<24}{text:<28}[dim]{metric.summary}[/]")
 
 
 def _print_runs(standings: Standings, row: Standing) -> None:
-    """Every run of an architecture that was trained again, and what a fresh seed is expected to give."""
-    for place, objective in enumerate(standings.objectives):
-        half, fresh, values = row.half[place], row.fresh[place], row.record.values
+    """Print every run of a repeated architecture, and the prediction interval for a new seed."""
+    for column, objective in enumerate(standings.objectives):
+        half, fresh, values = row.half[column], row.fresh[column], row.record.values
         if half is None or fresh is None or values is None:
             continue
-        told = objective.metric.format
-        runs = ", ".join(f"{told(run.values[place])} (#{run.trial})" for run in row.record.runs)
+        shown = objective.metric.format
+        runs = ", ".join(f"{shown(run.values[column])} (#{run.trial})" for run in row.record.runs)
         console.print(
-            f"  {objective.name}: {runs}; mean {told(values[place])} ±{told(half)}, a fresh seed within "
-            f"±{told(fresh)} of it (90 %)",
+            f"  {objective.name}: {runs}; mean {shown(values[column])} ±{shown(half)}, a new seed within "
+            f"±{shown(fresh)} of it (90%)",
             soft_wrap=True,
         )
     if row.record.failed_runs:
@@ -250,7 +248,7 @@ def _print_runs(standings: Standings, row: Standing) -> None:
 
 
 def _print_curve(curve: list[dict[str, Any]]) -> None:
-    """The loss over tokens as a small plot."""
+    """Print the loss over tokens as a small plot."""
     points = [(point["tokens"], point["loss"]) for point in curve if "loss" in point]
     held_out = [(point["tokens"], point["val_loss"]) for point in curve if "val_loss" in point]
     if len(points) < 2 or not console.is_terminal:

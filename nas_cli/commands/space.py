@@ -1,4 +1,4 @@
-"""`nas space`: what may vary, how large that is, what it costs, and how architectures out of it look."""
+"""`nas space`: search spaces, their sizes and costs, and sampled architectures."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def add_to(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("validate")(validate)
     group.command("sample")(sample)
-    app.add_typer(group, name="space", help="Look at search spaces: list, show, validate, sample.")
+    app.add_typer(group, name="space", help="Inspect search spaces: list, show, validate, sample.")
 
 
 def list_spaces(as_json: JsonOption = False) -> None:
-    """List the presets and the space files of this folder."""
-    from search_spaces.summary import list_spaces as found_in
+    """List the presets and the space files in the current folder."""
+    from search_spaces.summary import list_spaces as spaces_in
 
-    found = found_in(Path())
+    spaces = spaces_in(Path())
     if as_json:
         print_json([
             {
@@ -49,17 +49,17 @@ def list_spaces(as_json: JsonOption = False) -> None:
                 "settings": item.space.size().count if item.space else None,
                 "objectives": _objectives(item.space) if item.space else None,
             }
-            for item in found
+            for item in spaces
         ])  # fmt: skip
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("space", "left"), ("", "left"), ("settings", "right"), ("about", "left")):
         table.add_column(name, justify=justify, no_wrap=name != "about")  # type: ignore[arg-type]
-    for item in found:
+    for item in spaces:
         if item.space is None:
             count = f"{item.problems} problem{'s' if item.problems != 1 else ''}"
-            told = Text(f"{count}; see nas space validate {item.name}", style="red")
-            table.add_row(Text(item.name, style="bold"), item.kind, "–", told)
+            note = Text(f"{count}; see nas space validate {item.name}", style="red")
+            table.add_row(Text(item.name, style="bold"), item.kind, "–", note)
         else:
             size = f"{item.space.size().count:,}"
             table.add_row(Text(item.name, style="bold"), item.kind, size, Text(item.summary))
@@ -69,10 +69,12 @@ def list_spaces(as_json: JsonOption = False) -> None:
 
 def show(
     space: SpaceArgument,
-    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the file itself, comments and all.")] = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the file itself, including comments.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a space searches, its size, what its architectures cost, and its proxy."""
+    """Show a space: searched fields, size, costs of its architectures, and the proxy."""
     from search_spaces import load_space
     from search_spaces.summary import summarise
 
@@ -92,7 +94,7 @@ def validate(
     spaces: Annotated[list[str], typer.Argument(help="Presets or YAML files.", metavar="SPACE...")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check spaces: fine, or every problem at once with its line (exit code 2)."""
+    """Check spaces; report all problems at once, with their lines (exit code 2)."""
     from search_spaces import load_space
     from surgery.config.problems import UserError
 
@@ -122,7 +124,7 @@ def validate(
         warnings = loaded.warnings()
         results.append({"space": name, "valid": True, "problems": [], "warnings": warnings})
         if not as_json:
-            console.print(f"[green]fine[/]  [bold]{name}[/]  {loaded.size()}", soft_wrap=True)
+            console.print(f"[green]valid[/]  [bold]{name}[/]  {loaded.size()}", soft_wrap=True)
             print_warnings(warnings)
     if as_json:
         print_json(results)
@@ -132,53 +134,53 @@ def validate(
 
 def sample(
     space: SpaceArgument,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many.")] = 3,
-    seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="The same seed, the same architectures.")
-    ] = 0,
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, max=1000, help="Number of architectures.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
     anything: Annotated[
-        bool, typer.Option("--any", help="Also architectures that break the constraints.")
+        bool, typer.Option("--any", help="Include architectures that violate constraints.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the first one here, as a file for nas train.")
+        Path | None, typer.Option("--output", "-o", help="Write the first one to this file, for `nas train`.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw random architectures: a picture, costs, and whether the constraints hold."""
+    """Sample random architectures: show a picture, costs, and whether they meet the constraints."""
     from search_spaces import load_space
     from search_spaces.summary import describe_architecture, draw
     from surgery.config.problems import Problem, UserError
 
     loaded = load_space(space)
-    found = draw(loaded, 1 if output else number, seed, feasible=not anything)
-    if not found:
+    drawn = draw(loaded, 1 if output else number, seed, feasible=not anything)
+    if not drawn:
         problem = Problem(
-            "constraints", None, "hardly any architecture meets them", "draw with --any, or relax one"
+            "constraints", None, "hardly any architecture meets them", "sample with --any, or relax one"
         )
-        raise UserError(f"{space}: nothing drawn", [problem])
+        raise UserError(f"{space}: nothing sampled", [problem])
     if output is not None:
         write_architecture(
-            output, f"# drawn from space {loaded.name}, seed {seed}: {found[0].line}\n{found[0].to_yaml()}"
+            output, f"# sampled from space {loaded.name}, seed {seed}: {drawn[0].line}\n{drawn[0].to_yaml()}"
         )
     if as_json:
-        print_json([{**describe_architecture(loaded, item), "yaml": item.to_dict()} for item in found])
+        print_json([{**describe_architecture(loaded, item), "yaml": item.to_dict()} for item in drawn])
         return
-    from nas_cli.render.strip import beside_strip
+    from nas_cli.render.strip import strip_with_facts
 
-    for place, architecture in enumerate(found):
-        if place:
+    for index, architecture in enumerate(drawn):
+        if index:
             console.print()
         console.print(Text(architecture.line, style="bold"), soft_wrap=True)
-        console.print(beside_strip(architecture, _facts(loaded, architecture)))
+        console.print(strip_with_facts(architecture, _facts(loaded, architecture)))
         print_warnings(architecture.warnings())
-    if len(found) < number and output is None:
-        console.print(f"[yellow]only {len(found)} different ones found[/]")
+    if len(drawn) < number and output is None:
+        console.print(f"[yellow]only {len(drawn)} distinct architectures found[/]")
     if output is not None:
         console.print(f"wrote {output}; next: [bold]nas train {output} -o OUT[/]", soft_wrap=True)
 
 
 def _facts(space: SearchSpace, architecture: Architecture) -> list[Text]:
-    """Lines to stand beside the picture."""
+    """Return the lines of text next to the picture."""
     from search_spaces.summary import costs_of
     from surgery.architecture.costs import parse_metric
 
@@ -214,9 +216,9 @@ def _print_space(space: SearchSpace, data: dict[str, Any]) -> None:
     rows.add_row("constraints", f"{limits}  [dim]{share}[/]" if limits else "none")
     rows.add_row("objectives", ", ".join(f"{name} {better}" for name, better in data["objectives"].items()))
     rows.add_row("proxy", _proxy(data["proxy"]))
-    for name, told in (("recall", recall_words), ("state", state_words)):
+    for name, describe in (("recall", recall_words), ("state", state_words)):
         if name in data["proxy"]:
-            rows.add_row(name, told(data["proxy"][name]))
+            rows.add_row(name, describe(data["proxy"][name]))
     rows.add_row("data", f"{data['data']['corpus']}, tokenizer {data['data']['tokenizer']}")
     console.print(rows)
 
@@ -234,7 +236,7 @@ def _search_table(data: dict[str, Any]) -> Table:
 
 
 def _cost_table(data: dict[str, Any]) -> Table:
-    """Costs as columns; the range of the space, then its baselines, as rows."""
+    """Return a table with costs as columns; the space's range, then its baselines, as rows."""
     from surgery.architecture.costs import parse_metric
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -243,29 +245,29 @@ def _cost_table(data: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("")
 
-    def told(name: str, value: float) -> str:
+    def formatted(name: str, value: float) -> str:
         return parse_metric(name)[0].format(value)
 
     for label in ("min", "median", "max"):
-        table.add_row(label, *(told(name, item[label]) for name, item in data["costs"].items()), "")
+        table.add_row(label, *(formatted(name, item[label]) for name, item in data["costs"].items()), "")
     for baseline, item in data["baselines"].items():
         note = Text(item["line"], style="dim")
         for text in item["violations"]:
             note.append(f"\n{text}", style="yellow")
-        costs = (told(name, value) for name, value in item["costs"].items())
+        costs = (formatted(name, value) for name, value in item["costs"].items())
         table.add_row(Text(baseline, style="magenta"), *costs, note)
     return table
 
 
 def _distribution(plain: Any) -> str:
-    """`2, 4, 8`, `1 … 3`, `1e-05 … 0.1 (log)`, `any of q k v`."""
+    """Format a distribution: `2, 4, 8`, `1 … 3`, `1e-05 … 0.1, log-uniform`, `any of q k v`."""
     match plain:
         case {"choice": items}:
             return ", ".join(_value(item) for item in items)
         case {"range": [low, high], **rest}:
             return f"{low} … {high}" + (f" in steps of {rest['step']}" if "step" in rest else "")
         case {"log": [low, high]}:
-            return f"{low:g} … {high:g}, every decade alike"
+            return f"{low:g} … {high:g}, log-uniform"
         case {"subset": names}:
             return f"any of {' '.join(names)}"
         case dict():
@@ -286,14 +288,16 @@ def _share(item: Any) -> str:
 
 def _backbone(data: dict[str, Any]) -> str:
     heads, kv = data["num_heads"], data["num_kv_heads"]
-    told = f"{heads} heads of {data['head_dim']}" + ("" if kv == heads else f", {kv} for keys and values")
+    attention = f"{heads} heads of {data['head_dim']}" + (
+        "" if kv == heads else f", {kv} for keys and values"
+    )
     extras = [
         "tied embeddings" if data["tie_embeddings"] else "untied embeddings",
         *(["qk-norm"] if data.get("qk_norm") else []),
         *([f"biases on {' '.join(data['biases'])}"] if data.get("biases") else []),
     ]
     return (
-        f"backbone: {data['num_layers']} layers of width {data['dim']}, {told}, ffn {data['ffn_dim']}, "
+        f"backbone: {data['num_layers']} layers of width {data['dim']}, {attention}, ffn {data['ffn_dim']}, "
         f"vocabulary {data['vocab_size']:,}, rope theta {data['rope_theta']:g}, {', '.join(extras)}"
     )
 
@@ -313,7 +317,7 @@ def _proxy(data: dict[str, Any]) -> str:
 
 
 def _plain(problem: Problem) -> dict[str, Any]:
-    """Fields for JSON; whatever JSON has no word for, such as a date in the YAML, as text."""
+    """Return the fields for JSON; values without a JSON type, such as a YAML date, become text."""
     return {key: json.loads(json.dumps(value, default=str)) for key, value in asdict(problem).items()}
 
 

@@ -1,4 +1,4 @@
-"""`nas train`: one architecture from random weights, for longer than a proxy, into a model folder."""
+"""`nas train`: train one architecture from scratch, longer than a proxy, and write a model folder."""
 
 from __future__ import annotations
 
@@ -35,40 +35,44 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     architecture: Annotated[
-        Path, typer.Argument(metavar="ARCH", help="An architecture file, such as nas pick writes.")
+        Path, typer.Argument(metavar="ARCH", help="An architecture file, such as one written by `nas pick`.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
     data: Annotated[
-        str, typer.Option(help=f"A folder made by nas data prepare, or {CORPUS_HELP}")
+        str, typer.Option(help=f"A folder made by `nas data prepare`, or {CORPUS_HELP}")
     ] = "builtin",
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="bpe:SIZE or a Hugging Face tokenizer; a BPE of the model's vocabulary."),
+        typer.Option(
+            help="bpe:SIZE or a Hugging Face tokenizer. Default: a BPE of the model's vocabulary size."
+        ),
     ] = None,
     budget: Annotated[
-        int, typer.Option("--tokens", parser=tokens, metavar="TOKENS", help="Tokens to train on.")
+        int, typer.Option("--tokens", parser=tokens, metavar="TOKENS", help="Training tokens.")
     ] = 20_000_000,
     seq_len: SeqLenOption = 512,
     batch_tokens: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of an optimizer step.")
+        int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens per optimizer step.")
     ] = 32_768,
     lr: Annotated[
         float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of AdamW.")
     ] = 1e-3,
     lr_rule: Annotated[
         str,
-        typer.Option(help="Who gets it: roles (embeddings, norms, gates six times it), width or uniform."),
+        typer.Option(help="Rate by parameter: roles (6 lr for embeddings, norms, gates), width or uniform."),
     ] = "roles",
     warmup: Annotated[
-        float, typer.Option(parser=number(0, 0.9), metavar="SHARE", help="Share of the steps it rises in.")
+        float,
+        typer.Option(parser=number(0, 0.9), metavar="SHARE", help="Warm-up as a fraction of the steps."),
     ] = 0.05,
     weight_decay: Annotated[
-        float, typer.Option(parser=number(0, 100), metavar="DECAY", help="AdamW's, on matrices only.")
+        float,
+        typer.Option(parser=number(0, 100), metavar="DECAY", help="AdamW weight decay, on matrices only."),
     ] = 0.1,
     eval_tokens: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens the loss is measured on.")
+        int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens for the validation loss.")
     ] = 65_536,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seeds weights, noise and data order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for weights, noise, data order.")] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
@@ -76,9 +80,9 @@ def train(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an architecture from scratch and write a Hugging Face folder with its loss curve.
+    """Train an architecture from scratch and write a Hugging Face model folder with its loss curve.
 
-    Ctrl-C stops and leaves nothing behind.
+    Ctrl-C stops without leaving anything behind.
     """
     from surgery.architecture import Architecture
 
@@ -96,10 +100,10 @@ def train(
     from studies.training.threads import choose_threads
     from surgery.hf.staging import check_target
 
-    place = pick_device(device)
-    check_compile(compile, place)
+    torch_device = pick_device(device)
+    check_compile(compile, torch_device)
     check_target(output, overwrite=overwrite)
-    check_memory({"architecture": chosen}, place)
+    check_memory({"architecture": chosen}, torch_device)
     torch.set_num_threads(choose_threads(threads, chosen.backbone))
     settings = TrainSettings(
         tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule,
@@ -111,19 +115,26 @@ def train(
     text = _open_text(data, tokenizer or f"bpe:{chosen.backbone.vocab_size}", budget)
     print_warnings(text.warnings())
     if not as_json:
-        _say_start(chosen, text, settings)
+        _print_start(chosen, text, settings)
     from nas_cli.render.bars import training_progress
 
     try:
         with training_progress() as progress:
             result = pretrain(
-                chosen, text, settings, output, seed=seed, device=place, overwrite=overwrite, on_step=progress
+                chosen,
+                text,
+                settings,
+                output,
+                seed=seed,
+                device=torch_device,
+                overwrite=overwrite,
+                on_step=progress,
             )
     except TrainingFailed as error:
         errors.print(Text.assemble(("training failed: ", "bold red"), str(error), "; nothing was written"))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        errors.print("stopped; nothing was written")
+        errors.print("Interrupted. Nothing was written.")
         raise
     if as_json:
         print_json(
@@ -149,7 +160,7 @@ def _open_text(data: str, tokenizer: str, budget: int) -> TokenData:
         return open_text(data, tokenizer, budget, progress)
 
 
-def _say_start(architecture: Architecture, text: TokenData, settings: TrainSettings) -> None:
+def _print_start(architecture: Architecture, text: TokenData, settings: TrainSettings) -> None:
     from surgery.architecture.costs import cost
     from surgery.config.quantities import format_count
 

@@ -1,4 +1,4 @@
-"""`nas worker`: another process, here or on another machine, that joins a study."""
+"""`nas worker`: another process that joins a study, on this or another machine."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ def worker(
     trials: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST, help="Stop when the study has so many trained architectures, or repeats."
+            min=1,
+            max=MOST,
+            help="Stop when the study has this many trained architectures (with --refine: repeats).",
         ),
     ] = None,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Train repeats, as `nas refine` does, not new architectures.")
+        bool, typer.Option("--refine", help="Train repeats, as `nas refine` does, instead of new ones.")
     ] = False,
     each: EachOption = DEFAULT_EACH,
     device: DeviceOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Join a study: train its trials until it has enough, or until Ctrl-C.
+    """Join a study as another worker, until it has enough trials or Ctrl-C.
 
-    From another machine give the study's --storage URL; the text is prepared there again, the same.
+    On another machine, give the study's --storage URL; the same text is prepared there again.
     """
     from studies.training.devices import DeviceLost
     from studies.workers.join import join
@@ -56,7 +58,7 @@ def worker(
             log=lambda line: console.print(line, markup=False, soft_wrap=True),
         )  # fmt: skip
     except DeviceLost as error:
-        told = f"the device is lost to this worker, start it again; {error}"
-        errors.print(told, markup=False, soft_wrap=True)
+        text = f"this worker lost its device, start it again; {error}"
+        errors.print(text, markup=False, soft_wrap=True)
         raise typer.Exit(LOST) from None
     console.print(reason)

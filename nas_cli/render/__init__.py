@@ -1,1 +1,1 @@
-"""What commands print: tables, plots, live views, progress."""
+"""Rendering for commands: tables, plots, live views, progress bars."""

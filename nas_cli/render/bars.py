@@ -1,4 +1,4 @@
-"""Progress of training and of measuring: a bar in a terminal, a line now and then where it is piped."""
+"""Progress of training and measuring: a bar in a terminal, occasional lines otherwise."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ if TYPE_CHECKING:
 
 @contextmanager
 def training_progress(label: str = "training") -> Iterator[Callable[[Progress], None]]:
-    """Shows step, loss, tokens/s and the time left, on standard error."""
+    """Yield a callback that shows step, loss, tokens/s and the remaining time on stderr."""
     with _bar(label) as show:
 
         def update(now: Progress) -> None:
             left = (now.steps - now.step) * now.tokens / now.step / max(now.tokens_per_s, 1e-9)
-            told = f"loss {now.loss:.3f}  {now.tokens_per_s / 1e3:.1f}k tok/s  {duration(left)} left"
-            show(now.step, now.steps, f"step {now.step}/{now.steps}  {told}")
+            text = f"loss {now.loss:.3f}  {now.tokens_per_s / 1e3:.1f}k tok/s  {duration(left)} left"
+            show(now.step, now.steps, f"step {now.step}/{now.steps}  {text}")
 
         yield update
 
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total)."""
+    """Yield a callback (stage, done, total) that shows the progress of a stage on stderr."""
     with _bar("") as show:
         yield lambda stage, done, total: show(done, total, f"{stage} {done:,}/{total:,}")
 
 
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A callback (done, total, what to say)."""
+    """Yield a callback (done, total, text)."""
     if not errors.is_terminal:
         last = time.monotonic()
 
-        def line(done: int, total: int, told: str) -> None:
+        def line(done: int, total: int, text: str) -> None:
             nonlocal last
             if time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
-                errors.print(f"{label}: {told}" if label else told, soft_wrap=True)
+                errors.print(f"{label}: {text}" if label else text, soft_wrap=True)
 
         yield line
         return
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
     with Bar(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(label, total=None, told="")
+        task = bar.add_task(label, total=None, text="")
 
-        def update(done: int, total: int, told: str) -> None:
-            bar.update(task, completed=done, total=total, told=told)
+        def update(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total, text=text)
 
         yield update

@@ -1,4 +1,4 @@
-"""Token counts on the command line: `20M`, `500k`, `1.5B`."""
+"""Parsers of numbers on the command line, such as token counts `20M`, `500k`, `1.5B`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-MOST_TOKENS = 10**15  # more than any model has been trained on
+MOST_TOKENS = 10**15  # more than any model has been trained with
 
 
 def tokens(text: str) -> int:
-    """`20M` -> 20_000_000.
+    """Convert a count such as `20M` to 20_000_000.
 
     Raises:
-        typer.BadParameter: not a count, or nothing.
+        typer.BadParameter: `text` is not a count from 1 to MOST_TOKENS.
     """
     from surgery.config.quantities import parse_count
 
@@ -29,9 +29,9 @@ def tokens(text: str) -> int:
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
-    """Return a parser of numbers from `low` to `high`. Click's own ranges let NaN through.
+    """Return a parser of numbers from `low` to `high`. Unlike Click's ranges, it rejects NaN.
 
-    The parser raises typer.BadParameter for what is no number or not in the range.
+    The parser raises typer.BadParameter if the text is not a number or out of range.
     """
 
     def parse(text: str) -> float:
@@ -50,5 +50,5 @@ learning_rate = number(1e-8, 1.0)
 
 
 SeqLenOption = Annotated[
-    int, typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens of a sequence.")
+    int, typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens per sequence.")
 ]

@@ -1,4 +1,4 @@
-"""The papers' own designs against what a study found, as a table: `nas front --baselines`."""
+"""Comparison of published baselines with a study's best architectures: `nas front --baselines`."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ if TYPE_CHECKING:
 _STYLES = {"beaten": "green", "not beaten": "red"}
 
 
-def print_designs(found: VersusBaselines) -> None:
-    """A row a design: its result, who is ahead of it at no more cost, by how much, how much cheaper."""
-    if not found.duels:
-        console.print("no design of the papers is trained here")
+def print_designs(comparison: VersusBaselines) -> None:
+    """Print one row per baseline: its result, the best rival at no higher cost, the gain and cost changes."""
+    if not comparison.duels:
+        console.print("no published baseline was trained in this study")
         return
-    name = found.objective.name
+    name = comparison.objective.name
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("design", no_wrap=True)
     table.add_column(name, justify="right", no_wrap=True)
     table.add_column("found", overflow="fold", ratio=1)
-    for head in ("of", name, "better by", *found.costs):
+    for head in ("of", name, "better by", *comparison.costs):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for duel in found.duels:
-        table.add_row(*_cells(duel, found))
+    for duel in comparison.duels:
+        table.add_row(*_cells(duel, comparison))
     console.print(table)
-    costs = ", ".join(found.costs)
-    told = f"found: ahead most surely, of so many with no more {costs}; their changes are shown"
-    if found.standings.noise is None:
-        told += "; nothing was trained twice: `nas refine` gives intervals"
+    costs = ", ".join(comparison.costs)
+    legend = f"found: the most certain improvement among `of` architectures with no higher {costs}"
+    legend += "; percentages: change in cost"
+    if comparison.standings.noise is None:
+        legend += "; no architecture was trained twice: `nas refine` adds intervals"
     else:
-        told += "; ±: 90 % interval that holds for all of those together"
-    console.print(f"[dim]{told}[/]", soft_wrap=True)
+        legend += "; ±: simultaneous 90% interval over these architectures"
+    console.print(f"[dim]{legend}[/]", soft_wrap=True)
 
 
-def _cells(duel: Duel, found: VersusBaselines) -> list[Text]:
-    show = found.objective.metric.format
+def _cells(duel: Duel, comparison: VersusBaselines) -> list[Text]:
+    show = comparison.objective.metric.format
     outcome = Text(duel.outcome, style=_STYLES.get(duel.outcome, "yellow"))
-    cells = [Text(duel.baseline.name, style="magenta"), Text(show(found.value(duel.baseline)))]
+    cells = [Text(duel.baseline.name, style="magenta"), Text(show(comparison.value(duel.baseline)))]
     if duel.rival is None or duel.ahead is None:
-        return [*cells, *[Text()] * (4 + len(found.costs)), outcome]
+        return [*cells, *[Text()] * (4 + len(comparison.costs)), outcome]
     half = "" if duel.half is None else f" ±{show(duel.half)}"
-    changes = [duel.rival.metrics[name] / duel.baseline.metrics[name] - 1 for name in found.costs]
+    changes = [duel.rival.metrics[name] / duel.baseline.metrics[name] - 1 for name in comparison.costs]
     return [
         *cells,
         Text(f"{duel.rival.name} {duel.rival.line}"),
         Text(str(duel.rivals)),
-        Text(show(found.value(duel.rival))),
+        Text(show(comparison.value(duel.rival))),
         Text(f"{show(duel.ahead)}{half}"),
         *[Text(f"{change:+.0%}") for change in changes],
         outcome,

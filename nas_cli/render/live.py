@@ -1,4 +1,4 @@
-"""The screen of a running search: front, scatter, workers and time left; plain lines where it is piped."""
+"""The live screen of a search: front, scatter plot, workers and ETA; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from studies.study import Study
     from studies.workers.supervisor import Snapshot, Supervisor
 
-FEWEST_ROWS = 3  # of the front that are always shown
+FEWEST_ROWS = 3  # rows of the front that are always shown
 PLOT_HEIGHT = 15
 
 
 def watch(
     supervisor: Supervisor, lines: Callable[[Supervisor], None], live: Callable[[Supervisor], None]
 ) -> None:
-    """Runs the workers to their end: with the live screen in a terminal, with plain lines elsewhere.
+    """Run the workers to their end, with the live screen in a terminal and plain lines otherwise.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after saying that nothing is lost.
+        KeyboardInterrupt: on Ctrl-C, after printing how to resume.
     """
     try:
         (live if console.is_terminal else lines)(supervisor)
     except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from here")
+        errors.print("Interrupted. Run the same command to resume.")
         raise
 
 
-def say_failures(supervisor: Supervisor, last: Snapshot) -> None:
-    """Tells of workers that ended with an error.
+def report_failures(supervisor: Supervisor, last: Snapshot) -> None:
+    """Report workers that ended with an error.
 
     Raises:
-        UserError: no worker trained anything, for reasons that the user can fix.
+        UserError: no worker trained anything because of user errors.
     """
     if not supervisor.failed:
         return
@@ -57,10 +57,10 @@ def say_failures(supervisor: Supervisor, last: Snapshot) -> None:
 
 
 def exit_if_died(supervisor: Supervisor) -> None:
-    """End the command with exit code 1 if its workers ended before what was asked for was done.
+    """End the command with exit code 1 if its workers died before reaching the target.
 
     Raises:
-        typer.Exit: they did.
+        typer.Exit: the workers died early.
     """
     if supervisor.died:
         import typer
@@ -74,21 +74,21 @@ def exit_if_died(supervisor: Supervisor) -> None:
 
 
 def show_live(supervisor: Supervisor) -> None:
-    """Redraws in place until the workers end."""
+    """Redraw the live screen in place until the workers end."""
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         for snapshot in supervisor.watch():
             live.update(screen(supervisor.study, snapshot))
 
 
 def print_lines(supervisor: Supervisor) -> None:
-    """A line for each trial that ends."""
-    told = {(record.number, record.state) for record in supervisor.study.records() if record.trained}
+    """Print a line for each trial that ends."""
+    printed = {(record.number, record.state) for record in supervisor.study.records() if record.trained}
     for snapshot in supervisor.watch():
         on_front = {record.number for record in snapshot.front}
         for record in snapshot.records:
-            if not record.trained or (record.number, record.state) in told:
+            if not record.trained or (record.number, record.state) in printed:
                 continue
-            told.add((record.number, record.state))
+            printed.add((record.number, record.state))
             result = record.reason
             if record.state == "stopped":
                 result = f"val_loss {record.at_rungs(supervisor.study.space.proxy.rungs)} of its tokens"
@@ -107,7 +107,7 @@ def print_lines(supervisor: Supervisor) -> None:
 
 
 def screen(study: Study, snapshot: Snapshot) -> RenderableType:
-    """Everything that fits the terminal's height, the front first."""
+    """Return the live screen, fitted to the terminal's height; the front has priority."""
     objectives = study.space.objectives
     spare = console.height - len(snapshot.workers) - 8
     plot = len(objectives) > 1 and len(snapshot.front) > 0 and spare >= PLOT_HEIGHT + FEWEST_ROWS
@@ -119,7 +119,7 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
     title = f"front: {len(snapshot.front)} of {snapshot.count('done')} trained"
-    parts.append(trial_table(shown, objectives, title=title) if shown else Text("no trial has ended yet"))
+    parts.append(trial_table(shown, objectives, title=title) if shown else Text("no finished trials yet"))
     if hidden:
         parts.append(Text(f"… and {hidden} more", style="dim"))
     parts += [workers_table(snapshot), _status(snapshot)]
@@ -127,7 +127,7 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
 
 
 def workers_table(snapshot: Snapshot) -> Table:
-    """What each worker is doing."""
+    """Return a table with the state of each worker."""
     table = Table.grid(padding=(0, 1))
     for worker in snapshot.workers:
         if worker.get("state") != "training":
@@ -152,7 +152,7 @@ def _status(snapshot: Snapshot) -> Text:
         f"[red]{snapshot.count('failed')} failed[/]" if snapshot.count("failed") else "0 failed",
         f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s",
         f"{snapshot.trials_per_hour:.0f} trials/h",
-        f"{escape(duration(snapshot.elapsed))} gone",
+        f"{escape(duration(snapshot.elapsed))} elapsed",
         f"{escape(duration(snapshot.eta))} left",
     ]
     return Text.from_markup(" · ".join(parts))

@@ -1,4 +1,4 @@
-"""What `nas apply` prints: the plan with its costs, the fitted projections, and what was proved."""
+"""Output of `nas apply`: the plan with its costs, the fitted projections, and the verification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from surgery.apply.pipeline import ApplyReport
     from surgery.apply.plan import Plan
 
-COST_WIDTH = 60  # columns that the table of costs takes
+COST_WIDTH = 60  # columns of the cost table
 ACTIONS = {
     "kept": "kept bit for bit",
     "averaged": "averaged over folded layers",
@@ -27,6 +27,7 @@ ACTIONS = {
 
 
 def print_plan(plan: Plan) -> None:
+    """Print the model before and after, its costs, rules, folded layers and tensors."""
     from surgery.architecture.costs import parse_metric
 
     console.print(Text.assemble((plan.model, "bold"), f"  {plan.family}  {plan.before.line}"), soft_wrap=True)
@@ -47,9 +48,9 @@ def print_plan(plan: Plan) -> None:
         costs.add_row(cost.metric, metric.format(cost.before), metric.format(cost.after), change)
     picture = layer_strip(plan.after)
     if max(len(line) for line in picture.plain.splitlines()) + COST_WIDTH <= console.width:
-        beside = Table.grid(padding=(0, 4))
-        beside.add_row(picture, costs)
-        console.print(beside)
+        side_by_side = Table.grid(padding=(0, 4))
+        side_by_side.add_row(picture, costs)
+        console.print(side_by_side)
     else:
         console.print(picture, "", costs, sep="\n")
     console.print()
@@ -69,45 +70,45 @@ def print_plan(plan: Plan) -> None:
         console.print()
     console.print(_tensor_table(plan))
     if plan.unused:
-        console.print(f"{len(plan.unused)} tensors of the model go nowhere")
+        console.print(f"{len(plan.unused)} tensors of the model are not used")
     print_warnings(plan.warnings)
 
 
 def _tensor_table(plan: Plan) -> Table:
-    """What happens to how many tensors, and to which."""
+    """Return a table of actions, each with its tensors' count, size and modules."""
     from surgery.apply.tensors import ACTIONS as ORDER
     from surgery.config.quantities import format_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("tensors", justify="right", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("what happens", no_wrap=True)
-    table.add_column("to which", overflow="fold", style="dim")
+    table.add_column("action", no_wrap=True)
+    table.add_column("modules", overflow="fold", style="dim")
     for action in ORDER:
         tensors = [tensor for tensor in plan.tensors if tensor.action == action]
         if tensors:
-            names = Text("\n".join(_places(tensor.name for tensor in tensors)))
+            names = Text("\n".join(_modules(tensor.name for tensor in tensors)))
             size = format_bytes(sum(tensor.bytes for tensor in tensors))
             table.add_row(str(len(tensors)), size, ACTIONS[action], names)
     return table
 
 
-def _places(names: Iterable[str]) -> list[str]:
-    """Modules instead of tensors, those of the same layers on one line: `layers 0-29: mixer.q, mixer.k`."""
+def _modules(names: Iterable[str]) -> list[str]:
+    """Return the modules of the tensors, one line per group of layers: `layers 0-29: mixer.q, mixer.k`."""
     from surgery.architecture.rules import write_layers
 
-    found: dict[str, list[int]] = {}
+    layers_of_module: dict[str, list[int]] = {}
     for name in names:
         parts = name.split(".")
         if parts[0] == "layers":
             module = ".".join(parts[2 : 4 if len(parts) > 4 else 3])
-            layers = found.setdefault(module, [])
+            layers = layers_of_module.setdefault(module, [])
             if int(parts[1]) not in layers:
                 layers.append(int(parts[1]))
         else:
-            found.setdefault(parts[0], [])
+            layers_of_module.setdefault(parts[0], [])
     groups: dict[tuple[int, ...], list[str]] = {}
-    for module, layers in found.items():
+    for module, layers in layers_of_module.items():
         groups.setdefault(tuple(sorted(layers)), []).append(module)
     lines = []
     for layers_of, modules in groups.items():
@@ -117,16 +118,17 @@ def _places(names: Iterable[str]) -> list[str]:
 
 
 def print_result(report: ApplyReport) -> None:
+    """Print fit errors, the verification and the next commands."""
     if report.fits:
         console.print()
         console.print(_fit_table(report.fits))
-    found = report.verification
-    assert found is not None, "only a dry run is not verified"
+    verification = report.verification
+    assert verification is not None, "only a dry run is not verified"
     console.print()
     console.print(
-        f"[green]verified[/] in a fresh process, {found.dtype}: logits differ by at most "
-        f"{found.max_logit_difference:.1e}, generation with and without cache agrees on "
-        f"{found.equal_tokens} of {found.new_tokens} tokens"
+        f"[green]verified[/] in a fresh process, {verification.dtype}: logits differ by at most "
+        f"{verification.max_logit_difference:.1e}, generation with and without cache agrees on "
+        f"{verification.equal_tokens} of {verification.new_tokens} tokens"
     )
     console.print(
         f"wrote {report.out} in {duration(report.seconds)}; next: [bold]nas eval {report.out}[/], "
@@ -136,7 +138,7 @@ def print_result(report: ApplyReport) -> None:
 
 
 def _fit_table(fits: tuple[FitReport, ...]) -> Table:
-    """Mean and worst relative error of each projection over its layers."""
+    """Return a table of each projection's mean and worst relative error over its layers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("fitted", no_wrap=True)
     table.add_column("operator")
@@ -145,14 +147,14 @@ def _fit_table(fits: tuple[FitReport, ...]) -> Table:
     groups: dict[tuple[str, str], list[FitReport]] = {}
     for fit in fits:
         groups.setdefault((fit.projection, fit.operator), []).append(fit)
-    for (projection, operator), found in groups.items():
-        outputs = [fit.output_error for fit in found if fit.output_error is not None]
-        worst = max(found, key=lambda fit: fit.output_error or fit.weight_error)
+    for (projection, operator), group in groups.items():
+        outputs = [fit.output_error for fit in group if fit.output_error is not None]
+        worst = max(group, key=lambda fit: fit.output_error or fit.weight_error)
         table.add_row(
             projection,
             Text(operator),
-            str(len(found)),
-            f"{sum(fit.weight_error for fit in found) / len(found):.3f}",
+            str(len(group)),
+            f"{sum(fit.weight_error for fit in group) / len(group):.3f}",
             f"{sum(outputs) / len(outputs):.3f}" if outputs else "–",
             f"{worst.layer} ({worst.output_error or worst.weight_error:.3f})",
         )

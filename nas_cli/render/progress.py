@@ -1,4 +1,4 @@
-"""Progress of long preparations: a bar in a terminal, a line now and then where it is piped."""
+"""Progress of data preparation: a bar in a terminal, occasional lines otherwise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 from nas_cli.render.screen import errors
 
-PLAIN_SECONDS = 5.0  # between lines where there is no terminal
+PLAIN_SECONDS = 5.0  # between lines if there is no terminal
 
 
 @contextmanager
 def data_progress() -> Iterator[Callable[[int, int, int | None], None]]:
-    """A callback (documents, tokens, wanted tokens or None) that shows how far tokenizing is."""
+    """Yield a callback (documents, tokens, target tokens or None) that shows the progress of tokenizing."""
     if not errors.is_terminal:
         last = time.monotonic()
 
@@ -28,13 +28,13 @@ def data_progress() -> Iterator[Callable[[int, int, int | None], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     with Progress(
-        TextColumn("preparing text"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn(),
+        TextColumn("preparing text"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(),
         console=errors, transient=True,
     ) as bar:  # fmt: skip
-        task = bar.add_task("text", total=None, told="")
+        task = bar.add_task("text", total=None, text="")
 
         def update(documents: int, tokens: int, wanted: int | None) -> None:
-            told = f"{documents:,} documents, {tokens:,} tokens"
-            bar.update(task, completed=tokens, total=wanted, told=told)
+            text = f"{documents:,} documents, {tokens:,} tokens"
+            bar.update(task, completed=tokens, total=wanted, text=text)
 
         yield update

@@ -1,4 +1,4 @@
-"""The front as a picture in the terminal: a cost along, the loss up, the front over everything tried."""
+"""Scatter plot of a study in the terminal: second objective on x, first on y, the front highlighted."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def scatter(
     width: int,
     height: int,
 ) -> Text:
-    """The first objective over the second, which is what a front is about; needs two objectives.
+    """Plot the first objective over the second; needs at least two objectives.
 
-    Marks: `•` trained, `◆` on the front (green), `B` a baseline; what is dominated is grey.
+    Marks: `•` trained, `◆` on the front (green), `B` a baseline; dominated trials are grey.
     """
     import plotext
 
@@ -52,7 +52,7 @@ def scatter(
 
 
 def _ticks(put, values: list[float], objective: Objective, number: int) -> None:  # type: ignore[no-untyped-def]
-    """Ticks in the metric's own spelling (1.1M, 8.0 MiB), not as raw floats."""
+    """Set ticks formatted by the metric (1.1M, 8.0 MiB) instead of as raw floats."""
     low, high = min(values), max(values)
-    places = [low + (high - low) * index / (number - 1) for index in range(number)] if high > low else [low]
-    put(places, [objective.metric.format(place) for place in places])
+    ticks = [low + (high - low) * index / (number - 1) for index in range(number)] if high > low else [low]
+    put(ticks, [objective.metric.format(tick) for tick in ticks])

@@ -1,4 +1,4 @@
-"""What every command prints with: one console, one way to say JSON, one way to say a mistake."""
+"""Output shared by all commands: the consoles, JSON, errors, warnings and durations."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from surgery.config.problems import UserError
 
 
-PIPED_WIDTH = 120  # columns where there is no terminal to ask
+PIPED_WIDTH = 120  # columns if the output is not a terminal
 
 
 def _width(stream: TextIO) -> int | None:
-    """None leaves it to the terminal, or to COLUMNS where that is set."""
+    """Return the console's width; None for that of the terminal or of COLUMNS."""
     return None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
 
 
 console = Console(highlight=False, width=_width(sys.stdout))
 errors = Console(stderr=True, highlight=False, width=_width(sys.stderr))
 
-MOST_PROBLEMS = 20  # a mistake is told on one screen
+MOST_PROBLEMS = 20  # problems printed at once
 
 
 def print_json(data: Any) -> None:
-    """Plain JSON on standard output, nothing else."""
+    """Print JSON to stdout."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def print_error(error: UserError) -> None:
-    """The title, then each problem with its place, rule and fix, on standard error."""
+    """Print the title, then each problem with its line, field, rule and hint, to stderr."""
     if not errors.is_terminal:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return
@@ -64,13 +64,13 @@ def print_error(error: UserError) -> None:
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """Things that are allowed but probably not meant, on standard error."""
+    """Print warnings about valid but probably unintended settings to stderr."""
     for warning in warnings:
         errors.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=not errors.is_terminal)
 
 
 def duration(seconds: float | None) -> str:
-    """`1 h 05 min`, `3 min 20 s`, `12 s`; a dash when unknown."""
+    """Format as `1 h 05 min`, `3 min 20 s` or `12 s`; a dash if unknown."""
     if seconds is None:
         return "–"
     whole = round(seconds)

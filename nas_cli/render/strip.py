@@ -1,4 +1,4 @@
-"""The layer strip in colour, beside whatever is told about the architecture."""
+"""The layer strip in colour, optionally next to text about the architecture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def layer_strip(architecture: Architecture) -> Text:
-    """One column a layer: its mixer's letter, then `·` for each dense projection and `■` for an operator."""
+    """Return one column per layer: the mixer's letter, `·` for dense projections, `■` for operators."""
     from surgery.architecture.strip import strip_gap, strip_rows
 
     gap = strip_gap(architecture)
@@ -24,16 +24,16 @@ def layer_strip(architecture: Architecture) -> Text:
     for number, row in enumerate(strip_rows(architecture)):
         text.append("\n" if number else "")
         text.append(f"{row.label:<5} ", style="dim")
-        for place, (mark, kind) in enumerate(row.cells):
-            text.append(gap if place else "")
+        for column, (mark, kind) in enumerate(row.cells):
+            text.append(gap if column else "")
             text.append(mark, style=_style(kind, mixer=number == 0))
         if number == 0 and architecture.loop_count > 1:
             text.append(f"  ×{architecture.loop_count}", style="bold")
     return text
 
 
-def beside_strip(architecture: Architecture, facts: Iterable[RenderableType]) -> Table:
-    """The strip on the left, lines of text on the right."""
+def strip_with_facts(architecture: Architecture, facts: Iterable[RenderableType]) -> Table:
+    """Return a table with the strip on the left and lines of text on the right."""
     from rich.console import Group
 
     table = Table.grid(padding=(0, 3))

@@ -1,4 +1,4 @@
-"""Trials as a table."""
+"""The table of trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from studies.analysis.standings import Standings
     from studies.study.trial_record import TrialRecord
 
-MOST_TIES = 3  # that are named in a row
+MOST_TIES = 3  # tied trials named per row
 
 
 def trial_table(
@@ -24,10 +24,10 @@ def trial_table(
     title: str | None = None,
     standings: Standings | None = None,
 ) -> Table:
-    """One row a trial: number, architecture, objectives; the best of each column stands out.
+    """Return a table with one row per trial: name, architecture, objectives; column bests are highlighted.
 
-    With standings that know the seed noise: intervals, runs, the probability of being on the front, ties.
-    What is not on the front by its mean is dim.
+    With standings that include seed noise, rows also show intervals, number of runs, the probability of being
+    on the front, and ties; trials whose mean is not on the front are dimmed.
     """
     if standings is not None and standings.noise is None:
         standings = None
@@ -60,7 +60,7 @@ def trial_table(
 
 
 def _add_standing(cells: list[Text], record: TrialRecord, standings: Standings) -> str:
-    """Adds what is known of its place to a row's cells; returns the row's style."""
+    """Append interval, runs, P(front) and ties to a row's cells; return the row's style."""
     row = standings.standing(record)
     for cell, objective, half in zip(cells, standings.objectives, row.half, strict=True):
         if half is not None:

@@ -1,4 +1,4 @@
-"""What a study has taught so far, for a screen: importances as bars, dead knobs, the growing hypervolume."""
+"""Analysis of a study on screen: importances as bars, dead hyperparameters, hypervolume over tokens."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from studies.analysis.hypervolume_growth import Growth
     from studies.analysis.importances import Importances
 
-BAR = 20  # characters of an importance of 1
+BAR = 20  # characters for an importance of 1
 SPARK = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
 
 
-def print_growth(found: Growth) -> None:
-    """The hypervolume over tokens as one line."""
+def print_growth(growth: Growth) -> None:
+    """Print the hypervolume over tokens as a sparkline."""
     from surgery.config.quantities import format_count
 
-    if not len(found.volumes):
+    if not len(growth.volumes):
         return
-    last = found.volumes[-1]
-    line = sparkline(found.tokens.tolist(), found.volumes.tolist())
+    last = growth.volumes[-1]
+    line = sparkline(growth.tokens.tolist(), growth.volumes.tolist())
     console.print(
-        f"  hypervolume {line} {last:.3f} after {format_count(found.tokens[-1])} tokens, "
-        f"{duration(found.seconds[-1])} of training"
+        f"  hypervolume {line} {last:.3f} after {format_count(growth.tokens[-1])} tokens, "
+        f"{duration(growth.seconds[-1])} of training"
     )
-    for name, alone in found.alone.items():
+    for name, alone in growth.alone.items():
         mean, cost = alone.volumes[0, -1], format_count(alone.tokens[-1])
-        console.print(f"  [dim]its {alone.trials} {name} trials alone: {mean:.3f} for {cost} tokens[/]")
+        console.print(f"  [dim]its {alone.trials} {name} trials alone: {mean:.3f} after {cost} tokens[/]")
 
 
 def sparkline(across: Sequence[float], values: Sequence[float], width: int = SPARK_WIDTH) -> str:
-    """A step function from (0, 0) to its last point; the full block is the highest value."""
+    """Return a step function from (0, 0) to its last point as blocks; the full block is the highest value."""
     end, top = across[-1], max(values)
     marks = []
     for column in range(width):
@@ -48,18 +48,18 @@ def sparkline(across: Sequence[float], values: Sequence[float], width: int = SPA
     return "".join(marks)
 
 
-def print_importances(found: Importances) -> None:
-    """A row a field, bars for both importances."""
+def print_importances(importances: Importances) -> None:
+    """Print one row per field, with bars for both importances."""
     title = (
-        f"importances over {found.trials} trials: what sets the best {found.best} apart "
-        f"(PED-ANOVA, shares of 1); effect on {found.loss_name}"
+        f"importances over {importances.trials} trials: what distinguishes the best {importances.best} "
+        f"(PED-ANOVA, fractions of 1); effect on {importances.loss_name}"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for head in ("field", "for the front", f"for {found.loss_name}"):
+    for head in ("field", "for the front", f"for {importances.loss_name}"):
         table.add_column(head, no_wrap=True)
     for head in ("trials", "p", "means differ by", "costs"):
         table.add_column(head, justify="right", no_wrap=True)
-    for field in found.fields:
+    for field in importances.fields:
         p = "" if field.p is None else f"{field.p:.3f}"
         table.add_row(
             field.name, _bar(field.front), _bar(field.loss), str(field.trials),
@@ -68,8 +68,8 @@ def print_importances(found: Importances) -> None:
         )  # fmt: skip
     console.print(table)
     console.print(
-        "[dim]p: does the loss depend on the field at all (Kruskal-Wallis, shuffled; each field by itself, "
-        "not corrected for their number)[/]"
+        "[dim]p: tests whether the loss depends on the field (Kruskal-Wallis permutation test; each field "
+        "separately, not corrected for multiple tests)[/]"
     )
 
 
@@ -78,14 +78,15 @@ def _bar(share: float) -> str:
 
 
 def print_dead_knobs(knobs: Sequence[DeadKnob], trials: int, *, gradients: bool) -> None:
+    """Print the dead hyperparameters, and which checks were impossible."""
     from studies.analysis.dead_knobs import FEWEST
 
-    console.print("[bold]dead knobs[/]" if knobs else "no dead knob found")
+    console.print("[bold]dead hyperparameters[/]" if knobs else "no dead hyperparameters found")
     for knob in knobs:
         console.print(f"  {escape(str(knob))}", soft_wrap=True)
     if trials < FEWEST:
         console.print(
-            f"[dim]{trials} trials are too few to call a field without effect (it takes {FEWEST})[/]"
+            f"[dim]{trials} trials are too few to say that a field has no effect (at least {FEWEST})[/]"
         )
     if not gradients:
-        console.print("[dim]gradients were not looked at: the study's text is not on this machine[/]")
+        console.print("[dim]gradients were not checked: the study's text is not on this machine[/]")

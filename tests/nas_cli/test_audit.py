@@ -41,7 +41,7 @@ def test_audit_ends_when_its_time_is_up(nas: Nas, study_folder: Path) -> None:
     options = ("--times", 1000, "--architectures", 3, "--workers", 2, "--device", "cpu", "--timeout", "1s")
     cut = nas("audit", *place(study_folder), *options)
     assert cut.exit_code == 0, cut.output
-    assert "the time is up: 3 runs are not finished" in cut.stderr
+    assert "time limit reached: 3 runs unfinished" in cut.stderr
     assert "0 architectures are too few" in cut.stdout
     assert "nan" not in cut.stdout
 
@@ -103,7 +103,7 @@ def test_importances_of_a_trained_study(nas: Nas, study_folder: Path, tmp_path: 
     shown = nas("show", *place(folder), "--importances")
     assert shown.exit_code == 0, shown.output
     assert "hdpl.rank" in shown.stdout
-    assert "too few to call a field without effect" in shown.stdout
+    assert "too few to say that a field has no effect" in shown.stdout
     data = json.loads(nas("show", *place(folder), "--importances", "--json").stdout)
     assert {item["name"] for item in data["importances"]["fields"]} >= {"hdpl.rank", "loop.count"}
     assert isinstance(data["dead_knobs"], list)

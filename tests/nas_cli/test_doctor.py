@@ -112,7 +112,7 @@ def test_repair_without_damage_changes_nothing(nas: Nas, folder: Path) -> None:
     before = {
         path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
     }
-    assert "not damaged" in nas("doctor", folder, "--repair").stdout
+    assert "intact" in nas("doctor", folder, "--repair").stdout
     after = {
         path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
     }

@@ -80,7 +80,7 @@ def test_what_is_told(nas: Nas, architecture_file: Path) -> None:
     assert "over 2 seeds" in told
     assert "chance    0.500" in told
     told = nas("eval", architecture_file, "--probe", "recall", "--distance", 9, *QUICK).stdout
-    assert "8 pairs, asked 9 or more tokens behind them, in sequences of 57" in told
+    assert "8 pairs, queried at least 9 tokens later, in sequences of 57" in told
     assert "±" not in told
 
 

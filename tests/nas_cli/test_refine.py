@@ -29,13 +29,13 @@ def runs(study_folder: Path, tmp_path: Path) -> Path:
 def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) -> None:
     where = ("--dir", runs)
     before = nas("front", "micro", *where).output
-    assert "nothing was trained twice: nas refine micro --dir" in before
+    assert "no architecture was trained twice: nas refine micro --dir" in before
     assert "P(front)" not in before
     assert json.loads(nas("front", "micro", "--json", *where).output)["noise"] is None
 
     done = nas("refine", "micro", "--runs", 3, "--device", "cpu", *where)
     assert done.exit_code == 0, done.output
-    assert "0 repeats so far, seed noise not known yet" in done.output
+    assert "0 repeats so far, seed noise unknown" in done.output
     assert "[3]" in done.output
     assert "3 repeats in" in done.output
     assert "P(front)" in done.output
@@ -66,7 +66,7 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     number, again = repeated["number"], repeated["runs"][1]["trial"]
     told = nas("show", "micro", number, *where).output
     assert f"(#{again}); mean" in told
-    assert "a fresh seed within" in told
+    assert "a new seed within" in told
     other = json.loads(nas("show", "micro", again, "--json", *where).output)
     assert other["repeat_of"] == number
     assert other["state"] == "repeat"

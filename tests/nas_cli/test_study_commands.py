@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
 def test_search_again_has_nothing_to_do(folder: Path) -> None:
     done = nas(folder, "search", "micro.yaml", "--trials", str(TRIALS), "--device", "cpu")
     assert done.returncode == 0
-    assert "goes on: space micro" in done.stdout
+    assert "resumes: space micro" in done.stdout
     assert f"{TRIALS} trained" in done.stdout
 
 
@@ -72,7 +72,7 @@ def test_front_in_every_form(folder: Path) -> None:
     assert [item["baseline"] for item in data["versus_baselines"]] == ["dense", "lt2-looped"]
     table = nas(folder, "front", "micro", "--baselines").stdout
     assert "#1 lt2-looped" in table
-    assert "no more params, decode_flops@64" in table
+    assert "no higher params, decode_flops@64" in table
     every = json.loads(nas(folder, "front", "micro", "--all", "--json").stdout)["front"]
     assert len(every) == TRIALS
 

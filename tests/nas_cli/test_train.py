@@ -118,6 +118,6 @@ def test_ctrl_c_exits_130_and_leaves_nothing(architecture_file: Path, prepared: 
     os.kill(process.pid, signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130
-    assert "nothing was written" in told
+    assert "Nothing was written" in told
     assert "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
