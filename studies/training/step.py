@@ -34,7 +34,7 @@ class TrainStep:
         micro_batch: sequences per forward and backward pass. None: the whole batch. Halved on every
             out-of-memory error, and kept for later steps.
         captured: the step as a CUDA graph, once it is captured.
-        uncaptured: steps that ran kernel by kernel; only number UNCAPTURED + 1 is tried as a capture.
+        uncaptured: steps so far that ran kernel by kernel; a capture is attempted once, after UNCAPTURED.
     """
 
     def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:

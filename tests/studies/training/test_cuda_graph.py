@@ -24,13 +24,13 @@ BACKBONE = {"vocab_size": 256, "dim": 64, "num_layers": 2, "num_heads": 2, "ffn_
 HDPL = {"match": ["q", "k", "v", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 16, "kl": "mean"}
 
 
-def trained(layout: str, given: dict[str, Any], recorded: bool) -> tuple[list[float], TrainStep]:
+def trained(layout: str, given: dict[str, Any], captured: bool) -> tuple[list[float], TrainStep]:
     """(losses of eight steps, the train step after them)."""
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = HybridLM(Architecture.from_dict({"backbone": BACKBONE, "layout": layout, **given}))
     train_step = TrainStep(model.to(device).train(), SETTINGS, device)
-    if not recorded:
+    if not captured:
         train_step.uncaptured = -100
     generator = torch.Generator().manual_seed(1)
     losses = []
@@ -43,30 +43,30 @@ def trained(layout: str, given: dict[str, Any], recorded: bool) -> tuple[list[fl
 
 @pytest.mark.parametrize("projections", [[], [HDPL]], ids=["dense", "hdpl"])
 @pytest.mark.parametrize("layout", ["FF", "GG", "WW", "SS", "KK"])
-def test_recorded_steps_are_the_same_steps(layout: str, projections: list[dict[str, Any]]) -> None:
+def test_captured_steps_are_the_same_steps(layout: str, projections: list[dict[str, Any]]) -> None:
     """Noise of HDPL included: losses and gradient norms agree step by step."""
     given = {"projections": projections, "loop": {"count": 2}}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a recording that fails warns
-        mine, train_step = trained(layout, given, recorded=True)
+        warnings.simplefilter("error")  # a failed capture warns
+        mine, train_step = trained(layout, given, captured=True)
     assert train_step.captured is not None
-    theirs, plain = trained(layout, given, recorded=False)
+    theirs, plain = trained(layout, given, captured=False)
     assert plain.captured is None
     assert mine == pytest.approx(theirs, rel=2e-3)
 
 
-def test_steps_that_wait_for_the_device_go_on_unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_wait_for_the_device_continue_uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
     plainly = TrainStep._accumulate
 
     def waits(self: TrainStep, inputs: torch.Tensor, targets: torch.Tensor, size: int) -> Any:
         assert inputs.sum().item() >= 0
         return plainly(self, inputs, targets, size)
 
-    noisy = {"projections": [HDPL]}  # random numbers go on too
-    wanted, _ = trained("FF", noisy, recorded=False)
+    noisy = {"projections": [HDPL]}  # random numbers advance too
+    wanted, _ = trained("FF", noisy, captured=False)
     monkeypatch.setattr(module.TrainStep, "_accumulate", waits)
     with pytest.warns(UserWarning, match="kernel by kernel"):
-        found, train_step = trained("FF", noisy, recorded=True)
+        found, train_step = trained("FF", noisy, captured=True)
     assert train_step.captured is None
     assert found == pytest.approx(wanted, rel=2e-3)
 

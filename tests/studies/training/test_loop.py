@@ -351,9 +351,9 @@ def test_bits_a_byte_counted_by_hand(tokens: TokenData) -> None:
     assert found.val_bpb == pytest.approx(nats / math.log(2) / size, rel=1e-6)
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_an_evaluation_without_room_has_that_of_a_recording(
-    tokens: TokenData, monkeypatch: pytest.MonkeyPatch, recorded: bool
+@pytest.mark.parametrize("captured", [True, False])
+def test_an_evaluation_without_room_has_that_of_a_captured_step(
+    tokens: TokenData, monkeypatch: pytest.MonkeyPatch, captured: bool
 ) -> None:
     wanted = run(tokens)
     calls = []
@@ -366,14 +366,14 @@ def test_an_evaluation_without_room_has_that_of_a_recording(
 
     def drop_capture(self: TrainStep) -> bool:
         calls.append("drop_capture")
-        return recorded
+        return captured
 
     forward = HybridLM.forward
     monkeypatch.setattr(HybridLM, "forward", crowded)
     monkeypatch.setattr(TrainStep, "drop_capture", drop_capture)
     found = run(tokens)
     assert calls == ["evaluation", "drop_capture"]
-    if recorded:
+    if captured:
         assert exact(found) == exact(wanted)
     else:  # in smaller batches from there on
         assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
