@@ -1,4 +1,4 @@
-"""A calibration text sent through the new model as it is built, layer by layer."""
+"""Calibration: running text through the new model layer by layer while it is built."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 MAX_LENGTH = 2048  # tokens of a calibration sequence
 
-# Projections of a layer in the order data flows; those on one line read the same input.
+# Projections of a layer in order of execution; those of one stage have the same input.
 STAGES = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 def as_tokens(
     calibration: Calibration | None, tokenizer_dir: str | os.PathLike[str], vocab_size: int, longest: int
 ) -> list[Tensor]:
-    """Calibration texts or token ids as 1-D tensors of at most `longest` tokens, in the order given.
+    """Convert calibration texts or token ids to 1-D tensors of at most `longest` tokens, in the given order.
 
     Raises:
-        UserError: no tokenizer for a text, ids that the vocabulary lacks, or nothing left.
+        UserError: there is no tokenizer for a text, ids are outside the vocabulary, or no text remains.
     """
     if calibration is None:
         return []
@@ -58,10 +58,10 @@ def _encode(texts: list[str], tokenizer_dir: str | os.PathLike[str]) -> list[lis
 
 
 class Stream:
-    """Hidden states of the calibration text below the next layer, in float32.
+    """Hidden states of the calibration text at the input of the next layer, in float32.
 
-    Each layer is fitted to the activations that the layers fitted before it really give, so that it makes
-    up for their errors. Of a looped model this is the first pass.
+    Each layer is fitted to the actual activations of the layers fitted before it, so that it compensates for
+    their errors. For a looped model these are the activations of the first pass.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Stream:
 
     @torch.inference_mode()
     def moments(self, block: Block, name: str) -> Tensor:
-        """Mean of x x^T over tokens (d_in, d_in), x being what reaches projection `name` of this block."""
+        """Return the mean of x x^T over tokens (d_in, d_in), x being the input of projection `name`."""
         total, count = torch.zeros(()), 0
         seen: list[Tensor] = []
         handle = module(block, name).register_forward_pre_hook(_stop_at(seen))
@@ -91,7 +91,7 @@ class Stream:
 
     @torch.inference_mode()
     def advance(self, block: Block) -> None:
-        """Through a finished layer."""
+        """Run the states through a finished layer."""
         self.states = [block(state, self._context(state)) for state in self.states]
 
     def _context(self, state: Tensor) -> Context:
@@ -102,7 +102,7 @@ class Stream:
 def make_block(
     architecture: Architecture, index: int, state: Mapping[str, Tensor], device: torch.device
 ) -> Block:
-    """One layer in float32, out of a model's tensors; what these lack stays on the meta device."""
+    """Build one layer in float32 from a model's tensors; missing ones stay on the meta device."""
     with torch.device("meta"):
         block = Block(architecture.backbone, architecture.layers[index])
     load(block, {name.removeprefix(f"layers.{index}."): tensor for name, tensor in state.items()
@@ -111,19 +111,19 @@ def make_block(
 
 
 def load(part: nn.Module, state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Sets parameters of a module, in float32."""
+    """Set parameters of a module, in float32."""
     tensors = {name: tensor.to(device, torch.float32) for name, tensor in state.items()}
     part.load_state_dict(tensors, strict=False, assign=True)
 
 
 def module(block: Block, name: str) -> nn.Module:
-    """A projection of a block by its name."""
+    """Return a projection of a block by its name."""
     part = block.ffn if name in ("gate", "up", "down") else block.mixer
     return part.get_submodule(name)
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass at the module that was waited for: what follows may not be there yet."""
+    """Ends a forward pass at the observed module; later modules may not have weights yet."""
 
 
 def _stop_at(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

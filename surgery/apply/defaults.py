@@ -1,4 +1,4 @@
-"""Defaults of `generate` that a checkpoint brings along, and which of them its successor can't follow."""
+"""Defaults of `generate` from a checkpoint, without those that the new model does not support."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def generation_defaults(source: SourceModel) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the defaults to write, special tokens included, and a note on each one that is left out.
+    """Return the defaults to write, special tokens included, and a note on each omitted one.
 
-    The special tokens of config.json hold where generation_config.json has none, as in transformers.
+    Special tokens missing from generation_config.json are taken from config.json, as in transformers.
     """
     settings = {name: source.config[name] for name in _TOKENS if source.config.get(name) is not None}
     settings |= {name: value for name, value in source.generation.items() if not name.startswith("_")}

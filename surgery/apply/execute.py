@@ -1,4 +1,4 @@
-"""Carries out a plan in memory: tensors carried, averaged or fitted into the new model."""
+"""Execution of a plan in memory: tensors are kept, averaged or fitted into the new model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from surgery.model import HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 
 State = dict[str, Tensor]
-Place = tuple[int, str]  # (layer, projection)
+Target = tuple[int, str]  # (layer, projection)
 
 
 def execute(
@@ -37,14 +37,20 @@ def execute(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> tuple[HybridLM, tuple[FitReport, ...]]:
-    """The new model, on the CPU and in evaluation mode, each tensor in its source's dtype.
+    """Build the new model, on the CPU and in evaluation mode, each tensor in its source's dtype.
 
     Args:
-        calibration: texts or token ids; operators are then fitted to the activations these give.
-        device: where fitting and calibration run.
+        source: the checkpoint.
+        plan: what becomes of its tensors.
+        calibration: texts or token ids to whose activations operators are fitted; None: to the weights alone.
+        device: device of fitting and calibration.
+        progress: called with (stage, done, total).
+
+    Returns:
+        The model, and a report on each fitted projection.
 
     Raises:
-        UserError: a calibration text that can't be used.
+        UserError: the calibration text can't be used.
     """
     backbone = source.backbone
     sequences: list[Tensor] = []
@@ -60,7 +66,7 @@ def execute(
 
 
 def assemble(architecture: Architecture, state: State) -> HybridLM:
-    """The model of an architecture with these very tensors."""
+    """Build the model of an architecture from these tensors, without copying them."""
     with torch.device("meta"):
         model = HybridLM(architecture)
     if architecture.backbone.tie_embeddings:
@@ -72,7 +78,7 @@ def assemble(architecture: Architecture, state: State) -> HybridLM:
 
 
 def _carried(source: SourceModel, plan: Plan, progress: Progress | None) -> State:
-    """Everything but fitted tensors."""
+    """Return all tensors that are not fitted."""
     state: State = {}
     fresh = _fresh(plan)
     items = [item for item in plan.tensors if item.action in ("kept", "averaged", "new")]
@@ -87,7 +93,7 @@ def _carried(source: SourceModel, plan: Plan, progress: Progress | None) -> Stat
 
 
 def _source_tensor(source: SourceModel, names: tuple[str, ...]) -> Tensor:
-    """One tensor as it is, or the mean of several in the first one's dtype."""
+    """Return a tensor unchanged, or the mean of several in the first one's dtype."""
     if len(names) == 1:
         return source.tensor(names[0])
     tensors = [source.tensor(name) for name in names]
@@ -98,19 +104,19 @@ def _source_tensor(source: SourceModel, names: tuple[str, ...]) -> Tensor:
 
 
 def _fresh(plan: Plan) -> State:
-    """Starting values for tensors that the model has no counterpart of; the same every time."""
+    """Return deterministic initial values of the tensors without a counterpart in the source model."""
     new = [item for item in plan.tensors if item.action == "new"]
     if all(item.name == "loop_gate" for item in new):
         return {item.name: torch.zeros(item.shape) for item in new}  # a gate starts closed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HybridLM(plan.after)
-    wanted = {item.name for item in new}
-    return {name: tensor for name, tensor in model.state_dict().items() if name in wanted}
+    names = {item.name for item in new}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names}
 
 
-def _replaced(plan: Plan) -> dict[Place, tuple[str, ...]]:
-    """For each fitted projection the checkpoint's dense weights it comes from."""
+def _replaced(plan: Plan) -> dict[Target, tuple[str, ...]]:
+    """Return, for each fitted projection, the checkpoint's dense weights that it replaces."""
     return {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
 
 
@@ -122,11 +128,11 @@ def _fit(
     device: torch.device,
     progress: Progress | None,
 ) -> Iterator[FitReport]:
-    """Fits layer after layer; the parameters go into `state`."""
+    """Fit layer after layer, and add the parameters to `state`."""
     replaced = _replaced(plan)
     stream = Stream(plan.after, state["embed.weight"], sequences, device) if sequences else None
     done = 0
-    for index in range(max(place[0] for place in replaced) + 1):
+    for index in range(max(layer for layer, _ in replaced) + 1):
         block = make_block(plan.after, index, state, device) if stream is not None else None
         for stage in STAGES:
             moments = None
@@ -135,14 +141,14 @@ def _fit(
                     moments = stream.moments(block, name)
                 weight = _source_tensor(source, replaced[index, name])
                 operator = plan.after.layers[index].projections[name]
-                exact = weight.to(device, torch.float32)
-                fitted = fitter_of(operator.name)(exact, moments, operator.options)
+                target = weight.to(device, torch.float32)
+                fitted = fitter_of(operator.name)(target, moments, operator.options)
                 part = "ffn" if name in FFN_PROJECTIONS else "mixer"
                 for key, value in fitted.parameters.items():
                     state[f"layers.{index}.{part}.{name}.{key}"] = value.to("cpu", weight.dtype).contiguous()
                 if block is not None:
                     load(module(block, name), fitted.parameters, device)
-                of_weight, of_output = errors(exact, fitted.weight, moments)
+                of_weight, of_output = errors(target, fitted.weight, moments)
                 short = PROJECTION_OPERATORS[operator.name].short(operator.options)
                 yield FitReport(
                     index, name, f"{operator.name} {short}".strip(), of_weight, of_output, fitted.steps

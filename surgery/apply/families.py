@@ -1,4 +1,4 @@
-"""Checkpoint families that are carried exactly: config.json as a backbone, tensors under our names."""
+"""Supported checkpoint families: reading config.json as a backbone, and the names of their tensors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FAMILIES: dict[str, Callable[[Any], tuple[str, ...]]] = {
     "qwen2": lambda config: _ATTENTION,
     "qwen3": lambda config: (*_ATTENTION, "o") if config.attention_bias else (),
 }
-# What config.json may hold; the fields of _NULLABLE also null. All are checked before transformers builds
-# anything of their size.
+# Types and bounds of the fields of config.json; those in _NULLABLE may be null. All are checked before
+# transformers allocates anything of their size.
 _SIZE = Option(int, low=1, high=2**31)
 _FIELDS = {
     **dict.fromkeys(
@@ -67,12 +67,15 @@ _MIXER = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
 }
 _FFN = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 _TOP = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-# buffers that old checkpoints carry and that are computed
+# computed buffers that old checkpoints contain
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
 
 
 def source_name(name: str) -> str | None:
-    """`layers.3.mixer.q.weight` -> `model.layers.3.self_attn.q_proj.weight`; None: no such."""
+    """Return transformers' name of a tensor, or None if it has none.
+
+    `layers.3.mixer.q.weight` is `model.layers.3.self_attn.q_proj.weight`.
+    """
     module, _, kind = name.rpartition(".")
     if module in _TOP:
         return f"{_TOP[module]}.{kind}"
@@ -93,16 +96,19 @@ def source_name(name: str) -> str | None:
 
 
 def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone | None, list[str]]:
-    """The backbone of a config.json and notes on fields without effect; what can't be carried, by name.
+    """Read a config.json; unsupported features are added to `problems`.
 
-    Sliding windows are carried only where they never bite: at least as long as the longest context that
-    the config allows. Fields that a config leaves out take the family's defaults in transformers.
+    Sliding windows are supported only if they have no effect: at least as long as the longest context that
+    the config allows. Missing fields have the family's defaults of transformers.
+
+    Returns:
+        The backbone, or None with problems, and notes on fields without effect.
     """
     cursor = Cursor(problems)
     kind = data.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = f"families that can: {', '.join(FAMILIES)}"
-        cursor.at("model_type").problem(kind, "this family can't be carried exactly", known)
+        hint = f"families that can: {', '.join(FAMILIES)}"
+        cursor.at("model_type").problem(kind, "this family can't be carried exactly", hint)
         return None, []
     before = len(problems.entries)
     _check_fields(data, cursor)
@@ -111,7 +117,7 @@ def read_backbone(data: Mapping[str, Any], problems: Problems) -> tuple[Backbone
             quantised.get("quant_method", "some method"), "quantised checkpoints can't be rewritten",
             "start from the full-precision one",
         )  # fmt: skip
-        before += 1  # the rest of the config can be read all the same
+        before += 1  # continue, since the rest of the config can be read
     if len(problems.entries) > before:
         return None, []
     from transformers import CONFIG_MAPPING
@@ -201,12 +207,12 @@ def _check_window(config: Any, cursor: Cursor) -> None:
         cursor.at("sliding_window").problem(
             window,
             f"is shorter than max_position_embeddings ({config.max_position_embeddings}): it would be lost",
-            "full attention can only carry a window that never bites",
+            "only a window that never limits attention can be carried over to full attention",
         )
 
 
 def _read_rope(config: Any, cursor: Cursor) -> tuple[dict[str, Any] | None, float, list[str]]:
-    """Rotary scaling, theta, and notes on fields that have no effect; from v4 and v5 spellings alike."""
+    """Return rotary scaling, theta, and notes on fields without effect, from v4 and v5 spellings."""
     given = {key: value for key, value in dict(config.rope_parameters).items() if value is not None}
     theta = float(given.pop("rope_theta", 10000.0))
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"

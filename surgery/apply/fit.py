@@ -1,4 +1,4 @@
-"""Fitting an operator to a dense weight: the result and its error. Each operator brings its own fitter."""
+"""Results and errors of fitting operators to dense weights. Each operator has its own fitter."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from surgery.projections import PROJECTION_OPERATORS
 
 @dataclass(frozen=True)
 class FitReport:
-    """How well one projection was fitted.
+    """Quality of the fit of one projection.
 
     Attributes:
         weight_error: ||W - W'|| / ||W|| (Frobenius).
-        output_error: RMS of (W - W') x over RMS of W x on the calibration text; None without one.
-        steps: alternations until it stopped improving.
+        output_error: RMS of (W - W') x over RMS of W x on the calibration text; None without a text.
+        steps: iterations until convergence.
     """
 
     layer: int
@@ -33,12 +33,13 @@ class FitReport:
     steps: int
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Parameters of an operator by name, and the linear map W' (d_out, d_in) that they carry."""
+    """Parameters of an operator by name, and the linear map W' (d_out, d_in) that they represent."""
 
     parameters: dict[str, Tensor]
     weight: Tensor
@@ -49,7 +50,7 @@ Fitter = Callable[[Tensor, Tensor | None, Mapping[str, Any]], Fitted]
 
 
 def fitter_of(operator: str) -> Fitter:
-    """Return the function that fits this operator to dense weights (`check_operators`: it has one)."""
+    """Return the function that fits this operator to dense weights (see `check_operators`)."""
     path = PROJECTION_OPERATORS[operator].fitter
     assert path is not None, operator
     module, _, name = path.partition(":")
@@ -58,14 +59,18 @@ def fitter_of(operator: str) -> Fitter:
 
 
 def check_operators(after: Architecture) -> None:
-    """Raises:
-    UserError: operators that dense weights can't be turned into.
+    """Check that every operator can be fitted to dense weights.
+
+    Raises:
+        UserError: lists the operators that can't.
     """
     problems = Problems()
-    known = ", ".join(name for name, spec in PROJECTION_OPERATORS.items() if spec.fitter)
+    supported = ", ".join(name for name, spec in PROJECTION_OPERATORS.items() if spec.fitter)
     for operator in sorted({item.name for layer in after.layers for item in layer.projections.values()}):
         if operator != "dense" and PROJECTION_OPERATORS[operator].fitter is None:
-            problems.add("operator", operator, "can't be fitted to dense weights", f"those that can: {known}")
+            problems.add(
+                "operator", operator, "can't be fitted to dense weights", f"those that can: {supported}"
+            )
     problems.raise_if_any("the architecture can't be reached by surgery")
 
 
@@ -74,7 +79,7 @@ def errors(
     fitted: Float[Tensor, "d_out d_in"],
     moments: Float[Tensor, "d_in d_in"] | None,
 ) -> tuple[float, float | None]:
-    """Relative weight error, and relative output error under the inputs' second moments."""
+    """Return the relative weight error, and the relative output error under the inputs' second moments."""
     difference = weight - fitted
     of_weight = float(difference.norm() / weight.norm().clamp(min=1e-30))
     if moments is None:
@@ -83,5 +88,5 @@ def errors(
 
 
 def _energy(matrix: Tensor, moments: Tensor) -> float:
-    """E ||M x||^2 for inputs with these second moments."""
+    """Return E ||M x||^2 for inputs with these second moments."""
     return max(0.0, float(((matrix @ moments) * matrix).sum()))

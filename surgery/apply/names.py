@@ -1,4 +1,4 @@
-"""Names of a checkpoint's tensors: matched as transformers matches them, and explained where they don't."""
+"""Names of a checkpoint's tensors: matching as in transformers, and explanations of mismatches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BASE = "model"  # the attribute that holds the decoder in transformers' classes
 _LAYER = re.compile(r"(.*?\blayers\.)(\d{1,9})(\..*)")
 
-# A part of a name that a wrapper around the model left there -> (the wrapper, how to save without it).
+# Part of a name that a wrapper around the model adds -> (the wrapper, how to save without it).
 WRAPPERS = {
     "base_model.model": ("a PEFT adapter", "save it with `model.merge_and_unload().save_pretrained(FOLDER)`"),
     "base_layer": ("a PEFT adapter", "save it with `model.merge_and_unload().save_pretrained(FOLDER)`"),
@@ -25,7 +25,7 @@ WRAPPERS = {
     "text_model": ("a multimodal model", "save its language model alone"),
     "pretrained_model": ("a model with a value head (TRL)", "save the model inside it alone"),
 }
-# Names that belong to another kind of checkpoint -> what that is, and what to do. The first match counts.
+# Names of other kinds of checkpoints -> the problem, and the fix. The first match counts.
 _FOREIGN = (
     (
         re.compile(r"\blora_|\bmodules_to_save\b|\boriginal_module\b"),
@@ -59,19 +59,19 @@ _FOREIGN = (
 
 
 def match_names(stored: Iterable[str], known: Collection[str], problems: Problems) -> dict[str, str]:
-    """Return the names of a checkpoint by the names of the model, as transformers' loader matches them.
+    """Return the checkpoint's names by the model's names, matched as by transformers' loader.
 
     A base model's tensors may lack the leading `model.`, and `lm_head` may have it. Names that match nothing
-    stay as they are. Two tensors with one name in the model are a problem.
+    are unchanged. Two tensors with the same name in the model are a problem.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in stored:
         ours = _match(name, known)
-        if ours in found:
-            problems.add(ours, None, f"is there twice: as {found[ours]} and as {name}", "remove one of them")
+        if ours in names:
+            problems.add(ours, None, f"is there twice: as {names[ours]} and as {name}", "remove one of them")
         else:
-            found[ours] = name
-    return found
+            names[ours] = name
+    return names
 
 
 def _match(name: str, known: Collection[str]) -> str:
@@ -83,7 +83,7 @@ def _match(name: str, known: Collection[str]) -> str:
 def explain_names(
     missing: Iterable[str], unexpected: Iterable[str], tied: bool, problems: Problems, known: Collection[str]
 ) -> None:
-    """Add a problem for each group of names that don't fit, with the reason where it can be recognised.
+    """Add a problem for each group of mismatched names, with the reason if it can be recognised.
 
     Args:
         missing: names of the model that the checkpoint lacks.
@@ -94,10 +94,10 @@ def explain_names(
     absent, extra = dict.fromkeys(missing), dict.fromkeys(unexpected)
     for wrappers, wrapped in _find_wrapped(extra, known).items():
         marks = " and ".join(f"`{wrapper}.`" for wrapper in wrappers)
-        who = " inside ".join(WRAPPERS[part][0] for part in wrappers if part in WRAPPERS)
+        origin = " inside ".join(WRAPPERS[part][0] for part in wrappers if part in WRAPPERS)
         fixes = [WRAPPERS[part][1] for part in wrappers if part in WRAPPERS]
         rule = f"{_count(len(wrapped))} with {marks} in the name, such as {next(iter(wrapped))}"
-        rule += f": saved from inside {who}" if who else ""
+        rule += f": saved from inside {origin}" if origin else ""
         hint = ", or ".join([*dict.fromkeys(fixes), f"remove {marks} from the names"])
         problems.add("".join(f"{wrapper}." for wrapper in wrappers), None, rule, hint)
         for name, inner in wrapped.items():
@@ -119,7 +119,7 @@ def explain_names(
 def _explain_embeddings(
     absent: dict[str, None], extra: Mapping[str, None], tied: bool, problems: Problems
 ) -> None:
-    """Add problems of an absent embedding or head, which tie_word_embeddings has a say in."""
+    """Add problems for a missing embedding or head, depending on tie_word_embeddings."""
     if HEAD in absent and EMBEDDING not in absent and not tied:
         problems.add(
             HEAD, None, "is missing, and tie_word_embeddings is false: transformers would start it at random",
@@ -137,8 +137,8 @@ def _explain_embeddings(
 
 
 def _find_wrapped(names: Iterable[str], known: Collection[str]) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return, by the wrappers around them, the names that wrappers hide and the model's names inside."""
-    found: dict[tuple[str, ...], dict[str, str]] = {}
+    """Return, by tuples of wrappers, the names with them and the model's names without them."""
+    wrapped: dict[tuple[str, ...], dict[str, str]] = {}
     rest = []
     for name in names:
         inner, wrappers = name, []
@@ -149,25 +149,25 @@ def _find_wrapped(names: Iterable[str], known: Collection[str]) -> dict[tuple[st
             inner = shorter
         inner = _match(inner, known)
         if wrappers and inner in known:
-            found.setdefault(tuple(wrappers), {})[name] = inner
+            wrapped.setdefault(tuple(wrappers), {})[name] = inner
         else:
             rest.append(name)
-    for prefix, wrapped in _find_prefix(rest, known).items():
-        found.setdefault((prefix,), {}).update(wrapped)
-    return found
+    for prefix, prefixed in _find_prefix(rest, known).items():
+        wrapped.setdefault((prefix,), {}).update(prefixed)
+    return wrapped
 
 
 def _find_prefix(names: list[str], known: Collection[str]) -> dict[str, dict[str, str]]:
-    """Return the prefix before the model's own names, one that WRAPPERS doesn't list."""
-    found: dict[str, dict[str, str]] = {}
+    """Return, by prefix, the names with a prefix that WRAPPERS does not list and the model's names."""
+    prefixed: dict[str, dict[str, str]] = {}
     for name in names:
         parts = name.split(".")
         for start in range(1, len(parts)):
             inner = ".".join(parts[start:])
             if inner in known and inner.startswith((f"{_BASE}.", "lm_head.")):
-                found.setdefault(".".join(parts[:start]), {})[name] = inner
+                prefixed.setdefault(".".join(parts[:start]), {})[name] = inner
                 break
-    return found
+    return prefixed
 
 
 def _count(number: int) -> str:
@@ -175,7 +175,7 @@ def _count(number: int) -> str:
 
 
 def by_layers(names: Iterable[str]) -> list[str]:
-    """Every name once, those that differ only in the layer on one line: `model.layers.[0-3,7].mlp...`."""
+    """Merge names that differ only in the layer, such as `model.layers.[0-3,7].mlp...`."""
     groups: dict[tuple[str, str], list[int]] = {}
     for name in names:
         match = _LAYER.match(name)
@@ -186,6 +186,6 @@ def by_layers(names: Iterable[str]) -> list[str]:
         if layers == [-1]:
             lines.append(head)
         else:
-            where = write_layers(tuple(sorted(layers)), len(layers) + max(layers) + 1)
-            lines.append(f"{head}{where if len(layers) == 1 else f'[{where}]'}{tail}")
+            selector = write_layers(tuple(sorted(layers)), len(layers) + max(layers) + 1)
+            lines.append(f"{head}{selector if len(layers) == 1 else f'[{selector}]'}{tail}")
     return lines

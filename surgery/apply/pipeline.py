@@ -1,4 +1,4 @@
-"""The whole surgery: read, plan, execute, write, verify, card; or nothing at all."""
+"""The whole surgery, atomically: read, plan, execute, write, verify, and add the model card."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Heal = Callable[[HybridLM], str]  # trains the model in place; returns Markdown 
 
 @dataclass(frozen=True)
 class ApplyReport:
-    """What was done. `out`, `fits` and `verification` are empty after a dry run."""
+    """Report on a surgery. `out`, `fits` and `verification` are empty after a dry run."""
 
     plan: Plan
     out: Path | None = None
@@ -40,6 +40,7 @@ class ApplyReport:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for `--json`."""
         return {
             "plan": self.plan.to_dict(),
             "out": str(self.out) if self.out is not None else None,
@@ -62,53 +63,53 @@ def apply(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> ApplyReport:
-    """Rewrites a checkpoint into an architecture and proves that the result loads.
+    """Rewrite a checkpoint into an architecture and verify that the result loads.
 
     Args:
         model: a local folder, a Hub id, or a checkpoint already opened by `read_source`.
         architecture: a YAML file, plain data or an architecture; see `plan`.
         out: the folder to write; may be None in a dry run.
-        dry_run: stop after the plan; every check that needs no writing has then been made.
+        dry_run: stop after the plan and all checks that need no writing.
         fold: `average` or `first`, see `plan`.
         calibration: texts or token ids to fit operators to; without it weights are fitted, not outputs.
         heal: trains the model between fitting and writing.
-        overwrite: replace a model that stands at `out`.
+        overwrite: replace an existing model at `out`.
         progress: called with (stage, done, total).
 
     Raises:
-        UserError: anything that can't be done as asked, before anything is written; a place that can't be
-            written to; or a result that is not what was meant. Nothing half-written is left behind.
+        UserError: the request is invalid (before anything is written), `out` can't be written, or the
+            verification failed. No partial output is left behind.
     """
     began = time.monotonic()
     source = model if isinstance(model, SourceModel) else read_source(model)
-    drawn = plan(source, architecture, fold=fold, out=out)
+    planned = plan(source, architecture, fold=fold, out=out)
     if out is not None:
         check_target(out, overwrite=overwrite, source=source.folder)
     source.check_values()
     if dry_run:
-        return ApplyReport(drawn, seconds=time.monotonic() - began)
-    assert out is not None, "only a dry run goes nowhere"
-    drawn.check_disk()
-    built, fits = execute(source, drawn, calibration=calibration, device=device, progress=progress)
+        return ApplyReport(planned, seconds=time.monotonic() - began)
+    assert out is not None, "only a dry run has no output"
+    planned.check_disk()
+    built, fits = execute(source, planned, calibration=calibration, device=device, progress=progress)
     healed = heal(built) if heal is not None else ""
-    verification = publish(built.eval(), source, drawn, fits, out, text=healed, overwrite=overwrite)
-    return ApplyReport(drawn, Path(out), fits, verification, time.monotonic() - began)
+    verification = publish(built.eval(), source, planned, fits, out, text=healed, overwrite=overwrite)
+    return ApplyReport(planned, Path(out), fits, verification, time.monotonic() - began)
 
 
 def publish(
     model: HybridLM,
     source: SourceModel,
-    drawn: Plan,
+    planned: Plan,
     fits: tuple[FitReport, ...],
     out: str | os.PathLike[str],
     *,
     text: str = "",
     overwrite: bool = False,
 ) -> Verification:
-    """Writes the model's folder, verifies it in a fresh process, adds the card, and moves it into place.
+    """Write the model's folder, verify it in a fresh process, add the card, and move it to `out`.
 
     Raises:
-        UserError: the place can't be written to, or verification failed. Nothing is left behind.
+        UserError: `out` can't be written, or the verification failed. Nothing is left behind.
     """
     has_tokenizer = any((source.folder / name).is_file() for name in TOKENIZER_FILES)
     with staged(out, overwrite=overwrite) as folder:
@@ -120,11 +121,11 @@ def publish(
         )
         verification = verify(folder, model)
         body = card(
-            drawn.after,
+            planned.after,
             title=Path(out).absolute().name,
-            text=sections(drawn, fits, verification) + ("\n\n" + text if text else ""),
+            text=sections(planned, fits, verification) + ("\n\n" + text if text else ""),
             base_model=source.hub_id,
-            before=drawn.before,
+            before=planned.before,
         )
         (folder / "README.md").write_text(body, encoding="utf-8")
     return verification

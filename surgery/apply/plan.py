@@ -1,4 +1,4 @@
-"""What a surgery would do to every tensor, before any is written."""
+"""The plan of a surgery: the treatment of every tensor, before any is written."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from surgery.hf.card import costs
 from surgery.hf.staging import free_bytes
 from surgery.projections import PROJECTION_OPERATORS
 
-_SPARE_BYTES = 64 * 2**20  # configs, tokenizer, source and card beside the weights
+_SPARE_BYTES = 64 * 2**20  # configs, tokenizer, source and card, in addition to the weights
 
 
 @dataclass(frozen=True)
 class RulePlan:
-    """A projection rule and how many projections it decides."""
+    """A projection rule and the number of projections it decides."""
 
     rule: str
     matches: int
@@ -35,8 +35,10 @@ class RulePlan:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One physical layer: the model's layers it comes from, and what stands in it. Parameters are those of
-    its projections."""
+    """One physical layer: the model's layers it replaces, and its operators.
+
+    Parameters are those of its projections.
+    """
 
     index: int
     sources: tuple[int, ...]  # more than one: folded onto each other
@@ -58,52 +60,55 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole surgery. Nothing has been written; `to_dict` is plain data for `--json`."""
+    """A planned surgery, before anything is written."""
 
-    model: str  # as it was named: a folder or a Hub id
+    model: str  # as given: a folder or a Hub id
     on_hub: bool
     family: str
     before: Architecture
     after: Architecture
-    fold: str | None  # how folded layers are combined; None where none are
+    fold: str | None  # method of combining folded layers; None if there are none
     rules: tuple[RulePlan, ...]
     layers: tuple[LayerPlan, ...]
     tensors: tuple[TensorPlan, ...]
     costs: tuple[Cost, ...]
-    unused: tuple[str, ...]  # the checkpoint's tensors that go nowhere
+    unused: tuple[str, ...]  # the checkpoint's tensors that are not used
     disk_needed: int  # bytes
-    disk_free: int | None  # bytes where the output goes, if that is known
+    disk_free: int | None  # bytes on the output's disk, if it is known
     warnings: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        """The model's name for others to read: a Hub id, or the last part of a folder's path."""
+        """Public name of the model: its Hub id, or the last part of the folder's path."""
         return self.model if self.on_hub else Path(self.model).absolute().name
 
     def count(self, action: str) -> int:
-        """Tensors with this action."""
+        """Return the number of tensors with this action."""
         return sum(tensor.action == action for tensor in self.tensors)
 
     @property
     def fitted(self) -> tuple[tuple[int, str], ...]:
-        """(layer, projection) of everything that is fitted."""
-        found = {tensor.projection for tensor in self.tensors if tensor.action == "fitted"}
+        """(layer, projection) of all fitted projections."""
+        targets = {tensor.projection for tensor in self.tensors if tensor.action == "fitted"}
         return tuple(
             (layer.index, name)
             for layer in self.layers
             for name in layer.operators
-            if (layer.index, name) in found
+            if (layer.index, name) in targets
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for `--json`."""
         data = asdict(self)
         data["before"], data["after"] = _describe(self.before), _describe(self.after)
         data["actions"] = {action: self.count(action) for action in ACTIONS}
         return data
 
     def check_disk(self) -> None:
-        """Raises:
-        UserError: not enough space for the output.
+        """Check the free disk space.
+
+        Raises:
+            UserError: not enough space for the output.
         """
         if self.disk_free is not None and self.disk_free < self.disk_needed:
             needed, free = format_bytes(self.disk_needed), format_bytes(self.disk_free)
@@ -120,16 +125,17 @@ def plan(
     fold: str = "average",
     out: str | os.PathLike[str] | None = None,
 ) -> Plan:
-    """Plans the surgery of `source` into `architecture`.
+    """Plan the surgery of `source` into `architecture`.
 
     Args:
-        architecture: a YAML file, plain data or an architecture; `backbone`, or any field of it, may be
-            left out and is then the model's.
-        fold: how a physical layer comes from the layers folded onto it, `average` or `first`.
-        out: where the model will go, for the free disk space.
+        source: the checkpoint.
+        architecture: a YAML file, plain data or an architecture; missing fields of `backbone` are the
+            model's.
+        fold: method of combining the layers folded onto a physical layer, `average` or `first`.
+        out: future folder of the model, for the free disk space.
 
     Raises:
-        UserError: not a valid architecture, or not one of this model.
+        UserError: the architecture is invalid, or does not fit this model.
     """
     if fold not in FOLDS:
         raise UserError("can't plan", [Problem("fold", fold, f"must be one of {', '.join(FOLDS)}")])
@@ -137,8 +143,8 @@ def plan(
     check_operators(after)
     groups = folded_layers(source.backbone.num_layers, after)
     folded = any(len(group) > 1 for group in groups)
-    taken = tuple(group[:1] for group in groups) if fold == "first" else groups
-    tensors = tuple(plan_tensors(source, after, taken))
+    sources = tuple(group[:1] for group in groups) if fold == "first" else groups
+    tensors = tuple(plan_tensors(source, after, sources))
     used = {name for tensor in tensors for name in tensor.sources}
     unused = tuple(
         name for name in source.tensors
@@ -163,31 +169,31 @@ def plan(
 
 
 def _rules(after: Architecture) -> tuple[RulePlan, ...]:
-    found = []
+    plans = []
     for rule, matches in zip(after.rules, after.rule_matches(), strict=True):
-        where = f" in layers {rule.layers}" if rule.layers else ""
+        layers = f" in layers {rule.layers}" if rule.layers else ""
         short = PROJECTION_OPERATORS[rule.operator].short(rule.options)
-        found.append(RulePlan(f"{' '.join(rule.match)}{where} -> {rule.operator} {short}".strip(), matches))
-    return tuple(found)
+        plans.append(RulePlan(f"{' '.join(rule.match)}{layers} -> {rule.operator} {short}".strip(), matches))
+    return tuple(plans)
 
 
 def _layers(
     source: SourceModel, after: Architecture, groups: tuple[tuple[int, ...], ...]
 ) -> tuple[LayerPlan, ...]:
     before = source.architecture.layers
-    found = []
+    plans = []
     for index, layer in enumerate(after.layers):
         operators = {
             name: f"{item.name} {PROJECTION_OPERATORS[item.name].short(item.options)}".strip()
             for name, item in layer.projections.items()
         }
         old = sum(_layer_params(before[group]) for group in groups[index])
-        found.append(LayerPlan(index, groups[index], layer.mixer, operators, old, _layer_params(layer)))
-    return tuple(found)
+        plans.append(LayerPlan(index, groups[index], layer.mixer, operators, old, _layer_params(layer)))
+    return tuple(plans)
 
 
 def _layer_params(layer: Any) -> int:
-    """Parameters of a layer's projections."""
+    """Return the number of parameters of a layer's projections."""
     return sum(
         PROJECTION_OPERATORS[item.name].params(item.d_in, item.d_out, item.options)
         + (item.d_out if item.bias else 0)

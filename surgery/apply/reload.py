@@ -1,6 +1,6 @@
-"""The fresh process of `verify`: a script of its own, started away from the checkout.
+"""Script that `verify` runs in a fresh process, outside the checkout.
 
-Takes one JSON argument; reads prompts.safetensors from the current folder, writes logits.safetensors there
+Takes one JSON argument, reads prompts.safetensors from the current folder, writes logits.safetensors there,
 and prints one line of JSON.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Loads the model, writes its logits on the prompts, generates with and without cache."""
+    """Load the model, write its logits on the prompts, and generate with and without cache."""
     if job["remote_code"]:
         sys.modules["surgery"] = None  # type: ignore[assignment] # an import of it now fails
     else:
@@ -30,7 +30,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode():
         logits = model(prompts, use_cache=False).logits.float()
     save_file({"logits": logits.contiguous()}, "logits.safetensors")
-    # the checkpoint's own defaults may ask for samples, several sequences or words that end a text
+    # the checkpoint's own defaults may request sampling, several sequences or stop words
     model.generation_config = transformers.GenerationConfig()
     settings = {
         "max_new_tokens": job["new_tokens"], "do_sample": False, "num_beams": 1, "eos_token_id": None,

@@ -1,4 +1,4 @@
-"""What a surgery says about itself in the model card."""
+"""Sections of the model card about a surgery."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from surgery.hf.card import table
 
 
 def sections(plan: Plan, fits: Sequence[FitReport], verification: Verification) -> str:
-    """Markdown: origin, tensors, fit errors, verification."""
+    """Return Markdown sections: origin, tensors, fit errors, verification."""
     parts = [_origin(plan)]
-    known = plan.after.warnings()  # the card lists those itself
-    if warnings := [text for text in plan.warnings if text not in known]:
+    listed = plan.after.warnings()  # elsewhere in the card
+    if warnings := [text for text in plan.warnings if text not in listed]:
         parts += ["## Warnings", "\n".join(f"- {text}" for text in warnings)]
     if fits:
         parts += ["## Fit, before any training", fit_table(fits)]
@@ -24,28 +24,28 @@ def sections(plan: Plan, fits: Sequence[FitReport], verification: Verification) 
 
 
 def fit_table(fits: Sequence[FitReport]) -> str:
-    """Mean and worst errors of each projection over the layers."""
+    """Return a table of the mean errors of each projection, with its worst layer."""
     groups: dict[tuple[str, str], list[FitReport]] = {}
     for fit in fits:
         groups.setdefault((fit.projection, fit.operator), []).append(fit)
     rows = []
-    for (projection, operator), found in groups.items():
-        worst = max(found, key=lambda fit: fit.output_error or fit.weight_error)
-        outputs = [fit.output_error for fit in found if fit.output_error is not None]
+    for (projection, operator), group in groups.items():
+        worst = max(group, key=lambda fit: fit.output_error or fit.weight_error)
+        outputs = [fit.output_error for fit in group if fit.output_error is not None]
         rows.append(
             [
                 projection,
                 operator,
-                write_layers(tuple(fit.layer for fit in found), 0) or "all",
-                f"{sum(fit.weight_error for fit in found) / len(found):.3f}",
+                write_layers(tuple(fit.layer for fit in group), 0) or "all",
+                f"{sum(fit.weight_error for fit in group) / len(group):.3f}",
                 f"{sum(outputs) / len(outputs):.3f}" if outputs else "not measured",
                 str(worst.layer),
             ]
         )
     head = ["projection", "operator", "layers", "weight error", "output error", "worst layer"]
     note = (
-        "Means over layers, relative: of the weights (Frobenius norm), and of the outputs on the calibration "
-        "text (root mean square)."
+        "Relative errors, averaged over layers: of the weights (Frobenius norm), and of the outputs on the "
+        "calibration text (root mean square)."
     )
     return f"{table(head, rows)}\n\n{note}"
 
@@ -57,15 +57,15 @@ def _origin(plan: Plan) -> str:
         "fitted": plan.count("fitted"),
         "new": plan.count("new"),
     }
-    told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    return f"Made by `nas apply` out of `{plan.title}` ({plan.family}, `{plan.before}`). Tensors: {told}."
+    summary = ", ".join(f"{number} {treatment}" for treatment, number in counts.items() if number)
+    return f"Made by `nas apply` from `{plan.title}` ({plan.family}, `{plan.before}`). Tensors: {summary}."
 
 
-def _verified(found: Verification) -> str:
+def _verified(result: Verification) -> str:
     return (
-        f"Loaded in a fresh process (transformers {found.transformers}, torch {found.torch}) and compared in "
-        f"{found.dtype} with the model in memory: logits differ by at most {found.max_logit_difference:.1e}, "
-        f"the largest being {found.max_logit:.1f}; "
+        f"Loaded in a fresh process (transformers {result.transformers}, torch {result.torch}) and compared "
+        f"in {result.dtype} with the model in memory: logits differ by at most "
+        f"{result.max_logit_difference:.1e}, the largest being {result.max_logit:.1f}; "
         f"greedy generation with and without cache agrees on "
-        f"{found.equal_tokens} of {found.new_tokens} tokens."
+        f"{result.equal_tokens} of {result.new_tokens} tokens."
     )

@@ -1,4 +1,4 @@
-"""A pretrained checkpoint, read lazily: its config as a backbone, its tensors one at a time."""
+"""A pretrained checkpoint, read lazily: its config as a backbone, and its tensors on demand."""
 
 from __future__ import annotations
 
@@ -29,35 +29,36 @@ GENERATION = "generation_config.json"
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A checked checkpoint: every tensor its backbone needs is there, in the right shape."""
+    """A validated checkpoint: every tensor that its backbone needs exists in the right shape."""
 
-    name: str  # as the user gave it: a folder or a Hub id
+    name: str  # as given: a folder or a Hub id
     folder: Path
     config: dict[str, Any]
     backbone: Backbone
-    tensors: dict[str, TensorInfo]  # by transformers' names, which the files may spell otherwise
+    tensors: dict[str, TensorInfo]  # by transformers' names, which may differ from the files'
     generation: dict[str, Any]  # of generation_config.json
     notes: tuple[str, ...] = ()
     hub_id: str | None = None
 
     @property
     def family(self) -> str:
+        """The `model_type` of the config."""
         return str(self.config["model_type"])
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What it is now: dense, full attention, no loop."""
+        """The checkpoint's present architecture: dense, full attention, no loop."""
         return Architecture(self.backbone)
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by its name, bit for bit."""
+        """Read a tensor by its name, unchanged."""
         info = self.tensors[name]
         with safe_open(info.file, framework="pt") as opened:
             loaded: Tensor = opened.get_tensor(info.stored)
         return loaded
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Many tensors, each file opened once."""
+        """Read tensors, opening each file once; yields (name, tensor)."""
         by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
@@ -67,10 +68,11 @@ class SourceModel:
                     yield name, opened.get_tensor(self.tensors[name].stored)
 
     def check_values(self) -> None:
-        """Reads every number once.
+        """Check all values of all tensors.
 
         Raises:
-            UserError: tensors with NaN or infinite numbers, all listed; a tied head that differs.
+            UserError: tensors hold NaN or infinite numbers (all are listed), or a tied head differs from the
+                embedding.
         """
         problems = Problems()
         for name, tensor in self.read(self.tensors):
@@ -87,11 +89,11 @@ class SourceModel:
 
 
 def read_source(model: str | os.PathLike[str]) -> SourceModel:
-    """Opens a checkpoint from a local folder, or from the Hub by its id.
+    """Open a checkpoint from a local folder, or from the Hub by its id.
 
     Raises:
-        UserError: not found, not a family that can be carried, or a checkpoint with missing, unexpected,
-            misshapen or unreadable tensors: everything that is wrong, at once.
+        UserError: it does not exist, its family is not supported, or tensors are missing, unexpected,
+            misshapen or unreadable. All problems are listed.
     """
     folder, hub_id = locate(model)
     title = f"{model}: can't be rewritten"
@@ -118,7 +120,7 @@ def read_source(model: str | os.PathLike[str]) -> SourceModel:
 
 
 def read_config(folder: Path, problems: Problems) -> dict[str, Any] | None:
-    """Return config.json; that it is missing or can't be used is a problem."""
+    """Return config.json; a missing or unusable file is added to `problems`, and gives None."""
     config = try_object(folder / "config.json", problems)
     if config is None and not problems and not (folder / ADAPTER).is_file():
         problems.add("config.json", None, "is missing", _hint_at(folder))
@@ -126,7 +128,7 @@ def read_config(folder: Path, problems: Problems) -> dict[str, Any] | None:
 
 
 def _hint_at(folder: Path) -> str:
-    """Return where a model may be meant: a subfolder that holds one."""
+    """Return a hint about a subfolder that holds a model, if there is one."""
     for pattern in ("*/config.json", "snapshots/*/config.json"):
         for path in sorted(folder.glob(pattern)):
             return f"give {path.parent}, which holds a model"
@@ -137,7 +139,8 @@ def locate(model: str | os.PathLike[str], *, code: bool = False) -> tuple[Path, 
     """Return the folder that holds the checkpoint, and its Hub id if it came from there.
 
     Args:
-        code: also download the code that the model brings along.
+        model: a folder or a Hub id.
+        code: also download the model's own code.
 
     Raises:
         UserError: no such folder, and the Hub has no such model or can't be reached.
@@ -170,27 +173,27 @@ def locate(model: str | os.PathLike[str], *, code: bool = False) -> tuple[Path, 
 
 
 def needed_tensors(backbone: Backbone) -> dict[str, tuple[int, ...]]:
-    """Checkpoint name -> shape of every tensor that a model of this backbone has."""
+    """Return the shape of every tensor of a model with this backbone, by transformers' names."""
     from surgery.model import HybridLM
 
     with torch.device("meta"):
         model = HybridLM(Architecture(backbone))
-    found = {}
+    shapes = {}
     for name, tensor in model.state_dict().items():
         theirs = source_name(name)
         assert theirs is not None, name
-        found[theirs] = tuple(tensor.shape)
+        shapes[theirs] = tuple(tensor.shape)
     if backbone.tie_embeddings:
-        del found["lm_head.weight"]
-    return found
+        del shapes["lm_head.weight"]
+    return shapes
 
 
 def _match_tensors(
     backbone: Backbone, stored: dict[str, TensorInfo], problems: Problems
 ) -> dict[str, TensorInfo]:
-    """Return the stored tensors by the names that a model of this backbone has.
+    """Return the stored tensors by the names of a model with this backbone.
 
-    Of a tied embedding and head either is enough, as in transformers.
+    Either of a tied embedding and head is sufficient, as in transformers.
     """
     if not stored and problems:
         return {}  # no file could be read, which has been reported

@@ -1,4 +1,4 @@
-"""The architecture a model is to become: read against the model's own backbone, folded layers named."""
+"""The target architecture of a surgery, completed with the model's backbone, and its folded layers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.yaml_source import Source, load_yaml
 
 FOLDS = ("average", "first")
-_FREE = ("num_layers", "max_position_embeddings")  # folding may change the first; the second is the model's
+_FREE = (
+    "num_layers",
+    "max_position_embeddings",
+)  # folding changes the first; the second is always the model's
 
 
 def read_architecture(
     given: str | os.PathLike[str] | Mapping[str, Any] | Architecture, backbone: Backbone
 ) -> Architecture:
-    """The architecture, every field of `backbone` that it leaves out taken from the model.
+    """Read the architecture, with missing fields of its backbone taken from the model's `backbone`.
 
     Raises:
-        UserError: not a valid architecture, or fields that differ from the model's, each named.
+        UserError: the architecture is invalid, or its backbone differs from the model's (all fields listed).
     """
     source: Source | None = None
     data: Any
@@ -34,9 +37,9 @@ def read_architecture(
         source = load_yaml(os.fspath(given))
         data = source.data
     if isinstance(data, dict):
-        wanted = data.get("backbone")
-        if wanted is None or isinstance(wanted, dict):
-            data = {**data, "backbone": {**backbone.to_dict(), **(wanted or {})}}
+        own = data.get("backbone")
+        if own is None or isinstance(own, dict):
+            data = {**data, "backbone": {**backbone.to_dict(), **(own or {})}}
     architecture = Architecture.from_dict(data, source=source)
     _check_same(architecture.backbone, backbone, source)
     return _with_positions(architecture, backbone)
@@ -60,20 +63,20 @@ def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> Non
 
 
 def _with_positions(architecture: Architecture, backbone: Backbone) -> Architecture:
-    """The model's own context length: it is not an architect's choice."""
+    """Return the architecture with the model's context length, which it can't change."""
     data = architecture.to_dict()
     data["backbone"]["max_position_embeddings"] = backbone.max_position_embeddings
     return Architecture.from_dict(data)
 
 
 def folded_layers(depth: int, after: Architecture) -> tuple[tuple[int, ...], ...]:
-    """For each physical layer the model's layers that become it.
+    """Return, for each physical layer, the model's layers that are folded onto it.
 
-    As many physical layers as the model has: each is its own, loops run them again as they are. A loop of
-    T over 1/T of the layers: physical layer i stands where layers i, i + N, i + 2N, ... stood.
+    With as many physical layers as the model has, each is its own, and loops repeat them. With T loops over N
+    physical layers and a model of T * N layers, physical layer i replaces layers i, i + N, i + 2N, ...
 
     Raises:
-        UserError: a depth that is neither.
+        UserError: the depth is neither.
     """
     physical, count = after.backbone.num_layers, after.loop_count
     if physical == depth:

@@ -1,4 +1,4 @@
-"""Where every tensor of the new model comes from."""
+"""The origin of every tensor of the new model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ ACTIONS = ("kept", "averaged", "fitted", "new", "shared")
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor of the new model. `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to
-    dense weights, `new` (initialised), or `shared` with the embedding."""
+    """One tensor of the new model.
+
+    `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to dense weights, `new`
+    (initialised), or `shared` with the embedding.
+    """
 
     name: str
     action: str
@@ -28,6 +31,7 @@ class TensorPlan:
 
     @property
     def bytes(self) -> int:
+        """Size in the checkpoint."""
         return 0 if self.action == "shared" else _bytes(self.shape, self.dtype)
 
     @property
@@ -40,7 +44,7 @@ class TensorPlan:
 def plan_tensors(
     source: SourceModel, after: Architecture, groups: tuple[tuple[int, ...], ...]
 ) -> Iterator[TensorPlan]:
-    """One plan a tensor. `groups`: for each physical layer the model's layers that become it."""
+    """Yield one plan per tensor. `groups`: for each physical layer, the model's layers folded onto it."""
     with torch.device("meta"):
         model = HybridLM(after)
     for name, tensor in model.state_dict().items():
@@ -51,9 +55,9 @@ def plan_tensors(
             continue
         parents = _parents(name, after, groups)
         parents = tuple(parent for parent in parents if parent in source.tensors)
-        place = _operator_of(name, after)
-        if place is not None and not _is_carried(name, after):
-            fits = parents and source.tensors[parents[0]].shape == _dense_shape(place, after)
+        operator = _operator_of(name, after)
+        if operator is not None and not _is_carried(name, after):
+            fits = parents and source.tensors[parents[0]].shape == _dense_shape(operator, after)
             action, parents = ("fitted", parents) if fits else ("new", ())
         elif parents and source.tensors[parents[0]].shape == shape:
             action = "averaged" if len(parents) > 1 else "kept"
@@ -64,7 +68,7 @@ def plan_tensors(
 
 
 def _operator_of(name: str, after: Architecture) -> tuple[int, str, str] | None:
-    """(layer, projection, operator) that a tensor belongs to; None for norms, embeddings and the like."""
+    """Return (layer, projection, operator) of a tensor; None for norms, embeddings and similar tensors."""
     parts = name.split(".")
     if parts[0] != "layers" or len(parts) < 5 or parts[3] not in after.layers[int(parts[1])].projections:
         return None
@@ -72,23 +76,26 @@ def _operator_of(name: str, after: Architecture) -> tuple[int, str, str] | None:
     return index, parts[3], after.layers[index].projections[parts[3]].name
 
 
-def _dense_shape(place: tuple[int, str, str], after: Architecture) -> tuple[int, int]:
-    """(outputs, inputs) of the dense weight that an operator can be fitted to. A mixer of another kind may
-    have projections of the same names and other sizes, or of names that the model lacks."""
-    item = after.layers[place[0]].projections[place[1]]
+def _dense_shape(operator: tuple[int, str, str], after: Architecture) -> tuple[int, int]:
+    """Return (outputs, inputs) of the dense weight to which an operator can be fitted.
+
+    Another mixer may have projections with the same names but other sizes, or with names that the model
+    lacks.
+    """
+    layer, projection, _ = operator
+    item = after.layers[layer].projections[projection]
     return item.d_out, item.d_in
 
 
 def _is_carried(name: str, after: Architecture) -> bool:
-    """Whether the tensor means what the source's of the same name means."""
-    place = _operator_of(name, after)
-    return place is None or place[2] == "dense" or name.endswith(f".{place[1]}.bias")
+    """Return whether the tensor has the same meaning as the source's tensor of the same name."""
+    operator = _operator_of(name, after)
+    return operator is None or operator[2] == "dense" or name.endswith(f".{operator[1]}.bias")
 
 
 def _parents(name: str, after: Architecture, groups: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
-    """The checkpoint's names that a tensor comes from, one for each layer folded onto its own."""
-    place = _operator_of(name, after)
-    if place is not None and not _is_carried(name, after):
+    """Return the checkpoint's tensors from which a tensor is made, one per layer folded onto its own."""
+    if _operator_of(name, after) is not None and not _is_carried(name, after):
         name = ".".join([*name.split(".")[:4], "weight"])  # the operator as a whole replaces this weight
     parts = name.split(".")
     layers = groups[int(parts[1])] if parts[0] == "layers" else (0,)

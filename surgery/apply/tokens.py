@@ -1,4 +1,4 @@
-"""A checkpoint's special tokens and tokenizer against the rows of its embedding."""
+"""Checks of a checkpoint's special tokens and tokenizer against the rows of its embedding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def usable_ids(settings: Mapping[str, Any], rows: int, file: str, notes: list[str]) -> dict[str, Any]:
-    """Return the settings without special tokens that the model has no row for; `notes` gets one for each.
+    """Return the settings without special tokens that have no row in the embedding.
 
     Args:
-        file: the name of the file that the settings are from.
+        settings: contents of the file.
+        rows: rows of the embedding.
+        file: name of the file that holds the settings.
+        notes: receives a note on each removed token.
     """
     kept = dict(settings)
     for name in SPECIAL:
@@ -38,10 +41,10 @@ def _is_row(item: object, rows: int) -> bool:
 
 
 def check_tokenizer(folder: Path, rows: int, problems: Problems) -> list[str]:
-    """Check the tokenizer that goes along with the model.
+    """Check the tokenizer of a model folder; returns notes.
 
-    A tokenizer whose ordinary tokens have no row belongs to another model: a problem. Added tokens without a
-    row, and a tokenizer that can't be loaded here, are only noted, for the surgery does not need them.
+    Ordinary tokens without a row are a problem: the tokenizer belongs to another model. Added tokens without
+    a row, and a tokenizer that can't be loaded here, are only noted, since the surgery does not need them.
     """
     before = len(problems.entries)
     check_tokenizer_files(folder, problems)
@@ -56,7 +59,7 @@ def check_tokenizer(folder: Path, rows: int, problems: Problems) -> list[str]:
         return [f"{problem}; its files are copied as they are" for problem in error.problems]
     rowless = find_rowless(tokenizer, rows)
     if rowless.ordinary:
-        hint = "put the model's own tokenizer beside it, or remove the tokenizer's files"
+        hint = "put the model's own tokenizer next to it, or remove the tokenizer's files"
         problems.add("tokenizer", None, str(rowless), hint)
         return []
     return [f"tokenizer: {rowless}; a text with it can't be used. {RESIZE}"] if rowless else []

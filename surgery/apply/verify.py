@@ -1,4 +1,4 @@
-"""Proof that a written model is the one in memory: loaded in a fresh process, compared, generated from."""
+"""Verification of a written model: it is loaded in a fresh process and compared with the one in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 
 PROMPTS, LENGTH, NEW_TOKENS = 2, 32, 64
-# of the largest logit (or of 1): room for another order of summation, none for another weight
+# relative to the largest logit (or 1): allows another order of summation, but not another weight
 TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 FLOAT32_LIMIT = 2 * 10**9  # parameters up to which the comparison is made in float32
 TIMEOUT_SECONDS = 3600
@@ -29,14 +29,16 @@ TIMEOUT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Verification:
-    """What a fresh process found.
+    """Result of loading a model in a fresh process.
 
     Attributes:
-        dtype: the precision the comparison was made in.
-        max_logit_difference: over all positions of the prompts, reloaded against in memory.
-        max_logit: the largest logit in memory, by absolute value.
-        new_tokens, equal_tokens: greedy tokens, and how many cached and uncached agree on from the first.
+        dtype: precision of the comparison.
+        max_logit_difference: between the reloaded model and the one in memory, over all prompt positions.
+        max_logit: largest absolute logit of the model in memory.
+        new_tokens: greedily generated tokens.
+        equal_tokens: length of their common prefix with and without cache.
         remote_code: whether the fresh process used the source in the folder instead of this package.
+        transformers, torch: versions in the fresh process.
     """
 
     dtype: str
@@ -50,32 +52,35 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Logits agree; and so do the tokens, in float32: half precision may break a tie differently."""
+        """True if logits and tokens agree; tokens may differ in half precision, which may break ties."""
         limit = TOLERANCE[self.dtype] * max(1.0, self.max_logit)
         same = self.equal_tokens == self.new_tokens or self.dtype in ("bfloat16", "float16")
         return self.max_logit_difference <= limit and same
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for `--json`."""
         return {**asdict(self), "passed": self.passed}
 
 
 def verify(
     folder: Path, model: HybridLM, *, prompts: Tensor | None = None, remote_code: bool = False
 ) -> Verification:
-    """Loads `folder` in a fresh process and compares it with `model`.
+    """Load `folder` in a fresh process and compare it with `model`.
 
     Args:
+        folder: the written model.
+        model: the model in memory.
         prompts: token ids (batch, tokens); by default fixed random ones.
-        remote_code: load by the source in the folder, as where this package is not installed.
+        remote_code: load with the source in the folder, as if this package were not installed.
 
     Raises:
-        UserError: the folder can't be loaded or does not give the same numbers.
+        UserError: the folder can't be loaded, or gives different numbers.
     """
     prompts = _prompts(model) if prompts is None else prompts
     few = sum(tensor.numel() for tensor in model.parameters()) <= FLOAT32_LIMIT
     dtype = torch.float32 if few else model.embed.weight.dtype
-    room = model.architecture.backbone.max_position_embeddings - prompts.shape[1]
-    new_tokens, name = max(1, min(NEW_TOKENS, room)), str(dtype).removeprefix("torch.")
+    remaining = model.architecture.backbone.max_position_embeddings - prompts.shape[1]
+    new_tokens, name = max(1, min(NEW_TOKENS, remaining)), str(dtype).removeprefix("torch.")
     job: dict[str, Any] = {
         "folder": str(folder),
         "dtype": name,
@@ -83,7 +88,7 @@ def verify(
         "remote_code": remote_code,
         "threads": torch.get_num_threads(),  # the order of summation depends on them
     }
-    # in the folder: if this process is killed, both are cleared up together
+    # inside the folder, so that both are removed together if this process is killed
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=folder) as scratch:
         save_file({"prompts": prompts.contiguous()}, Path(scratch, "prompts.safetensors"))
         answer = _in_fresh_process(job, scratch)
@@ -124,7 +129,7 @@ def _logits(model: HybridLM, prompts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _in_fresh_process(job: dict[str, Any], scratch: str) -> dict[str, Any]:
-    """Runs `reload.py` away from the current folder. Returns its answer."""
+    """Run `reload.py` in the folder `scratch` and return its answer."""
     root = str(Path(surgery.__file__).resolve().parent.parent)
     script = Path(__file__).with_name("reload.py")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

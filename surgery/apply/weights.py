@@ -1,4 +1,4 @@
-"""The weight files of a model folder: the ones that transformers reads, and what they hold."""
+"""The weight files of a model folder: selection as in transformers, and their contents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A stored tensor: where it is and what it is."""
+    """Location, shape and dtype of a stored tensor."""
 
     file: Path
     stored: str  # its name in the file
@@ -40,6 +40,7 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
+        """Size in the file."""
         size = self.dtype.itemsize
         for length in self.shape:
             size *= length
@@ -47,14 +48,14 @@ class TensorInfo:
 
 
 def find_weights(folder: Path, config: Mapping[str, Any], problems: Problems, notes: list[str]) -> list[Path]:
-    """Return the files that transformers would read: one file before an index, never both.
+    """Return the files that transformers would read: a single file if there is one, else those of an index.
 
-    Weight files that are not read are named in `notes`. Folders that hold an adapter, pickles or weights of
-    another format are problems.
+    Other weight files are listed in `notes`. Folders with an adapter, pickles or weights of another format
+    are problems.
     """
     if (folder / ADAPTER).is_file():
         problems.add(
-            ADAPTER, None, "is an adapter (PEFT): the weights beside it are not the whole model",
+            ADAPTER, None, "is an adapter (PEFT): the weights next to it are not the whole model",
             "load it with peft and save `model.merge_and_unload().save_pretrained(FOLDER)`",
         )  # fmt: skip
         return []
@@ -100,7 +101,7 @@ def _leads_out(name: str) -> bool:
 
 
 def _read_index(folder: Path, name: str, problems: Problems) -> list[Path]:
-    """Return the shards that an index lists, in the order that transformers reads them."""
+    """Return the shards that an index lists, in transformers' reading order."""
     index = try_object(folder / name, problems)
     if index is None:
         return []
@@ -126,13 +127,13 @@ def _read_index(folder: Path, name: str, problems: Problems) -> list[Path]:
 
 
 def _explain_absence(folder: Path, present: list[str], wanted: str) -> Problem:
-    """Return why there are no weights to read: what the folder holds instead."""
+    """Return a problem that explains missing weights by the folder's other contents."""
     variants = [name for name in present if _VARIANT.fullmatch(name)]
     if pickles := [name for name in present if name.endswith(PICKLES)]:
         hint = "a pickle can run code when it is opened; save the model again as safetensors"
         return Problem(_some(pickles), None, "pickle checkpoints are not read, only safetensors", hint)
     if variants:
-        rule = "is a variant, which transformers reads only when told to"
+        rule = "is a variant, which transformers reads only on request"
         return Problem(_some(variants), None, rule, f"rename it to {wanted}")
     if ggufs := [name for name in present if name.endswith(".gguf")]:
         return Problem(_some(ggufs), None, "GGUF files are not read", "start from the safetensors checkpoint")
@@ -149,7 +150,7 @@ def _explain_absence(folder: Path, present: list[str], wanted: str) -> Problem:
 
 
 def _folders_with_weights(folder: Path) -> Path | None:
-    """Return a subfolder with a checkpoint; of a folder of the Hub's cache the snapshot."""
+    """Return a subfolder with a checkpoint, such as a snapshot in the Hub's cache."""
     for pattern in ("*", "snapshots/*"):
         for inside in sorted(folder.glob(pattern)):
             if any((inside / name).is_file() for name in (SINGLE, INDEX)):
@@ -165,10 +166,13 @@ def _some(names: list[str]) -> str:
 def read_headers(
     files: Iterable[Path], ignored: tuple[str, ...], problems: Problems, notes: list[str]
 ) -> dict[str, TensorInfo]:
-    """Return what the files hold, by the names there; of a name in several files the last one's counts.
+    """Return the tensors of the files by their stored names; if several files have a name, the last counts.
 
     Args:
-        ignored: endings of the names that are left out.
+        files: safetensors files.
+        ignored: suffixes of names to omit.
+        problems: receives unreadable files and unsupported dtypes.
+        notes: receives notes on names in several files.
     """
     tensors: dict[str, TensorInfo] = {}
     unusable: dict[str, list[str]] = {}
