@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from studies.analysis.standings import Standings
     from studies.study import Study
     from studies.study.trial_record import TrialRecord
-    from studies.workers.supervisor import Snapshot, Supervisor
+    from studies.workers.progress import Snapshot
+    from studies.workers.supervisor import Supervisor
 
 
 def add_to(app: typer.Typer) -> None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from search_spaces.proxy import Proxy
     from studies.data import TokenData
     from studies.study import Study
-    from studies.workers.supervisor import Snapshot, Supervisor
+    from studies.workers.progress import Snapshot
+    from studies.workers.supervisor import Supervisor
 
 DEFAULT_TRIALS = 50
 

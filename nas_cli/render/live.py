@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from studies.study import Study
-    from studies.workers.supervisor import Snapshot, Supervisor
+    from studies.workers.progress import Snapshot
+    from studies.workers.supervisor import Supervisor
 
 FEWEST_ROWS = 3  # rows of the front that are always shown
 PLOT_HEIGHT = 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from studies.stats.rungs import step_at
@@ -47,12 +46,3 @@ class TrainSettings:
     def eval_steps(self) -> frozenset[int]:
         """Steps after which the held-out loss is measured, the last step included."""
         return frozenset(step_at(share, self.steps) for share in (*self.eval_at, 1.0))
-
-
-def schedule(step: int, settings: TrainSettings) -> float:
-    """Return the share of the peak learning rate at a 1-based step: linear warm-up, cosine to `final_lr`."""
-    warmup = settings.warmup_steps
-    if step <= warmup:
-        return step / warmup
-    done = (step - warmup) / max(1, settings.steps - warmup)
-    return settings.final_lr + (1 - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * done))

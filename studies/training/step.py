@@ -18,7 +18,8 @@ from studies.training.memory import retry_smaller
 from studies.training.optimizer import make_optimizer
 from studies.training.profiling import mark
 from studies.training.rng_state import random_state, set_random_state
-from studies.training.settings import TrainSettings, schedule
+from studies.training.schedule import schedule
+from studies.training.settings import TrainSettings
 from surgery.model import HybridLM
 from surgery.ops.cross_entropy import IGNORED
 

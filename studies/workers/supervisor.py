@@ -10,10 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from studies.search.requeue import requeue_orphans
 from studies.storage.addresses import STORAGE
@@ -21,6 +18,7 @@ from studies.storage.opening import explain_storage_errors
 from studies.study import Study
 from studies.study.leases import statuses
 from studies.study.trial_record import TrialRecord, front_records
+from studies.workers.progress import Snapshot
 
 POLL_SECONDS = 0.5
 RESPAWNS = 3  # restarts of dead workers per worker, counted together
@@ -32,55 +30,6 @@ LOST = 3  # likewise, of one that lost its device
 RECOVERY_SECONDS = 10.0
 SUPERVISOR = "NAS_SUPERVISOR"  # environment variable: the process whose end also ends its workers
 GRACE_SECONDS = 20.0  # between asking workers to stop and killing them
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The study at one moment, for a screen."""
-
-    records: list[TrialRecord]
-    front: list[TrialRecord]
-    workers: list[dict[str, Any]]
-    elapsed: float
-    target: int | None
-    trained_here: int  # since this search started, counted as the target is
-    refining: bool = False  # replicates are trained and counted
-
-    def count(self, state: str) -> int:
-        """Return the number of trials in a state."""
-        return sum(record.state == state for record in self.records)
-
-    @property
-    def trained(self) -> int:
-        """Number of trained architectures."""
-        return sum(record.trained for record in self.records)
-
-    @property
-    def ended(self) -> int:
-        """Number of ended trainings, counted as the target is."""
-        return sum(record.repeated for record in self.records) if self.refining else self.trained
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens per second of all workers together."""
-        return float(sum(worker.get("tokens_per_s", 0.0) for worker in self.workers))
-
-    @property
-    def trials_per_hour(self) -> float:
-        """Trainings per hour since this search started."""
-        return 3600 * self.trained_here / self.elapsed if self.elapsed > 0 else 0.0
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds until the target, from the mean time per trial and the progress of running ones.
-
-        Paused trials count in the mean. None without a target, a trained trial or a worker.
-        """
-        times = [record.seconds for record in self.records if record.trained and record.seconds > 0]
-        if self.target is None or not times or not self.workers:
-            return None
-        left: float = self.target - self.ended - sum(worker.get("done", 0.0) for worker in self.workers)
-        return max(0.0, left) * fmean(times) / len(self.workers)
 
 
 class Supervisor:

@@ -34,7 +34,8 @@ from studies.training.loop import (
     train,
 )
 from studies.training.optimizer import EMBEDDING_RATE, make_optimizer
-from studies.training.settings import TrainSettings, schedule
+from studies.training.schedule import schedule
+from studies.training.settings import TrainSettings
 from studies.training.step import TrainStep
 from studies.training.validation import evaluate
 from studies.workers.proxy import train_settings

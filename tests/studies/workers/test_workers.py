@@ -22,8 +22,9 @@ from studies.study import Study
 from studies.study.leases import statuses
 from studies.study.trial_record import TrialRecord
 from studies.training.loop import train
+from studies.workers.progress import Snapshot
 from studies.workers.proxy import train_settings
-from studies.workers.supervisor import Snapshot, Supervisor, worker_device
+from studies.workers.supervisor import Supervisor, worker_device
 from studies.workers.worker import work
 from surgery.model import HybridLM
 from tests.studies.conftest import MakeStudy, outcome
