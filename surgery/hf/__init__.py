@@ -1,1 +1,1 @@
-"""The models of `surgery` as transformers sees them: config, causal LM, export with remote code."""
+"""Integration with transformers: config, causal LM, and export with remote code."""

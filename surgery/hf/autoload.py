@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes know our model, at no cost before they are used. Standard library only."""
+"""Lazy registration of the model with transformers' Auto classes. Standard library only at import."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 
 def register_config() -> None:
+    """Register `NasConfig` with AutoConfig."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from surgery.hf.configuration import NasConfig
@@ -19,6 +20,7 @@ def register_config() -> None:
 
 
 def register_model() -> None:
+    """Register `NasForCausalLM` with AutoModelForCausalLM."""
     from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
     from surgery.hf.configuration import NasConfig
@@ -27,7 +29,7 @@ def register_model() -> None:
     AutoModelForCausalLM.register(NasConfig, NasForCausalLM, exist_ok=True)
 
 
-# The modules that hold the Auto classes. Whoever uses only the tokenizers never pays for the model's module.
+# Modules of the Auto classes. A process that uses only tokenizers never imports the model's module.
 _AFTER_IMPORT: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": register_config,
     "transformers.models.auto.modeling_auto": register_model,
@@ -35,9 +37,10 @@ _AFTER_IMPORT: dict[str, Callable[[], None]] = {
 
 
 class _AfterImport(MetaPathFinder):
-    """Runs an action once a module has been imported; the finding is left to the other finders."""
+    """Meta path finder that runs an action after a module's import; other finders locate the module."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the other finders' spec of a watched module, with the action attached to its loader."""
         action = _AFTER_IMPORT.get(name)
         if action is None:
             return None
@@ -58,11 +61,11 @@ def _run_after(loader: Any, action: Callable[[], None]) -> None:
         execute(module)
         action()
 
-    loader.exec_module = exec_module  # on this loader of this one module, not on its class
+    loader.exec_module = exec_module  # on this module's loader, not on its class
 
 
 def install() -> None:
-    """Registers now what transformers has already imported, and the rest when it is."""
+    """Register with the Auto classes that are already imported, and with the others on their import."""
     if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport())
     for name, action in _AFTER_IMPORT.items():

@@ -1,4 +1,4 @@
-"""The model card: what the model is, to the last option, how to load it, and what can't."""
+"""The model card: the complete architecture, its costs, and compatible and incompatible software."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping
 from surgery.architecture import Architecture
 from surgery.architecture.costs import METRICS, parse_metric
 
-CONTEXT = 4096  # tokens, for the costs that depend on it
+CONTEXT = 4096  # tokens, for costs that depend on the context length
 COSTS = ("params", "params_nonembedding", f"decode_flops@{CONTEXT}", f"cache_bytes@{CONTEXT}")
 
 
 def costs(architecture: Architecture) -> dict[str, int]:
-    """The analytic metrics of a card, by name."""
-    found = {}
+    """Return the analytic metrics of a card, by name."""
+    values = {}
     for name in COSTS:
         metric, context = parse_metric(name)
         assert metric.analytic is not None
-        found[name] = metric.analytic(architecture, context or 0)
-    return found
+        values[name] = metric.analytic(architecture, context or 0)
+    return values
 
 
 def card(
@@ -29,12 +29,14 @@ def card(
     base_model: str | None = None,
     before: Architecture | None = None,
 ) -> str:
-    """README.md of a model folder, in Markdown.
+    """Return the README.md of a model folder.
 
     Args:
-        text: sections to add after the description.
-        base_model: the Hub id of the checkpoint it was made from.
-        before: that checkpoint's architecture, for costs side by side.
+        architecture: the model's architecture.
+        title: heading of the card.
+        text: Markdown sections to add after the description.
+        base_model: Hub id of the checkpoint from which the model was made.
+        before: that checkpoint's architecture, for a comparison of costs.
     """
     parts = [
         _front_matter(base_model),
@@ -69,7 +71,7 @@ and assisted generation are not available."""
 
 
 def cost_table(after: Architecture, before: Architecture | None = None) -> str:
-    """Costs as a Markdown table, beside those of `before` when given."""
+    """Return a Markdown table of costs, compared with those of `before` if it is given."""
     new = costs(after)
     if before is None:
         rows = [[name, _format(name, value)] for name, value in new.items()]
@@ -83,7 +85,7 @@ def cost_table(after: Architecture, before: Architecture | None = None) -> str:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table; every column but the first is right-aligned."""
+    """Return a Markdown table; every column but the first is right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -93,8 +95,8 @@ def _format(name: str, value: int) -> str:
     return f"{value:,}" if metric.unit == "parameters" else f"{metric.format(value)}"
 
 
-def _warnings(found: list[str]) -> list[str]:
-    return ["## Knobs without effect", "\n".join(f"- {text}" for text in found)] if found else []
+def _warnings(warnings: list[str]) -> list[str]:
+    return ["## Options without effect", "\n".join(f"- {text}" for text in warnings)] if warnings else []
 
 
 def _front_matter(base_model: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The config.json of our models: an architecture, and beside it the fields other tools look for."""
+"""The config.json of our models: an architecture, and fields derived from it for other tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_nas.NasForCausalLM",
 }
 
-# derived from the architecture: in config.json for others to read, and only compared when read back
+# derived from the architecture: written to config.json for other tools, and only compared when read
 _DERIVED = {
     "vocab_size": "vocab_size",
     "hidden_size": "dim",
@@ -31,10 +31,10 @@ _DERIVED = {
     "rms_norm_eps": "norm_eps",
     "max_position_embeddings": "max_position_embeddings",
     "tie_word_embeddings": "tie_embeddings",
-    "layer_types": None,  # words that change between versions of transformers
+    "layer_types": None,  # names that change between versions of transformers
 }  # field of the config -> field of the backbone
 
-# read from config.json by parts of transformers, though no attribute of its config class
+# fields of config.json that transformers reads, although they are not attributes of its config class
 _OF_TRANSFORMERS = (
     "model_type", "auto_map", "attn_implementation", "experts_implementation", "output_attentions",
     "torch_dtype", "name_or_path", "num_labels", "per_layer_config", "quantization_config",
@@ -43,7 +43,7 @@ _OF_TRANSFORMERS = (
 
 _OLD_LAYER_TYPES = {"indexed_attention": "deepseek_sparse_attention"}  # before transformers 5.23
 
-# transformers builds configs without arguments to learn defaults
+# used when transformers builds a config without arguments to determine the defaults
 _SMALLEST = Backbone(vocab_size=2, dim=2, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=2, ffn_dim=2)
 
 
@@ -53,11 +53,11 @@ class NasConfig(PreTrainedConfig):
     Args:
         architecture: the architecture as plain data (`Architecture.to_dict`); the only source of the sizes.
         bos_token_id, eos_token_id, pad_token_id: special tokens, for `generate`.
-        use_cache: whether a forward pass in evaluation keeps a decode cache.
+        use_cache: whether a forward pass in evaluation returns a decoding cache.
 
     Raises:
-        UserError: not a valid architecture, a field that neither this class nor transformers knows, or a size
-            that is not the architecture's.
+        UserError: the architecture is invalid, a field is unknown to this class and to transformers, or a
+            size differs from the architecture's.
     """
 
     model_type = MODEL_TYPE
@@ -86,16 +86,16 @@ class NasConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def build_architecture(self) -> Architecture:
-        """The architecture that this configuration describes.
+        """Build the architecture that this configuration describes.
 
         Raises:
-            UserError: a size was changed beside the architecture, which alone says what is built.
+            UserError: a size was changed without the architecture, which alone determines the model.
         """
         self._refuse_contradictions({name: getattr(self, name) for name in _DERIVED})
         return Architecture.from_dict(self.architecture)
 
     def set_vocab_size(self, size: int) -> None:
-        """Follows a resized embedding."""
+        """Set the vocabulary size of the architecture, after the embedding was resized."""
         data = {**self.architecture, "backbone": {**self.architecture["backbone"], "vocab_size": size}}
         self._set_architecture(Architecture.from_dict(data))
 
@@ -119,8 +119,11 @@ class NasConfig(PreTrainedConfig):
 
 
 def _refuse_unknown(fields: Mapping[str, Any]) -> None:
-    """transformers would store any field as an attribute that nothing reads. Those with an underscore are
-    its own; defaults of generation in a config.json are a habit of old models, and it drops them."""
+    """Raise on unknown fields, which transformers would silently store as attributes.
+
+    Names with an underscore are transformers' own; defaults of generation, common in old models, are
+    accepted, and it removes them.
+    """
     known = {
         *PreTrainedConfig.__dataclass_fields__, *_OF_TRANSFORMERS,
         *GenerationConfig._get_default_generation_params(),

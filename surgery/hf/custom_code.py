@@ -1,4 +1,4 @@
-"""Code that a model folder brings along: found without running it, run only where the user asked for it."""
+"""Custom code in a model folder: detected without running it, and run only at the user's request."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TRUST = "read that code, and add --trust-remote-code if you trust it"
 
 
 def check_model_code(config: Mapping[str, Any], trusted: bool, problems: Problems) -> list[str]:
-    """Refuse a model that needs code of its own, or a kernel from the Hub, unless that is trusted.
+    """Add problems for a model that needs its own code, or a kernel from the Hub, unless `trusted`.
 
-    Models of this package are loaded by the installed package, whatever stands beside their weights.
+    Models of this package are always loaded by the installed package, not by the code next to their weights.
 
     Returns:
         Notes on code that is not run.
@@ -44,7 +44,7 @@ def check_model_code(config: Mapping[str, Any], trusted: bool, problems: Problem
 
 
 def _hub_kernels(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the fields that name an attention by a repository of the Hub, in configs inside this one too."""
+    """Yield the fields that name an attention kernel from the Hub, also in nested configs."""
     for field, value in config.items():
         if isinstance(value, dict):
             yield from _hub_kernels(value)

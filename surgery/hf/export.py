@@ -1,4 +1,4 @@
-"""A model as a Hugging Face folder: safetensors, configs, tokenizer, source, architecture.yaml, card."""
+"""Export of a model as a Hugging Face folder: safetensors, configs, tokenizer, source, architecture.yaml, card."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ def save(
     title: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes the folder, or nothing at all. Weights keep their dtypes.
+    """Write the folder atomically. Weights keep their dtypes.
 
     Args:
-        tokenizer_dir: a folder whose tokenizer files are copied; its special tokens go into the configs.
-        generation_config: defaults of `generate`; its special tokens win over the tokenizer's.
+        model: the model.
+        out: the folder to write.
+        tokenizer_dir: a folder whose tokenizer files are copied; the configs get its special tokens.
+        generation_config: defaults of `generate`; its special tokens take precedence over the tokenizer's.
         text: Markdown to add to the card.
         title: the card's title, by default the folder's name.
-        overwrite: replace a model that stands at `out`.
+        overwrite: replace an existing model at `out`.
 
     Raises:
-        UserError: the place is taken, read-only or full, or the tokenizer folder has no tokenizer.
+        UserError: `out` exists, or its disk is read-only or full, or the tokenizer folder has no tokenizer.
     """
     with staged(out, overwrite=overwrite) as folder:
         write(model, folder, tokenizer_dir=tokenizer_dir, generation_config=generation_config)
@@ -65,11 +67,11 @@ def write(
     tokenizer_dir: str | os.PathLike[str] | None = None,
     generation_config: GenerationConfig | Mapping[str, Any] | None = None,
 ) -> None:
-    """Everything but the card, into an existing folder. Arguments as in `save`."""
+    """Write everything but the card into an existing folder. Arguments as in `save`."""
     tokens = copy_tokenizer(Path(tokenizer_dir), folder) if tokenizer_dir is not None else {}
     generation = _plain(generation_config)
     rows = model.architecture.backbone.vocab_size
-    tokens = {name: number for name, number in tokens.items() if number < rows}  # the model can't take others
+    tokens = {name: number for name, number in tokens.items() if number < rows}  # others have no embedding
     tokens |= {name: generation[name] for name in _TOKENS if generation.get(name) is not None}
     state = checkpoint(model)
     config = NasConfig(model.architecture.to_dict(), **tokens)
@@ -83,7 +85,7 @@ def write(
 
 
 def checkpoint(model: HybridLM) -> dict[str, Tensor]:
-    """Tensors under the names of `NasForCausalLM`; a tied head is stored once, as the embedding."""
+    """Return the tensors by the names of `NasForCausalLM`; a tied head is stored once, as the embedding."""
     tied = model.architecture.backbone.tie_embeddings
     return {
         f"model.{name}": tensor.detach()
@@ -93,7 +95,7 @@ def checkpoint(model: HybridLM) -> dict[str, Tensor]:
 
 
 def main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype that holds most numbers: what the checkpoint is loaded in."""
+    """Return the dtype of most elements, in which the checkpoint is loaded."""
     sizes: Counter[torch.dtype] = Counter()
     for tensor in state.values():
         sizes[tensor.dtype] += tensor.numel()
@@ -101,10 +103,10 @@ def main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:
-    """Copies the tokenizer files; returns the ids of the special tokens that the tokenizer names.
+    """Copy the tokenizer files and return the ids of the tokenizer's special tokens.
 
     Raises:
-        UserError: no tokenizer there.
+        UserError: `source` holds no tokenizer.
     """
     names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not names:
@@ -119,8 +121,10 @@ def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:
 
 
 def _special_tokens(source: Path) -> dict[str, Any]:
-    """Return the ids of the special tokens; none of a tokenizer without a readable tokenizer.json, whose ids
-    the caller's generation config may name."""
+    """Return the ids of the special tokens, or none without a readable tokenizer.json.
+
+    The caller's generation config may then give them.
+    """
     try:
         settings = read_object(source / "tokenizer_config.json")
         added = read_object(source / "tokenizer.json").get("added_tokens")
@@ -128,13 +132,13 @@ def _special_tokens(source: Path) -> dict[str, Any]:
         return {}
     items = added if isinstance(added, list) else []
     ids = {item.get("content"): item.get("id") for item in items if isinstance(item, dict)}
-    found = {}
+    tokens = {}
     for name in _TOKENS:
         token = settings.get(name.removesuffix("_id"))
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and isinstance(ids.get(token), int):
-            found[name] = ids[token]
-    return found
+            tokens[name] = ids[token]
+    return tokens
 
 
 def _plain(generation_config: GenerationConfig | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def _plain(generation_config: GenerationConfig | Mapping[str, Any] | None) -> di
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path) -> None:
-    """`model.safetensors`, or shards with an index where one file would be too large."""
+    """Write `model.safetensors`, or shards with an index if one file would be too large."""
     split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
     for name, keys in split.filename_to_tensors.items():
         save_file({key: state[key].contiguous() for key in keys}, folder / name, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Which options of transformers' `generate` an exported model can't follow, and why."""
+"""Options of transformers' `generate` that an exported model does not support, with reasons."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _CACHE = "the model keeps its own cache, whose layers transformers' caches do no
 _NO_WAY_BACK = "a recurrent state can't be taken back to an earlier token"
 _HUB_CODE = "is run by code from the Hub that is written for transformers' own caches"
 
-OF_GENERATE = ("tokenizer", "assistant_tokenizer")  # arguments of `generate` that it hands on to `forward`
+OF_GENERATE = ("tokenizer", "assistant_tokenizer")  # arguments of `generate` that it passes on to `forward`
 
-# option -> (whether a value asks for nothing, why else it can't be followed)
+# option -> (returns whether a value has no effect, reason why other values are not supported)
 _UNFOLLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cache_implementation": (lambda value: value == "dynamic", _CACHE),
     "cache_config": (lambda value: not value, _CACHE),
@@ -36,7 +36,7 @@ _UNFOLLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def unfollowed(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of `generate` with a value that can't be followed, and the reason for each."""
+    """Return the options of `generate` with unsupported values, and the reason for each."""
     return {
         name: reason
         for name, (idle, reason) in _UNFOLLOWED.items()
@@ -45,14 +45,14 @@ def unfollowed(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_generation(arguments: Mapping[str, Any], *defaults: Any) -> None:
-    """Refuse a call of `generate` that asks for what the model can't do.
+    """Check a call of `generate` for unsupported options.
 
     Args:
         arguments: the keyword arguments of the call.
-        defaults: generation configs (or None) that hold where an argument is not given, the first one first.
+        defaults: generation configs (or None) for missing arguments; the first has precedence.
 
     Raises:
-        UserError: options that can't be followed, all of them named.
+        UserError: lists all unsupported options.
     """
     settings = {name: setting(name, arguments, *defaults) for name in _UNFOLLOWED}
     problems = Problems()
@@ -62,11 +62,11 @@ def check_generation(arguments: Mapping[str, Any], *defaults: Any) -> None:
 
 
 def setting(name: str, arguments: Mapping[str, Any], *defaults: Any) -> Any:
-    """Return an option's value in a call: its own, or that of the first generation config with one."""
+    """Return an option's value in a call: the argument, or that of the first generation config with one."""
     values = [arguments.get(name), *(getattr(config, name, None) for config in defaults)]
     return next((value for value in values if value is not None), None)
 
 
 def _shown(value: Any) -> Any:
-    """Return a value for a message; of a model or another large object only its class."""
+    """Return a value for a message; for a model or another large object, the name of its class."""
     return value if isinstance(value, str | int | float | dict | list) else type(value).__name__

@@ -1,4 +1,4 @@
-"""What `generation_config.json` may hold: transformers takes any value, and fails when text is generated."""
+"""Type checks of `generation_config.json`: transformers accepts any value, and fails in generation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = frozenset((
 
 
 def check_generation(settings: Mapping[str, Any], file: str, problems: Problems) -> None:
-    """Add a problem for every number that is none, and every flag that is neither true nor false."""
+    """Add a problem for every number that is not a number, and every flag that is not a boolean."""
     for name, value in settings.items():
         if value is None:
             continue

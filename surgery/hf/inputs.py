@@ -1,4 +1,4 @@
-"""The inputs of `NasForCausalLM`: what they mean, and which ones are refused."""
+"""Validation and interpretation of the inputs of `NasForCausalLM`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from transformers.utils import logging
 
 from surgery.context import DecodeCache
 
-# transformers' name for the cache in outputs, and in what `generate` gives to `forward`
+# transformers' name of the cache in outputs, and in the arguments that `generate` passes to `forward`
 CACHE_FIELD = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "shift_labels")
-IDLE = {"output_attentions": False, "output_router_logits": False, "is_causal": True}  # ask for nothing
+IDLE = {"output_attentions": False, "output_router_logits": False, "is_causal": True}  # values without effect
 
 
 def given_cache(past_key_values: Any, cache: Any) -> DecodeCache | None:
-    """The one cache that was given, under either name."""
+    """Return the cache given under either name, or None.
+
+    Raises:
+        ValueError: two different caches, or a cache of another class.
+    """
     if past_key_values is not None and cache is not None and past_key_values is not cache:
         raise ValueError("give either cache or past_key_values: they are two names for the same argument")
     name, given = ("cache", cache) if cache is not None else ("past_key_values", past_key_values)
@@ -31,34 +35,34 @@ def given_cache(past_key_values: Any, cache: Any) -> DecodeCache | None:
 
 
 def loss_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the loss among the further arguments of `forward`; any other must ask for nothing.
+    """Return the arguments of the loss among `kwargs` of `forward`; others must have no effect.
 
     Raises:
-        ValueError: arguments with a value that `forward` does not follow, all of them named.
+        ValueError: lists all arguments with unsupported values.
     """
-    asked = {
+    unsupported = {
         name: value
         for name, value in kwargs.items()
         if value is not None and not (name in IDLE and value is IDLE[name])
     }
-    found = {name: asked.pop(name) for name in LOSS_ARGUMENTS if name in asked}
+    arguments = {name: unsupported.pop(name) for name in LOSS_ARGUMENTS if name in unsupported}
     problems = []
-    if asked.pop("output_attentions", None) is not None:
+    if unsupported.pop("output_attentions", None) is not None:
         problems.append("output_attentions: this model does not record them")
-    if asked:
-        problems.append(f"this model does not know the arguments {', '.join(sorted(asked))}")
+    if unsupported:
+        problems.append(f"this model does not know the arguments {', '.join(sorted(unsupported))}")
     if problems:
         raise ValueError("; ".join(problems))
-    return found
+    return arguments
 
 
 def check_inputs(
     attention_mask: Tensor | None, position_ids: Tensor | None, cache: DecodeCache | None
 ) -> None:
-    """Refuse masks that are added to scores, and positions that mean several texts in a row.
+    """Refuse additive masks, and positions that mean several texts packed into a row.
 
     Raises:
-        ValueError: inputs that this model would take for something else than transformers does.
+        ValueError: this model would interpret the inputs differently from transformers.
     """
     if attention_mask is not None:
         if attention_mask.ndim != 2:
@@ -79,7 +83,11 @@ def check_inputs(
 
 
 def refuse_cache(cache: DecodeCache | None, use_cache: bool | None) -> bool:
-    """False, as in transformers: what is computed again in the backward pass can't be cached."""
+    """Return False as the new `use_cache`, as in transformers: recomputed activations can't be cached.
+
+    Raises:
+        ValueError: a cache was given.
+    """
     if cache is not None:
         raise ValueError("past_key_values: can't be extended while gradient checkpointing is on")
     if use_cache:
@@ -94,8 +102,11 @@ def share_of_batch(
     ignore_index: int = -100,
     shift_labels: Tensor | None = None,
 ) -> Tensor | float:
-    """The part of the auxiliary terms, means over tokens, that this pass adds to the loss: all, or where
-    the loss is a sum over `num_items_in_batch` tokens of several passes, its own part of these."""
+    """Return the weight of the auxiliary losses, which are means over the tokens of this pass.
+
+    1, or, if the loss is averaged over `num_items_in_batch` tokens of several passes, this pass's share of
+    them.
+    """
     if num_items_in_batch is None:
         return 1.0
     targets = labels[..., 1:] if shift_labels is None else shift_labels
@@ -105,10 +116,13 @@ def share_of_batch(
     return counted / num_items_in_batch
 
 
-def kept_positions(hidden: Tensor, wanted: int | Tensor) -> Tensor:
-    """Positions of (b, t, d) that `logits_to_keep` asks for: 0 all, n the last n, or 1-D indices."""
-    if isinstance(wanted, int):
-        return hidden[:, -wanted:] if wanted else hidden
-    if wanted.ndim == 2:
-        return hidden[wanted] if wanted.dtype == torch.bool else hidden.take_along_dim(wanted[..., None], 1)
-    return hidden[:, wanted]
+def kept_positions(hidden: Tensor, keep: int | Tensor) -> Tensor:
+    """Select positions of (b, t, d) by `logits_to_keep`: 0 all, n the last n, or a tensor.
+
+    A tensor holds 1-D indices for all rows, or 2-D indices or a boolean mask for each row.
+    """
+    if isinstance(keep, int):
+        return hidden[:, -keep:] if keep else hidden
+    if keep.ndim == 2:
+        return hidden[keep] if keep.dtype == torch.bool else hidden.take_along_dim(keep[..., None], 1)
+    return hidden[:, keep]

@@ -1,4 +1,4 @@
-"""`HybridLM` as a transformers causal LM: labels and loss, decode cache, `generate`."""
+"""`HybridLM` as a transformers causal LM: labels and loss, decoding cache, `generate`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from surgery.hf.inputs import (
 )
 from surgery.model import Block, HybridLM
 
-_RUNS_FROM_PACKAGE = __name__ == "surgery.hf.modeling"  # else a copy that stands beside a checkpoint
+_RUNS_FROM_PACKAGE = __name__ == "surgery.hf.modeling"  # else this is a copy next to a checkpoint
 
 
 class NasForCausalLM(PreTrainedModel, GenerationMixin):
-    """A causal LM of any `nas` architecture. `model` is the `HybridLM`; in evaluation nothing is random.
+    """A causal LM of any `nas` architecture; `model` is the `HybridLM`. Deterministic in evaluation.
 
-    The cache is a `DecodeCache`, made by the forward pass; transformers' own cache classes know neither
+    The cache is a `DecodeCache`, created by the forward pass; transformers' own cache classes support neither
     loops nor recurrent states and are refused. Attention maps are not recorded.
     """
 
@@ -43,7 +43,7 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"model.head.weight": "model.embed.weight"}
     _no_split_modules = ["Block"]
     _supports_sdpa = True
-    _is_stateful = True  # no rolling back: assisted generation is refused with a clear message
+    _is_stateful = True  # states can't be rolled back: transformers refuses assisted generation
     _skip_keys_device_placement = ["past_key_values", "cache"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True  # the Trainer's count of the tokens of all accumulated batches
@@ -51,20 +51,20 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: NasConfig) -> None:
         super().__init__(config)
         dtype = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)  # an orthogonal start can't be drawn in half precision
+        torch.set_default_dtype(torch.float32)  # orthogonal initialisation is not available in half precision
         try:
             self.model = HybridLM(config.build_architecture())
         finally:
             torch.set_default_dtype(dtype)
         self.model.to(dtype)
         self.post_init()
-        # the Trainer, when it smoothes labels, shifts them for causal models, which it knows by name
-        known = import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        known.setdefault(config.model_type, type(self).__name__)
+        # for label smoothing the Trainer shifts labels only of causal models, which it recognises by name
+        names = import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        names.setdefault(config.model_type, type(self).__name__)
 
     @classmethod
     def wrap(cls, model: HybridLM, config: NasConfig) -> NasForCausalLM:
-        """The given model, not a copy, behind this interface."""
+        """Wrap the given model, without copying it."""
         with torch.device("meta"):
             wrapped = cls(config)
         wrapped.model = model
@@ -73,10 +73,10 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but tensors that the checkpoint lacks are an error, not random numbers.
+        """Load a model as in transformers, but raise on missing tensors instead of initialising them.
 
         Raises:
-            ValueError: missing or mismatched tensors, all listed.
+            ValueError: lists all missing or mismatched tensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
@@ -87,9 +87,9 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with the model's source beside the weights."""
+        """Save the model as in transformers, with its source next to the weights."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if _RUNS_FROM_PACKAGE:  # by name, so that a copy of this file carries no copy of the copier
+        if _RUNS_FROM_PACKAGE:  # imported by name, so that `remote_code` itself is not exported
             import_module("surgery.hf.remote_code").write_remote_code(save_directory)
 
     def forward(
@@ -107,24 +107,28 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Logits (batch, kept tokens, vocabulary).
+        """Compute logits (batch, kept tokens, vocabulary).
 
         Args:
-            attention_mask: (batch, cached + new tokens), 1 at real tokens; padding may stand anywhere.
+            input_ids: (batch, new tokens).
+            attention_mask: (batch, cached + new tokens), 1 at real tokens; padding may be anywhere.
+            position_ids: (batch or 1, new tokens). Without cache and mask they must not restart within a row:
+                transformers would interpret that as several texts that do not see each other.
             past_key_values, cache: the `DecodeCache` of an earlier pass, extended in place. transformers
-                called it `past_key_values` before 5.24 and calls it `cache` since; both are taken.
-            labels: as `input_ids`, -100 where no loss is wanted. In training mode the loss includes the
-                auxiliary terms of the operators.
-            position_ids: (batch or 1, new tokens). Without cache and mask they must not start again within a
-                row: transformers would take that for several texts that do not see each other.
-            output_hidden_states: return the input of every layer and the normed output of the last. A looped
-                model gives them for every pass.
-            logits_to_keep: only the last so many positions (0: all), or the positions to keep.
-            kwargs: `num_items_in_batch`, `ignore_index` and `shift_labels` go to the loss.
+                called it `past_key_values` before 5.24 and `cache` since; both are accepted.
+            inputs_embeds: (batch, new tokens, width), instead of `input_ids`.
+            labels: as `input_ids`, -100 at ignored tokens. In training mode the loss includes the auxiliary
+                losses of the operators.
+            use_cache: return a cache; by default in evaluation, as configured.
+            logits_to_keep: number of last positions to keep (0: all), or the positions to keep.
+            return_dict: return an output object instead of a tuple; by default as configured.
+            output_hidden_states: return the input of every layer and the normed output of the last, for a
+                looped model of every pass.
+            kwargs: `num_items_in_batch`, `ignore_index` and `shift_labels` are passed to the loss.
 
         Raises:
-            ValueError: neither or both of the inputs, a cache or an output this model doesn't have, or an
-                argument that it doesn't know.
+            ValueError: neither or both of the inputs are given, or a cache, an output or an argument that is
+                not supported.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -165,10 +169,10 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         return output if return_dict else cast("tuple[Any, ...]", output.to_tuple())
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers. What the model can't do is refused by name: see `surgery.hf.generation`.
+        """Generate as in transformers; unsupported options raise (see `surgery.hf.generation`).
 
         Raises:
-            UserError: options that can't be followed, in the call or in a generation config.
+            UserError: unsupported options in the call or in a generation config.
         """
         config = args[1] if len(args) > 1 else kwargs.get("generation_config")
         check_generation(kwargs, config, self.generation_config)
@@ -176,17 +180,17 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         cached = setting("use_cache", kwargs, *configs) is not False
         given = kwargs.get("past_key_values") or kwargs.get("cache")
         if cached and not given and setting("prefill_chunk_size", kwargs, *configs):
-            kwargs[CACHE_FIELD] = DecodeCache()  # transformers asks for one before the first piece
+            kwargs[CACHE_FIELD] = DecodeCache()  # transformers needs one before the first chunk
         return super().generate(*args, **kwargs)
 
-    @wraps(GenerationMixin.prepare_inputs_for_generation)  # whose signature `generate` looks at
+    @wraps(GenerationMixin.prepare_inputs_for_generation)  # `generate` inspects its signature
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As in transformers, without what is meant for the loop of `generate` but handed on to `forward`."""
+        """Prepare inputs as in transformers, without arguments of `generate` that `forward` does not have."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
         return {name: value for name, value in inputs.items() if name not in OF_GENERATE}
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: continuous batching pages keys and values of attention, and knows nothing else.
+        """Refuse continuous batching, which supports only keys and values of attention.
 
         Raises:
             ValueError: always.
@@ -194,17 +198,17 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         raise ValueError(f"{type(self).__name__} does not support continuous batching: it has its own cache")
 
     def _checkpoints(self) -> bool:
-        """Return True where a forward pass now would compute layers again in its backward pass."""
+        """Return whether a forward pass would now recompute layers in its backward pass."""
         return self.training and torch.is_grad_enabled() and self.is_activation_checkpointing
 
     @property
     def is_activation_checkpointing(self) -> bool:
-        """Whether the activations of some layers are computed again instead of kept."""
+        """True if the activations of some layers are recomputed in the backward pass."""
         return any(block.checkpoint is not None for block in self.model.layers)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """The same under the name of transformers before 5.24."""
+        """`is_activation_checkpointing` under its name before transformers 5.24."""
         return self.is_activation_checkpointing
 
     def _set_gradient_checkpointing(
@@ -214,30 +218,34 @@ class NasForCausalLM(PreTrainedModel, GenerationMixin):
         every_n_layers: int = 1,
     ) -> None:
         for index, block in enumerate(cast("Iterable[Block]", self.model.layers)):
-            wanted = enable and index % every_n_layers == 0
-            block.checkpoint = gradient_checkpointing_func if wanted else None
+            recompute = enable and index % every_n_layers == 0
+            block.checkpoint = gradient_checkpointing_func if recompute else None
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # `generate` leaves the cache to `forward`
+        return False  # `forward` creates the cache
 
     def _init_weights(self, module: nn.Module) -> None:
-        """`HybridLM` has drawn its own start; from_pretrained refuses what it could not load."""
+        """Do nothing: `HybridLM` initialises itself, and `from_pretrained` raises on missing tensors."""
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
         return self.model.embed
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
         self.model.embed = cast(nn.Embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """Return the head."""
         return self.model.head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the head."""
         self.model.head = cast(nn.Linear, new_embeddings)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """As in transformers; the architecture follows."""
+        """Resize as in transformers, and update the architecture."""
         embeddings: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
         self.config.set_vocab_size(embeddings.weight.shape[0])
         self.model.architecture = self.config.build_architecture()

@@ -1,7 +1,7 @@
-"""The model's own source beside its weights, for `trust_remote_code=True` without this package.
+"""Export of the model's source next to its weights, for `trust_remote_code=True` without this package.
 
-transformers copies the files of a model folder that are reached by flat relative imports. So every module
-that the model needs is written as one flat file, its imports of this package turned into relative ones.
+transformers copies the files of a model folder that are reached by flat relative imports. Every module that
+the model needs is therefore written as one flat file, with imports of this package made relative.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _ROOTS = {
     "surgery.hf.configuration": "configuration_nas",
     "surgery.hf.modeling": "modeling_nas",
 }
-_STAND_INS = {"jaxtyping": "surgery.hf.shapes"}  # so that transformers does not ask for these packages
+_STAND_INS = {"jaxtyping": "surgery.hf.shapes"}  # so that transformers does not require these packages
 _IMPORT = re.compile(r"^(\s*)from\s+([\w.]+)\s+import\b", re.MULTILINE)
 
 
 def write_remote_code(folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes the source files into `folder`; returns their paths."""
+    """Write the source files into `folder`; returns their paths."""
     written = []
     for name, text in sources().items():
         path = Path(folder) / f"{name}.py"
@@ -35,7 +35,7 @@ def write_remote_code(folder: str | os.PathLike[str]) -> list[Path]:
 
 @cache
 def sources() -> dict[str, str]:
-    """Flat file name (no suffix) -> source, for every module that the model and its config need."""
+    """Return the source of every module that the model and its config need, by flat name without suffix."""
     texts: dict[str, str] = {}
     waiting = list(_ROOTS)
     while waiting:
@@ -55,7 +55,7 @@ def _read(module: str) -> str:
 
 
 def _needed(module: str, text: str) -> Iterator[str]:
-    """Modules of this package that the text imports, wherever in it, and the stand-ins it will need."""
+    """Yield the modules of this package, and the stand-ins, that the text imports at any level."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.split(".")[0] == _PACKAGE]

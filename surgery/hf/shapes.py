@@ -1,4 +1,4 @@
-"""Stands in for jaxtyping in the code that travels with a checkpoint: shapes are for readers, not checked."""
+"""Replacement of jaxtyping in the code exported with a checkpoint: shapes are documentation, not checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class _Shaped:
-    """`Float[Tensor, "b t d"]` is just the tensor type."""
+    """Annotation for which `Float[Tensor, "b t d"]` is the tensor type."""
 
     def __class_getitem__(cls, item: Any) -> Any:
         return item[0]

@@ -1,7 +1,7 @@
-"""All or nothing on disk: a folder is written under a temporary name next to its path, then moved there.
+"""Atomic writing of folders: a folder is written under a temporary name next to its path, then moved there.
 
-A writer that is killed leaves `.NAME.nas-*.partial`, which the next writer of NAME deletes, or, killed while
-it replaced a model, `.NAME.nas-*.old`, which the next writer moves back if NAME is missing.
+A killed writer leaves `.NAME.nas-*.partial`, which the next writer of NAME deletes, or, if it was replacing a
+model, `.NAME.nas-*.old`, which the next writer moves back if NAME is missing.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from surgery.config.quantities import format_bytes
 from surgery.hf.written import foreign
 
 PARTIAL, OLD = ".partial", ".old"
-# of folders of our own: what tempfile makes of it is no name that people give
+# of temporary folders; tempfile appends random characters, so that users' folders do not match
 _PREFIX = ".{}.nas-"
-_DRAWN = re.compile(r"[a-z0-9_]{8}")
+_RANDOM = re.compile(r"[a-z0-9_]{8}")
 
 
 def check_target(
     out: str | os.PathLike[str], *, overwrite: bool = False, source: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Return the folder's absolute path, if a model may be written there. Clears up after killed writers.
+    """Return the folder's absolute path if a model may be written there. Removes leftovers of killed writers.
 
     Args:
-        overwrite: replace a model that is there.
-        source: the folder that the model is made from, which must stay as it is.
+        out: the folder to write.
+        overwrite: replace an existing model.
+        source: the folder from which the model is made, which must not change.
 
     Raises:
-        UserError: there is a file, or a folder that is not empty (with `overwrite`: that holds no model); it
-            is the source, in the source, or around it; or no folder can be made there.
+        UserError: `out` is a file, or a folder that is not empty (with `overwrite`: that holds no model); it
+            is the source, inside it, or contains it; or the folder can't be created.
     """
     path = expand(out).absolute()
     problem = None if source is None else _check_apart(path, expand(source))
@@ -55,7 +56,7 @@ def check_target(
 
 
 def _check_apart(path: Path, source: Path) -> Problem | None:
-    """Return the problem if one folder is or holds the other, however they are spelled or linked."""
+    """Return a problem if one folder is or contains the other, after resolving links."""
     new, old = Path(os.path.realpath(path)), Path(os.path.realpath(source))
     if new == old:
         rule = "is the model itself"
@@ -84,7 +85,7 @@ def _check_taken(path: Path, overwrite: bool) -> Problem | None:
 
 
 def _check_parent(path: Path) -> Problem | None:
-    """Return the problem if no folder can be made at `path`, which is seen before any work is done."""
+    """Return a problem if no folder can be created at `path`, so that it is reported before any work."""
     parent = path.parent
     while not os.path.lexists(parent) and parent != parent.parent:
         parent = parent.parent
@@ -99,7 +100,7 @@ _ELSEWHERE = "choose a folder that you may write to"
 
 
 def free_bytes(path: Path) -> int:
-    """Free disk space where `path` is or will be."""
+    """Return the free bytes on the disk of `path`, which need not exist."""
     while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
@@ -107,15 +108,15 @@ def free_bytes(path: Path) -> int:
 
 @contextmanager
 def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives an empty folder to write into; it becomes `out` when the block ends well, else it is removed.
+    """Yield an empty folder, which is moved to `out` if the block succeeds, and removed otherwise.
 
     Raises:
-        UserError: the place is taken, read-only or full. Nothing is left behind.
+        UserError: `out` exists, or its disk is read-only or full. Nothing is left behind.
     """
     path = check_target(out, overwrite=overwrite)
-    made: list[Path] = []  # parents made here, to be taken back on failure
+    made: list[Path] = []  # parents created here, removed on failure
     temporary: Path | None = None
-    held: int | None = None  # a lock on the temporary folder: its writer lives
+    lock: int | None = None  # on the temporary folder: shows that its writer is alive
     done = False
     try:
         made = _make_parents(path.parent)
@@ -123,7 +124,7 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
             temporary = Path(
                 tempfile.mkdtemp(prefix=_PREFIX.format(path.name), suffix=PARTIAL, dir=path.parent)
             )
-            held = _hold(temporary)
+            lock = _hold(temporary)
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)
@@ -136,19 +137,21 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
     except (OSError, SafetensorError) as error:
         raise UserError(f"can't write {path}; nothing was left there", [_explain(error, path)]) from error
     finally:
-        if held is not None:
-            os.close(held)
+        if lock is not None:
+            os.close(lock)
         if not done:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):  # unless somebody else has written into them meanwhile
+            with suppress(OSError):  # unless another process has written into them in the meantime
                 for parent in reversed(made):
                     parent.rmdir()
 
 
 def recover(path: Path) -> None:
-    """Clear up what killed writers of this folder left; a folder that one of them had moved away is moved
-    back. What a living writer uses stays."""
+    """Remove leftovers of killed writers of this folder, and restore a folder that one of them had moved.
+
+    Folders of running writers are not touched.
+    """
     if not path.parent.is_dir():
         return
     prefix = _PREFIX.format(path.name)
@@ -158,8 +161,8 @@ def recover(path: Path) -> None:
             for name in names:
                 leftover = path.parent / name
                 middle = name.removeprefix(prefix).rpartition(".")[0]
-                if not _DRAWN.fullmatch(middle) or leftover.is_symlink() or not leftover.is_dir():
-                    continue  # not one of ours
+                if not _RANDOM.fullmatch(middle) or leftover.is_symlink() or not leftover.is_dir():
+                    continue  # not created here
                 if name.endswith(OLD) and not path.exists():
                     os.replace(leftover, path)
                 elif name.endswith((PARTIAL, OLD)) and (handle := _hold(leftover)) is not None:
@@ -168,12 +171,12 @@ def recover(path: Path) -> None:
                     finally:
                         os.close(handle)
     except OSError:
-        return  # not writable: writing says so, with the reason
+        return  # not writable: the writing itself will report the reason
 
 
 @contextmanager
 def _alone(parent: Path) -> Iterator[None]:
-    """One process at a time makes, moves or clears up folders here; any number write into theirs."""
+    """Lock a parent folder: one process at a time creates, moves or removes folders in it."""
     handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # a file system without such locks
@@ -184,17 +187,17 @@ def _alone(parent: Path) -> Iterator[None]:
 
 
 def _hold(folder: Path) -> int | None:
-    """Lock a folder until the handle is closed or this process ends; None while another process does."""
+    """Lock a folder until the handle is closed or this process ends; None if another process has a lock."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # also a file system without such locks: whether its writer lives is not known
+    except OSError:  # also on a file system without such locks, where the writer's state is unknown
         os.close(handle)
         return None
     return handle
 
 
-def _make_beside(path: Path, suffix: str) -> Path:
+def _make_sibling(path: Path, suffix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=_PREFIX.format(path.name), suffix=suffix, dir=path.parent))
 
 
@@ -211,11 +214,11 @@ def _make_parents(path: Path) -> list[Path]:
 
 
 def _move(temporary: Path, path: Path) -> Path | None:
-    """Into place. Returns where what stood there is now, to be removed."""
+    """Move `temporary` to `path`. Returns the new path of a replaced folder, which is to be removed."""
     if not path.is_dir() or not os.listdir(path):
         os.replace(temporary, path)
         return None
-    old = _make_beside(path, OLD)
+    old = _make_sibling(path, OLD)
     os.replace(path, old)
     try:
         os.replace(temporary, path)

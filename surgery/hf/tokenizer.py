@@ -1,4 +1,4 @@
-"""A folder's tokenizer as transformers reads it, and the tokens that a model has no row for."""
+"""Loading and checking the tokenizer of a folder, and tokens without a row in a model's embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from surgery.config.json_source import try_object
 from surgery.config.problems import Problem, Problems, UserError
 
-# of a tokenizer's files those that transformers takes for objects
+# files of a tokenizer that must hold JSON objects
 OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 FAST = "tokenizer.json"
 MOST_TOKENS = 2**24  # the largest vocabularies have some 2**18
@@ -28,16 +28,17 @@ def load_tokenizer(
     local: bool = True,
     code_hint: str = NO_CODE,
 ) -> Any:
-    """Return the tokenizer of a folder or of a Hub id. Nothing is ever asked on standard input.
+    """Load the tokenizer of a folder or of a Hub id. Never prompts on standard input.
 
     Args:
-        trust_remote_code: run the code that the folder brings for it.
-        local: don't ask the Hub.
-        code_hint: what to do about a tokenizer that needs code which is not trusted.
+        name: a folder or a Hub id.
+        trust_remote_code: run the tokenizer's own code.
+        local: do not access the Hub.
+        code_hint: hint for a tokenizer that needs code which is not trusted.
 
     Raises:
-        UserError: there is none, or it can't be loaded.
-        OSError, ValueError: `name` is no folder, and `local` kept it from being looked up.
+        UserError: there is no tokenizer, or it can't be loaded.
+        OSError, ValueError: `name` is not a folder, and `local` prevented a look-up on the Hub.
     """
     from transformers import AutoTokenizer
 
@@ -50,7 +51,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(
             name, local_files_only=local, trust_remote_code=trust_remote_code
         )
-        tokenizer.decode(tokenizer("a text")["input_ids"])  # some settings fail only when they are used
+        tokenizer.decode(tokenizer("a text")["input_ids"])  # some faulty settings fail only in use
         return tokenizer
     except Exception as error:  # transformers raises many kinds for a folder without a usable tokenizer
         if local and not inside and isinstance(error, OSError | ValueError):
@@ -67,7 +68,7 @@ def load_tokenizer(
 
 
 def check_tokenizer_files(folder: Path, problems: Problems) -> None:
-    """Add a problem for each of a tokenizer's files that holds no object, and for ids that no token has."""
+    """Add a problem for each file of a tokenizer that holds no JSON object, and for invalid token ids."""
     for name in OBJECTS:
         try_object(folder / name, problems, AGAIN)
     fast = try_object(folder / FAST, problems, AGAIN)
@@ -76,9 +77,9 @@ def check_tokenizer_files(folder: Path, problems: Problems) -> None:
 
 
 def _check_ids(fast: Mapping[str, Any], problems: Problems) -> None:
-    """Add a problem for the first id of `tokenizer.json` that is none.
+    """Add a problem for the first invalid id of `tokenizer.json`.
 
-    The tokenizers library makes a table up to the largest id, and ends the process if memory does not do.
+    The tokenizers library allocates a table up to the largest id, and aborts the process if memory runs out.
     """
     model, added = fast.get("model"), fast.get("added_tokens") or []
     vocab = model.get("vocab") if isinstance(model, dict) else None
@@ -94,9 +95,12 @@ def _check_ids(fast: Mapping[str, Any], problems: Problems) -> None:
 
 @dataclass(frozen=True)
 class Rowless:
-    """Tokens of a tokenizer with ids that a model's embedding has no row for, by id.
+    """Tokens of a tokenizer without a row in a model's embedding, by id.
 
-    `ordinary` ones are of the vocabulary that text is cut into, `added` ones were added to it.
+    Attributes:
+        ordinary: tokens of the vocabulary.
+        added: tokens added to the vocabulary.
+        rows: rows of the embedding.
     """
 
     ordinary: Mapping[int, str]
@@ -117,7 +121,7 @@ RESIZE = "`model.resize_token_embeddings(len(tokenizer))` adds rows"
 
 
 def find_rowless(tokenizer: Any, rows: int) -> Rowless:
-    """Return the tokens that a model of so many rows can't take."""
+    """Return the tokens without a row in an embedding of `rows` rows."""
     added = set(getattr(tokenizer, "added_tokens_decoder", {}))
     beyond = {number: token for token, number in sorted(tokenizer.get_vocab().items()) if number >= rows}
     return Rowless(

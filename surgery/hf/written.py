@@ -1,4 +1,4 @@
-"""What nas writes into a model's folder, and what else is in one."""
+"""Files that nas writes into a model's folder, and detection of other files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOKENIZER_FILES = (
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
-# and Python beside it
+# besides Python files
 _WRITTEN = (
     *TOKENIZER_FILES, "additional_chat_templates", "config.json", "generation_config.json", "README.md",
     "architecture.yaml", "model.safetensors.index.json", "training.json", "curve.jsonl", "__pycache__",
@@ -23,7 +23,7 @@ _NUMBERED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|(configuration_nas|mod
 
 
 def foreign(path: Path) -> str:
-    """What in a model's folder nas did not write, in words; empty if there is nothing."""
+    """Describe the contents of a model's folder that nas did not write; empty if there are none."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
