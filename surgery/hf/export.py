@@ -1,4 +1,4 @@
-"""Export of a model as a Hugging Face folder: safetensors, configs, tokenizer, source, architecture.yaml, card."""
+"""Export of a model as a Hugging Face folder: weights, configs, tokenizer, source, architecture and card."""
 
 from __future__ import annotations
 
