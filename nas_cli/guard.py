@@ -14,6 +14,7 @@ class GuardedGroup(TyperGroup):
     """The root command group; checks the values of all parameters before a command runs."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command, with its parameters guarded."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             _guard(command)

@@ -35,9 +35,11 @@ class Constraint:
 
     @property
     def name(self) -> str:
+        """Name of the metric, such as `cache_bytes@4096`."""
         return metric_name(self.metric, self.context)
 
     def measure(self, architecture: Architecture) -> int:
+        """Return the metric of an architecture, in its unit."""
         assert self.metric.analytic is not None
         return self.metric.analytic(architecture, self.context or 0)
 
@@ -84,10 +86,12 @@ class Violation:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.constraint.name} is {self.constraint.metric.format(self.value)}, not {self.constraint}"
+        value = self.constraint.metric.format(self.value)
+        return f"{self.constraint.name} is {value}, violates {self.constraint}"
 
 
 def metric_name(metric: Metric, context: int | None) -> str:
+    """Return the name of a metric at a context, such as `cache_bytes@4096`."""
     return metric.name if context is None else f"{metric.name}@{context}"
 
 

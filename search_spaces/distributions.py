@@ -37,6 +37,7 @@ class Distribution(ABC):
         """Return the canonical YAML value."""
 
     def contains(self, value: Any) -> bool:
+        """Return whether `value` is one of the values."""
         return self.parameters("", value) is not None
 
     def nearest(self, value: Any) -> Any:
@@ -46,6 +47,7 @@ class Distribution(ABC):
 
     @property
     def fixed(self) -> bool:
+        """True if there is a single value."""
         values = self.values()
         return values is not None and len(values) == 1
 

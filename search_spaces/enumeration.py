@@ -19,9 +19,7 @@ def every_architecture(space: SearchSpace) -> Iterator[tuple[dict[str, Any], Arc
         UserError: a field is continuous.
     """
     if continuous := space.size().continuous:
-        problems = [
-            Problem(name, None, "has a continuum of values", "use {choice: [...]}") for name in continuous
-        ]
+        problems = [Problem(name, None, "is continuous", "use {choice: [...]}") for name in continuous]
         raise UserError(f"{space.name} is not finite", problems)
     seen: set[str] = set()
     trial: _Walk | None = _Walk([])

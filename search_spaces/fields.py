@@ -63,7 +63,9 @@ def fields() -> dict[str, Field]:
     ]
     for mixer in MIXERS.values():
         result += [_numeric(f"mixers.{mixer.word}.{name}", option) for name, option in mixer.options.items()]
-    result.append(_numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="passes through the stack")))
+    result.append(
+        _numeric("loop.count", Option(int, low=1, high=MAX_LOOPS, help="number of passes through the stack"))
+    )
     result.append(
         Field(
             "loop.windows", ("choice",), _read_schedule, help="attention window per pass in tokens, or none"

@@ -24,6 +24,7 @@ class Objective:
 
     @property
     def name(self) -> str:
+        """Name of the metric, such as `decode_flops@1024`."""
         return metric_name(self.metric, self.context)
 
     @property

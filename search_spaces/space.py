@@ -38,9 +38,7 @@ class SpaceSize:
 
     def __str__(self) -> str:
         settings = f"{self.count:,} settings"
-        return (
-            settings if not self.continuous else f"{settings} × a continuum of {', '.join(self.continuous)}"
-        )
+        return settings if not self.continuous else f"{settings} × continuous {', '.join(self.continuous)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +68,7 @@ class SearchSpace:
 
     @property
     def search(self) -> Mapping[str, Distribution]:
+        """The searched fields and their distributions."""
         return self.variation.search
 
     @cached_property
@@ -98,6 +97,7 @@ class SearchSpace:
         return limits.violations(self.constraints, architecture)
 
     def size(self) -> SpaceSize:
+        """Return the number of distinct settings."""
         return SpaceSize(self.variation.combinations(), self.variation.continuous())
 
     def cost_range(self, metric: str, samples: int = 500, seed: int = 0) -> tuple[int, int, int]:

@@ -25,6 +25,7 @@ class Data:
     tokenizer: str
 
     def to_dict(self) -> dict[str, str]:
+        """Return the section as plain data."""
         return asdict(self)
 
 

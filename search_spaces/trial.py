@@ -11,11 +11,14 @@ from typing import Any, Protocol
 class Trial(Protocol):
     """The part of a sampler's interface that a space needs; `optuna.Trial` implements all of it."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Return one of `choices`."""
 
-    def suggest_int(self, name: str, low: int, high: int, /, *, step: int = 1) -> int: ...
+    def suggest_int(self, name: str, low: int, high: int, /, *, step: int = 1) -> int:
+        """Return an integer from `low` to `high`, both included, in steps of `step`."""
 
-    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
+        """Return a float from `low` to `high`, log-uniform if `log`."""
 
 
 class RandomTrial:

@@ -69,10 +69,12 @@ class Variation:
         return ratio.letters if isinstance(ratio, Ratio) else ("F",)
 
     def placements(self) -> tuple[str, ...]:
+        """Return the possible placements of the first mixer."""
         return tuple(self.distribution("mixers.placement", "interleave").values() or ())
 
     @property
     def searched_sizes(self) -> tuple[str, ...]:
+        """The backbone sizes that are searched."""
         return tuple(size for size in BACKBONE_SIZES if f"backbone.{size}" in self.search)
 
     def backbone_with(self, sizes: Mapping[str, int], problems: Problems) -> Backbone | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_to(bench: typer.Typer) -> None:
+    """Add `mixers` to `bench`."""
     bench.command("mixers")(mixers)
 
 

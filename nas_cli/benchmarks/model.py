@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_to(bench: typer.Typer) -> None:
+    """Add `model` to `bench`."""
     bench.command("model")(model)
 
 

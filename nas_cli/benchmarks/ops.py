@@ -20,6 +20,7 @@ TOKENS = {"cuda": 32768, "cpu": 2048}  # defaults by device
 
 
 def add_to(bench: typer.Typer) -> None:
+    """Add `ops` to `bench`."""
     bench.command("ops")(ops)
 
 

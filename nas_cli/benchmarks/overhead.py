@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_to(bench: typer.Typer) -> None:
+    """Add `overhead` to `bench`."""
     bench.command("overhead")(overhead)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_to(bench: typer.Typer) -> None:
+    """Add `search` to `bench`."""
     bench.command("search")(search)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_to(bench: typer.Typer) -> None:
+    """Add `trial` to `bench`."""
     bench.command("trial")(trial)
 
 

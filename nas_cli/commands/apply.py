@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `apply` to `app`."""
     app.command("apply")(apply)
 
 

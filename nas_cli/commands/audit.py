@@ -36,6 +36,7 @@ MOST_EPOCHS = 2.0
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `audit` to `app`."""
     app.command("audit")(audit)
 
 

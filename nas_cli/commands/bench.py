@@ -10,6 +10,7 @@ BENCHES = ("mixers", "model", "ops", "overhead", "search", "trial")
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add the `bench` commands to `app`."""
     group = typer.Typer(no_args_is_help=True)
     for name in BENCHES:
         import_module(f"nas_cli.benchmarks.{name}").add_to(group)

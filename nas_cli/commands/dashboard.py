@@ -14,13 +14,14 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `dashboard` to `app`."""
     app.command("dashboard")(dashboard)
 
 
 def dashboard(
     study: StudyArgument,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default accepts only this machine.")
+        str, typer.Option(help="Address to listen on. The default accepts only local connections.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     runs: RunsOption = DEFAULT_RUNS,

@@ -20,6 +20,7 @@ STREAMED_TOKENS = 100_000_000  # default limit for a corpus of unknown size
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add the `data` commands to `app`."""
     group = typer.Typer(no_args_is_help=True)
     group.command("prepare")(prepare)
     group.command("info")(info)

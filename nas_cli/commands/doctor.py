@@ -19,6 +19,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `doctor` to `app`."""
     app.command("doctor")(doctor)
 
 

@@ -32,6 +32,7 @@ HELD_OUT_TOKENS = 65_536
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `eval` and `generate` to `app`."""
     app.command("eval")(evaluate)
     app.command("generate")(generate)
 
@@ -56,7 +57,7 @@ def evaluate(
         typer.Option(
             parser=tokens,
             metavar="TOKENS",
-            help="Tokens per sequence. Default: as in `nas train`, else 512; of a probe: its own.",
+            help="Tokens per sequence. Default: as in `nas train`, else 512; probes have their own.",
         ),
     ] = None,
     probe: Annotated[

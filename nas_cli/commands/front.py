@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `front` to `app`."""
     app.command("front")(front)
 
 

@@ -15,6 +15,7 @@ from nas_cli.render.screen import console, print_json
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `pick` to `app`."""
     app.command("pick")(pick)
 
 

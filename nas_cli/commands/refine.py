@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `refine` to `app`."""
     app.command("refine")(refine)
 
 
@@ -48,7 +49,7 @@ def refine(
     folder: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Retrain architectures on and near the front with new seeds, until it is settled which are on it.
+    """Retrain architectures on and near the front with new seeds, until the front is settled.
 
     What is undecided after --each runs counts as a tie. After Ctrl-C the same command resumes.
     """

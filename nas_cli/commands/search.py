@@ -35,6 +35,7 @@ DEFAULT_TRIALS = 50
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `search` to `app`."""
     app.command("search")(search)
 
 

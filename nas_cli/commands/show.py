@@ -26,6 +26,7 @@ CONTEXT = 4096  # tokens, for costs that depend on the context length
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `show` to `app`."""
     app.command("show")(show)
 
 

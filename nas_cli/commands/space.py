@@ -25,6 +25,7 @@ SpaceArgument = Annotated[str, typer.Argument(help="A preset (see `nas space lis
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add the `space` commands to `app`."""
     group = typer.Typer(no_args_is_help=True)
     group.command("list")(list_spaces)
     group.command("show")(show)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `train` to `app`."""
     app.command("train")(train)
 
 

@@ -21,6 +21,7 @@ from nas_cli.render.screen import console, errors
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add `worker` to `app`."""
     app.command("worker")(worker)
 
 

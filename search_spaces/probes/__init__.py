@@ -1,1 +1,1 @@
-"""Probes: generated tasks that every architecture learns anew."""
+"""Probes: generated tasks that every architecture learns from scratch."""

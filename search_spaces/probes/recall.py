@@ -49,6 +49,7 @@ class Recall:
 
     @property
     def vocab_size(self) -> int:
+        """Tokens of the task: the alphabet and the filler."""
         return FILLER + 1 + self.alphabet
 
     @property
@@ -57,6 +58,7 @@ class Recall:
         return 2 / self.alphabet
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields of the space file."""
         return asdict(self)
 
 

@@ -73,6 +73,7 @@ class State:
 
     @property
     def vocab_size(self) -> int:
+        """Tokens of the task: the elements of the group and the start token."""
         return 1 + self.start
 
     @property
@@ -81,6 +82,7 @@ class State:
         return 1 / GROUPS[self.group].order
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields of the space file."""
         return asdict(self)
 
 
