@@ -36,6 +36,7 @@ def losses_fused(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
 
 @jit
 def rows_in_place(logits, targets, losses, vocab, ignored, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute the loss of one row, and overwrite its logits with their gradient."""
     row = tl.program_id(0).to(tl.int64)
     at = logits + row * vocab
     target = tl.load(targets + row)

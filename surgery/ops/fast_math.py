@@ -25,20 +25,25 @@ else:
 
     @jit
     def exp2(x):  # type: ignore[no-untyped-def]
+        """Return 2^x."""
         return tl.exp2(x)
 
     @jit
     def log2(x):  # type: ignore[no-untyped-def]
+        """Return the logarithm of x to base 2."""
         return tl.log2(x)
 
     @jit
     def sin(x):  # type: ignore[no-untyped-def]
+        """Return the sine of x."""
         return tl.sin(x)
 
     @jit
     def cos(x):  # type: ignore[no-untyped-def]
+        """Return the cosine of x."""
         return tl.cos(x)
 
     @jit
     def divide(x, y):  # type: ignore[no-untyped-def]
+        """Return x / y."""
         return x / y

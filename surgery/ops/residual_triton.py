@@ -68,6 +68,7 @@ def write_sum_and_norm(  # type: ignore[no-untyped-def]
     h, y, weight, total, normed, scale, rows, d, eps,
     ADDED: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """Compute the sum and the norm of a tile of rows. ADDED: there is a y."""
     row = tl.program_id(0).to(tl.int64) * TALL + tl.arange(0, TALL)
     channel = tl.arange(0, WIDE)
     inside = (row < rows)[:, None] & (channel < d)[None, :]
@@ -89,6 +90,10 @@ def write_back(  # type: ignore[no-untyped-def]
     total, scale, weight, d_total, d_normed, d_h, d_y, d_weight, rows, d,
     APART: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
+    """Compute the gradients of some tiles of rows, and their part of the weight's gradient.
+
+    APART: y has another dtype than h, and so a gradient of its own.
+    """
     channel = tl.arange(0, WIDE)
     gain = tl.load(weight + channel, mask=channel < d, other=0.0).to(tl.float32)
     d_gain = tl.zeros((WIDE,), tl.float32)

@@ -39,6 +39,7 @@ def swiglu_back_fused(gate: Tensor, up: Tensor, d_y: Tensor) -> tuple[Tensor, Te
 
 @jit
 def write_swiglu(gate, up, y, amount, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute silu(gate) * up of a block of elements."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(gate + at, mask=at < amount, other=0.0).to(tl.float32)
     u = tl.load(up + at, mask=at < amount, other=0.0).to(tl.float32)
@@ -47,6 +48,7 @@ def write_swiglu(gate, up, y, amount, BLOCK: tl.constexpr):  # type: ignore[no-u
 
 @jit
 def write_back(gate, up, d_y, d_gate, d_up, amount, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute the gradients of gate and up for a block of elements."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(gate + at, mask=at < amount, other=0.0).to(tl.float32)
     u = tl.load(up + at, mask=at < amount, other=0.0).to(tl.float32)

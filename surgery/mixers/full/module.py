@@ -22,6 +22,7 @@ class HeadNorm(nn.RMSNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normed heads."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -51,6 +52,7 @@ class SoftmaxAttention(nn.Module):
             nn.init.zeros_(self.gate.weight)
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        """Return the mixed tokens."""
         q, k, v = (self._heads(y) for y in project(x, context, self.q, self.k, self.v))
         q = rotate(self.q_norm(q), context.rotary)
         k = rotate(self.k_norm(k), context.rotary)

@@ -1,5 +1,7 @@
-"""Gaussian-kernel attention as a torch module, computed by SDPA (GKA, arXiv 2605.02144;
-docs/papers.md, Gaussian-kernel attention)."""
+"""Gaussian-kernel attention as a torch module, computed by SDPA.
+
+GKA, arXiv 2605.02144; docs/papers.md, Gaussian-kernel attention.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +54,7 @@ class GaussianAttention(nn.Module):
         self.log_sigma = nn.Parameter(torch.full((heads,), math.log(self.head_dim**0.5 / 2)))
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        """Return the mixed tokens."""
         heads = self._heads(x)
         if self.q is None or self.k is None:
             q = k = rotate(heads, context.rotary)

@@ -1,5 +1,6 @@
-"""The gated delta rule, chunkwise for long inputs and token by token for short ones
-(docs/papers.md, Gated DeltaNet and In chunks).
+"""The gated delta rule, chunkwise for long inputs and token by token for short ones.
+
+See docs/papers.md, Gated DeltaNet and In chunks.
 
 A head has a state S (k, v). Each token decays it, corrects the value stored for its key, and reads it:
 S <- exp(g) S;  S <- S + beta k (v - S^T k)^T;  o = S^T q  (arXiv 2412.06464, eq. 10).

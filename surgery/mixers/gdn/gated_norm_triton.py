@@ -71,6 +71,7 @@ def _tile(rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore
 
 @jit
 def normalise(y, gate, weight, out, rows, width, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute the output of a tile of rows."""
     at, inside, channel = _tile(rows, width, ROWS, WIDTH)
     x = tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
     z = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
@@ -84,6 +85,7 @@ def normalise_back(  # type: ignore[no-untyped-def]
     y, gate, weight, d_out, d_y, d_gate, d_weight, rows, width, eps,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
+    """Compute the gradients of a tile of rows, and its part of the weight's gradient."""
     at, inside, channel = _tile(rows, width, ROWS, WIDTH)
     x = tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
     z = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)

@@ -60,6 +60,7 @@ class GatedDeltaNet(nn.Module):
             step.add_(step.neg().expm1_().neg_().log_())  # the inverse of softplus
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        """Return the mixed tokens."""
         sizes = self.sizes
         real = context.new_real
         past = context.state

@@ -79,6 +79,7 @@ def convolve(  # type: ignore[no-untyped-def]
     x, weight, out, length, past, channels,
     SPAN: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    """Compute the output of a tile of tokens and channels."""
     batch, token, channel = _tile(length, channels, TOKENS, CHANNELS)
     mixed = _mixed(x, weight, batch, token, channel, length, past, channels, SPAN)
     inside = (token < length) & (channel < channels)

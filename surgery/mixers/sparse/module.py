@@ -1,5 +1,7 @@
-"""Sparse top-k attention as a torch module (DeepSeek-V3.2, arXiv 2512.02556;
-docs/papers.md, Sparse attention)."""
+"""Sparse top-k attention as a torch module.
+
+DeepSeek-V3.2, arXiv 2512.02556; docs/papers.md, Sparse attention.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +55,7 @@ class SparseAttention(nn.Module):
         self.indexer = LightningIndexer(backbone, index_heads, index_dim)
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
+        """Return the mixed tokens; in training, the context's losses receive the indexer's KL."""
         q, k, v = (self._heads(y) for y in project(x, context, self.q, self.k, self.v))
         q = rotate(self.q_norm(q), context.rotary)
         k = rotate(self.k_norm(k), context.rotary)

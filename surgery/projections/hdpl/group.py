@@ -29,9 +29,7 @@ from surgery.projections.hdpl.paths import (
 # of each sibling: mu, logvar, blocks (n, rows, columns), decoder (d_out, rank), bias (d_out,) or none
 Weights = tuple[nn.Linear, nn.Linear, Tensor, Tensor, Tensor | None]
 
-GATHER_FROM = (
-    64  # tokens in evaluation; for fewer, copying the encoders side by side costs more than it saves
-)
+GATHER_FROM = 64  # tokens in evaluation; for fewer, concatenating the encoders costs more than it saves
 
 
 def train(
