@@ -16,9 +16,15 @@ def place(folder: Path) -> tuple[str, ...]:
     return (folder.name, "--dir", str(folder.parent))
 
 
-def test_audit_trains_prints_and_goes_on(nas: Nas, study_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own_study(study_folder: Path, tmp_path: Path) -> Path:
+    """A copy, so that no audit of another test has trained its runs."""
+    return Path(shutil.copytree(study_folder, tmp_path / "runs" / study_folder.name))
+
+
+def test_audit_trains_prints_and_goes_on(nas: Nas, own_study: Path, tmp_path: Path) -> None:
     options = ("--times", 2, "--architectures", 4, "--device", "cpu", "--plot", tmp_path / "audit.png")
-    first = nas("audit", *place(study_folder), *options)
+    first = nas("audit", *place(own_study), *options)
     assert first.exit_code == 0, first.output
     assert "[4/4]" in first.stderr
     for told in ("proxy loss", "parameters only", "FLOPs only", "random order", "Kendall"):
@@ -26,7 +32,7 @@ def test_audit_trains_prints_and_goes_on(nas: Nas, study_folder: Path, tmp_path:
     assert "4 architectures are too few" in first.stdout
     assert (tmp_path / "audit.png").read_bytes().startswith(b"\x89PNG")
 
-    again = nas("audit", *place(study_folder), *options[:-2], "--json")
+    again = nas("audit", *place(own_study), *options[:-2], "--json")
     assert again.exit_code == 0
     assert again.stderr == ""  # nothing was left to train
     data = json.loads(again.stdout)
@@ -37,9 +43,9 @@ def test_audit_trains_prints_and_goes_on(nas: Nas, study_folder: Path, tmp_path:
     assert len(data["predictors"][0]["spearman"]) == 3
 
 
-def test_audit_ends_when_its_time_is_up(nas: Nas, study_folder: Path) -> None:
+def test_audit_ends_when_its_time_is_up(nas: Nas, own_study: Path) -> None:
     options = ("--times", 1000, "--architectures", 3, "--workers", 2, "--device", "cpu", "--timeout", "1s")
-    cut = nas("audit", *place(study_folder), *options)
+    cut = nas("audit", *place(own_study), *options)
     assert cut.exit_code == 0, cut.output
     assert "time limit reached: 3 runs unfinished" in cut.stderr
     assert "0 architectures are too few" in cut.stdout

@@ -86,8 +86,11 @@ def test_doctor(printed: Callable[..., Any], study_folder: Path, tmp_path: Path)
     compare("nas doctor", printed("doctor", copy, "--repair"))
 
 
-def test_audit(printed: Callable[..., Any], study: tuple[str, ...]) -> None:
-    compare("nas audit", printed("audit", *study, "--times", 2, "--architectures", 4, "--device", "cpu"))
+def test_audit(printed: Callable[..., Any], study_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(
+        study_folder, tmp_path / study_folder.name
+    )  # an audit leaves its runs in the study
+    compare("nas audit", printed("audit", copy, "--times", 2, "--architectures", 4, "--device", "cpu"))
 
 
 def test_models(

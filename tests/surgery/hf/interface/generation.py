@@ -226,7 +226,7 @@ ARGUMENTS = [
     Row(GROUP, "attention_mask, padding left", padded, "tokens of a row are those of its text alone"),
     Row(GROUP, "inputs_embeds", embedded, "tokens after the embedded ones"),
     Row(GROUP, "position_ids", positions, "tokens at shifted positions"),
-    Row(GROUP, "past_key_values, cache", conversation, "a second turn goes on from the cache of the first"),
+    Row(GROUP, "past_key_values, cache", conversation, "a second turn continues from the cache of the first"),
     Row(GROUP, "generation_config", defaults, "defaults of the model, of the argument, of the call"),
     Row(GROUP, "generation_config, a default that can't be followed", refused_default,
         "as in the call; `nas apply` leaves such defaults out, with a note", "cache_implementation"),
