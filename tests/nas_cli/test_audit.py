@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,7 +99,6 @@ def test_front_says_whether_chance_is_beaten(nas: Nas, study_folder: Path) -> No
 
 @pytest.mark.slow
 def test_importances_of_a_trained_study(nas: Nas, study_folder: Path, tmp_path: Path) -> None:
-    import shutil
 
     from studies.study import Study
     from studies.workers.worker import work
