@@ -39,10 +39,6 @@ class Search:
         self.checkpoints_gone: set[int] = set()
         self.compares = any(item.name in LOSSES for item in self.space.objectives)
 
-    def records(self) -> list[TrialRecord]:
-        """Return every trial of the study, in order."""
-        return self.study.records()
-
     def observe(self, records: Sequence[TrialRecord]) -> Observations:
         """Return the observations in these records, one row per trial that has any."""
         return self.observer.observe(records)
