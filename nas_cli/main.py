@@ -27,7 +27,6 @@ COMMANDS = (
 
 app = typer.Typer(
     name="nas",
-    help="Search hybrid language-model architectures and apply them to real models.",
     no_args_is_help=True,
     cls=GuardedGroup,
     pretty_exceptions_enable=False,
@@ -49,7 +48,7 @@ def nas(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    """Search hybrid language-model architectures and apply them to real models."""
 
 
 def register() -> None:

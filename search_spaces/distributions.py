@@ -59,19 +59,23 @@ class Choice(Distribution):
     options: tuple[Any, ...]
 
     def sample(self, trial: Trial, name: str) -> Any:
+        """Sample one of the options, by its label."""
         if len(self.options) == 1:
             return self.options[0]
         return self._by_label[trial.suggest_categorical(name, tuple(self._by_label))]
 
     def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        """Return the label as parameter `name`; nothing if there is one option."""
         if value not in self.options:
             return None
         return {} if len(self.options) == 1 else {name: label(value)}
 
     def values(self) -> tuple[Any, ...]:
+        """Return the options."""
         return self.options
 
     def plain(self) -> Any:
+        """Return `{choice: [...]}`, or the value itself if it is the only one."""
         items = [list(item) if isinstance(item, tuple) else item for item in self.options]
         return items[0] if len(items) == 1 else {"choice": items}
 
@@ -89,19 +93,23 @@ class IntRange(Distribution):
     step: int = 1
 
     def sample(self, trial: Trial, name: str) -> int:
+        """Sample a number, in steps from `low`."""
         if self.low == self.high:
             return self.low
         return trial.suggest_int(name, self.low, self.high, step=self.step)
 
     def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        """Return the number as parameter `name`; nothing if low equals high."""
         if value not in self.values():
             return None
         return {} if self.low == self.high else {name: value}
 
     def values(self) -> range:
+        """Return the numbers in ascending order."""
         return range(self.low, self.high + 1, self.step)
 
     def plain(self) -> dict[str, Any]:
+        """Return `{range: [low, high]}`, with the step if it is not 1."""
         step = {} if self.step == 1 else {"step": self.step}
         return {"range": [self.low, self.high], **step}
 
@@ -114,18 +122,22 @@ class LogUniform(Distribution):
     high: float
 
     def sample(self, trial: Trial, name: str) -> float:
+        """Sample a number, uniform in its logarithm."""
         return trial.suggest_float(name, self.low, self.high, log=True)
 
     def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        """Return the number as parameter `name`; None if it is out of bounds."""
         return {name: value} if self.low <= value <= self.high else None
 
     def values(self) -> None:
-        return None
+        """Return None: the distribution is continuous."""
 
     def nearest(self, value: float) -> float:
+        """Return `value` clamped to the bounds."""
         return min(max(value, self.low), self.high)
 
     def plain(self) -> dict[str, Any]:
+        """Return `{log: [low, high]}`."""
         return {"log": [self.low, self.high]}
 
 
@@ -136,22 +148,26 @@ class Subset(Distribution):
     members: tuple[str, ...]
 
     def sample(self, trial: Trial, name: str) -> tuple[str, ...]:
+        """Sample a subset, in the order of the members."""
         return tuple(
             member for member in self.members if trial.suggest_categorical(f"{name}.{member}", (False, True))
         )
 
     def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        """Return a true/false parameter `name.member` for each member."""
         if not set(value) <= set(self.members):
             return None
         return {f"{name}.{member}": member in value for member in self.members}
 
     def values(self) -> tuple[tuple[str, ...], ...]:
+        """Return all 2^n subsets, the empty one first."""
         picks = product((False, True), repeat=len(self.members))
         return tuple(
             tuple(name for name, taken in zip(self.members, pick, strict=True) if taken) for pick in picks
         )
 
     def plain(self) -> dict[str, Any]:
+        """Return `{subset: [...]}`."""
         return {"subset": list(self.members)}
 
 
@@ -166,6 +182,7 @@ class Ratio(Distribution):
     bounds: tuple[tuple[str, int, int], ...]
 
     def sample(self, trial: Trial, name: str) -> tuple[tuple[str, int], ...]:
+        """Sample a share per mixer, and return the (letter, share) pairs reduced."""
         shares = [
             low if low == high or self.fixed
             else trial.suggest_int(f"{name}.{MIXER_WORDS[letter]}", low, high)
@@ -195,13 +212,16 @@ class Ratio(Distribution):
         return shares_of
 
     def values(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        """Return all different reduced ratios."""
         return tuple(self._values)
 
     @property
     def fixed(self) -> bool:
+        """True if all shares reduce to one ratio."""
         return len(self._values) == 1
 
     def parameters(self, name: str, value: Any) -> dict[str, Any] | None:
+        """Return the first shares that reduce to `value`, as `name.mixer`; fixed ones are left out."""
         shares = self._values.get(value)
         if shares is None:
             return None
@@ -217,6 +237,7 @@ class Ratio(Distribution):
         return tuple(letter for letter, _, high in self.bounds if high > 0)
 
     def plain(self) -> dict[str, Any]:
+        """Return a share per mixer, or `[low, high]` where it varies."""
         return {MIXER_WORDS[letter]: low if low == high else [low, high] for letter, low, high in self.bounds}
 
 

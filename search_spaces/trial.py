@@ -29,15 +29,18 @@ class RandomTrial:
         self._random = seed if isinstance(seed, random.Random) else random.Random(seed)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Draw one of `choices`."""
         self.params[name] = self._random.choice(choices)
         return self.params[name]
 
     def suggest_int(self, name: str, low: int, high: int, /, *, step: int = 1) -> int:
+        """Draw an integer from `low` to `high`, both included, in steps of `step`."""
         value = self._random.randrange(low, high + 1, step)
         self.params[name] = value
         return value
 
     def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
+        """Draw a float from `low` to `high`, log-uniform if `log`."""
         if log:
             value = math.exp(self._random.uniform(math.log(low), math.log(high)))
         else:
@@ -62,9 +65,11 @@ class ReplayTrial:
         self._edge = -1 if high else 0
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Return the given value if it is one of `choices`, else the first or last choice."""
         return self._take(name, tuple(choices), self._values.get(name) in choices)
 
     def suggest_int(self, name: str, low: int, high: int, /, *, step: int = 1) -> int:
+        """Return the given integer if it is in the range, else an edge."""
         steps = (high - low) // step
         domain = sorted({low + step * (steps * part // 4) for part in range(5)})
         value = self._values.get(name)
@@ -72,6 +77,7 @@ class ReplayTrial:
         return int(self._take(name, tuple(domain), inside))
 
     def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
+        """Return the given number if it is in the range, else an edge."""
         value = self._values.get(name)
         inside = isinstance(value, int | float) and low <= value <= high
         return float(self._take(name, (low, high), inside))

@@ -1,5 +1,5 @@
-"""The project speaks its field's English: identifiers that say what they hold, docstrings that are sentences,
-"per" in units, and no phrases that only this project used."""
+"""The project speaks its field's English: identifiers that say what they hold, docstrings that are sentences
+and leave out no public function or class, "per" in units, and no phrases that only this project used."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.body[0].lineno, text
 
 
+def undocumented(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Public functions, classes and methods without a docstring; not what is defined inside a function."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
+                yield node.lineno, f"no docstring: `{node.name}`"
+            if not isinstance(node, ast.ClassDef):
+                continue
+        yield from undocumented(node)
+
+
 def prose(text: str) -> Iterator[tuple[int, str]]:
     """Comments, and the literal parts of all strings, docstrings among them."""
     for item in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -70,7 +83,7 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 def offences(text: str) -> list[tuple[int, str]]:
     tree = ast.parse(text)
-    result = list(vague_names(tree))
+    result = [*vague_names(tree), *undocumented(tree)]
     for line, doc in docstrings(tree):
         if match := FRAGMENTS.match(doc):
             result.append((line, f"docstring opens with {match[0]!r}"))
@@ -102,9 +115,9 @@ def test_the_words_of_the_documents() -> None:
 def test_the_lint_sees_what_it_should() -> None:
     text = (
         'def f(place):\n    """Whether it is."""\n    found = 1  # nats a token\n    x = "put back"\n'
-        'class C:\n    """A place for everything."""\n'
+        'class C:\n    """A place for everything."""\n    def g(self): ...\n    def _h(self): ...\n'
     )
     assert [what for _, what in offences(text)] == [
         "identifier `place`", "docstring opens with 'Whether'", "'nats a token'", "identifier `found`",
-        "'put back'",
+        "'put back'", "no docstring: `g`",
     ]  # fmt: skip

@@ -49,7 +49,7 @@ class HubCorpus(Corpus):
         return f"{self.spec} {self.data_files or ''}"
 
     def text_bytes(self) -> None:
-        return None
+        """Return None: the size is unknown until all of it has been downloaded."""
 
     def _open(self, cursor: Cursor) -> tuple[Iterator[str], Callable[[], Cursor]]:
         dataset = self._load()

@@ -118,16 +118,19 @@ class SeededSampler(BaseSampler):
         return self.name not in (GAIN, "random")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Make the sampler for this trial."""
         self._startup = False
         self.inner = self._make("relative", trial.number)
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the parameters that the inner sampler draws jointly."""
         return self.inner.infer_relative_search_space(self._view(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """Return the jointly drawn parameters; empty while the inner sampler starts up."""
         drawn = self.inner.sample_relative(self._view(study), trial, search_space)
         # with too few trials to learn from, all of Optuna's samplers leave every draw to chance
         self._startup = not drawn
@@ -136,12 +139,14 @@ class SeededSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        """Return a single parameter, drawn from a stream of its own."""
         single = self._make(param_name, trial.number)
         return single.sample_independent(self._view(study), trial, param_name, param_distribution)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
+        """Pass the result on to the inner sampler."""
         self.inner.after_trial(study, trial, state, values)
 
     def _view(self, study: Study) -> Study:

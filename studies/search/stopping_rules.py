@@ -102,6 +102,7 @@ class Never(StoppingRule):
     name, summary = "none", "trains every run to the end"
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return 1 for every run."""
         return np.ones(len(rows))
 
 
@@ -111,6 +112,7 @@ class Median(StoppingRule):
     name, summary = "median", "pauses runs that are worse than the median of the runs that cost no more"
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return 1 for runs no worse than their rivals' median, else 0."""
         return np.array(
             [float(observations.last[row] <= _middle(_rivals(observations, row))) for row in rows]
         )
@@ -128,6 +130,7 @@ class Pareto(StoppingRule):
     )
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return 1 for runs within the noise of their best rival, else 0."""
         margins = [_margin(observations, rung) for rung in range(observations.curves.shape[1])]
         scores = []
         for row in rows:
@@ -147,6 +150,7 @@ class Forecasting(StoppingRule):
     share = 1 / 2
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
+        """Return the expected hypervolume improvements; 0 for runs with hardly a chance of the front."""
         improvements = expected_improvements(observations, extrapolate(observations), rows)
         return np.where(self.chance_on_front(observations, rows) >= SMALLEST_CHANCE, improvements, 0.0)
 

@@ -56,29 +56,37 @@ class SoftmaxSpec(MixerSpec):
     windowed = True
 
     def in_pass(self, options: Options, window: int | None) -> Options:
+        """Return the options with the smaller of their own window and the pass's."""
         return narrowed(options, window)
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        """Return (inputs, outputs) of q k v o; keys and values have `num_kv_heads` heads."""
         return attention_projections(backbone)
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
+        """Return the parameters of the QK norms and the output gate."""
         norms = 2 * backbone.head_dim if backbone.qk_norm else 0
         return norms + self._gate_size(backbone, options)
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
+        """Return the FLOPs per token of the output gate's map."""
         return 2 * self._gate_size(backbone, options)
 
     def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the FLOPs per token of scores and weighted values, over the tokens in the window."""
         # scores, then weighted values
         return 4 * backbone.num_heads * backbone.head_dim * seen_in(options, context)
 
     def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        """Return the mean of `mixing_flops` in closed form: it is proportional to the tokens seen."""
         return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the bytes of cached keys and values in bfloat16, at most one window of them."""
         return 2 * 2 * backbone.num_kv_heads * backbone.head_dim * cached_in(options, context)
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        """Build a `SoftmaxAttention`. Imports torch."""
         from surgery.mixers.full.module import SoftmaxAttention
 
         return SoftmaxAttention(backbone, projection, gated=options["gate"], window=options.get("window"))

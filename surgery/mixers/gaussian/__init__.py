@@ -37,39 +37,48 @@ class GaussianSpec(MixerSpec):
     }
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
+        """Return (option, broken rule) if dim is not a multiple of head_dim, else None."""
         if backbone.dim % backbone.head_dim:
             rule = f"needs dim ({backbone.dim}) to be a multiple of head_dim ({backbone.head_dim})"
             return "keep", rule
         return None
 
     def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
+        """Return the options with `value` at its default where `keep: qk` gives it no effect."""
         idle = {"value": "rotated"} if options["keep"] == "qk" else {}
         return {**options, **idle}
 
     def in_pass(self, options: Options, window: int | None) -> Options:
+        """Return the options with the smaller of their own window and the pass's."""
         return narrowed(options, window)
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        """Return (inputs, outputs) of o, and of q and k with `keep: qk`: all dim x dim."""
         names = "qko" if options["keep"] == "qk" else "o"
         return dict.fromkeys(names, (backbone.dim, backbone.dim))
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
+        """Return the number of bandwidths."""
         return backbone.dim // backbone.head_dim  # one bandwidth per head
 
     def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the FLOPs per token of scores and weighted values, over the tokens in the window."""
         channels = backbone.head_dim
         if not options["norm"]:  # one channel for the keys' length, padded to the kernels' alignment
             channels = -(-(channels + 1) // PAD) * PAD
         return 4 * (backbone.dim // backbone.head_dim) * channels * seen_in(options, context)
 
     def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        """Return the mean of `mixing_flops` in closed form: it is proportional to the tokens seen."""
         return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the bytes of cached keys and values in bfloat16; they are stored once where equal."""
         shared = options["keep"] == "none" and options["value"] == "rotated"  # keys and values are equal
         return 2 * (1 if shared else 2) * backbone.dim * cached_in(options, context)
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        """Build a `GaussianAttention`. Imports torch."""
         from surgery.mixers.gaussian.module import GaussianAttention
 
         return GaussianAttention(backbone, projection, **options)

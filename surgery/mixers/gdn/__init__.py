@@ -41,6 +41,7 @@ class GatedDeltaSpec(MixerSpec):
     }  # fmt: skip
 
     def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
+        """Return the options from the resolved sizes, so that options that round to one size are equal."""
         sizes = resolve(backbone, options)
         same = {
             **options,
@@ -53,30 +54,37 @@ class GatedDeltaSpec(MixerSpec):
         return {**same, "key_ratio": 0.0 if matched(backbone, same).key == sizes.key else ratio}
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        """Return (inputs, outputs) of q k v o from the resolved widths of keys and values."""
         return resolve(backbone, options).projections
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
+        """Return the parameters of gate, beta, decay, convolution and the norm of a head."""
         sizes = resolve(backbone, options)
         decay = 2 * sizes.heads if sizes.decay else 0  # A_log and dt_bias
         return sizes.maps + decay + sizes.channels * sizes.conv + sizes.value  # sizes.value: norm of a head
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
+        """Return the FLOPs per token of the maps to gate, beta and decay, and of the convolution."""
         sizes = resolve(backbone, options)
         return 2 * (sizes.maps + sizes.channels * sizes.conv)
 
     def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the FLOPs per token of updating and reading the state, whatever the context."""
         sizes = resolve(backbone, options)
         return 6 * sizes.heads * sizes.key * sizes.value  # read with k, write, read with q
 
     def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        """Return `mixing_flops`, which is the same for every token."""
         return self.mixing_flops(backbone, options, length)
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the bytes of the state (float32) and the convolution's past tokens, whatever the context."""
         sizes = resolve(backbone, options)
         columns = sizes.channels * max(0, sizes.conv - 1)
         return 2 * columns + 4 * sizes.heads * sizes.key * sizes.value
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        """Build a `GatedDeltaNet` of the resolved sizes. Imports torch."""
         from surgery.mixers.gdn.module import GatedDeltaNet
 
         return GatedDeltaNet(resolve(backbone, options), projection, backbone.norm_eps)

@@ -36,6 +36,7 @@ class FusedDelta(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, g: Tensor | None, beta: Tensor, state: Tensor, sizes: DeltaSizes
     ) -> tuple[Tensor, Tensor]:
+        """Return outputs (b, t, h, v) in the dtype of `qkv`, and the float32 state after them."""
         qkv, beta, state = qkv.contiguous(), beta.contiguous(), state.contiguous()
         g = g.contiguous() if g is not None else None
         kernels = _Launcher(qkv, g, sizes)
@@ -54,6 +55,7 @@ class FusedDelta(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Return the gradients of qkv, g, beta and the first state; None for the sizes."""
         qkv, g, beta, inverse, w, decayed, decay, before, written = ctx.saved_tensors
         sizes = ctx.sizes
         d_out, d_after = (x.contiguous() for x in gradients)

@@ -24,6 +24,7 @@ class GatedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return RMSNorm(y) * weight * silu(gate), with the shape of `y`."""
         y, gate = y.contiguous(), gate.contiguous()
         out = gate.new_empty(y.shape)
         ctx.save_for_backward(y, gate, weight)
@@ -33,6 +34,7 @@ class GatedNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Return the gradients of y, gate and weight; None for eps."""
         y, gate, weight = ctx.saved_tensors
         d_out = gradients[0].contiguous()
         d_y, d_gate = torch.empty_like(y), torch.empty_like(gate)

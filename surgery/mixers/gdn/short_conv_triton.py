@@ -25,6 +25,7 @@ class ShortConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, past: int) -> Tensor:
+        """Return silu of each channel's causal convolution."""
         x, weight = x.contiguous(), weight.contiguous()
         out = x.new_empty(x.shape[0], x.shape[1] - past, x.shape[2])
         ctx.save_for_backward(x, weight)
@@ -34,6 +35,7 @@ class ShortConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Return the gradients of x and weight; None for past."""
         x, weight = ctx.saved_tensors
         d_out = gradients[0].contiguous()
         d_mixed, d_x = torch.empty_like(d_out), torch.empty_like(x)

@@ -31,33 +31,41 @@ class SparseSpec(MixerSpec):
     }
 
     def warning(self, options: Options) -> str:
+        """Return a sentence if the indexer is never trained; else empty."""
         if options["index_weight"] == 0:
             return "with index_weight 0 the indexer is never trained: the tokens it selects stay random"
         return ""
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
+        """Return (inputs, outputs) of q k v o, as in softmax attention."""
         return attention_projections(backbone)
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
+        """Return the parameters of the QK norms and the indexer: its maps and its key's norm."""
         norms = 2 * backbone.head_dim if backbone.qk_norm else 0
         return norms + backbone.dim * self._index_outputs(options) + 2 * int(options["index_dim"])
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
+        """Return the FLOPs per token of the indexer's maps."""
         return 2 * backbone.dim * self._index_outputs(options)
 
     def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the FLOPs of scoring all `context` tokens and attending to at most `top_k` of them."""
         attended = min(int(options["top_k"]), context)
         return self._index_flops(options) * context + self._core_flops(backbone) * attended
 
     def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
+        """Return the mean of `mixing_flops` over a sequence in closed form."""
         top = min(int(options["top_k"]), length)
         attended = (top * (top + 1) / 2 + (length - top) * top) / length
         return self._index_flops(options) * (length + 1) / 2 + self._core_flops(backbone) * attended
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
+        """Return the bytes of cached keys, values and indexer keys in bfloat16."""
         return 2 * (2 * backbone.num_kv_heads * backbone.head_dim + int(options["index_dim"])) * context
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
+        """Build a `SparseAttention`. Imports torch."""
         from surgery.mixers.sparse.module import SparseAttention
 
         return SparseAttention(backbone, projection, **options)

@@ -17,15 +17,19 @@ class DenseSpec(ProjectionSpec):
     colour = "bright_black"
 
     def params(self, d_in: int, d_out: int, options: Options) -> int:
+        """Return the number of weights."""
         return d_in * d_out
 
     def flops(self, d_in: int, d_out: int, options: Options, *, training: bool) -> int:
+        """Return the FLOPs per token, the same in training and in evaluation."""
         return 2 * d_in * d_out
 
     def short(self, options: Options) -> str:
+        """Return the empty string: there are no options."""
         return ""
 
     def build(self, d_in: int, d_out: int, bias: bool, options: Options) -> nn.Module:
+        """Build a `Dense`. Imports torch."""
         from surgery.projections.dense.module import Dense
 
         return Dense(d_in, d_out, bias=bias)
