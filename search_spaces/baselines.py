@@ -145,7 +145,7 @@ def misfits(name: str, backbone: Backbone) -> list[str]:
     """
     problems = Problems()
     architecture = build_baseline(name, backbone)
-    check_fit(architecture, Cursor(problems))
+    check_fit(backbone, architecture.layers, architecture.rules, Cursor(problems))
     rules = [problem.rule for problem in problems.entries]
     params = cost(architecture, "params")
     if training_bytes(params) > LARGEST_DEVICE:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS, Metric, parse_metric
+from surgery.architecture.costs import FORMULAS
+from surgery.architecture.metrics import METRICS, Metric, parse_metric
 from surgery.config.options import Cursor
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -40,8 +41,7 @@ class Constraint:
 
     def measure(self, architecture: Architecture) -> int:
         """Return the metric of an architecture, in its unit."""
-        assert self.metric.analytic is not None
-        return self.metric.analytic(architecture, self.context or 0)
+        return FORMULAS[self.metric.name](architecture, self.context or 0)
 
     def amount(self, value: float) -> float:
         """Return at most 0 if `value` is allowed, else its excess as a fraction of the limit.
@@ -148,8 +148,8 @@ def _read_one(text: object, cursor: Cursor) -> Constraint | None:
     except ValueError as error:
         cursor.problem(text, f"{name} {error}")
         return None
-    if metric.analytic is None:
-        exact = ", ".join(key for key, item in METRICS.items() if item.analytic is not None)
+    if not metric.analytic:
+        exact = ", ".join(key for key, item in METRICS.items() if item.analytic)
         rule = f"{name} is only known after training, so it can't be checked before"
         cursor.problem(text, rule, f"make it an objective; metrics for constraints: {exact}")
         return None

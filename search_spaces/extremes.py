@@ -11,7 +11,8 @@ from search_spaces.constraints import Constraint, values
 from search_spaces.trial import RandomTrial, ReplayTrial
 from search_spaces.variation import Variation
 from surgery.architecture import Architecture
-from surgery.architecture.costs import parse_metric
+from surgery.architecture.costs import FORMULAS
+from surgery.architecture.metrics import parse_metric
 from surgery.config.options import Cursor
 
 Score = Callable[[Architecture], float]
@@ -69,9 +70,9 @@ def cost_range(variation: Variation, name: str, samples: int, seed: int) -> tupl
         ValueError: `name` is unknown, or only measured by training.
     """
     metric, context = parse_metric(name)
-    if metric.analytic is None:
+    if not metric.analytic:
         raise ValueError(f"{name} is measured by training, not computed")
-    measure, at = metric.analytic, context or 0
+    measure, at = FORMULAS[metric.name], context or 0
     source = random.Random(seed)
     drawn = [measure(variation.random(source), at) for _ in range(samples)]
     low = lowest(variation, lambda arch: measure(arch, at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_spaces.constraints import metric_name
-from surgery.architecture.costs import Metric, parse_metric
+from surgery.architecture.metrics import Metric, parse_metric
 from surgery.config.options import Cursor
 from surgery.config.problems import nearest
 
@@ -30,7 +30,7 @@ class Objective:
     @property
     def measured(self) -> bool:
         """True if the metric is only known after training."""
-        return self.metric.analytic is None
+        return not self.metric.analytic
 
     def __str__(self) -> str:
         return f"{self.name} {self.direction}"

@@ -18,7 +18,7 @@ from search_spaces.reading import read_distribution
 from search_spaces.space import SearchSpace
 from search_spaces.text import read_data
 from search_spaces.variation import OPERATORS, Variation
-from surgery.architecture.costs import AHEAD
+from surgery.architecture.metrics import AHEAD
 from surgery.config.backbone import Backbone
 from surgery.config.options import REQUIRED, Cursor
 from surgery.config.problems import Problems

@@ -22,8 +22,9 @@ from search_spaces.text import Data
 from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, rule_settings
 from surgery.architecture import Architecture
-from surgery.architecture.costs import AHEAD, cost
+from surgery.architecture.costs import cost
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
+from surgery.architecture.metrics import AHEAD
 from surgery.config.backbone import Backbone
 from surgery.config.quantities import format_bytes
 from surgery.projections import PROJECTION_OPERATORS

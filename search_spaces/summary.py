@@ -11,7 +11,8 @@ from search_spaces.constraints import values
 from search_spaces.fields import fields
 from search_spaces.space import SearchSpace
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS, cost
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import METRICS
 from surgery.config.problems import UserError
 
 SAMPLES = 500

@@ -19,7 +19,7 @@ from search_spaces import BASELINES, parse_space
 from search_spaces.fields import fields
 from search_spaces.proxy import Proxy
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS
+from surgery.architecture.metrics import METRICS
 from surgery.config.options import REQUIRED
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS

@@ -49,7 +49,8 @@ WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {"data": ("torch",), "analysis": (
 # rooms and files that must be quick to load
 LIGHT_SURGERY = (
     "config/problems", "config/quantities", "config/yaml_source", "config/options", "config/backbone",
-    "architecture/__init__", "architecture/architecture", "architecture/layout", "architecture/rules",
+    "architecture/__init__", "architecture/architecture", "architecture/layers", "architecture/layout",
+    "architecture/naming", "architecture/reading", "architecture/rules", "architecture/metrics",
     "architecture/costs",
 )  # fmt: skip
 # the only modules that may use names that Optuna keeps private

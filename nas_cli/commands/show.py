@@ -77,12 +77,13 @@ def _refuse(importances: bool, plot: Path | None) -> None:
 
 
 def _costs(architecture: Architecture) -> dict[str, int]:
-    from surgery.architecture.costs import METRICS, cost
+    from surgery.architecture.costs import cost
+    from surgery.architecture.metrics import METRICS
 
     names = [
         f"{name}@{CONTEXT}" if metric.takes_context else name
         for name, metric in METRICS.items()
-        if metric.analytic is not None
+        if metric.analytic
     ]
     return {name: cost(architecture, name) for name in names}
 
@@ -222,7 +223,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
 
 
 def _print_metrics(values: dict[str, Any]) -> None:
-    from surgery.architecture.costs import parse_metric
+    from surgery.architecture.metrics import parse_metric
 
     for name, value in values.items():
         metric, _ = parse_metric(name)

@@ -183,7 +183,7 @@ def sample(
 def _facts(space: SearchSpace, architecture: Architecture) -> list[Text]:
     """Return the lines of text next to the picture."""
     from search_spaces.summary import costs_of
-    from surgery.architecture.costs import parse_metric
+    from surgery.architecture.metrics import parse_metric
 
     lines = [Text.assemble(("hash ", "dim"), architecture.hash)]
     for name, value in costs_of(space, architecture).items():
@@ -238,7 +238,7 @@ def _search_table(data: dict[str, Any]) -> Table:
 
 def _cost_table(data: dict[str, Any]) -> Table:
     """Return a table with costs as columns; the space's range, then its baselines, as rows."""
-    from surgery.architecture.costs import parse_metric
+    from surgery.architecture.metrics import parse_metric
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cost", no_wrap=True)

@@ -28,7 +28,7 @@ ACTIONS = {
 
 def print_plan(plan: Plan) -> None:
     """Print the model before and after, its costs, rules, folded layers and tensors."""
-    from surgery.architecture.costs import parse_metric
+    from surgery.architecture.metrics import parse_metric
 
     console.print(Text.assemble((plan.model, "bold"), f"  {plan.family}  {plan.before.line}"), soft_wrap=True)
     after = Text.assemble(("becomes ", "dim"), (plan.after.line, "bold"), f"  {plan.after.hash}")

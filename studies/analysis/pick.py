@@ -10,7 +10,8 @@ from search_spaces.objectives import Objective
 from studies.analysis.standings import Standing, Standings
 from studies.stats.pareto import ideal_distances
 from studies.study.trial_record import TrialRecord
-from surgery.architecture.costs import Metric, cost, parse_metric
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import Metric, parse_metric
 from surgery.config.problems import Problems, UserError
 
 _LIMIT = re.compile(r"\s*([A-Za-z_][\w@.]*)\s*(<=|>=|=)\s*(\S+)\s*")

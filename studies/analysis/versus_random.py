@@ -27,7 +27,8 @@ from studies.stats.seeds import derive_seed
 from studies.storage.attributes import BASELINE
 from studies.study import Study
 from studies.study.trial_record import DONE, FAILED, RANDOM, TrialRecord
-from surgery.architecture.costs import AHEAD, cost
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import AHEAD
 
 LEVEL = 0.05
 FEWEST = 5  # trials of each kind; with fewer no p could be significant

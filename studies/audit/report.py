@@ -27,7 +27,8 @@ from studies.stats.rank_correlation import (
 )
 from studies.stats.rungs import step_at
 from studies.study.trial_record import TrialRecord
-from surgery.architecture.costs import AHEAD, cost
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import AHEAD
 
 FEWEST = 8  # architectures, for a verdict
 GOOD = 0.7  # least Spearman's rho of a good proxy

@@ -9,7 +9,8 @@ import optuna
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
 from studies.study.trial_record import DONE, INFEASIBLE, TrialRecord
-from surgery.architecture.costs import METRICS, Metric, cost, parse_metric
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import METRICS, Metric, parse_metric
 from surgery.architecture.strip import plain_strip
 
 _DIGEST = "nas:note"  # system attribute: digest of the last note written, so that users' edits are kept
@@ -54,7 +55,7 @@ def trial_note(study: Study, record: TrialRecord) -> str:
         rows.append([name, _formatted(metric, cost(architecture, name))])
     for name, value in {**record.measured, **record.metrics}.items():
         metric, _ = parse_metric(name)
-        if metric.analytic is None:
+        if not metric.analytic:
             rows.append([name, _formatted(metric, value)])
     broken = [f"- {violation}" for violation in study.space.violations(architecture)]
     reason = record.reason if record.state != INFEASIBLE else ""

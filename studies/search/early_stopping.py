@@ -26,7 +26,7 @@ from studies.study.names import CHECKPOINT
 from studies.study.trial_record import STOPPED, TrialRecord
 from studies.surrogates.learning_curves import extrapolate
 from studies.surrogates.observations import Observations
-from surgery.architecture.costs import AHEAD
+from surgery.architecture.metrics import AHEAD
 
 MOST_CHECKPOINTS = 32  # of paused trials; the least promising ones beyond never resume
 

@@ -15,7 +15,7 @@ from studies.search.facts import ArchitectureFacts
 from studies.stats.extrapolation import end_loss
 from studies.study.trial_record import DONE, RUNNING, STOPPED, WAITING, TrialRecord
 from studies.surrogates.observations import Floats, Observations
-from surgery.architecture.costs import AHEAD
+from surgery.architecture.metrics import AHEAD
 
 LOSSES = ("val_loss", "val_bpb", *AHEAD)  # metrics measured at rungs, all in the scale of the loss
 

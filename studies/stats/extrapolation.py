@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search_spaces.objectives import Objective
-from surgery.architecture.costs import AHEAD
+from surgery.architecture.metrics import AHEAD
 
 
 def end_loss(objectives: Sequence[Objective]) -> str:

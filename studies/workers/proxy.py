@@ -12,8 +12,8 @@ from studies.data import TokenData, open_or_prepare
 from studies.study import Study
 from studies.training.settings import TrainSettings
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS as ALL_METRICS
 from surgery.architecture.costs import cost
+from surgery.architecture.metrics import METRICS as ALL_METRICS
 from surgery.config.problems import Problem, UserError
 
 
@@ -80,7 +80,7 @@ def metrics_of(
     measured = {
         name: fmean(result[name] for result in results)
         for name, metric in ALL_METRICS.items()
-        if metric.analytic is None and name in results[0]
+        if not metric.analytic and name in results[0]
     }
     names = [name for name, metric in ALL_METRICS.items() if metric.analytic and not metric.takes_context]
     names += [item.name for item in space.objectives if item.metric.analytic]

@@ -35,7 +35,7 @@ from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time
 from studies.workers.proxy import metrics_of, open_data, settings_of, train_settings
 from studies.workers.signals import Stop, stop_on_signals
-from surgery.architecture.costs import METRICS as ALL_METRICS
+from surgery.architecture.metrics import METRICS as ALL_METRICS
 from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 

@@ -14,7 +14,7 @@ from surgery.apply.source import SourceModel
 from surgery.apply.target import FOLDS, folded_layers, read_architecture
 from surgery.apply.tensors import ACTIONS, TensorPlan, plan_tensors
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS
+from surgery.architecture.metrics import METRICS
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_bytes

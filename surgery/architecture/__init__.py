@@ -1,5 +1,7 @@
 """Architectures: backbone, layout, rules and loop, with their costs and their picture."""
 
-from surgery.architecture.architecture import MAX_LOOPS, Architecture, Layer, check_fit, read_windows
+from surgery.architecture.architecture import Architecture
+from surgery.architecture.layers import Layer
+from surgery.architecture.reading import MAX_LOOPS, check_fit, read_windows
 
 __all__ = ["MAX_LOOPS", "Architecture", "Layer", "check_fit", "read_windows"]

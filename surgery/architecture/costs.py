@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from surgery.architecture.architecture import Architecture, Layer
-from surgery.config.quantities import format_bytes, format_count, parse_bytes, parse_count
+from surgery.architecture.architecture import Architecture
+from surgery.architecture.layers import Layer
+from surgery.architecture.metrics import parse_metric
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric with its unit and the better direction (`min` or `max`)."""
-
-    name: str
-    unit: str
-    better: str
-    summary: str
-    takes_context: bool = False
-    analytic: Callable[[Architecture, int], int] | None = None
-
-    def format(self, value: float) -> str:
-        """Format a value in this metric's unit."""
-        if self.unit == "bytes":
-            return format_bytes(value)
-        if self.analytic is not None or self.unit == "tokens/s":
-            return format_count(value)
-        return f"{value:.3f}" if self.unit == "accuracy" else f"{value:.4f}"
-
-    def parse(self, text: object) -> float:
-        """Parse a limit in this metric's unit.
-
-        Raises:
-            ValueError: not a value of this metric; the message gives the expected form.
-        """
-        if self.unit == "bytes":
-            return parse_bytes(text)
-        if self.analytic is not None:
-            return parse_count(text)
-        try:
-            value = float(str(text))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(f"must be a number of {self.unit}")
-        if self.unit == "accuracy" and not 0 <= value <= 1:
-            raise ValueError("must be an accuracy from 0 to 1")
-        return value
 
 
 def params(arch: Architecture) -> int:
@@ -120,72 +79,14 @@ def cache_bytes(arch: Architecture, context: int) -> int:
     )
 
 
-# val_loss extrapolated to 2 and 4 times the tokens of the run from its own learning curve
-AHEAD = {f"val_loss@{times}x": times for times in (2, 4)}
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("val_loss", "nats/token", "min", "cross-entropy on held-out text"),
-        Metric("val_bpb", "bits/byte", "min", "the same per byte of text, comparable between tokenizers"),
-        *(
-            Metric(name, "nats/token", "min", f"val_loss extrapolated to {times} times the tokens")
-            for name, times in AHEAD.items()
-        ),
-        Metric("recall", "accuracy", "max", "multi-query associative recall, from 0 to 1"),
-        Metric("state", "accuracy", "max", "state tracking in words over a group, from 0 to 1"),
-        Metric("params", "parameters", "min", "stored parameters", analytic=lambda a, _: params(a)),
-        Metric(
-            "params_nonembedding", "parameters", "min", "stored parameters without embedding and head",
-            analytic=lambda a, _: params_nonembedding(a),
-        ),
-        Metric(
-            "train_flops", "FLOPs/token", "min", "a training step at sequence length C",
-            takes_context=True, analytic=train_flops,
-        ),
-        Metric(
-            "decode_flops", "FLOPs/token", "min", "one decoded token at context C",
-            takes_context=True, analytic=decode_flops,
-        ),
-        Metric(
-            "cache_bytes", "bytes", "min", "decode cache of one sequence at context C of a bfloat16 model",
-            takes_context=True, analytic=cache_bytes,
-        ),
-        Metric("train_tokens_per_s", "tokens/s", "max", "measured while training the proxy"),
-        Metric("peak_memory", "bytes", "min", "measured while training the proxy"),
-    )
-}  # fmt: skip
-
-
-def parse_metric(name: str) -> tuple[Metric, int | None]:
-    """Parse `cache_bytes@4096` as (metric, 4096).
-
-    Raises:
-        ValueError: unknown metric, or a context missing, superfluous or not a positive count.
-    """
-    from surgery.config.problems import nearest
-
-    if name in AHEAD:
-        return METRICS[name], None
-    base, mark, text = str(name).partition("@")
-    metric = METRICS.get(base)
-    if metric is None:
-        hint = nearest(base, METRICS) or f"metrics: {', '.join(METRICS)}"
-        raise ValueError(f"is not a metric; {hint}")
-    if not metric.takes_context:
-        if mark:
-            names = [base, *(item for item in AHEAD if item.startswith(f"{base}@"))]
-            raise ValueError(f"takes no context: write {' or '.join(names)}")
-        return metric, None
-    if not mark:
-        raise ValueError(f"needs a context in tokens, such as {base}@4096")
-    try:
-        context = parse_count(text)
-    except ValueError:
-        context = 0
-    if context < 1:
-        raise ValueError(f"context '{text}' must be a positive count of tokens, such as {base}@4096")
-    return metric, context
+# Formula of every analytic metric; the context is ignored by those that take none.
+FORMULAS: dict[str, Callable[[Architecture, int], int]] = {
+    "params": lambda arch, _: params(arch),
+    "params_nonembedding": lambda arch, _: params_nonembedding(arch),
+    "train_flops": train_flops,
+    "decode_flops": decode_flops,
+    "cache_bytes": cache_bytes,
+}
 
 
 def cost(arch: Architecture, name: str) -> int:
@@ -195,9 +96,9 @@ def cost(arch: Architecture, name: str) -> int:
         ValueError: not a metric, or one that only training can measure.
     """
     metric, context = parse_metric(name)
-    if metric.analytic is None:
+    if not metric.analytic:
         raise ValueError(f"{name} is measured by training, not computed")
-    return metric.analytic(arch, context or 0)
+    return FORMULAS[metric.name](arch, context or 0)
 
 
 def _layer_flops(arch: Architecture, layer: Layer, *, training: bool) -> int:

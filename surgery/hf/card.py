@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS, parse_metric
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import METRICS
 
 CONTEXT = 4096  # tokens, for costs that depend on the context length
 COSTS = ("params", "params_nonembedding", f"decode_flops@{CONTEXT}", f"cache_bytes@{CONTEXT}")
@@ -13,12 +14,7 @@ COSTS = ("params", "params_nonembedding", f"decode_flops@{CONTEXT}", f"cache_byt
 
 def costs(architecture: Architecture) -> dict[str, int]:
     """Return the analytic metrics of a card, by name."""
-    values = {}
-    for name in COSTS:
-        metric, context = parse_metric(name)
-        assert metric.analytic is not None
-        values[name] = metric.analytic(architecture, context or 0)
-    return values
+    return {name: cost(architecture, name) for name in COSTS}
 
 
 def card(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from search_spaces import Constraint, parse_space
 from search_spaces.constraints import COMPARISONS
-from surgery.architecture.costs import METRICS, cost
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import METRICS
 from surgery.config.problems import UserError
 from tests.search_spaces.spaces import every_trial, searches, space_of
 

@@ -9,7 +9,7 @@ import pytest
 from search_spaces import parse_space
 from search_spaces.probes.recall import METRIC as RECALL
 from search_spaces.probes.state import GROUPS, METRIC, OPTIONS, State
-from surgery.architecture.costs import METRICS
+from surgery.architecture.metrics import METRICS
 
 from .test_errors import GOOD, line, problem_of, problems_of
 
@@ -113,7 +113,7 @@ def test_the_digest_has_it_only_where_it_is_used() -> None:
 
 def test_the_metric_is_an_accuracy() -> None:
     metric = METRICS[METRIC]
-    assert (metric.unit, metric.better, metric.analytic) == ("accuracy", "max", None)
+    assert (metric.unit, metric.better, metric.analytic) == ("accuracy", "max", False)
     assert metric.parse("0.9") == 0.9
     assert metric.format(0.9) == "0.900"
     with pytest.raises(ValueError, match="from 0 to 1"):

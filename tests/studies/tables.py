@@ -8,7 +8,7 @@ import numpy as np
 
 from search_spaces.objectives import Objective
 from studies.study.trial_record import DONE, REPEAT_RUNNING, REPEATED, Run, TrialRecord
-from surgery.architecture.costs import METRICS
+from surgery.architecture.metrics import METRICS
 
 OBJECTIVES = (Objective(METRICS["val_loss"], None, "min"), Objective(METRICS["params"], None, "min"))
 TWO_MEASURED = (*OBJECTIVES, Objective(METRICS["recall"], None, "max"))

@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from surgery.architecture import Architecture
-from surgery.architecture.costs import METRICS, cost, parse_metric
+from surgery.architecture.costs import cost
+from surgery.architecture.metrics import METRICS, parse_metric
 from surgery.config.yaml_source import load_yaml
 from surgery.context import DecodeCache
 from surgery.mixers import MIXERS
@@ -225,7 +226,7 @@ def test_every_metric_has_unit_direction_and_summary() -> None:
 
 def test_costs_are_whole_and_grow_with_context() -> None:
     for metric in METRICS.values():
-        if metric.analytic is None:
+        if not metric.analytic:
             continue
         name = f"{metric.name}@" if metric.takes_context else metric.name
         values = [cost(example(), f"{name}{n}" if metric.takes_context else name) for n in (1, 512, 4096)]

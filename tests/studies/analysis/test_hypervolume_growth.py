@@ -17,7 +17,7 @@ from studies.stats.hypervolume import REFERENCE, Array, volume
 from studies.stats.pareto import scaled
 from studies.study.trial_record import DONE, FAILED, TrialRecord
 from studies.workers.worker import work
-from surgery.architecture.costs import METRICS
+from surgery.architecture.metrics import METRICS
 from tests.studies.conftest import MakeStudy
 
 PROXY = Proxy(tokens=1000, batch_tokens=100, seq_len=10)

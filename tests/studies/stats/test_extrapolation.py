@@ -21,7 +21,7 @@ from studies.stats.rank_correlation import spearman
 from studies.study import Study
 from studies.workers.proxy import train_settings
 from studies.workers.worker import work
-from surgery.architecture.costs import AHEAD
+from surgery.architecture.metrics import AHEAD
 from surgery.config.problems import UserError
 from tests.studies.conftest import SPACE, MakeStudy, search_of
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from search_spaces.objectives import Objective
 from studies.stats.pareto import front_indices, ideal_distances
-from surgery.architecture.costs import METRICS
+from surgery.architecture.metrics import METRICS
 
 LOSS = METRICS["val_loss"]
 

@@ -1,0 +1,88 @@
+"""The physical layers of an architecture, with every option and projection rule resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.architecture.rules import Rule, select_layers
+from surgery.config.backbone import FFN_PROJECTIONS, Backbone
+from surgery.mixers import MIXERS
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Operator of one projection in one layer."""
+
+    name: str
+    options: Mapping[str, Any]
+    d_in: int
+    d_out: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One physical layer with all options and rules resolved."""
+
+    mixer: str
+    mixer_options: Mapping[str, Any]
+    projections: Mapping[str, Operator]
+
+
+def resolve_layers(
+    backbone: Backbone, layout: str, mixers: Mapping[str, Mapping[str, Any]], rules: Sequence[Rule]
+) -> tuple[Layer, ...]:
+    """Return the layers from bottom to top; equal layers are the same object.
+
+    Args:
+        backbone: sizes of the model.
+        layout: mixer letter of every layer.
+        mixers: options of each letter that differ from its defaults.
+        rules: projection rules, the first match wins.
+    """
+    selected = [select_layers(rule.layers, len(layout)) for rule in rules]
+    kinds: dict[tuple[str, tuple[bool, ...]], Layer] = {}
+    layers = []
+    for index, letter in enumerate(layout):
+        applies = tuple(index in indices for indices in selected)
+        if (letter, applies) not in kinds:
+            own = [rule for rule, used in zip(rules, applies, strict=True) if used]
+            kinds[letter, applies] = _resolve(backbone, letter, mixers.get(letter, {}), own)
+        layers.append(kinds[letter, applies])
+    return tuple(layers)
+
+
+def deciding_rule(rules: Sequence[Rule], depth: int, index: int, name: str) -> int | None:
+    """Return the position of the rule for the projection `name` of layer `index` of `depth`, or None."""
+    for position, rule in enumerate(rules):
+        if name in rule.match and index in select_layers(rule.layers, depth):
+            return position
+    return None
+
+
+def count_matches(rules: Sequence[Rule], layers: Sequence[Layer]) -> list[int]:
+    """Return the number of projections that each rule decides, over all layers."""
+    counts = [0] * len(rules)
+    for index, layer in enumerate(layers):
+        for name in layer.projections:
+            position = deciding_rule(rules, len(layers), index, name)
+            if position is not None:
+                counts[position] += 1
+    return counts
+
+
+def _resolve(backbone: Backbone, letter: str, options: Mapping[str, Any], rules: Sequence[Rule]) -> Layer:
+    """Build a layer with this mixer to which these rules apply, the first match first."""
+    spec = MIXERS[letter]
+    options = {name: option.default for name, option in spec.options.items()} | dict(options)
+    sizes = spec.projections(backbone, options)
+    sizes |= {name: backbone.sizes(name) for name in FFN_PROJECTIONS}
+    first = {name: rule for rule in reversed(rules) for name in rule.match}
+    projections = {}
+    for name, (d_in, d_out) in sizes.items():
+        rule = first.get(name)
+        operator, chosen = (rule.operator, rule.options) if rule is not None else ("dense", {})
+        projections[name] = Operator(operator, chosen, d_in, d_out, name in backbone.biases)
+    return Layer(letter, options, projections)

@@ -1,0 +1,157 @@
+"""Reading an architecture from plain data: its fields one by one, then whether they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from surgery.architecture.layers import Layer, count_matches, deciding_rule
+from surgery.architecture.rules import Rule, select_layers
+from surgery.config.backbone import Backbone
+from surgery.config.options import Cursor, Option, read_options
+from surgery.mixers import MIXERS
+from surgery.projections import PROJECTION_OPERATORS
+
+FIELDS = ("backbone", "layout", "mixers", "projections", "loop")
+MAX_LOOPS = 64
+_LOOP = {"count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the stack is run")}
+LOOP_WINDOW = Option(int, low=1, help="tokens that attention sees in a pass, itself included")
+
+
+class Parts(NamedTuple):
+    """Fields of an `Architecture`, each valid by itself, in the order of its constructor."""
+
+    backbone: Backbone
+    layout: str
+    mixers: dict[str, dict[str, Any]]
+    rules: tuple[Rule, ...]
+    loop_count: int
+    loop_windows: tuple[int | None, ...]
+
+
+def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts | None:
+    """Read the fields of an architecture; errors are added to the cursor's problems.
+
+    Args:
+        data: mapping with the keys `FIELDS`.
+        cursor: position of the data in its file.
+        default: backbone, used if the data has none.
+
+    Returns:
+        The fields, or None if one of them can't be read. (A faulty loop becomes the default loop.)
+    """
+    given = cursor.mapping(data, FIELDS)
+    backbone = default
+    if "backbone" in given:
+        backbone = Backbone.read(given["backbone"], cursor.at("backbone"))
+    elif default is None:
+        cursor.at("backbone").problem(None, "is missing", "give the sizes of the model")
+    layout = _read_layout(given.get("layout", "F"), backbone, cursor.at("layout"))
+    mixers = _read_mixers(given.get("mixers"), cursor.at("mixers"))
+    rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
+    loop = _read_loop(given.get("loop"), cursor.at("loop"))
+    if backbone is None or layout is None or mixers is None or rules is None:
+        return None
+    return Parts(backbone, layout, mixers, rules, *loop)
+
+
+def check_fit(backbone: Backbone, layers: Sequence[Layer], rules: Sequence[Rule], cursor: Cursor) -> None:
+    """Check rules between parts: operators and mixers fit their sizes, and every effective rule matches."""
+    for letter, layer in {layer.mixer: layer for layer in layers}.items():
+        misfit = MIXERS[letter].broken_rule(backbone, layer.mixer_options)
+        if misfit is not None:
+            option, text = misfit
+            cursor.at("mixers", letter, option).problem(layer.mixer_options[option], text)
+    seen: set[tuple[int, str]] = set()
+    for index, layer in enumerate(layers):
+        for name, item in layer.projections.items():
+            broken = PROJECTION_OPERATORS[item.name].broken_rule(item.d_in, item.d_out, item.options)
+            position = deciding_rule(rules, len(layers), index, name)
+            if broken is None or position is None:
+                continue
+            option, text = broken
+            if (position, name) not in seen:
+                seen.add((position, name))
+                field = cursor.at("projections", position, option)
+                field.problem(item.options[option], f"{text} (projection {name})")
+    for position, (rule, count) in enumerate(zip(rules, count_matches(rules, layers), strict=True)):
+        if count == 0 and rule.operator != "dense":
+            hint = "an earlier rule takes them, or no mixer has them"
+            cursor.at("projections", position).problem(" ".join(rule.match), "matches no projection", hint)
+
+
+def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ...]]:
+    """Return (number of passes, tokens seen in each); with problems, the defaults of the faulty fields."""
+    given = cursor.mapping(value, ("count", "windows"))
+    windows = given.pop("windows", None)
+    count = read_options(given, _LOOP, cursor).get("count", 1)
+    sizes: tuple[int | None, ...] = ()
+    try:
+        sizes = read_windows(windows)
+        if sizes and len(sizes) != count:
+            raise ValueError(f"has {len(sizes)} entries for {count} passes; give one for each")
+    except ValueError as error:
+        cursor.at("windows").problem(windows, str(error))
+        sizes = ()
+    return count, sizes
+
+
+def read_windows(value: object) -> tuple[int | None, ...]:
+    """Parse `[128, 256, 512, full]` or `none` as the tokens that attention sees in each pass, None for all.
+
+    Raises:
+        ValueError: not such a list; the message gives the expected form.
+    """
+    if value is None or value == "none" or value == []:
+        return ()
+    if not isinstance(value, list):
+        raise ValueError("must be a list such as [128, 256, 512, full]")
+    return tuple(None if item == "full" else int(LOOP_WINDOW.read(item)) for item in value)
+
+
+def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str | None:
+    before = len(cursor.problems.entries)
+    if not isinstance(value, str) or not value:
+        cursor.problem(value, "must be a string of mixer letters such as FFFF")
+        return None
+    for letter in dict.fromkeys(value):
+        if letter not in MIXERS:
+            cursor.problem(value, f"'{letter}' is not a mixer", f"mixers: {', '.join(MIXERS)}")
+    if backbone is not None and len(value) > backbone.num_layers:
+        rule = f"has {len(value)} letters for {backbone.num_layers} layers"
+        cursor.problem(value, rule, "shorten it; a shorter one is tiled")
+    return value if len(cursor.problems.entries) == before else None
+
+
+def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]] | None:
+    before = len(cursor.problems.entries)
+    result: dict[str, dict[str, Any]] = {}
+    for letter, options in cursor.mapping(value, tuple(MIXERS)).items():
+        schema = MIXERS[letter].options
+        given = cursor.at(letter).mapping(options, tuple(schema))
+        filled = read_options(given, schema, cursor.at(letter))
+        result[letter] = {name: filled[name] for name in given if name in filled}
+    return result if len(cursor.problems.entries) == before else None
+
+
+def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...] | None:
+    before = len(cursor.problems.entries)
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        example = "- {match: [gate, up], operator: hdpl, blocks: 8, rank: 128}"
+        cursor.problem(value, "must be a list of rules", example)
+        return None
+    rules = []
+    for position, item in enumerate(value):
+        here = cursor.at(position)
+        rule = Rule.read(item, here)
+        if rule is None:
+            continue
+        rules.append(rule)
+        if backbone is not None and rule.layers is not None:
+            try:
+                select_layers(rule.layers, backbone.num_layers)
+            except ValueError as error:
+                here.at("layers").problem(rule.layers, str(error))
+    return tuple(rules) if len(cursor.problems.entries) == before else None
