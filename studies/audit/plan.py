@@ -8,8 +8,6 @@ runs/NAME/audit/4x/  plan.json       the chosen trials and the seed they were ch
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from studies.stats.seeds import derive_seed
 from studies.storage.opening import explain_storage_errors
 from studies.study import Study
 from surgery.config.problems import Problem, UserError
+from surgery.files.lock import Lock
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,8 @@ class Run:
 
         The lock is released when its holder dies.
         """
-        handle = os.open(self.result.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield not self.result.exists()
-        finally:
-            os.close(handle)
+        with Lock(self.result.with_suffix(".lock")).attempt() as free:
+            yield free and not self.result.exists()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from studies.data.request import default_val_fraction, folder_name
 from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData, is_own
 from studies.data.tokenizers import canonical_spec
 from studies.files.atomic import TEMPORARY, read_json, writing
+from studies.files.folder_lock import LOCK, locked
 from studies.files.home import data_home
-from studies.files.lock import LOCK, locked
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, Problems, UserError
 

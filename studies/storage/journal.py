@@ -5,7 +5,6 @@ Several processes and threads may append while a dashboard reads.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -20,6 +19,7 @@ from optuna.storages.journal import BaseJournalBackend
 from studies.storage.journal_entries import wrong
 from studies.storage.journal_lines import CHAIN, START, chain, damaged, encode, read, trim
 from surgery.config.problems import UserError
+from surgery.files.lock import Lock
 
 # raised by Optuna for an entry with invalid contents
 DAMAGE = (
@@ -120,11 +120,11 @@ class JournalFile(BaseJournalBackend):
         texts = encode(logs)
         with self._free:
             if self._batch is None:
-                with locked(self.path):
+                with lock_of(self.path):
                     self._write(texts)
                 return
             if not self._batch:
-                self._held.enter_context(locked(self.path))
+                self._held.enter_context(lock_of(self.path))
             self._batch += texts
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -157,13 +157,6 @@ class JournalFile(BaseJournalBackend):
                 raise
 
 
-@contextmanager
-def locked(journal: Path) -> Iterator[None]:
-    """Hold the lock file next to a journal: one thread of one process at a time. It ends with its process."""
-    handle = os.open(journal.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough: a forked child may have a copy
-        os.close(handle)
+def lock_of(journal: Path) -> Lock:
+    """Return the lock of a journal's writers: a file next to it."""
+    return Lock(journal.with_suffix(".lock"))

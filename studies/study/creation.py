@@ -22,7 +22,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from studies.files.lock import LOCK, locked
+from studies.files.folder_lock import LOCK, locked
 from studies.storage.addresses import shown
 from studies.storage.attributes import MARK
 from studies.storage.opening import JOURNAL, explain_storage_errors

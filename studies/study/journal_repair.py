@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.files.lock import locked as folder_locked
+from studies.files.folder_lock import locked
 from studies.storage.attributes import HASH
-from studies.storage.journal import Embedded, locked
+from studies.storage.journal import Embedded, lock_of
 from studies.storage.journal_entries import STUDY
 from studies.storage.journal_lines import START, read
 from studies.storage.opening import JOURNAL, explain_storage_errors
@@ -41,7 +41,7 @@ def repair(folder: Path) -> Repair:
     journal = folder / JOURNAL
     if not journal.is_file():
         raise UserError("nothing to repair", [Problem("study", str(folder), f"has no {JOURNAL}")])
-    with explain_storage_errors(folder), folder_locked(folder), locked(journal):
+    with explain_storage_errors(folder), locked(folder), lock_of(journal):
         _refuse_while_in_use(folder)
         damage, good, offset = _good_lines(journal)
         if damage is None:

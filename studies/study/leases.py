@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.config.json_source import read_object
+from surgery.files.lock import Lock, is_held
 
 _WORKER = re.compile(r".+-\d+-[0-9a-f]{6}")
 
@@ -26,15 +26,8 @@ class Lease:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.path = folder / f"{self.worker}.lock"
         self._status = folder / f"{self.worker}.json"
-        self._handle = self._lock()
-
-    def _lock(self) -> int:
-        while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if self.path.exists():  # else it was deleted before it was locked: create it again
-                return handle
-            os.close(handle)
+        self._lock = Lock(self.path)
+        self._lock.acquire()
 
     def __enter__(self) -> Lease:
         return self
@@ -53,7 +46,7 @@ class Lease:
         with suppress(OSError):
             for path in (self._status, self._status.with_suffix(".tmp"), self.path):
                 path.unlink(missing_ok=True)
-        os.close(self._handle)
+        self._lock.release()
 
 
 def host_of(worker: str) -> str:
@@ -63,19 +56,7 @@ def host_of(worker: str) -> str:
 
 def is_alive(folder: Path, worker: str) -> bool | None:
     """Return whether the worker holds its lease in this folder; None if there is no such lease."""
-    try:
-        handle = os.open(folder / f"{worker}.lock", os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        # shared: two processes that check at once must not take each other for the worker
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(handle)
+    return is_held(folder / f"{worker}.lock")
 
 
 def statuses(folder: Path) -> list[dict[str, Any]]:
@@ -101,17 +82,9 @@ def clear_dead(folder: Path) -> None:
     for path in folder.glob("*.lock"):
         if not _WORKER.fullmatch(path.stem):
             continue  # not a worker's
-        try:
-            handle = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            # deleted while locked: a worker that is just creating it waits for the lock and sees it missing
-            for suffix in (".json", ".tmp", ".lock"):
-                path.with_suffix(suffix).unlink(missing_ok=True)
-        finally:
-            os.close(handle)
+        # FileNotFoundError: another process cleared it
+        with suppress(FileNotFoundError), Lock(path, create=False).attempt() as free:
+            if free:
+                # deleted while locked: a worker that is just creating it waits, and then creates a new one
+                for suffix in (".json", ".tmp", ".lock"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from studies.data.corpora import located
 from studies.data.tokenizers import located_tokenizer
 from studies.files.atomic import write_json
 from studies.files.curve import read_curve
-from studies.files.lock import locked
+from studies.files.folder_lock import locked
 from studies.storage.addresses import absolute
 from studies.storage.attributes import ATTRIBUTE, BASELINE, STOPPED_AT
 from studies.storage.journal import Embedded

@@ -6,7 +6,6 @@ model, `.NAME.nas-*.old`, which the next writer moves back if NAME is missing.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_bytes
+from surgery.files.lock import Lock
 from surgery.hf.written import foreign
 
 PARTIAL, OLD = ".partial", ".old"
@@ -116,7 +116,7 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
     path = check_target(out, overwrite=overwrite)
     made: list[Path] = []  # parents created here, removed on failure
     temporary: Path | None = None
-    lock: int | None = None  # on the temporary folder: shows that its writer is alive
+    lock: Lock | None = None  # on the temporary folder: shows that its writer is alive
     done = False
     try:
         made = _make_parents(path.parent)
@@ -124,7 +124,9 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
             temporary = Path(
                 tempfile.mkdtemp(prefix=_PREFIX.format(path.name), suffix=PARTIAL, dir=path.parent)
             )
-            lock = _hold(temporary)
+            lock = Lock(temporary, create=False)
+            with suppress(OSError):
+                lock.acquire(wait=False)
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)
@@ -138,7 +140,7 @@ def staged(out: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[
         raise UserError(f"can't write {path}; nothing was left there", [_explain(error, path)]) from error
     finally:
         if lock is not None:
-            os.close(lock)
+            lock.release()
         if not done:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -165,11 +167,11 @@ def recover(path: Path) -> None:
                     continue  # not created here
                 if name.endswith(OLD) and not path.exists():
                     os.replace(leftover, path)
-                elif name.endswith((PARTIAL, OLD)) and (handle := _hold(leftover)) is not None:
-                    try:
-                        shutil.rmtree(leftover, ignore_errors=True)
-                    finally:
-                        os.close(handle)
+                elif name.endswith((PARTIAL, OLD)):
+                    # OSError: a file system without locks on folders, where its writer may be alive
+                    with suppress(OSError), Lock(leftover, create=False).attempt() as dead:
+                        if dead:
+                            shutil.rmtree(leftover, ignore_errors=True)
     except OSError:
         return  # not writable: the writing itself will report the reason
 
@@ -177,24 +179,13 @@ def recover(path: Path) -> None:
 @contextmanager
 def _alone(parent: Path) -> Iterator[None]:
     """Lock a parent folder: one process at a time creates, moves or removes folders in it."""
-    handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    lock = Lock(parent, create=False)
+    with suppress(OSError):  # a file system without locks on folders, such as NFS
+        lock.acquire()
     try:
-        with suppress(OSError):  # a file system without such locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)
-
-
-def _hold(folder: Path) -> int | None:
-    """Lock a folder until the handle is closed or this process ends; None if another process has a lock."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # also on a file system without such locks, where the writer's state is unknown
-        os.close(handle)
-        return None
-    return handle
+        lock.release()
 
 
 def _make_sibling(path: Path, suffix: str) -> Path:

@@ -18,7 +18,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from studies.storage import journal_lines
-from studies.storage.journal import Embedded, JournalFile, locked
+from studies.storage.journal import Embedded, JournalFile, lock_of
 from surgery.config.problems import UserError
 
 WORKERS, RECORDS = 10, 20
@@ -158,7 +158,7 @@ def test_threads_share_a_study_with_batches(tmp_path: Path) -> None:
 
 def test_lock_is_free_although_a_forked_child_lives(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    with locked(tmp_path / "journal.log"):
+    with lock_of(tmp_path / "journal.log"):
         child = os.fork()
         if child == 0:
             os.close(writing)

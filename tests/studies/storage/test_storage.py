@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from studies.storage.addresses import shown
-from studies.storage.journal import Embedded, locked
+from studies.storage.journal import Embedded, lock_of
 from studies.storage.opening import JOURNAL, explain_storage_errors, open_storage
 from surgery.config.problems import UserError
 
@@ -86,7 +86,7 @@ def test_journal_torn_in_its_first_line(tmp_path: Path) -> None:
 
 def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
     for _ in range(2):  # the second would wait for the first for ever
-        with pytest.raises(FileNotFoundError), locked(tmp_path / "missing.log"):
+        with pytest.raises(FileNotFoundError), lock_of(tmp_path / "missing.log"):
             (tmp_path / "missing.log").open("rb")
 
 
