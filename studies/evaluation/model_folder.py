@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from surgery.apply.families import IGNORED_SUFFIXES, read_backbone
+from surgery.apply.config_json import read_family_config
+from surgery.apply.families import IGNORED_SUFFIXES
 from surgery.apply.names import by_layers, explain_names
 from surgery.apply.source import GENERATION, locate, read_config
 from surgery.apply.tokens import SPECIAL, usable_ids
@@ -64,10 +65,10 @@ def read_layers(model: str | os.PathLike[str]) -> Architecture:
     assert config is not None
     if config.get("model_type") == MODEL_TYPE:
         return Architecture.from_dict(config.get("architecture"))
-    backbone, _ = read_backbone(config, problems)
+    family = read_family_config(config, problems)
     problems.raise_if_any(f"{model}: its layers can't be read")
-    assert backbone is not None
-    return Architecture(backbone)
+    assert family is not None
+    return family.architecture
 
 
 def load(

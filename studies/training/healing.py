@@ -18,7 +18,6 @@ from studies.training.validation import Evaluation, evaluate
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel
-from surgery.architecture import Architecture
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.hf.card import table
@@ -137,7 +136,7 @@ class Healer:
 
     def _original(self) -> HybridLM:
         """Return the original model, as the result of a surgery into its own architecture."""
-        model, _ = execute(self.source, plan(self.source, Architecture(self.source.backbone)))
+        model, _ = execute(self.source, plan(self.source, self.source.architecture))
         return model.float()
 
     def _loss(self, what: str, model: HybridLM) -> Evaluation:

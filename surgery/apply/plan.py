@@ -139,7 +139,7 @@ def plan(
     """
     if fold not in FOLDS:
         raise UserError("can't plan", [Problem("fold", fold, f"must be one of {', '.join(FOLDS)}")])
-    after = read_architecture(architecture, source.backbone)
+    after = read_architecture(architecture, source.architecture)
     check_operators(after)
     groups = folded_layers(source.backbone.num_layers, after)
     folded = any(len(group) > 1 for group in groups)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from surgery.apply.families import IGNORED_SUFFIXES, read_backbone, source_name
+from surgery.apply.config_json import FamilyConfig, read_family_config
+from surgery.apply.families import IGNORED_SUFFIXES, parts, source_name
 from surgery.apply.names import EMBEDDING, HEAD, explain_names, match_names
 from surgery.apply.tokens import check_tokenizer, usable_ids
 from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
@@ -34,8 +34,8 @@ class SourceModel:
     name: str  # as given: a folder or a Hub id
     folder: Path
     config: dict[str, Any]
-    backbone: Backbone
-    tensors: dict[str, TensorInfo]  # by transformers' names, which may differ from the files'
+    architecture: Architecture  # of the checkpoint: dense projections, `F` and `W` layers, no loop
+    tensors: dict[str, TensorInfo]  # by the names of transformers' Llama
     generation: dict[str, Any]  # of generation_config.json
     notes: tuple[str, ...] = ()
     hub_id: str | None = None
@@ -45,17 +45,16 @@ class SourceModel:
         """The `model_type` of the config."""
         return str(self.config["model_type"])
 
-    @cached_property
-    def architecture(self) -> Architecture:
-        """The checkpoint's present architecture: dense, full attention, no loop."""
-        return Architecture(self.backbone)
+    @property
+    def backbone(self) -> Backbone:
+        """The sizes of the checkpoint's model."""
+        return self.architecture.backbone
 
     def tensor(self, name: str) -> Tensor:
         """Read a tensor by its name, unchanged."""
         info = self.tensors[name]
         with safe_open(info.file, framework="pt") as opened:
-            loaded: Tensor = opened.get_tensor(info.stored)
-        return loaded
+            return info.read(opened)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Read tensors, opening each file once; yields (name, tensor)."""
@@ -65,7 +64,7 @@ class SourceModel:
         for file, inside in by_file.items():
             with safe_open(file, framework="pt") as opened:
                 for name in inside:
-                    yield name, opened.get_tensor(self.tensors[name].stored)
+                    yield name, self.tensors[name].read(opened)
 
     def check_values(self) -> None:
         """Check all values of all tensors.
@@ -98,25 +97,25 @@ def read_source(model: str | os.PathLike[str]) -> SourceModel:
     folder, hub_id = locate(model)
     title = f"{model}: can't be rewritten"
     problems = Problems()
-    notes: list[str] = []
-    backbone = None
     config = read_config(folder, problems)
-    if config is not None:
-        backbone, notes = read_backbone(config, problems)
+    family = read_family_config(config, problems) if config is not None else None
+    notes = list(family.notes) if family is not None else []
     generation = try_object(folder / GENERATION, problems, "remove it if you don't need it") or {}
     check_generation(generation, GENERATION, problems)
     files = find_weights(folder, config or {}, problems, notes)
     stored = read_headers(files, IGNORED_SUFFIXES, problems, notes)
-    tensors = {} if backbone is None else _match_tensors(backbone, stored, problems)
+    tensors = _match_tensors(family, stored, problems) if family is not None else {}
     if any((folder / name).is_file() for name in TOKENIZER_FILES):
-        notes += check_tokenizer(folder, backbone.vocab_size if backbone is not None else 2**62, problems)
+        rows = family.architecture.backbone.vocab_size if family is not None else 2**62
+        notes += check_tokenizer(folder, rows, problems)
     problems.raise_if_any(title)
     assert config is not None
-    assert backbone is not None
-    rows = backbone.vocab_size
+    assert family is not None
+    architecture = family.architecture
+    rows = architecture.backbone.vocab_size
     config = usable_ids(config, rows, "config.json", notes)
     generation = usable_ids(generation, rows, GENERATION, notes)
-    return SourceModel(str(model), folder, config, backbone, tensors, generation, tuple(notes), hub_id)
+    return SourceModel(str(model), folder, config, architecture, tensors, generation, tuple(notes), hub_id)
 
 
 def read_config(folder: Path, problems: Problems) -> dict[str, Any] | None:
@@ -172,26 +171,26 @@ def locate(model: str | os.PathLike[str], *, code: bool = False) -> tuple[Path, 
         ) from error
 
 
-def needed_tensors(backbone: Backbone) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a model with this backbone, by transformers' names."""
+def needed_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a checkpoint with this architecture, by the names of Llama."""
     from surgery.model import HybridLM
 
     with torch.device("meta"):
-        model = HybridLM(Architecture(backbone))
+        model = HybridLM(architecture)
     shapes = {}
     for name, tensor in model.state_dict().items():
         theirs = source_name(name)
         assert theirs is not None, name
         shapes[theirs] = tuple(tensor.shape)
-    if backbone.tie_embeddings:
-        del shapes["lm_head.weight"]
+    if architecture.backbone.tie_embeddings:
+        del shapes[HEAD]
     return shapes
 
 
 def _match_tensors(
-    backbone: Backbone, stored: dict[str, TensorInfo], problems: Problems
+    family: FamilyConfig, stored: dict[str, TensorInfo], problems: Problems
 ) -> dict[str, TensorInfo]:
-    """Return the stored tensors by the names of a model with this backbone.
+    """Return the tensors by the names of Llama.
 
     Either of a tied embedding and head is sufficient, as in transformers.
     """
@@ -200,17 +199,24 @@ def _match_tensors(
     if not stored:
         problems.add("the weight files", None, "hold no tensors")
         return {}
-    needed = needed_tensors(backbone)
+    backbone = family.architecture.backbone
+    located = parts(family.kind, family.config, needed_tensors(family.architecture))
+    needed = {part.stored: part.stored_shape for part in located.values()}
     known = {**needed, HEAD: (backbone.vocab_size, backbone.dim)}
     names = match_names(stored, known, problems)
-    tensors = {ours: stored[theirs] for ours, theirs in names.items()}
-    if backbone.tie_embeddings and HEAD in tensors and EMBEDDING not in tensors:
-        tensors[EMBEDDING] = tensors.pop(HEAD)
-    missing = [name for name in needed if name not in tensors]
-    unexpected = [name for name in tensors if name not in known]
+    present = {ours: stored[theirs] for ours, theirs in names.items()}
+    if backbone.tie_embeddings and HEAD in present and EMBEDDING not in present:
+        present[EMBEDDING] = present.pop(HEAD)
+    missing = [name for name in needed if name not in present]
+    unexpected = [name for name in present if name not in known]
     explain_names(missing, unexpected, backbone.tie_embeddings, problems, known)
     for name, shape in known.items():
-        info = tensors.get(name)
+        info = present.get(name)
         if info is not None and info.shape != shape:
             problems.add(name, list(info.shape), f"must have shape {list(shape)}, by config.json")
+    tensors = {
+        name: part.of(present[part.stored]) for name, part in located.items() if part.stored in present
+    }
+    if backbone.tie_embeddings and HEAD in present:
+        tensors[HEAD] = replace(present[HEAD], factor=tensors[EMBEDDING].factor)
     return tensors

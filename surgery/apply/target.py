@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from surgery.architecture import Architecture
+from surgery.architecture.layout import shortest_period
 from surgery.config.backbone import Backbone
 from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.yaml_source import Source, load_yaml
@@ -20,13 +21,14 @@ _FREE = (
 
 
 def read_architecture(
-    given: str | os.PathLike[str] | Mapping[str, Any] | Architecture, backbone: Backbone
+    given: str | os.PathLike[str] | Mapping[str, Any] | Architecture, model: Architecture
 ) -> Architecture:
-    """Read the architecture, with missing fields of its backbone taken from the model's `backbone`.
+    """Read the architecture; what it leaves out of backbone and layout is the model's.
 
     Raises:
         UserError: the architecture is invalid, or its backbone differs from the model's (all fields listed).
     """
+    backbone = model.backbone
     source: Source | None = None
     data: Any
     if isinstance(given, Architecture):
@@ -40,6 +42,10 @@ def read_architecture(
         own = data.get("backbone")
         if own is None or isinstance(own, dict):
             data = {**data, "backbone": {**backbone.to_dict(), **(own or {})}}
+        if data.get("layout") is None:
+            mixers = data.get("mixers") or {}
+            data |= {"layout": shortest_period(model.layout)}
+            data |= {"mixers": {**model.mixers, **mixers}} if isinstance(mixers, dict) else {}
     architecture = Architecture.from_dict(data, source=source)
     _check_same(architecture.backbone, backbone, source)
     return _with_positions(architecture, backbone)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from surgery.apply.names import by_layers
 from surgery.config.json_source import kind_of, try_object
@@ -31,12 +32,14 @@ _POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Location, shape and dtype of a stored tensor."""
+    """Location, shape and dtype of a tensor, which may be some rows of a stored one, times a factor."""
 
     file: Path
     stored: str  # its name in the file
     shape: tuple[int, ...]
     dtype: torch.dtype
+    rows: tuple[int, int] | None = None  # first, and one after the last; None: all
+    factor: float = 1.0
 
     @property
     def bytes(self) -> int:
@@ -45,6 +48,14 @@ class TensorInfo:
         for length in self.shape:
             size *= length
         return size
+
+    def read(self, opened: safe_open) -> Tensor:
+        """Read the tensor from its opened file. A product with a factor is rounded to the stored dtype."""
+        whole = self.rows is None
+        tensor: Tensor = (
+            opened.get_tensor(self.stored) if whole else opened.get_slice(self.stored)[slice(*self.rows)]
+        )
+        return tensor if self.factor == 1 else (tensor.double() * self.factor).to(self.dtype)
 
 
 def find_weights(folder: Path, config: Mapping[str, Any], problems: Problems, notes: list[str]) -> list[Path]:

@@ -22,6 +22,10 @@ LLAMA3 = {
 YARN = {
     "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64,
 }  # fmt: skip
+GRANITE = {
+    "embedding_multiplier": 12.0, "logits_scaling": 8.0, "attention_multiplier": 0.015625,
+    "residual_multiplier": 0.22,
+}  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
@@ -39,6 +43,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-odd": (
         "qwen3",
         {"head_dim": 10, "num_key_value_heads": 1, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "mistral-window": ("mistral", {"sliding_window": 24}),
+    "qwen2-windows": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2},
+    ),
+    "qwen3-windows": (
+        "qwen3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "head_dim": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
+    "phi3": ("phi3", {}),
+    "phi3-window": ("phi3", {"sliding_window": 24, "tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "granite": ("granite", GRANITE),
+    "granite-tied-biases": (
+        "granite",
+        {**GRANITE, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
     ),
 }
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from surgery.apply.names import by_layers
 from surgery.apply.pipeline import apply
+from surgery.apply.plan import plan
 from surgery.apply.source import read_source
 from surgery.config.problems import UserError
 
@@ -55,11 +56,33 @@ def test_a_config_that_cannot_be_carried_is_named(
     assert any(field in problem.field for problem in caught.value.problems), caught.value
 
 
-def test_a_window_that_bites_is_refused(checkpoint: Make) -> None:
-    with pytest.raises(UserError, match="sliding_window = 64"):
-        read_source(checkpoint("mistral", sliding_window=64))
-    folder = checkpoint("qwen3", use_sliding_window=True, sliding_window=64, max_window_layers=2)
-    with pytest.raises(UserError, match="sliding_window"):
+def test_a_window_that_limits_attention_makes_windowed_layers(checkpoint: Make) -> None:
+    mistral = read_source(checkpoint("mistral", sliding_window=64))
+    assert mistral.architecture.layout == "WWWW"
+    assert mistral.architecture.mixers == {"W": {"window": 64}}
+    qwen = read_source(checkpoint("qwen3", use_sliding_window=True, sliding_window=64, max_window_layers=2))
+    assert qwen.architecture.layout == "FFWW"
+    design = {"projections": [{"match": "up", "operator": "hdpl", "blocks": 4, "rank": 8}]}
+    assert plan(qwen, design).after.layout == "FFWW", "a design without a layout keeps the model's"
+    assert plan(qwen, {"layout": "F"}).after.layout == "FFFF"
+
+
+def test_fused_projections_are_named_when_missing(checkpoint: Make) -> None:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        del state["model.layers.1.self_attn.qkv_proj.weight"]
+        state["model.layers.2.mlp.gate_up_proj.weight"] = torch.zeros(3, 3)
+
+    with pytest.raises(UserError) as caught:
+        read_source(edit_weights(checkpoint("phi3"), change))
+    assert {problem.field for problem in caught.value.problems} == {
+        "model.layers.1.self_attn.qkv_proj.weight", "model.layers.2.mlp.gate_up_proj.weight",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["much", 0, -1.0])
+def test_a_multiplier_must_be_a_positive_number(checkpoint: Make, value: object) -> None:
+    folder = edit_config(checkpoint("granite"), residual_multiplier=value)
+    with pytest.raises(UserError, match="residual_multiplier"):
         read_source(folder)
 
 
