@@ -39,7 +39,7 @@ def _granite_factors(config: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Family:
-    """What sets a family apart from Llama: pre-norm, RMSNorm, rotary attention, SwiGLU.
+    """Differences of a family from Llama: pre-norm, RMSNorm, rotary attention, SwiGLU.
 
     Attributes:
         biases: which projections have a bias, by the config.

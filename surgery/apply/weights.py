@@ -51,10 +51,8 @@ class TensorInfo:
 
     def read(self, opened: safe_open) -> Tensor:
         """Read the tensor from its opened file. A product with a factor is rounded to the stored dtype."""
-        whole = self.rows is None
-        tensor: Tensor = (
-            opened.get_tensor(self.stored) if whole else opened.get_slice(self.stored)[slice(*self.rows)]
-        )
+        view = opened.get_slice(self.stored)
+        tensor: Tensor = view[:] if self.rows is None else view[self.rows[0] : self.rows[1]]
         return tensor if self.factor == 1 else (tensor.double() * self.factor).to(self.dtype)
 
 
