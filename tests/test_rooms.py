@@ -45,7 +45,13 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "training": ("optuna",),
     "search": ("torch",),
 }
-WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {"data": ("torch",), "analysis": ("torch",)}
+WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {
+    "stats": ("scipy",),
+    "data": ("torch",),
+    "analysis": ("torch", "scipy"),
+    "search": ("scipy",),
+    "audit": ("scipy",),
+}
 # rooms and files that must be quick to load
 LIGHT_SURGERY = (
     "config/problems", "config/quantities", "config/yaml_source", "config/options", "config/backbone",

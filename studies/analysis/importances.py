@@ -25,7 +25,6 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.objectives import Objective
 from search_spaces.trial import ReplayTrial
-from studies.stats.rank_correlation import ranks, shuffled
 from studies.stats.seeds import derive_seed
 from studies.study import Study
 from studies.study.trial_record import DONE, TrialRecord
@@ -156,7 +155,9 @@ def grouped(values: Sequence[Any]) -> NDArray[np.int64]:
     distinct = sorted(set(values))
     if len(distinct) <= MOST_VALUES:
         return np.array([distinct.index(value) for value in values])
-    order = ranks(np.array(values, dtype=float)) - 1  # equal values share a group
+    from scipy.stats import rankdata
+
+    order = rankdata(np.array(values, dtype=float)) - 1  # equal values share a group
     return np.asarray(order * 4 // len(values), dtype=np.int64)
 
 
@@ -167,15 +168,20 @@ def shuffle_test(
 
     Ties are allowed; the test is exact for any distribution, up to the number of draws.
     """
-    order = ranks(values)
-    seen, drawn = _between(groups, order), _between(groups, shuffled(order, draws, seed))
-    return float((1 + (drawn >= seen - 1e-9).sum()) / (1 + draws))
+    from scipy.stats import kruskal, permutation_test
 
+    if np.ptp(values) == 0:
+        return 1.0  # the statistic of equal values is not defined
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
-def _between(groups: NDArray[np.int64], order: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sum over groups of (sum of ranks)^2 / size, along the last axis; H is monotone in it."""
-    members = [groups == group for group in np.unique(groups)]
-    return np.asarray(sum(order[..., inside].sum(-1) ** 2 / inside.sum() for inside in members))
+    def statistic(order: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        samples = [np.take(order, inside, axis) for inside in members]
+        return np.asarray(kruskal(*samples, axis=axis).statistic)
+
+    result = permutation_test(
+        (values,), statistic, permutation_type="pairings", alternative="greater", n_resamples=draws, rng=seed
+    )
+    return float(result.pvalue)
 
 
 def _changes(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.stats.rank_correlation import Array, Estimate, bootstrap, ranks, shuffled, spearman
+from studies.stats.rank_correlation import Array, Estimate, bootstrap, spearman
 from surgery.architecture import Architecture
 from surgery.mixers import MIXER_WORDS
 
@@ -66,13 +66,15 @@ def misjudged(architectures: Sequence[Architecture], proxy: Array, long: Array) 
     Args:
         proxy, long: (architectures,) losses in nats/token after the proxy and after longer training.
     """
-    moved = ranks(proxy) - ranks(long)
+    from scipy.stats import rankdata
+
+    moved = rankdata(proxy) - rankdata(long)
     tested = []
     for kind, inside in _kinds(architectures).items():
         count = int(inside.sum())
         if FEWEST <= count <= len(inside) - OTHERS:
             shift = float(moved[inside].mean())
-            tested.append((_p(moved, count, shift), kind, count, shift, ~inside))
+            tested.append((_p(moved[inside], moved[~inside]), kind, count, shift, ~inside))
     significant, corrected = [], 0.0
     for rank, (p, kind, count, shift, others) in enumerate(sorted(tested, key=lambda item: item[:2])):
         corrected = max(corrected, min(1.0, p * (len(tested) - rank)))
@@ -102,7 +104,12 @@ def _has_hdpl(architecture: Architecture) -> bool:
     return any(item.name == "hdpl" for layer in architecture.layers for item in layer.projections.values())
 
 
-def _p(moved: Array, count: int, mean: float) -> float:
-    """Return the permutation p-value: the share of random groups of `count` that moved as far."""
-    drawn = shuffled(moved, DRAWS)[:, :count].mean(1)
-    return float((1 + (np.abs(drawn) >= abs(mean) - 1e-9).sum()) / (1 + DRAWS))
+def _p(inside: Array, outside: Array) -> float:
+    """Return the permutation p-value: the share of random groups as large as `inside` that moved as far."""
+    from scipy.stats import permutation_test
+
+    result = permutation_test(
+        (inside, outside), lambda group, rest, axis: np.abs(group.mean(axis)),
+        permutation_type="independent", alternative="greater", n_resamples=DRAWS, rng=0,
+    )  # fmt: skip
+    return float(result.pvalue)

@@ -22,7 +22,6 @@ from studies.stats.rank_correlation import (
     kendall,
     partial_kendall,
     partial_spearman,
-    shuffled,
     spearman,
 )
 from studies.stats.rungs import step_at
@@ -288,7 +287,7 @@ def _chance(count: int, draws: int = 4000) -> Estimate:
     if count < 2:
         return NONE
     truth = np.arange(float(count))
-    orders = shuffled(truth, draws)
+    orders = np.random.default_rng(0).permuted(np.tile(truth, (draws, 1)), axis=1)
     absolute = np.abs(spearman(orders, np.broadcast_to(truth, orders.shape)))
     reach = float(np.quantile(absolute, LEVEL))
     return Estimate(0.0, -reach, reach)

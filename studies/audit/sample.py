@@ -106,5 +106,7 @@ def _strata(records: list[TrialRecord], loss: str) -> dict[int, tuple[int, int]]
 
 def _bins(values: list[float], count: int) -> list[int]:
     """Return the quantile bin of each value, by its rank."""
-    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    return [int(rank * count // max(1, len(values))) for rank in ranks]
+    from scipy.stats import rankdata
+
+    ranks = rankdata(values, method="ordinal") - 1
+    return [int(rank * count // len(values)) for rank in ranks]

@@ -6,7 +6,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
-from importlib.util import find_spec
 from statistics import fmean
 from typing import Any, cast
 
@@ -40,14 +39,11 @@ def check_sampler(name: str) -> None:
     """Check the name of a sampler.
 
     Raises:
-        UserError: no sampler has that name, or its package is not installed.
+        UserError: no sampler has that name.
     """
     if name not in SAMPLERS:
         rule = f"must be one of {', '.join(SAMPLERS)}"
         raise UserError("unknown sampler", [Problem("sampler", name, rule, nearest(name, SAMPLERS))])
-    if name == "gp" and find_spec("scipy") is None:
-        problem = Problem("sampler", name, "needs scipy", "pip install scipy, or take tpe")
-        raise UserError("a package is missing", [problem])
 
 
 class _View:

@@ -182,15 +182,15 @@ def check_stopping_rule(name: str) -> None:
 
 def _chances(observations: Observations, prediction: Prediction, rows: Sequence[int]) -> Floats:
     """Return the predicted chance of each row to end below every run that costs no more; 1 without any."""
-    chances = np.ones(len(rows))
+    from scipy.special import ndtr
+
+    steps = np.full(len(rows), np.inf)  # to the nearest rival, in standard deviations
     for index, row in enumerate(rows):
         rivals = observations.cheaper(row) & np.isfinite(prediction.sd)
         if rivals.any() and math.isfinite(prediction.sd[row]):
-            steps = (prediction.mean[rivals] - prediction.mean[row]) / np.hypot(
-                prediction.sd[rivals], prediction.sd[row]
-            )
-            chances[index] = _normal(float(steps.min()))
-    return chances
+            leads = prediction.mean[rivals] - prediction.mean[row]
+            steps[index] = (leads / np.hypot(prediction.sd[rivals], prediction.sd[row])).min()
+    return np.asarray(ndtr(steps))
 
 
 def _rivals(observations: Observations, row: int) -> Floats:
@@ -215,8 +215,3 @@ def _margin(observations: Observations, rung: int) -> float:
     slope, offset = np.polyfit(known[:, 0], known[:, 1], 1)
     residuals = known[:, 1] - slope * known[:, 0] - offset
     return float(np.sqrt((residuals**2).sum() / (len(known) - 2)) / max(abs(slope), 0.1))
-
-
-def _normal(z: float) -> float:
-    """Return the distribution function of the standard normal."""
-    return 0.5 * math.erfc(-z / math.sqrt(2))

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from studies.stats.student_t import t_factor
-
 LEVEL = 0.9  # of every interval
 
 Array = NDArray[np.float64]
@@ -53,6 +51,13 @@ class Noise:
 
     def _half(self, variances: float, level: float = LEVEL) -> Array:
         return np.asarray(t_factor(level, self.df) * self.sd * np.sqrt(variances), dtype=np.float64)
+
+
+def t_factor(level: float, df: int) -> float:
+    """Return t such that |T| < t with probability `level`, for Student's T with `df` degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + level) / 2))
 
 
 def pool(runs: Sequence[ArrayLike]) -> Noise | None:

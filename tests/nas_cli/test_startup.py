@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "optuna", "transformers", "datasets", "numpy", "tokenizers", "matplotlib", "plotly")
+HEAVY = (
+    "torch", "optuna", "transformers", "datasets", "numpy", "scipy", "tokenizers", "matplotlib", "plotly",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

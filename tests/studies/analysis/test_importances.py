@@ -148,6 +148,10 @@ def test_p_is_the_share_of_all_permutations() -> None:
     assert shuffle_test(groups, values, seed=0, draws=4000) == pytest.approx(exact, abs=0.03)
 
 
+def test_equal_losses_show_no_effect() -> None:
+    assert shuffle_test(np.array([0, 0, 1, 1]), np.ones(4), seed=0) == 1
+
+
 def test_noise_is_seldom_an_effect() -> None:
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 3, size=30)

@@ -10,7 +10,7 @@ import pytest
 
 from studies.analysis.standings import Standings
 from studies.reporting.csv_table import write_csv
-from studies.stats.student_t import t_factor
+from studies.stats.seed_noise import t_factor
 from tests.studies.tables import OBJECTIVES, record
 
 # #0 and #1 are apart by far more than the noise, #1 and #2 are not; #3 is dearer and worse than all

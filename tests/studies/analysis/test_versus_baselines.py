@@ -12,8 +12,7 @@ import pytest
 from search_spaces import SearchSpace, parse_space
 from studies.analysis.standings import Standings
 from studies.analysis.versus_baselines import BEATEN, NO_RIVAL, NOT_BEATEN, UNKNOWN, VersusBaselines, costs_of
-from studies.stats.seed_noise import LEVEL
-from studies.stats.student_t import t_factor
+from studies.stats.seed_noise import LEVEL, t_factor
 from studies.study.trial_record import TrialRecord
 from tests.studies.tables import record
 

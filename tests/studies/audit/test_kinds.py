@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from studies.audit.kinds import LEVEL, misjudged
-from studies.stats.rank_correlation import ranks, spearman
+from studies.stats.rank_correlation import spearman
 from surgery.architecture import Architecture
 
 BACKBONE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "num_heads": 1, "ffn_dim": 32}
@@ -26,7 +27,7 @@ def test_p_is_the_share_of_all_draws() -> None:
     long = np.random.default_rng(0).normal(size=12)
     proxy = long.copy()
     proxy[:3] += 1.5
-    moved = ranks(proxy) - ranks(long)
+    moved = rankdata(proxy) - rankdata(long)
     means = np.array([moved[list(chosen)].mean() for chosen in combinations(range(12), 3)])
     (found,) = misjudged(some, proxy, long)
     assert found.kind == "that loop"

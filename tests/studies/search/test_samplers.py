@@ -8,7 +8,6 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from studies.search import samplers
 from studies.search.samplers import HISTORY, SAMPLERS, SeededSampler, check_sampler
 from studies.stats.seeds import derive_seed
 from surgery.config.problems import UserError
@@ -99,14 +98,6 @@ def test_seeds_are_the_same_everywhere() -> None:
 def test_unknown_sampler_is_told() -> None:
     with pytest.raises(UserError, match='did you mean "random"'):
         check_sampler("randon")
-
-
-def test_a_sampler_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install scipy"):
-        check_sampler("gp")
-    for name in CHEAP:
-        check_sampler(name)
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2"])

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.stats.front_probability import FrontProbability
-from studies.stats.seed_noise import Noise
-from studies.stats.student_t import t_factor
+from studies.stats.seed_noise import Noise, t_factor
 
 
 def noise(*sds: float, df: int = 10**6) -> Noise:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.stats.seed_noise import coverage, pool
-from studies.stats.student_t import t_factor
+from studies.stats.seed_noise import coverage, pool, t_factor
 
 
 @pytest.mark.parametrize(
