@@ -11,7 +11,7 @@ def write_architecture(path: Path, text: str) -> None:
     Raises:
         UserError: the file can't be written, or exists and was not written by nas.
     """
-    from surgery.config.outputs import output, signed
+    from surgery.files.outputs import output, signed
 
     with output(path, "--output", "architecture") as file:
         file.write_text(signed(text), encoding="utf-8")

@@ -57,7 +57,7 @@ LIGHT_SURGERY = (
     "config/problems", "config/quantities", "config/yaml_source", "config/options", "config/backbone",
     "architecture/__init__", "architecture/architecture", "architecture/layers", "architecture/layout",
     "architecture/naming", "architecture/reading", "architecture/rules", "architecture/metrics",
-    "architecture/costs", "files/lock",
+    "architecture/costs", "files/atomic", "files/lock", "files/outputs",
 )  # fmt: skip
 # the only modules that may use names that Optuna keeps private
 OPTUNA_ADAPTERS = (

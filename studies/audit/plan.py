@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.audit.sample import Member, auditable, choose_members
-from studies.files.atomic import read_json, write_json
+from studies.files.json_file import read_json, write_json
 from studies.stats.extrapolation import end_loss
 from studies.stats.seeds import derive_seed
 from studies.storage.opening import explain_storage_errors

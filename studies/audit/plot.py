@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from studies.reporting.figure import GREEN, GREY, PAGES, PURPLE, check_plot_path
 from studies.reporting.front_plot import save_page, save_picture
 from studies.stats.extrapolation import end_loss
-from surgery.config.outputs import output
+from surgery.files.outputs import output
 
 if TYPE_CHECKING:
     from studies.audit.report import Point, Report

@@ -14,7 +14,7 @@ import torch
 
 from studies.audit.plan import Audit, Run, open_audit
 from studies.data import TokenData
-from studies.files.atomic import read_json, write_json
+from studies.files.json_file import read_json, write_json
 from studies.stats.seeds import derive_seed
 from studies.storage.opening import explain_storage_errors
 from studies.study import Study

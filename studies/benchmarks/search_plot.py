@@ -12,7 +12,7 @@ from studies.benchmarks.search import Replayed, band
 from studies.reporting.figure import GREEN, GREY, PAGES, PURPLE, check_plot_path
 from studies.reporting.front_plot import save_page, save_picture
 from studies.surrogates.observations import Floats
-from surgery.config.outputs import output
+from surgery.files.outputs import output
 
 _COLOURS = {
     "gain": GREEN,

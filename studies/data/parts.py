@@ -37,8 +37,10 @@ from studies.data.shards import (
     token_dtype,
 )
 from studies.data.tokenizers import TextTokenizer
-from studies.files.atomic import TEMPORARY, read_json, sweep, write_json
+from studies.data.writing import sweep
+from studies.files.json_file import read_json, write_json
 from surgery.config.problems import Problem, UserError
+from surgery.files.atomic import TEMPORARY
 
 Progress = Callable[[int, int, int | None], None]
 

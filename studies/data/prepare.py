@@ -12,11 +12,13 @@ from studies.data.parts import Preparation, Progress
 from studies.data.request import default_val_fraction, folder_name
 from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData, is_own
 from studies.data.tokenizers import canonical_spec
-from studies.files.atomic import TEMPORARY, read_json, writing
+from studies.data.writing import writing
 from studies.files.folder_lock import LOCK, locked
 from studies.files.home import data_home
+from studies.files.json_file import read_json
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, Problems, UserError
+from surgery.files.atomic import TEMPORARY
 
 SHARD_TOKENS = 2**26
 MIN_VAL_TOKENS = 2**15

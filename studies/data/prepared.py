@@ -9,8 +9,8 @@ from typing import Any
 
 from studies.data.corpora import open_corpus
 from studies.data.shards import META, PROGRESS
-from studies.files.atomic import read_json
 from studies.files.home import data_home
+from studies.files.json_file import read_json
 from surgery.config.paths import expand
 from surgery.config.problems import UserError
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.data.meta import broken_fields
-from studies.files.atomic import TEMPORARY, read_json
+from studies.files.json_file import read_json
 from surgery.config.problems import Problem, Problems, UserError
+from surgery.files.atomic import TEMPORARY, publish
 
 FORMAT = "nas-tokens"
 FORMAT_VERSION = 1
@@ -89,13 +89,11 @@ class ShardWriter:
     def commit(self) -> Shard | None:
         """Rename the files to their final names; returns None, without files, if nothing was written."""
         for stream in self._streams:
-            stream.flush()
-            os.fsync(stream.fileno())
             stream.close()
         if not self.tokens:
             return None
         for path in self._paths:
-            os.replace(path.with_name(path.name + TEMPORARY), path)
+            publish(path.with_name(path.name + TEMPORARY), path)
         names = [path.name for path in self._paths] + [""]
         hashes = [digest.hexdigest() for digest in self._digests] + [""]
         return Shard(names[0], self.tokens, self.documents, self.bytes, hashes[0], names[1], hashes[1])

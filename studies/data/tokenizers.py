@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.data.long_words import ShortWords
-from studies.files.atomic import read_json, write_json
+from studies.files.json_file import read_json, write_json
 from surgery.config.json_source import read_object
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError

@@ -1,1 +1,1 @@
-"""Files: atomic writes, locks, loss curves and cache paths. Standard library only."""
+"""JSON files, locks of folders, loss curves and cache paths. Standard library only."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from surgery.config.json_source import parse_object
 from surgery.config.problems import Problem, UserError
+from surgery.files.atomic import replacing
 
 CURVE_POINTS = 200  # most training points of a curve on disk
 
@@ -31,7 +32,8 @@ class CurveWriter:
     def __init__(self, path: Path | None, after: int = 0) -> None:
         if path is not None:
             kept = [point for point in read_curve(path) if point["step"] <= after]
-            path.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
+            with replacing(path, durable=False) as temporary:
+                temporary.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
         self.file = path.open("a", encoding="utf-8") if path is not None else None
 
     def write(self, **values: float) -> None:

@@ -12,7 +12,7 @@ from typing import TextIO
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standings
 from studies.study.trial_record import TrialRecord
-from surgery.config.outputs import output
+from surgery.files.outputs import output
 
 
 def write_csv(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from surgery.config.outputs import check_output
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
+from surgery.files.outputs import check_output
 
 PICTURES = (".png", ".svg", ".pdf")
 PAGES = (".html",)

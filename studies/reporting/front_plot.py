@@ -12,7 +12,7 @@ from studies.analysis.standings import Standings
 from studies.reporting.figure import GREEN, GREY, PAGES, PURPLE, check_plot_path
 from studies.stats.pareto import front_indices
 from studies.study.trial_record import DONE, TrialRecord
-from surgery.config.outputs import MARK, output
+from surgery.files.outputs import MARK, output
 
 if TYPE_CHECKING:
     from studies.study import Study

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from studies.reporting.figure import GREEN, GREY, PAGES, PURPLE, check_plot_path
 from studies.reporting.front_plot import save_page, save_picture
 from studies.study.trial_record import RANDOM
-from surgery.config.outputs import output
 from surgery.config.quantities import format_count
+from surgery.files.outputs import output
 
 if TYPE_CHECKING:
     from studies.analysis.hypervolume_growth import Growth

@@ -7,6 +7,7 @@ from pathlib import Path
 from studies.storage.attributes import WORKER
 from studies.study.names import CHECKPOINT
 from studies.study.study import Study
+from surgery.files.atomic import TEMPORARY
 
 
 def checkpoint_of(study: Study, number: int) -> Path:
@@ -17,7 +18,7 @@ def checkpoint_of(study: Study, number: int) -> Path:
 def drop_checkpoint(study: Study, number: int) -> None:
     """Delete the checkpoint of a trial that has ended, also a half-written one."""
     path = checkpoint_of(study, number)
-    for leftover in (path, path.with_suffix(".tmp")):
+    for leftover in (path, path.with_suffix(TEMPORARY)):
         leftover.unlink(missing_ok=True)
 
 
@@ -30,5 +31,5 @@ def drop_leftovers(study: Study) -> None:
             continue  # not a trial's
         if trials[number].state.is_finished():
             drop_checkpoint(study, number)
-        elif path.suffix == ".tmp" and not trials[number].user_attrs.get(WORKER):
+        elif path.suffix == TEMPORARY and not trials[number].user_attrs.get(WORKER):
             path.unlink(missing_ok=True)

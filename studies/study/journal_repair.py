@@ -17,6 +17,7 @@ from studies.storage.optuna_access import trials_of
 from studies.study.leases import is_alive
 from studies.study.names import CHECKPOINT
 from surgery.config.problems import Problem, UserError
+from surgery.files.atomic import replacing
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,9 @@ def repair(folder: Path) -> Repair:
         damage, good, offset = _good_lines(journal)
         if damage is None:
             return Repair(None, good, 0, _trials(journal), ())
-        copy = journal.with_name(JOURNAL + ".repaired")
-        try:
+        with replacing(journal, journal.with_name(JOURNAL + ".repaired")) as copy:
             with journal.open("rb") as source, copy.open("wb") as target:
                 target.write(source.read(offset))
-                target.flush()
-                os.fsync(target.fileno())
             storage = Embedded(copy)
             if not any(STUDY in study.user_attrs for study in storage.get_all_studies()):
                 hint = "start it again under another --name, or restore the file from a backup"
@@ -60,9 +58,6 @@ def repair(folder: Path) -> Repair:
             aside = _free_name(journal)
             shutil.copy2(journal, aside)
             kept = [journal.with_name(aside.name), *_set_checkpoints_aside(folder, storage, aside.suffix)]
-            os.replace(copy, journal)
-        finally:
-            copy.unlink(missing_ok=True)
         total = _count_lines(aside)
         return Repair(damage, good, total - good, _trials(journal), tuple(kept))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.config.json_source import read_object
+from surgery.files.atomic import TEMPORARY, replacing
 from surgery.files.lock import Lock, is_held
 
 _WORKER = re.compile(r".+-\d+-[0-9a-f]{6}")
@@ -26,6 +27,7 @@ class Lease:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.path = folder / f"{self.worker}.lock"
         self._status = folder / f"{self.worker}.json"
+        self._temporary = folder / f"{self.worker}{TEMPORARY}"
         self._lock = Lock(self.path)
         self._lock.acquire()
 
@@ -37,14 +39,13 @@ class Lease:
 
     def report_status(self, status: Mapping[str, Any]) -> None:
         """Replace the status atomically, so that a reader never sees half of it."""
-        temporary = self._status.with_suffix(".tmp")
-        temporary.write_text(json.dumps(status), encoding="utf-8")
-        os.replace(temporary, self._status)
+        with replacing(self._status, self._temporary, durable=False) as temporary:
+            temporary.write_text(json.dumps(status), encoding="utf-8")
 
     def release(self) -> None:
         """Release the lease and delete the worker's files, if the folder still allows it."""
         with suppress(OSError):
-            for path in (self._status, self._status.with_suffix(".tmp"), self.path):
+            for path in (self._status, self._temporary, self.path):
                 path.unlink(missing_ok=True)
         self._lock.release()
 
@@ -86,5 +87,5 @@ def clear_dead(folder: Path) -> None:
         with suppress(FileNotFoundError), Lock(path, create=False).attempt() as free:
             if free:
                 # deleted while locked: a worker that is just creating it waits, and then creates a new one
-                for suffix in (".json", ".tmp", ".lock"):
+                for suffix in (".json", TEMPORARY, ".lock"):
                     path.with_suffix(suffix).unlink(missing_ok=True)

@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from studies.files.atomic import TEMPORARY, write_json
+from studies.files.json_file import write_json
 from studies.storage.addresses import absolute, file_of, is_relative
 from surgery.config.json_source import read_object
 from surgery.config.problems import Problem, UserError
+from surgery.files.atomic import TEMPORARY, replacing
 
 URL_FILE = "storage.url"
 HOME_FILE = "study.json"
@@ -110,14 +111,8 @@ def _is_file(url: str) -> bool:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file atomically that only its owner can read, for any umask."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
+    with replacing(path, path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")) as temporary:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), 0o600)
             stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

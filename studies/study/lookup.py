@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 
 from search_spaces.schema import NAME
-from studies.files.atomic import read_json
+from studies.files.json_file import read_json
 from studies.storage.addresses import STORAGE, absolute, same, same_but_secrets, shown
 from studies.storage.attributes import ATTRIBUTE, MARK
 from studies.storage.opening import JOURNAL, open_storage

@@ -25,9 +25,9 @@ from optuna.trial import FrozenTrial
 from search_spaces import SearchSpace, parse_space
 from studies.data.corpora import located
 from studies.data.tokenizers import located_tokenizer
-from studies.files.atomic import write_json
 from studies.files.curve import read_curve
 from studies.files.folder_lock import locked
+from studies.files.json_file import write_json
 from studies.storage.addresses import absolute
 from studies.storage.attributes import ATTRIBUTE, BASELINE, STOPPED_AT
 from studies.storage.journal import Embedded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from studies.training.settings import TrainSettings
 from studies.training.step import TrainStep
 from studies.training.validation import Evaluation, evaluate
 from surgery.config.problems import Problems
+from surgery.files.atomic import TEMPORARY, replacing
 from surgery.model import HybridLM
 
 
@@ -262,11 +262,8 @@ class _Run:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically, so that a killed process leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path, path.with_suffix(TEMPORARY)) as temporary:
+        torch.save(state, temporary)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from search_spaces.proxy import LR_RULES
 from studies.data import TokenData, open_corpus, prepare
 from studies.data.prepared import is_prepared
-from studies.files.atomic import write_json
+from studies.files.json_file import write_json
 from studies.training.devices import describe
 from studies.training.loop import Progress, TrainResult, check_data, train
 from studies.training.settings import TrainSettings

@@ -1,1 +1,1 @@
-"""Locks between processes. No torch."""
+"""Locks between processes, atomic writes, and output files that a user names. No torch."""

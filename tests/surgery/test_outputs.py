@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from surgery.config.outputs import check_output, output, signed
 from surgery.config.problems import UserError
+from surgery.files.outputs import check_output, output, signed
 
 
 def write(path: Path, text: str) -> None:

@@ -28,6 +28,22 @@ def test_points_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_curve(tmp_path / "none.jsonl") == []
 
 
+def test_a_resumed_run_that_cannot_write_loses_no_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "curve.jsonl", '{"step": 1, "tokens": 8}', '{"step": 2, "tokens": 16}')
+    before = path.read_text()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        CurveWriter(path, after=1)
+    assert path.read_text() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["curve.jsonl"]
+
+
 def test_a_last_line_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
     assert read_curve(write(tmp_path / "c", '{"step": 1, "tokens": 8, "loss": 2.0}', '{"step": 2, "lo')) == [
         {"step": 1, "tokens": 8, "loss": 2.0}

@@ -1,50 +1,15 @@
-"""Atomic writes of JSON files, clean-up of temporary files, and readable errors for failed writes."""
+"""Clean-up of a data folder's temporary files, and readable errors for failed writes."""
 
 from __future__ import annotations
 
 import errno
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from surgery.config.json_source import read_object
 from surgery.config.problems import Problem, UserError
-
-TEMPORARY = ".tmp"
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write JSON atomically, also across a crash of the machine."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None if there is no such file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        return read_object(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        problem = Problem(
-            "folder", str(path), f"can't be read: {error}", "remove the folder and prepare again"
-        )
-        raise UserError("Prepared data is damaged", [problem]) from error
+from surgery.files.atomic import TEMPORARY
 
 
 def sweep(folder: Path, is_own: Callable[[str], bool]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
+from surgery.files.atomic import replacing
 
 MARK = "written by nas"  # in every picture, page and architecture file
 MOST_BYTES = 2**26  # larger files are not read, and count as foreign
@@ -63,14 +63,10 @@ def output(path: Path, option: str, what: str) -> Iterator[Path]:
             yield path
             return
         target = path.resolve()  # the target of a link is replaced, not the link
-        temporary = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
-        try:
+        with replacing(target, target.with_name(f".{secrets.token_hex(6)}{target.suffix}")) as temporary:
             yield temporary
             if target.exists():
                 shutil.copymode(target, temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _refused(
             path, option, what, error.strerror or str(error), "name a file you may write"
