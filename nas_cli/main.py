@@ -22,7 +22,7 @@ from nas_cli.render import screen
 # modules of this package, in the order of a typical workflow; each adds its commands to the app
 COMMANDS = (
     "space", "data", "search", "worker", "front", "refine", "show", "pick", "audit", "train", "apply",
-    "evaluate", "bench", "dashboard", "doctor",
+    "evaluate", "generate", "bench", "dashboard", "doctor",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -1,27 +1,21 @@
-"""`nas eval` and `nas generate`: measure a model on text or on a probe, and generate text with it."""
+"""`nas eval`: measure a model on text, against a teacher, by generating, or on a probe."""
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.options import (
-    MOST,
     MOST_SEED,
     DeviceOption,
     JsonOption,
     TrustOption,
     refuse_without_effect,
 )
-from nas_cli.render.counts import number, tokens
-from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
-
-ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a Hub id.")]
+from nas_cli.render.counts import token_list, tokens
+from nas_cli.render.screen import print_json, print_warnings
 
 EvalArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder or a Hub id; with --probe also an architecture file.")
@@ -32,9 +26,8 @@ HELD_OUT_TOKENS = 65_536
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add `eval` and `generate` to `app`."""
+    """Add `eval` to `app`."""
     app.command("eval")(evaluate)
-    app.command("generate")(generate)
 
 
 def evaluate(
@@ -60,6 +53,30 @@ def evaluate(
             help="Tokens per sequence. Default: as in `nas train`, else 512; probes have their own.",
         ),
     ] = None,
+    lengths: Annotated[
+        list | None,  # type: ignore[type-arg] # Typer would take list[int] as a repeated option
+        typer.Option(
+            parser=token_list,
+            metavar="TOKENS,...",
+            help="Several lengths, such as 512,2048, instead of --seq-len.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEACHER",
+            help="Compare with this model: KL divergence, agreement of greedy tokens, retrieval.",
+        ),
+    ] = None,
+    retrieval: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            metavar="PROMPTS",
+            help="Also retrieve pass keys and values from text by generating: prompts per task and length.",
+        ),
+    ] = None,
     probe: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +99,9 @@ def evaluate(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=MOST_SEED, help="Probe: the first seed.", show_default="0"),
+        typer.Option(
+            min=0, max=MOST_SEED, help="Seed of --retrieval, or the first of --probe.", show_default="0"
+        ),
     ] = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
@@ -90,106 +109,68 @@ def evaluate(
 ) -> None:
     """Evaluate a model on text: loss, perplexity, bits per byte. Works with any causal LM of transformers.
 
-    With --probe: how well its layers, trained from scratch, learn a task; also takes an architecture file.
+    With --retrieval also by generating, and with --against relative to another model. With --probe: how well
+    its layers, trained from scratch, learn a task; also takes an architecture file.
     """
     settings = {
-        "seq_len": seq_len, "pairs": pairs, "distance": distance, "alphabet": alphabet, "group": group,
-        "steps": steps, "batch": batch, "lr": lr,
+        "pairs": pairs, "distance": distance, "alphabet": alphabet, "group": group, "steps": steps,
+        "batch": batch, "lr": lr,
     }  # fmt: skip
     if probe is None:
-        refuse_without_effect(
-            {**settings, "seq_len": None, "seeds": seeds, "seed": seed}, "on text", "add --probe recall"
-        )
-        _perplexity(model, data or CORPUS, max_tokens, seq_len, trust_remote_code, device, as_json)
+        refuse_without_effect({**settings, "seeds": seeds}, "on text", "add --probe recall")
+        if retrieval is None:
+            refuse_without_effect({"seed": seed}, "on text alone", "add --retrieval PROMPTS")
+        if lengths is not None:
+            refuse_without_effect({"seq_len": seq_len}, "beside --lengths", "list it there")
+        chosen = lengths or ([seq_len] if seq_len is not None else None)
+        _on_text(
+            model, against, data or CORPUS, max_tokens, chosen, retrieval or 0, seed or 0, trust_remote_code,
+            device, as_json,
+        )  # fmt: skip
         return
-    trust = trust_remote_code or None
-    text_only: dict[str, object] = {"data": data, "max_tokens": max_tokens, "trust_remote_code": trust}
+    text_only: dict[str, object] = {
+        "data": data, "max_tokens": max_tokens, "lengths": lengths, "against": against,
+        "retrieval": retrieval, "trust_remote_code": trust_remote_code or None,
+    }  # fmt: skip
     refuse_without_effect(text_only, "on a probe", "omit --probe to evaluate on text")
     from nas_cli.probes import run_probe
 
-    run_probe(probe, model, settings, seeds or 1, seed or 0, device, as_json)
+    run_probe(probe, model, {"seq_len": seq_len, **settings}, seeds or 1, seed or 0, device, as_json)
 
 
-def _perplexity(
-    model: str, data: str, max_tokens: int | None, seq_len: int | None, trusted: bool, device: str,
-    as_json: bool,
+def _on_text(
+    model: str, against: str | None, data: str, max_tokens: int | None, lengths: list[int] | None,
+    prompts: int, seed: int, trusted: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     import time
 
     from nas_cli.render.bars import stage_progress
+    from nas_cli.render.evaluation import print_evaluation
+    from studies.evaluation.evaluation import evaluate_folder
     from studies.evaluation.model_folder import load
-    from studies.evaluation.perplexity import measure, read_text
+    from studies.evaluation.text import read_text
     from studies.training.devices import pick_device
 
     torch_device = pick_device(device)
     text = read_text(data)
     checkpoint = load(model, torch_device, trust_remote_code=trusted)
     print_warnings(checkpoint.notes)
+    teacher = None
+    if against is not None:
+        teacher = load(against, torch_device, trust_remote_code=trusted)
+        print_warnings(teacher.notes)
     if max_tokens is None and not text.whole:
         max_tokens = HELD_OUT_TOKENS
     started = time.monotonic()
     with stage_progress() as progress:
-        result = measure(
-            checkpoint, text, seq_len=seq_len, max_tokens=max_tokens,
-            on_tokens=lambda done, total: progress("tokens", done, total),
+        result = evaluate_folder(
+            checkpoint, text, teacher=teacher, lengths=lengths, max_tokens=max_tokens, prompts=prompts,
+            seed=seed, progress=progress,
         )  # fmt: skip
     seconds = time.monotonic() - started
     if as_json:
-        print_json({"model": model, **result.to_dict(), "seconds": seconds})
+        first = {"model": model, "against": against, **result.losses[0].to_dict()}
+        data_ = result.to_dict()
+        print_json({**first, "lengths": data_["losses"], "retrieval": data_["retrieval"], "seconds": seconds})
         return
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="bold", no_wrap=True)
-    rows.add_column(overflow="fold")
-    rows.add_row("model", Text(model))
-    rows.add_row("text", Text(f"{result.text}: {result.tokens:,} tokens, {result.bytes:,} bytes"))
-    rows.add_row(
-        "loss", f"[bold green]{result.loss:.4f}[/] nats/token, in sequences of {result.seq_len} tokens"
-    )
-    rows.add_row("perplexity", f"{result.perplexity:,.2f}")
-    rows.add_row("bits/byte", f"{result.bits_per_byte:.4f}")
-    rows.add_row("took", f"{duration(seconds)}, {result.tokens / max(seconds, 1e-9):,.0f} tokens/s")
-    console.print(rows)
-
-
-def generate(
-    model: ModelArgument,
-    text: Annotated[str, typer.Argument(help="The prompt.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST, help="Tokens to generate.")] = 100,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            parser=number(0, 1000), metavar="NUMBER", help="Sampling temperature; 0: greedy decoding."
-        ),
-    ] = 0.8,
-    top_k: Annotated[
-        int, typer.Option(min=0, max=MOST, help="Sample from this many most likely tokens; 0: all.")
-    ] = 50,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Recompute the whole sequence for every token.")
-    ] = False,
-    trust_remote_code: TrustOption = False,
-    device: DeviceOption = "auto",
-) -> None:
-    """Generate text from a prompt. Text goes to stdout, timing to stderr."""
-    from studies.evaluation.generation import generate as run
-    from studies.evaluation.model_folder import load
-    from studies.training.devices import pick_device
-
-    checkpoint = load(model, pick_device(device), trust_remote_code=trust_remote_code)
-    print_warnings(checkpoint.notes)
-
-    def write(piece: str) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-
-    result = run(
-        checkpoint, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed,
-        use_cache=not no_cache, write=write,
-    )  # fmt: skip
-    write("\n")
-    cached = "without cache" if no_cache else "with cache"
-    errors.print(
-        f"[dim]{result.prompt_tokens} + {result.new_tokens} tokens in {result.seconds:.1f} s, "
-        f"{result.tokens_per_s:.1f} tokens/s {cached}[/]"
-    )
+    print_evaluation(model, against, result, seconds)

@@ -28,6 +28,18 @@ def tokens(text: str) -> int:
     return count
 
 
+def token_list(text: str) -> list[int]:
+    """Convert counts such as `512,2k` to [512, 2000].
+
+    Raises:
+        typer.BadParameter: one of them is not a count, or is given twice.
+    """
+    counts = [tokens(part.strip()) for part in text.split(",")]
+    if len(set(counts)) < len(counts):
+        raise typer.BadParameter("the same count is there twice")
+    return counts
+
+
 def number(low: float, high: float) -> Callable[[str], float]:
     """Return a parser of numbers from `low` to `high`. Unlike Click's ranges, it rejects NaN.
 

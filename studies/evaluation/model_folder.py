@@ -30,6 +30,14 @@ from surgery.model import HybridLM
 MOST_MODULES = 4096  # layers of a model, or experts of a layer
 
 
+def vocabulary(model: Any) -> int:
+    """Return the rows of a model's embedding; by its config if foreign code does not expose the embedding."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError):
+        return int(getattr(model.config, "vocab_size", None) or 2**31)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded model in evaluation mode.
@@ -104,7 +112,7 @@ def load(
     assert config is not None
     tokenizer = _tokenizer(folder, trust_remote_code)
     loaded, said = _load(model, folder, config, device, trust_remote_code)
-    rows = _rows(loaded)
+    rows = vocabulary(loaded)
     notes += said + _odd_tokens(tokenizer, config, generation, rows)
     if getattr(loaded, "generation_config", None) is not None:
         _drop_unusable(loaded.generation_config, rows)
@@ -164,14 +172,6 @@ def _load(
     lines = by_layers(sorted(unused))
     shown = ", ".join(lines[:3]) + (" and more" if len(lines) > 3 else "")
     return loaded, [f"{shown}: not used, the model has no such tensor"] if unused else []
-
-
-def _rows(loaded: Any) -> int:
-    """Return the rows of the embedding; from the config if foreign code does not expose the embedding."""
-    try:
-        return int(loaded.get_input_embeddings().weight.shape[0])
-    except (NotImplementedError, AttributeError):
-        return int(getattr(loaded.config, "vocab_size", None) or 2**31)
 
 
 def _check_padding(config: dict[str, Any], problems: Problems) -> None:

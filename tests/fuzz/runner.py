@@ -23,7 +23,7 @@ BUG = "this is a bug in nas"
 PRELOADED = (
     "torch", "torch._dynamo", "transformers", "optuna", "tokenizers", "safetensors.torch", "pyarrow.parquet",
     "studies.study.study", "studies.workers.worker", "studies.training.pretrain",
-    "studies.evaluation.generation", "studies.evaluation.perplexity",
+    "studies.evaluation.generation", "studies.evaluation.evaluation",
     "studies.audit.report", "studies.training.healing", "studies.reporting.front_plot",
     "studies.analysis.importances", "surgery.apply.pipeline",
     "nas_cli.main",

@@ -100,6 +100,64 @@ def test_a_tokenizer_that_begins_texts_begins_every_window(
     assert found["loss"] == pytest.approx(total / len(ids), abs=1e-5)
 
 
+def test_lengths_a_teacher_and_retrieval(
+    nas: Nas, llama_folder: Path, model_folder: Path, prepared: Path
+) -> None:
+    options = ("--lengths", "64,192", "--max-tokens", 768, "--data", prepared, "--device", "cpu")
+    plain = json.loads(nas("eval", llama_folder, *options, "--json").stdout)
+    assert [item["seq_len"] for item in plain["lengths"]] == [64, 192]
+    assert (plain["loss"], plain["seq_len"]) == (plain["lengths"][0]["loss"], 64)
+    assert (plain["against"], plain["kl"], plain["retrieval"]) == (None, None, [])
+    for length in (64, 192):
+        one = nas("eval", llama_folder, "--seq-len", length, *options[2:], "--json")
+        assert json.loads(one.stdout)["loss"] in [item["loss"] for item in plain["lengths"]]
+    arguments = ("eval", llama_folder, "--against", model_folder, "--retrieval", 5, "--seq-len", 250)
+    arguments = (*arguments, "--max-tokens", 500, "--data", prepared, "--device", "cpu")
+    both = json.loads(nas(*arguments, "--json").stdout)
+    teacher = json.loads(nas("eval", model_folder, *arguments[6:], "--json").stdout)
+    assert both["teacher_loss"] == pytest.approx(teacher["loss"], abs=1e-6)
+    assert both["kl"] > 0
+    assert 0 <= both["agreement"] < 1
+    assert [(item["task"], item["length"], item["prompts"]) for item in both["retrieval"]] == [
+        ("pass_key", 250, 5), ("key_value", 250, 5),
+    ]  # fmt: skip
+    shown = nas(*arguments).stdout
+    for words in ("teacher's loss", "agreement", "pass key", "key-value", "relative"):
+        assert words in shown
+    assert "192" in nas("eval", llama_folder, *options, "--against", llama_folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--lengths", "64,512"), "length = 512: exceeds the context of 256"),
+        (("--lengths", "64", "--seq-len", 32), "has no effect beside --lengths"),
+        (("--seed", 1), "has no effect on text alone"),
+        (("--seq-len", 32, "--retrieval", 1), "too short for retrieval"),
+        (("--probe", "recall", "--against", "x"), "has no effect on a probe"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    nas: Nas, llama_folder: Path, prepared: Path, options: tuple[object, ...], said: str
+) -> None:
+    data = () if "--probe" in options else ("--data", prepared, "--max-tokens", 64)
+    result = nas("eval", llama_folder, *data, *options)
+    assert result.exit_code == 2
+    assert said in str(result.exception)
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(
+    nas: Nas, llama_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    from studies.data.tokenizers import write_bpe
+
+    other = shutil.copytree(llama_folder, tmp_path / "other")
+    write_bpe(300, [text_file.read_text(encoding="utf-8")[:20_000]], other)
+    result = nas("eval", llama_folder, "--against", other)
+    assert result.exit_code == 2
+    assert "another tokenizer" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [

@@ -105,7 +105,7 @@ def test_models(
     design.write_text("projections: [{match: [q], operator: hdpl, blocks: 2, rank: 4}]")
     compare("nas apply", printed("apply", design, llama_folder, "--dry-run"))
     text = ("--data", prepared, "--max-tokens", 256, "--device", "cpu")
-    compare("nas eval", printed("eval", model_folder, *text))
+    compare("nas eval", printed("eval", llama_folder, "--retrieval", 1, "--seq-len", 250, *text[:-2]))
     probe = ("--probe", "recall", "--pairs", 2, "--steps", 2, "--batch", 2, "--device", "cpu")
     compare("nas eval --probe", printed("eval", architecture_file, *probe))
     train = (
