@@ -10,10 +10,10 @@ from typing import Any
 
 from search_spaces.distributions import Choice
 from search_spaces.variation import OPERATORS, Variation
-from surgery.architecture.rules import select_layers
 from surgery.config.backbone import FFN_PROJECTIONS, Backbone
 from surgery.config.options import REQUIRED, Cursor
 from surgery.config.problems import Problem, Problems
+from surgery.config.selector import select_layers
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.base import ProjectionSpec

@@ -10,8 +10,8 @@ from search_spaces.distributions import Choice, Ratio, layouts_of
 from search_spaces.trial import ReplayTrial
 from search_spaces.variation import OPERATORS, Variation, stretched
 from surgery.architecture import Architecture
-from surgery.architecture.rules import select_layers
 from surgery.config.backbone import PROJECTIONS
+from surgery.config.selector import select_layers
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 

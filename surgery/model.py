@@ -45,7 +45,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u)).
+    """Residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u)).
+
+    With the backbone's `post_norm`: u = h + norm(Mixer(h)); u + norm(SwiGLU(u)).
 
     Attributes:
         checkpoint: calls a function so that its activations are recomputed in the backward pass
@@ -61,13 +63,22 @@ class Block(nn.Module):
         )
         self.ffn_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
         self.ffn = SwiGLU(layer)
+        self.post_norm, self.rotary = backbone.post_norm, layer.rotary
 
     def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         """Return the residual stream after this block."""
-        h, x = add_norm(h, None, self.mixer_norm)
-        h, x = add_norm(h, self.mixer(x, context), self.ffn_norm)
-        y: Tensor = h + self.ffn(x, context)
-        return y
+        if not self.rotary:
+            cos, sin = context.rotary
+            context = replace(context, rotary=(torch.ones_like(cos), torch.zeros_like(sin)))
+        y: Tensor
+        if self.post_norm:
+            h = h + self.mixer_norm(self.mixer(h, context))
+            y = self.ffn_norm(self.ffn(h, context))
+        else:
+            h, x = add_norm(h, None, self.mixer_norm)
+            h, x = add_norm(h, self.mixer(x, context), self.ffn_norm)
+            y = self.ffn(x, context)
+        return h + y
 
 
 class HybridLM(nn.Module):
@@ -101,6 +112,9 @@ class HybridLM(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise the weights: truncated normals of std d_in^-0.5, zeros for maps into the residual.
 
+        With `post_norm` the gains of the norms after mixer and SwiGLU are zero instead: the gradient of a
+        norm of zeros has no bound.
+
         The stack then starts as the identity for all mixers, depths and passes (Fixup, 1901.09321; muP's
         appendix D.2, 2203.03466), so that no mixer first has to unlearn noise of its own. With residual maps
         scaled by depth instead, the loss after 100k tokens was one nat higher for Gated DeltaNet, whose
@@ -118,8 +132,10 @@ class HybridLM(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
             if isinstance(module, Dense) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-            if name.endswith((".o", ".down")):
+            if name.endswith((".o", ".down")) and not self.architecture.backbone.post_norm:
                 module.start_at_zero()
+            if name.endswith((".mixer_norm", ".ffn_norm")) and self.architecture.backbone.post_norm:
+                nn.init.zeros_(module.weight)
         if self.architecture.backbone.tie_embeddings:
             self.norm.weight[1::2] = -1
 

@@ -102,7 +102,9 @@ def backbones(draw: st.DrawFn, max_layers: int = 4) -> dict[str, Any]:
         "rope_theta": draw(st.sampled_from([100.0, 10000.0, 500000.0])),
         "norm_eps": draw(st.sampled_from([1e-6, 1e-5])),
         "tie_embeddings": draw(st.booleans()),
-        "qk_norm": draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"qk_norm": True}, {"qk_norm": True, "joint_qk_norm": True}])),
+        "post_norm": draw(st.booleans()),
+        "no_rope_layers": draw(st.sampled_from(["", "0", "::2"])),
         "biases": draw(st.just([]) | biases),
         "rope_scaling": draw(st.sampled_from(ROPE_SCALINGS)),
     }

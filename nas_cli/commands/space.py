@@ -295,6 +295,8 @@ def _backbone(data: dict[str, Any]) -> str:
     extras = [
         "tied embeddings" if data["tie_embeddings"] else "untied embeddings",
         *(["qk-norm"] if data.get("qk_norm") else []),
+        *(["norms after mixer and SwiGLU"] if data.get("post_norm") else []),
+        *([f"no rotation in layers {data['no_rope_layers']}"] if data.get("no_rope_layers") else []),
         *([f"biases on {' '.join(data['biases'])}"] if data.get("biases") else []),
     ]
     return (

@@ -95,7 +95,7 @@ def _tensor_table(plan: Plan) -> Table:
 
 def _modules(names: Iterable[str]) -> list[str]:
     """Return the modules of the tensors, one line per group of layers: `layers 0-29: mixer.q, mixer.k`."""
-    from surgery.architecture.rules import write_layers
+    from surgery.config.selector import write_layers
 
     layers_of_module: dict[str, list[int]] = {}
     for name in names:

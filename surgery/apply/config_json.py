@@ -24,6 +24,7 @@ _FIELDS = {
     ),
     "num_hidden_layers": Option(int, low=1, high=4096),
     "max_window_layers": Option(int, low=0, high=4096),
+    "no_rope_layer_interval": Option(int, low=1, high=2**31),
     "head_dim": Option(int, low=2, high=2**31),
     "rms_norm_eps": Option(float, low=0),
     "rope_theta": Option(float, low=1),
@@ -41,7 +42,7 @@ _ROPE = {
 }  # fmt: skip
 _NULLABLE = (
     "num_key_value_heads", "head_dim", "sliding_window", "max_window_layers", "rope_theta",
-    "partial_rotary_factor", "layer_types", *_OBJECTS,
+    "partial_rotary_factor", "layer_types", "no_rope_layers", *_OBJECTS,
 )  # fmt: skip
 _SILU = ("silu", "swish")
 
@@ -118,6 +119,7 @@ def read_family_config(data: Mapping[str, Any], problems: Problems) -> FamilyCon
             "biases": list(family.biases(config)),
             "rope_scaling": rope,
             "max_position_embeddings": config.max_position_embeddings,
+            **family.backbone(config),
         },
         cursor,
     )
@@ -142,6 +144,10 @@ def _check_fields(data: Mapping[str, Any], cursor: Cursor, family: Family) -> No
             isinstance(value, list) and all(isinstance(item, str) for item in value)
         ):
             cursor.at(name).problem(value, "must be a list of names, one per layer")
+        elif name == "no_rope_layers" and not (
+            isinstance(value, list) and set(map(str, value)) <= {"0", "1"}
+        ):
+            cursor.at(name).problem(value, "must be a list of 0 and 1, one per layer")
     for name in ("rope_parameters", "rope_scaling"):
         rope = data.get(name)
         if isinstance(rope, dict):

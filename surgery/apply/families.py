@@ -37,6 +37,11 @@ def _granite_factors(config: Any) -> dict[str, float]:
     }
 
 
+def _no_rope_layers(config: Any) -> dict[str, str]:
+    without = [str(index) for index, rotated in enumerate(config.no_rope_layers) if not rotated]
+    return {"no_rope_layers": ",".join(without)}
+
+
 @dataclass(frozen=True)
 class Family:
     """Differences of a family from Llama: pre-norm, RMSNorm, rotary attention, SwiGLU.
@@ -44,6 +49,8 @@ class Family:
     Attributes:
         biases: which projections have a bias, by the config.
         qk_norm: whether every query and key head is normed.
+        backbone: further fields of the backbone, by the config.
+        renamed: Llama's modules of a layer that have another name.
         fused: names of projections that hold several of Llama's, stacked along their outputs in this order.
         factors: modules whose weights and biases are multiplied, by the config, because the family multiplies
             activations instead.
@@ -53,6 +60,8 @@ class Family:
 
     biases: Callable[[Any], tuple[str, ...]] = lambda config: ()
     qk_norm: bool = False
+    backbone: Callable[[Any], Mapping[str, Any]] = lambda config: {}
+    renamed: Mapping[str, str] = field(default_factory=dict)
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     factors: Callable[[Any], Mapping[str, float]] = lambda config: {}
     fields: tuple[str, ...] = ()
@@ -79,6 +88,16 @@ FAMILIES: dict[str, Family] = {
         _llama_biases,
         factors=_granite_factors,
         fields=("embedding_multiplier", "logits_scaling", "attention_multiplier", "residual_multiplier"),
+    ),
+    "smollm3": Family(_llama_biases, backbone=_no_rope_layers, windows="layer_types"),
+    "olmo2": Family(
+        lambda config: ("q", "k", "v", "o") if config.attention_bias else (),
+        qk_norm=True,
+        backbone=lambda config: {"joint_qk_norm": True, "post_norm": True},
+        renamed={
+            "input_layernorm": "post_attention_layernorm",
+            "post_attention_layernorm": "post_feedforward_layernorm",
+        },
     ),
 }
 
@@ -148,7 +167,8 @@ def parts(kind: str, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict
         module = ".".join(head.split(".")[3:]) if head.startswith("model.layers.") else head
         factor = factors.get(module, 1.0)
         if module not in fused:
-            located[name] = Part(name, shape, shape, factor=factor)
+            stored = f"{head.removesuffix(module)}{family.renamed.get(module, module)}.{suffix}"
+            located[name] = Part(stored, shape, shape, factor=factor)
             continue
         whole, members = fused[module]
         prefix = head.removesuffix(module)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from surgery.architecture.rules import write_layers
 from surgery.config.problems import Problems
+from surgery.config.selector import write_layers
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BASE = "model"  # the attribute that holds the decoder in transformers' classes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from surgery.apply.fit import FitReport
 from surgery.apply.plan import Plan
 from surgery.apply.verify import Verification
-from surgery.architecture.rules import write_layers
+from surgery.config.selector import write_layers
 from surgery.hf.card import table
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from surgery.architecture.rules import Rule, select_layers
+from surgery.architecture.rules import Rule
 from surgery.config.backbone import FFN_PROJECTIONS, Backbone
+from surgery.config.selector import select_layers
 from surgery.mixers import MIXERS
 
 
@@ -29,6 +30,7 @@ class Layer:
     mixer: str
     mixer_options: Mapping[str, Any]
     projections: Mapping[str, Operator]
+    rotary: bool = True  # whether queries and keys are rotated by position
 
 
 def resolve_layers(
@@ -42,15 +44,19 @@ def resolve_layers(
         mixers: options of each letter that differ from its defaults.
         rules: projection rules, the first match wins.
     """
-    selected = [select_layers(rule.layers, len(layout)) for rule in rules]
-    kinds: dict[tuple[str, tuple[bool, ...]], Layer] = {}
+    depth = len(layout)
+    selected = [select_layers(rule.layers, depth) for rule in rules]
+    unrotated = backbone.layers_without_rope(depth)
+    kinds: dict[tuple[str, bool, tuple[bool, ...]], Layer] = {}
     layers = []
     for index, letter in enumerate(layout):
+        rotary = index not in unrotated
         applies = tuple(index in indices for indices in selected)
-        if (letter, applies) not in kinds:
+        if (letter, rotary, applies) not in kinds:
             own = [rule for rule, used in zip(rules, applies, strict=True) if used]
-            kinds[letter, applies] = _resolve(backbone, letter, mixers.get(letter, {}), own)
-        layers.append(kinds[letter, applies])
+            layer = _resolve(backbone, letter, mixers.get(letter, {}), own)
+            kinds[letter, rotary, applies] = replace(layer, rotary=rotary)
+        layers.append(kinds[letter, rotary, applies])
     return tuple(layers)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from surgery.architecture.layers import Layer
 from surgery.architecture.layout import shorten
-from surgery.architecture.rules import write_layers
 from surgery.config.backbone import FFN_PROJECTIONS
+from surgery.config.selector import write_layers
 from surgery.projections import PROJECTION_OPERATORS
 
 _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from surgery.architecture.layers import Layer, count_matches, deciding_rule
-from surgery.architecture.rules import Rule, select_layers
+from surgery.architecture.rules import Rule
 from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor, Option, read_options
+from surgery.config.selector import select_layers
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 

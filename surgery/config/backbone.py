@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from surgery.config.options import Cursor, Option, read_options
 from surgery.config.problems import nearest
+from surgery.config.selector import select_layers, write_layers
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 FFN_PROJECTIONS = ("gate", "up", "down")
@@ -25,6 +27,9 @@ _SCHEMA = {
     "norm_eps": Option(float, 1e-6, low=0, high=0.1, help="epsilon of RMSNorm"),
     "tie_embeddings": Option(bool, False, help="head shares the embedding's weights"),
     "qk_norm": Option(bool, False, help="RMSNorm on each query and key head"),
+    "joint_qk_norm": Option(bool, False, help="qk_norm over all heads of a token together, as in OLMo-2"),
+    "post_norm": Option(bool, False, help="norms after mixer and SwiGLU instead of before, as in OLMo-2"),
+    "no_rope_layers": Option(str, "", help="layers without rotary embeddings, such as 3::4, as in SmolLM3"),
     "max_position_embeddings": Option(int, 4096, low=1, help="tokens; written to the exported config"),
 }
 
@@ -55,6 +60,9 @@ class Backbone:
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
     qk_norm: bool = False
+    joint_qk_norm: bool = False
+    post_norm: bool = False
+    no_rope_layers: str = ""
     biases: tuple[str, ...] = ()
     rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False)
     max_position_embeddings: int = 4096
@@ -70,6 +78,7 @@ class Backbone:
         if len(cursor.problems.entries) > before:
             return None
         _fill_heads(values, cursor)
+        _check_selector(values, cursor)
         return cls(**values) if len(cursor.problems.entries) == before else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +91,14 @@ class Backbone:
             key: value for key, value in data.items()
             if key not in optional or value not in (optional[key], [])
         }  # fmt: skip
+
+    def layers_without_rope(self, depth: int) -> tuple[int, ...]:
+        """Return the layers of a stack of `depth` without rotary embeddings, of those that exist there."""
+        layers: set[int] = set()
+        for part in filter(None, self.no_rope_layers.split(",")):
+            with suppress(ValueError):  # a shallower stack than the selector was written for
+                layers.update(select_layers(part, depth))
+        return tuple(sorted(layers))
 
     def sizes(self, projection: str) -> tuple[int, int]:
         """Return (inputs, outputs) of a feed-forward projection."""
@@ -108,8 +125,21 @@ def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:
                 values["num_heads"], f"must divide dim ({values['dim']})", "or give head_dim yourself"
             )
         values["head_dim"] = max(1, values["dim"] // values["num_heads"])
+    if values["joint_qk_norm"] and not values["qk_norm"]:
+        cursor.at("joint_qk_norm").problem(True, "has no effect without qk_norm", "set qk_norm: true")
     if values["head_dim"] % 2:
         cursor.at("head_dim").problem(values["head_dim"], "must be even", "rotary pairs channels")
+
+
+def _check_selector(values: dict[str, Any], cursor: Cursor) -> None:
+    """Check `no_rope_layers`, and write it as all spellings of the same layers are written."""
+    text, depth = values["no_rope_layers"], values["num_layers"]
+    if not text:
+        return
+    try:
+        values["no_rope_layers"] = write_layers(select_layers(text, depth), depth + 1)
+    except ValueError as error:
+        cursor.at("no_rope_layers").problem(text, str(error))
 
 
 def _read_biases(value: object, cursor: Cursor) -> tuple[str, ...]:

@@ -27,6 +27,14 @@ def attention_projections(backbone: Backbone) -> dict[str, tuple[int, int]]:
     }
 
 
+def qk_norm_params(backbone: Backbone) -> int:
+    """Return the number of weights of the query and key norms of softmax attention."""
+    if not backbone.qk_norm:
+        return 0
+    heads = backbone.num_heads + backbone.num_kv_heads if backbone.joint_qk_norm else 2
+    return heads * backbone.head_dim
+
+
 def seen_in(options: Options, context: int) -> int:
     """Return the tokens of a context that a query sees, itself included, with option `window` (0: all)."""
     return min(context, options.get("window") or context)
@@ -65,8 +73,7 @@ class SoftmaxSpec(MixerSpec):
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
         """Return the parameters of the QK norms and the output gate."""
-        norms = 2 * backbone.head_dim if backbone.qk_norm else 0
-        return norms + self._gate_size(backbone, options)
+        return qk_norm_params(backbone) + self._gate_size(backbone, options)
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
         """Return the FLOPs per token of the output gate's map."""

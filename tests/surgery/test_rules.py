@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.architecture.rules import Rule, read_match, select_layers, write_layers
+from surgery.architecture.rules import Rule, read_match
 from surgery.config.backbone import PROJECTIONS
 from surgery.config.options import Cursor
 from surgery.config.problems import Problems
+from surgery.config.selector import select_layers, write_layers
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,26 @@ class HeadNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+class TokenNorm(HeadNorm):
+    """RMSNorm over all heads of a token together (OLMo-2, arXiv 2501.00656, section 2.2)."""
+
+    def forward(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+        """Return the normed heads."""
+        normed = super().forward(x.transpose(1, 2).flatten(2))
+        heads: Tensor = normed.unflatten(-1, (x.shape[1], -1)).transpose(1, 2)
+        return heads
+
+
+def qk_norms(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
+    """Return the norms of query heads and of key heads, both called on (b h t d)."""
+    if not backbone.qk_norm:
+        return nn.Identity(), nn.Identity()
+    heads, width, eps = (backbone.num_heads, backbone.num_kv_heads), backbone.head_dim, backbone.norm_eps
+    if backbone.joint_qk_norm:
+        return TokenNorm(heads[0] * width, eps=eps), TokenNorm(heads[1] * width, eps=eps)
+    return HeadNorm(width, eps=eps), HeadNorm(width, eps=eps)
+
+
 class SoftmaxAttention(nn.Module):
     """Rotary softmax attention with grouped key/value heads, computed by PyTorch's SDPA.
 
@@ -43,9 +63,7 @@ class SoftmaxAttention(nn.Module):
         super().__init__()
         self.head_dim, self.window = backbone.head_dim, window
         self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
-        norm = backbone.qk_norm
-        self.q_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
-        self.k_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
+        self.q_norm, self.k_norm = qk_norms(backbone)
         self.gate = None
         if gated:
             self.gate = nn.Linear(backbone.dim, backbone.num_heads * self.head_dim, bias=False)

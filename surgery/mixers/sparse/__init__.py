@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
 from surgery.mixers.base import MakeProjection, MixerSpec, Options
-from surgery.mixers.softmax import attention_projections
+from surgery.mixers.softmax import attention_projections, qk_norm_params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,8 +42,8 @@ class SparseSpec(MixerSpec):
 
     def own_params(self, backbone: Backbone, options: Options) -> int:
         """Return the parameters of the QK norms and the indexer: its maps and its key's norm."""
-        norms = 2 * backbone.head_dim if backbone.qk_norm else 0
-        return norms + backbone.dim * self._index_outputs(options) + 2 * int(options["index_dim"])
+        indexer = backbone.dim * self._index_outputs(options) + 2 * int(options["index_dim"])
+        return qk_norm_params(backbone) + indexer
 
     def own_flops(self, backbone: Backbone, options: Options) -> int:
         """Return the FLOPs per token of the indexer's maps."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surgery.config.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
-from surgery.mixers.full.module import HeadNorm
+from surgery.mixers.full.module import qk_norms
 from surgery.mixers.sparse.gathered import gathered_attention
 from surgery.mixers.sparse.indexer import Index, LightningIndexer
 from surgery.mixers.sparse.masked import masked_attention
@@ -49,9 +49,7 @@ class SparseAttention(nn.Module):
         super().__init__()
         self.head_dim, self.top_k, self.index_weight = backbone.head_dim, top_k, index_weight
         self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
-        norm = backbone.qk_norm
-        self.q_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
-        self.k_norm = HeadNorm(self.head_dim, eps=backbone.norm_eps) if norm else nn.Identity()
+        self.q_norm, self.k_norm = qk_norms(backbone)
         self.indexer = LightningIndexer(backbone, index_heads, index_dim)
 
     def forward(self, x: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:

@@ -60,6 +60,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3": ("phi3", {}),
     "phi3-window": ("phi3", {"sliding_window": 24, "tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 3}),
+    "smollm3-windows": (
+        "smollm3",
+        {
+            "no_rope_layers": [0, 1, 1, 0],
+            "use_sliding_window": True,
+            "sliding_window": 24,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "olmo2": ("olmo2", {}),
+    "olmo2-tied-biases": (
+        "olmo2",
+        {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 1},
+    ),
     "granite": ("granite", GRANITE),
     "granite-tied-biases": (
         "granite",

@@ -79,6 +79,13 @@ def test_fused_projections_are_named_when_missing(checkpoint: Make) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [3, [1, 0, 2, 1], [1, 0, "x", 1], [1, 1, 1, 1, 0]])
+def test_layers_without_rotary_embeddings_must_be_zeros_and_ones(checkpoint: Make, value: object) -> None:
+    folder = edit_config(checkpoint("smollm3"), no_rope_layers=value)
+    with pytest.raises(UserError, match="no_rope_layers"):
+        read_source(folder)
+
+
 @pytest.mark.parametrize("value", ["much", 0, -1.0])
 def test_a_multiplier_must_be_a_positive_number(checkpoint: Make, value: object) -> None:
     folder = edit_config(checkpoint("granite"), residual_multiplier=value)
