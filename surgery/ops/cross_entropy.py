@@ -5,6 +5,7 @@ Shapes: n tokens, d width of the hidden states, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,28 +47,64 @@ def linear_cross_entropy(
     """
     assert reduction in ("mean", "sum")
     flat = targets.flatten()
-    if not torch.is_grad_enabled():  # `needs_input_grad` does not depend on it
-        hidden, weight = hidden.detach(), weight.detach()
-    total: Tensor = _ChunkedCrossEntropy.apply(hidden.reshape(len(flat), hidden.shape[-1]), weight, flat)
+    total = summed_losses(hidden, weight, flat, lambda logits, chunk: _losses(logits, flat[chunk, None]))[0]
     return total / (flat != IGNORED).sum() if reduction == "mean" else total
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy, whose gradients are computed in the forward pass.
+# Computes from the logits (n, v) of a chunk of tokens their losses (n, k), of which the first is minimised, and
+# the gradient (n, v) of that one in the logits' dtype. May overwrite the logits.
+RowLosses = Callable[[Float[Tensor, "n v"], slice], tuple[Float[Tensor, "n k"], Float[Tensor, "n v"]]]
 
-    The gradient of logits z is softmax(z) - onehot(target), so for a scalar loss its products with the weight
-    and the hidden states are known as soon as the logits are.
+
+def summed_losses(
+    hidden: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, "v d"],
+    targets: Int[Tensor, " n"],
+    row_losses: RowLosses,
+    count: int = 1,
+) -> Float[Tensor, " count"]:
+    """Sum `count` losses of each token over all tokens, in chunks; only the first sum has gradients.
+
+    Args:
+        hidden: hidden states of n tokens.
+        weight: weight of the head.
+        targets: target ids; tokens with IGNORED ones get no gradient.
+        row_losses: losses of a chunk.
+        count: number of losses per token.
+    """
+    if not torch.is_grad_enabled():  # `needs_input_grad` does not depend on it
+        hidden, weight = hidden.detach(), weight.detach()
+    flat = hidden.reshape(len(targets), hidden.shape[-1])
+    sums: Tensor = _ChunkedLosses.apply(flat, weight, targets, row_losses, count)
+    return sums
+
+
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype of logits: that of autocast if it is on, else that of the hidden states."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+class _ChunkedLosses(torch.autograd.Function):
+    """Summed losses, whose gradients are computed in the forward pass.
+
+    The gradient of logits is known as soon as the logits are, so for a scalar loss its products with the
+    weight and the hidden states are too.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Float[Tensor, "n d"], weight: Float[Tensor, "v d"], targets: Int[Tensor, " n"]
-    ) -> Float[Tensor, ""]:
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        ctx: Any,
+        hidden: Float[Tensor, "n d"],
+        weight: Float[Tensor, "v d"],
+        targets: Int[Tensor, " n"],
+        row_losses: RowLosses,
+        count: int,
+    ) -> Float[Tensor, " count"]:
+        kind, dtype = hidden.device.type, product_dtype(hidden)
         accumulation_dtype = torch.promote_types(hidden.dtype, torch.float32)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        total = torch.zeros((), dtype=accumulation_dtype, device=hidden.device)
+        sums = torch.zeros(count, dtype=accumulation_dtype, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         d_weight = torch.zeros_like(weight, dtype=accumulation_dtype) if wants_weight else None
         rows = max(1, CHUNK["cpu" if kind == "cpu" else "accelerator"] // weight.shape[0])
@@ -75,10 +112,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             head = weight.to(dtype)
             for start in range(0, len(targets), rows):
                 chunk = slice(start, start + rows)
-                states, target = hidden[chunk].to(dtype), targets[chunk, None]
-                counts = target != IGNORED
-                losses, d_logits = _losses(states @ head.T, target, accumulation_dtype)
-                total += losses.sum()
+                states, counts = hidden[chunk].to(dtype), targets[chunk, None] != IGNORED
+                losses, d_logits = row_losses(states @ head.T, chunk)
+                sums += losses.sum(0)
                 if d_hidden is None and d_weight is None:
                     continue
                 if d_hidden is not None:
@@ -91,21 +127,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                         d_weight += d_logits.T @ states
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.dtype = weight.dtype
-        return total
+        return sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_total: Float[Tensor, ""]) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, d_sums: Float[Tensor, " count"]) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight = ctx.saved_tensors
+        d_total = d_sums[0]
         return (
             d_hidden * d_total.to(d_hidden.dtype) if d_hidden is not None else None,
             (d_weight * d_total).to(ctx.dtype) if d_weight is not None else None,
+            None,
+            None,
             None,
         )
 
 
 def _losses(
-    logits: Float[Tensor, "n v"], targets: Int[Tensor, "n 1"], accumulation_dtype: torch.dtype
+    logits: Float[Tensor, "n v"], targets: Int[Tensor, "n 1"]
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n v"]]:
     """Return (cross-entropy of each row, 0 if ignored; gradient in the dtype of the logits).
 
@@ -113,16 +152,15 @@ def _losses(
     """
     if fits_rows(logits):
         return losses_fused(logits, targets, IGNORED)[:, None], logits
-    return _losses_plainly(logits, targets, accumulation_dtype)
+    return _losses_plainly(logits, targets)
 
 
-def _losses_plainly(
-    logits: Tensor, targets: Tensor, accumulation_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _losses_plainly(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Compute `_losses` in plain torch with a single pass of exponentials.
 
     The largest probability of a row is exp(largest logit - logsumexp), which is never small.
     """
+    accumulation_dtype = torch.promote_types(logits.dtype, torch.float32)
     counts = targets != IGNORED
     targets = targets.where(counts, 0)
     p = F.softmax(logits, dim=-1, dtype=accumulation_dtype)

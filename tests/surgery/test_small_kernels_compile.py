@@ -1,4 +1,4 @@
-"""Kernels of norms, SwiGLU, rotary embedding and sparse attention's indexer translated for an H100.
+"""Kernels of norms, SwiGLU, rotary embedding, distillation and sparse attention's indexer, for an H100.
 
 Needs Triton, not interpreted; no device.
 """
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from surgery.mixers.sparse import rows_triton
-from surgery.ops import residual_triton, rotary_triton, swiglu_triton
+from surgery.ops import distillation_triton, residual_triton, rotary_triton, swiglu_triton
 from tests.surgery.on_triton import TRANSLATES
 from tests.surgery.translation import Launch, Recorder, translated
 
@@ -50,6 +50,10 @@ def index(length: int) -> None:
     rows_triton.rows_fused(queries, weights, keys, q, q, 64, with_kl=True)
 
 
+def logits(vocab: int) -> None:
+    distillation_triton.distill_fused(half(6, vocab), half(6, vocab), torch.zeros(6).long(), 0.5, -100)
+
+
 @pytest.mark.parametrize(
     ("module", "run", "size"),
     [
@@ -57,6 +61,7 @@ def index(length: int) -> None:
         (residual_triton, norms, 8192),
         (swiglu_triton, pairs, 1408),
         (rotary_triton, heads, 64),
+        (distillation_triton, logits, 49_152),
         (rows_triton, index, 512),
         (rows_triton, index, 2048),
     ],
