@@ -26,6 +26,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "analysis": ("data", "stats", "storage", "study"),
     "probes": ("files", "training"),
     "evaluation": ("data", "training"),
+    "healing": ("data", "files", "training"),
     "reporting": ("analysis", "stats", "storage", "study"),
     "search": ("analysis", "stats", "storage", "study", "surrogates"),
     "workers": ("data", "files", "probes", "search", "stats", "storage", "study", "training"),
@@ -43,6 +44,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "surrogates": ("torch", "optuna"),
     "study": ("torch",),
     "training": ("optuna",),
+    "healing": ("optuna",),
     "search": ("torch",),
 }
 WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {

@@ -22,9 +22,13 @@ from nas_cli.render.plan import print_plan, print_result
 from nas_cli.render.screen import console, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
-    from studies.training.healing import Healer
-    from studies.training.settings import TrainSettings
+    from studies.healing.healer import Healer
+    from studies.healing.settings import HealSettings
+    from surgery.apply.plan import Plan
     from surgery.apply.source import SourceModel
+
+
+HEALING = ("heal_loss", "lr", "lr_new", "freeze", "batch_tokens", "seed")  # options of --heal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,17 +63,43 @@ def apply(
             help=f"Text for --heal and for losses before and after: {CORPUS_HELP} For --heal: builtin."
         ),
     ] = None,
+    heal_loss: Annotated[
+        str,
+        typer.Option(
+            help="Loss of --heal: ce (the text's tokens), kl (the original model's distributions) or both."
+        ),
+    ] = "both",
     # a tenth of the usual training rate, since the weights are already good
     lr: Annotated[
         float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate for healing.")
     ] = 3e-4,
+    lr_new: Annotated[
+        float | None,
+        typer.Option(
+            parser=learning_rate,
+            metavar="RATE",
+            help="Peak learning rate of what is not the original's: fitted and new tensors. Default: --lr.",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Parameters that --heal does not train, such as 'layers.*.ffn.*'; may be repeated.",
+        ),
+    ] = None,
     seq_len: Annotated[
         int,
         typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens per sequence of --data."),
     ] = 512,
     batch_tokens: Annotated[
-        int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens per healing step.")
-    ] = 4096,
+        int | None,
+        typer.Option(
+            parser=tokens,
+            metavar="TOKENS",
+            help="Tokens per healing step. Default: 16384 from a million tokens on, else 4096.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Seed for data order and noise when healing.")
     ] = 0,
@@ -85,16 +115,22 @@ def apply(
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     if heal is None:
         _refuse_healing_options(context, data)
+    from studies.healing.settings import HealSettings, check_heal
+    from studies.healing.text import calibration_texts, check_text
     from studies.training.devices import pick_device
     from studies.training.errors import TrainingFailed
-    from studies.training.healing import calibration_texts, check_text
     from surgery.apply.pipeline import apply as rewrite
     from surgery.apply.plan import plan
     from surgery.apply.source import read_source
     from surgery.hf.staging import check_target
 
     torch_device = pick_device(device)
-    settings = _healing_settings(heal, lr, seq_len, batch_tokens, seed)
+    settings = HealSettings(
+        tokens=heal or 0, seq_len=seq_len, batch_tokens=batch_tokens, loss=heal_loss, lr=lr, lr_new=lr_new,
+        freeze=tuple(freeze or ()), seed=seed,
+    )  # fmt: skip
+    if heal is not None:
+        check_heal(settings)
     if calibrate != "none":
         check_text(calibrate, "--calibrate")
     if data is not None:
@@ -113,15 +149,15 @@ def apply(
         if drawn.fitted and calibrate != "none":
             texts = calibration_texts(calibrate)
         if heal is not None or data is not None:
-            healer = _healer(source, data or "builtin", settings, seq_len, seed, device)
-    from nas_cli.render.bars import stage_progress
+            healer = _healer(source, drawn, data or "builtin", settings, device)
+    from nas_cli.render.bars import stage_progress, step_text
 
     try:
         with stage_progress() as progress:
             if healer is not None:
-                healer.on_stage = progress
-                healer.on_step = lambda now: progress(
-                    f"healing, loss {now.loss:.3f}, {now.tokens_per_s / 1e3:.1f}k tok/s,", now.step, now.steps
+                healer.watch.on_stage = progress
+                healer.watch.on_step = lambda now: progress(
+                    f"healing, {step_text(now)}, step", now.step, now.steps
                 )
             report = rewrite(
                 source, architecture, output, dry_run=dry_run, fold=fold, calibration=texts, heal=healer,
@@ -145,44 +181,29 @@ def apply(
 
 def _refuse_healing_options(context: typer.Context, data: str | None) -> None:
     """Reject healing options without --heal, and --seq-len without a text."""
-    refuse_without_effect(given(context, "lr", "batch_tokens", "seed"), "without --heal", "add --heal TOKENS")
+    refuse_without_effect(given(context, *HEALING), "without --heal", "add --heal TOKENS")
     if data is None:
         refuse_without_effect(given(context, "seq_len"), "without --heal or --data", "add one of them")
 
 
-def _healing_settings(
-    heal: int | None, lr: float, seq_len: int, batch_tokens: int, seed: int
-) -> TrainSettings | None:
-    from studies.training.healing import EVAL_TOKENS
-    from studies.training.pretrain import check_budget
-    from studies.training.settings import TrainSettings
-
-    if heal is None:
-        return None
-    settings = TrainSettings(
-        tokens=heal, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, eval_tokens=EVAL_TOKENS,
-        order_seed=seed,
-    )  # fmt: skip
-    check_budget(settings, "--heal")
-    return settings
-
-
-def _healer(
-    source: SourceModel, data: str, settings: TrainSettings | None, seq_len: int, seed: int, device: str
-) -> Healer:
+def _healer(source: SourceModel, drawn: Plan, data: str, settings: HealSettings, device: str) -> Healer:
     from nas_cli.render.progress import data_progress
+    from studies.healing.heal import Watch
+    from studies.healing.healer import Healer
     from studies.training.devices import pick_device
-    from studies.training.healing import EVAL_TOKENS, Healer
     from studies.training.pretrain import open_text
 
+    wanted = settings.tokens or settings.eval_tokens
     with data_progress() as progress:
-        text = open_text(data, str(source.folder), settings.tokens if settings else EVAL_TOKENS, progress)
+        text = open_text(data, str(source.folder), wanted, progress)
 
     def report_loss(what: str, loss: float, bpb: float) -> None:
         losses = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
         errors.print(Text.assemble((f"{what} model: ", "bold"), losses), soft_wrap=True)
 
-    return Healer(
-        source, text, settings, seq_len=seq_len, seed=seed, device=pick_device(device),
-        on_loss=report_loss,
-    )  # fmt: skip
+    def report_refusal(before: float) -> None:
+        text = f"no evaluation was below {before:.4f}; the weights from before --heal are kept"
+        errors.print(Text.assemble(("healing made nothing better: ", "yellow"), text), soft_wrap=True)
+
+    watch = Watch(on_loss=report_loss, on_refusal=report_refusal)
+    return Healer(source, drawn, text, settings, device=pick_device(device), watch=watch)

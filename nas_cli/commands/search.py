@@ -137,7 +137,7 @@ def search(
 def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
     """Return the study's tokens, with a progress bar while they are prepared."""
     from nas_cli.render.progress import data_progress
-    from studies.training.loop import check_data
+    from studies.training.batches import check_data
     from studies.workers.proxy import prepare_for, train_settings
 
     with data_progress() as progress:

@@ -20,11 +20,20 @@ def training_progress(label: str = "training") -> Iterator[Callable[[Progress], 
     with _bar(label) as show:
 
         def update(now: Progress) -> None:
-            left = (now.steps - now.step) * now.tokens / now.step / max(now.tokens_per_s, 1e-9)
-            text = f"loss {now.loss:.3f}  {now.tokens_per_s / 1e3:.1f}k tok/s  {duration(left)} left"
-            show(now.step, now.steps, f"step {now.step}/{now.steps}  {text}")
+            show(now.step, now.steps, f"step {now.step}/{now.steps}  {step_text(now, '  ')}")
 
         yield update
+
+
+def step_text(now: Progress, separator: str = ", ") -> str:
+    """Return losses, speed and the remaining time of a training."""
+    left = (now.steps - now.step) * now.tokens / now.step / max(now.tokens_per_s, 1e-9)
+    parts = [f"loss {now.loss:.3f}"]
+    if now.kl is not None:
+        parts.append(f"KL {now.kl:.3f}")
+    if now.val_loss is not None:
+        parts.append(f"held out {now.val_loss:.3f}")
+    return separator.join([*parts, f"{now.tokens_per_s / 1e3:.1f}k tok/s", f"{duration(left)} left"])
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,27 +14,31 @@ import torch
 
 from studies.data import TokenData
 from studies.files.curve import CurveWriter, Stopwatch, log_steps
+from studies.training.batches import batch_indices, check_data
+from studies.training.best import Best
+from studies.training.checkpoints import load_state, save_state
 from studies.training.devices import peak_memory, reset_peak_memory, to_device
 from studies.training.memory import retry_smaller
+from studies.training.objective import Objective
 from studies.training.profiling import mark
 from studies.training.rng_state import random_state, set_random_state
 from studies.training.settings import TrainSettings
 from studies.training.step import TrainStep
 from studies.training.validation import Evaluation, evaluate
-from surgery.config.problems import Problems
-from surgery.files.atomic import TEMPORARY, replacing
 from surgery.model import HybridLM
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run, for display."""
+    """Progress of a run, for display. Losses in nats/token unless the objective has another unit."""
 
     step: int
     steps: int
     tokens: int
     loss: float
     tokens_per_s: float
+    kl: float | None = None  # from the teacher, if there is one
+    val_loss: float | None = None  # the last held-out loss
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ def train(
     at_rung: Callable[[Rung], bool] | None = None,
     checkpoint: Path | None = None,
     decided: int | None = None,
+    resumable: bool = False,
+    objective: Objective | None = None,
+    scales: Mapping[str, float] | None = None,
+    best: Best | None = None,
+    skip: int = 0,
 ) -> TrainResult:
     """Train `model` in place. A run that is paused at a rung and resumed ends like an uninterrupted one.
 
@@ -98,6 +107,11 @@ def train(
         checkpoint: file that a paused run is written to, and resumed from if it exists.
         decided: number of rungs at which the run is known to continue; `at_rung` is called again for a later
             rung that the checkpoint was written at. None: the run continues from any checkpoint.
+        resumable: write `checkpoint` after every evaluation, so that a killed run resumes from there.
+        objective: the loss to minimise; None: cross-entropy with the text.
+        scales: factors of the learning rate by parameter name; 1 for those that are missing.
+        best: receives the weights after every evaluation.
+        skip: batches of the text to skip, which an earlier run has trained on.
 
     Raises:
         Stopped: `at_rung` returned False.
@@ -115,7 +129,7 @@ def train(
             raise Interrupted
 
     batches = batch_indices(data.num_sequences("train", settings.seq_len), settings)
-    run = _Run(model, data, settings, device)
+    run = _Run(model, data, settings, device, objective, scales, best)
     if checkpoint is not None and checkpoint.is_file():
         run.restore(load_state(checkpoint))
         # The worker may have died after it wrote this, before the study knew that the run is paused.
@@ -123,7 +137,7 @@ def train(
         if pending and at_rung is not None and not at_rung(run.rung()):
             raise Stopped
     with CurveWriter(curve, after=run.step) as run.writer:
-        for step, indices in enumerate(islice(batches, run.step, settings.steps), start=run.step + 1):
+        for step, indices in enumerate(islice(batches, skip + run.step, skip + settings.steps), run.step + 1):
             pause()
             run.advance(step, indices)
             if step in run.log_steps:
@@ -132,6 +146,9 @@ def train(
                     on_step(progress)
             if step in settings.eval_steps:
                 run.evaluate(step, pause)
+                if resumable:
+                    assert checkpoint is not None, "a resumable run has a file for its state"
+                    save_state(checkpoint, run.state())
                 if at_rung is not None and not at_rung(run.rung()) and step < settings.steps:
                     assert checkpoint is not None, "a run that may be paused has a file for its state"
                     save_state(checkpoint, run.state())
@@ -143,10 +160,18 @@ class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, model: HybridLM, data: TokenData, settings: TrainSettings, device: torch.device
+        self,
+        model: HybridLM,
+        data: TokenData,
+        settings: TrainSettings,
+        device: torch.device,
+        objective: Objective | None,
+        scales: Mapping[str, float] | None,
+        best: Best | None,
     ) -> None:
         self.model, self.data, self.settings, self.device = model, data, settings, device
-        self.train_step = TrainStep(model, settings, device)
+        self.train_step = TrainStep(model, settings, device, objective, scales)
+        self.best = best
         self.log_steps = log_steps(settings.steps) | settings.eval_steps
         self.train_loss = math.nan
         self.evaluation: Evaluation | None = None
@@ -167,6 +192,8 @@ class _Run:
             "model": self.model.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
             "random": random_state(self.device),
+            "train_loss": self.train_loss,
+            **({"best": self.best.state()} if self.best is not None else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -179,6 +206,9 @@ class _Run:
         self.watch = Stopwatch(state["seconds"])
         evaluation = state.get("evaluation")  # older checkpoints have none
         self.evaluation = None if evaluation is None else Evaluation(**evaluation)
+        self.train_loss = state.get("train_loss", math.nan)  # likewise
+        if self.best is not None:
+            self.best.restore(state["best"])
 
     @property
     def peak_memory(self) -> int:
@@ -213,12 +243,13 @@ class _Run:
         train_step = self.train_step
         self.train_loss, norm = train_step.check(step)
         tokens = step * self.settings.batch_tokens
+        terms = {name: value.item() for name, value in train_step.terms.items() if name != "loss"}
         self.writer.write(
-            step=step, tokens=tokens, loss=self.train_loss, auxiliary=train_step.auxiliary.item(),
-            lr=train_step.lr, grad_norm=norm,
-        )  # fmt: skip
+            step=step, tokens=tokens, loss=self.train_loss, **terms, lr=train_step.lr, grad_norm=norm
+        )
         speed = tokens / max(self.watch.seconds, 1e-9)
-        return Progress(step, self.settings.steps, tokens, self.train_loss, speed)
+        held_out = self.losses[-1] if self.losses else None
+        return Progress(step, self.settings.steps, tokens, self.train_loss, speed, terms.get("kl"), held_out)
 
     def evaluate(self, step: int, pause: Callable[[], None]) -> None:
         """Measure the held-out loss; the stopwatch is paused meanwhile."""
@@ -235,12 +266,14 @@ class _Run:
         with self.watch.paused():
             # a captured step holds the memory of a whole step
             result, _ = retry_smaller(held_out, sequences, free_memory=self.train_step.drop_capture)
-        self.train_step.check_alive(result.val_loss, 0.0, step)
+        self.train_step.check_alive(result.val_loss, 0.0, step, held_out=True)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=result.val_loss, val_bpb=result.val_bpb
         )
         self.evaluation = result
         self.losses.append(result.val_loss)
+        if self.best is not None:
+            self.best.offer(self.model, result, step)
 
     def result(self) -> TrainResult:
         """Return the measurements of the finished run."""
@@ -258,52 +291,3 @@ class _Run:
             epochs=tokens / (self.data.num_sequences("train", settings.seq_len) * settings.seq_len),
             losses=tuple(self.losses),
         )
-
-
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, so that a killed process leaves the old file or the new one."""
-    with replacing(path, path.with_suffix(TEMPORARY)) as temporary:
-        torch.save(state, temporary)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that `save_state` wrote, to the CPU."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def batch_indices(num_sequences: int, settings: TrainSettings) -> Iterator[np.ndarray]:
-    """Yield the sequence indices of each step, reshuffled every epoch; only `order_seed` sets the order."""
-    size = settings.batch_tokens // settings.seq_len
-    queue = np.empty(0, dtype=np.int64)
-    epoch = 0
-    while True:
-        while len(queue) < size:
-            shuffled = np.random.default_rng((settings.order_seed, epoch)).permutation(num_sequences)
-            queue = np.concatenate((queue, shuffled))
-            epoch += 1
-        yield queue[:size]
-        queue = queue[size:]
-
-
-def check_data(data: TokenData, settings: TrainSettings, vocab_size: int) -> None:
-    """Check that data, settings and vocabulary fit each other.
-
-    Raises:
-        UserError: the tokens don't fit the model or the budget.
-    """
-    problems = Problems()
-    if data.vocab_size > vocab_size:
-        rule = f"must be at least the tokenizer's {data.vocab_size}"
-        problems.add("backbone.vocab_size", vocab_size, rule, "or prepare the data with a smaller one")
-    if settings.batch_tokens < settings.seq_len or settings.batch_tokens % settings.seq_len:
-        problems.add(
-            "batch_tokens", settings.batch_tokens, f"must be a multiple of seq_len {settings.seq_len}"
-        )
-    for split in ("train", "val"):
-        if data.num_sequences(split, settings.seq_len) < 1:
-            rule = f"must hold a sequence of {settings.seq_len} + 1 tokens"
-            problems.add(
-                f"{split} tokens", len(data.tokens(split)), rule, "use more text or a smaller seq_len"
-            )
-    problems.raise_if_any("model and data don't fit")

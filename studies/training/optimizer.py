@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -11,7 +13,12 @@ from studies.training.settings import TrainSettings
 EMBEDDING_RATE = 6.0
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module,
+    settings: TrainSettings,
+    device: torch.device,
+    scales: Mapping[str, float] | None = None,
+) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only, not on norms, biases, embeddings and gates.
 
     A group's `scale` multiplies the learning rate. By the rule `uniform` it is 1. By `roles` it is
@@ -20,14 +27,24 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
     2407.05872). Looped matrices have no rate of their own: lr / iterations was better after 100 steps, but
     equal (3 iterations) or worse (2 iterations) after 400. By `width` the matrices inside of operators
     additionally have the scales of their module's `rates`.
+
+    Args:
+        model: the model in training; parameters that need no gradients are left out.
+        settings: of the optimizer.
+        device: the model's device.
+        scales: more factors of the learning rate, by parameter name; 1 for those that are missing.
     """
+    scales = scales or {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     exempt = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     roles = settings.lr_rule != "uniform"
     rates = _own_rates(model) if settings.lr_rule == "width" else {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matrix = parameter.ndim >= 2 and id(parameter) not in exempt and not name.endswith("loop_gate")
         scale = rates.get(name, 1.0) if matrix or not roles else EMBEDDING_RATE
+        scale *= scales.get(name, 1.0)
         groups.setdefault((settings.weight_decay if matrix else 0.0, scale), []).append(parameter)
     return torch.optim.AdamW(
         [

@@ -13,8 +13,9 @@ from search_spaces.proxy import LR_RULES
 from studies.data import TokenData, open_corpus, prepare
 from studies.data.prepared import is_prepared
 from studies.files.json_file import write_json
+from studies.training.batches import check_data
 from studies.training.devices import describe
-from studies.training.loop import Progress, TrainResult, check_data, train
+from studies.training.loop import Progress, TrainResult, train
 from studies.training.settings import TrainSettings
 from surgery.architecture import Architecture
 from surgery.config.paths import expand
@@ -58,6 +59,15 @@ def check_budget(settings: TrainSettings, tokens_option: str = "--tokens") -> No
         UserError: less than one step of whole sequences, or an unknown learning-rate rule.
     """
     problems = Problems()
+    add_budget_problems(settings, tokens_option, problems)
+    if settings.lr_rule not in LR_RULES:
+        rule = f"must be one of {', '.join(LR_RULES)}"
+        problems.add("--lr-rule", settings.lr_rule, rule, nearest(settings.lr_rule, LR_RULES))
+    problems.raise_if_any("can't train like that")
+
+
+def add_budget_problems(settings: TrainSettings, tokens_option: str, problems: Problems) -> None:
+    """Add a problem for steps of no whole sequences, and for a budget of less than a step."""
     if settings.batch_tokens % settings.seq_len:
         below = settings.batch_tokens // settings.seq_len * settings.seq_len
         hint = f"such as {below or settings.seq_len}"
@@ -66,10 +76,6 @@ def check_budget(settings: TrainSettings, tokens_option: str = "--tokens") -> No
     if settings.tokens < settings.batch_tokens:
         rule = f"is less than one step of {settings.batch_tokens} tokens"
         problems.add(tokens_option, settings.tokens, rule, "train longer, or give fewer --batch-tokens")
-    if settings.lr_rule not in LR_RULES:
-        rule = f"must be one of {', '.join(LR_RULES)}"
-        problems.add("--lr-rule", settings.lr_rule, rule, nearest(settings.lr_rule, LR_RULES))
-    problems.raise_if_any("can't train like that")
 
 
 def pretrain(

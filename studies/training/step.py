@@ -15,6 +15,7 @@ from studies.training.cuda_graph import CapturedStep
 from studies.training.devices import autocast
 from studies.training.errors import TrainingFailed
 from studies.training.memory import retry_smaller
+from studies.training.objective import CrossEntropy, Objective
 from studies.training.optimizer import make_optimizer
 from studies.training.profiling import mark
 from studies.training.rng_state import random_state, set_random_state
@@ -36,16 +37,35 @@ class TrainStep:
             out-of-memory error, and kept for later steps.
         captured: the step as a CUDA graph, once it is captured.
         uncaptured: steps so far that ran kernel by kernel; a capture is attempted once, after UNCAPTURED.
+        terms: losses of the last step by name, on the device.
     """
 
-    def __init__(self, model: HybridLM, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: HybridLM,
+        settings: TrainSettings,
+        device: torch.device,
+        objective: Objective | None = None,
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        """Prepare to train `model`.
+
+        Args:
+            model: the model, on `device`.
+            settings: optimizer settings, schedule, precision.
+            device: the model's device.
+            objective: the loss to minimise; None: cross-entropy with the targets.
+            scales: see `make_optimizer`.
+        """
         self.model, self.settings, self.device = model, settings, device
+        self.objective = objective or CrossEntropy()
         keep_code()  # an optimizer loads the compiler, even if nothing is compiled
         if pays(settings.compile, device, settings.tokens):
             model.run_block = compiled_blocks(settings.compile)
-        self.optimizer = make_optimizer(model, settings, device)
+        self.optimizer = make_optimizer(model, settings, device, scales)
         self.rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
         self.first_loss: Tensor | float | None = None  # of the run's first step, nats/token
+        self.terms: dict[str, Tensor] = {}
         self.micro_batch: int | None = None
         self.captured: CapturedStep | None = None
         self.uncaptured = 0
@@ -69,15 +89,26 @@ class TrainStep:
         if self.device.type == "cuda" and self.uncaptured == UNCAPTURED:
             self._capture(inputs, targets)
         if self.captured is not None and self.captured.fits(inputs, targets):
-            self.loss, self.auxiliary, self.norm = self.captured(inputs, targets)
+            *values, self.norm = self.captured(inputs, targets)
+            self.terms = dict(zip(self.terms, values, strict=True))
             mark("replay")
             return
         self.uncaptured += 1
-        self.loss, self.auxiliary = self._accumulate_or_shrink(inputs, targets)
+        self.terms = self._accumulate_or_shrink(inputs, targets)
         if self.first_loss is None:
             self.first_loss = self.loss.clone()
         self.norm = self._optimizer_step()
         mark("optimizer")
+
+    @property
+    def loss(self) -> Tensor:
+        """The last step's loss: in nats/token, if the objective is."""
+        return self.terms["loss"]
+
+    @property
+    def auxiliary(self) -> Tensor:
+        """The last step's auxiliary losses, weighted as they are minimised."""
+        return self.terms["auxiliary"]
 
     def restore(self, state: Mapping[str, Any], first_loss: float | None) -> None:
         """Load an optimizer state (saved on any device) and the loss of the run's first step."""
@@ -104,9 +135,10 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
         self.uncaptured += 1
 
-    def _full_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a step without retries. Returns (loss, auxiliary terms, gradient norm)."""
-        return *self._accumulate(inputs, targets, self.micro_batch or len(inputs)), self._optimizer_step()
+    def _full_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Run a step without retries. Returns (terms in their order, gradient norm)."""
+        terms = self._accumulate(inputs, targets, self.micro_batch or len(inputs))
+        return *terms.values(), self._optimizer_step()
 
     def drop_capture(self) -> bool:
         """Free the captured graph's memory; later steps run kernel by kernel.
@@ -119,7 +151,7 @@ class TrainStep:
         torch.cuda.empty_cache()
         return True
 
-    def _accumulate_or_shrink(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _accumulate_or_shrink(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute losses and gradients, halving the micro-batch until it fits into memory."""
         before = random_state(self.device)
         whole = min(self.micro_batch or len(inputs), len(inputs))
@@ -136,25 +168,25 @@ class TrainStep:
             self.micro_batch = size
         return losses
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Accumulate gradients over micro-batches of `size` sequences. Returns (loss, auxiliary terms).
+    def _accumulate(self, inputs: Tensor, targets: Tensor, size: int) -> dict[str, Tensor]:
+        """Accumulate gradients over micro-batches of `size` sequences. Returns the losses by name.
 
         The loss is the mean over all counted tokens of the batch, whatever the size. Auxiliary terms are
         means over tokens, weighted by sequences. (The floor of `kl: free_bits` applies to the mean of a
         micro-batch, not of the batch.)
         """
         counted = (targets != IGNORED).sum()
-        losses, terms = [], []
+        terms: dict[str, list[Tensor]] = {}
         for tokens, wanted in zip(inputs.split(size), targets.split(size), strict=True):
             with autocast(self.device, self.settings.cpu_precision):
-                loss, auxiliary = self.model.loss(tokens, wanted, reduction="sum")
-            loss, auxiliary = loss / counted, auxiliary * (len(tokens) / len(inputs))
+                losses = self.objective(self.model, tokens, wanted, counted, len(tokens) / len(inputs))
             mark("forward")
-            (loss + auxiliary).backward()
+            if losses.minimised.requires_grad:
+                losses.minimised.backward()
             mark("backward")
-            losses.append(loss.detach())
-            terms.append(auxiliary.detach())
-        return torch.stack(losses).sum(), torch.stack(terms).sum()
+            for name, value in losses.terms.items():
+                terms.setdefault(name, []).append(value)
+        return {name: torch.stack(values).sum() for name, values in terms.items()}
 
     def check(self, number: int) -> tuple[float, float]:
         """Return (loss, gradient norm) of the last step.
@@ -166,8 +198,14 @@ class TrainStep:
         self.check_alive(loss, norm, number)
         return loss, norm
 
-    def check_alive(self, loss: float, norm: float, number: int) -> None:
+    def check_alive(self, loss: float, norm: float, number: int, *, held_out: bool = False) -> None:
         """Check that a loss and a gradient norm are usable.
+
+        Args:
+            loss: of the step, or a held-out one.
+            norm: of the gradient.
+            number: the step, for messages.
+            held_out: the loss is held out, comparable with the first step's only if that is in nats.
 
         Raises:
             TrainingFailed: loss or norm is not finite, or the loss is EXPLODED times that of the first step.
@@ -177,7 +215,8 @@ class TrainStep:
         if not math.isfinite(norm):
             raise TrainingFailed(f"the gradient norm became {norm} at step {number}")
         first = self.first()
-        if first is not None and loss > EXPLODED * first:
+        comparable = self.objective.in_nats or not held_out
+        if first is not None and comparable and loss > EXPLODED * first:
             raise TrainingFailed(
                 f"the loss exploded to {loss:.1f} nats/token at step {number}, from {first:.1f} at the first"
             )

@@ -15,9 +15,10 @@ from time import perf_counter
 import torch
 
 from studies.data import TokenData
+from studies.training.batches import batch_indices
 from studies.training.devices import to_device
 from studies.training.errors import TrainingFailed
-from studies.training.loop import Interrupted, batch_indices
+from studies.training.loop import Interrupted
 from studies.training.profiling import all_of
 from studies.training.settings import TrainSettings
 from studies.training.step import UNCAPTURED, TrainStep

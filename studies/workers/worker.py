@@ -27,9 +27,10 @@ from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
 from studies.study.trial_record import TrialRecord
+from studies.training.batches import check_data
 from studies.training.devices import DeviceLost, describe, make_ready, pick_device
 from studies.training.errors import TrainingFailed
-from studies.training.loop import Interrupted, Progress, Rung, Stopped, check_data, train
+from studies.training.loop import Interrupted, Progress, Rung, Stopped, train
 from studies.training.profiling import mark
 from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time

@@ -51,8 +51,8 @@ def linear_cross_entropy(
     return total / (flat != IGNORED).sum() if reduction == "mean" else total
 
 
-# Computes from the logits (n, v) of a chunk of tokens their losses (n, k), of which the first is minimised, and
-# the gradient (n, v) of that one in the logits' dtype. May overwrite the logits.
+# Computes from the logits (n, v) of a chunk of tokens their losses (n, k), of which the first is minimised,
+# and the gradient (n, v) of that one in the logits' dtype. May overwrite the logits.
 RowLosses = Callable[[Float[Tensor, "n v"], slice], tuple[Float[Tensor, "n k"], Float[Tensor, "n v"]]]
 
 

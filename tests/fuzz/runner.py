@@ -24,7 +24,7 @@ PRELOADED = (
     "torch", "torch._dynamo", "transformers", "optuna", "tokenizers", "safetensors.torch", "pyarrow.parquet",
     "studies.study.study", "studies.workers.worker", "studies.training.pretrain",
     "studies.evaluation.generation", "studies.evaluation.evaluation",
-    "studies.audit.report", "studies.training.healing", "studies.reporting.front_plot",
+    "studies.audit.report", "studies.healing.healer", "studies.reporting.front_plot",
     "studies.analysis.importances", "surgery.apply.pipeline",
     "nas_cli.main",
 )  # fmt: skip

@@ -78,18 +78,19 @@ def test_measuring_alone_changes_nothing(llama_folder: Path, prepared: Path) -> 
     import torch
 
     from studies.data import TokenData
-    from studies.training.healing import Healer
+    from studies.healing.healer import Healer
+    from studies.healing.settings import HealSettings
     from surgery.apply.execute import execute
     from surgery.apply.plan import plan
     from surgery.apply.source import read_source
 
     source = read_source(llama_folder)
-    model, _ = execute(source, plan(source, {"layout": "F"}))
+    planned = plan(source, {"layout": "F"})
+    model, _ = execute(source, planned)
     model.to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    healer = Healer(
-        source, TokenData.open(prepared), None, seq_len=64, seed=0, device=torch.device("cpu")
-    )  # fmt: skip
+    settings = HealSettings(tokens=0, seq_len=64)
+    healer = Healer(source, planned, TokenData.open(prepared), settings, device=torch.device("cpu"))
     assert "Not trained" in healer(model)
     assert healer.healing is not None
     assert healer.healing.before.val_loss == pytest.approx(healer.healing.original.val_loss, abs=1e-3)

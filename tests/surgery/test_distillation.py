@@ -17,7 +17,7 @@ from tests.surgery.on_triton import DEVICE, RUNS
 
 
 def inputs(tokens: int, vocab: int, ignored: int, seed: int) -> list[Tensor]:
-    """Student's states and head, targets of which the first `ignored` don't count, teacher's states and head."""
+    """States and head of a student, targets of which the first don't count, states and head of a teacher."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -29,7 +29,9 @@ def inputs(tokens: int, vocab: int, ignored: int, seed: int) -> list[Tensor]:
     return [hidden, weight, targets, normal(tokens, 3), normal(vocab, 3)]
 
 
-def reference(logits: Tensor, teacher: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def reference(
+    logits: Tensor, teacher: Tensor, targets: Tensor, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the rows that count, by torch's own losses."""
     rows = targets != IGNORED
     cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
@@ -53,9 +55,7 @@ def test_equals_torch(
     for mine, theirs in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
     gradients = torch.autograd.grad(ours[0] * scale, (hidden, weight))
-    for mine, theirs in zip(
-        gradients, torch.autograd.grad(wanted[0] * scale, (hidden, weight)), strict=True
-    ):
+    for mine, theirs in zip(gradients, torch.autograd.grad(wanted[0] * scale, (hidden, weight)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
@@ -85,9 +85,7 @@ class TestKernel:
         wanted = reference(exact, teacher.double(), targets, share)
         (gradient,) = torch.autograd.grad(wanted[0], exact)
         losses = distill_fused(logits, teacher, targets, share, IGNORED)
-        torch.testing.assert_close(
-            losses.double().sum(0), torch.stack(wanted).detach(), rtol=1e-5, atol=1e-4
-        )
+        torch.testing.assert_close(losses.double().sum(0), torch.stack(wanted).detach(), rtol=1e-5, atol=1e-4)
         tolerance = 1e-5 if dtype == torch.float32 else 2**-7  # the interpreter cuts bits off
         torch.testing.assert_close(logits.double(), gradient, rtol=tolerance, atol=5e-6)  # a difference
 

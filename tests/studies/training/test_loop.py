@@ -20,6 +20,8 @@ from studies.data import TokenData
 from studies.data.tokenizers import TextTokenizer
 from studies.files.curve import CURVE_POINTS, log_steps
 from studies.training import loop as training
+from studies.training.batches import batch_indices, check_data
+from studies.training.checkpoints import load_state, save_state
 from studies.training.errors import TrainingFailed
 from studies.training.loop import (
     Interrupted,
@@ -27,10 +29,6 @@ from studies.training.loop import (
     Rung,
     Stopped,
     TrainResult,
-    batch_indices,
-    check_data,
-    load_state,
-    save_state,
     train,
 )
 from studies.training.optimizer import EMBEDDING_RATE, make_optimizer

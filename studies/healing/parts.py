@@ -1,0 +1,55 @@
+"""The parameters of a rewritten model that are new, and those that are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from surgery.apply.plan import Plan
+from surgery.config.problems import Problems
+
+CARRIED = ("kept", "averaged", "shared")  # actions of a plan that leave the original's weights in place
+
+
+def new_tensors(plan: Plan) -> frozenset[str]:
+    """Return the tensors of a plan that are not the original's."""
+    return frozenset(tensor.name for tensor in plan.tensors if tensor.action not in CARRIED)
+
+
+def check_freeze(names: Iterable[str], patterns: Iterable[str]) -> None:
+    """Check that every pattern matches a parameter, and that some parameter remains.
+
+    Args:
+        names: all parameters of the model.
+        patterns: of the parameters to freeze.
+
+    Raises:
+        UserError: a pattern matches nothing, or everything is frozen.
+    """
+    names, problems, patterns = sorted(names), Problems(), tuple(patterns)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            problems.add("--freeze", pattern, "matches no parameter", f"they are called {names[-1]}")
+    if patterns and not problems and not trained(names, patterns):
+        problems.add("--freeze", " ".join(patterns), "leaves nothing to train", "freeze less")
+    problems.raise_if_any("can't freeze that")
+
+
+def trained(names: Iterable[str], freeze: Iterable[str]) -> frozenset[str]:
+    """Return the names that no pattern matches."""
+    patterns = tuple(freeze)
+    return frozenset(name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+@contextmanager
+def training_only(model: nn.Module, names: frozenset[str]) -> Iterator[None]:
+    """Let only these parameters have gradients inside of the block, and all afterwards."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    try:
+        yield
+    finally:
+        model.requires_grad_(True)

@@ -1,0 +1,75 @@
+"""The original model, as the teacher of the rewritten one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from studies.data import TokenData
+from studies.healing.settings import HealSettings
+from studies.training.validation import Evaluation, evaluate
+from surgery.apply.execute import execute
+from surgery.apply.plan import plan
+from surgery.apply.source import SourceModel
+from surgery.model import HybridLM
+
+OnBatch = Callable[[int, int], None]  # (batches done, all batches)
+
+
+class Teacher:
+    """The original model in inference mode, with its held-out losses.
+
+    On CUDA its matrices are in bfloat16, as autocast would compute with them; embeddings and norms are in
+    float32, so that its residual stream is as precise as the student's.
+    """
+
+    def __init__(self, source: SourceModel, device: torch.device) -> None:
+        """Read the checkpoint onto the device."""
+        self.source, self.device = source, device
+        self.model = original(source).eval().requires_grad_(False)
+        for name, parameter in self.model.named_parameters():
+            matrix = parameter.ndim == 2 and not name.startswith("embed.")
+            low = matrix and device.type == "cuda"
+            parameter.data = parameter.data.to(device, torch.bfloat16 if low else torch.float32)
+        self._losses: dict[tuple[str, int, int], Evaluation] = {}
+
+    def loss(self, data: TokenData, settings: HealSettings, on_batch: OnBatch | None = None) -> Evaluation:
+        """Return the teacher's held-out loss, measured once for each text."""
+        key = (data.content_hash, settings.seq_len, settings.eval_tokens)
+        if key not in self._losses:
+            self._losses[key] = measure(self.model, data, settings, self.device, on_batch)
+        return self._losses[key]
+
+
+def original(source: SourceModel) -> HybridLM:
+    """Return the original model, as the result of a surgery into its own architecture."""
+    return execute(source, plan(source, source.architecture))[0]
+
+
+def measure(
+    model: HybridLM,
+    data: TokenData,
+    settings: HealSettings,
+    device: torch.device,
+    on_batch: OnBatch | None = None,
+) -> Evaluation:
+    """Return a model's loss on the held-out text.
+
+    Args:
+        model: the model; it is moved to the device.
+        data: tokens by its own tokenizer.
+        settings: with the length of sequences and the number of held-out tokens.
+        device: where to compute.
+        on_batch: called before every batch.
+    """
+    sequences = min(
+        data.num_sequences("val", settings.seq_len), max(1, settings.eval_tokens // settings.seq_len)
+    )
+    batches = -(-sequences // (settings.step_tokens // settings.seq_len))
+    done = iter(range(batches))
+    return evaluate(
+        model.to(device), data, seq_len=settings.seq_len, max_tokens=settings.eval_tokens,
+        batch_tokens=settings.step_tokens, device=device,
+        on_batch=None if on_batch is None else lambda: on_batch(next(done), batches),
+    )  # fmt: skip

@@ -1,0 +1,59 @@
+"""The losses of a training step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from surgery.model import HybridLM
+
+
+class Losses(NamedTuple):
+    """Losses of a micro-batch, scaled such that those of all micro-batches add up to the batch's.
+
+    Attributes:
+        minimised: the loss with its graph; a loss without one has already left its gradients in `grad`.
+        terms: detached losses that are reported, by name; `loss` and `auxiliary` are always there.
+    """
+
+    minimised: Tensor
+    terms: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """A loss that a training step minimises.
+
+    Attributes:
+        in_nats: the reported `loss` is a cross-entropy in nats/token, comparable with the held-out loss.
+    """
+
+    in_nats: bool
+
+    def __call__(
+        self, model: HybridLM, tokens: Tensor, targets: Tensor, counted: Tensor, share: float
+    ) -> Losses:
+        """Compute the losses of a micro-batch.
+
+        Args:
+            model: the model in training.
+            tokens: (b, t) token ids.
+            targets: (b, t) token ids; a target of -100 does not count.
+            counted: number of targets of the whole batch that count.
+            share: sequences of the micro-batch as a share of the batch's.
+        """
+        ...
+
+
+class CrossEntropy:
+    """Cross-entropy with the text, plus the layers' auxiliary losses."""
+
+    in_nats = True
+
+    def __call__(
+        self, model: HybridLM, tokens: Tensor, targets: Tensor, counted: Tensor, share: float
+    ) -> Losses:
+        """Compute the losses of a micro-batch, see `Objective`."""
+        loss, auxiliary = model.loss(tokens, targets, reduction="sum")
+        loss, auxiliary = loss / counted, auxiliary * share
+        return Losses(loss + auxiliary, {"loss": loss.detach(), "auxiliary": auxiliary.detach()})

@@ -1,0 +1,155 @@
+"""Healing: what it minimises, which weights it changes and which it keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from studies.data import TokenData
+from studies.healing.distillation import Distillation
+from studies.healing.heal import Watch, heal
+from studies.healing.parts import new_tensors
+from studies.healing.settings import HealSettings, check_heal
+from studies.healing.teacher import Teacher, original
+from surgery.apply.execute import execute
+from surgery.apply.plan import Plan, plan
+from surgery.apply.source import SourceModel
+from surgery.config.problems import UserError
+from surgery.model import HybridLM
+
+CPU = torch.device("cpu")
+HDPL = {"projections": [{"match": ["gate", "up"], "operator": "hdpl", "blocks": 4, "rank": 8, "kl": "mean"}]}
+SETTINGS = HealSettings(tokens=8192, seq_len=64, batch_tokens=512, lr=3e-3, eval_tokens=4096, eval_every=4)
+
+
+def change(settings: HealSettings, **changes: Any) -> HealSettings:
+    from dataclasses import replace
+
+    return replace(settings, **changes)
+
+
+@pytest.fixture
+def planned(source: SourceModel) -> Plan:
+    return plan(source, HDPL)
+
+
+@pytest.fixture
+def rewritten(source: SourceModel, planned: Plan) -> HybridLM:
+    return execute(source, planned)[0]
+
+
+@pytest.fixture(scope="module")
+def teacher(source: SourceModel) -> Teacher:
+    return Teacher(source, CPU)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_objective_is_that_of_whole_logits(
+    source: SourceModel, teacher: Teacher, rewritten: HybridLM, share: float
+) -> None:
+    """The teacher is transformers' own model, and its logits are compared whole."""
+    theirs = AutoModelForCausalLM.from_pretrained(source.folder)
+    rows = torch.randint(320, (3, 20))
+    model = rewritten.float().eval()  # without the noise of HDPL
+    targets = rows[:, 1:].clone()
+    targets[0, :5] = -100
+    with torch.no_grad():
+        log_p = F.log_softmax(theirs(rows[:, :-1]).logits, -1)
+    log_q = F.log_softmax(model.head(model(rows[:, :-1])), -1)
+    counts = targets != -100
+    cross_entropy = F.nll_loss(log_q[counts], targets[counts])
+    divergence = F.kl_div(log_q[counts], log_p[counts], log_target=True, reduction="sum") / counts.sum()
+    wanted = (1 - share) * cross_entropy + share * divergence
+    objective = Distillation(teacher.model, share)
+    losses = objective(model, rows[:, :-1], targets, counts.sum(), 1.0)
+    torch.testing.assert_close(losses.minimised, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.terms["loss"], cross_entropy.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.terms["kl"], divergence.detach(), rtol=1e-4, atol=1e-5)
+    parameter = model.layers[0].mixer.q.weight
+    ours = torch.autograd.grad(losses.minimised, parameter, retain_graph=True)[0]
+    torch.testing.assert_close(ours, torch.autograd.grad(wanted, parameter)[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl", "both"])
+def test_healing_lowers_the_loss_of_a_distorted_model(
+    teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan, loss: str
+) -> None:
+    result = heal(rewritten, new_tensors(planned), teacher, text, change(SETTINGS, loss=loss))
+    assert result.after is not None
+    assert result.kept == "healed"
+    if loss != "kl":  # a random teacher has nothing to teach about the text
+        assert result.after.val_loss < result.before.val_loss - 0.05
+    assert all(tensor.dtype == torch.float32 for tensor in rewritten.parameters())
+    assert result.after.val_loss == pytest.approx(min(result.after.losses), abs=1e-6)
+
+
+def test_the_teacher_stays_as_it_was(
+    source: SourceModel, teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan
+) -> None:
+    heal(rewritten, new_tensors(planned), teacher, text, SETTINGS)
+    wanted = original(source).state_dict()
+    for name, tensor in teacher.model.state_dict().items():
+        assert torch.equal(tensor, wanted[name].float())
+
+
+def test_a_worse_result_is_refused(
+    teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan
+) -> None:
+    rewritten.to(torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in rewritten.state_dict().items()}
+    refused: list[float] = []
+    settings = change(SETTINGS, lr=1.0, tokens=512, eval_every=1)
+    result = heal(
+        rewritten, new_tensors(planned), teacher, text, settings, watch=Watch(on_refusal=refused.append)
+    )
+    assert (result.kept, result.step, refused) == ("rewritten", 0, [result.before.val_loss])
+    assert result.after is not None
+    assert result.after.val_loss > result.before.val_loss
+    assert "No measured step was better" in result.card()
+    for name, tensor in rewritten.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_new_and_carried_parts_have_their_own_rates(
+    teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan
+) -> None:
+    """The first step of AdamW moves every weight by its learning rate."""
+    new = new_tensors(planned)
+    assert {name.split(".")[3] for name in new} == {"gate", "up"}
+    before = {name: tensor.detach().clone() for name, tensor in rewritten.named_parameters()}
+    settings = change(SETTINGS, tokens=512, lr=1e-4, lr_new=1e-3, freeze=("layers.1.*", "embed.*"))
+    heal(rewritten, new, teacher, text, settings)
+    moved = {
+        name: (tensor - before[name]).abs().max().item() for name, tensor in rewritten.named_parameters()
+    }
+    assert moved["layers.0.mixer.q.weight"] == pytest.approx(1e-4, rel=1e-2)
+    assert moved["layers.0.ffn.gate.blocks"] == pytest.approx(1e-3, rel=1e-2)
+    still = {name for name, by in moved.items() if by == 0}
+    assert still == {name for name in moved if name.startswith(("layers.1.", "embed."))}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"), [("layer.*", "matches no parameter"), ("*", "leaves nothing to train")]
+)
+def test_patterns_that_make_no_sense(
+    teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan, freeze: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        heal(rewritten, new_tensors(planned), teacher, text, change(SETTINGS, freeze=(freeze,)))
+
+
+def test_all_problems_of_the_settings_come_at_once() -> None:
+    with pytest.raises(UserError) as error:
+        check_heal(HealSettings(tokens=100, loss="boht", batch_tokens=700))
+    assert [problem.field for problem in error.value.problems] == ["--heal-loss", "--batch-tokens", "--heal"]
+    assert 'did you mean "both"' in str(error.value)
+
+
+def test_small_budgets_have_small_steps() -> None:
+    assert HealSettings(tokens=200_000).step_tokens == 4096
+    assert HealSettings(tokens=4_700_000).step_tokens == 16_384
+    assert HealSettings(tokens=4_700_000, seq_len=3000).step_tokens == 15_000
