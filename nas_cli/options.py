@@ -11,6 +11,8 @@ import typer
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DURATION = re.compile(r"(?:(\d{1,9})\s*h)?\s*(?:(\d{1,9})\s*m(?:in)?)?\s*(?:(\d{1,9})\s*s)?", re.ASCII)
 LONGEST_HOURS = 24 * 366
+MOST_SEED = 2**63 - 1  # the largest seed that every generator accepts
+MOST = 1_000_000  # upper bound of trials, repeats, steps and other counts
 
 
 def parse_duration(text: str) -> float:
@@ -96,13 +98,18 @@ TrustOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name or folder of a study.")]
+SpaceArgument = Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Number of parallel training processes.")
+]
+PlotOption = Annotated[Path | None, typer.Option("--plot", help="Write a plot: .png, .svg, .pdf or .html.")]
 EachOption = Annotated[
     int,
     typer.Option("--each", min=2, max=1000, help="Maximum runs per architecture, including the first."),
 ]
-
-MOST_SEED = 2**63 - 1  # the largest seed that every generator accepts
-MOST = 1_000_000  # upper bound of trials, repeats, steps and other counts
+RoundsOption = Annotated[
+    int, typer.Option("--rounds", min=1, max=MOST, help="Measurements per entry; medians are shown.")
+]
 
 DEFAULT_RUNS = Path("runs")
 DEFAULT_EACH = 5  # studies.search.refinement.MOST_RUNS, without importing it

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import MOST, DeviceOption, JsonOption
+from nas_cli.options import MOST, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
 from nas_cli.render.screen import console, print_json
 
@@ -49,9 +49,7 @@ def mixers(
             parser=tokens, metavar="TOKENS", help="Tokens per training step, at least one sequence."
         ),
     ] = 2048,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
-    ] = 3,
+    rounds: RoundsOption = 3,
     decode: Annotated[bool, typer.Option(help="Also time decoding.")] = True,
     window: Annotated[int, typer.Option(min=1, max=MOST, help="Window of W, in tokens.")] = 256,
     top_k: Annotated[int, typer.Option(min=2, max=MOST, help="Tokens that S attends to.")] = 64,

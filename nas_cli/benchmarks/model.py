@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption
+from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
 from nas_cli.render.screen import console, print_json
 
@@ -44,9 +44,7 @@ def model(
             parser=tokens, metavar="TOKENS", help="Tokens per step. Default: the space's, else 8,192."
         ),
     ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
-    ] = 5,
+    rounds: RoundsOption = 5,
     steps: Annotated[int, typer.Option(min=1, max=MOST, help="Training steps per measurement.")] = 5,
     bare: Annotated[bool, typer.Option(help="Also measure a plain PyTorch loop.")] = True,
     threads: Annotated[

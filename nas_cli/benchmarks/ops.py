@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import MOST, DeviceOption, JsonOption
+from nas_cli.options import MOST, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens as count_tokens
 from nas_cli.render.screen import console, print_json, print_warnings
 
@@ -38,9 +38,7 @@ def ops(
     rank: Annotated[int, typer.Option(min=1, max=MOST, help="Rank of HDPL.")] = 128,
     blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Blocks of HDPL.")] = 8,
     kl: Annotated[str, typer.Option(help="KL form of HDPL: reference, mean or free_bits.")] = "reference",
-    rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
-    ] = 5,
+    rounds: RoundsOption = 5,
     compiled: Annotated[
         bool | None,
         typer.Option("--compile/--no-compile", help="Also try torch.compile. Default: only on CUDA."),

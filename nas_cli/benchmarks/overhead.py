@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import MOST, JsonOption
+from nas_cli.options import MOST, JsonOption, SpaceArgument
 from nas_cli.render.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def add_to(bench: typer.Typer) -> None:
 
 
 def overhead(
-    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")] = "hybrid",
+    space: SpaceArgument = "hybrid",
     samplers: Annotated[
         str, typer.Option(metavar="SAMPLER,...", help="Samplers, each in its own study.")
     ] = "gain",

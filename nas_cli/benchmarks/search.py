@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import MOST, JsonOption
+from nas_cli.options import MOST, JsonOption, PlotOption
 from nas_cli.render.counts import number
 from nas_cli.render.screen import console, print_json
 
@@ -55,7 +55,7 @@ def search(
         ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, max=MOST, help="Parallel replays.")] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot: .png, .svg, .pdf or .html.")] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay searches on a finished table with the study's own code: tokens needed to reach its true front.

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, ThreadsOption
+from nas_cli.options import (
+    CompileOption,
+    DeviceOption,
+    JsonOption,
+    RoundsOption,
+    SpaceArgument,
+    ThreadsOption,
+)
 from nas_cli.render.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -20,14 +27,12 @@ def add_to(bench: typer.Typer) -> None:
 
 
 def trial(
-    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
+    space: SpaceArgument,
     baseline: Annotated[
         str | None, typer.Option(help="Baseline to train. Default: the space's first.")
     ] = None,
     threads: ThreadsOption = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Measurements per entry; medians are shown.")
-    ] = 1,
+    rounds: RoundsOption = 1,
     compile: CompileOption = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

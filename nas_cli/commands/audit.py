@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,10 +15,12 @@ from nas_cli.options import (
     MOST,
     DeviceOption,
     JsonOption,
+    PlotOption,
     RunsOption,
     StorageOption,
     StudyArgument,
     TimeoutOption,
+    WorkersOption,
 )
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
 
@@ -54,10 +55,10 @@ def audit(
         ),
     ] = 24,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Long runs per architecture.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Number of parallel training processes.")] = 1,
+    workers: WorkersOption = 1,
     timeout: TimeoutOption = None,
     device: DeviceOption = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Write a plot: .png, .svg, .pdf or .html.")] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,

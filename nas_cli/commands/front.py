@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_cli.opening import open_study
-from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.options import DEFAULT_RUNS, JsonOption, PlotOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def front(
     ] = False,
     as_json: JsonOption = False,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV; - for stdout.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot: .png, .svg, .pdf or .html.")] = None,
+    plot: PlotOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:

@@ -17,6 +17,7 @@ from nas_cli.options import (
     StorageOption,
     StudyArgument,
     TimeoutOption,
+    WorkersOption,
 )
 from nas_cli.render.screen import console, duration, print_warnings
 
@@ -44,7 +45,7 @@ def refine(
     ] = None,
     each: EachOption = DEFAULT_EACH,
     timeout: TimeoutOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of parallel training processes.")] = 1,
+    workers: WorkersOption = 1,
     device: DeviceOption = "auto",
     folder: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,

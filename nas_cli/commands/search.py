@@ -17,9 +17,11 @@ from nas_cli.options import (
     CpuPrecisionOption,
     DeviceOption,
     RunsOption,
+    SpaceArgument,
     StorageOption,
     ThreadsOption,
     TimeoutOption,
+    WorkersOption,
 )
 from nas_cli.render.screen import console, duration, print_warnings
 
@@ -40,13 +42,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def search(
-    space: Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")],
+    space: SpaceArgument,
     name: Annotated[str | None, typer.Option(help="Name of the study. Default: the space's name.")] = None,
     trials: Annotated[
         int, typer.Option(min=1, max=MOST, help="Total trained architectures, including earlier ones.")
     ] = DEFAULT_TRIALS,
     timeout: TimeoutOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of parallel training processes.")] = 1,
+    workers: WorkersOption = 1,
     data: Annotated[
         str | None,
         typer.Option(

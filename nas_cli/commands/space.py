@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_cli.files import write_architecture
-from nas_cli.options import MOST_SEED, JsonOption
+from nas_cli.options import MOST_SEED, JsonOption, SpaceArgument
 from nas_cli.probes import recall_words, state_words
 from nas_cli.render.screen import console, print_json, print_warnings
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from search_spaces import SearchSpace
     from surgery.architecture import Architecture
     from surgery.config.problems import Problem
-
-SpaceArgument = Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")]
 
 
 def add_to(app: typer.Typer) -> None:
