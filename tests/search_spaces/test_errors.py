@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,115 +55,15 @@ def test_good_is_good() -> None:
 
 SEARCH_LINE = 3
 
-# line, what stands there, field of the problem, part of its rule, part of its hint
-CASES = [
-    (1, "name: my space", "name", "letters, digits", ""),
-    (1, "nam: x", "nam", "not a field", 'did you mean "name"?'),
-    (2, "backbone: {dim: 32, num_layers: 4, num_heads: 4, ffn_dim: 48}", "backbone.vocab_size",
-     "missing", ""),
-    (4, "  hdpl.projections: {subset: [q, kk]}", "search.hdpl.projections.subset[1]", "projection", '"k"'),
-    (4, "  hdpl.projections: {subset: [q, q]}", "search.hdpl.projections.subset[1]", "twice", "remove"),
-    (4, "  hdpl.projections: {subset: []}", "search.hdpl.projections.subset", "at least one", ""),
-    (4, "  hdpl.projections: [q, gates]", "search.hdpl.projections", 'did you mean "gate"?', ""),
-    (5, "  hdpl.block: {choice: [2, 4]}", "search.hdpl.block", "not a field", '"hdpl.blocks"'),
-    (5, "  hdpl.blocks: {choise: [2, 4]}", "search.hdpl.blocks.choise", "not a distribution", '"choice"'),
-    (5, "  hdpl.blocks: {log: [2, 4]}", "search.hdpl.blocks.log", "does not suit", "{choice: [A, B]}"),
-    (5, "  hdpl.blocks: {choice: []}", "search.hdpl.blocks.choice", "at least one value", ""),
-    (5, "  hdpl.blocks: {choice: [2, two]}", "search.hdpl.blocks.choice[1]", "whole number", ""),
-    (5, "  hdpl.blocks: {choice: [2, 0]}", "search.hdpl.blocks.choice[1]", "at least 1", ""),
-    (5, "  hdpl.blocks: {choice: [2, 2]}", "search.hdpl.blocks.choice[1]", "twice", ""),
-    (5, "  hdpl.blocks: {choice: [2], range: [1, 2]}", "search.hdpl.blocks", "one distribution", "choice"),
-    (5, "  hdpl.blocks: [2, 4]", "search.hdpl.blocks", "one value or a distribution", "choice"),
-    (5, "  hdpl.blocks: 2.5", "search.hdpl.blocks", "whole number", ""),
-    (5, "  hdpl.blocks: {choice: [4, 3]}", "search.hdpl.blocks.choice[1]", "gate (32 -> 48)",
-     "1, 2, 4, 8, 16"),
-    (5, "  hdpl.blocks: {range: [1, 16]}", "search.hdpl.blocks", "must divide both", "as a choice"),
-    (5, "  backbone.num_layers: 4", "search.hdpl.blocks", "is missing", "blocks"),
-    (6, "  hdpl.rank: {range: [16, 8]}", "search.hdpl.rank.range", "above the upper bound", "[8, 16]"),
-    (6, "  hdpl.rank: {range: [8, 16, 32]}", "search.hdpl.rank.range", "two numbers", ""),
-    (6, "  hdpl.rank: {range: [8, 16], step: 3}", "search.hdpl.rank.range", "does not reach 16", "[8, 14]"),
-    (6, "  hdpl.rank: {range: [8, 16], step: 0}", "search.hdpl.rank.range", "at least 1", ""),
-    (6, "  hdpl.rank: {choice: [8, 16], step: 2}", "search.hdpl.rank.step", "only a range", ""),
-    (7, "  loop.count: {range: [1, 65]}", "search.loop.count.range[1]", "at most 64", ""),
-    (7, "  loop: {count: 2}", "search.loop", "not a field", "loop.count"),
-    (7, "  hdpl.rnk: 8", "search.hdpl.rnk", "not a field", '"hdpl.rank"'),
-    (7, "  hdpl.kl_weight: {log: [0, 1]}", "search.hdpl.kl_weight.log[0]", "above 0", "1e-6"),
-    (7, "  hdpl.kl_weight: {range: [0, 1]}", "search.hdpl.kl_weight.range", "does not suit", "log"),
-    (7, "  hdpl.kl: {choice: [mean, free_bit]}", "search.hdpl.kl.choice[1]", 'did you mean "free_bits"?', ""),
-    (7, '  hdpl.layers: {choice: [all, "0-9"]}', "search.hdpl.layers.choice[1]", "layer 9", ""),
-    (7, "  layout: {choice: [F, FFFFFF]}", "search.layout.choice[1]", "6 letters for 4 layers", "tiled"),
-    (7, "  layout: {choice: [F, X]}", "search.layout.choice[1]", "'X' is not a mixer", ""),
-    (7, "  mixers.placement: {choice: [front, back]}", "search.mixers.placement",
-     "without mixers.ratio", "full"),
-    (7, "  mixers.ratio: {ful: [0, 2]}", "search.mixers.ratio.ful", "not a mixer", '"full"'),
-    (7, "  mixers.ratio: {F: [0, 2]}", "search.mixers.ratio.F", "not a mixer", '"full"'),
-    (7, "  mixers.ratio: {full: [3, 2]}", "search.mixers.ratio.full", "above the upper bound", "[2, 3]"),
-    (7, "  mixers.ratio: {full: [0, -2]}", "search.mixers.ratio.full", "whole numbers from 0", ""),
-    (7, "  mixers.ratio: {full: 0}", "search.mixers.ratio", "no mixer may have a share", ""),
-    (7, "  mixers.ratio: {full: [0, 99999]}", "search.mixers.ratio", "100,000 ratios", "narrow"),
-    (7, "  backbone.num_heads: {choice: [4, 3]}", "search.backbone.num_heads",
-     "must divide dim (32)", "head_dim"),
-    (7, "  backbone.num_kv_heads: {choice: [4, 3]}", "search.backbone.num_kv_heads", "divide num_heads", ""),
-    (7, "  backbone.dim: {choice: [32, 36]}", "search.backbone.dim", "head_dim 9 must be even", "rotary"),
-    (7, "  backbone.dim: {choice: [32, 40, 50]}", "search.backbone.dim", "divide dim (50)", ""),
-    (7, "  backbone.vocab_size: {choice: [3, 4]}", "search.backbone.vocab_size", "not a field", ""),
-    (7, "  backbone.ffn_dim: {range: [1, 60000]}", "search.backbone.ffn_dim.range", "60,000 values", "step"),
-    (8, 'constraints: "params <= 3M"', "constraints", "must be a list", "params <= 70M"),
-    (8, "constraints: [params 3M]", "constraints[0]", "not a constraint", "params <= 70M"),
-    (8, 'constraints: ["parms <= 3M"]', "constraints[0]", 'did you mean "params"?', ""),
-    (8, 'constraints: ["params = 3M"]', "constraints[0]", "not a comparison", '"=="'),
-    (8, 'constraints: ["params <= 8MiB"]', "constraints[0]", "whole count", ""),
-    (8, 'constraints: ["cache_bytes@4096 <= 8Mio"]', "constraints[0]", "8MiB", ""),
-    (8, 'constraints: ["cache_bytes <= 8MiB"]', "constraints[0]", "needs a context", ""),
-    (8, 'constraints: ["params@4 <= 8M"]', "constraints[0]", "takes no context", ""),
-    (8, 'constraints: ["params >= 1k <= 8M"]', "constraints[0]", "two limits", "two constraints"),
-    (8, 'constraints: ["val_loss <= 3"]', "constraints[0]", "only known after training", "objective"),
-    (8, 'constraints: ["peak_memory <= 1GiB"]', "constraints[0]", "only known after training", "params"),
-    (8, 'constraints: ["params < 70k", "params >= 70k"]', "constraints[1]",
-     "conflicts with params < 70k", ""),
-    (8, 'constraints: ["params < 70k", "params == 70k"]', "constraints[1]",
-     "conflicts with params < 70k", ""),
-    (8, 'constraints: ["params <= 1k"]', "constraints[0]", "params reaches from", "widen"),
-    (8, 'constraints: ["params == 70001"]', "constraints", "none of 2000 random", "loosen it"),
-    (9, "objectives: {}", "objectives", "map metrics to min or max", "val_loss"),
-    (9, "objectives: [val_loss]", "objectives", "map metrics to min or max", "val_loss"),
-    (9, "objectives: {val_los: min}", "objectives.val_los", 'did you mean "val_loss"?', ""),
-    (9, "objectives: {val_loss: mn}", "objectives.val_loss", "min or max", '"min"'),
-    (9, "objectives: {val_loss: max}", "objectives.val_loss", "worse val_loss", "min"),
-    (9, "objectives: {val_loss: min, cache_bytes: min}", "objectives.cache_bytes", "needs a context", ""),
-    (9, "objectives: {params: min}", "objectives", "no quality is optimised", "val_loss: min"),
-    (9, "objectives: {val_loss: min, cache_bytes@1k: min, cache_bytes@1000: min}",
-     "objectives.cache_bytes@1000", "repeats cache_bytes@1000", ""),
-    (9, "objectives: {val_loss: min, params: min, cache_bytes@8: min, train_flops@8: min, val_bpb: min}",
-     "objectives", "at most 4", "constraints"),
-    (10, "baselines: dense", "baselines", "must be a list", "hdpl-paper"),
-    (10, "baselines: [dens]", "baselines[0]", "not a baseline", '"dense"'),
-    (10, "baselines: [dense, dense]", "baselines[1]", "twice", ""),
-    (11, "proxy: {token: 3M}", "proxy.token", "not a field", '"tokens"'),
-    (11, "proxy: {tokens: 3X}", "proxy.tokens", "whole count", "training run"),
-    (11, "proxy: {tokens: 0}", "proxy.tokens", "at least 1", ""),
-    (11, "proxy: {tokens: 1000, seq_len: 64, batch_tokens: 1024}", "proxy.tokens", "less than one step", ""),
-    (11, "proxy: {seq_len: 100, batch_tokens: 1030}", "proxy.batch_tokens", "multiple of seq_len",
-     "1000 or 1100"),
-    (11, "proxy: {rungs: [0.5, 0.1, 1.0]}", "proxy.rungs", "must increase: [0.1, 0.5, 1]", ""),
-    (11, "proxy: {rungs: [0.5]}", "proxy.rungs", "end with 1.0", ""),
-    (11, "proxy: {rungs: [0.5, 2]}", "proxy.rungs", "at most 1", ""),
-    (11, "proxy: {tokens: 2M, batch_tokens: 1M, seq_len: 500}", "proxy.rungs", "only 2 steps", "fewer rungs"),
-    (11, "proxy: {lr: fast}", "proxy.lr", "must be a number", "learning rate"),
-    (11, "proxy: {lr_rule: role}", "proxy.lr_rule", "one of roles, width, uniform", "roles"),
-    (11, "proxy: {warmup: 5}", "proxy.warmup", "at least one step", "fraction"),
-    (11, "proxy: {warmup: 0.95}", "proxy.warmup", "at most 0.9", "fraction"),
-    (11, "proxy: {warmup: 19M}", "proxy.warmup", "at most 0.9 of the run", "fraction"),
-    (11, "proxy: {warmup: long}", "proxy.warmup", "whole count", "tokens such as 1M"),
-    (11, "proxy: {eval_tokens: 100}", "proxy.eval_tokens", "less than one sequence", ""),
-    (11, "proxy: {seeds: 0}", "proxy.seeds", "at least 1", ""),
-    (12, "data: {corpus: bultin}", "data.corpus", "not a named corpus", '"builtin"'),
-    (12, "data: {corpus: 3}", "data.corpus", "must be a name", ""),
-    (12, 'data: {tokenizer: "bpe:lots"}', "data.tokenizer", "whole count", "bpe:4096"),
-    (12, 'data: {tokenizer: "bpe:100"}', "data.tokenizer", "at least 257", ""),
-    (12, 'data: {tokenizer: "bpe:1024"}', "data.tokenizer", "vocab_size (512)", "bpe:512"),
-    (12, "dat: {}", "dat", "not a field", '"data"'),
-]  # fmt: skip
+
+def read_mistakes() -> list[tuple[int, str, str, str, str]]:
+    """Return (line, text that stands there, field of the problem, part of its rule, part of its hint)."""
+    text = Path(__file__).with_name("mistakes.txt").read_text(encoding="utf-8")
+    rows = [row.split(" | ") for row in text.splitlines() if not row.startswith("#")]
+    return [(int(row[0]), row[1], row[2], row[3], row[4] if len(row) > 4 else "") for row in rows]
+
+
+CASES = read_mistakes()
 
 
 @pytest.mark.parametrize(
