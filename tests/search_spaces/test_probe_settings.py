@@ -1,4 +1,4 @@
-"""`proxy.recall` and `proxy.state`: read only where the metric is an objective, and checked like all fields."""
+"""Settings of both probes, `proxy.recall` and `proxy.state`: read only where the metric is an objective."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from surgery.context import Context, DecodeCache
 from surgery.mixers.full.module import SoftmaxAttention
 from surgery.mixers.softmax import attention_projections
 from surgery.mixers.sparse import SparseSpec, chunks, module
+from surgery.mixers.sparse.attention import Heads
 from surgery.mixers.sparse.gathered import gathered_attention
 from surgery.mixers.sparse.indexer import Index, LightningIndexer, index_kl, index_scores
 from surgery.mixers.sparse.masked import masked_attention
@@ -203,10 +204,10 @@ def test_gathering_equals_masking(
         (q, k, v, *index), context = pieces(length, seen, padded, seed, torch.float32)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(chunks.CHUNK_ELEMENTS, "cpu", elements)
-            mixed, kl = attention(q, k, v, Index(*index), context, top_k, with_kl=True)
+            mixed, kl = attention(Heads(q, k, v), Index(*index), context, top_k, with_kl=True)
             weight = torch.linspace(-1, 1, mixed.numel()).view_as(mixed)
             gradients = torch.autograd.grad((mixed * weight).sum() + kl, [q, k, v, *index])
-            silent, none = attention(q, k, v, Index(*index), context, top_k, with_kl=False)
+            silent, none = attention(Heads(q, k, v), Index(*index), context, top_k, with_kl=False)
         torch.testing.assert_close(silent, mixed)
         assert none == 0
         results.append((mixed, kl, *gradients))
@@ -424,9 +425,9 @@ def test_a_trained_indexer_finds_where_attention_looks() -> None:
 def test_bfloat16_is_near_where_the_selection_is_the_same(attention: Any, top_k: int) -> None:
     """An index score rounded past its neighbour selects another token: here all but the index is rounded."""
     (q, k, v, *index), context = pieces(40, 0, 0, 1, torch.float32)
-    exact, kl = attention(q, k, v, Index(*index), context, top_k, with_kl=True)
+    exact, kl = attention(Heads(q, k, v), Index(*index), context, top_k, with_kl=True)
     half = [tensor.bfloat16() for tensor in (q, k, v)]
-    rounded, near = attention(*half, Index(*index), context, top_k, with_kl=True)
+    rounded, near = attention(Heads(*half), Index(*index), context, top_k, with_kl=True)
     assert rounded.dtype == torch.bfloat16
     assert near.dtype == torch.float32
     assert (rounded.float() - exact).norm() < 0.02 * exact.norm()
@@ -446,6 +447,6 @@ def test_training_keeps_of_what_grows_with_k_only_the_selection(monkeypatch: pyt
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            gathered_attention(q, k, v, Index(*index), context, top_k, with_kl=True)
+            gathered_attention(Heads(q, k, v), Index(*index), context, top_k, with_kl=True)
         kept.append(sum(sizes_kept.values()))
     assert kept[1] - kept[0] <= 2 * 64 * (32 - 8) * (8 + 1)  # bytes: a position and a flag each

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from surgery.context import Context
 from surgery.mixers.sparse import masked, rows_triton
+from surgery.mixers.sparse.attention import Heads
 from surgery.mixers.sparse.indexer import Index
 from surgery.mixers.sparse.masked import masked_attention
 from surgery.mixers.sparse.select import as_mask, top_tokens, visible
@@ -65,13 +66,13 @@ def test_loss_and_gradients(
     torch.manual_seed(length)
     index = index_of(length, heads, size, keys)
     q, k, v = (torch.randn(2, h, length, head).to(DEVICE) for h in (q_heads, k_heads, k_heads))
-    mixed, kl = masked_attention(q, k, v, index, here(length), top_k, with_kl=True)
+    mixed, kl = masked_attention(Heads(q, k, v), index, here(length), top_k, with_kl=True)
     found = torch.autograd.grad(3 * kl, index)
 
     monkeypatch.setattr(masked, "fits_rows", lambda *_: False)
     exact = Index(*(part.detach().double().requires_grad_() for part in index))
     qkv = (x.double() for x in (q, k, v))
-    wanted, exact_kl = masked_attention(*qkv, exact, here(length), top_k, with_kl=True)
+    wanted, exact_kl = masked_attention(Heads(*qkv), exact, here(length), top_k, with_kl=True)
     torch.testing.assert_close(mixed.double(), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(kl.double(), exact_kl, rtol=1e-4, atol=1e-4)
     for mine, part, theirs in zip(found, index, torch.autograd.grad(3 * exact_kl, exact), strict=True):

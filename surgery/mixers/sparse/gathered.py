@@ -11,26 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surgery.context import Context
+from surgery.mixers.sparse.attention import Attended, Heads
 from surgery.mixers.sparse.chunks import recomputed, row_chunks
 from surgery.mixers.sparse.indexer import Index, index_kl, index_scores
 from surgery.mixers.sparse.select import real_rows, top_tokens, visible
 
 
 def gathered_attention(
-    q: Float[Tensor, "b h t d"],
-    k: Float[Tensor, "b g s d"],
-    v: Float[Tensor, "b g s d"],
-    index: Index,
-    context: Context,
-    top_k: int,
-    *,
-    with_kl: bool,
-) -> tuple[Float[Tensor, "b h t d"], Tensor]:
-    """Attend from each query to its top_k tokens.
-
-    Returns:
-        Attention output, and the KL of the index in nats, summed over the real rows (0 without `with_kl`).
-    """
+    heads: Heads, index: Index, context: Context, top_k: int, *, with_kl: bool
+) -> Attended:
+    """Attend from each query to its top_k tokens, whose keys and values are gathered."""
+    q, k, v = heads
     batch, groups, total, size = k.shape
     top_k = min(top_k, total)
     widest = max(index.q.shape[2] * total, groups * size * top_k)
@@ -46,7 +37,7 @@ def gathered_attention(
         output, part = recomputed(_chunk, queries, k, v, own, tokens, chosen, real, with_kl)
         parts.append(output)
         kl = kl + part
-    return torch.cat(parts, dim=2), kl
+    return Attended(torch.cat(parts, dim=2), kl)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from surgery.context import Context
+from surgery.mixers.sparse.attention import Attended, Heads
 from surgery.mixers.sparse.chunks import recomputed, row_chunks
 from surgery.mixers.sparse.indexer import Index, index_kl
 from surgery.mixers.sparse.rows_triton import fits_rows, rows_fused
@@ -21,21 +22,9 @@ from surgery.mixers.sparse.select import as_mask, real_rows, top_tokens, visible
 from surgery.ops.attention import attend
 
 
-def masked_attention(
-    q: Float[Tensor, "b h t d"],
-    k: Float[Tensor, "b g s d"],
-    v: Float[Tensor, "b g s d"],
-    index: Index,
-    context: Context,
-    top_k: int,
-    *,
-    with_kl: bool,
-) -> tuple[Float[Tensor, "b h t d"], Tensor]:
-    """Attend from each query to its top_k tokens.
-
-    Returns:
-        Attention output, and the KL of the index in nats, summed over the real rows (0 without `with_kl`).
-    """
+def masked_attention(heads: Heads, index: Index, context: Context, top_k: int, *, with_kl: bool) -> Attended:
+    """Attend from each query to its top_k tokens, under a mask over all of them."""
+    q, k, v = heads
     everything = k.shape[2] <= top_k  # all tokens are selected
     chosen = kl = None
     if (with_kl or not everything) and _fits(index, q, k, context):
@@ -49,14 +38,14 @@ def masked_attention(
             q, k, v, attn_mask=chosen[:, None], enable_gqa=q.shape[1] != k.shape[1]
         )
     if kl is not None:
-        return output, kl
+        return Attended(output, kl)
     kl = index.weights.new_zeros(())
     if with_kl:
         queries, keys = q.detach(), k.detach()
         for rows in row_chunks(q.shape[2], q.shape[0] * q.shape[1] * k.shape[2], q.device):
             mask = visible(context, rows) if chosen is None else chosen[:, rows]
             kl = kl + recomputed(_kl, queries, keys, index, context, mask, rows)
-    return output, kl
+    return Attended(output, kl)
 
 
 def _fits(index: Index, q: Tensor, k: Tensor, context: Context) -> bool:

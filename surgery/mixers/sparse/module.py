@@ -12,6 +12,7 @@ from surgery.config.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
 from surgery.mixers.full.module import qk_norms
+from surgery.mixers.sparse.attention import Heads
 from surgery.mixers.sparse.gathered import gathered_attention
 from surgery.mixers.sparse.indexer import Index, LightningIndexer
 from surgery.mixers.sparse.masked import masked_attention
@@ -64,7 +65,7 @@ class SparseAttention(nn.Module):
         with_kl = self.training and self.index_weight > 0
         length = x.shape[1]
         attention = gathered_attention if self._gathers(q, k) else masked_attention
-        output, kl = attention(q, k, v, index, context, self.top_k, with_kl=with_kl)
+        output, kl = attention(Heads(q, k, v), index, context, self.top_k, with_kl=with_kl)
         if with_kl:
             real = real_rows(context, slice(0, length))
             rows = x.shape[0] * length if real is None else real.sum().clamp(min=1)
