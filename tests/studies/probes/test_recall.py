@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,24 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.probes.recall import FILLER, Recall
-from studies.probes import accuracy, fresh_model, train_probe
+from studies.probes import train_probe
 from studies.probes.recall import sequences
 from studies.probes.task import UNSCORED
-from studies.training.errors import TrainingFailed
-from studies.training.loop import Interrupted, Progress
+from studies.training.loop import Progress
 from studies.workers.worker import work
 from surgery.architecture import Architecture
-from tests.studies.conftest import SPACE, MakeStudy, outcome
+from tests.studies.conftest import SPACE, MakeStudy
 
-CPU = torch.device("cpu")
-SMALL = Recall(pairs=4, seq_len=12, alphabet=8, steps=200, batch=16, lr=4e-3)
-BACKBONE = {"vocab_size": 512, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
-SHORT = "eval_tokens: 1024, recall: {pairs: 2, seq_len: 8, alphabet: 4, steps: 12, batch: 8}"
-STUDY = SPACE.replace("decode_flops@64: min", "recall: max").replace("eval_tokens: 1024", SHORT)
-
-
-def architecture(**changes: Any) -> Architecture:
-    return Architecture.from_dict({"backbone": {**BACKBONE, **changes}})
+from .small import CPU, RECALL, architecture, space_with, untrained_accuracies
 
 
 @st.composite
@@ -85,7 +75,7 @@ def test_the_same_seed_gives_the_same_sequences(chosen: Recall, seed: int) -> No
 
 def test_nothing_stays_from_sequence_to_sequence() -> None:
     """Which value a key has, the order of the questions and their places are drawn anew for each."""
-    chosen = replace(SMALL, seq_len=24)
+    chosen = replace(RECALL, seq_len=24)
     inputs, targets = sequences(chosen, 4000, np.random.default_rng(0))
     values = np.where(targets == UNSCORED, 0, targets)
     for key in range(1, 5):
@@ -100,7 +90,7 @@ def test_nothing_stays_from_sequence_to_sequence() -> None:
 
 def test_distance_moves_the_questions_away() -> None:
     """The places from there on are asked alike; without room left over, the questions fill them."""
-    chosen = replace(SMALL, distance=6, seq_len=22)
+    chosen = replace(RECALL, distance=6, seq_len=22)
     _, targets = sequences(chosen, 4000, np.random.default_rng(0))
     asked = (targets != UNSCORED).mean(axis=0)
     assert (asked[:14] == 0).all()
@@ -110,24 +100,19 @@ def test_distance_moves_the_questions_away() -> None:
 
 
 def test_an_untrained_model_guesses() -> None:
-    chosen = replace(SMALL, pairs=8, seq_len=24, alphabet=64)
-    scores = []
-    for seed in range(4):
-        torch.manual_seed(seed)
-        model = fresh_model(architecture(), chosen)
-        scores.append(accuracy(model, chosen, np.random.default_rng(seed), CPU))
-    assert np.mean(scores) < 0.08  # 1/65 for a guess, 1/8 for one of the values shown
+    chosen = replace(RECALL, pairs=8, seq_len=24, alphabet=64)
+    assert np.mean(untrained_accuracies(chosen)) < 0.08  # 1/65 for a guess, 1/8 for one of the values shown
 
 
 def test_two_layers_recall_and_one_does_not() -> None:
     """Looking up takes two steps of attention: know the token before, then find the key it was."""
-    one, two = (train_probe(architecture(num_layers=layers), SMALL, 0, CPU) for layers in (1, 2))
+    one, two = (train_probe(architecture(num_layers=layers), RECALL, 0, CPU) for layers in (1, 2))
     assert two > 0.95
     assert one < 0.6
 
 
 def test_the_same_seed_the_same_accuracy() -> None:
-    chosen = replace(SMALL, steps=20)
+    chosen = replace(RECALL, steps=20)
     first = train_probe(architecture(), chosen, 0, CPU)
     torch.rand(7)
     seen: list[Progress] = []
@@ -139,49 +124,16 @@ def test_the_same_seed_the_same_accuracy() -> None:
 
 
 def test_the_vocabulary_of_the_text_does_not_matter() -> None:
-    chosen = replace(SMALL, steps=10)
+    chosen = replace(RECALL, steps=10)
     small, large = (train_probe(architecture(vocab_size=size), chosen, 0, CPU) for size in (64, 4096))
     assert small == large
-
-
-def test_it_can_be_stopped() -> None:
-    calls = iter([False, False, True])
-    with pytest.raises(Interrupted):
-        train_probe(architecture(), SMALL, 0, CPU, lambda: next(calls))
-
-
-def test_a_failure_says_where() -> None:
-    with pytest.raises(TrainingFailed, match=r"in the recall probe the .* at step \d+"):
-        train_probe(architecture(), replace(SMALL, lr=1e30), 0, CPU)
-
-
-def test_a_study_with_recall(make_study: MakeStudy, quiet: Callable[[str], None]) -> None:
-    study = make_study(text=STUDY)
-    told: list[str] = []
-    work(study, target=4, device="cpu", log=told.append)
-    done = [record for record in study.records() if record.state == "done"]
-    assert len(done) == 4
-    for record in done:
-        assert record.values == tuple(record.metrics[item.name] for item in study.space.objectives)
-        assert 0 <= record.metrics["recall"] <= 1
-    assert any(f"recall {done[0].metrics['recall']:.3f}" in line for line in told)
-    chosen, first = study.space.proxy.recall, done[0]
-    assert chosen is not None
-    assert first.metrics["recall"] == train_probe(first.build(), chosen, first.seeds[0], CPU)
-    # more is better: the best of all that may be on the front is there
-    allowed = [record for record in done if not study.space.violations(record.build())]
-    best = max(record.metrics["recall"] for record in allowed)
-    assert max(record.metrics["recall"] for record in study.front()) == best
-    again = make_study("again", text=STUDY)
-    work(again, target=4, device="cpu", log=quiet)
-    assert outcome(again) == outcome(study)
 
 
 def test_the_probe_does_not_change_the_text_training(
     make_study: MakeStudy, quiet: Callable[[str], None]
 ) -> None:
     losses = []
-    for name, text in (("with", STUDY), ("without", SPACE)):
+    for name, text in (("with", space_with("recall")), ("without", SPACE)):
         study = make_study(name, text=text.replace("eval_tokens: 1024", "eval_tokens: 1024, seeds: 2"))
         work(study, target=1, device="cpu", log=quiet)
         losses.append(study.record(0).metrics["val_loss"])
@@ -199,7 +151,7 @@ def test_each_seed_has_a_probe_of_its_own(
         return 0.25 * len(seeds)
 
     monkeypatch.setattr("studies.workers.worker.train_probe", fake)
-    study = make_study(text=STUDY.replace("eval_tokens", "seeds: 2, eval_tokens"))
+    study = make_study(text=space_with("recall").replace("eval_tokens", "seeds: 2, eval_tokens"))
     work(study, target=1, device="cpu", log=quiet)
     record = study.record(0)
     assert tuple(seeds) == record.seeds

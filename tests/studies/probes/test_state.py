@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,27 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search_spaces.probes.state import GROUPS, State
-from studies.probes import accuracy, fresh_model, measure, train_probe
+from studies.probes import accuracy, measure, train_probe
 from studies.probes.state import elements, product_table, sequences
 from studies.probes.task import UNSCORED
-from studies.training.errors import TrainingFailed
-from studies.training.loop import Interrupted
-from studies.workers.worker import work
-from surgery.architecture import Architecture
-from tests.studies.conftest import SPACE, MakeStudy, outcome
 
-CPU = torch.device("cpu")
-SMALL = State(group="parity", length=4, steps=300, batch=32, lr=4e-3)
-BACKBONE = {"vocab_size": 512, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
-SHORT = (
-    "eval_tokens: 1024, state: {length: 6, steps: 12, batch: 8}, "
-    "recall: {pairs: 2, seq_len: 8, alphabet: 4, steps: 12, batch: 8}"
-)
-STUDY = SPACE.replace("decode_flops@64: min", "state: max, recall: max").replace("eval_tokens: 1024", SHORT)
-
-
-def architecture(**changes: Any) -> Architecture:
-    return Architecture.from_dict({"backbone": {**BACKBONE, **changes}})
+from .small import CPU, STATE, architecture, untrained_accuracies
 
 
 class Oracle(nn.Module):
@@ -117,7 +99,7 @@ def test_the_elements_are_a_group(name: str) -> None:
 
 
 def test_parity_is_the_sum_of_bits() -> None:
-    inputs, targets = sequences(replace(SMALL, length=30), 20, np.random.default_rng(0))
+    inputs, targets = sequences(replace(STATE, length=30), 20, np.random.default_rng(0))
     assert np.array_equal(targets[:, 1:], inputs[:, 1:].cumsum(axis=1) % 2)
 
 
@@ -138,7 +120,7 @@ def test_one_token_missed_leaves_every_product_as_likely(name: str) -> None:
 @pytest.mark.parametrize("name", GROUPS)
 def test_products_are_spread_evenly_at_every_place(name: str) -> None:
     order = GROUPS[name].order
-    chosen = replace(SMALL, group=name, length=6)
+    chosen = replace(STATE, group=name, length=6)
     _, targets = sequences(chosen, 200 * order, np.random.default_rng(0))
     assert (targets[:, 1:] != UNSCORED).all()
     for place in range(1, 7):
@@ -148,13 +130,13 @@ def test_products_are_spread_evenly_at_every_place(name: str) -> None:
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_perfect_oracle_is_always_right(name: str) -> None:
-    assert score(Oracle(name), replace(SMALL, group=name, length=10)) == 1.0
+    assert score(Oracle(name), replace(STATE, group=name, length=10)) == 1.0
 
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_guess_is_right_by_chance(name: str) -> None:
     torch.manual_seed(0)
-    chosen = replace(SMALL, group=name, length=16)
+    chosen = replace(STATE, group=name, length=16)
     answers = 512 * chosen.length
     error = math.sqrt(chosen.chance * (1 - chosen.chance) / answers)
     assert score(Guess(name), chosen) == pytest.approx(chosen.chance, abs=4 * error)
@@ -163,31 +145,26 @@ def test_a_guess_is_right_by_chance(name: str) -> None:
 @pytest.mark.parametrize("length", [8, 32])
 def test_a_short_memory_falls_to_chance_as_words_get_longer(length: int) -> None:
     """k of n places are right, on the others it guesses: k/n + (1 - k/n)/|group|."""
-    chosen = replace(SMALL, group="s3", length=length)
+    chosen = replace(STATE, group="s3", length=length)
     expected = 4 / length + (1 - 4 / length) * chosen.chance
     error = math.sqrt(chosen.chance * (1 - chosen.chance) / (512 * length))
     assert score(Oracle("s3", memory=4), chosen) == pytest.approx(expected, abs=5 * error)
 
 
 def test_an_untrained_model_guesses() -> None:
-    chosen = replace(SMALL, group="s4", length=16)
-    scores = []
-    for seed in range(4):
-        torch.manual_seed(seed)
-        model = fresh_model(architecture(), chosen)
-        assert model.architecture.backbone.vocab_size == 25
-        scores.append(accuracy(model, chosen, np.random.default_rng(seed), CPU))
-    assert np.mean(scores) == pytest.approx(chosen.chance, abs=0.02)
+    chosen = replace(STATE, group="s4", length=16)
+    assert chosen.vocab_size == 25
+    assert np.mean(untrained_accuracies(chosen)) == pytest.approx(chosen.chance, abs=0.02)
 
 
 def test_short_words_of_bits_are_learned_and_long_ones_are_not() -> None:
     """Two layers of attention count a few bits; of a longer word only the first places are right."""
-    assert train_probe(architecture(), SMALL, 0, CPU) > 0.95
-    assert train_probe(architecture(), replace(SMALL, length=48, steps=100), 0, CPU) < 0.7
+    assert train_probe(architecture(), STATE, 0, CPU) > 0.95
+    assert train_probe(architecture(), replace(STATE, length=48, steps=100), 0, CPU) < 0.7
 
 
 def test_the_same_seed_the_same_accuracy() -> None:
-    chosen = replace(SMALL, group="s3", length=8, steps=20)
+    chosen = replace(STATE, group="s3", length=8, steps=20)
     first = train_probe(architecture(), chosen, 0, CPU)
     torch.rand(7)
     assert train_probe(architecture(vocab_size=64), chosen, 0, CPU) == first
@@ -195,35 +172,9 @@ def test_the_same_seed_the_same_accuracy() -> None:
 
 
 def test_several_seeds() -> None:
-    chosen = replace(SMALL, group="s3", steps=10)
+    chosen = replace(STATE, group="s3", steps=10)
     found = measure(architecture(), chosen, (3, 4, 5), CPU)
     assert found.accuracies == tuple(train_probe(architecture(), chosen, seed, CPU) for seed in (3, 4, 5))
     assert found.accuracy == pytest.approx(np.mean(found.accuracies))
     assert found.spread == pytest.approx(np.std(found.accuracies, ddof=1))
     assert measure(architecture(), chosen, (3,), CPU).spread is None
-
-
-def test_it_can_be_stopped_and_a_failure_says_where() -> None:
-    calls = iter([False, False, True])
-    with pytest.raises(Interrupted):
-        train_probe(architecture(), SMALL, 0, CPU, lambda: next(calls))
-    with pytest.raises(TrainingFailed, match=r"in the state probe the .* at step \d+"):
-        train_probe(architecture(), replace(SMALL, lr=1e30), 0, CPU)
-
-
-def test_a_study_with_both_probes(make_study: MakeStudy, quiet: Callable[[str], None]) -> None:
-    study = make_study(text=STUDY)
-    told: list[str] = []
-    work(study, target=3, device="cpu", log=told.append)
-    done = [record for record in study.records() if record.state == "done"]
-    assert len(done) == 3
-    for record in done:
-        assert record.values == tuple(record.metrics[item.name] for item in study.space.objectives)
-    assert any(f"state {done[0].metrics['state']:.3f}" in line for line in told)
-    first = done[0]
-    assert list(study.space.proxy.probes) == ["recall", "state"]
-    for name, chosen in study.space.proxy.probes.items():
-        assert first.metrics[name] == train_probe(first.build(), chosen, first.seeds[0], CPU)
-    again = make_study("again", text=STUDY)
-    work(again, target=3, device="cpu", log=quiet)
-    assert outcome(again) == outcome(study)
