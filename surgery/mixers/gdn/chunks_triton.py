@@ -40,6 +40,17 @@ def _unit_back(d_unit, unit, inverse):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _queries_and_keys(qkv, at, real, heads, head, key, value, eps, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return (queries of length one, 1 / original lengths, keys of length one, offsets of queries, mask)."""
+    channel = tl.arange(0, WIDTH)
+    offset = at[:, None] * (heads * (2 * key + value)) + head * key + channel[None, :]
+    mask = real[:, None] & (channel < key)[None, :]
+    q, inverse = _unit(tl.load(qkv + offset, mask=mask, other=0.0).to(tl.float32), eps)
+    k, _ = _unit(tl.load(qkv + offset + heads * key, mask=mask, other=0.0).to(tl.float32), eps)
+    return q, inverse, k, offset, mask
+
+
+@jit
 def _fades(g, at, real, heads, head, DECAY: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return the running sum of g, and exp of its differences in the lower triangle (zeros above it)."""
     row = tl.arange(0, ROWS)
@@ -113,10 +124,7 @@ def read(  # type: ignore[no-untyped-def]
     """Compute the outputs: reads from the state before the chunk, and from the chunk's own writes."""
     head, chunk, at, real = _chunk_of_program(length, heads, ROWS)
     row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    at_key = at[:, None] * (heads * (2 * key + value)) + head * key + channel[None, :]
-    in_key = real[:, None] & (channel < key)[None, :]
-    q, _ = _unit(tl.load(qkv + at_key, mask=in_key, other=0.0).to(tl.float32), eps)
-    k, _ = _unit(tl.load(qkv + at_key + heads * key, mask=in_key, other=0.0).to(tl.float32), eps)
+    q, _, k, _, _ = _queries_and_keys(qkv, at, real, heads, head, key, value, eps, WIDTH)
     total, between = _fades(g, at, real, heads, head, DECAY, ROWS)
     q *= scale
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * between
@@ -148,10 +156,9 @@ def read_back(  # type: ignore[no-untyped-def]
     """Compute the gradients of `read`: all of the queries', and its part for keys, totals, states, writes."""
     head, chunk, at, real = _chunk_of_program(length, heads, ROWS)
     row, channel = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    at_key = at[:, None] * (heads * (2 * key + value)) + head * key + channel[None, :]
-    in_key = real[:, None] & (channel < key)[None, :]
-    q_unit, q_inverse = _unit(tl.load(qkv + at_key, mask=in_key, other=0.0).to(tl.float32), eps)
-    k, _ = _unit(tl.load(qkv + at_key + heads * key, mask=in_key, other=0.0).to(tl.float32), eps)
+    q_unit, q_inverse, k, at_key, in_key = _queries_and_keys(
+        qkv, at, real, heads, head, key, value, eps, WIDTH
+    )
     total, between = _fades(g, at, real, heads, head, DECAY, ROWS)
     q = q_unit * scale
     since = tl.exp(total)[:, None]
