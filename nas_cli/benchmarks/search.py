@@ -73,7 +73,7 @@ def search(
         replay_all,
     )
     from studies.replay.table import FILE
-    from studies.reporting.figure import check_plot_path
+    from studies.reporting.drawing import check_plot_path
     from studies.training.devices import check_workers
 
     check_workers(processes, "--processes")

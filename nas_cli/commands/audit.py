@@ -71,7 +71,7 @@ def audit(
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report
-    from studies.reporting.figure import check_plot_path
+    from studies.reporting.drawing import check_plot_path
     from studies.training.devices import check_workers
 
     if plot is not None:

@@ -41,7 +41,7 @@ def front(
     from studies.analysis.versus_baselines import VersusBaselines
     from studies.analysis.versus_random import compare
     from studies.reporting.csv_table import write_csv
-    from studies.reporting.figure import check_plot_path
+    from studies.reporting.drawing import check_plot_path
     from studies.reporting.front_plot import plot_front
 
     if plot is not None:
