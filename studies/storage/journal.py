@@ -1,6 +1,9 @@
 """The embedded storage: Optuna's journal in a file, behind a lock that the system frees if its holder dies.
 
 Several processes and threads may append while a dashboard reads.
+
+Why not Optuna's `JournalFileBackend`: its lock is a file that a killed holder leaves, and others wait 30
+seconds before they break it; entries are appended one by one, also to half a line, and have no checksums.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Each line ends with `"chain"`, the CRC-32 of the line before it and of its own t
 edited, moved, duplicated or removed is detected where it happened. All lines of a batch but the last have
 `"left"`, the number of lines of the batch that follow. Optuna's own reader ignores both keys. Lines without
 `"chain"` (of an older version, or written by another tool) are accepted as they are.
+
+Why not Optuna's lines: they have no checksums and no batches.
 """
 
 from __future__ import annotations

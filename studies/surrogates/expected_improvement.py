@@ -3,6 +3,9 @@
 Only the loss is uncertain, so that the expectation is over one normal variable: Gauss-Hermite quadrature of
 the exclusive hypervolume of the point (expected hypervolume improvement, Emmerich et al. 2006, with known
 costs).
+
+Why not BoTorch: it loads torch, which a search does without, and its EHVI takes every objective as uncertain,
+also costs.
 """
 
 from __future__ import annotations

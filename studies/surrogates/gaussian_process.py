@@ -5,6 +5,9 @@ variance, so that extrapolated results count as uncertain. The kernel is the one
 which the observations are most likely: with ten of them, a finer choice would be noise. Single choices are
 many columns, most without effect: their weight in the distance is the one that makes the observations most
 likely.
+
+Why not GPyTorch: it loads torch, which a search does without. Why not scikit-learn: one more requirement, for
+a Cholesky factorisation per kernel of the grid.
 """
 
 from __future__ import annotations

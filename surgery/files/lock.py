@@ -1,4 +1,8 @@
-"""Locks between processes, which the system releases when their holder ends, even if it is killed."""
+"""Locks between processes, which the system releases when their holder ends, even if it is killed.
+
+Why not the `filelock` package: it does not tell whether another process holds a lock without taking it, and
+does not lock folders.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
 """Cross-entropy of a head's logits in chunks, without the logits of all tokens in memory.
 
 Shapes: n tokens, d width of the hidden states, v vocabulary.
+
+Why not `torch.nn.functional.linear_cross_entropy`: it came with torch 2.13, and older ones are supported; it
+takes no other losses of the rows, as distillation does. Why not Liger's: it reads the number of targets back
+to the host, so that a step can't be captured as a CUDA graph, and needs Triton on CPUs too.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 A row is read once for its sum of exponentials and again, from the cache, for the gradient; plain torch needs
 about ten passes over the largest tensor of a training step.
+
+Why not Liger's `LigerCrossEntropyFunction`: it reads the number of targets back to the host, so that a step
+can't be captured as a CUDA graph.
 """
 
 from __future__ import annotations

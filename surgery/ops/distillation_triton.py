@@ -2,6 +2,9 @@
 
 Rows of student and teacher are read once for their sums of exponentials and again, from the cache, for the
 gradient; plain torch keeps four float32 copies of the chunk.
+
+Why not Liger's `LigerKLDIVLoss`: it takes log-probabilities, which would be two more tensors of the logits'
+size.
 """
 
 from __future__ import annotations

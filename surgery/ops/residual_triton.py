@@ -1,6 +1,9 @@
 """Residual sums and their RMSNorm (Zhang and Sennrich 2019, 1910.07467, eq. 4) as Triton kernels for CUDA.
 
 A tile is a number of whole rows; a program loops over tiles and accumulates the weight's gradient.
+
+Why not Liger's `LigerFusedAddRMSNormFunction`: it writes the norm in the dtype of the sum, float32 under
+autocast, which every projection would cast again. `torch.nn.functional.rms_norm` does not add.
 """
 
 from __future__ import annotations

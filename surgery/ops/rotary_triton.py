@@ -1,4 +1,8 @@
-"""Rotary embedding as a Triton kernel for CUDA that reads and writes every channel once."""
+"""Rotary embedding as a Triton kernel for CUDA that reads and writes every channel once.
+
+Why not Liger's `LigerRopeFunction`: it rotates queries and keys together, in place, and is compiled anew for
+each batch size and number of heads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""silu(gate) * up and its gradients as Triton kernels for CUDA."""
+"""silu(gate) * up and its gradients as Triton kernels for CUDA.
+
+Why not Liger's `LigerSiLUMulFunction`: it is compiled anew for each width, and its gradients overwrite gate
+and up, so that a graph can't be used twice.
+"""
 
 from __future__ import annotations
 

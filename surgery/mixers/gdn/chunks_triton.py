@@ -5,6 +5,9 @@ the (tokens, tokens) matrices of a chunk stay in registers; only the inverse of 
 the gradient. The inverse is computed by doubling: if X is the inverse for blocks of n tokens, that for blocks
 of 2n is X - X B X, B being the part of A between the halves; unlike a power series in A this stays exact for
 repeated keys.
+
+Why not flash-linear-attention's `chunk_gated_delta_rule`: it refuses float32, rounds the inverse to bfloat16,
+and autotunes its kernels for each number and size of heads, for which a search of many sizes would wait.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ S <- exp(g) S;  S <- S + beta k (v - S^T k)^T;  o = S^T q  (arXiv 2412.06464, eq
 
 Shapes: b batch, h heads, t tokens, k and v widths of a head's key and value. Queries are already scaled and
 keys normalised, all in the same dtype, float32 or better. `g` <= 0 is the logarithm of the decay.
+
+Why not flash-linear-attention: `fla.ops` can't be imported without Triton, and this also runs on CPUs.
 """
 
 from __future__ import annotations

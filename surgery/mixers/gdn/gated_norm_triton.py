@@ -1,4 +1,8 @@
-"""RMSNorm of each head's output, multiplied by silu of its gate, as Triton kernels for CUDA."""
+"""RMSNorm of each head's output, multiplied by silu of its gate, as Triton kernels for CUDA.
+
+Why not flash-linear-attention's `FusedRMSNormGated`: it is autotuned for each width and number of tokens,
+tens of launch configurations at a time.
+"""
 
 from __future__ import annotations
 

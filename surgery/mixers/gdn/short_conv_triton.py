@@ -1,4 +1,8 @@
-"""silu of a short causal convolution of each channel, as Triton kernels for CUDA."""
+"""silu of a short causal convolution of each channel, as Triton kernels for CUDA.
+
+Why not the causal-conv1d package: a compiled CUDA extension for widths 2 to 4. Why not
+flash-linear-attention's `causal_conv1d`: it is autotuned for each number of channels and tokens.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 No kernel stores a tensor of heads x tokens x tokens. Scores are computed tile by tile; the k-th largest of a
 row is determined bit by bit, by counting. Then each head's normaliser is computed over the selected keys, and
 from these a tile's KL and the gradient of its scores, which overwrites the scores.
+
+Why no library: the indexer has to be trained. DeepGEMM's `fp8_mqa_logits` has no gradients,
+flash-linear-attention's DSA is a naive reference, and `torch.topk` needs the scores of all pairs in memory.
 """
 
 from __future__ import annotations

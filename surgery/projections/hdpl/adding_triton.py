@@ -1,4 +1,7 @@
-"""Sum of the partial sums of several programs, as one Triton kernel."""
+"""Sum of the partial sums of several programs, as one Triton kernel.
+
+Why not `torch.sum`: one launch per tensor. Torch has no sum of several tensors over a dimension.
+"""
 
 from __future__ import annotations
 

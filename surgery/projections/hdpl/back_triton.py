@@ -3,6 +3,8 @@
 From the outputs' gradients through decoders and latents to mu and logvar, and through the blocks to the
 input. Both need all of the outputs' gradients. Programs of both paths for the same tokens run concurrently,
 so that memory is read once for both.
+
+Why no library: none has HDPL, and batched products of torch would read the outputs' gradients once per path.
 """
 
 from __future__ import annotations

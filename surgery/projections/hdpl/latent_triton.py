@@ -7,6 +7,9 @@ normals by the Box-Muller transform.
 
 Functions are the device's approximations with errors of about 1e-6: the accurate ones take as long as reading
 and writing the latents.
+
+Why not `torch.randn`: it writes the noise to memory, where it would have to stay until the gradient is
+computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Both paths of equal-sized projections as one Triton kernel: y = BlockDiag(x) + D h (+ b), written once."""
+"""Both paths of equal-sized projections as one Triton kernel: y = BlockDiag(x) + D h (+ b), written once.
+
+Why no library: none has HDPL, and a batched product of torch per path would write the output, and read and
+write it again.
+"""
 
 from __future__ import annotations
 
