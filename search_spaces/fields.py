@@ -11,12 +11,13 @@ from typing import Any
 
 from surgery.architecture import MAX_LOOPS, read_windows
 from surgery.architecture.layout import PLACEMENTS
-from surgery.config.backbone import PROJECTIONS
+from surgery.config.backbone import OPTIONS, PROJECTIONS
 from surgery.config.options import Option
 from surgery.config.problems import nearest
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
+# in sampling order, on which the draws of a seed depend
 BACKBONE_SIZES = ("num_layers", "dim", "ffn_dim", "num_heads", "num_kv_heads", "head_dim")
 
 _FORMS: dict[type, tuple[str, ...]] = {
@@ -55,7 +56,7 @@ EXAMPLES = {
 
 def fields() -> dict[str, Field]:
     """Return every searchable field by name, in sampling order."""
-    result = [_numeric(f"backbone.{size}", Option(int, low=1, help="size")) for size in BACKBONE_SIZES]
+    result = [_numeric(f"backbone.{size}", OPTIONS[size]) for size in BACKBONE_SIZES]
     result += [
         Field("layout", ("choice",), _read_layout, help="mixer letters, tiled over the depth"),
         Field("mixers.ratio", ("ratio",), _no_value, help="share of each mixer"),

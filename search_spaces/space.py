@@ -25,7 +25,7 @@ from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
 from surgery.architecture.metrics import AHEAD
-from surgery.config.backbone import Backbone
+from surgery.config.backbone import DERIVED_SIZES, Backbone
 from surgery.config.quantities import format_bytes
 from surgery.projections import PROJECTION_OPERATORS
 
@@ -130,9 +130,7 @@ class SearchSpace:
         if self.variation.searched_sizes:  # omitted sizes are derived from searched ones
             section = self.variation.section
             backbone = {
-                key: value
-                for key, value in backbone.items()
-                if key in section or key not in ("head_dim", "num_kv_heads")
+                key: value for key, value in backbone.items() if key in section or key not in DERIVED_SIZES
             }
         return {
             "backbone": backbone,

@@ -57,6 +57,7 @@ WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {
 # rooms and files that must be quick to load
 LIGHT_SURGERY = (
     "config/problems", "config/quantities", "config/yaml_source", "config/options", "config/backbone",
+    "config/rope_scaling",
     "architecture/__init__", "architecture/architecture", "architecture/layers", "architecture/layout",
     "architecture/naming", "architecture/reading", "architecture/rules", "architecture/metrics",
     "architecture/costs", "files/atomic", "files/lock", "files/outputs",

@@ -9,10 +9,11 @@ from typing import Any
 
 from surgery.apply.families import FAMILIES, Family
 from surgery.architecture import Architecture
-from surgery.config.backbone import _ROPE_FIELDS, _ROPE_OPTIONAL, Backbone
+from surgery.config.backbone import TRANSFORMERS_NAMES, Backbone
 from surgery.config.json_source import kind_of
 from surgery.config.options import Cursor, Option
 from surgery.config.problems import Problems
+from surgery.config.rope_scaling import ROPE_FIELDS, ROPE_OPTIONAL
 
 # Types and bounds of the fields of config.json; those in _NULLABLE may be null. All are checked before
 # transformers allocates anything of their size.
@@ -102,23 +103,17 @@ def read_family_config(data: Mapping[str, Any], problems: Problems) -> FamilyCon
     letters = _read_layout(config, family, cursor)
     rope, theta, notes = _read_rope(config, cursor)
     notes += [*_note_custom_code(data), *_note_factors(config, family)]
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sizes = {ours: getattr(config, theirs, None) for theirs, ours in TRANSFORMERS_NAMES.items()}
     backbone = Backbone.read(
         {
-            "vocab_size": config.vocab_size,
-            "dim": config.hidden_size,
-            "num_layers": config.num_hidden_layers,
-            "num_heads": config.num_attention_heads,
+            **sizes,
             "num_kv_heads": config.num_key_value_heads or config.num_attention_heads,
-            "head_dim": head_dim,
-            "ffn_dim": config.intermediate_size,
+            "head_dim": sizes["head_dim"] or config.hidden_size // config.num_attention_heads,
             "rope_theta": theta,
-            "norm_eps": config.rms_norm_eps,
             "tie_embeddings": bool(config.tie_word_embeddings),
             "qk_norm": family.qk_norm,
             "biases": list(family.biases(config)),
             "rope_scaling": rope,
-            "max_position_embeddings": config.max_position_embeddings,
             **family.backbone(config),
         },
         cursor,
@@ -203,12 +198,12 @@ def _read_rope(config: Any, cursor: Cursor) -> tuple[dict[str, Any] | None, floa
     partial = given.pop("partial_rotary_factor", 1.0)
     if partial != 1.0:
         at.at("partial_rotary_factor").problem(partial, "partial rotary embedding can't be carried")
-    if kind not in _ROPE_FIELDS:
-        at.at("rope_type").problem(kind, "can't be carried", f"types: {', '.join(_ROPE_FIELDS)}")
+    if kind not in ROPE_FIELDS:
+        at.at("rope_type").problem(kind, "can't be carried", f"types: {', '.join(ROPE_FIELDS)}")
         return None, theta, []
     if kind == "yarn" and "factor" not in given and given.get("original_max_position_embeddings"):
         given["factor"] = config.max_position_embeddings / given["original_max_position_embeddings"]
-    known = (*_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ()))
+    known = (*ROPE_FIELDS[kind], *ROPE_OPTIONAL.get(kind, ()))
     # transformers ignores them too, so that the angles are the same
     notes = [
         f"rope_parameters.{key}: has no effect with rope_type {kind}" for key in given if key not in known

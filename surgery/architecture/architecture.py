@@ -16,9 +16,10 @@ from surgery.architecture.layout import shortest_period, tile
 from surgery.architecture.naming import summarize
 from surgery.architecture.reading import check_fit, read_parts
 from surgery.architecture.rules import Rule
-from surgery.config.backbone import Backbone, canonical_rope_scaling
+from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor
 from surgery.config.problems import Problems
+from surgery.config.rope_scaling import canonical_rope_scaling
 from surgery.config.yaml_source import KeyPath, Source, load_yaml
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS

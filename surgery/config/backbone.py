@@ -2,77 +2,93 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from surgery.config.options import Cursor, Option, read_options
 from surgery.config.problems import nearest
+from surgery.config.rope_scaling import read_rope_scaling
 from surgery.config.selector import select_layers, write_layers
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 FFN_PROJECTIONS = ("gate", "up", "down")
 
-_SCHEMA = {
-    "vocab_size": Option(int, low=1, help="tokens in the vocabulary"),
-    "dim": Option(int, low=1, help="width of the residual stream"),
-    "num_layers": Option(int, low=1, high=4096, help="physical layers"),
-    "num_heads": Option(int, low=1, help="query heads"),
-    "num_kv_heads": Option(int, None, low=1, help="key/value heads, default num_heads"),
-    "head_dim": Option(int, None, low=2, help="width of a head, default dim / num_heads"),
-    "ffn_dim": Option(int, low=1, help="hidden width of the SwiGLU"),
-    "rope_theta": Option(float, 10000.0, low=1, high=1e12, help="base of the rotary angles"),
-    "norm_eps": Option(float, 1e-6, low=0, high=0.1, help="epsilon of RMSNorm"),
-    "tie_embeddings": Option(bool, False, help="head shares the embedding's weights"),
-    "qk_norm": Option(bool, False, help="RMSNorm on each query and key head"),
-    "joint_qk_norm": Option(bool, False, help="qk_norm over all heads of a token together, as in OLMo-2"),
-    "post_norm": Option(bool, False, help="norms after mixer and SwiGLU instead of before, as in OLMo-2"),
-    "no_rope_layers": Option(str, "", help="layers without rotary embeddings, such as 3::4, as in SmolLM3"),
-    "max_position_embeddings": Option(int, 4096, low=1, help="tokens; written to the exported config"),
-}
 
-# rope_scaling forms and the fields each needs (names as in transformers' rope_parameters)
-_ROPE_FIELDS = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings"),
-}
-_ROPE_NUMBERS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
-_ROPE_OPTIONAL = {"yarn": (*_ROPE_NUMBERS, "truncate")}
-_ROPE_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+def _about(
+    kind: type | None = None, help: str = "", transformers: str = "", *, written: bool = True, **limits: Any
+) -> dict[str, Any]:
+    """Return the metadata of a field.
+
+    Args:
+        kind: type of a field that is a single value in a file.
+        help: meaning and unit.
+        transformers: name of the field in transformers' configurations.
+        written: write the field into files at its default too.
+        limits: of `Option`; a `default` only for what is derived from other fields.
+    """
+    option = None if kind is None else Option(kind, help=help, **limits)
+    return {"option": option, "transformers": transformers, "written": written}
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Sizes of a Llama-style decoder: pre-norm RMSNorm, rotary attention, SwiGLU."""
+    """Sizes of a Llama-style decoder: pre-norm RMSNorm, rotary attention, SwiGLU.
 
-    vocab_size: int
-    dim: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_dim: int
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-6
-    tie_embeddings: bool = False
-    qk_norm: bool = False
-    joint_qk_norm: bool = False
-    post_norm: bool = False
-    no_rope_layers: str = ""
-    biases: tuple[str, ...] = ()
-    rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False)
-    max_position_embeddings: int = 4096
+    The order of the fields is that in files and part of the digests of search spaces.
+    """
+
+    vocab_size: int = field(metadata=_about(int, "tokens in the vocabulary", "vocab_size", low=1))
+    dim: int = field(metadata=_about(int, "width of the residual stream", "hidden_size", low=1))
+    num_layers: int = field(metadata=_about(int, "physical layers", "num_hidden_layers", low=1, high=4096))
+    num_heads: int = field(metadata=_about(int, "query heads", "num_attention_heads", low=1))
+    num_kv_heads: int = field(
+        metadata=_about(int, "key/value heads, default num_heads", "num_key_value_heads", low=1, default=None)
+    )
+    head_dim: int = field(
+        metadata=_about(int, "width of a head, default dim / num_heads", "head_dim", low=2, default=None)
+    )
+    ffn_dim: int = field(metadata=_about(int, "hidden width of the SwiGLU", "intermediate_size", low=1))
+    rope_theta: float = field(
+        default=10000.0, metadata=_about(float, "base of the rotary angles", low=1, high=1e12)
+    )
+    norm_eps: float = field(
+        default=1e-6, metadata=_about(float, "epsilon of RMSNorm", "rms_norm_eps", low=0, high=0.1)
+    )
+    tie_embeddings: bool = field(
+        default=False, metadata=_about(bool, "head shares the embedding's weights", "tie_word_embeddings")
+    )
+    qk_norm: bool = field(
+        default=False, metadata=_about(bool, "RMSNorm on each query and key head", written=False)
+    )
+    joint_qk_norm: bool = field(
+        default=False,
+        metadata=_about(bool, "qk_norm over all heads of a token together, as in OLMo-2", written=False),
+    )
+    post_norm: bool = field(
+        default=False,
+        metadata=_about(bool, "norms after mixer and SwiGLU instead of before, as in OLMo-2", written=False),
+    )
+    no_rope_layers: str = field(
+        default="",
+        metadata=_about(str, "layers without rotary embeddings, such as 3::4, as in SmolLM3", written=False),
+    )
+    biases: tuple[str, ...] = field(default=(), metadata=_about(written=False))
+    rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False, metadata=_about(written=False))
+    max_position_embeddings: int = field(
+        default=4096,
+        metadata=_about(
+            int, "tokens; written to the exported config", "max_position_embeddings", written=False, low=1
+        ),
+    )
 
     @classmethod
     def read(cls, data: object, cursor: Cursor) -> Backbone | None:
         """Read a backbone from a mapping; errors are added to the cursor's problems, and give None."""
         before = len(cursor.problems.entries)
-        given = cursor.mapping(data, (*_SCHEMA, "biases", "rope_scaling"))
-        values = read_options({key: value for key, value in given.items() if key in _SCHEMA}, _SCHEMA, cursor)
+        given = cursor.mapping(data, tuple(item.name for item in fields(cls)))
+        values = read_options({key: value for key, value in given.items() if key in OPTIONS}, OPTIONS, cursor)
         values["biases"] = _read_biases(given.get("biases", ()), cursor.at("biases"))
         values["rope_scaling"] = read_rope_scaling(given.get("rope_scaling"), cursor.at("rope_scaling"))
         if len(cursor.problems.entries) > before:
@@ -82,15 +98,15 @@ class Backbone:
         return cls(**values) if len(cursor.problems.entries) == before else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for YAML; fields at their defaults are omitted, sizes never."""
-        optional = {item.name: item.default for item in fields(self) if item.name not in _SIZES}
+        """Return plain values for YAML, without the optional fields that are at their defaults."""
         data = asdict(self)
         data["biases"] = list(self.biases)
         data["rope_scaling"] = dict(self.rope_scaling) if self.rope_scaling else None
         return {
-            key: value for key, value in data.items()
-            if key not in optional or value not in (optional[key], [])
-        }  # fmt: skip
+            item.name: data[item.name]
+            for item in fields(self)
+            if item.metadata["written"] or data[item.name] not in (item.default, [])
+        }
 
     def layers_without_rope(self, depth: int) -> tuple[int, ...]:
         """Return the layers of a stack of `depth` without rotary embeddings, of those that exist there."""
@@ -105,10 +121,16 @@ class Backbone:
         return (self.ffn_dim, self.dim) if projection == "down" else (self.dim, self.ffn_dim)
 
 
-_SIZES = (
-    "vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim",
-    "rope_theta", "norm_eps", "tie_embeddings",
-)  # fmt: skip
+def _with_default(item: Field[Any]) -> Option:
+    option: Option = item.metadata["option"]
+    return option if item.default is MISSING else replace(option, default=item.default)
+
+
+OPTIONS = {item.name: _with_default(item) for item in fields(Backbone) if item.metadata["option"]}
+DERIVED_SIZES = tuple(name for name, option in OPTIONS.items() if option.default is None)  # where left out
+TRANSFORMERS_NAMES = {
+    item.metadata["transformers"]: item.name for item in fields(Backbone) if item.metadata["transformers"]
+}  # field of a configuration -> field of the backbone
 
 
 def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:
@@ -151,47 +173,3 @@ def _read_biases(value: object, cursor: Cursor) -> tuple[str, ...]:
             hint = nearest(str(name), PROJECTIONS)
             cursor.problem(name, f"must list projections out of {', '.join(PROJECTIONS)}", hint)
     return tuple(name for name in PROJECTIONS if name in names)
-
-
-def read_rope_scaling(value: object, cursor: Cursor) -> dict[str, Any] | None:
-    """Read and check rotary scaling; None for unscaled rotary embeddings, or with problems."""
-    if value is None:
-        return None
-    given = cursor.mapping(value)
-    kind = given.get("rope_type", "default")
-    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
-        hint = nearest(str(kind), _ROPE_FIELDS)
-        cursor.at("rope_type").problem(kind, f"must be one of {', '.join(_ROPE_FIELDS)}", hint)
-        return None
-    before = len(cursor.problems.entries)
-    optional = {name for name in _ROPE_OPTIONAL.get(kind, ()) if given.get(name) is None}
-    given = cursor.mapping(given, ("rope_type", *_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ())))
-    result: dict[str, Any] = {"rope_type": kind}
-    for name in (*_ROPE_FIELDS[kind], *_ROPE_OPTIONAL.get(kind, ())):
-        if name in optional:
-            continue
-        number = given.get(name)
-        if name == "truncate":
-            if not isinstance(number, bool):
-                cursor.at(name).problem(number, "must be true or false")
-        elif isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-            cursor.at(name).problem(number, f"must be a positive number for rope_type {kind}")
-        elif name == "original_max_position_embeddings" and number != int(number):
-            cursor.at(name).problem(number, "must be a whole number of tokens")
-        result[name] = number
-    if len(cursor.problems.entries) > before:
-        return None
-    if kind == "llama3" and not result["low_freq_factor"] < result["high_freq_factor"]:
-        cursor.at("low_freq_factor").problem(result["low_freq_factor"], "must be below high_freq_factor")
-    return None if kind == "default" else result
-
-
-def canonical_rope_scaling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the scaling with floats and without defaults, so that equal scalings compare equal."""
-    if scaling is None or (scaling["rope_type"] == "linear" and scaling["factor"] == 1):
-        return None
-    values = {
-        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for name, value in scaling.items()
-    }
-    return {name: value for name, value in values.items() if value != _ROPE_DEFAULTS.get(name)}

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 
 from surgery.architecture import Architecture
-from surgery.config.backbone import Backbone
+from surgery.config.backbone import TRANSFORMERS_NAMES, Backbone
 from surgery.config.problems import Problems, nearest
 from surgery.mixers import MIXERS
 
@@ -19,20 +19,9 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_nas.NasForCausalLM",
 }
 
-# derived from the architecture: written to config.json for other tools, and only compared when read
-_DERIVED = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "dim",
-    "intermediate_size": "ffn_dim",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "num_key_value_heads": "num_kv_heads",
-    "head_dim": "head_dim",
-    "rms_norm_eps": "norm_eps",
-    "max_position_embeddings": "max_position_embeddings",
-    "tie_word_embeddings": "tie_embeddings",
-    "layer_types": None,  # names that change between versions of transformers
-}  # field of the config -> field of the backbone
+# Derived from the architecture: written to config.json for other tools, and only compared when read. Names of
+# layer types change between versions of transformers, and are not compared.
+_DERIVED = (*TRANSFORMERS_NAMES, "layer_types")
 
 # fields of config.json that transformers reads, although they are not attributes of its config class
 _OF_TRANSFORMERS = (
@@ -102,17 +91,16 @@ class NasConfig(PreTrainedConfig):
     def _set_architecture(self, built: Architecture) -> None:
         backbone = built.backbone
         self.architecture = built.to_dict()
-        for name, field in _DERIVED.items():
-            if field:
-                setattr(self, name, getattr(backbone, field))
+        for name, field in TRANSFORMERS_NAMES.items():
+            setattr(self, name, getattr(backbone, field))
         words = [MIXERS[letter].layer_type for letter in built.layout]
         self.layer_types = [w if w in ALLOWED_LAYER_TYPES else _OLD_LAYER_TYPES.get(w, w) for w in words]
 
     def _refuse_contradictions(self, derived: Mapping[str, Any]) -> None:
         backbone = Architecture.from_dict(self.architecture).backbone
         problems = Problems()
-        for name, field in _DERIVED.items():
-            if name in derived and field and derived[name] != getattr(backbone, field):
+        for name, field in TRANSFORMERS_NAMES.items():
+            if name in derived and derived[name] != getattr(backbone, field):
                 rule = f"must be {getattr(backbone, field)}, as the field `architecture` says"
                 problems.add(name, derived[name], rule, "apply another architecture to change the model")
         problems.raise_if_any("the configuration contradicts itself")
