@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -87,8 +86,7 @@ def fresh_model(architecture: Architecture, settings: Probe) -> HybridLM:
     Smaller embeddings are dominated by the output of the first layers, and whether a model then learns to
     look up a token in a short training depends on its seed more than on its layers.
     """
-    backbone = replace(architecture.backbone, vocab_size=settings.vocab_size, tie_embeddings=False)
-    model = HybridLM(replace(architecture, backbone=backbone))
+    model = HybridLM(architecture.with_backbone(vocab_size=settings.vocab_size, tie_embeddings=False))
     torch.nn.init.normal_(model.embed.weight)
     return model
 

@@ -48,7 +48,8 @@ def read_architecture(
             data |= {"mixers": {**model.mixers, **mixers}} if isinstance(mixers, dict) else {}
     architecture = Architecture.from_dict(data, source=source)
     _check_same(architecture.backbone, backbone, source)
-    return _with_positions(architecture, backbone)
+    # the context length is always the model's
+    return architecture.with_backbone(max_position_embeddings=backbone.max_position_embeddings)
 
 
 def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> None:
@@ -66,13 +67,6 @@ def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> Non
             line,
         )
     problems.raise_if_any("the architecture's backbone is not the model's")
-
-
-def _with_positions(architecture: Architecture, backbone: Backbone) -> Architecture:
-    """Return the architecture with the model's context length, which it can't change."""
-    data = architecture.to_dict()
-    data["backbone"]["max_position_embeddings"] = backbone.max_position_embeddings
-    return Architecture.from_dict(data)
 
 
 def folded_layers(depth: int, after: Architecture) -> tuple[tuple[int, ...], ...]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,10 @@ class Architecture:
         """
         source = load_yaml(path)
         return cls.from_dict(source.data, source=source, backbone=backbone)
+
+    def with_backbone(self, **changes: Any) -> Architecture:
+        """Return the architecture with these fields of its backbone changed; nothing is checked again."""
+        return replace(self, backbone=replace(self.backbone, **changes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` builds an equal architecture."""

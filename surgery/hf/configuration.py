@@ -85,8 +85,7 @@ class NasConfig(PreTrainedConfig):
 
     def set_vocab_size(self, size: int) -> None:
         """Set the vocabulary size of the architecture, after the embedding was resized."""
-        data = {**self.architecture, "backbone": {**self.architecture["backbone"], "vocab_size": size}}
-        self._set_architecture(Architecture.from_dict(data))
+        self._set_architecture(Architecture.from_dict(self.architecture).with_backbone(vocab_size=size))
 
     def _set_architecture(self, built: Architecture) -> None:
         backbone = built.backbone
