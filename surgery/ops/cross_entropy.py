@@ -3,10 +3,10 @@
 Shapes: n tokens, d width of the hidden states, v vocabulary.
 
 Why not `torch.nn.functional.linear_cross_entropy`: it came with torch 2.13, and older ones are supported; it
-takes no other losses of the rows, as distillation does; on one CPU core its chunks take 9 % more time and half
-more memory (2,048 tokens, d 576, v 49,152); and its losses differ in the last bits, so that a study would not
-resume as it began. Why not Liger's: it reads the number of targets back to the host, so that a step can't be
-captured as a CUDA graph, and needs Triton on CPUs too.
+takes no other losses of the rows, as distillation does; on one CPU core its chunks take 9 % more time and
+half more memory (2,048 tokens, d 576, v 49,152); and its losses differ in the last bits, so that a study
+would not resume as it began. Why not Liger's: it reads the number of targets back to the host, so that a
+step can't be captured as a CUDA graph, and needs Triton on CPUs too.
 """
 
 from __future__ import annotations
