@@ -91,7 +91,6 @@ ThreadsOption = Annotated[
         "and an equal share of the cores for wider ones.",
     ),
 ]  # fmt: skip
-DEFAULT_CPU_PRECISION = "float32"
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow running code that comes with the model.")

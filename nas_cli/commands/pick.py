@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,10 @@ from nas_cli.files import write_architecture
 from nas_cli.opening import open_study
 from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
+
+if TYPE_CHECKING:
+    from studies.analysis.pick import Choice
+    from studies.analysis.standings import Standings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,32 +44,30 @@ def pick(
     storage: StorageOption = None,
 ) -> None:
     """Choose an architecture: the knee of the front or the best in an objective, within limits."""
-    from studies.analysis.pick import Choice, choose, read_limits
+    from studies.analysis.pick import PickRequest, read_limits
     from studies.analysis.standings import Standings
 
-    limits = read_limits(limit or [])
+    request = PickRequest(tuple(read_limits(limit or [])), best, trial)
     opened = open_study(study, runs, storage)
     standings = Standings.of(opened)
-    if trial is not None:
-        choice = Choice(opened.record(trial), "asked for", {})
-    else:
-        choice = choose(standings, limits, best)
-    record, row = choice.record, standings.standing(choice.record)
+    choice = request.choose(opened, standings)
+    record = choice.record
     text = record.build().to_yaml(backbone=not portable)
     if output is not None:
         write_architecture(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
     if as_json:
-        better = choice.next_better
-        print_json({
-            **standings.to_dict(row),
-            "reason": choice.reason,
-            "excluded": choice.excluded,
-            "runner_up": choice.runner_up.number if choice.runner_up else None,
-            "next_better": {"number": better.record.number, "limit": str(better.limit), "value": better.value}
-            if better
-            else None,
-        })  # fmt: skip
+        print_json(choice.to_dict(standings))
         return
+    _print(choice, standings)
+    if output is None:
+        console.print(text, markup=False, soft_wrap=True)
+    else:
+        command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
+        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
+
+
+def _print(choice: Choice, standings: Standings) -> None:
+    record, row = choice.record, standings.standing(choice.record)
     console.print(f"[bold]{record.name}[/] {escape(record.line)}  ({escape(choice.reason)})", soft_wrap=True)
     for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):
         spread = f" ±{objective.metric.format(half)}" if half is not None else ""
@@ -83,8 +85,3 @@ def pick(
         console.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
     if choice.next_better is not None:
         console.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)
-    if output is None:
-        console.print(text, markup=False, soft_wrap=True)
-    else:
-        command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
-        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from nas_cli.options import (
-    DEFAULT_CPU_PRECISION,
     DEFAULT_RUNS,
     MOST,
     MOST_SEED,
@@ -23,12 +22,11 @@ from nas_cli.options import (
     TimeoutOption,
     WorkersOption,
 )
+from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, print_warnings
 
 if TYPE_CHECKING:
-    from search_spaces import SearchSpace
     from search_spaces.proxy import Proxy
-    from studies.data import TokenData
     from studies.study import Study
     from studies.workers.progress import Snapshot
     from studies.workers.supervisor import Supervisor
@@ -86,66 +84,26 @@ def search(
     """
     from nas_cli.render.live import print_lines, show_live, watch
     from search_spaces import load_space
-    from studies.data.corpora import located
-    from studies.data.tokenizers import located_tokenizer
-    from studies.search.samplers import check_sampler
-    from studies.search.stopping_rules import check_stopping_rule
-    from studies.study import Study
-    from studies.study.lookup import check_new
-    from studies.study.settings import StudySettings
-    from studies.training.compilation import check_compile
-    from studies.training.devices import check_memory, check_workers, crowding, pick_device
-    from studies.training.threads import choose_threads
-    from studies.workers.supervisor import Supervisor
+    from studies.training.devices import crowding, pick_device
+    from studies.workers.request import SearchRequest
 
-    chosen = load_space(space)
-    check_new(chosen.name if name is None else name, runs, storage)
-    print_warnings(chosen.warnings())
-    check_sampler(sampler)
-    check_stopping_rule(stopping)
-    torch_device = pick_device(device)
-    check_compile(compile, torch_device)
-    check_workers(workers)
-    check_memory({f"baseline {key}": item for key, item in chosen.baselines.items()}, torch_device)
-    corpus = located(data or chosen.data.corpus)
-    tokenizer = located_tokenizer(tokenizer or chosen.data.tokenizer)
-    tokens = _prepare(chosen, corpus, tokenizer)
+    request = SearchRequest(
+        load_space(space), name=name, trials=trials, timeout=timeout, workers=workers, data=data,
+        tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device, compile=compile,
+        cpu_precision=cpu_precision, threads=threads, runs=runs, storage=storage,
+    )  # fmt: skip
+    print_warnings(request.space.warnings())
+    request.check()
+    with data_progress() as progress:
+        tokens = request.prepare(progress)
     print_warnings(tokens.warnings())
-    settings = StudySettings(
-        seed=seed,
-        sampler=sampler,
-        stopping=stopping,
-        corpus=corpus,
-        tokenizer=tokenizer,
-        data_hash=tokens.content_hash,
-        data_folder=str(tokens.folder.resolve()),
-        compile=compile,
-        cpu_precision=cpu_precision or DEFAULT_CPU_PRECISION,
-        threads=choose_threads(threads, chosen.backbone, workers),
-    )
-
-    # a resumed study keeps its settings; asking for others is an error
-    options = {"cpu_precision": cpu_precision, "threads": threads}
-    unasked = [key for key, value in options.items() if value is None]
-    study, resumed = Study.create_or_resume(name or chosen.name, chosen, settings, runs, storage, unasked)
-    supervisor = Supervisor(study, workers=workers, target=trials, device=device, timeout=timeout)
+    study, resumed = request.open(tokens)
+    supervisor = request.supervise(study)
     _print_start(study, resumed, supervisor, workers)
-    print_warnings(crowding(workers, study.settings.threads, torch_device))
+    print_warnings(crowding(workers, study.settings.threads, pick_device(device)))
     print_warnings([study.remark] if study.remark else [])
     watch(supervisor, print_lines, show_live)
     _print_end(study, supervisor, runs)
-
-
-def _prepare(space: SearchSpace, corpus: str, tokenizer: str) -> TokenData:
-    """Return the study's tokens, with a progress bar while they are prepared."""
-    from nas_cli.render.progress import data_progress
-    from studies.training.batches import check_data
-    from studies.workers.proxy import prepare_for, train_settings
-
-    with data_progress() as progress:
-        tokens = prepare_for(space, corpus, tokenizer, progress)
-    check_data(tokens, train_settings(space, 0), space.backbone.vocab_size)
-    return tokens
 
 
 def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:

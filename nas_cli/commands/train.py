@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ from rich.text import Text
 
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.options import (
-    DEFAULT_CPU_PRECISION,
     MOST_SEED,
     CompileOption,
     CpuPrecisionOption,
@@ -20,13 +20,15 @@ from nas_cli.options import (
     OverwriteOption,
     ThreadsOption,
 )
+from nas_cli.render.bars import training_progress
 from nas_cli.render.counts import SeqLenOption, learning_rate, number, tokens
+from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
     from studies.data import TokenData
-    from studies.training.settings import TrainSettings
-    from surgery.architecture import Architecture
+    from studies.training.loop import TrainResult
+    from studies.training.request import TrainRequest
 
 
 def add_to(app: typer.Typer) -> None:
@@ -89,59 +91,63 @@ def train(
 
     chosen = Architecture.from_yaml(architecture)
     print_warnings(chosen.warnings())
-    from dataclasses import asdict
+    from studies.training.request import TrainRequest
 
-    import torch
-
-    from studies.training.compilation import check_compile
-    from studies.training.devices import check_memory, pick_device
-    from studies.training.errors import TrainingFailed
-    from studies.training.pretrain import check_budget, evaluation_points, pretrain
-    from studies.training.settings import TrainSettings
-    from studies.training.threads import choose_threads
-    from surgery.hf.staging import check_target
-
-    torch_device = pick_device(device)
-    check_compile(compile, torch_device)
-    check_target(output, overwrite=overwrite)
-    check_memory({"architecture": chosen}, torch_device)
-    torch.set_num_threads(choose_threads(threads, chosen.backbone))
-    settings = TrainSettings(
-        tokens=budget, seq_len=seq_len, batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule,
-        warmup=warmup, weight_decay=weight_decay, eval_tokens=eval_tokens,
-        eval_at=evaluation_points(budget, eval_tokens), order_seed=seed, compile=compile,
-        cpu_precision=cpu_precision or DEFAULT_CPU_PRECISION,
+    request = TrainRequest(
+        chosen, output, data=data, tokenizer=tokenizer, tokens=budget, seq_len=seq_len,
+        batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule, warmup=warmup, weight_decay=weight_decay,
+        eval_tokens=eval_tokens, seed=seed, overwrite=overwrite, device=device, compile=compile,
+        cpu_precision=cpu_precision, threads=threads,
     )  # fmt: skip
-    check_budget(settings)
-    text = _open_text(data, tokenizer or f"bpe:{chosen.backbone.vocab_size}", budget)
+    request.check()
+    with data_progress() as on_data:
+        text = request.open_text(on_data)
     print_warnings(text.warnings())
     if not as_json:
-        _print_start(chosen, text, settings)
-    from nas_cli.render.bars import training_progress
+        _print_start(request, text)
+    result = _run(request, text)
+    if as_json:
+        print_json(
+            {"output": str(output), "architecture": chosen.line, "hash": chosen.hash, **asdict(result)}
+        )
+        return
+    _print_end(result, output)
+
+
+def _run(request: TrainRequest, text: TokenData) -> TrainResult:
+    """Train under a progress bar.
+
+    Raises:
+        typer.Exit: the training failed, which is printed.
+    """
+    from studies.training.errors import TrainingFailed
 
     try:
-        with training_progress() as progress:
-            result = pretrain(
-                chosen,
-                text,
-                settings,
-                output,
-                seed=seed,
-                device=torch_device,
-                overwrite=overwrite,
-                on_step=progress,
-            )
+        with training_progress() as on_step:
+            return request.run(text, on_step)
     except TrainingFailed as error:
         errors.print(Text.assemble(("training failed: ", "bold red"), str(error), "; nothing was written"))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         errors.print("Interrupted. Nothing was written.")
         raise
-    if as_json:
-        print_json(
-            {"output": str(output), "architecture": chosen.line, "hash": chosen.hash, **asdict(result)}
-        )
-        return
+
+
+def _print_start(request: TrainRequest, text: TokenData) -> None:
+    from surgery.architecture.costs import cost
+    from surgery.config.quantities import format_count
+
+    architecture, settings = request.architecture, request.settings
+    size = f"  {format_count(cost(architecture, 'params'))} parameters"
+    console.print(Text.assemble((architecture.line, "bold"), size), soft_wrap=True)
+    console.print(
+        f"{settings.steps:,} steps of {settings.batch_tokens:,} tokens on {text.meta['corpus']['spec']} "
+        f"({len(text.tokens('train')):,} tokens), sequences of {settings.seq_len}",
+        soft_wrap=True,
+    )
+
+
+def _print_end(result: TrainResult, output: Path) -> None:
     console.print(
         f"held-out loss [bold green]{result.val_loss:.4f}[/] nats/token, {result.val_bpb:.4f} bits/byte, "
         f"perplexity {math.exp(min(result.val_loss, 700)):.2f}"
@@ -151,24 +157,3 @@ def train(
         f"{result.train_tokens_per_s:,.0f} tokens/s"
     )
     console.print(f'wrote {output}; next: [bold]nas generate {output} "Once"[/]', soft_wrap=True)
-
-
-def _open_text(data: str, tokenizer: str, budget: int) -> TokenData:
-    from nas_cli.render.progress import data_progress
-    from studies.training.pretrain import open_text
-
-    with data_progress() as progress:
-        return open_text(data, tokenizer, budget, progress)
-
-
-def _print_start(architecture: Architecture, text: TokenData, settings: TrainSettings) -> None:
-    from surgery.architecture.costs import cost
-    from surgery.config.quantities import format_count
-
-    size = f"  {format_count(cost(architecture, 'params'))} parameters"
-    console.print(Text.assemble((architecture.line, "bold"), size), soft_wrap=True)
-    console.print(
-        f"{settings.steps:,} steps of {settings.batch_tokens:,} tokens on {text.meta['corpus']['spec']} "
-        f"({len(text.tokens('train')):,} tokens), sequences of {settings.seq_len}",
-        soft_wrap=True,
-    )

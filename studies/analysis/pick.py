@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standing, Standings
 from studies.stats.pareto import ideal_distances
+from studies.study import Study
 from studies.study.trial_record import TrialRecord
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import Metric, parse_metric
@@ -77,6 +79,44 @@ class Choice:
     excluded: dict[str, int]
     runner_up: TrialRecord | None = None
     next_better: Excluded | None = None
+
+    def to_dict(self, standings: Standings) -> dict[str, Any]:
+        """Return plain JSON values; `standings` are those of the study."""
+        better = self.next_better
+        return {
+            **standings.to_dict(standings.standing(self.record)),
+            "reason": self.reason,
+            "excluded": self.excluded,
+            "runner_up": self.runner_up.number if self.runner_up else None,
+            "next_better": {"number": better.record.number, "limit": str(better.limit), "value": better.value}
+            if better
+            else None,
+        }
+
+
+@dataclass(frozen=True)
+class PickRequest:
+    """Options of a choice. They are those of `nas pick`.
+
+    Attributes:
+        limits: limits that the choice must meet.
+        best: objective in which it must be the best; None: the knee of the front.
+        trial: number of the trial to choose, on the front or not, whatever the other options; None: by them.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    best: str | None = None
+    trial: int | None = None
+
+    def choose(self, study: Study, standings: Standings) -> Choice:
+        """Choose an architecture of a study.
+
+        Raises:
+            UserError: there is no such trial, or nothing to choose from (see `choose`).
+        """
+        if self.trial is not None:
+            return Choice(study.record(self.trial), "asked for", {})
+        return choose(standings, self.limits, self.best)
 
 
 def read_limits(texts: Sequence[str]) -> list[Limit]:

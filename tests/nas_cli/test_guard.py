@@ -120,7 +120,8 @@ def test_search_refuses_names_and_addresses_before_it_does_anything(
     nas: Nas, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nas_cli.commands.search._prepare", lambda *_: pytest.fail("text was prepared"))
+    prepare = "studies.workers.request.SearchRequest.prepare"
+    monkeypatch.setattr(prepare, lambda *_: pytest.fail("text was prepared"))
     assert nas("search", "tiny", *options).exit_code == 2
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,66 @@
+"""The report on a study's front: its rows, and comparisons with random search and with the baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from studies.analysis.standings import Standings
+from studies.analysis.versus_baselines import VersusBaselines
+from studies.analysis.versus_random import Comparison, compare
+from studies.study import Study
+from studies.study.trial_record import TrialRecord
+
+
+@dataclass(frozen=True)
+class FrontReport:
+    """A study's front as of one reading of its trials.
+
+    Attributes:
+        every: whether all trained architectures are listed, not only the front and those near it.
+        records: all trials, in order.
+    """
+
+    study: Study
+    every: bool
+    records: list[TrialRecord]
+    standings: Standings
+    versus_random: Comparison
+    versus_baselines: VersusBaselines
+
+    @classmethod
+    def of(cls, study: Study, every: bool = False) -> FrontReport:
+        """Read the study and compare.
+
+        Raises:
+            UserError: the study can't be compared with a random search.
+        """
+        records = study.records()
+        standings = Standings.of(study, records)
+        rivals = compare(study, records)
+        return cls(study, every, records, standings, rivals, VersusBaselines(records, standings, study.space))
+
+    @property
+    def shown(self) -> list[TrialRecord]:
+        """Trials of the table, in its order."""
+        if self.every:
+            return [record for record in self.records if record.state == "done"]
+        return [row.record for row in self.standings.shown]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        standings, objectives = self.standings, self.study.space.objectives
+        rows = [standings.standing(record) for record in self.shown] if self.every else standings.front
+        return {
+            "study": self.study.name,
+            "objectives": {item.name: item.direction for item in objectives},
+            "units": {item.name: item.metric.unit for item in objectives},
+            "trained": sum(record.trained for record in self.records),
+            "repeats": sum(record.repeated for record in self.records),
+            "noise": standings.noise_dict(),
+            "settled": standings.noise is not None and not standings.undecided,
+            "versus_random": self.versus_random.to_dict(),
+            "versus_baselines": self.versus_baselines.to_dict(),
+            "front": [standings.to_dict(row) for row in rows],
+            "near_front": [standings.to_dict(row) for row in standings.near],
+        }

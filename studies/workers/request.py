@@ -1,0 +1,129 @@
+"""A search as it is asked for: checked, given its text, started or resumed, and handed to its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from search_spaces import SearchSpace
+from studies.data import TokenData
+from studies.data.corpora import located
+from studies.data.tokenizers import located_tokenizer
+from studies.search.samplers import check_sampler
+from studies.search.stopping_rules import check_stopping_rule
+from studies.study import Study
+from studies.study.lookup import check_new
+from studies.study.names import DEFAULT_RUNS
+from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STOPPING, StudySettings
+from studies.training.batches import check_data
+from studies.training.compilation import check_compile
+from studies.training.devices import check_memory, check_workers, pick_device
+from studies.training.threads import choose_threads
+from studies.workers.proxy import prepare_for, train_settings
+from studies.workers.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """Options of a search. They are those of `nas search`, and None means the same default.
+
+    Attributes:
+        space: the space to search.
+        name: name of the study; None: the space's.
+        trials: trained architectures that the study shall have, including earlier ones.
+        timeout: most seconds of this run.
+        workers: parallel training processes.
+        data, tokenizer: text and tokenizer; None: the space's.
+        threads: CPU threads per worker; None: by a rule (`choose_threads`).
+        runs: folder that holds the studies.
+        storage: URL of a database; None: a journal in the study's folder.
+    """
+
+    space: SearchSpace
+    name: str | None = None
+    trials: int = 50
+    timeout: float | None = None
+    workers: int = 1
+    data: str | None = None
+    tokenizer: str | None = None
+    sampler: str = DEFAULT_SAMPLER
+    stopping: str = DEFAULT_STOPPING
+    seed: int = 0
+    device: str = "auto"
+    compile: str = "auto"
+    cpu_precision: str | None = None
+    threads: int | None = None
+    runs: Path = DEFAULT_RUNS
+    storage: str | None = None
+
+    @property
+    def study_name(self) -> str:
+        """Name of the study."""
+        return self.space.name if self.name is None else self.name
+
+    def check(self) -> None:
+        """Check everything that can be checked before the text is read.
+
+        Raises:
+            UserError: an option is not valid, or this machine can't train the space's baselines.
+        """
+        check_new(self.study_name, self.runs, self.storage)
+        check_sampler(self.sampler)
+        check_stopping_rule(self.stopping)
+        device = pick_device(self.device)
+        check_compile(self.compile, device)
+        check_workers(self.workers)
+        baselines = {f"baseline {name}": item for name, item in self.space.baselines.items()}
+        check_memory(baselines, device)
+
+    def prepare(self, progress: Callable[[int, int, int | None], None] | None = None) -> TokenData:
+        """Return the study's tokens, prepared if they are not yet.
+
+        Args:
+            progress: called with documents, tokens, and the number of tokens wanted, if known.
+
+        Raises:
+            UserError: the text can't be read, or does not suit the space.
+        """
+        tokens = prepare_for(self.space, self._corpus, self._tokenizer, progress)
+        check_data(tokens, train_settings(self.space, 0), self.space.backbone.vocab_size)
+        return tokens
+
+    def open(self, tokens: TokenData) -> tuple[Study, bool]:
+        """Create the study or resume it. One that exists keeps its settings; asking for others is refused.
+
+        Returns:
+            (study, whether it existed before).
+
+        Raises:
+            UserError: it exists with other settings, or its folder or storage can't be used.
+        """
+        settings = StudySettings(
+            seed=self.seed,
+            sampler=self.sampler,
+            stopping=self.stopping,
+            corpus=self._corpus,
+            tokenizer=self._tokenizer,
+            data_hash=tokens.content_hash,
+            data_folder=str(tokens.folder.resolve()),
+            compile=self.compile,
+            cpu_precision=self.cpu_precision or StudySettings.cpu_precision,
+            threads=choose_threads(self.threads, self.space.backbone, self.workers),
+        )
+        unasked = [name for name in ("cpu_precision", "threads") if getattr(self, name) is None]
+        return Study.create_or_resume(self.study_name, self.space, settings, self.runs, self.storage, unasked)
+
+    def supervise(self, study: Study) -> Supervisor:
+        """Return a supervisor of the study's workers; its `watch` starts them."""
+        return Supervisor(
+            study, workers=self.workers, target=self.trials, device=self.device, timeout=self.timeout
+        )
+
+    @property
+    def _corpus(self) -> str:
+        return located(self.data or self.space.data.corpus)
+
+    @property
+    def _tokenizer(self) -> str:
+        return located_tokenizer(self.tokenizer or self.space.data.tokenizer)
