@@ -41,7 +41,6 @@ class Baseline:
     A backbone with fewer layers than the layout uses the layout's end, which holds its rarer mixer.
     """
 
-    summary: str
     layout: str = "F"
     loops: int = 1
     rules: Rules = lambda backbone: ()
@@ -70,24 +69,14 @@ def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:
 
 
 BASELINES: dict[str, Baseline] = {
-    "dense": Baseline("the backbone itself: dense projections, full attention, not looped"),
-    "hdpl-paper": Baseline("HDPL on q k v gate up as in its paper", rules=hdpl_paper_rules),
-    "lt2-looped": Baseline("full attention, looped four times", loops=LT2_LOOPS),
-    "lt2-gdn": Baseline("Gated DeltaNet, looped four times", "G", LT2_LOOPS, mixers=LT2_MIXERS),
-    "lt2-full-gdn": Baseline(
-        "one gated full attention layer per four Gated DeltaNet layers, looped four times",
-        "GGGGF",
-        LT2_LOOPS,
-        mixers=LT2_MIXERS,
-    ),
-    "lt2-gdn-dsa": Baseline(
-        "one sparse attention layer per four Gated DeltaNet layers, looped four times",
-        "GGGGS",
-        LT2_LOOPS,
-        mixers=LT2_MIXERS,
-    ),
-    "gka": Baseline("Gaussian-kernel attention in every layer", "K"),
-    "gka-hybrid": Baseline("one full attention layer per three Gaussian-kernel layers", "KKKF"),
+    "dense": Baseline(),
+    "hdpl-paper": Baseline(rules=hdpl_paper_rules),
+    "lt2-looped": Baseline(loops=LT2_LOOPS),
+    "lt2-gdn": Baseline("G", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-full-gdn": Baseline("GGGGF", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-gdn-dsa": Baseline("GGGGS", LT2_LOOPS, mixers=LT2_MIXERS),
+    "gka": Baseline("K"),
+    "gka-hybrid": Baseline("KKKF"),
 }
 NAMES = (*BASELINES, *(name + MATCHED for name in BASELINES if name != "dense"))
 

@@ -79,11 +79,10 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Violation:
-    """A violated constraint; `amount` is the excess as a fraction of the limit."""
+    """A violated constraint, and the value that violates it."""
 
     constraint: Constraint
     value: int
-    amount: float
 
     def __str__(self) -> str:
         value = self.constraint.metric.format(self.value)
@@ -103,7 +102,7 @@ def values(constraints: Sequence[Constraint], architecture: Architecture) -> tup
 def violations(constraints: Sequence[Constraint], architecture: Architecture) -> list[Violation]:
     """Return the constraints that the architecture violates."""
     measured = ((item, item.measure(architecture)) for item in constraints)
-    return [Violation(item, value, amount) for item, value in measured if (amount := item.amount(value)) > 0]
+    return [Violation(item, value) for item, value in measured if item.amount(value) > 0]
 
 
 def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint]]:

@@ -35,8 +35,6 @@ class Field:
     name: str
     forms: tuple[str, ...]
     read: Callable[[object], Any]
-    low: float | None = None
-    high: float | None = None
     help: str = ""
 
     @property
@@ -121,7 +119,7 @@ def read_projections(value: object) -> tuple[str, ...]:
 
 def _numeric(name: str, option: Option) -> Field:
     forms = _FORMS[option.kind]
-    return Field(name, forms, option.read, option.low, option.high, option.help)
+    return Field(name, forms, option.read, option.help)
 
 
 def _read_layout(value: object) -> str:

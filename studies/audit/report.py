@@ -101,11 +101,6 @@ class Report:
     epochs: float
     environments: tuple[dict[str, str], ...]
 
-    @property
-    def row(self) -> dict[str, Row]:
-        """Rows by predictor."""
-        return {row.name: row for row in self.rows}
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         proxy = self.audit.study.space.proxy

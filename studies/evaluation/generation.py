@@ -16,9 +16,8 @@ from surgery.config.problems import Problem, Problems, UserError
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated text, and the seconds for the prompt and the new tokens together."""
+    """Amounts of generated text, and the seconds for the prompt and the new tokens together."""
 
-    text: str
     prompt_tokens: int
     new_tokens: int
     seconds: float
@@ -111,5 +110,4 @@ def generate(
         **sampling,
     )
     seconds = time.perf_counter() - started
-    new = output[0, len(ids) :]
-    return Generated(str(tokenizer.decode(new, skip_special_tokens=True)), len(ids), len(new), seconds)
+    return Generated(len(ids), output.shape[1] - len(ids), seconds)

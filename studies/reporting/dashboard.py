@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Dashboard:
-    """A server that is bound to its port; `serve` blocks until `close` or Ctrl-C.
+    """A server that is bound to its port; `serve` blocks until Ctrl-C.
 
     Raises:
         UserError: the port is in use or not permitted.
@@ -55,10 +55,6 @@ class Dashboard:
             self.closing.set()
             self.server.server_close()
             notes.join(timeout=5)
-
-    def close(self) -> None:
-        """End `serve`, from another thread."""
-        self.server.shutdown()
 
     def _keep_notes(self, on_notes: Callable[[int], None] | None) -> None:
         while not self.closing.is_set():

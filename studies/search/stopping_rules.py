@@ -25,13 +25,11 @@ class StoppingRule(ABC):
 
     Attributes:
         name: as `--stopping` takes it.
-        summary: one line for help texts.
         share: of the runs at a rung that may continue while new ones are still started, the highest scores
             first; None: every run with a positive score.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
     share: ClassVar[float | None] = None
 
     @abstractmethod
@@ -99,7 +97,7 @@ class StoppingRule(ABC):
 class Never(StoppingRule):
     """The rule that pauses nothing."""
 
-    name, summary = "none", "trains every run to the end"
+    name = "none"
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
         """Return 1 for every run."""
@@ -109,7 +107,7 @@ class Never(StoppingRule):
 class Median(StoppingRule):
     """The median rule of Vizier (Golovin et al. 2017, section 3.2.2), among runs that cost no more."""
 
-    name, summary = "median", "pauses runs that are worse than the median of the runs that cost no more"
+    name = "median"
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
         """Return 1 for runs no worse than their rivals' median, else 0."""
@@ -119,15 +117,12 @@ class Median(StoppingRule):
 
 
 class Pareto(StoppingRule):
-    """Pauses a run that another dominates at its rung by more than the noise.
+    """Pauses a run that one of no higher cost beats at its rung by more than the noise.
 
     The noise is the spread of the results of runs with one loss at the rung.
     """
 
-    name, summary = (
-        "pareto",
-        "pauses runs that one of no higher cost beats at its rung by more than the noise",
-    )
+    name = "pareto"
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
         """Return 1 for runs within the noise of their best rival, else 0."""
@@ -142,10 +137,7 @@ class Pareto(StoppingRule):
 class Forecasting(StoppingRule):
     """Scores a run by the expected hypervolume improvement, unless it will hardly end on the front."""
 
-    name, summary = (
-        "forecast",
-        "continues the runs of the highest expected hypervolume improvement, by predicted losses",
-    )
+    name = "forecast"
     # ASHA's rule (Li et al. 2020), there by loss alone; on the replay table 1/4 to 1/2 are equally good
     share = 1 / 2
 

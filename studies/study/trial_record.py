@@ -32,7 +32,6 @@ from studies.storage.attributes import (
     STOPPED_AT,
     SUGGESTED_BY,
     TOKENS,
-    WORKER,
 )
 from surgery.architecture import Architecture
 
@@ -70,7 +69,6 @@ class TrialRecord:
     baseline: str | None
     feasible: bool
     reason: str
-    worker: str
     seconds: float
     seeds: tuple[int, ...]
     rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
@@ -103,7 +101,6 @@ class TrialRecord:
             baseline=attrs.get(BASELINE),
             feasible=all(amount <= 0 for amount in trial.constraints.values()),
             reason=attrs.get(REASON, ""),
-            worker=attrs.get(WORKER) or "",  # None once it was requeued
             seconds=attrs.get(SECONDS, 0.0),
             seeds=tuple(attrs.get(SEEDS, ())),
             rungs=tuple(attrs.get(RUNGS, ())),

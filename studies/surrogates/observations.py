@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,34 +33,6 @@ class Observations:
     exempt: Bools
     feasible: Bools
 
-    @classmethod
-    def of(
-        cls,
-        numbers: Sequence[int],
-        costs: Sequence[Sequence[float]],
-        curves: Sequence[Sequence[float]],
-        features: Sequence[Sequence[float]],
-        rungs: int,
-        exempt: Sequence[bool] = (),
-        feasible: Sequence[bool] = (),
-    ) -> Observations:
-        """Build observations from lists; curves may be shorter than `rungs`.
-
-        By default nothing is exempt and everything is feasible.
-        """
-        count = len(numbers)
-        padded = np.full((count, rungs), np.nan)
-        for row, curve in enumerate(curves):
-            padded[row, : len(curve)] = curve
-        return cls(
-            np.asarray(numbers, dtype=np.int64),
-            _table(costs),
-            padded,
-            _table(features),
-            np.asarray(exempt or [False] * count, dtype=np.bool_),
-            np.asarray(feasible or [True] * count, dtype=np.bool_),
-        )
-
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -86,8 +57,3 @@ class Observations:
         """(n,) loss at the last rung that each run reached; NaN where it reached none."""
         rungs = np.maximum(self.reached - 1, 0)
         return np.asarray(self.curves[np.arange(len(self)), rungs])
-
-
-def _table(rows: Sequence[Sequence[float]]) -> Floats:
-    """Return an array (rows, columns), also without rows or columns."""
-    return np.asarray(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if rows else 0)

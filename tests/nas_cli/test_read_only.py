@@ -122,7 +122,7 @@ def test_the_dashboard_serves_it(folder: Path) -> None:
                 answer.status,
                 [item["study_name"] for item in json.load(answer)["study_summaries"]],
             )
-        dashboard.close()
+        dashboard.server.shutdown()
         thread.join()
         return [status, names]
 

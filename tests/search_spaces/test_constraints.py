@@ -48,7 +48,9 @@ def test_violations_name_what_is_broken() -> None:
         broken = space.violations(architecture)
         values = space.constraint_values(architecture)
         assert len(values) == 3
-        assert [item.amount for item in broken] == [value for value in values if value > 0]
+        assert [item.constraint.amount(item.value) for item in broken] == [
+            value for value in values if value > 0
+        ]
         for item in broken:
             assert item.value == cost(architecture, item.constraint.name) > item.constraint.limit
             assert str(item.constraint) in limits

@@ -28,6 +28,7 @@ from studies.training.loop import Interrupted
 from studies.workers.worker import work
 from surgery.config.problems import UserError
 from tests.studies.conftest import MakeStudy, study_settings
+from tests.studies.tables import row_of
 
 COUNT = 5
 
@@ -49,7 +50,7 @@ def study(trained: Path, tmp_path: Path) -> Study:
 def record(number: int, loss: float, params: float, state: str = DONE) -> TrialRecord:
     return TrialRecord(
         number=number, state=state, values=(loss, params), metrics={"val_loss": loss, "params": params},
-        line="", hash=f"h{number}", architecture=None, baseline=None, feasible=True, reason="", worker="",
+        line="", hash=f"h{number}", architecture=None, baseline=None, feasible=True, reason="",
         seconds=1.0, seeds=(),
     )  # fmt: skip
 
@@ -112,9 +113,9 @@ def test_end_to_end(study: Study, tmp_path: Path) -> None:
         assert json.loads(curve[-1])["tokens"] == result["tokens"]
     proxy_losses = np.array([point.proxy_loss for point in found.points])
     long_losses = np.array([point.long_loss for point in found.points])
-    assert found.row[PROXY].spearman.value == pytest.approx(float(spearman(proxy_losses, long_losses)))
-    assert found.row[PROXY].kendall.value == pytest.approx(float(kendall(proxy_losses, long_losses)))
-    early = found.row["loss at 50% of it"]
+    assert row_of(found, PROXY).spearman.value == pytest.approx(float(spearman(proxy_losses, long_losses)))
+    assert row_of(found, PROXY).kendall.value == pytest.approx(float(kendall(proxy_losses, long_losses)))
+    early = row_of(found, "loss at 50% of it")
     expected = [
         next(entry["val_loss"] for entry in study.curve(point.record.number) if "val_loss" in entry)
         for point in found.points

@@ -21,6 +21,7 @@ from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate, 
 from studies.surrogates.observations import Observations
 from studies.workers.worker import work
 from tests.studies.conftest import MakeStudy, search_of
+from tests.studies.tables import observation_table
 
 Quiet = Callable[[str], None]
 
@@ -88,12 +89,12 @@ def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
     rng = np.random.default_rng(0)
     features, costs = rng.normal(size=(60, 2)), rng.uniform(1, 9, (60, 1))
     results = 5 + 0.3 * features[:, 0] - 0.2 * np.log(costs[:, 0])
-    known = Observations.of(
+    known = observation_table(
         range(40), costs[:40].tolist(), [[value] for value in results[:40]], features[:40].tolist(), 1
     )
     found = predict_untrained(known, extrapolate(known), costs[40:], features[40:])
     np.testing.assert_allclose(found.mean, results[40:], atol=0.02)
-    few = Observations.of(
+    few = observation_table(
         range(FEWEST - 1),
         costs[: FEWEST - 1].tolist(),
         [[5.0]] * (FEWEST - 1),

@@ -14,6 +14,7 @@ from studies.search.stopping_rules import LAST_CHANCE, STOPPING_RULES, check_sto
 from studies.surrogates.learning_curves import FEWEST, PENALTIES, extrapolate
 from studies.surrogates.observations import Floats, Observations
 from surgery.config.problems import UserError
+from tests.studies.tables import observation_table
 
 RUNGS = 3
 
@@ -29,7 +30,7 @@ def observation_tables(draw: st.DrawFn, fewest: int = 2) -> Observations:
     reached = rng.integers(1, RUNGS + 1, count)
     curves = [row[:length].tolist() for row, length in zip(curves, reached, strict=True)]
     features = rng.normal(size=(count, 2))
-    return Observations.of(range(count), costs.tolist(), curves, features.tolist(), RUNGS)
+    return observation_table(range(count), costs.tolist(), curves, features.tolist(), RUNGS)
 
 
 def unfinished(observations: Observations) -> list[int]:
@@ -99,7 +100,7 @@ def test_pareto_stops_what_is_beaten_by_more_than_the_noise() -> None:
     margin = 0.02  # of the rung's loss that one result has
     rows = [*curves.tolist(), [2 * result.min() + 1.5 * margin], [2 * result.min() + 6 * margin]]
     costs = [[1.0]] * 202
-    observations = Observations.of(range(202), costs, rows, [[0.0]] * 202, 2)
+    observations = observation_table(range(202), costs, rows, [[0.0]] * 202, 2)
     assert STOPPING_RULES["pareto"].score(observations, [200, 201]).tolist() == [1, 0]
 
 
@@ -159,7 +160,7 @@ def test_forecasts_are_as_wrong_as_they_say() -> None:
         result = 5 + 0.2 * features[:, 0] + rng.normal(0, 0.03, 60)
         first = result + 0.6 + 0.1 * features[:, 1] + rng.normal(0, 0.03, 60)
         curves = [[a, b] if row < 30 else [a] for row, (a, b) in enumerate(zip(first, result, strict=True))]
-        prediction = extrapolate(Observations.of(range(60), [[1.0]] * 60, curves, features.tolist(), 2))
+        prediction = extrapolate(observation_table(range(60), [[1.0]] * 60, curves, features.tolist(), 2))
         inside += int((np.abs(prediction.mean - result)[30:] < 2 * prediction.sd[30:]).sum())
         total += 30
     assert 0.90 < inside / total < 0.99

@@ -24,6 +24,7 @@ from studies.workers.worker import work
 from surgery.architecture.metrics import AHEAD
 from surgery.config.problems import UserError
 from tests.studies.conftest import SPACE, MakeStudy, search_of
+from tests.studies.tables import row_of
 
 LOSS = "val_loss@4x"
 TEXT = SPACE.replace("{val_loss: min", f"{{{LOSS}: min").replace(
@@ -94,7 +95,7 @@ def _check_audit(study: Study) -> None:
     metrics = [point.record.metrics for point in found.points]
     for row, name in ((PROXY, LOSS), ("loss at 100% of it", "val_loss")):
         expected = spearman(np.array([item[name] for item in metrics]), long)
-        assert found.row[row].spearman.value == pytest.approx(float(expected))
+        assert row_of(found, row).spearman.value == pytest.approx(float(expected))
     assert found.to_dict()["proxy_loss"] == LOSS
 
 
@@ -106,5 +107,5 @@ def test_every_audit_says_how_it_would_rank(make_study: MakeStudy) -> None:
     found = report(audit)
     long = np.array([point.long_loss for point in found.points])
     carried = np.array([point.record.metrics[LOSS] for point in found.points])
-    row = found.row[f"{LOSS} by its curve"]
+    row = row_of(found, f"{LOSS} by its curve")
     assert row.spearman.value == pytest.approx(float(spearman(carried, long)))

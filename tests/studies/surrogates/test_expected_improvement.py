@@ -17,6 +17,7 @@ from studies.surrogates.expected_improvement import (
 )
 from studies.surrogates.learning_curves import Prediction
 from studies.surrogates.observations import Floats, Observations
+from tests.studies.tables import observation_table
 
 
 @given(st.integers(1, 3), st.integers(0, 6), st.integers(0, 2**31))
@@ -36,7 +37,7 @@ def test_the_exclusive_volume_by_counting_cells(objectives: int, size: int, seed
 def observations_of(costs: Floats, finished: Floats) -> Observations:
     """Finished runs first; the others are at their first rung."""
     curves = [[value + 1, value] for value in finished] + [[5.0]] * (len(costs) - len(finished))
-    return Observations.of(range(len(costs)), costs.tolist(), curves, [[0.0]] * len(costs), 2)
+    return observation_table(range(len(costs)), costs.tolist(), curves, [[0.0]] * len(costs), 2)
 
 
 @given(st.integers(0, 2**31))
@@ -63,7 +64,7 @@ def test_what_can_not_stand_on_the_front_covers_nothing_of_it() -> None:
     prediction = Prediction(np.array([4.0, 5.0, 4.5]), np.array([0.0, 0.0, 0.01]))
     observations = observations_of(costs, np.array([4.0, 5.0]))
     assert expected_improvements(observations, prediction, [2])[0] == pytest.approx(0, abs=1e-6)
-    alone = Observations.of(
+    alone = observation_table(
         range(3), costs.tolist(), [[5.0, 4.0], [6.0, 5.0], [5.0]], [[0.0]] * 3, 2, (), [False, True, True]
     )
     assert expected_improvements(alone, prediction, [2])[0] > 0.01

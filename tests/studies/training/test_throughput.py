@@ -25,6 +25,7 @@ from studies.workers.worker import work
 from surgery.architecture import Architecture
 from surgery.model import HybridLM
 from tests.studies.conftest import SPACE, MakeStudy
+from tests.studies.tables import row_of
 
 TIMED = SPACE.replace("proxy: {tokens: 2048,", "proxy: {seconds: 6, tokens: 8192,")
 CPU = torch.device("cpu")
@@ -118,7 +119,7 @@ def test_a_study_by_time(make_study: MakeStudy, a_pass_a_second: list[str]) -> N
         (result,) = audit.results()[member.hash]
         assert result["tokens"] == 2 * 512 * (study.record(member.number).steps or 0)
     found = report(audit)
-    assert found.row["loss at 50% of it"].count == 4
+    assert row_of(found, "loss at 50% of it").count == 4
     assert json.loads(json.dumps(found.to_dict()))["proxy_seconds"] == 6
 
 
