@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,20 +74,36 @@ class Stream:
     def moments(self, block: Block, name: str) -> Tensor:
         """Return the mean of x x^T over tokens (d_in, d_in), x being the input of projection `name`."""
         total, count = torch.zeros(()), 0
-        seen: list[Tensor] = []
-        handle = module(block, name).register_forward_pre_hook(_stop_at(seen))
-        try:
-            for state in self.states:
-                try:
-                    block(state, self._context(state))
-                except _ReachedError:
-                    x = seen.pop().flatten(0, -2)
-                    total = x.T @ x + total.to(x.device)
-                    count += len(x)
-        finally:
-            handle.remove()
-        assert count, f"nothing reaches {name}"
+        for x in self._inputs(block, name):
+            total = x.T @ x + total.to(x.device)
+            count += len(x)
         return (total / count).clone()
+
+    @torch.inference_mode()
+    def output_error(self, block: Block, name: str, weight: Tensor) -> float:
+        """Return RMS of W x - f(x) over RMS of W x, f being projection `name` without its output bias."""
+        part = module(block, name)
+        bias = part.get_parameter("bias") if getattr(part, "bias", None) is not None else None
+        error = size = 0.0
+        for x in self._inputs(block, name):
+            y = torch.nn.functional.linear(x, weight, bias)
+            error += float((part(x) - y).square().sum())
+            size += float((y if bias is None else y - bias).square().sum())
+        return float((error / max(size, 1e-30)) ** 0.5)
+
+    def _inputs(self, block: Block, name: str) -> Iterator[Tensor]:
+        """Yield the inputs (tokens, d_in) of a projection, sequence by sequence."""
+        seen: list[Tensor] = []
+        for state in self.states:
+            handle = module(block, name).register_forward_pre_hook(_stop_at(seen))
+            try:
+                block(state, self._context(state))
+            except _ReachedError:
+                pass
+            finally:
+                handle.remove()
+            assert seen, f"nothing reaches {name}"
+            yield seen.pop().flatten(0, -2)
 
     @torch.inference_mode()
     def advance(self, block: Block) -> None:

@@ -34,6 +34,7 @@ def execute(
     plan: Plan,
     *,
     calibration: Calibration | None = None,
+    hdpl_fit: str = "full",
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> tuple[HybridLM, tuple[FitReport, ...]]:
@@ -43,6 +44,7 @@ def execute(
         source: the checkpoint.
         plan: what becomes of its tensors.
         calibration: texts or token ids to whose activations operators are fitted; None: to the weights alone.
+        hdpl_fit: form of fitted latents, see `surgery.apply.fit.FORMS`.
         device: device of fitting and calibration.
         progress: called with (stage, done, total).
 
@@ -61,7 +63,7 @@ def execute(
     state = _carried(source, plan, progress)
     reports: tuple[FitReport, ...] = ()
     if plan.fitted:
-        reports = tuple(_fit(source, plan, state, sequences, torch.device(device), progress))
+        reports = tuple(_fit(source, plan, state, sequences, hdpl_fit, torch.device(device), progress))
     return assemble(plan.after, state), reports
 
 
@@ -125,6 +127,7 @@ def _fit(
     plan: Plan,
     state: State,
     sequences: list[Tensor],
+    form: str,
     device: torch.device,
     progress: Progress | None,
 ) -> Iterator[FitReport]:
@@ -142,13 +145,16 @@ def _fit(
                 weight = _source_tensor(source, replaced[index, name])
                 operator = plan.after.layers[index].projections[name]
                 target = weight.to(device, torch.float32)
-                fitted = fitter_of(operator.name)(target, moments, operator.options)
+                fitted = fitter_of(operator.name)(target, moments, operator.options, form)
                 part = "ffn" if name in FFN_PROJECTIONS else "mixer"
-                for key, value in fitted.parameters.items():
-                    state[f"layers.{index}.{part}.{name}.{key}"] = value.to("cpu", weight.dtype).contiguous()
+                stored = {key: value.to("cpu", weight.dtype) for key, value in fitted.parameters.items()}
+                for key, value in stored.items():
+                    state[f"layers.{index}.{part}.{name}.{key}"] = value.contiguous()
                 if block is not None:
-                    load(module(block, name), fitted.parameters, device)
+                    load(module(block, name), stored, device)
                 of_weight, of_output = errors(target, fitted.weight, moments)
+                if stream is not None and block is not None:
+                    of_output = stream.output_error(block, name, target)
                 short = PROJECTION_OPERATORS[operator.name].short(operator.options)
                 yield FitReport(
                     index, name, f"{operator.name} {short}".strip(), of_weight, of_output, fitted.steps

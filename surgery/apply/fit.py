@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.architecture import Architecture
-from surgery.config.problems import Problems
+from surgery.config.problems import Problem, Problems, UserError
 from surgery.projections import PROJECTION_OPERATORS
 
 
@@ -21,7 +21,8 @@ class FitReport:
 
     Attributes:
         weight_error: ||W - W'|| / ||W|| (Frobenius).
-        output_error: RMS of (W - W') x over RMS of W x on the calibration text; None without a text.
+        output_error: RMS of W x - f(x) over RMS of W x on the calibration text, f being the operator; None
+            without a text.
         steps: iterations until convergence.
     """
 
@@ -46,7 +47,9 @@ class Fitted:
     steps: int
 
 
-Fitter = Callable[[Tensor, Tensor | None, Mapping[str, Any]], Fitted]
+# Forms in which a nonlinear latent can carry a linear map; see `surgery.projections.hdpl.fit`.
+FORMS = ("full", "paired")
+Fitter = Callable[[Tensor, Tensor | None, Mapping[str, Any], str], Fitted]
 
 
 def fitter_of(operator: str) -> Fitter:
@@ -72,6 +75,17 @@ def check_operators(after: Architecture) -> None:
                 "operator", operator, "can't be fitted to dense weights", f"those that can: {supported}"
             )
     problems.raise_if_any("the architecture can't be reached by surgery")
+
+
+def check_form(form: str) -> None:
+    """Check the form of fitted latents.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    if form not in FORMS:
+        problem = Problem("hdpl_fit", form, f"must be one of {', '.join(FORMS)}")
+        raise UserError("can't fit operators", [problem])
 
 
 def errors(

@@ -14,7 +14,7 @@ import torch
 from surgery.apply.calibrate import Calibration, Progress
 from surgery.apply.defaults import generation_defaults
 from surgery.apply.execute import execute
-from surgery.apply.fit import FitReport
+from surgery.apply.fit import FitReport, check_form
 from surgery.apply.plan import Plan, plan
 from surgery.apply.report import sections
 from surgery.apply.source import SourceModel, read_source
@@ -58,6 +58,7 @@ def apply(
     dry_run: bool = False,
     fold: str = "average",
     calibration: Calibration | None = None,
+    hdpl_fit: str = "full",
     heal: Heal | None = None,
     overwrite: bool = False,
     device: str | torch.device = "cpu",
@@ -72,6 +73,7 @@ def apply(
         dry_run: stop after the plan and all checks that need no writing.
         fold: `average` or `first`, see `plan`.
         calibration: texts or token ids to fit operators to; without it weights are fitted, not outputs.
+        hdpl_fit: form of fitted latents, `full` or `paired`, see `fit_hdpl`.
         heal: trains the model between fitting and writing.
         overwrite: replace an existing model at `out`.
         progress: called with (stage, done, total).
@@ -81,6 +83,7 @@ def apply(
             verification failed. No partial output is left behind.
     """
     began = time.monotonic()
+    check_form(hdpl_fit)
     source = model if isinstance(model, SourceModel) else read_source(model)
     planned = plan(source, architecture, fold=fold, out=out)
     if out is not None:
@@ -90,7 +93,9 @@ def apply(
         return ApplyReport(planned, seconds=time.monotonic() - began)
     assert out is not None, "only a dry run has no output"
     planned.check_disk()
-    built, fits = execute(source, planned, calibration=calibration, device=device, progress=progress)
+    built, fits = execute(
+        source, planned, calibration=calibration, hdpl_fit=hdpl_fit, device=device, progress=progress
+    )
     healed = heal(built) if heal is not None else ""
     verification = publish(built.eval(), source, planned, fits, out, text=healed, overwrite=overwrite)
     return ApplyReport(planned, Path(out), fits, verification, time.monotonic() - began)

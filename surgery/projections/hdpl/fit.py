@@ -9,52 +9,87 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.apply.fit import Fitted
+from surgery.apply.fit import FORMS, Fitted
 
 DAMPING = 1e-2  # fraction of the mean activation energy added to every direction, for small samples
-QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4, for latents of std 1
+QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4, for latents of std about 1
 MAX_STEPS = 40
 TOLERANCE = 5e-4  # relative improvement per step below which fitting stops
+
+# silu'' is zero at INFLECTION: silu(INFLECTION + u) = silu(INFLECTION) + SLOPE u + O(u^3).
+INFLECTION = 2.399357280515467
+SLOPE = 1.099839320128867
+# RMS of u. On layer 12 of SmolLM2-135M, rank 128, the output errors are 0.5 % larger than those of the linear
+# map; at 0.4 none and at 1.4 4 % are due to curvature. Smaller latents are lost in the rounding of bfloat16.
+LATENT_RMS = 0.8
 
 
 def fit_hdpl(
     weight: Float[Tensor, "d_out d_in"],
     moments: Float[Tensor, "d_in d_in"] | None,
     options: Mapping[str, Any],
+    form: str = "full",
 ) -> Fitted:
     """Fit an HDPL operator to `weight` as blockdiag(B) + D A.
 
-    The latent is nonlinear, but silu(a) - silu(-a) = a: with mu = [A; -A] and decoder [D, -D] the operator
-    is exactly linear in evaluation, at half its rank. With an odd rank the last latent is unused.
-
     Minimises ||(W - blockdiag(B) - D A) C^1/2|| by alternating the exact least-squares solution for the
-    blocks with a power iteration for the low-rank part. Neither can increase the error.
+    blocks with a power iteration for the low-rank part. Neither can increase the error. The nonlinear latent
+    carries D A in one of two ways:
+
+    `full`: at silu's point of inflection, where it is linear up to the third order. One latent is a constant,
+    which cancels the others' constant outputs; the rest carry a map of rank - 1.
+
+    `paired`: mu = [A; -A] and decoder [D, -D]. Since silu(a) - silu(-a) = a, this is exact for inputs of any
+    size, at half the rank. An odd latent is unused.
 
     Args:
         weight: the dense weight W.
-        moments: second moments C of the inputs; None: the identity.
+        moments: second moments C of the inputs; None: the identity, and `paired`, since `full` needs to know
+            the size of the inputs.
         options: options of the operator.
+        form: `full` or `paired`.
     """
-    rank, (d_out, d_in) = options["rank"], weight.shape
+    assert form in FORMS, form
     root = _root(moments, weight)
-    blocks, decoder, encoder, steps = _alternate(weight, root, options["blocks"], rank // 2)
-    if moments is not None:  # latents of unit variance, so that the noise of training is relatively small
+    full = form == "full" and root is not None
+    rank = options["rank"]
+    usable = rank - 1 if full else rank // 2
+    blocks, decoder, encoder, steps = _alternate(weight, root, options["blocks"], usable)
+    fitted = torch.block_diag(*blocks) + decoder @ encoder
+    if moments is not None:  # latents of unit variance
         scale = moments.diagonal().mean().clamp(min=1e-30).sqrt().to(weight.dtype)
         encoder, decoder = encoder / scale, decoder * scale
-    half = len(encoder)
-    mu = weight.new_zeros(rank, d_in)
-    mu[:half], mu[half : 2 * half] = encoder, -encoder
-    out = weight.new_zeros(d_out, rank)
-    out[:, :half], out[:, half : 2 * half] = decoder, -decoder
+    mu, bias, out = (_at_inflection if full else _in_pairs)(encoder, decoder, rank)
     parameters = {
         "blocks": blocks,
         "mu.weight": mu,
-        "mu.bias": weight.new_zeros(rank),
-        "logvar.weight": weight.new_zeros(rank, d_in),
+        "mu.bias": bias,
+        "logvar.weight": torch.zeros_like(mu),
         "logvar.bias": weight.new_full((rank,), QUIET_LOGVAR),
         "decoder.weight": out,
     }
-    return Fitted(parameters, torch.block_diag(*blocks) + decoder @ encoder, steps)
+    return Fitted(parameters, fitted, steps)
+
+
+def _at_inflection(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weight and bias of mu and the decoder for latents of unit RMS that are nearly linear."""
+    count = len(encoder)
+    mu = encoder.new_zeros(rank, encoder.shape[1])
+    out = decoder.new_zeros(len(decoder), rank)
+    mu[:count] = LATENT_RMS * encoder
+    out[:, :count] = decoder / (LATENT_RMS * SLOPE)
+    out[:, -1] = -out[:, :count].sum(1)
+    return mu, encoder.new_full((rank,), INFLECTION), out
+
+
+def _in_pairs(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weight and bias of mu and the decoder for latents that are exactly linear in pairs."""
+    half = len(encoder)
+    mu = encoder.new_zeros(rank, encoder.shape[1])
+    mu[:half], mu[half : 2 * half] = encoder, -encoder
+    out = decoder.new_zeros(len(decoder), rank)
+    out[:, :half], out[:, half : 2 * half] = decoder, -decoder
+    return mu, encoder.new_zeros(rank), out
 
 
 def _root(moments: Tensor | None, weight: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surgery.apply.fit import check_operators, errors, fitter_of
+from surgery.apply.fit import check_form, check_operators, errors, fitter_of
 from surgery.config.problems import UserError
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.hdpl import HDPLSpec, fit
@@ -36,14 +36,34 @@ def module(parameters: dict[str, Tensor], d_in: int, d_out: int, **options: Any)
 @pytest.mark.parametrize(("d_in", "d_out"), [(24, 24), (16, 40), (40, 16)])
 @pytest.mark.parametrize("rank", [1, 2, 7, 8])
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_the_operator_is_the_linear_map_it_reports(
-    d_in: int, d_out: int, rank: int, calibrated: bool
-) -> None:
+def test_pairs_are_the_linear_map_they_report(d_in: int, d_out: int, rank: int, calibrated: bool) -> None:
     weight, x = torch.randn(d_out, d_in), correlated(400, d_in)
     moments = x.T @ x / len(x) if calibrated else None
-    fitted = fit_hdpl(weight, moments, {**OPTIONS, "rank": rank})
+    fitted = fit_hdpl(weight, moments, {**OPTIONS, "rank": rank}, "paired")
     built = module(fitted.parameters, d_in, d_out, rank=rank)
     torch.testing.assert_close(built(x), x @ fitted.weight.T, atol=1e-4, rtol=1e-4)
+    if not calibrated:  # the size of the inputs is unknown, so that only pairs are safe
+        torch.testing.assert_close(fit_hdpl(weight, None, {**OPTIONS, "rank": rank}).weight, fitted.weight)
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(64, 96), (96, 64)])
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_latents_carry_the_map(d_in: int, d_out: int, size: float, dtype: torch.dtype) -> None:
+    """Within 3 % of truncated singular values, which only ignore that blocks and low-rank part interact."""
+    weight, rank, count = torch.randn(d_out, d_in), 24, OPTIONS["blocks"]
+    x, unseen = (size * sample for sample in correlated(4000, d_in).split(2000))
+    fitted = fit_hdpl(weight, x.T @ x / len(x), {**OPTIONS, "rank": rank})
+    built = module(fitted.parameters, d_in, d_out, rank=rank).to(dtype)
+    y = unseen @ weight.T
+    measured = float((built(unseen.to(dtype)).detach().float() - y).norm() / y.norm())
+
+    parts = zip(x.chunk(count, dim=1), (x @ weight.T).chunk(count, dim=1), strict=True)
+    rest = torch.cat([out - part @ torch.linalg.lstsq(part, out).solution for part, out in parts], dim=1)
+    bound = float(torch.linalg.svdvals(rest)[rank:].norm() / (x @ weight.T).norm())
+    assert measured < 1.03 * bound
+    paired = fit_hdpl(weight, x.T @ x / len(x), {**OPTIONS, "rank": rank}, "paired")
+    assert measured < 0.9 * float((unseen @ paired.weight.T - y).norm() / y.norm())
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
@@ -114,3 +134,8 @@ def test_operators_without_a_way_from_dense_are_refused(monkeypatch: pytest.Monk
 def test_every_operator_that_is_not_dense_can_be_fitted() -> None:
     for name in PROJECTION_OPERATORS.keys() - {"dense"}:
         assert callable(fitter_of(name))
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(UserError, match=r"hdpl_fit.*full, paired"):
+        check_form("half")
