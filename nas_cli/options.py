@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from studies.files.defaults import DEFAULT_CPU_PRECISION
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DURATION = re.compile(r"(?:(\d{1,9})\s*h)?\s*(?:(\d{1,9})\s*m(?:in)?)?\s*(?:(\d{1,9})\s*s)?", re.ASCII)
 LONGEST_HOURS = 24 * 366
@@ -79,7 +81,7 @@ CompileOption = Annotated[
 CpuPrecisionOption = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option(
-        "--cpu-precision", show_default="float32",
+        "--cpu-precision", show_default=DEFAULT_CPU_PRECISION,
         help="Matmul precision on CPU; CUDA always uses bfloat16.",
     ),
 ]  # fmt: skip
@@ -109,9 +111,6 @@ EachOption = Annotated[
 RoundsOption = Annotated[
     int, typer.Option("--rounds", min=1, max=MOST, help="Measurements per entry; medians are shown.")
 ]
-
-DEFAULT_RUNS = Path("runs")
-DEFAULT_EACH = 5  # studies.search.refinement.MOST_RUNS, without importing it
 
 
 def refuse_without_effect(options: dict[str, object], where: str, hint: str) -> None:

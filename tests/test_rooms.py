@@ -28,13 +28,13 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "evaluation": ("data", "training"),
     "healing": ("data", "files", "training"),
     "reporting": ("analysis", "stats", "storage", "study"),
-    "search": ("analysis", "stats", "storage", "study", "surrogates"),
+    "search": ("analysis", "files", "stats", "storage", "study", "surrogates"),
     "workers": ("data", "files", "probes", "search", "stats", "storage", "study", "training"),
     "audit": ("data", "files", "reporting", "stats", "storage", "study", "training", "workers"),
     "replay": ("data", "search", "stats", "storage", "study", "surrogates", "training", "workers"),
     "benchmarks": (
-        "data", "replay", "reporting", "search", "stats", "storage", "study", "surrogates", "training",
-        "workers",
+        "data", "files", "replay", "reporting", "search", "stats", "storage", "study", "surrogates",
+        "training", "workers",
     ),
 }  # fmt: skip
 # What each room promises not to load, anywhere in it.

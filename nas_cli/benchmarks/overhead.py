@@ -9,6 +9,7 @@ from rich.table import Table
 
 from nas_cli.options import MOST, JsonOption, SpaceArgument
 from nas_cli.render.screen import console, print_json
+from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
 
 if TYPE_CHECKING:
     from studies.benchmarks.overhead import Overhead
@@ -23,8 +24,8 @@ def overhead(
     space: SpaceArgument = "hybrid",
     samplers: Annotated[
         str, typer.Option(metavar="SAMPLER,...", help="Samplers, each in its own study.")
-    ] = "gain",
-    stopping: Annotated[str, typer.Option(help="Early-stopping rule of all studies.")] = "forecast",
+    ] = DEFAULT_SAMPLER,
+    stopping: Annotated[str, typer.Option(help="Early-stopping rule of all studies.")] = DEFAULT_STOPPING,
     at: Annotated[
         str, typer.Option(metavar="TRIALS,...", help="Trial counts to report at, increasing.")
     ] = "500",

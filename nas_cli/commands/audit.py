@@ -11,7 +11,6 @@ from rich.table import Table
 
 from nas_cli.opening import open_study
 from nas_cli.options import (
-    DEFAULT_RUNS,
     MOST,
     DeviceOption,
     JsonOption,
@@ -23,6 +22,7 @@ from nas_cli.options import (
     WorkersOption,
 )
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
+from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.audit.plan import Audit

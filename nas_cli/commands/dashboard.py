@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from nas_cli.opening import open_study
-from nas_cli.options import DEFAULT_RUNS, RunsOption, StorageOption, StudyArgument
+from nas_cli.options import RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, errors, print_warnings
+from studies.files.defaults import DEFAULT_RUNS
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 

@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
+from nas_cli.options import JsonOption, RunsOption, StorageOption
 from nas_cli.render.screen import console, print_json
+from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.study.journal_repair import Repair

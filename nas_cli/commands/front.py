@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_cli.opening import open_study
-from nas_cli.options import DEFAULT_RUNS, JsonOption, PlotOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.options import JsonOption, PlotOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
+from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.analysis.front_report import FrontReport

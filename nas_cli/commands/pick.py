@@ -10,8 +10,9 @@ from rich.markup import escape
 
 from nas_cli.files import write_architecture
 from nas_cli.opening import open_study
-from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.options import JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
+from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.analysis.pick import Choice

@@ -8,8 +8,6 @@ import typer
 
 from nas_cli.opening import open_study
 from nas_cli.options import (
-    DEFAULT_EACH,
-    DEFAULT_RUNS,
     MOST,
     DeviceOption,
     EachOption,
@@ -20,6 +18,7 @@ from nas_cli.options import (
     WorkersOption,
 )
 from nas_cli.render.screen import console, duration, print_warnings
+from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

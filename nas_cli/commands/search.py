@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from nas_cli.options import (
-    DEFAULT_RUNS,
     MOST,
     MOST_SEED,
     CompileOption,
@@ -24,14 +23,13 @@ from nas_cli.options import (
 )
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, print_warnings
+from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
 
 if TYPE_CHECKING:
     from search_spaces.proxy import Proxy
     from studies.study import Study
     from studies.workers.progress import Snapshot
     from studies.workers.supervisor import Supervisor
-
-DEFAULT_TRIALS = 50
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,11 +61,11 @@ def search(
     sampler: Annotated[
         str,
         typer.Option(help="gain (expected hypervolume improvement), tpe, nsga2, nsga3, gp or random."),
-    ] = "gain",
+    ] = DEFAULT_SAMPLER,
     stopping: Annotated[
         str,
         typer.Option(help="Early-stopping rule applied at each rung: forecast, pareto, median or none."),
-    ] = "forecast",
+    ] = DEFAULT_STOPPING,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Seed for sampling, weights and data order.")
     ] = 0,

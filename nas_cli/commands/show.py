@@ -10,9 +10,10 @@ import typer
 from rich.markup import escape
 
 from nas_cli.opening import open_study
-from nas_cli.options import DEFAULT_RUNS, JsonOption, RunsOption, StorageOption
+from nas_cli.options import JsonOption, RunsOption, StorageOption
 from nas_cli.render.screen import console, duration, print_json, print_warnings
 from nas_cli.render.understanding import print_dead_knobs, print_growth, print_importances
+from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.analysis.dead_knobs import DeadKnob

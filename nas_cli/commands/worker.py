@@ -8,8 +8,6 @@ import typer
 
 from nas_cli.opening import open_study
 from nas_cli.options import (
-    DEFAULT_EACH,
-    DEFAULT_RUNS,
     MOST,
     DeviceOption,
     EachOption,
@@ -18,6 +16,7 @@ from nas_cli.options import (
     StudyArgument,
 )
 from nas_cli.render.screen import console, errors
+from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
 
 def add_to(app: typer.Typer) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_cli.options import DEFAULT_EACH, DEFAULT_RUNS
 from nas_cli.render.screen import console
+from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

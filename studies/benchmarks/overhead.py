@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import SearchSpace
+from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
 from studies.search.assignment import Assignment, finish, take
 from studies.search.early_stopping import pause, reach
 from studies.search.observe import LOSSES
@@ -30,7 +31,7 @@ from studies.storage.attributes import METRICS, SEEDS
 from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
-from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STOPPING, StudySettings
+from studies.study.settings import StudySettings
 from studies.study.trial_record import TrialRecord
 from studies.surrogates.descriptors import SUMMARY
 from surgery.config.problems import Problem, UserError

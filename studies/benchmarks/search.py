@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
 from studies.replay.simulation import Plan, Volume, replay
 from studies.replay.table import FILE, Table
 from studies.search.samplers import check_sampler
 from studies.search.stopping_rules import check_stopping_rule
-from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STOPPING, GAIN
+from studies.study.settings import GAIN
 from studies.surrogates.observations import Floats
 from surgery.config.json_source import parse_object
 from surgery.config.problems import Problem, UserError

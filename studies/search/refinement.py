@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standing, Standings
+from studies.files.defaults import DEFAULT_EACH
 from studies.search.assignment import Assignment, Nothing, admit
 from studies.search.requeue import requeue_orphans
 from studies.search.search import Search
@@ -26,7 +27,6 @@ from studies.study import Study
 from studies.study.trial_record import REPEAT_RUNNING, REPEAT_WAITING, TrialRecord
 
 FEWEST_DF = 6  # with fewer, intervals are wide because the noise itself is hardly known
-MOST_RUNS = 5  # of one architecture, its first counted; what is undecided then is called a tie
 
 
 def take_repeat(
@@ -35,7 +35,7 @@ def take_repeat(
     target: int | None,
     should_stop: Callable[[], bool] | None = None,
     *,
-    most: int = MOST_RUNS,
+    most: int = DEFAULT_EACH,
 ) -> Assignment | Nothing:
     """Return the next replicate to train, as `assignment.take` returns the next architecture.
 

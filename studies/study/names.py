@@ -59,7 +59,4 @@ def _broken_rule(text: str, what: str = "") -> str:
     return f"{what}has a part of {longest} bytes, {LONGEST} are possible" if longest > LONGEST else ""
 
 
-DEFAULT_RUNS = Path("runs")
-
-
 CHECKPOINT = "checkpoint.pt"

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-GAIN = "gain"
+from studies.files.defaults import DEFAULT_CPU_PRECISION, DEFAULT_SAMPLER, DEFAULT_STOPPING
 
-
-DEFAULT_SAMPLER = GAIN
-
-
-DEFAULT_STOPPING = "forecast"
-
+GAIN = "gain"  # the sampler by expected hypervolume improvement
 
 # fields of StudySettings that may not change when the study is resumed
 FIXED = (
@@ -32,7 +27,7 @@ class StudySettings:
     data_folder: str = ""
     stopping: str = DEFAULT_STOPPING
     compile: str = "auto"  # blocks: off, auto, max
-    cpu_precision: str = "float32"  # of matrix products on a CPU: float32 or bfloat16
+    cpu_precision: str = DEFAULT_CPU_PRECISION  # of matrix products on a CPU: float32 or bfloat16
     threads: int = 1  # CPU threads per worker; another number would change the last bits of a loss
     rules: Mapping[str, str] = field(
         default_factory=dict

@@ -26,6 +26,7 @@ from search_spaces import SearchSpace, parse_space
 from studies.data.corpora import located
 from studies.data.tokenizers import located_tokenizer
 from studies.files.curve import read_curve
+from studies.files.defaults import DEFAULT_RUNS
 from studies.files.folder_lock import locked
 from studies.files.json_file import write_json
 from studies.storage.addresses import absolute
@@ -47,7 +48,7 @@ from studies.study.creation import (
 )
 from studies.study.location import Home, stored_url
 from studies.study.lookup import StoredStudy, check_new, embedded, find, find_here, forget, remember
-from studies.study.names import DEFAULT_RUNS, check_name, locate
+from studies.study.names import check_name, locate
 from studies.study.replicates import mean_over_runs
 from studies.study.rules import changed_rules, rules_of
 from studies.study.settings import FIXED, StudySettings

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from studies.files.defaults import DEFAULT_CPU_PRECISION
 from studies.training.compilation import keep_code
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
@@ -141,7 +142,7 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def autocast(device: torch.device, cpu_precision: str = "float32") -> AbstractContextManager[Any]:
+def autocast(device: torch.device, cpu_precision: str = DEFAULT_CPU_PRECISION) -> AbstractContextManager[Any]:
     """Return a context with bfloat16 matrix products on CUDA, and on a CPU if asked for; else float32."""
     low = device.type == "cuda" or (device.type == "cpu" and cpu_precision == "bfloat16")
     return torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studies.files.defaults import DEFAULT_CPU_PRECISION
 from studies.stats.rungs import step_at
 
 
@@ -28,7 +29,9 @@ class TrainSettings:
     eval_at: tuple[float, ...] = (1.0,)  # shares of the budget at which the held-out loss is measured
     order_seed: int = 0  # data order: the same for all architectures of a study
     compile: str = "off"  # blocks: off, auto, max
-    cpu_precision: str = "float32"  # or bfloat16: of matrix products on a CPU; always bfloat16 on CUDA
+    cpu_precision: str = (
+        DEFAULT_CPU_PRECISION  # or bfloat16: of matrix products on a CPU; always bfloat16 on CUDA
+    )
 
     @property
     def steps(self) -> int:

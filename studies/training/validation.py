@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from studies.data import TokenData
+from studies.files.defaults import DEFAULT_CPU_PRECISION
 from studies.training.devices import autocast, to_device
 from studies.training.profiling import mark
 from surgery.config.problems import Problem, UserError
@@ -35,7 +36,7 @@ def evaluate(
     max_tokens: int,
     batch_tokens: int,
     device: torch.device,
-    cpu_precision: str = "float32",
+    cpu_precision: str = DEFAULT_CPU_PRECISION,
     on_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Evaluate the first `max_tokens` held-out tokens in sequences of `seq_len`, independent of each other.

@@ -10,12 +10,12 @@ from search_spaces import SearchSpace
 from studies.data import TokenData
 from studies.data.corpora import located
 from studies.data.tokenizers import located_tokenizer
+from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
 from studies.search.samplers import check_sampler
 from studies.search.stopping_rules import check_stopping_rule
 from studies.study import Study
 from studies.study.lookup import check_new
-from studies.study.names import DEFAULT_RUNS
-from studies.study.settings import DEFAULT_SAMPLER, DEFAULT_STOPPING, StudySettings
+from studies.study.settings import StudySettings
 from studies.training.batches import check_data
 from studies.training.compilation import check_compile
 from studies.training.devices import check_memory, check_workers, pick_device
@@ -42,7 +42,7 @@ class SearchRequest:
 
     space: SearchSpace
     name: str | None = None
-    trials: int = 50
+    trials: int = DEFAULT_TRIALS
     timeout: float | None = None
     workers: int = 1
     data: str | None = None

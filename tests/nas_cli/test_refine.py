@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from nas_cli.options import DEFAULT_EACH, DEFAULT_RUNS
 from nas_cli.render.verdict import print_verdict
 from studies.analysis.standings import Standings
-from studies.search.refinement import MOST_RUNS
+from studies.files.defaults import DEFAULT_RUNS
 from tests.studies.tables import OBJECTIVES, record
 
 Nas = Callable[..., Result]
@@ -111,7 +110,3 @@ def test_refine_names_what_is_wrong(nas: Nas, runs: Path) -> None:
     assert nas("refine", "mikro", "--dir", runs).exit_code == 2
     assert nas("refine", "micro", "--each", 1, "--dir", runs).exit_code == 2
     assert nas("refine", "micro", "--device", "cuda:99", "--dir", runs).exit_code == 2
-
-
-def test_the_default_is_that_of_the_studies() -> None:
-    assert DEFAULT_EACH == MOST_RUNS
