@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.options import (
+    MOST,
     MOST_SEED,
     DeviceOption,
     JsonOption,
@@ -16,6 +17,9 @@ from nas_cli.options import (
 )
 from nas_cli.render.counts import token_list, tokens
 from nas_cli.render.screen import print_json, print_warnings
+
+if TYPE_CHECKING:
+    from studies.evaluation.tasks import TaskScore
 
 EvalArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder or a Hub id; with --probe also an architecture file.")
@@ -77,6 +81,16 @@ def evaluate(
             help="Also retrieve pass keys and values from text by generating: prompts per task and length.",
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK,...",
+            help="Also run tasks of lm-evaluation-harness (needs nas-cli\\[lm-eval]): names, or YAML files.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST, metavar="N", help="--tasks: most questions per task.")
+    ] = None,
     probe: Annotated[
         str | None,
         typer.Option(
@@ -118,19 +132,22 @@ def evaluate(
     }  # fmt: skip
     if probe is None:
         refuse_without_effect({**settings, "seeds": seeds}, "on text", "add --probe recall")
-        if retrieval is None:
+        if retrieval is None and tasks is None:
             refuse_without_effect({"seed": seed}, "on text alone", "add --retrieval PROMPTS")
+        if tasks is None:
+            refuse_without_effect({"limit": limit}, "without --tasks", "add --tasks TASK")
         if lengths is not None:
             refuse_without_effect({"seq_len": seq_len}, "beside --lengths", "list it there")
         chosen = lengths or ([seq_len] if seq_len is not None else None)
         _on_text(
-            model, against, data or CORPUS, max_tokens, chosen, retrieval or 0, seed or 0, trust_remote_code,
-            device, as_json,
+            model, against, data or CORPUS, max_tokens, chosen, retrieval or 0, _split(tasks), limit,
+            seed or 0, trust_remote_code, device, as_json,
         )  # fmt: skip
         return
     text_only: dict[str, object] = {
         "data": data, "max_tokens": max_tokens, "lengths": lengths, "against": against,
-        "retrieval": retrieval, "trust_remote_code": trust_remote_code or None,
+        "retrieval": retrieval, "tasks": tasks, "limit": limit,
+        "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
     refuse_without_effect(text_only, "on a probe", "omit --probe to evaluate on text")
     from nas_cli.probes import run_probe
@@ -140,7 +157,7 @@ def evaluate(
 
 def _on_text(
     model: str, against: str | None, data: str, max_tokens: int | None, lengths: list[int] | None,
-    prompts: int, seed: int, trusted: bool, device: str, as_json: bool,
+    prompts: int, tasks: list[str], limit: int | None, seed: int, trusted: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     import time
 
@@ -152,6 +169,10 @@ def _on_text(
     from studies.training.devices import pick_device
 
     torch_device = pick_device(device)
+    if tasks:
+        from studies.evaluation.tasks import check_tasks
+
+        check_tasks(tasks)
     text = read_text(data)
     checkpoint = load(model, torch_device, trust_remote_code=trusted)
     print_warnings(checkpoint.notes)
@@ -167,10 +188,24 @@ def _on_text(
             checkpoint, text, teacher=teacher, lengths=lengths, max_tokens=max_tokens, prompts=prompts,
             seed=seed, progress=progress,
         )  # fmt: skip
+    scores: tuple[TaskScore, ...] = ()
+    if tasks:
+        from studies.evaluation.tasks import run_tasks
+
+        scores = run_tasks(checkpoint, tasks, teacher=teacher, limit=limit, seed=seed)
     seconds = time.monotonic() - started
     if as_json:
         first = {"model": model, "against": against, **result.losses[0].to_dict()}
-        data_ = result.to_dict()
-        print_json({**first, "lengths": data_["losses"], "retrieval": data_["retrieval"], "seconds": seconds})
+        print_json({
+            **first,
+            "lengths": [item.to_dict() for item in result.losses],
+            "retrieval": [item.to_dict() for item in result.retrieval],
+            "tasks": [item.to_dict() for item in scores],
+            "seconds": seconds,
+        })  # fmt: skip
         return
-    print_evaluation(model, against, result, seconds)
+    print_evaluation(model, against, result, scores, seconds)
+
+
+def _split(tasks: str | None) -> list[str]:
+    return [name.strip() for name in (tasks or "").split(",") if name.strip()]

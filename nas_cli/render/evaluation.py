@@ -13,12 +13,19 @@ if TYPE_CHECKING:
     from studies.evaluation.evaluation import ModelEvaluation
     from studies.evaluation.perplexity import Perplexity
     from studies.evaluation.retrieval import Retrieval
+    from studies.evaluation.tasks import TaskScore
 
 TASKS = {"pass_key": "pass key", "key_value": "key-value"}
 
 
-def print_evaluation(model: str, teacher: str | None, result: ModelEvaluation, seconds: float) -> None:
-    """Print what was measured: one loss as rows, several as a table, and the retrieval tasks."""
+def print_evaluation(
+    model: str,
+    teacher: str | None,
+    result: ModelEvaluation,
+    scores: tuple[TaskScore, ...],
+    seconds: float,
+) -> None:
+    """Print what was measured: one loss as rows, several as a table, retrieval, and the harness's tasks."""
     first = result.losses[0]
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
@@ -32,7 +39,7 @@ def print_evaluation(model: str, teacher: str | None, result: ModelEvaluation, s
         for name, value in _rows(first):
             rows.add_row(name, value)
     tokens = sum(item.tokens for item in result.losses)
-    speed = "" if result.retrieval else f", {tokens / max(seconds, 1e-9):,.0f} tokens/s"
+    speed = "" if result.retrieval or scores else f", {tokens / max(seconds, 1e-9):,.0f} tokens/s"
     rows.add_row("took", f"{duration(seconds)}{speed}")
     console.print(rows)
     if len(result.losses) > 1:
@@ -41,6 +48,9 @@ def print_evaluation(model: str, teacher: str | None, result: ModelEvaluation, s
     if result.retrieval:
         console.print()
         console.print(_retrieval_table(result.retrieval))
+    if scores:
+        console.print()
+        console.print(_task_table(scores))
 
 
 def _rows(item: Perplexity) -> list[tuple[str, str]]:
@@ -105,4 +115,22 @@ def _retrieval_table(items: tuple[Retrieval, ...]) -> Table:
             relative = "–" if item.relative is None else f"{item.relative:.0%}"
             cells += [f"{item.teacher_accuracy:.0%}", relative]
         table.add_row(*cells, f"[dim]{depths}[/]")
+    return table
+
+
+def _task_table(scores: tuple[TaskScore, ...]) -> Table:
+    against = scores[0].teacher_value is not None
+    table = _table(
+        "task", "metric", "value", "±", "questions", *(["teacher's", "relative"] if against else [])
+    )
+    for item in scores:
+        cells: list[Text | str] = [
+            Text(item.task), Text(item.metric), f"[bold green]{item.value:.4f}[/]",
+            "–" if item.stderr is None else f"{item.stderr:.4f}",
+            "–" if item.samples is None else f"{item.samples:,}",
+        ]  # fmt: skip
+        if against:
+            relative = "–" if item.relative is None else f"{item.relative:.0%}"
+            cells += [f"{item.teacher_value:.4f}", relative]
+        table.add_row(*cells)
     return table
