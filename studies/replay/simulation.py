@@ -27,10 +27,11 @@ from studies.search.search import Search
 from studies.stats.hypervolume import hypervolume
 from studies.stats.pareto import undominated
 from studies.storage.attributes import METRICS
+from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
+from studies.study.creation import start
 from studies.study.leases import Lease
 from studies.study.settings import StudySettings
-from studies.study.study import Study, start
 from studies.surrogates.observations import Floats
 
 
@@ -169,7 +170,7 @@ def _study(table: Table, plan: Plan) -> Iterator[Study]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "replay"
         path.mkdir()
-        inner = start(JournalStorage(_Memory()), path.name, space, settings)
+        inner = start(JournalStorage(_Memory()), path.name, space)
         yield Study(path, space, settings, inner, None)
 
 

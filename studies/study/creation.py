@@ -11,6 +11,7 @@ import shutil
 import socket
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,9 +23,10 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from search_spaces import SearchSpace
 from studies.files.folder_lock import LOCK, locked
 from studies.storage.addresses import shown
-from studies.storage.attributes import MARK
+from studies.storage.attributes import BASELINE, MARK
 from studies.storage.opening import JOURNAL, explain_storage_errors
 from studies.storage.optuna_access import storage_of
 from studies.study.location import HOME_FILE, URL_FILE
@@ -40,6 +42,27 @@ _WRITTEN = (JOURNAL, URL_FILE, HOME_FILE, "trials", "workers", "workers.log", "f
 def new_mark() -> dict[str, Any]:
     """Return a mark that identifies a study created now."""
     return {"id": uuid.uuid4().hex, "host": socket.gethostname(), "time": time.time()}
+
+
+def start(
+    storage: BaseStorage,
+    name: str,
+    space: SearchSpace,
+    mark: dict[str, Any] | None = None,
+) -> optuna.Study:
+    """Create an Optuna study in a storage, marked from the start, the space's baselines queued first."""
+    directions = [
+        StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
+        for item in space.objectives
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        create(storage, name, directions, mark)
+        inner = optuna.load_study(storage=storage, study_name=name)
+        inner.set_metric_names([item.name for item in space.objectives])
+    for baseline, architecture in space.baselines.items():
+        inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
+    return inner
 
 
 def create(

@@ -9,7 +9,6 @@ runs/NAME/  space.yaml   as given
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields, replace
@@ -18,8 +17,6 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
-from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search_spaces import SearchSpace, parse_space
@@ -30,12 +27,11 @@ from studies.files.defaults import DEFAULT_RUNS
 from studies.files.folder_lock import locked
 from studies.files.json_file import write_json
 from studies.storage.addresses import absolute
-from studies.storage.attributes import ATTRIBUTE, BASELINE, STOPPED_AT
+from studies.storage.attributes import ATTRIBUTE
 from studies.storage.journal import Embedded
 from studies.storage.opening import JOURNAL, explain_storage_errors, open_storage
 from studies.storage.optuna_access import batched_writes, stored_trial
 from studies.study.creation import (
-    create,
     creating,
     deleting_on_error,
     foreign,
@@ -43,16 +39,17 @@ from studies.study.creation import (
     refuse_occupied,
     remove_cut_off,
     staged_journal,
+    start,
     where,
     write_space,
 )
 from studies.study.location import Home, stored_url
 from studies.study.lookup import StoredStudy, check_new, embedded, find, find_here, forget, remember
 from studies.study.names import check_name, locate
-from studies.study.replicates import mean_over_runs
+from studies.study.record_cache import RecordCache
 from studies.study.rules import changed_rules, rules_of
 from studies.study.settings import FIXED, StudySettings
-from studies.study.trial_record import STOPPED, TrialRecord, front_records
+from studies.study.trial_record import TrialRecord, front_records
 from surgery.config.problems import Problem, UserError
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -67,9 +64,7 @@ class Study:
         self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
         self.stored = StoredStudy(inner, url)
-        self._records: list[TrialRecord] = []  # as they were last read
-        self._open: set[int] = set()  # numbers of those that run or wait
-        self._paused: dict[int, FrozenTrial] = {}  # paused ones, as they were then, by number
+        self._cache = RecordCache(inner)
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -128,14 +123,14 @@ class Study:
             with staged_journal(folder) as stage:
                 journal = Embedded(stage / JOURNAL)
                 with journal.batch():
-                    start(journal, folder.name, space, settings, mark).set_user_attr(ATTRIBUTE, content)
+                    start(journal, folder.name, space, mark).set_user_attr(ATTRIBUTE, content)
             inner = optuna.load_study(study_name=folder.name, storage=open_storage(folder, None))
         else:
             storage = open_storage(folder, url)
             # first: if this process is killed, the next one knows which study it may create again
             Home(folder.name, mark["id"], str(folder.resolve())).write(folder, url)
             with deleting_on_error(storage, folder.name, mark["id"]):
-                inner = start(storage, folder.name, space, settings, mark)
+                inner = start(storage, folder.name, space, mark)
                 inner.set_user_attr(ATTRIBUTE, content)
         write_space(folder, space.text)
         return cls(folder, space, settings, inner, url)
@@ -233,25 +228,7 @@ class Study:
 
         Finished trials never change and are read once.
         """
-        trials = self.inner.get_trials(deepcopy=False)
-        # A paused trial does not change until it is resumed, and if it pauses again, it is at another rung.
-        # There may be thousands of them; in the embedded storage each is one object until it is written to.
-        resumed = [
-            number
-            for number, trial in self._paused.items()
-            if trials[number] is not trial
-            and trials[number].user_attrs[STOPPED_AT] != trial.user_attrs[STOPPED_AT]
-        ]
-        for number in [*self._open, *resumed, *range(len(self._records), len(trials))]:
-            record = TrialRecord.read(trials[number])
-            self._records[number : number + 1] = [record]
-            self._open.discard(number)
-            self._paused.pop(number, None)
-            if record.state == STOPPED:
-                self._paused[number] = trials[number]
-            elif not trials[number].state.is_finished():
-                self._open.add(number)
-        return mean_over_runs(self._records.copy())
+        return self._cache.read()
 
     def record(self, number: int) -> TrialRecord:
         """Return the record of a trial.
@@ -322,25 +299,3 @@ class Study:
     def batched_writes(self) -> AbstractContextManager[None]:
         """Group storage writes into one atomic append (embedded storage only). Not reentrant."""
         return batched_writes(self.inner)
-
-
-def start(
-    storage: BaseStorage,
-    name: str,
-    space: SearchSpace,
-    settings: StudySettings,
-    mark: dict[str, Any] | None = None,
-) -> optuna.Study:
-    """Create an Optuna study in a storage, marked from the start, the space's baselines queued first."""
-    directions = [
-        StudyDirection.MINIMIZE if item.direction == "min" else StudyDirection.MAXIMIZE
-        for item in space.objectives
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        create(storage, name, directions, mark)
-        inner = optuna.load_study(storage=storage, study_name=name)
-        inner.set_metric_names([item.name for item in space.objectives])
-    for baseline, architecture in space.baselines.items():
-        inner.enqueue_trial(space.params_of(architecture) or {}, user_attrs={BASELINE: baseline})
-    return inner

@@ -20,6 +20,7 @@ from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
+from studies.study.record_cache import RecordCache
 from studies.surrogates.observations import Floats, Observations
 from studies.training.step import TrainStep
 from studies.workers.worker import work
@@ -242,7 +243,7 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     work(study, target=3, device="cpu", log=quiet)
     for trial in study.inner.get_trials(deepcopy=False):
         trial.user_attrs.pop("rungs")
-    study._records.clear()  # read again
+    study._cache = RecordCache(study.inner)  # read again
     observations = search_of(study).observe(study.records())
     assert observations.finished.all()
     assert np.isnan(observations.curves[:, 0]).all()

@@ -278,12 +278,12 @@ def test_what_earlier_versions_stored_is_read_and_resumed(
     from dataclasses import asdict, replace
 
     from studies.study.rules import rules_of
-    from studies.study.study import start
+    from studies.study.creation import start
 
     settings = replace(study_settings(tokens), rules=rules_of(space))
     folder = tmp_path / "runs" / "study"
     folder.mkdir(parents=True)
-    inner = start(optuna.storages.get_storage(url), "study", space, settings)
+    inner = start(optuna.storages.get_storage(url), "study", space)
     (folder / "space.yaml").write_text(space.text)
     (folder / "storage.url").write_text(url + "\n")
     inner.set_user_attr(ATTRIBUTE, {"space": space.text, **asdict(settings)})
