@@ -277,8 +277,8 @@ def test_what_earlier_versions_stored_is_read_and_resumed(
 ) -> None:
     from dataclasses import asdict, replace
 
-    from studies.study.rules import rules_of
     from studies.study.creation import start
+    from studies.study.rules import rules_of
 
     settings = replace(study_settings(tokens), rules=rules_of(space))
     folder = tmp_path / "runs" / "study"
