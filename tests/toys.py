@@ -18,7 +18,7 @@ from surgery.config.backbone import Backbone
 from surgery.config.options import Option
 from surgery.context import Context
 from surgery.mixers import MIXER_WORDS, MIXERS
-from surgery.mixers.base import MakeProjection, MixerSpec
+from surgery.mixers.base import Carry, MakeProjection, MixerSpec
 from surgery.mixers.base import Options as MixerOptions
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.base import Options, ProjectionSpec
@@ -33,6 +33,12 @@ class MeanSpec(MixerSpec):
     layer_type = "linear_attention"
     colour = "red"
     options = {"sharpness": Option(float, 1.0, low=0.5, high=2.0, help="factor of the mean")}
+    transplanter = "tests.toys:transplant_mean"
+
+    def carry(
+        self, backbone: Backbone, options: MixerOptions, old: MixerSpec, old_options: MixerOptions
+    ) -> dict[str, Carry]:
+        return {"v": Carry(("v",)), "o": Carry(("o",))} if old.letter == "F" else {}
 
     def projections(self, backbone: Backbone, options: MixerOptions) -> dict[str, tuple[int, int]]:
         return {"v": (backbone.dim, backbone.dim), "o": (backbone.dim, backbone.dim)}
@@ -61,6 +67,13 @@ class Mean(nn.Module):
         context.keep((total[:, -1:], count[:, -1:]))
         y: Tensor = self.o((self.sharpness * total / count).to(x.dtype), context)
         return y
+
+
+def transplant_mean(new: Any, old: Any, text: Any) -> None:
+    from surgery.mixers.transplant import fit_output, repeat_heads
+
+    new.v.load_state_dict(repeat_heads(old.v, old.head_dim, len(old.q.weight) // len(old.v.weight)))
+    fit_output(new, old, text)
 
 
 class LowRankSpec(ProjectionSpec):
@@ -105,7 +118,7 @@ class LowRank(nn.Module):
         self.U.zero_()
 
 
-def fit_low_rank(weight: Tensor, moments: Tensor | None, options: Options) -> Any:
+def fit_low_rank(weight: Tensor, moments: Tensor | None, options: Options, form: str) -> Any:
     from surgery.apply.fit import Fitted
 
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
@@ -153,7 +166,9 @@ def main(out: Path) -> dict[str, Any]:
     random_model("llama", vocab_size=300).save_pretrained(out / "source")
     (out / "chosen.yaml").write_text(chosen.to_yaml(), encoding="utf-8")
     source = read_source(out / "source")
-    model, fits = execute(source, plan(source, out / "chosen.yaml"))
+    planned = plan(source, out / "chosen.yaml")
+    text = torch.randint(300, (4, 64), generator=torch.Generator().manual_seed(0))
+    model, fits = execute(source, planned, calibration=list(text))
     save(model, out / "hybrid")
     loaded = AutoModelForCausalLM.from_pretrained(out / "hybrid").eval()
     prompt = torch.arange(1, 9)[None]
@@ -166,6 +181,8 @@ def main(out: Path) -> dict[str, Any]:
         "warnings": space.warnings(),
         "layout": chosen.layout,
         "fits": len(fits),
+        "mixer_errors": [fit.output_error for fit in fits if fit.projection == "mixer"],
+        "transplanted": list(planned.transplanted),
         "params": [cost(chosen, "params"), sum(p.numel() for p in loaded.parameters())],
         "cache_bytes": [cost(chosen, "cache_bytes@8"), cache.bytes],
         "features": len({len(features(item)) for item in drawn[:50]}),

@@ -141,12 +141,12 @@ def apply(
     drawn = plan(source, architecture, fold=fold, out=output)
     if not as_json:
         print_plan(drawn)
-    if not drawn.fitted and given(context, "calibrate"):
-        print_warnings(["--calibrate has no effect: no projection of the architecture is fitted"])
+    if not drawn.uses_text and given(context, "calibrate"):
+        print_warnings(["--calibrate has no effect: nothing of the architecture is fitted or transplanted"])
     healer: Healer | None = None
     texts: list[str] | None = None
     if not dry_run:
-        if drawn.fitted and calibrate != "none":
+        if drawn.uses_text and calibrate != "none":
             texts = calibration_texts(calibrate)
         if heal is not None or data is not None:
             healer = _healer(source, drawn, data or "builtin", settings, device)

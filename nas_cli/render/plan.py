@@ -21,6 +21,8 @@ ACTIONS = {
     "kept": "kept bit for bit",
     "averaged": "averaged over folded layers",
     "fitted": "fitted to the dense weight",
+    "transplanted": "started from another mixer's weights",
+    "silent": "zero: the part is silent until trained",
     "new": "new, untrained",
     "shared": "shared with the embedding",
 }
@@ -149,13 +151,15 @@ def _fit_table(fits: tuple[FitReport, ...]) -> Table:
         groups.setdefault((fit.projection, fit.operator), []).append(fit)
     for (projection, operator), group in groups.items():
         outputs = [fit.output_error for fit in group if fit.output_error is not None]
-        worst = max(group, key=lambda fit: fit.output_error or fit.weight_error)
+        weights = [fit.weight_error for fit in group if fit.weight_error is not None]
+        worst = max(group, key=lambda fit: fit.output_error or fit.weight_error or 0.0)
+        largest = worst.output_error or worst.weight_error
         table.add_row(
             projection,
             Text(operator),
             str(len(group)),
-            f"{sum(fit.weight_error for fit in group) / len(group):.3f}",
+            f"{sum(weights) / len(weights):.3f}" if weights else "–",
             f"{sum(outputs) / len(outputs):.3f}" if outputs else "–",
-            f"{worst.layer} ({worst.output_error or worst.weight_error:.3f})",
+            f"{worst.layer} ({largest:.3f})" if largest is not None else "–",
         )
     return table

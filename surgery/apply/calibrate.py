@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,24 @@ class Stream:
             total = x.T @ x + total.to(x.device)
             count += len(x)
         return (total / count).clone()
+
+    @torch.no_grad()
+    def mixer_inputs(self, block: Block) -> list[tuple[Tensor, Context]]:
+        """Return the inputs of the next layer's mixer, each with its context."""
+        seen: list[tuple[Tensor, Context]] = []
+
+        def stop(_: nn.Module, inputs: tuple[Tensor, Context]) -> None:
+            seen.append(inputs)
+            raise _ReachedError
+
+        handle = block.mixer.register_forward_pre_hook(stop)
+        try:
+            for state in self.states:
+                with suppress(_ReachedError):
+                    block(state.clone(), self._context(state))  # a clone: not bound to inference mode
+        finally:
+            handle.remove()
+        return seen
 
     @torch.inference_mode()
     def output_error(self, block: Block, name: str, weight: Tensor) -> float:

@@ -1,8 +1,9 @@
-"""Execution of a plan in memory: tensors are kept, averaged or fitted into the new model."""
+"""Execution of a plan in memory: tensors are kept, averaged, transplanted or fitted into the new model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +21,13 @@ from surgery.apply.calibrate import (
 from surgery.apply.fit import FitReport, errors, fitter_of
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
+from surgery.apply.transplants import source_tensor, transplant
 from surgery.architecture import Architecture
 from surgery.config.backbone import FFN_PROJECTIONS
 from surgery.model import HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 
 State = dict[str, Tensor]
-Target = tuple[int, str]  # (layer, projection)
 
 
 def execute(
@@ -43,26 +44,28 @@ def execute(
     Args:
         source: the checkpoint.
         plan: what becomes of its tensors.
-        calibration: texts or token ids to whose activations operators are fitted; None: to the weights alone.
+        calibration: texts or token ids to whose activations operators are fitted and mixers transplanted;
+            None: operators are fitted to the weights alone, and transplanted mixers that need a text are
+            silent.
         hdpl_fit: form of fitted latents, see `surgery.apply.fit.FORMS`.
         device: device of fitting and calibration.
         progress: called with (stage, done, total).
 
     Returns:
-        The model, and a report on each fitted projection.
+        The model, and a report on each fitted projection and each transplanted mixer.
 
     Raises:
         UserError: the calibration text can't be used.
     """
     backbone = source.backbone
     sequences: list[Tensor] = []
-    if plan.fitted:
+    if plan.uses_text:
         sequences = as_tokens(
             calibration, source.folder, backbone.vocab_size, backbone.max_position_embeddings
         )
     state = _carried(source, plan, progress)
     reports: tuple[FitReport, ...] = ()
-    if plan.fitted:
+    if plan.uses_text:
         reports = tuple(_fit(source, plan, state, sequences, hdpl_fit, torch.device(device), progress))
     return assemble(plan.after, state), reports
 
@@ -80,46 +83,33 @@ def assemble(architecture: Architecture, state: State) -> HybridLM:
 
 
 def _carried(source: SourceModel, plan: Plan, progress: Progress | None) -> State:
-    """Return all tensors that are not fitted."""
+    """Return all tensors that are neither fitted nor transplanted."""
     state: State = {}
     fresh = _fresh(plan)
-    items = [item for item in plan.tensors if item.action in ("kept", "averaged", "new")]
+    items = [item for item in plan.tensors if item.action not in ("fitted", "transplanted", "shared")]
     for done, item in enumerate(items):
-        if item.action == "new":
+        if item.action in ("new", "silent"):
             state[item.name] = fresh[item.name].to(getattr(torch, item.dtype))
         else:
-            state[item.name] = _source_tensor(source, item.sources)
+            state[item.name] = source_tensor(source, item.sources)
         if progress is not None:
             progress("carrying", done + 1, len(items))
     return state
 
 
-def _source_tensor(source: SourceModel, names: tuple[str, ...]) -> Tensor:
-    """Return a tensor unchanged, or the mean of several in the first one's dtype."""
-    if len(names) == 1:
-        return source.tensor(names[0])
-    tensors = [source.tensor(name) for name in names]
-    total = torch.zeros(tensors[0].shape, dtype=torch.float64)
-    for tensor in tensors:
-        total += tensor
-    return (total / len(tensors)).to(tensors[0].dtype)
-
-
 def _fresh(plan: Plan) -> State:
     """Return deterministic initial values of the tensors without a counterpart in the source model."""
-    new = [item for item in plan.tensors if item.action == "new"]
+    new = [item for item in plan.tensors if item.action in ("new", "silent")]
     if all(item.name == "loop_gate" for item in new):
         return {item.name: torch.zeros(item.shape) for item in new}  # a gate starts closed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HybridLM(plan.after)
+    for layer in {item.layer for item in new if item.action == "silent"}:
+        output: Any = model.get_submodule(f"layers.{layer}.mixer.o")
+        output.start_at_zero()
     names = {item.name for item in new}
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
-
-
-def _replaced(plan: Plan) -> dict[Target, tuple[str, ...]]:
-    """Return, for each fitted projection, the checkpoint's dense weights that it replaces."""
-    return {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
 
 
 def _fit(
@@ -131,23 +121,36 @@ def _fit(
     device: torch.device,
     progress: Progress | None,
 ) -> Iterator[FitReport]:
-    """Fit layer after layer, and add the parameters to `state`."""
-    replaced = _replaced(plan)
+    """Transplant and fit layer after layer, and add the parameters to `state`."""
+    replaced = {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
     stream = Stream(plan.after, state["embed.weight"], sequences, device) if sequences else None
+    layers = {layer for layer, _ in replaced} | set(plan.transplanted)
     done = 0
-    for index in range(max(layer for layer, _ in replaced) + 1):
+    for index in range(max(layers) + 1):
         block = make_block(plan.after, index, state, device) if stream is not None else None
+        dense: State = {}
+        if index in plan.transplanted:
+            text = stream.mixer_inputs(block) if stream is not None and block is not None else []
+            dense, report = transplant(source, plan, index, state, text, device)
+            if block is not None:
+                load(block.mixer, dense, device)
+            yield report
+            if progress is not None:
+                progress("transplanting", plan.transplanted.index(index) + 1, len(plan.transplanted))
         for stage in STAGES:
             moments = None
             for name in (name for name in stage if (index, name) in replaced):
                 if moments is None and stream is not None and block is not None:
                     moments = stream.moments(block, name)
-                weight = _source_tensor(source, replaced[index, name])
+                weight = dense.get(f"{name}.weight")
+                if weight is None:
+                    weight = source_tensor(source, replaced[index, name])
                 operator = plan.after.layers[index].projections[name]
                 target = weight.to(device, torch.float32)
                 fitted = fitter_of(operator.name)(target, moments, operator.options, form)
                 part = "ffn" if name in FFN_PROJECTIONS else "mixer"
-                stored = {key: value.to("cpu", weight.dtype) for key, value in fitted.parameters.items()}
+                dtype = source.tensors[replaced[index, name][0]].dtype
+                stored = {key: value.to("cpu", dtype) for key, value in fitted.parameters.items()}
                 for key, value in stored.items():
                     state[f"layers.{index}.{part}.{name}.{key}"] = value.contiguous()
                 if block is not None:

@@ -17,10 +17,10 @@ from surgery.projections import PROJECTION_OPERATORS
 
 @dataclass(frozen=True)
 class FitReport:
-    """Quality of the fit of one projection.
+    """Quality of the fit of one projection, or of a mixer that replaces another (projection `mixer`).
 
     Attributes:
-        weight_error: ||W - W'|| / ||W|| (Frobenius).
+        weight_error: ||W - W'|| / ||W|| (Frobenius); None for a mixer.
         output_error: RMS of W x - f(x) over RMS of W x on the calibration text, f being the operator; None
             without a text.
         steps: iterations until convergence.
@@ -29,7 +29,7 @@ class FitReport:
     layer: int
     projection: str
     operator: str
-    weight_error: float
+    weight_error: float | None
     output_error: float | None
     steps: int
 

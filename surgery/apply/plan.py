@@ -18,6 +18,7 @@ from surgery.architecture.metrics import METRICS
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_bytes
+from surgery.config.selector import write_layers
 from surgery.hf.card import costs
 from surgery.hf.staging import free_bytes
 from surgery.projections import PROJECTION_OPERATORS
@@ -96,6 +97,17 @@ class Plan:
             for name in layer.operators
             if (layer.index, name) in targets
         )
+
+    @property
+    def transplanted(self) -> tuple[int, ...]:
+        """Layers whose mixer starts from the weights of another one."""
+        layers = {tensor.layer for tensor in self.tensors if tensor.action == "transplanted"}
+        return tuple(sorted(layer for layer in layers if layer is not None))
+
+    @property
+    def uses_text(self) -> bool:
+        """True if a calibration text improves the result."""
+        return bool(self.fitted or self.transplanted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `--json`."""
@@ -211,6 +223,10 @@ def _warnings(after: Architecture, tensors: tuple[TensorPlan, ...], folded: bool
     new = [tensor.name for tensor in tensors if tensor.action == "new" and tensor.name != "loop_gate"]
     if new:
         yield f"{len(new)} tensors have no counterpart in the model and start untrained, such as {new[0]}"
+    silent = [tensor.layer for tensor in tensors if tensor.action == "silent"]
+    if silent:
+        layers = write_layers(tuple(sorted({layer for layer in silent if layer is not None})), 0)
+        yield f"the mixers of layers {layers} are silent until they are trained: nothing fits their weights"
     if folded:
         yield "folding layers onto each other breaks the model until it is healed by training"
     elif after.loop_count > 1:

@@ -30,14 +30,15 @@ def fit_table(fits: Sequence[FitReport]) -> str:
         groups.setdefault((fit.projection, fit.operator), []).append(fit)
     rows = []
     for (projection, operator), group in groups.items():
-        worst = max(group, key=lambda fit: fit.output_error or fit.weight_error)
+        worst = max(group, key=lambda fit: fit.output_error or fit.weight_error or 0.0)
         outputs = [fit.output_error for fit in group if fit.output_error is not None]
+        weights = [fit.weight_error for fit in group if fit.weight_error is not None]
         rows.append(
             [
                 projection,
                 operator,
                 write_layers(tuple(fit.layer for fit in group), 0) or "all",
-                f"{sum(fit.weight_error for fit in group) / len(group):.3f}",
+                f"{sum(weights) / len(weights):.3f}" if weights else "",
                 f"{sum(outputs) / len(outputs):.3f}" if outputs else "not measured",
                 str(worst.layer),
             ]
@@ -45,7 +46,7 @@ def fit_table(fits: Sequence[FitReport]) -> str:
     head = ["projection", "operator", "layers", "weight error", "output error", "worst layer"]
     note = (
         "Relative errors, averaged over layers: of the weights (Frobenius norm), and of the outputs on the "
-        "calibration text (root mean square)."
+        "calibration text (root mean square; 1 if the part is silent)."
     )
     return f"{table(head, rows)}\n\n{note}"
 
@@ -55,6 +56,8 @@ def _origin(plan: Plan) -> str:
         "carried bit for bit": plan.count("kept"),
         "averaged over folded layers": plan.count("averaged"),
         "fitted": plan.count("fitted"),
+        "transplanted": plan.count("transplanted"),
+        "silent": plan.count("silent"),
         "new": plan.count("new"),
     }
     summary = ", ".join(f"{number} {treatment}" for treatment, number in counts.items() if number)

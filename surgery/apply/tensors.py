@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,17 +10,20 @@ import torch
 from surgery.apply.families import source_name
 from surgery.apply.source import SourceModel
 from surgery.architecture import Architecture
+from surgery.mixers import MIXERS
+from surgery.mixers.base import Carry
 from surgery.model import HybridLM
 
-ACTIONS = ("kept", "averaged", "fitted", "new", "shared")
+ACTIONS = ("kept", "averaged", "fitted", "transplanted", "silent", "new", "shared")
 
 
 @dataclass(frozen=True)
 class TensorPlan:
     """One tensor of the new model.
 
-    `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to dense weights, `new`
-    (initialised), or `shared` with the embedding.
+    `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to dense weights, `transplanted` out
+    of the tensors of another mixer, `silent` (zero, so that its part adds nothing), `new` (initialised), or
+    `shared` with the embedding.
     """
 
     name: str
@@ -35,6 +38,12 @@ class TensorPlan:
         return 0 if self.action == "shared" else _bytes(self.shape, self.dtype)
 
     @property
+    def layer(self) -> int | None:
+        """The layer that it belongs to; None: to none."""
+        parts = self.name.split(".")
+        return int(parts[1]) if parts[0] == "layers" else None
+
+    @property
     def projection(self) -> tuple[int, str]:
         """(layer, projection) of a fitted tensor."""
         parts = self.name.split(".")
@@ -47,66 +56,67 @@ def plan_tensors(
     """Yield one plan per tensor. `groups`: for each physical layer, the model's layers folded onto it."""
     with torch.device("meta"):
         model = HybridLM(after)
+    origins = [mixer_origins(source.architecture, after, index, group) for index, group in enumerate(groups)]
     for name, tensor in model.state_dict().items():
         shape = tuple(tensor.shape)
         if name == "head.weight" and after.backbone.tie_embeddings:
             embed = source.tensors["model.embed_tokens.weight"]
             yield TensorPlan(name, "shared", (), shape, _dtype(embed.dtype))
             continue
-        parents = _parents(name, after, groups)
-        parents = tuple(parent for parent in parents if parent in source.tensors)
-        operator = _operator_of(name, after)
-        if operator is not None and not _is_carried(name, after):
-            fits = parents and source.tensors[parents[0]].shape == _dense_shape(operator, after)
-            action, parents = ("fitted", parents) if fits else ("new", ())
-        elif parents and source.tensors[parents[0]].shape == shape:
-            action = "averaged" if len(parents) > 1 else "kept"
-        else:
-            action, parents = "new", ()
+        action, parents = _origin(name, source, after, groups, origins)
         dtype = source.tensors[parents[0] if parents else "model.norm.weight"].dtype
         yield TensorPlan(name, action, parents, shape, _dtype(dtype))
 
 
-def _operator_of(name: str, after: Architecture) -> tuple[int, str, str] | None:
-    """Return (layer, projection, operator) of a tensor; None for norms, embeddings and similar tensors."""
-    parts = name.split(".")
-    if parts[0] != "layers" or len(parts) < 5 or parts[3] not in after.layers[int(parts[1])].projections:
-        return None
-    index = int(parts[1])
-    return index, parts[3], after.layers[index].projections[parts[3]].name
+def mixer_origins(
+    before: Architecture, after: Architecture, index: int, group: tuple[int, ...]
+) -> Mapping[str, Carry] | None:
+    """Return the origin of the parameters of a layer's mixer by what its spec declares; None: all are kept.
 
-
-def _dense_shape(operator: tuple[int, str, str], after: Architecture) -> tuple[int, int]:
-    """Return (outputs, inputs) of the dense weight to which an operator can be fitted.
-
-    Another mixer may have projections with the same names but other sizes, or with names that the model
-    lacks.
+    Nothing is carried from layers of several kinds that are folded onto each other.
     """
-    layer, projection, _ = operator
-    item = after.layers[layer].projections[projection]
-    return item.d_out, item.d_in
+    layer, old = after.layers[index], before.layers[group[0]]
+    spec, old_spec = MIXERS[layer.mixer], MIXERS[old.mixer]
+    if any(before.layers[other] != old for other in group):
+        return {}
+    options, old_options = (
+        kind.canonical(after.backbone, item.mixer_options) for kind, item in ((spec, layer), (old_spec, old))
+    )
+    if layer.mixer == old.mixer and options == old_options:
+        return None
+    return spec.carry(after.backbone, layer.mixer_options, old_spec, old.mixer_options)
 
 
-def _is_carried(name: str, after: Architecture) -> bool:
-    """Return whether the tensor has the same meaning as the source's tensor of the same name."""
-    operator = _operator_of(name, after)
-    return operator is None or operator[2] == "dense" or name.endswith(f".{operator[1]}.bias")
-
-
-def _parents(name: str, after: Architecture, groups: tuple[tuple[int, ...], ...]) -> tuple[str, ...]:
-    """Return the checkpoint's tensors from which a tensor is made, one per layer folded onto its own."""
-    if _operator_of(name, after) is not None and not _is_carried(name, after):
-        name = ".".join([*name.split(".")[:4], "weight"])  # the operator as a whole replaces this weight
+def _origin(
+    name: str,
+    source: SourceModel,
+    after: Architecture,
+    groups: tuple[tuple[int, ...], ...],
+    origins: list[Mapping[str, Carry] | None],
+) -> tuple[str, tuple[str, ...]]:
+    """Return (action, checkpoint's tensors) of a tensor that is not shared."""
     parts = name.split(".")
-    layers = groups[int(parts[1])] if parts[0] == "layers" else (0,)
-    names = []
-    for layer in layers:
-        if parts[0] == "layers":
-            parts[1] = str(layer)
-        theirs = source_name(".".join(parts))
-        if theirs is not None:
-            names.append(theirs)
-    return tuple(names)
+    if parts[0] != "layers":
+        parent = source_name(name)
+        return ("kept", (parent,)) if parent in source.tensors else ("new", ())
+    index, part, end = int(parts[1]), parts[2], ".".join(parts[3:])
+    declared = origins[index] if part == "mixer" else None
+    carry: Carry | None = Carry((end,), unchanged=True)
+    if declared is not None:
+        carry = declared.get(parts[3])
+    projection = parts[3] if len(parts) > 4 and parts[3] in after.layers[index].projections else None
+    if carry is None:
+        return "silent" if projection == "o" else "new", ()
+    dense = projection is None or after.layers[index].projections[projection].name == "dense"
+    action, ends = "transplanted", tuple[str, ...]()
+    if not (dense or end == f"{projection}.bias"):  # the operator replaces the weight as a whole
+        action, ends = "fitted", (f"{projection}.weight",)
+    elif carry.unchanged:
+        action, ends = "averaged" if len(groups[index]) > 1 else "kept", (end,)
+    if not carry.unchanged:
+        ends = tuple(f"{module}.weight" for module in carry.sources)
+    parents = (source_name(f"layers.{old}.{part}.{item}") for old in groups[index] for item in ends)
+    return action, tuple(parent for parent in parents if parent in source.tensors)
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from surgery.config.backbone import Backbone
@@ -16,6 +17,24 @@ Options = Mapping[str, Any]
 MakeProjection = Callable[[str], "nn.Module"]
 
 
+@dataclass(frozen=True)
+class Carry:
+    """Origin of a mixer's parameter when the mixer replaces another one.
+
+    Attributes:
+        sources: the replaced mixer's parameters, or modules of parameters, from which it is made.
+        unchanged: it is its only source, bit for bit. Otherwise the mixer's `transplanter` computes it.
+    """
+
+    sources: tuple[str, ...]
+    unchanged: bool = False
+
+
+def kept(*names: str) -> dict[str, Carry]:
+    """Return the declaration that parameters mean what they meant under the same names."""
+    return {name: Carry((name,), unchanged=True) for name in names}
+
+
 class MixerSpec(ABC):
     """Description of a causal token mixer, which maps (batch, tokens, dim) to the same shape."""
 
@@ -26,6 +45,9 @@ class MixerSpec(ABC):
     windowed: ClassVar[bool] = False  # whether the loop pass's window applies to it
     layer_type: ClassVar[str] = "full_attention"  # its name in `layer_types` of a transformers config
     colour: ClassVar[str] = "white"  # Rich colour of its letter on a terminal
+    # "module:function" of its `surgery.mixers.transplant.Transplanter`; None if it has none. A name, not an
+    # import: an exported model carries this file and all that it imports.
+    transplanter: ClassVar[str | None] = None
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
         """Return (option, broken rule) if the mixer does not fit this backbone, else None."""
@@ -42,6 +64,15 @@ class MixerSpec(ABC):
     def in_pass(self, options: Options, window: int | None) -> Options:
         """Return the effective options in a loop pass whose window is `window` tokens (None: unlimited)."""
         return options
+
+    def carry(
+        self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
+    ) -> dict[str, Carry]:
+        """Return the origin of each parameter, or module of parameters, when it replaces the mixer `old`.
+
+        Parameters without an entry are new. A mixer of the same kind and options is not asked: it keeps all.
+        """
+        return {}
 
     @abstractmethod
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
-from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options, kept
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,11 @@ def qk_norm_params(backbone: Backbone) -> int:
         return 0
     heads = backbone.num_heads + backbone.num_kv_heads if backbone.joint_qk_norm else 2
     return heads * backbone.head_dim
+
+
+def is_softmax(spec: MixerSpec) -> bool:
+    """Return whether a mixer is softmax attention, whose weights others can start from."""
+    return isinstance(spec, SoftmaxSpec)
 
 
 def seen_in(options: Options, context: int) -> int:
@@ -62,6 +67,19 @@ class SoftmaxSpec(MixerSpec):
     """Softmax attention with rotary positions and grouped key/value heads."""
 
     windowed = True
+    transplanter = "surgery.mixers.full.transplant:transplant"
+
+    def carry(
+        self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
+    ) -> dict[str, Carry]:
+        """Keep all of other softmax attention; a gate that only one of them has changes `o`."""
+        if not is_softmax(old):
+            return {}
+        same = kept("q", "k", "v", "o", "q_norm", "k_norm")
+        if options["gate"] == old_options["gate"]:
+            return same | kept("gate")
+        # a new gate halves the inputs of `o`, and an old one is missing
+        return same | {"o": Carry(("o",)), "gate": Carry(())}
 
     def in_pass(self, options: Options, window: int | None) -> Options:
         """Return the options with the smaller of their own window and the pass's."""

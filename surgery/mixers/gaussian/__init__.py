@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
-from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options
 from surgery.mixers.gaussian.sizes import PAD
-from surgery.mixers.softmax import cached_in, mean_seen_in, narrowed, seen_in
+from surgery.mixers.softmax import cached_in, is_softmax, mean_seen_in, narrowed, seen_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,7 @@ class GaussianSpec(MixerSpec):
     name = "Gaussian-kernel attention"
     colour = "magenta"
     windowed = True
+    transplanter = "surgery.mixers.gaussian.transplant:transplant"
     options = {
         "keep": Option(
             str, "none", choices=("none", "qk"), help="projections kept: none, or q and k (without v)"
@@ -47,6 +48,17 @@ class GaussianSpec(MixerSpec):
         """Return the options with `value` at its default where `keep: qk` gives it no effect."""
         idle = {"value": "rotated"} if options["keep"] == "qk" else {}
         return {**options, **idle}
+
+    def carry(
+        self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
+    ) -> dict[str, Carry]:
+        """Fit `o` and the bandwidth to softmax attention, and start from its q and k where there are some."""
+        if not is_softmax(old):
+            return {}
+        origins = {"o": Carry(("o",)), "log_sigma": Carry(("q", "k"))}
+        if options["keep"] == "qk" and backbone.num_heads * backbone.head_dim == backbone.dim:
+            origins |= {"q": Carry(("q",)), "k": Carry(("k",))}
+        return origins
 
     def in_pass(self, options: Options, window: int | None) -> Options:
         """Return the options with the smaller of their own window and the pass's."""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
-from surgery.mixers.base import MakeProjection, MixerSpec, Options
+from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options
 from surgery.mixers.gdn.sizes import MAX_EXPAND, MAX_KEY_RATIO, MIN_EXPAND, matched, resolve
+from surgery.mixers.softmax import is_softmax
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +22,7 @@ class GatedDeltaSpec(MixerSpec):
     name = "Gated DeltaNet"
     layer_type = "linear_attention"
     colour = "green"
+    transplanter = "surgery.mixers.gdn.transplant:transplant"
     options = {
         "key_ratio": Option(
             float, 0.0, low=0, high=MAX_KEY_RATIO,
@@ -52,6 +54,21 @@ class GatedDeltaSpec(MixerSpec):
         }
         ratio = min(MAX_KEY_RATIO, sizes.heads * sizes.key / sizes.dim)
         return {**same, "key_ratio": 0.0 if matched(backbone, same).key == sizes.key else ratio}
+
+    def carry(
+        self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
+    ) -> dict[str, Carry]:
+        """Start from the projections of softmax attention, with rates and gates from its attention."""
+        if not is_softmax(old):
+            return {}
+        attention = ("q", "k")
+        origins = {name: Carry((name,)) for name in "qkvo"}
+        origins |= {"conv": Carry(()), "norm": Carry(()), "beta": Carry(attention)}
+        if options["decay"]:
+            origins |= dict.fromkeys(("decay", "A_log", "dt_bias"), Carry(attention))
+        if options["gate"]:
+            origins["output_gate"] = Carry(("v",))
+        return origins
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
         """Return (inputs, outputs) of q k v o from the resolved widths of keys and values."""

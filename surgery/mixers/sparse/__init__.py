@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
-from surgery.mixers.base import MakeProjection, MixerSpec, Options
-from surgery.mixers.softmax import attention_projections, qk_norm_params
+from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options, kept
+from surgery.mixers.softmax import attention_projections, is_softmax, qk_norm_params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,7 @@ class SparseSpec(MixerSpec):
     name = "sparse top-k attention"
     layer_type = "indexed_attention"
     colour = "yellow"
+    transplanter = "surgery.mixers.sparse.transplant:transplant"
     options = {
         # at least 2: the indexer's KL over a single token is always zero
         "top_k": Option(int, 64, low=2, help="tokens that a query attends to"),
@@ -35,6 +36,15 @@ class SparseSpec(MixerSpec):
         if options["index_weight"] == 0:
             return "with index_weight 0 the indexer is never trained: the tokens it selects stay random"
         return ""
+
+    def carry(
+        self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
+    ) -> dict[str, Carry]:
+        """Keep the projections of softmax attention; the indexer learns from its attention."""
+        if not is_softmax(old):
+            return {}
+        same = kept("q", "k", "v", "q_norm", "k_norm") if not old_options["gate"] else {}
+        return same | {"o": Carry(("o",)), "indexer": Carry(("q", "k"))}
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
         """Return (inputs, outputs) of q k v o, as in softmax attention."""

@@ -1,0 +1,108 @@
+"""Starting a layer's new mixer from the weights of the model's old one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+
+from surgery.apply.families import source_name
+from surgery.apply.fit import FitReport
+from surgery.apply.plan import Plan
+from surgery.apply.source import SourceModel
+from surgery.apply.tensors import mixer_origins
+from surgery.architecture import Layer
+from surgery.config.backbone import Backbone
+from surgery.mixers import MIXERS
+from surgery.mixers.transplant import Text, Transplanter, output_error
+from surgery.projections import PROJECTION_OPERATORS
+
+
+def transplant(
+    source: SourceModel,
+    plan: Plan,
+    index: int,
+    state: dict[str, Tensor],
+    text: Text,
+    device: torch.device,
+) -> tuple[dict[str, Tensor], FitReport]:
+    """Run a layer's transplanter, and add its dense parameters to `state`.
+
+    Args:
+        source: the checkpoint.
+        plan: the plan, which transplants this layer's mixer.
+        index: physical layer.
+        state: the new model's tensors so far, extended here.
+        text: inputs of the mixer; may be empty.
+        device: device of the computation.
+
+    Returns:
+        The transplanted parameters by their names in a dense mixer, and the error of its outputs.
+    """
+    layer, prefix = plan.after.layers[index], f"layers.{index}.mixer."
+    group = plan.layers[index].sources[: 1 if plan.fold == "first" else None]
+    old_layer = plan.before.layers[group[0]]
+    backbone = plan.after.backbone
+    old = _dense(backbone, old_layer).to(device)
+    old.load_state_dict({
+        name: source_tensor(source, tuple(_parent(name, number) for number in group))
+        for name in old.state_dict()
+    })  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(index)
+        new = _dense(backbone, layer).to(device)
+    known = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    origins = mixer_origins(plan.before, plan.after, index, group) or {}
+    for name in new.state_dict():
+        origin = origins.get(name.split(".")[0])
+        if origin is not None and origin.unchanged:  # also where an operator replaces it
+            known[name] = source_tensor(source, tuple(_parent(name, number) for number in group))
+    new.load_state_dict({name: known[name] for name in new.state_dict() if name in known}, strict=False)
+    _transplanter(layer)(new, old, text)
+    planned = {item.name: item for item in plan.tensors if item.layer == index}
+    values = {
+        name: value.detach()
+        for name, value in new.state_dict().items()
+        if prefix + name not in planned or planned[prefix + name].action == "transplanted"
+    }
+    for name, value in values.items():
+        if prefix + name in planned:
+            dtype = getattr(torch, planned[prefix + name].dtype)
+            state[prefix + name] = value.to("cpu", dtype).contiguous()
+    return values, FitReport(index, "mixer", layer.mixer, None, output_error(new, old, text), 1)
+
+
+def source_tensor(source: SourceModel, names: tuple[str, ...]) -> Tensor:
+    """Return a tensor unchanged, or the mean of several in the first one's dtype."""
+    if len(names) == 1:
+        return source.tensor(names[0])
+    tensors = [source.tensor(name) for name in names]
+    total = torch.zeros(tensors[0].shape, dtype=torch.float64)
+    for tensor in tensors:
+        total += tensor
+    return (total / len(tensors)).to(tensors[0].dtype)
+
+
+def _parent(name: str, layer: int) -> str:
+    parent = source_name(f"layers.{layer}.mixer.{name}")
+    assert parent is not None, name
+    return parent
+
+
+def _dense(backbone: Backbone, layer: Layer) -> nn.Module:
+    """Build a layer's mixer in float32 with dense projections."""
+
+    def projection(name: str) -> nn.Module:
+        item = layer.projections[name]
+        return PROJECTION_OPERATORS["dense"].build(item.d_in, item.d_out, item.bias, {})
+
+    return MIXERS[layer.mixer].build(backbone, layer.mixer_options, projection).float().eval()
+
+
+def _transplanter(layer: Layer) -> Transplanter:
+    path = MIXERS[layer.mixer].transplanter
+    assert path is not None, layer.mixer
+    module, _, name = path.partition(":")
+    function: Transplanter = getattr(import_module(module), name)
+    return function
