@@ -131,8 +131,9 @@ def test_apply(architecture_file: Path, llama_folder: Path, prepared: Path, tmp_
     (tmp_path / "template").mkdir()
     copies = killed(
         "command", tmp_path / "template", tmp_path / "killed", 4,
-        "apply", design, llama_folder, "-o", "model", "--calibrate", "none", "--heal", "4k",
-        "--data", prepared, "--seq-len", 64, "--batch-tokens", 512, "--device", "cpu",
+        "apply", design, llama_folder, "-o", "model", "--calibrate", "none", "--align", "2k",
+        "--heal", "4k", "--eval-every", 2, "--data", prepared, "--seq-len", 64, "--batch-tokens", 512,
+        "--device", "cpu",
     )  # fmt: skip
     whole, *broken = copies
     assert files(whole)[0] == "model"

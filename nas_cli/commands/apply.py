@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,14 @@ import typer
 from rich.text import Text
 
 from nas_cli.commands.data import CORPUS_HELP
+from nas_cli.healing import make_healer, refuse_healing_options, show_progress
 from nas_cli.options import (
+    MOST,
     MOST_SEED,
     DeviceOption,
     JsonOption,
     OverwriteOption,
     given,
-    refuse_without_effect,
 )
 from nas_cli.render.counts import learning_rate, tokens
 from nas_cli.render.plan import print_plan, print_result
@@ -23,12 +25,6 @@ from nas_cli.render.screen import console, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
     from studies.healing.healer import Healer
-    from studies.healing.settings import HealSettings
-    from surgery.apply.plan import Plan
-    from surgery.apply.source import SourceModel
-
-
-HEALING = ("heal_loss", "lr", "lr_new", "freeze", "batch_tokens", "seed")  # options of --heal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,6 +59,14 @@ def apply(
             help=f"Text for --heal and for losses before and after: {CORPUS_HELP} For --heal: builtin."
         ),
     ] = None,
+    align: Annotated[
+        int | None,
+        typer.Option(
+            parser=tokens,
+            metavar="TOKENS",
+            help="First train each new part alone, on the original model's activations.",
+        ),
+    ] = None,
     heal_loss: Annotated[
         str,
         typer.Option(
@@ -88,6 +92,10 @@ def apply(
             help="Parameters that --heal does not train, such as 'layers.*.ffn.*'; may be repeated.",
         ),
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Train the original model by the same recipe, to compare with."),
+    ] = False,
     seq_len: Annotated[
         int,
         typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens per sequence of --data."),
@@ -98,6 +106,15 @@ def apply(
             parser=tokens,
             metavar="TOKENS",
             help="Tokens per healing step. Default: 16384 from a million tokens on, else 4096.",
+        ),
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST,
+            metavar="STEPS",
+            help="Steps between held-out losses and checkpoints. Default: a tenth of --heal.",
         ),
     ] = None,
     seed: Annotated[
@@ -113,8 +130,7 @@ def apply(
     """
     if output is None and not dry_run:
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
-    if heal is None:
-        _refuse_healing_options(context, data)
+    refuse_healing_options(context, heal, align, data)
     from studies.healing.settings import HealSettings, check_heal
     from studies.healing.text import calibration_texts, check_text
     from studies.training.devices import pick_device
@@ -126,11 +142,10 @@ def apply(
 
     torch_device = pick_device(device)
     settings = HealSettings(
-        tokens=heal or 0, seq_len=seq_len, batch_tokens=batch_tokens, loss=heal_loss, lr=lr, lr_new=lr_new,
-        freeze=tuple(freeze or ()), seed=seed,
+        tokens=heal or 0, align_tokens=align or 0, seq_len=seq_len, batch_tokens=batch_tokens,
+        loss=heal_loss, lr=lr, lr_new=lr_new, freeze=tuple(freeze or ()), eval_every=eval_every, seed=seed,
     )  # fmt: skip
-    if heal is not None:
-        check_heal(settings)
+    check_heal(settings)
     if calibrate != "none":
         check_text(calibrate, "--calibrate")
     if data is not None:
@@ -148,26 +163,29 @@ def apply(
     if not dry_run:
         if drawn.uses_text and calibrate != "none":
             texts = calibration_texts(calibrate)
-        if heal is not None or data is not None:
-            healer = _healer(source, drawn, data or "builtin", settings, device)
-    from nas_cli.render.bars import stage_progress, step_text
+        if heal is not None or align is not None or data is not None:
+            healer = make_healer(
+                source, drawn, data or "builtin", settings, calibration=texts, out=output, control=control,
+                device=torch_device,
+            )  # fmt: skip
+    from nas_cli.render.bars import stage_progress
 
     try:
-        with stage_progress() as progress:
+        with stage_progress() as progress, healer or nullcontext():
             if healer is not None:
-                healer.watch.on_stage = progress
-                healer.watch.on_step = lambda now: progress(
-                    f"healing, {step_text(now)}, step", now.step, now.steps
-                )
+                show_progress(healer, progress)
             report = rewrite(
                 source, architecture, output, dry_run=dry_run, fold=fold, calibration=texts, heal=healer,
-                overwrite=overwrite, device=torch_device, progress=progress,
+                on_verified=healer.remove_state if healer is not None else None, overwrite=overwrite,
+                device=torch_device, progress=progress,
             )  # fmt: skip
     except TrainingFailed as error:
         errors.print(Text.assemble(("healing failed: ", "bold red"), str(error), "; nothing was written"))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        errors.print("Interrupted. Nothing was written.")
+        kept = healer is not None and healer.saved is not None
+        resume = "Run the same command to resume." if kept else "Nothing was written."
+        errors.print(f"Interrupted. {resume}")
         raise
     healing = healer.healing if healer is not None else None
     if as_json:
@@ -177,33 +195,3 @@ def apply(
         console.print("\n[dim]dry run: nothing was written[/]")
         return
     print_result(report)
-
-
-def _refuse_healing_options(context: typer.Context, data: str | None) -> None:
-    """Reject healing options without --heal, and --seq-len without a text."""
-    refuse_without_effect(given(context, *HEALING), "without --heal", "add --heal TOKENS")
-    if data is None:
-        refuse_without_effect(given(context, "seq_len"), "without --heal or --data", "add one of them")
-
-
-def _healer(source: SourceModel, drawn: Plan, data: str, settings: HealSettings, device: str) -> Healer:
-    from nas_cli.render.progress import data_progress
-    from studies.healing.heal import Watch
-    from studies.healing.healer import Healer
-    from studies.training.devices import pick_device
-    from studies.training.pretrain import open_text
-
-    wanted = settings.tokens or settings.eval_tokens
-    with data_progress() as progress:
-        text = open_text(data, str(source.folder), wanted, progress)
-
-    def report_loss(what: str, loss: float, bpb: float) -> None:
-        losses = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text of {data}"
-        errors.print(Text.assemble((f"{what} model: ", "bold"), losses), soft_wrap=True)
-
-    def report_refusal(before: float) -> None:
-        text = f"no evaluation was below {before:.4f}; the weights from before --heal are kept"
-        errors.print(Text.assemble(("healing made nothing better: ", "yellow"), text), soft_wrap=True)
-
-    watch = Watch(on_loss=report_loss, on_refusal=report_refusal)
-    return Healer(source, drawn, text, settings, device=pick_device(device), watch=watch)

@@ -1,73 +1,49 @@
-"""Healing one rewritten model, in memory."""
+"""Healing one rewritten model, in memory: aligned, distilled, and never worse than before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
 from studies.data import TokenData
-from studies.healing.distillation import Distillation
-from studies.healing.parts import check_freeze, trained, training_only
+from studies.healing.parts import training_only
 from studies.healing.report import Healing
-from studies.healing.settings import KL_SHARES, HealSettings
-from studies.healing.teacher import OnBatch, Teacher, measure
+from studies.healing.saved import Saved
+from studies.healing.settings import HealSettings
+from studies.healing.stages import Stage, stages
+from studies.healing.teacher import Teacher, measure
+from studies.healing.watch import Watch
 from studies.training.best import Best
-from studies.training.loop import Progress, TrainResult, train
-from studies.training.objective import CrossEntropy, Objective
+from studies.training.loop import TrainResult, train
 from studies.training.validation import Evaluation
+from surgery.apply.plan import Plan
 from surgery.model import HybridLM
-
-
-@dataclass
-class Watch:
-    """Callbacks that follow a healing; by default nothing is shown.
-
-    Attributes:
-        on_step: progress of the training.
-        on_stage: progress of a measurement (stage, done, total).
-        on_loss: a held-out loss (model, nats/token, bits/byte).
-        on_refusal: training has made nothing better than this loss, in nats/token.
-    """
-
-    on_step: Callable[[Progress], None] | None = None
-    on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None
-    on_loss: Callable[[str, float, float], None] = lambda what, loss, bpb: None
-    on_refusal: Callable[[float], None] = lambda before: None
-
-    def batches(self, what: str) -> OnBatch:
-        """Return the callback of a measurement."""
-        return lambda done, total: self.on_stage(f"loss of the {what} model, batch", done, total)
-
-    def report(self, what: str, result: Evaluation | TrainResult) -> None:
-        """Report a held-out loss."""
-        self.on_loss(what, result.val_loss, result.val_bpb)
 
 
 def heal(
     model: HybridLM,
-    new: frozenset[str],
+    planned: Plan,
     teacher: Teacher,
     data: TokenData,
     settings: HealSettings,
     *,
-    folder: Path | None = None,
+    saved: Saved | None = None,
     watch: Watch | None = None,
 ) -> Healing:
-    """Train a rewritten model in place, in float32, and restore every tensor's dtype.
+    """Measure a rewritten model, train it in place in float32, and restore every tensor's dtype.
 
     The best weights by held-out loss are kept, those before the training among them.
 
     Args:
         model: the rewritten model; ends on the CPU, in evaluation mode.
-        new: its tensors that are not the teacher's (`new_tensors`), which train with `settings.lr_new`.
+        planned: the surgery that it comes from.
         teacher: the original model, on the device that the training uses.
         data: tokens by the model's own tokenizer.
-        settings: of the training.
-        folder: where the state of the training is kept, so that the same call resumes it after this process
-            was killed. None: nowhere.
+        settings: of the training; without tokens the model is only measured.
+        saved: an open folder for the state of the training, from which the same call resumes it after this
+            process was killed. None: nothing is kept.
         watch: callbacks.
 
     Raises:
@@ -75,32 +51,44 @@ def heal(
         TrainingFailed: the loss is not finite or exploded.
     """
     watch = watch or Watch()
-    names = {name for name, _ in model.named_parameters()}
-    check_freeze(names, settings.freeze)
+    planned_stages = list(stages(planned, [name for name, _ in model.named_parameters()], teacher, settings))
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    original = teacher.loss(data, settings, watch.batches("original"))
-    watch.report("original", original)
+
+    def held_out(what: str, compute: Callable[[], Evaluation]) -> Evaluation:
+        result = compute() if saved is None else saved.loss(what, compute)
+        watch.report(what, result)
+        return result
+
+    def measured(what: str) -> Evaluation:
+        return measure(model, data, settings, teacher.device, watch.batches(what))
+
+    original = held_out("original", lambda: teacher.loss(data, settings, watch.batches("original")))
     model.float()
-    before = measure(model, data, settings, teacher.device, watch.batches("rewritten"))
-    watch.report("rewritten", before)
+    before = held_out("rewritten", lambda: measured("rewritten"))
     best = Best(model, dtypes, before)
-    with training_only(model, trained(names, settings.freeze)):
-        result = _train(model, new, teacher, data, settings, folder, watch, best)
+    results: dict[str, TrainResult] = {}
+    for stage in planned_stages:
+        best.label = stage.name
+        results[stage.name] = _train(model, stage, teacher, data, settings, best, saved, watch)
+        watch.report(stage.name, results[stage.name])
     best.write_to(model)
     restore_dtypes(model, dtypes)
-    if best.step:  # once more, since rounding to the dtypes has changed them
-        written = measure(model.float(), data, settings, teacher.device, watch.batches("healed"))
+    if best.kept in results:  # as they will be written: rounding to the dtypes has changed them
+        written = measured(best.kept)
         restore_dtypes(model, dtypes)
-        result = replace(result, val_loss=written.val_loss, val_bpb=written.val_bpb)
-    watch.report("healed", result)
-    if not best.step:
-        watch.on_refusal(before.val_loss)
+        results[best.kept] = replace(results[best.kept], val_loss=written.val_loss, val_bpb=written.val_bpb)
+    elif results:
+        watch.on_note(
+            f"no held-out loss of the training was below {before.val_loss:.4f}, that of the rewritten model: "
+            "its weights are kept"
+        )
     return Healing(
-        text_of(data), original, before, result, "healed" if best.step else "rewritten", best.step, settings
-    )
+        text=text_of(data), original=original, before=before, aligned=results.get("aligned"),
+        after=results.get("healed"), kept=best.kept, step=best.step, settings=settings,
+    )  # fmt: skip
 
 
-def restore_dtypes(model: HybridLM, dtypes: dict[str, torch.dtype]) -> None:
+def restore_dtypes(model: HybridLM, dtypes: Mapping[str, torch.dtype]) -> None:
     """Convert a trained model to these dtypes by parameter name, on the CPU, in evaluation mode."""
     model.cpu().eval()
     for name, parameter in model.named_parameters():
@@ -112,25 +100,24 @@ def text_of(data: TokenData) -> str:
     return str(data.meta["corpus"]["spec"])
 
 
-def objective_of(settings: HealSettings, teacher: Teacher) -> Objective:
-    """Return the objective of a healing."""
-    share = KL_SHARES[settings.loss]
-    return Distillation(teacher.model, share) if share else CrossEntropy()
-
-
 def _train(
     model: HybridLM,
-    new: frozenset[str],
+    stage: Stage,
     teacher: Teacher,
     data: TokenData,
     settings: HealSettings,
-    folder: Path | None,
-    watch: Watch,
     best: Best,
+    saved: Saved | None,
+    watch: Watch,
 ) -> TrainResult:
-    scale = 1.0 if settings.lr_new is None else settings.lr_new / settings.lr
-    return train(
-        model, data, settings.training(), seed=settings.seed, device=teacher.device, on_step=watch.on_step,
-        objective=objective_of(settings, teacher), scales=dict.fromkeys(new, scale), best=best,
-        checkpoint=None if folder is None else folder / "healing.pt", resumable=folder is not None,
-    )  # fmt: skip
+    """Run one stage, from its checkpoint if there is one."""
+    checkpoint = saved.checkpoint(stage.name) if saved is not None else None
+    if checkpoint is not None and checkpoint.is_file():
+        watch.on_note(f"resuming the training of the {stage.name} model")
+    with training_only(model, frozenset(stage.rates)):
+        return train(
+            model, data, stage.training, seed=settings.seed, device=teacher.device,
+            on_step=lambda now: watch.on_step(stage.name, now), checkpoint=checkpoint,
+            resumable=checkpoint is not None, objective=stage.objective, scales=stage.scales, best=best,
+            skip=stage.skip,
+        )  # fmt: skip

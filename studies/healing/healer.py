@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
 import torch
 
 from studies.data import TokenData
-from studies.healing.heal import Watch, heal, restore_dtypes, text_of
-from studies.healing.parts import new_tensors
+from studies.healing.control import control_loss
+from studies.healing.heal import heal
 from studies.healing.report import Healing
+from studies.healing.saved import Saved, short_hash, weights_hash
 from studies.healing.settings import HealSettings
-from studies.healing.teacher import Teacher, measure
+from studies.healing.teacher import Teacher
+from studies.healing.watch import Watch
 from studies.training.batches import check_data
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
+from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 
 
 class Healer:
     """Measures a rewritten model and trains it; pass it to `surgery.apply.pipeline.apply` as `heal`.
+
+    A context: inside it, the state of the training is locked for this process.
 
     Attributes:
         healing: the losses, once it was called.
@@ -33,6 +45,9 @@ class Healer:
         settings: HealSettings,
         *,
         device: torch.device,
+        out: str | os.PathLike[str] | None = None,
+        calibration: Sequence[str] | None = None,
+        control: bool = False,
         watch: Watch | None = None,
     ) -> None:
         """Prepare for one surgery.
@@ -43,13 +58,16 @@ class Healer:
             data: tokens by the model's own tokenizer.
             settings: of the training; without tokens the model is only measured.
             device: where to compute.
+            out: the future folder of the model; the state of the training is kept beside it. None: nowhere.
+            calibration: texts that operators are fitted to.
+            control: train the original model by the same recipe, too.
             watch: callbacks.
 
         Raises:
             UserError: text and model don't fit.
         """
         self.source, self.planned, self.data, self.settings = source, planned, data, settings
-        self.device, self.watch = device, watch or Watch()
+        self.device, self.control, self.watch = device, control, watch or Watch()
         self.healing: Healing | None = None
         longest = source.backbone.max_position_embeddings
         if settings.seq_len > longest:
@@ -57,24 +75,61 @@ class Healer:
             problem = Problem("--seq-len", settings.seq_len, rule, "give fewer")
             raise UserError("model and data don't fit", [problem])
         check_data(data, settings.training(), source.backbone.vocab_size)
+        trains = settings.tokens or settings.align_tokens
+        self.saved: Saved | None = None
+        if out is not None and trains:
+            self.saved = Saved(state_folder(out), self._key(calibration))
+
+    def __enter__(self) -> Healer:
+        """Lock the folder with the state of the training.
+
+        Raises:
+            UserError: another process uses it, or it can't be written.
+        """
+        if self.saved is not None:
+            self.saved.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.saved is not None:
+            self.saved.__exit__(kind, error, trace)
 
     def __call__(self, model: HybridLM) -> str:
         """Measure the model, train it in place if asked to, and return Markdown for the model card."""
         teacher = Teacher(self.source, self.device)
-        if self.settings.tokens:
-            new = new_tensors(self.planned)
-            self.healing = heal(model, new, teacher, self.data, self.settings, watch=self.watch)
-        else:
-            self.healing = self._measured(model, teacher)
+        control = None
+        if self.control:
+            control = control_loss(teacher, self.data, self.settings, self.watch)
+        healing = heal(
+            model, self.planned, teacher, self.data, self.settings, saved=self.saved, watch=self.watch
+        )
+        self.healing = replace(healing, control=control)
         return self.healing.card()
 
-    def _measured(self, model: HybridLM, teacher: Teacher) -> Healing:
-        """Return the losses without any training; the model stays as it is."""
-        watch = self.watch
-        original = teacher.loss(self.data, self.settings, watch.batches("original"))
-        watch.report("original", original)
-        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        before = measure(model.float(), self.data, self.settings, self.device, watch.batches("rewritten"))
-        restore_dtypes(model, dtypes)
-        watch.report("rewritten", before)
-        return Healing(text_of(self.data), original, before)
+    def remove_state(self) -> None:
+        """Delete the state of the training, once the result is verified."""
+        if self.saved is not None:
+            self.saved.remove()
+
+    def _key(self, calibration: Sequence[str] | None) -> dict[str, Any]:
+        """Return what the training depends on."""
+        tensors = [(tensor.name, tensor.action, tensor.sources) for tensor in self.planned.tensors]
+        return {
+            "weights": weights_hash(self.source),
+            "architecture": self.planned.after.to_dict(),
+            "tensors": short_hash(tensors),
+            "fold": self.planned.fold,
+            "calibration": short_hash(list(calibration or ())),
+            "text": self.data.content_hash,
+            "settings": asdict(self.settings),
+            "device": self.device.type,
+            "torch": torch.__version__,
+        }
+
+
+def state_folder(out: str | os.PathLike[str]) -> Path:
+    """Return the folder beside a future model that holds the state of its healing."""
+    path = expand(out).absolute()
+    return path.with_name(f".{path.name}.healing")

@@ -11,7 +11,9 @@ from torch import nn
 from surgery.apply.plan import Plan
 from surgery.config.problems import Problems
 
-CARRIED = ("kept", "averaged", "shared")  # actions of a plan that leave the original's weights in place
+# actions of a plan that leave the original's weights in place, and one that puts them into another part
+CARRIED = ("kept", "averaged", "shared")
+TRANSPLANTED = "transplanted"
 
 
 def new_tensors(plan: Plan) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,51 +26,70 @@ class Healing:
         text: the corpus.
         original: the model that was rewritten.
         before: the rewritten model, before any training.
-        after: the training, with the losses of its best weights as they are written; None without one.
-        kept: the weights that were kept: `healed`, or `rewritten` where training has made nothing better.
-        step: the step that the weights are from.
-        settings: of the training; None without one.
+        aligned: the alignment; None without one.
+        after: the training of the whole model; None without one.
+        kept: the weights that were kept: `healed`, `aligned`, or `rewritten` where nothing was better. The
+            loss of that training is the one of these weights as they are written; of another, the last one.
+        step: the step of that training that the weights are from.
+        settings: of the training.
+        control: the original model, trained likewise; None unless it was asked for.
     """
 
     text: str
     original: Evaluation
     before: Evaluation
-    after: TrainResult | None = None
-    kept: str = "rewritten"
-    step: int = 0
-    settings: HealSettings | None = None
+    aligned: TrainResult | None
+    after: TrainResult | None
+    kept: str
+    step: int
+    settings: HealSettings
+    control: Evaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
 
+    def rows(self) -> list[tuple[str, float, float]]:
+        """Return (model, nats/token, bits/byte) of everything that was measured."""
+        named = {
+            "the model as it was": self.original,
+            "trained likewise, without a surgery": self.control,
+            "rewritten": self.before,
+            "aligned": self.aligned,
+            "healed": self.after,
+        }
+        return [(name, of.val_loss, of.val_bpb) for name, of in named.items() if of is not None]
+
     def card(self) -> str:
         """Return the section of the model card."""
-
-        def row(name: str, result: Evaluation | TrainResult) -> list[str]:
-            return [name, f"{result.val_loss:.4f}", f"{result.val_bpb:.4f}"]
-
-        rows = [row("the model as it was", self.original), row("rewritten", self.before)]
-        if self.after is not None:
-            rows.append(row("healed", self.after))
+        rows = [[name, f"{loss:.4f}", f"{bpb:.4f}"] for name, loss, bpb in self.rows()]
         losses = table(["model", "loss (nats/token)", "bits/byte"], rows)
-        return f"## Loss on held-out text of {self.text}\n\n{losses}\n\n{self._training()}"
+        training = "\n\n".join(self._training()) or "Not trained after the surgery."
+        return f"## Loss on held-out text of {self.text}\n\n{losses}\n\n{training}"
 
-    def _training(self) -> str:
-        settings, after = self.settings, self.after
-        if settings is None or after is None:
-            return "Not trained after the surgery."
-        rates = f"peak learning rate {settings.lr:g}"
-        if settings.lr_new is not None:
-            rates += f" ({settings.lr_new:g} for new parts)"
-        frozen = f", without {', '.join(settings.freeze)}" if settings.freeze else ""
-        kept = (
-            f"These are the weights after step {self.step}, the best of those that were measured."
-            if self.kept == "healed"
-            else "No measured step was better than the rewritten model, whose weights these are."
+    def _training(self) -> Iterator[str]:
+        settings = self.settings
+        where = (
+            f"of {self.text}, in sequences of {settings.seq_len} and steps of {settings.step_tokens:,} tokens"
         )
-        return (
-            f"Healed on {after.tokens:,} tokens ({after.epochs:.2f} epochs) of {self.text}, minimising "
-            f"{LOSS_NAMES[settings.loss]}: sequences of {settings.seq_len}, steps of "
-            f"{settings.step_tokens:,} tokens, {rates}, seed {settings.seed}{frozen}. {kept}"
-        )
+        if self.aligned is not None:
+            yield (
+                f"New parts aligned with the original's on {self.aligned.tokens:,} tokens {where}, peak "
+                f"learning rate {settings.align_lr:g} ({settings.align_lr_carried:g} for transplanted ones)."
+            )
+        if self.after is not None:
+            rates = f"peak learning rate {settings.lr:g}"
+            if settings.lr_new is not None:
+                rates += f" ({settings.lr_new:g} for new parts)"
+            frozen = f", without {', '.join(settings.freeze)}" if settings.freeze else ""
+            yield (
+                f"Healed on {self.after.tokens:,} tokens ({self.after.epochs:.2f} epochs) {where}, "
+                f"minimising {LOSS_NAMES[settings.loss]}: {rates}, seed {settings.seed}{frozen}."
+            )
+        if self.aligned is not None or self.after is not None:
+            yield (
+                f"These are the weights after step {self.step} of the {self.kept} model, the best of those "
+                "that were measured on the held-out text."
+                if self.step
+                else "No step that was measured was better than the rewritten model, whose weights these are."
+            )

@@ -17,10 +17,11 @@ LARGE_BUDGET = 1_000_000
 
 @dataclass(frozen=True)
 class HealSettings:
-    """Token budget, loss and learning rates of a healing.
+    """Token budgets, loss and learning rates of a healing.
 
     Attributes:
         tokens: training tokens.
+        align_tokens: tokens of the alignment before it.
         seq_len: tokens per sequence.
         batch_tokens: tokens per step; None: chosen by the budget.
         loss: `ce` (cross-entropy with the text), `kl` (KL divergence from the original model), or `both`,
@@ -28,18 +29,23 @@ class HealSettings:
         lr: peak learning rate of the tensors that were carried over.
         lr_new: peak learning rate of the others; None: `lr`.
         freeze: patterns (as of `fnmatch`) of parameters that are not trained.
+        align_lr: peak learning rate of new and fitted tensors in the alignment.
+        align_lr_carried: that of the transplanted and carried tensors of the same parts.
         eval_tokens: held-out tokens of every evaluation.
         eval_every: steps between evaluations, each of which is also a checkpoint; None: chosen by the budget.
         seed: of the order of the text and of the noise of HDPL.
     """
 
     tokens: int
+    align_tokens: int = 0
     seq_len: int = 512
     batch_tokens: int | None = None
     loss: str = "both"
     lr: float = 3e-4
     lr_new: float | None = None
     freeze: tuple[str, ...] = ()
+    align_lr: float = 1e-3
+    align_lr_carried: float = 1e-4
     eval_tokens: int = 32_768
     eval_every: int | None = None
     seed: int = 0
@@ -49,16 +55,29 @@ class HealSettings:
         """Tokens per step, in whole sequences."""
         if self.batch_tokens is not None:
             return self.batch_tokens
-        size = LARGE_STEP if self.tokens >= LARGE_BUDGET else SMALL_STEP
+        size = LARGE_STEP if self.tokens + self.align_tokens >= LARGE_BUDGET else SMALL_STEP
         return max(1, size // self.seq_len) * self.seq_len
 
+    @property
+    def new_rate(self) -> float:
+        """Peak learning rate of the tensors that are not the original's."""
+        return self.lr if self.lr_new is None else self.lr_new
+
     def training(self) -> TrainSettings:
-        """Return the settings of the training loop."""
+        """Return the settings of the loop for the training of the whole model."""
+        return self._loop(self.tokens, self.lr)
+
+    def alignment(self, parts: int) -> TrainSettings:
+        """Return the settings of the loop for the alignment of so many parts, whose gradients are clipped
+        together."""
+        return replace(self._loop(self.align_tokens, self.align_lr), clip=float(max(1, parts)))
+
+    def _loop(self, tokens: int, lr: float) -> TrainSettings:
         # no weight decay: weights that are good already would shrink towards zero
         settings = TrainSettings(
-            tokens=self.tokens, seq_len=self.seq_len, batch_tokens=self.step_tokens, lr=self.lr,
-            weight_decay=0.0, eval_tokens=self.eval_tokens,
-            eval_at=evaluation_points(self.tokens, self.eval_tokens), order_seed=self.seed,
+            tokens=tokens, seq_len=self.seq_len, batch_tokens=self.step_tokens, lr=lr, weight_decay=0.0,
+            eval_tokens=self.eval_tokens, eval_at=evaluation_points(tokens, self.eval_tokens),
+            order_seed=self.seed,
         )  # fmt: skip
         if self.eval_every is None:
             return settings
@@ -76,5 +95,7 @@ def check_heal(settings: HealSettings) -> None:
     if settings.loss not in KL_SHARES:
         rule = f"must be one of {', '.join(KL_SHARES)}"
         problems.add("--heal-loss", settings.loss, rule, nearest(settings.loss, tuple(KL_SHARES)))
-    add_budget_problems(settings.training(), "--heal", problems)
+    for option, training in (("--heal", settings.training()), ("--align", settings.alignment(1))):
+        if training.tokens:
+            add_budget_problems(training, option, problems)
     problems.raise_if_any("can't train like that")

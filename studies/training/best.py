@@ -15,7 +15,9 @@ class Best:
     """A copy of the best weights so far, on the CPU in the dtypes in which they will be written.
 
     Attributes:
-        step: the step after which they were measured; 0 before any training.
+        label: name of the training that offers weights now.
+        kept: name of the training that the best weights are from.
+        step: its step after which they were measured; 0 before any training.
         evaluation: their held-out loss.
     """
 
@@ -28,20 +30,27 @@ class Best:
             evaluation: its held-out loss before training.
         """
         self.dtypes = dtypes
+        self.label = self.kept = "rewritten"
         self.step, self.evaluation, self.weights = 0, evaluation, self._copy(model)
 
     def offer(self, model: nn.Module, evaluation: Evaluation, step: int) -> None:
         """Keep the model's weights if they are better than those before."""
         if evaluation.val_loss < self.evaluation.val_loss:
-            self.step, self.evaluation, self.weights = step, evaluation, self._copy(model)
+            self.kept, self.step = self.label, step
+            self.evaluation, self.weights = evaluation, self._copy(model)
 
     def state(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
-        return {"step": self.step, "evaluation": vars(self.evaluation), "weights": self.weights}
+        return {
+            "kept": self.kept,
+            "step": self.step,
+            "evaluation": vars(self.evaluation),
+            "weights": self.weights,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved `state`."""
-        self.step, self.weights = state["step"], state["weights"]
+        self.kept, self.step, self.weights = state["kept"], state["step"], state["weights"]
         self.evaluation = Evaluation(**state["evaluation"])
 
     @torch.no_grad()

@@ -60,6 +60,7 @@ def apply(
     calibration: Calibration | None = None,
     hdpl_fit: str = "full",
     heal: Heal | None = None,
+    on_verified: Callable[[], None] | None = None,
     overwrite: bool = False,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
@@ -75,6 +76,7 @@ def apply(
         calibration: texts or token ids to fit operators to; without it weights are fitted, not outputs.
         hdpl_fit: form of fitted latents, `full` or `paired`, see `fit_hdpl`.
         heal: trains the model between fitting and writing.
+        on_verified: called once the result is verified, just before it is moved to `out`.
         overwrite: replace an existing model at `out`.
         progress: called with (stage, done, total).
 
@@ -97,7 +99,9 @@ def apply(
         source, planned, calibration=calibration, hdpl_fit=hdpl_fit, device=device, progress=progress
     )
     healed = heal(built) if heal is not None else ""
-    verification = publish(built.eval(), source, planned, fits, out, text=healed, overwrite=overwrite)
+    verification = publish(
+        built.eval(), source, planned, fits, out, text=healed, on_verified=on_verified, overwrite=overwrite
+    )
     return ApplyReport(planned, Path(out), fits, verification, time.monotonic() - began)
 
 
@@ -109,6 +113,7 @@ def publish(
     out: str | os.PathLike[str],
     *,
     text: str = "",
+    on_verified: Callable[[], None] | None = None,
     overwrite: bool = False,
 ) -> Verification:
     """Write the model's folder, verify it in a fresh process, add the card, and move it to `out`.
@@ -133,4 +138,6 @@ def publish(
             before=planned.before,
         )
         (folder / "README.md").write_text(body, encoding="utf-8")
+        if on_verified is not None:
+            on_verified()
     return verification

@@ -91,7 +91,8 @@ def test_measuring_alone_changes_nothing(llama_folder: Path, prepared: Path) -> 
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     settings = HealSettings(tokens=0, seq_len=64)
     healer = Healer(source, planned, TokenData.open(prepared), settings, device=torch.device("cpu"))
-    assert "Not trained" in healer(model)
+    with healer:
+        assert "Not trained" in healer(model)
     assert healer.healing is not None
     assert healer.healing.before.val_loss == pytest.approx(healer.healing.original.val_loss, abs=1e-3)
     assert healer.healing.after is None
