@@ -12,11 +12,10 @@ from search_spaces.fields import fields
 from search_spaces.space import SearchSpace
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
-from surgery.architecture.metrics import METRICS
+from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 from surgery.config.problems import UserError
 
 SAMPLES = 500
-CONTEXT = 4096  # tokens, if the space names no context
 _SECTION = "search:"
 
 
@@ -61,7 +60,7 @@ def cost_names(space: SearchSpace) -> tuple[str, ...]:
     named += [item.name for item in space.constraints]
     for base in ("params", "decode_flops", "cache_bytes"):
         if not any(name.partition("@")[0] == base for name in named):
-            context = next((item.context for item in space.objectives if item.context), CONTEXT)
+            context = next((item.context for item in space.objectives if item.context), DEFAULT_CONTEXT)
             named.append(f"{base}@{context}" if METRICS[base].takes_context else base)
     order = list(METRICS)
     return tuple(sorted(dict.fromkeys(named), key=lambda name: order.index(name.partition("@")[0])))

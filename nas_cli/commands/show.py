@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from studies.study.trial_record import TrialRecord
     from surgery.architecture import Architecture
 
-CONTEXT = 4096  # tokens, for costs that depend on the context length
-
 
 def add_to(app: typer.Typer) -> None:
     """Add `show` to `app`."""
@@ -79,10 +77,10 @@ def _refuse(importances: bool, plot: Path | None) -> None:
 
 def _costs(architecture: Architecture) -> dict[str, int]:
     from surgery.architecture.costs import cost
-    from surgery.architecture.metrics import METRICS
+    from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 
     names = [
-        f"{name}@{CONTEXT}" if metric.takes_context else name
+        f"{name}@{DEFAULT_CONTEXT}" if metric.takes_context else name
         for name, metric in METRICS.items()
         if metric.analytic
     ]

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 
+from search_spaces.text import NAMED
 from studies.data.corpus import Corpus, _refused
 from surgery.config.paths import expand
 from surgery.config.problems import is_unicode, nearest
 
 FINEWEB_EDU = "HuggingFaceFW/fineweb-edu"
 FINEWEB_EDU_CONFIG = "sample-10BT"
-NAMED = ("builtin", "fineweb-edu")
 
 
 def open_corpus(spec: str, column: str | None = None) -> Corpus:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.text import SMALLEST_BPE
 from studies.data.long_words import ShortWords
 from studies.files.json_file import read_json, write_json
 from surgery.config.json_source import read_object
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-SMALLEST_BPE = 257  # every byte and the end of text
 TRAINING = "training.json"  # next to the tokenizer: the words cut for its training, if any
 TRAINING_BYTES = 50_000_000  # of text a BPE is trained on
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from surgery.config.problems import nearest
 from surgery.config.quantities import format_bytes, format_count, parse_bytes, parse_count
 
+DEFAULT_CONTEXT = 4096  # tokens, where metrics that depend on the context length are shown and none is given
+
 
 @dataclass(frozen=True)
 class Metric:

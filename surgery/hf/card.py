@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
-from surgery.architecture.metrics import METRICS
+from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 
-CONTEXT = 4096  # tokens, for costs that depend on the context length
-COSTS = ("params", "params_nonembedding", f"decode_flops@{CONTEXT}", f"cache_bytes@{CONTEXT}")
+COSTS = ("params", "params_nonembedding", f"decode_flops@{DEFAULT_CONTEXT}", f"cache_bytes@{DEFAULT_CONTEXT}")
 
 
 def costs(architecture: Architecture) -> dict[str, int]:
