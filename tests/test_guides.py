@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.llama import save_random_llama
 from tests.pages import README, ROOT, blocks, name_of, runnable
 
 GUIDES = [
@@ -68,21 +69,6 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def random_llama(folder: Path, tokenizer: Path) -> None:
-    """A small untrained Llama with a tokenizer of the text."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1024, hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=3,
-        num_key_value_heads=3, max_position_embeddings=512, tie_word_embeddings=False,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for path in tokenizer.glob("tokenizer*"):
-        shutil.copy(path, folder)
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("guides")
@@ -97,7 +83,12 @@ def test_the_guides_work_from_the_first_command_to_the_last(scratch: Path) -> No
     for page in GUIDES:
         for line in runnable(page):
             if MODEL in line and not (scratch / MODEL).exists():
-                random_llama(scratch / MODEL, scratch / "model")
+                tokenizer = (scratch / "model").glob("tokenizer*")
+                save_random_llama(
+                    scratch / MODEL, tokenizer, 1024, hidden_size=96, intermediate_size=256,
+                    num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=3,
+                    max_position_embeddings=512,
+                )  # fmt: skip
             words = smaller(line)
             if "-o" in words and Path(scratch, words[words.index("-o") + 1]).is_dir():
                 words.append("--overwrite")  # the search guide trains what the README has trained

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from itertools import islice
 from pathlib import Path
+
+from tests.llama import save_random_llama
 
 SPACE = """\
 # a space that trains in a moment
@@ -80,7 +81,7 @@ def build(home: Path) -> None:
     architecture = Architecture.from_yaml(home / "arch.yaml")
     (home / "ours").mkdir()
     write(HybridLM(architecture).eval(), home / "ours", tokenizer_dir=data.tokenizer_dir)
-    _write_llama(home / "llama", data.tokenizer_dir)
+    save_random_llama(home / "llama", data.tokenizer_dir.iterdir(), TOKENS)
 
     settings = StudySettings(
         sampler="random", corpus=str(home / "prepared"), tokenizer=f"bpe:{TOKENS}",
@@ -89,15 +90,3 @@ def build(home: Path) -> None:
     study = Study.create("micro", parse_space(SPACE, "space.yaml"), settings, home / "runs")
     work(study, target=4, device="cpu", log=lambda line: None)
     study.write_front()
-
-
-def _write_llama(folder: Path, tokenizer: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=TOKENS, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for path in tokenizer.iterdir():
-        shutil.copy(path, folder)

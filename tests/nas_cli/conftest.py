@@ -9,6 +9,8 @@ import pytest
 import typer
 from typer.testing import Result
 
+from tests.llama import save_random_llama
+
 MICRO = """\
 name: micro
 backbone: {vocab_size: 320, dim: 32, num_layers: 2, num_heads: 2, ffn_dim: 64, tie_embeddings: true}
@@ -105,20 +107,8 @@ def study_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def llama_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random Llama of transformers with the tokenizer of the prepared text."""
-    import shutil
-
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     folder = tmp_path_factory.mktemp("llama") / "llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for path in (prepared / "tokenizer").iterdir():
-        shutil.copy(path, folder)
+    save_random_llama(folder, (prepared / "tokenizer").iterdir(), 320)
     return folder
 
 
