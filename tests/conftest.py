@@ -1,4 +1,4 @@
-"""What every test may count on: few threads, a fixed seed, the shared text where it exists."""
+"""Fixtures for every test: few threads, a fixed seed, the shared text where it exists."""
 
 from __future__ import annotations
 

@@ -108,12 +108,12 @@ class Writes:
                 die()
             if here and self.sign in ("before", "in"):
                 die()
-            found = real(*args, **options)
+            result = real(*args, **options)
             if here and self.sign == "later":
                 threading.Timer(self.delay, die).start()
             elif here:
                 die()
-            return found
+            return result
 
         return write
 
@@ -200,5 +200,5 @@ if __name__ == "__main__":
         "audit": audit,
         "command": command(words),
     }
-    found = main(runs[what], Path(template), Path(out), int(seed), int(kills), keeps=what != "command")
-    print(json.dumps(found))
+    result = main(runs[what], Path(template), Path(out), int(seed), int(kills), keeps=what != "command")
+    print(json.dumps(result))

@@ -34,8 +34,8 @@ def text_of(page: Path) -> str:
 
 def blocks(page: Path, *languages: str) -> list[Block]:
     """Fenced blocks in these languages, in order; all of them if none is named."""
-    found = [Block(*match) for match in _BLOCK.findall(text_of(page))]
-    return [block for block in found if not languages or block.language in languages]
+    result = [Block(*match) for match in _BLOCK.findall(text_of(page))]
+    return [block for block in result if not languages or block.language in languages]
 
 
 def prose(page: Path) -> str:

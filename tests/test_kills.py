@@ -59,11 +59,11 @@ def killed(what: str, template: Path, out: Path, seed: int, *words: object) -> l
         [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr[-5000:]
-    found = json.loads(result.stdout.splitlines()[-1])
-    print(f"{what}: {found}")
-    assert sum(found["kills"].values()) == KILLS
+    data = json.loads(result.stdout.splitlines()[-1])
+    print(f"{what}: {data}")
+    assert sum(data["kills"].values()) == KILLS
     assert not list(scratch.glob("nas-*"))
-    return [out / str(number) / template.name for number in range(found["copies"] + 1)]
+    return [out / str(number) / template.name for number in range(data["copies"] + 1)]
 
 
 def files(folder: Path) -> list[str]:
@@ -114,9 +114,9 @@ def test_audit(study: Study, tmp_path: Path) -> None:
     for copy in copies:
         paths = sorted((copy / "audit").rglob("*-*.json"))
         assert len(paths) == AUDITED
-        found = {path.name: json.loads(path.read_text()) for path in paths}
+        actual = {path.name: json.loads(path.read_text()) for path in paths}
         results.append(
-            {name: (data["val_loss"], data["losses"], data["seed"]) for name, data in found.items()}
+            {name: (data["val_loss"], data["losses"], data["seed"]) for name, data in actual.items()}
         )
         for path in paths:
             points = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]

@@ -17,15 +17,15 @@ WAITING = {"run", "call", "check_call", "check_output", "communicate", "wait", "
 
 def offences(tree: ast.AST) -> list[str]:
     """Calls of a clock, and of what waits, with a time limit."""
-    found = []
+    result = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
         limit = any(keyword.arg == "timeout" for keyword in call.keywords)
         number = bool(call.args) and isinstance(call.args[0], ast.Constant) and name in ("wait", "join")
         seconds = number and isinstance(call.args[0].value, int | float)  # type: ignore[attr-defined]
         if name in CLOCKS or (name in WAITING and (limit or seconds)):
-            found.append(f"line {call.lineno}: {ast.unparse(call)[:80]}")
-    return found
+            result.append(f"line {call.lineno}: {ast.unparse(call)[:80]}")
+    return result
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the README and docs/ name exists: commands, options, files, headings, fields, defaults, make targets.
+"""Names in the README and docs/ exist: commands, options, files, headings, fields, defaults, make targets.
 
 A page is a promise: `bash` blocks parse here, `console` blocks are run by `test_guides.py`.
 """
@@ -48,13 +48,13 @@ def command(cli: typer.Typer) -> Any:
 
 
 def leaves(command: Any, name: str = "nas") -> dict[str, Any]:
-    """Everything that can be run, by its full name."""
+    """All commands, by their full names."""
     if not hasattr(command, "commands"):
         return {name: command}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for word, inner in command.commands.items():
-        found |= leaves(inner, f"{name} {word}")
-    return found
+        result |= leaves(inner, f"{name} {word}")
+    return result
 
 
 def test_the_readme_is_one_page() -> None:
@@ -70,8 +70,10 @@ def test_there_are_commands() -> None:
 @each_page
 def test_every_command_and_option_exists(page: Path, command: Any) -> None:
     for line in commands(page):
-        found, words = resolve(line, command)
-        known = {option for parameter in found.params for option in parameter.opts + parameter.secondary_opts}
+        result, words = resolve(line, command)
+        known = {
+            option for parameter in result.params for option in parameter.opts + parameter.secondary_opts
+        }
         given = {word for word in words if re.match(r"-[a-z-]", word)}
         assert given <= known | {"--help", "-h"}, line
 

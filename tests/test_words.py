@@ -102,6 +102,16 @@ def test_the_words_of_a_room(room: str) -> None:
     ] == []
 
 
+def test_the_words_of_the_tests() -> None:
+    result = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        lines = [line for line, doc in docstrings(tree) if FRAGMENTS.match(doc)]
+        lines += [line for line, _ in vague_names(tree)]
+        result += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
+    assert result == []
+
+
 def test_the_words_of_the_documents() -> None:
     assert [
         f"{path.relative_to(ROOT)}:{number}: {match[0]}"

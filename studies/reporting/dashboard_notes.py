@@ -67,7 +67,11 @@ def trial_note(study: Study, record: TrialRecord) -> str:
         *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
         *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
         _table(["metric", "value"], rows),
-        *([f"Knobs without effect: {'; '.join(warnings)}"] if (warnings := architecture.warnings()) else []),
+        *(
+            [f"Hyperparameters without effect: {'; '.join(warnings)}"]
+            if (warnings := architecture.warnings())
+            else []
+        ),
         f"```yaml\n{architecture.to_yaml().strip()}\n```",
     ]
     return "\n\n".join(parts)

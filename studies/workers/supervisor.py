@@ -158,7 +158,7 @@ class Supervisor:
         return any_dead
 
     def _in_time(self) -> bool:
-        """Ask the workers to stop when the time is up; return False once their grace period is over too."""
+        """Ask the workers to stop at the timeout; return False once their grace period is over too."""
         over = time.monotonic() - self.started - (self.timeout or math.inf)
         if over > 0 and not self.timed_out:
             self.timed_out = True

@@ -50,10 +50,10 @@ def mutate_tree(data: Any, rng: random.Random, changes: int = 1) -> Any:
     """Return a copy of a tree of dicts and lists with some places replaced, removed, doubled or renamed."""
     data = copy.deepcopy(data)
     for _ in range(changes):
-        places = list(_places(data))
-        if not places:
+        entries = list(_entries(data))
+        if not entries:
             return value(rng)
-        holder, key = rng.choice(places)
+        holder, key = rng.choice(entries)
         action = rng.random()
         if action < 0.55:
             holder[key] = value(rng)
@@ -67,16 +67,16 @@ def mutate_tree(data: Any, rng: random.Random, changes: int = 1) -> Any:
         elif isinstance(holder, list):
             holder.insert(rng.randrange(len(holder) + 1), copy.deepcopy(holder[key]))
         else:
-            other, place = rng.choice(places)
-            holder[key] = copy.deepcopy(other[place]) if other is not holder else value(rng)
+            other, its_key = rng.choice(entries)
+            holder[key] = copy.deepcopy(other[its_key]) if other is not holder else value(rng)
     return data
 
 
-def _places(data: Any) -> Any:
+def _entries(data: Any) -> Any:
     keys = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
     for key in list(keys):
         yield data, key
-        yield from _places(data[key])
+        yield from _entries(data[key])
 
 
 def mutate_bytes(data: bytes, rng: random.Random, changes: int = 1) -> bytes:

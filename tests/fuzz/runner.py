@@ -32,7 +32,7 @@ PRELOADED = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended. `faults` is empty if it did as it should."""
+    """The end of a command. `faults` is empty if it did as it should."""
 
     code: int
     seconds: float
@@ -155,14 +155,14 @@ def _wait(child: int, until: float) -> int | None:
 
 def snapshot(folder: Path) -> dict[str, str]:
     """Return every path below with what it holds."""
-    found = {}
+    result = {}
     for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(root, name)
             relative = os.fsdecode(os.fsencode(path.relative_to(folder)))
             regular = path.is_file() and not path.is_symlink()
-            found[relative] = hashlib.sha256(path.read_bytes()).hexdigest() if regular else "-"
-    return found
+            result[relative] = hashlib.sha256(path.read_bytes()).hexdigest() if regular else "-"
+    return result
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:

@@ -98,7 +98,7 @@ def test_what_is_seen(
 def test_a_case_is_decided_by_its_seed_and_number() -> None:
     texts = {"space": SPACE.encode(), "architecture": ARCHITECTURE.encode()}
     for text in texts.values():
-        found = [mutations.mutate_yaml(text, random.Random(f"0:{number}")) for number in range(50)]
+        result = [mutations.mutate_yaml(text, random.Random(f"0:{number}")) for number in range(50)]
         again = [mutations.mutate_yaml(text, random.Random(f"0:{number}")) for number in range(50)]
-        assert found == again
-        assert len(set(found)) > 40
+        assert result == again
+        assert len(set(result)) > 40

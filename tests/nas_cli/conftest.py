@@ -67,7 +67,7 @@ def architecture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_folder(architecture_file: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That architecture, trained a little and written."""
+    """The folder of `architecture_file`'s model, trained a little."""
     import torch
 
     from studies.data import TokenData

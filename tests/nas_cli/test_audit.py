@@ -13,7 +13,7 @@ from typer.testing import Result
 Nas = Callable[..., Result]
 
 
-def place(folder: Path) -> tuple[str, ...]:
+def study_options(folder: Path) -> tuple[str, ...]:
     return (folder.name, "--dir", str(folder.parent))
 
 
@@ -25,15 +25,15 @@ def own_study(study_folder: Path, tmp_path: Path) -> Path:
 
 def test_audit_trains_prints_and_goes_on(nas: Nas, own_study: Path, tmp_path: Path) -> None:
     options = ("--times", 2, "--architectures", 4, "--device", "cpu", "--plot", tmp_path / "audit.png")
-    first = nas("audit", *place(own_study), *options)
+    first = nas("audit", *study_options(own_study), *options)
     assert first.exit_code == 0, first.output
     assert "[4/4]" in first.stderr
-    for told in ("proxy loss", "parameters only", "FLOPs only", "random order", "Kendall"):
-        assert told in first.stdout
+    for text in ("proxy loss", "parameters only", "FLOPs only", "random order", "Kendall"):
+        assert text in first.stdout
     assert "4 architectures are too few" in first.stdout
     assert (tmp_path / "audit.png").read_bytes().startswith(b"\x89PNG")
 
-    again = nas("audit", *place(own_study), *options[:-2], "--json")
+    again = nas("audit", *study_options(own_study), *options[:-2], "--json")
     assert again.exit_code == 0
     assert again.stderr == ""  # nothing was left to train
     data = json.loads(again.stdout)
@@ -46,7 +46,7 @@ def test_audit_trains_prints_and_goes_on(nas: Nas, own_study: Path, tmp_path: Pa
 
 def test_audit_ends_when_its_time_is_up(nas: Nas, own_study: Path) -> None:
     options = ("--times", 1000, "--architectures", 3, "--workers", 2, "--device", "cpu", "--timeout", "1s")
-    cut = nas("audit", *place(own_study), *options)
+    cut = nas("audit", *study_options(own_study), *options)
     assert cut.exit_code == 0, cut.output
     assert "time limit reached: 3 runs unfinished" in cut.stderr
     assert "0 architectures are too few" in cut.stdout
@@ -55,20 +55,20 @@ def test_audit_ends_when_its_time_is_up(nas: Nas, own_study: Path) -> None:
 
 def test_audit_says_what_it_cannot_do(nas: Nas, study_folder: Path) -> None:
     assert nas("audit", "no-such-study").exit_code == 2
-    bad = nas("audit", *place(study_folder), "--plot", "audit.bmp")
+    bad = nas("audit", *study_options(study_folder), "--plot", "audit.bmp")
     assert bad.exit_code == 2
     assert ".png" in str(bad.exception)
-    assert nas("audit", *place(study_folder), "--times", 1).exit_code == 2
+    assert nas("audit", *study_options(study_folder), "--times", 1).exit_code == 2
 
 
 def test_show_draws_the_hypervolume(nas: Nas, study_folder: Path, tmp_path: Path) -> None:
     for name, start in (("hv.png", b"\x89PNG"), ("hv.html", b"<!doctype html>")):
-        shown = nas("show", *place(study_folder), "--plot", tmp_path / name)
+        shown = nas("show", *study_options(study_folder), "--plot", tmp_path / name)
         assert shown.exit_code == 0, shown.output
         assert "hypervolume" in shown.stdout
         assert "random trials alone" in shown.stdout
         assert (tmp_path / name).read_bytes().startswith(start)
-    data = json.loads(nas("show", *place(study_folder), "--json").stdout)["hypervolume"]
+    data = json.loads(nas("show", *study_options(study_folder), "--json").stdout)["hypervolume"]
     assert len(data["trials"]) == len(data["hypervolume"]) == 6
     assert data["tokens"] == [1024 * count for count in range(1, 7)]
     assert data["hypervolume"] == sorted(data["hypervolume"])
@@ -76,7 +76,7 @@ def test_show_draws_the_hypervolume(nas: Nas, study_folder: Path, tmp_path: Path
 
 
 def test_importances_need_trials(nas: Nas, study_folder: Path) -> None:
-    shown = nas("show", *place(study_folder), "--importances")
+    shown = nas("show", *study_options(study_folder), "--importances")
     assert shown.exit_code == 2
     assert "importances need 10" in str(shown.exception)
 
@@ -91,8 +91,8 @@ def test_options_of_a_study_are_not_a_trials(nas: Nas, study_folder: Path) -> No
 
 
 def test_front_says_whether_chance_is_beaten(nas: Nas, study_folder: Path) -> None:
-    assert "a random search itself" in nas("front", *place(study_folder)).stdout
-    data = json.loads(nas("front", *place(study_folder), "--json").stdout)
+    assert "a random search itself" in nas("front", *study_options(study_folder)).stdout
+    data = json.loads(nas("front", *study_options(study_folder), "--json").stdout)
     assert data["versus_random"]["random"] == 4
     assert {item["suggested_by"] for item in data["front"]} <= {"baseline", "random"}
 
@@ -106,10 +106,10 @@ def test_importances_of_a_trained_study(nas: Nas, study_folder: Path, tmp_path: 
     folder = tmp_path / "runs" / study_folder.name
     shutil.copytree(study_folder, folder)
     work(Study.open(str(folder)), target=14, device="cpu", log=lambda line: None)
-    shown = nas("show", *place(folder), "--importances")
+    shown = nas("show", *study_options(folder), "--importances")
     assert shown.exit_code == 0, shown.output
     assert "hdpl.rank" in shown.stdout
     assert "too few to say that a field has no effect" in shown.stdout
-    data = json.loads(nas("show", *place(folder), "--importances", "--json").stdout)
+    data = json.loads(nas("show", *study_options(folder), "--importances", "--json").stdout)
     assert {item["name"] for item in data["importances"]["fields"]} >= {"hdpl.rank", "loop.count"}
     assert isinstance(data["dead_knobs"], list)

@@ -52,12 +52,12 @@ def test_whole_models_as_a_table(nas: Nas) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(("--mixers", "FX"), "'X' is not a mixer"), (("--lengths", "16,none"), "none")]
+    ("arguments", "message"), [(("--mixers", "FX"), "'X' is not a mixer"), (("--lengths", "16,none"), "none")]
 )
-def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
+def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:
     result = nas("bench", "mixers", *arguments)
     assert result.exit_code == 2
-    assert told in str(result.exception) + result.stderr
+    assert message in str(result.exception) + result.stderr
 
 
 def test_models_side_by_side(nas: Nas, architecture_file: Path, tmp_path: Path) -> None:
@@ -66,16 +66,16 @@ def test_models_side_by_side(nas: Nas, architecture_file: Path, tmp_path: Path) 
         "bench", "model", str(architecture_file), "dense", "gka-hybrid-matched", "--space",
         str(tmp_path / "micro.yaml"), "--rounds", "2", "--steps", "1", "--json",
     )  # fmt: skip
-    found = json.loads(result.stdout)
-    assert (found["compile"], found["compiled"]) == ("auto", False)
-    assert (found["seq_len"], found["batch_tokens"]) == (32, 256)  # the space's
-    names = [item["name"] for item in found["timings"]]
+    data = json.loads(result.stdout)
+    assert (data["compile"], data["compiled"]) == ("auto", False)
+    assert (data["seq_len"], data["batch_tokens"]) == (32, 256)  # the space's
+    names = [item["name"] for item in data["timings"]]
     assert names == [str(architecture_file), "dense", "gka-hybrid-matched", "bare loop"]
-    for item in found["timings"]:
+    for item in data["timings"]:
         assert item["tokens_per_s"] == pytest.approx(256_000 / item["step_ms"])
         assert min(item["forward_ms"], item["backward_ms"], item["optimizer_ms"], item["of_peak"]) > 0
         assert item["bytes"] is None  # of a CPU nothing is known
-    assert found["timings"][0]["params"] == cost(Architecture.from_yaml(architecture_file), "params")
+    assert data["timings"][0]["params"] == cost(Architecture.from_yaml(architecture_file), "params")
 
 
 def test_models_as_a_table(nas: Nas, architecture_file: Path) -> None:
@@ -88,22 +88,22 @@ def test_models_as_a_table(nas: Nas, architecture_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("dense",), "give --space"),
         (("densee", "--space", "tiny"), 'did you mean "dense"'),
         (("none.yaml",), "neither a file nor a baseline"),
     ],
 )
-def test_models_that_are_none(nas: Nas, arguments: tuple[str, ...], told: str) -> None:
+def test_models_that_are_none(nas: Nas, arguments: tuple[str, ...], message: str) -> None:
     result = nas("bench", "model", *arguments)
     assert result.exit_code == 2
-    assert told in str(result.exception)
+    assert message in str(result.exception)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_bare_loop_is_the_dense_model(tied: bool) -> None:
-    """As many parameters and, given its weights, the same logits: nothing is left out to look fast."""
+    """The bare loop has as many parameters and, given the weights, the same logits: nothing is left out."""
     torch.manual_seed(0)
     ours = HybridLM(architecture(tie_embeddings=tied)).eval()
     sizes = ours.architecture.backbone
@@ -138,15 +138,15 @@ def test_where_a_trial_goes(nas: Nas, tmp_path: Path) -> None:
 
 
 def test_medians_of_trials() -> None:
-    """Of each phase for itself; the spread is that of whole trials."""
+    """The middle is taken of each phase for itself; the spread is that of whole trials."""
     rounds = [
         TrialTiming("first", {**dict.fromkeys(PHASES, 0.0), "forward": forward, "data": data}, first, 4.5)
         for forward, data, first in ((8.0, 1.0, 0.3), (10.0, 3.0, 0.1), (9.0, 2.0, 0.2))
     ]
-    found = _middle(rounds)
-    assert (found.seconds["forward"], found.seconds["data"], found.first_step_s) == (9.0, 2.0, 0.2)
-    assert (found.total, found.val_loss) == (11.0, 4.5)
-    assert found.spread == pytest.approx((13 - 9) / 11)
+    result = _middle(rounds)
+    assert (result.seconds["forward"], result.seconds["data"], result.first_step_s) == (9.0, 2.0, 0.2)
+    assert (result.total, result.val_loss) == (11.0, 4.5)
+    assert result.spread == pytest.approx((13 - 9) / 11)
 
 
 def test_a_trial_of_no_baseline(nas: Nas) -> None:

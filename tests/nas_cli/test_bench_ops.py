@@ -49,10 +49,10 @@ def test_what_does_not_fit_is_said(nas: Nas) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(("--shapes", "16x16"), "'16x16' is not like"), (("--kl", "mena"), "'mena' must be one of")],
 )
-def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
+def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:
     result = nas("bench", "ops", *arguments)
     assert result.exit_code == 2
-    assert told in str(result.exception) + result.stderr
+    assert message in str(result.exception) + result.stderr

@@ -23,8 +23,8 @@ def test_figures_of_a_small_study(nas: Nas) -> None:
         "--workers-simulated",
         3,
     )
-    found = json.loads(nas(*arguments, "--json").stdout)
-    rows = found["samplers"]["random"]
+    data = json.loads(nas(*arguments, "--json").stdout)
+    rows = data["samplers"]["random"]
     assert [row["trials"] for row in rows] == [12, 16]
     for row in rows:
         assert row["duplicates"] == 0
@@ -33,7 +33,7 @@ def test_figures_of_a_small_study(nas: Nas) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--at", "20,10"), "is not like 500,2000"),
         (("--at", "x"), "is not like 500,2000"),
@@ -41,7 +41,7 @@ def test_figures_of_a_small_study(nas: Nas) -> None:
         (("--stopping", "medium"), 'did you mean "median"'),
     ],
 )
-def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
+def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:
     result = nas("bench", "overhead", "hybrid", *arguments)
     assert result.exit_code == 2
-    assert told in str(result.exception) + result.stderr.replace("\n", " ")
+    assert message in str(result.exception) + result.stderr.replace("\n", " ")

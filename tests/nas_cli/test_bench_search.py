@@ -17,10 +17,10 @@ FEW = ("bench", "search", "--methods", "gain/forecast,random/none", "--seeds", "
 
 
 def without_ms(text: str) -> Any:
-    found = json.loads(text)
-    for row in found["methods"]:
+    data = json.loads(text)
+    for row in data["methods"]:
         assert row.pop("ms") > 0 < row.pop("last_ms")
-    return found
+    return data
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,11 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_json_is_stable(nas: Nas, part: Path) -> None:
     first, second = (nas(*FEW, "--table", part, "--rungs", "0.1,0.3,1", "--json").stdout for _ in range(2))
-    found = without_ms(first)
-    assert found == without_ms(second)
-    assert found["rungs"] == [0.1, 0.3, 1.0]
-    assert [row["method"] for row in found["methods"]] == ["gain/forecast", "random/none"]
-    for row in found["methods"]:
+    result = without_ms(first)
+    assert result == without_ms(second)
+    assert result["rungs"] == [0.1, 0.3, 1.0]
+    assert [row["method"] for row in result["methods"]] == ["gain/forecast", "random/none"]
+    for row in result["methods"]:
         assert row["duplicates"] == 0
         assert row["lost"] is None
         assert set(row["tokens"]) == {"0.9", "0.95", "0.99"}
@@ -53,7 +53,7 @@ def test_table_and_plots(nas: Nas, part: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--methods", "gian/none"), 'did you mean "gain"'),
         (("--rungs", "0.2,1"), "points are 0.04, 0.07"),
@@ -63,7 +63,7 @@ def test_table_and_plots(nas: Nas, part: Path, tmp_path: Path) -> None:
         (("--plot", "curves.bmp"), "must end in"),
     ],
 )
-def test_mistakes(nas: Nas, arguments: tuple[str, str], told: str) -> None:
+def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:
     result = nas("bench", "search", *arguments)
     assert result.exit_code == 2
-    assert told in str(result.exception) + result.stderr.replace("\n", " ")
+    assert message in str(result.exception) + result.stderr.replace("\n", " ")

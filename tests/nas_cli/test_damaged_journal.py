@@ -50,7 +50,7 @@ def refused(nas: Nas, folder: Path, line: int, *commands: str) -> str:
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    """Of the journal, without checksums: as a version before them wrote it."""
+    """Entries of the journal without checksums, as an older version wrote them."""
     lines = (folder / "journal.log").read_text(encoding="utf-8").splitlines()
     kept = [json.loads(line) for line in lines]
     return [{key: value for key, value in entry.items() if key not in ("chain", "left")} for entry in kept]

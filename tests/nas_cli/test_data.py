@@ -30,8 +30,8 @@ def test_prepare_and_info(nas: Nas, text_file: Path, home: Path) -> None:
     assert folder.parent == home
     again = json.loads(nas("data", "info", folder, "--verify", "--json").stdout)
     assert again == {**facts, "verified": True}
-    told = nas("data", "info", folder).stdout
-    assert f"{facts['train']['tokens']:,} tokens" in told
+    text = nas("data", "info", folder).stdout
+    assert f"{facts['train']['tokens']:,} tokens" in text
     known = json.loads(nas("data", "info", text_file, "--json").stdout)
     assert [item["folder"] for item in known["prepared"]] == [str(folder)]
     listed = json.loads(nas("data", "info", "--json").stdout)["prepared"]
@@ -105,10 +105,10 @@ def test_ctrl_c_stops_with_130_and_the_next_run_finishes(nas: Nas, text_file: Pa
     assert process.stdout is not None
     assert process.stdout.readline() == "at work\n"
     os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate()
+    _, text = process.communicate()
     assert process.returncode == 130
-    assert "Interrupted. Run the same command to resume" in told
-    assert "Traceback" not in told
+    assert "Interrupted. Run the same command to resume" in text
+    assert "Traceback" not in text
     assert [item["finished"] for item in json.loads(nas("data", "info", "--json").stdout)["prepared"]] in (
         [],
         [False],

@@ -1,4 +1,4 @@
-"""How `nas search` and `nas refine` end when their workers do: real processes that end at once."""
+"""`nas search` and `nas refine` whose workers end: real processes that end at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def workers_run(monkeypatch: pytest.MonkeyPatch, *codes: str) -> None:
         (("print('no memory', flush=True); raise SystemExit(1)",), 1, "no memory"),
         (("raise SystemExit(3)",), 1, "the workers ended before"),  # its device was lost
         (("raise SystemExit(130)",), 1, "the workers ended before"),  # stopped from outside
-        (("print('mend me', flush=True); raise SystemExit(2)",), 2, "mend me"),
+        (("print('fix me', flush=True); raise SystemExit(2)",), 2, "fix me"),
         ((KILLED, "raise SystemExit(2)"), 1, "the workers ended before"),
         (("raise SystemExit(0)",), 0, "architectures short"),  # nothing more to train
         ((KILLED, "raise SystemExit(0)"), 0, "architectures short"),

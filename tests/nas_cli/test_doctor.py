@@ -69,9 +69,9 @@ def test_repair_keeps_all_before_the_damage_and_search_trains_the_rest(
     whole = (folder / "journal.log").read_bytes()
     line = int(share * len(whole.splitlines()))
     bad = damage(folder, line)
-    told = nas("doctor", folder)
-    assert told.exit_code == 2
-    assert f"line {line}: " in told.stdout.replace("\n", " ")
+    checked = nas("doctor", folder)
+    assert checked.exit_code == 2
+    assert f"line {line}: " in checked.stdout.replace("\n", " ")
     before = sorted(path.name for path in folder.iterdir())
     result = nas("doctor", folder, "--repair")
     assert result.exit_code == 0, result.output

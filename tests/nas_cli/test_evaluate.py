@@ -19,11 +19,11 @@ Nas = Callable[..., Result]
 def test_it_measures_what_training_measured(nas: Nas, model_folder: Path, prepared: Path) -> None:
     trained = json.loads((model_folder / "training.json").read_text())["result"]
     arguments = ("eval", model_folder, "--max-tokens", 2048, "--json")  # windows as it was trained on
-    found = json.loads(nas(*arguments, "--data", prepared).stdout)
-    assert found["tokens"] == 2048
-    assert found["loss"] == pytest.approx(trained["val_loss"], abs=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(trained["val_bpb"], abs=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    data = json.loads(nas(*arguments, "--data", prepared).stdout)
+    assert data["tokens"] == 2048
+    assert data["loss"] == pytest.approx(trained["val_loss"], abs=1e-5)
+    assert data["bits_per_byte"] == pytest.approx(trained["val_bpb"], abs=1e-5)
+    assert data["perplexity"] == pytest.approx(math.exp(data["loss"]))
 
 
 def test_a_corpus_and_what_was_prepared_of_it_are_the_same_text(
@@ -54,26 +54,26 @@ def test_a_plain_file_is_measured_to_its_last_byte(
     path = tmp_path / f"text.{ending}"
     text = "  A line of text.\n\n\nAn über-long one — with ünïcode 漢字 🙂, and blanks at its end.  \n" * 3
     path.write_text(text)
-    found = json.loads(nas("eval", llama_folder, "--data", path, "--seq-len", 16, "--json").stdout)
-    assert found["bytes"] == len(text.encode())
+    data = json.loads(nas("eval", llama_folder, "--data", path, "--seq-len", 16, "--json").stdout)
+    assert data["bytes"] == len(text.encode())
     model = AutoModelForCausalLM.from_pretrained(llama_folder)
     tokenizer = AutoTokenizer.from_pretrained(llama_folder)
     ids = torch.tensor([tokenizer.eos_token_id, *tokenizer(text).input_ids])
-    assert found["tokens"] == len(ids) - 1
+    assert data["tokens"] == len(ids) - 1
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(ids) - 1, 16):
             window = ids[start : start + 17]
             logits = model(window[None, :-1]).logits[0]
             total += F.cross_entropy(logits, window[1:], reduction="sum").item()
-    assert found["loss"] == pytest.approx(total / (len(ids) - 1), abs=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / len(text.encode()), abs=1e-5)
+    assert data["loss"] == pytest.approx(total / (len(ids) - 1), abs=1e-5)
+    assert data["bits_per_byte"] == pytest.approx(total / math.log(2) / len(text.encode()), abs=1e-5)
 
 
 def test_a_tokenizer_that_begins_texts_begins_every_window(
     nas: Nas, llama_folder: Path, tmp_path: Path
 ) -> None:
-    """As Llama's do; here with a token that the vocabulary already has."""
+    """The tokenizer adds a start token, as Llama's do; here one that the vocabulary already has."""
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoModelForCausalLM
@@ -87,9 +87,9 @@ def test_a_tokenizer_that_begins_texts_begins_every_window(
     path = tmp_path / "text.txt"
     text = "Words, and more words, and the end of it."
     path.write_text(text)
-    found = json.loads(nas("eval", folder, "--data", path, "--seq-len", 8, "--json").stdout)
+    data = json.loads(nas("eval", folder, "--data", path, "--seq-len", 8, "--json").stdout)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert (found["tokens"], found["bytes"]) == (len(ids), len(text))
+    assert (data["tokens"], data["bytes"]) == (len(ids), len(text))
     model = AutoModelForCausalLM.from_pretrained(folder)
     total = 0.0
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_begins_texts_begins_every_window(
             window = torch.tensor([bos, *ids[start : start + 8]])
             logits = model(window[None, :-1]).logits[0]
             total += F.cross_entropy(logits, window[1:], reduction="sum").item()
-    assert found["loss"] == pytest.approx(total / len(ids), abs=1e-5)
+    assert data["loss"] == pytest.approx(total / len(ids), abs=1e-5)
 
 
 def test_lengths_a_teacher_and_retrieval(
@@ -232,6 +232,6 @@ def test_defaults_that_a_model_of_ours_can_not_follow_are_named(
     folder = shutil.copytree(model_folder, tmp_path / "model")
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cache_implementation": "static"}))
-    found = nas("generate", folder, "The cat", "--max-new-tokens", 5)
-    assert found.exit_code == 2
-    assert "cache_implementation = 'static': the model keeps its own cache" in str(found.exception)
+    result = nas("generate", folder, "The cat", "--max-new-tokens", 5)
+    assert result.exit_code == 2
+    assert "cache_implementation = 'static': the model keeps its own cache" in str(result.exception)

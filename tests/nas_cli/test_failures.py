@@ -1,4 +1,4 @@
-"""What the machine does to a command is one line; what nobody foresaw is called a bug."""
+"""Failures of the machine are one line each; unforeseen ones are called a bug."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def os_error(number: int, name: str | None = "/data/x") -> OSError:
     ],
 )  # fmt: skip
 def test_failures_of_the_machine(error: BaseException, text: str, code: int) -> None:
-    found = explain(error)
-    assert found is not None
-    line, given = found
+    result = explain(error)
+    assert result is not None
+    line, given = result
     assert line.startswith(text)
     assert "\n" not in line
     assert given == code
@@ -48,9 +48,9 @@ def test_failures_of_torch_and_numpy_as_they_raise_them() -> None:
     for work in (lambda: torch.empty(2**46), lambda: np.ones(2**46), lambda: torch.empty(2**40, 2**40)):
         with pytest.raises((MemoryError, RuntimeError)) as caught:
             work()
-        found = explain(caught.value)
-        assert found is not None
-        assert found[0].startswith("out of memory: ")
+        result = explain(caught.value)
+        assert result is not None
+        assert result[0].startswith("out of memory: ")
 
 
 @pytest.mark.parametrize(

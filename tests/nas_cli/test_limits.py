@@ -92,13 +92,13 @@ def test_a_baseline_that_no_device_can_train_is_an_error(nas: Nas, tmp_path: Pat
     path.write_text(SPACE.format(ffn=10**9, baselines=baselines))
     result = nas("space", "validate", path, "--json")
     assert result.exit_code == 2
-    (found,) = json.loads(result.stdout)
-    for problem in found["problems"]:
+    (data,) = json.loads(result.stdout)
+    for problem in data["problems"]:
         assert problem["field"].startswith("baselines")
         assert "192.0B parameters and takes 2.8 TiB to train" in problem["rule"] or (
             problem["value"] == "hdpl-paper"
         )
-    assert len(found["problems"]) == max(1, baselines.count(",") + 1)
+    assert len(data["problems"]) == max(1, baselines.count(",") + 1)
 
 
 def test_a_baseline_beyond_this_machine_s_memory_is_a_warning_and_refused_in_a_search(
@@ -108,11 +108,11 @@ def test_a_baseline_beyond_this_machine_s_memory_is_a_warning_and_refused_in_a_s
 
     path = tmp_path / "large.yaml"
     path.write_text(SPACE.format(ffn=1000, baselines=""))
-    (found,) = json.loads(nas("space", "validate", path, "--json").stdout)
-    assert found["warnings"] == []
+    (data,) = json.loads(nas("space", "validate", path, "--json").stdout)
+    assert data["warnings"] == []
     monkeypatch.setattr("search_spaces.space.machine_memory", lambda: 3_000_000)
-    (found,) = json.loads(nas("space", "validate", path, "--json").stdout)
-    (warning,) = found["warnings"]
+    (data,) = json.loads(nas("space", "validate", path, "--json").stdout)
+    (warning,) = data["warnings"]
     assert "baseline dense has 216.7k parameters and takes 3.3 MiB to train" in warning
     assert "this machine's memory of 2.9 MiB" in warning
     monkeypatch.setattr(devices, "machine_memory", lambda: 3_000_000)

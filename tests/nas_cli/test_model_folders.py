@@ -30,7 +30,7 @@ class NoInput(io.TextIOBase):
 
 @pytest.fixture
 def nas(nas: Nas, monkeypatch: pytest.MonkeyPatch) -> Nas:
-    """As in other tests; reading standard input fails."""
+    """Run commands as other tests do; reading standard input fails."""
 
     def ask(*_: object) -> str:
         raise AssertionError("standard input was asked")

@@ -27,12 +27,12 @@ QUICK = ("--steps", 8, "--batch", 4, "--device", "cpu")
 
 def test_json_of_state(nas: Nas, architecture_file: Path) -> None:
     arguments = ("eval", architecture_file, "--probe", "state", "--group", "parity", "--seq-len", 6, *QUICK)
-    found = json.loads(nas(*arguments, "--seeds", 3, "--seed", 5, "--json").stdout)
+    data = json.loads(nas(*arguments, "--seeds", 3, "--seed", 5, "--json").stdout)
     architecture = Architecture.from_yaml(architecture_file)
     settings = State(group="parity", length=6, steps=8, batch=4, lr=OPTIONS["lr"].default)
     scores = [train_probe(architecture, settings, seed, CPU) for seed in (5, 6, 7)]
-    assert found.pop("seconds") > 0
-    assert found == {
+    assert data.pop("seconds") > 0
+    assert data == {
         "model": str(architecture_file),
         "architecture": architecture.line,
         "hash": architecture.hash,
@@ -48,14 +48,14 @@ def test_json_of_state(nas: Nas, architecture_file: Path) -> None:
 
 def test_json_of_recall_with_one_seed(nas: Nas, architecture_file: Path) -> None:
     arguments = ("eval", architecture_file, "--probe", "recall", "--pairs", 10, "--distance", 5, *QUICK)
-    found = json.loads(nas(*arguments, "--lr", 1e-3, "--json").stdout)
+    data = json.loads(nas(*arguments, "--lr", 1e-3, "--json").stdout)
     settings = {
         "pairs": 10, "seq_len": 65, "alphabet": 20, "steps": 8, "batch": 4, "lr": 1e-3, "distance": 5,
     }  # fmt: skip
-    assert found["settings"] == settings
+    assert data["settings"] == settings
     score = train_probe(Architecture.from_yaml(architecture_file), Recall(**settings), 0, CPU)
-    assert (found["accuracy"], found["accuracies"], found["seeds"]) == (score, [score], [0])
-    assert (found["spread"], found["chance"]) == (None, 0.1)
+    assert (data["accuracy"], data["accuracies"], data["seeds"]) == (score, [score], [0])
+    assert (data["spread"], data["chance"]) == (None, 0.1)
 
 
 def test_a_model_is_what_its_architecture_is(
@@ -68,20 +68,20 @@ def test_a_model_is_what_its_architecture_is(
     )
     for folder, file in ((model_folder, architecture_file), (llama_folder, dense)):
         arguments = ("--probe", "state", "--seq-len", 4, *QUICK, "--json")
-        one, other = (json.loads(nas("eval", place, *arguments).stdout) for place in (folder, file))
+        one, other = (json.loads(nas("eval", source, *arguments).stdout) for source in (folder, file))
         assert one["accuracy"] == other["accuracy"]
         assert one["architecture"] == other["architecture"]
 
 
 def test_what_is_told(nas: Nas, architecture_file: Path) -> None:
-    told = nas("eval", architecture_file, "--probe", "state", *QUICK, "--seeds", 2).stdout
-    assert "words of 32 over parity, 8 steps of 4 words" in told
-    assert "±" in told
-    assert "over 2 seeds" in told
-    assert "chance    0.500" in told
-    told = nas("eval", architecture_file, "--probe", "recall", "--distance", 9, *QUICK).stdout
-    assert "8 pairs, queried at least 9 tokens later, in sequences of 57" in told
-    assert "±" not in told
+    text = nas("eval", architecture_file, "--probe", "state", *QUICK, "--seeds", 2).stdout
+    assert "words of 32 over parity, 8 steps of 4 words" in text
+    assert "±" in text
+    assert "over 2 seeds" in text
+    assert "chance    0.500" in text
+    text = nas("eval", architecture_file, "--probe", "recall", "--distance", 9, *QUICK).stdout
+    assert "8 pairs, queried at least 9 tokens later, in sequences of 57" in text
+    assert "±" not in text
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_spaces_show_their_probes(nas: Nas, tmp_path: Path) -> None:
     path = tmp_path / "probed.yaml"
     text = MICRO.replace("objectives: {val_loss: min,", "objectives: {state: max, recall: max,")
     path.write_text(text.replace("eval_tokens", "state: {group: s5, length: 9}, eval_tokens"))
-    told = nas("space", "show", path).stdout
-    assert "words of 9 over s5" in told
-    assert "8 pairs in sequences of 48" in told
+    shown = nas("space", "show", path).stdout
+    assert "words of 9 over s5" in shown
+    assert "8 pairs in sequences of 48" in shown
     assert json.loads(nas("space", "show", path, "--json").stdout)["proxy"]["state"]["group"] == "s5"

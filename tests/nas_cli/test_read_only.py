@@ -22,7 +22,7 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def folder(study_folder: Path) -> Iterator[Path]:
-    """A copy whose files and folders nobody may write, in a folder that everybody may enter."""
+    """A copy that no user may write, in a folder that every user may enter."""
     base = Path(tempfile.mkdtemp())
     base.chmod(0o755)
     copy = Path(shutil.copytree(study_folder, base / study_folder.name))
@@ -35,7 +35,7 @@ def folder(study_folder: Path) -> Iterator[Path]:
 
 
 def unprivileged(run: Callable[[], Any]) -> Any:
-    """What `run` returns in a process that obeys file modes: root does not."""
+    """The value of `run` in a process that obeys file modes: root does not."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -82,12 +82,12 @@ def test_reading(nas: Nas, folder: Path, words: tuple[object, ...]) -> None:
     filled = [str(word).format(folder) for word in words]
     expected = result_of(nas, *filled)  # as root, which may write; it also loads what the command imports
     assert expected[0] == 0
-    found = unprivileged(lambda: result_of(nas, *filled))
-    assert found[0] == 0, found
+    result = unprivileged(lambda: result_of(nas, *filled))
+    assert result[0] == 0, result
     if words[0] == "doctor":
-        assert "can't be written" in found[1]
+        assert "can't be written" in result[1]
     else:
-        assert tuple(found) == expected
+        assert tuple(result) == expected
 
 
 @pytest.mark.parametrize(

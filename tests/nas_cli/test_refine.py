@@ -63,9 +63,9 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
 
     repeated = next(item for item in every if len(item["runs"]) > 1)
     number, again = repeated["number"], repeated["runs"][1]["trial"]
-    told = nas("show", "micro", number, *where).output
-    assert f"(#{again}); mean" in told
-    assert "a new seed within" in told
+    text = nas("show", "micro", number, *where).output
+    assert f"(#{again}); mean" in text
+    assert "a new seed within" in text
     other = json.loads(nas("show", "micro", again, "--json", *where).output)
     assert other["repeat_of"] == number
     assert other["state"] == "repeat"
@@ -86,7 +86,7 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     assert limited["next_better"]["limit"].startswith("params")
     assert limited["next_better"]["value"] > lowest
 
-    # the same command goes on where it was, by other workers too
+    # the same command resumes, by other workers too
     joined = nas("worker", "micro", "--refine", "--trials", 4, "--device", "cpu", *where)
     assert "4 repeats are trained" in joined.output
 
@@ -100,10 +100,10 @@ def test_undecided_and_tied_are_told(capsys: pytest.CaptureFixture[str]) -> None
         records = [record(number, [(3.0 + step, 10.0 + number) for step in spread]) for number in range(2)]
         records += [record(2, [(9.0 + step, 1.0) for step in spread * 3])]
         print_verdict("s", records, Standings(records, OBJECTIVES, 0), DEFAULT_RUNS)
-        told = capsys.readouterr().out
-        assert expected in told
-        assert "#0 costs no more and may be as good" in told
-        assert ("nas refine s" in told) == (runs == 2)
+        text = capsys.readouterr().out
+        assert expected in text
+        assert "#0 costs no more and may be as good" in text
+        assert ("nas refine s" in text) == (runs == 2)
 
 
 def test_refine_names_what_is_wrong(nas: Nas, runs: Path) -> None:

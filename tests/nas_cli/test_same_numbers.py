@@ -32,18 +32,18 @@ def search(study_folder: Path, prepared: Path, nas: Nas, tmp_path: Path) -> Call
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("--threads", "3", "threads: 1 -> 3"),
         ("--threads", "2", "threads: 1 -> 2"),
         ("--cpu-precision", "bfloat16", "cpu_precision: float32 -> bfloat16"),
     ],
 )
-def test_a_study_refuses_others(option: str, value: str, told: str, search: Callable[..., Result]) -> None:
+def test_a_study_refuses_others(option: str, value: str, message: str, search: Callable[..., Result]) -> None:
     result = search(option, value)
     assert result.exit_code == 2
-    assert [problem.rule for problem in result.exception.problems] == [told.partition(": ")[2]]  # type: ignore[union-attr]
-    assert told in str(result.exception)
+    assert [problem.rule for problem in result.exception.problems] == [message.partition(": ")[2]]  # type: ignore[union-attr]
+    assert message in str(result.exception)
 
 
 @pytest.mark.parametrize(

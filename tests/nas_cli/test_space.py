@@ -39,15 +39,15 @@ def test_list_names_presets_and_own_spaces(run: Run, tmp_path: Path, monkeypatch
     (tmp_path / "broken.yaml").write_text(BROKEN)
     (tmp_path / "pick.yaml").write_text("layout: FFFF\n")
     monkeypatch.chdir(tmp_path)
-    found = {item["name"]: item for item in json.loads(run("list", "--json").stdout)}
-    assert {"tiny", "sprint", "hdpl", "hybrid", "mine.yaml", "broken.yaml"} == set(found)
-    assert found["mine.yaml"]["kind"] == "file"
-    assert found["mine.yaml"]["settings"] == found["tiny"]["settings"]
-    assert not found["broken.yaml"]["valid"]
-    assert found["broken.yaml"]["problems"] == 4
-    told = run("list").stdout
-    assert "4 problems" in told
-    assert "pick.yaml" not in told
+    data = {item["name"]: item for item in json.loads(run("list", "--json").stdout)}
+    assert {"tiny", "sprint", "hdpl", "hybrid", "mine.yaml", "broken.yaml"} == set(data)
+    assert data["mine.yaml"]["kind"] == "file"
+    assert data["mine.yaml"]["settings"] == data["tiny"]["settings"]
+    assert not data["broken.yaml"]["valid"]
+    assert data["broken.yaml"]["problems"] == 4
+    text = run("list").stdout
+    assert "4 problems" in text
+    assert "pick.yaml" not in text
 
 
 def test_show_tells_size_costs_baselines_and_the_feasible_share(run: Run) -> None:
@@ -60,9 +60,9 @@ def test_show_tells_size_costs_baselines_and_the_feasible_share(run: Run) -> Non
     assert data["baselines"]["dense"]["hash"] == loaded.baselines["dense"].hash
     assert 0 < data["feasible_share"] <= 1
     assert {"params", "decode_flops@1024", "cache_bytes@1024"} <= set(data["costs"])
-    told = run("show", "tiny").stdout
+    text = run("show", "tiny").stdout
     for word in ("hdpl.kl_weight", "median", "lt2-looped", "objectives", "bpe:1024"):
-        assert word in told
+        assert word in text
 
 
 def test_show_yaml_is_the_file_itself(run: Run) -> None:
@@ -109,11 +109,11 @@ def test_sample_is_the_same_for_the_same_seed_and_meets_the_constraints(run: Run
 
 def test_sample_draws_every_layer_and_writes_the_first(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "drawn.yaml"
-    told = run("sample", "tiny", "--seed", 1, "-o", path).stdout
+    text = run("sample", "tiny", "--seed", 1, "-o", path).stdout
     drawn = Architecture.from_yaml(path)
-    assert drawn.line in told
+    assert drawn.line in text
     for line in plain_strip(drawn).splitlines():
-        assert line in told
+        assert line in text
     with pytest.raises(UserError, match="can't write the architecture"):
         run("sample", "tiny", "-o", tmp_path / "no" / "such.yaml")
 

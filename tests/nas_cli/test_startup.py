@@ -1,4 +1,4 @@
-"""What must answer at once loads nothing heavy."""
+"""Commands that must answer at once load nothing heavy."""
 
 from __future__ import annotations
 

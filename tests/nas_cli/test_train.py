@@ -25,17 +25,17 @@ def test_a_trained_folder_loads_and_says_what_it_is(
 ) -> None:
     out = tmp_path / "new" / "model"
     result = nas("train", architecture_file, "--data", prepared, *SMALL, "--seed", 3, "-o", out, "--json")
-    told = json.loads(result.stdout)
-    assert told["tokens"] == 3584
-    assert told["hash"] == Architecture.from_yaml(architecture_file).hash
+    data = json.loads(result.stdout)
+    assert data["tokens"] == 3584
+    assert data["hash"] == Architecture.from_yaml(architecture_file).hash
     assert {"config.json", "model.safetensors", "tokenizer.json", "curve.jsonl", "training.json"} <= {
         path.name for path in out.iterdir()
     }
     card = (out / "README.md").read_text()
-    assert f"{told['val_loss']:.4f} nats/token, {told['val_bpb']:.4f} bits/byte" in card
+    assert f"{data['val_loss']:.4f} nats/token, {data['val_bpb']:.4f} bits/byte" in card
     record = json.loads((out / "training.json").read_text())
     assert record["seed"] == 3
-    assert record["result"]["val_loss"] == told["val_loss"]
+    assert record["result"]["val_loss"] == data["val_loss"]
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert [point["step"] for point in curve if "loss" in point] == list(range(1, 8))
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,8 +116,8 @@ def test_ctrl_c_exits_130_and_leaves_nothing(architecture_file: Path, prepared: 
         assert process.poll() is None
         time.sleep(0.05)  # until it trains
     os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate()
+    _, text = process.communicate()
     assert process.returncode == 130
-    assert "Nothing was written" in told
-    assert "Traceback" not in told
+    assert "Nothing was written" in text
+    assert "Traceback" not in text
     assert list(tmp_path.iterdir()) == []

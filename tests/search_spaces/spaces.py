@@ -77,9 +77,9 @@ class ScriptedTrial:
 
     def _take(self, name: str, options: list[Any]) -> Any:
         assert name not in self.params, f"{name} is drawn twice"
-        place = len(self.arities)
+        index = len(self.arities)
         self.arities.append(len(options))
-        self.params[name] = options[self.script[place] if place < len(self.script) else 0]
+        self.params[name] = options[self.script[index] if index < len(self.script) else 0]
         return self.params[name]
 
 

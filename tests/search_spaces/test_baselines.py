@@ -60,13 +60,13 @@ def test_baselines_of_a_space_are_in_the_order_of_the_file_and_known_to_the_samp
 def test_matched_baselines_have_the_parameters_of_the_backbone(data: dict[str, Any], name: str) -> None:
     backbone = read_backbone(data | {"ffn_dim": 8 * data["ffn_dim"]})
     wanted = cost(BASELINES["dense"].build(backbone), "params")
-    found = build_baseline(f"{name}-matched", backbone)
-    assert (found.layout, found.loop_count) == (
+    result = build_baseline(f"{name}-matched", backbone)
+    assert (result.layout, result.loop_count) == (
         (plain := BASELINES[name].build(backbone)).layout,
         plain.loop_count,
     )
-    missed = abs(cost(found, "params") - wanted)
-    for width in range(8, 2 * found.backbone.ffn_dim + 16, 8):  # none of those it may have is nearer
+    missed = abs(cost(result, "params") - wanted)
+    for width in range(8, 2 * result.backbone.ffn_dim + 16, 8):  # none of those it may have is nearer
         other = BASELINES[name].build(replace(backbone, ffn_dim=width))
         assert missed <= abs(cost(other, "params") - wanted)
 

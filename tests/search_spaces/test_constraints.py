@@ -33,9 +33,9 @@ def test_amount_is_positive_exactly_when_the_constraint_is_broken(
 
 
 @given(st.integers(1, 10**6), st.lists(st.integers(0, 10**6), min_size=2, unique=True))
-def test_amount_grows_with_the_excess(limit: int, found: list[int]) -> None:
+def test_amount_grows_with_the_excess(limit: int, result: list[int]) -> None:
     constraint = Constraint(METRICS["params"], None, "<=", limit)
-    amounts = [constraint.amount(value) for value in sorted(found)]
+    amounts = [constraint.amount(value) for value in sorted(result)]
     assert amounts == sorted(amounts)
     assert len(set(amounts)) == len(amounts)
     assert constraint.amount(2 * limit) == 1.0  # as a fraction of the limit

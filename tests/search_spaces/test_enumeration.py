@@ -37,10 +37,10 @@ def test_it_holds_what_chance_finds_and_nothing_else() -> None:
 
 def test_each_once_with_parameters_that_give_it() -> None:
     finite = space()
-    found = list(every_architecture(finite))
-    hashes = [arch.hash for _, arch in found]
+    result = list(every_architecture(finite))
+    hashes = [arch.hash for _, arch in result]
     assert len(set(hashes)) == len(hashes)
-    for params, arch in found:
+    for params, arch in result:
         trial = ReplayTrial(params)
         assert finite.sample(trial).hash == arch.hash
         assert trial.params == params  # none is missing, none has no effect

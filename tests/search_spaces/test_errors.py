@@ -1,4 +1,4 @@
-"""Every mistake in a space file is told at once: line, field, value, rule and the way to mend it."""
+"""All mistakes in a space file are reported at once: line, field, value, rule and fix."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ def test_one_mistake(number: int, text: str, field: str, rule: str, hint: str) -
 
 @given(st.sets(st.sampled_from(range(len(CASES))), min_size=2, max_size=6))
 def test_mistakes_of_different_lines_come_together(picked: set[int]) -> None:
-    """Whatever is wrong elsewhere, a line's mistake is still told, unless it takes other lines to see it."""
+    """A line's mistake is reported whatever is wrong elsewhere, unless it takes other lines to see it."""
     chosen = {CASES[index][0]: CASES[index] for index in sorted(picked)}
     lines = GOOD.splitlines()
     for number, case in chosen.items():
         lines[number - 1] = case[1]
-    found = {(problem.field, problem.line) for problem in problems_of("\n".join(lines))}
+    result = {(problem.field, problem.line) for problem in problems_of("\n".join(lines))}
     for number, _, field, rule, _ in chosen.values():
         if not any(part in rule for part in NEEDS_OTHERS):
-            assert (field, number) in found
+            assert (field, number) in result
 
 
 NEEDS_OTHERS = (

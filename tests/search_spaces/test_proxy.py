@@ -28,6 +28,6 @@ def test_a_warm_up_is_a_share_or_tokens(given: Any, warmup: float, share: float)
 
 @pytest.mark.parametrize("warmup", [0.25, "25k"])
 def test_rungs_in_the_warm_up_are_told(warmup: Any) -> None:
-    told = _space(warmup=warmup, rungs=[0.1, 0.25, 0.3, 1.0]).warnings()
-    assert any(text.startswith("at 0.1 and 0.25 of a run (proxy.rungs)") for text in told)
+    shown = _space(warmup=warmup, rungs=[0.1, 0.25, 0.3, 1.0]).warnings()
+    assert any(text.startswith("at 0.1 and 0.25 of a run (proxy.rungs)") for text in shown)
     assert not any("proxy.rungs" in text for text in _space(warmup=warmup, rungs=[0.3, 1.0]).warnings())

@@ -109,10 +109,10 @@ def test_optuna_trials_fit() -> None:
     for _ in range(20):
         trial = study.ask()
         drawn = space.sample(trial)
-        found = space.params_of(drawn)
-        assert found is not None
-        assert found.keys() == trial.params.keys()  # values may differ: 1:1 and 2:2 are the same ratio
-        assert space.sample(ReplayTrial(found)) == drawn
+        result = space.params_of(drawn)
+        assert result is not None
+        assert result.keys() == trial.params.keys()  # values may differ: 1:1 and 2:2 are the same ratio
+        assert space.sample(ReplayTrial(result)) == drawn
         study.tell(trial, 0.0)
     study.enqueue_trial(space.params_of(space.baselines["dense"]) or {})
     assert space.sample(study.ask()).hash == space.baselines["dense"].hash
@@ -163,15 +163,15 @@ class TestMixers:
         for params, architecture in islice(every_trial(space), 0, None, 7):
             assert ("mixers.gdn.expand_v" in params) == ("G" in architecture.layout)
             assert Architecture.from_dict(architecture.to_dict()) == architecture
-            found = space.params_of(architecture)
-            assert found is not None
-            assert space.sample(ReplayTrial(found)).hash == architecture.hash
+            result = space.params_of(architecture)
+            assert result is not None
+            assert space.sample(ReplayTrial(result)).hash == architecture.hash
 
     def test_layouts_of_a_ratio_name_their_first_draw(self) -> None:
         space = space_of({"mixers.ratio": self.RATIO, "mixers.placement": {"choice": list(PLACEMENTS)}})
         ratio: Any = space.search["mixers.ratio"]
-        found = layouts_of(ratio, PLACEMENTS, 6)
-        for layout, (shares, placement) in found.items():
+        result = layouts_of(ratio, PLACEMENTS, 6)
+        for layout, (shares, placement) in result.items():
             assert layout_from_ratio(dict(shares), placement or "interleave", 6) == layout
 
     def test_baselines_cut_to_the_depth(self) -> None:
@@ -206,7 +206,7 @@ class TestMixers:
             matters = architecture.loop_count > 1 and set(architecture.layout) != {"G"}
             assert ("loop.windows" in params) == matters
             windows.add(architecture.loop_windows)
-            found = space.params_of(architecture)
-            assert found is not None
-            assert space.sample(ReplayTrial(found)).hash == architecture.hash
+            result = space.params_of(architecture)
+            assert result is not None
+            assert space.sample(ReplayTrial(result)).hash == architecture.hash
         assert windows == {(), (8, None), (4, 8, 16, None), (2, 2), (2, 2, 2, 2)}

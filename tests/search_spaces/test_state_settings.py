@@ -50,7 +50,7 @@ def test_the_metric_is_an_accuracy() -> None:
 
 
 def cycles(item: tuple[int, ...]) -> int:
-    """How many, fixed points among them. A cycle of n things takes n - 1 swaps."""
+    """Number of cycles, fixed points among them. A cycle of n things takes n - 1 swaps."""
     count, left = 0, set(range(len(item)))
     while left:
         count, start = count + 1, left.pop()

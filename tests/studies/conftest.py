@@ -121,11 +121,11 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     folder.mkdir()
     monkeypatch.setenv(HOLD, str(folder))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # put back afterwards
+    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # restored afterwards
     start_held_workers()
-    found = Hold(folder)
-    yield found
-    found.release()
+    result = Hold(folder)
+    yield result
+    result.release()
 
 
 @pytest.fixture

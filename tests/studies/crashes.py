@@ -56,7 +56,7 @@ def live(folder: Path, target: int, take_next: Take, number: signal.Signals, wri
 
 
 def main(folder: Path, target: int, take_next: Take, number: signal.Signals, writes: list[int]) -> int:
-    """How many lives it took."""
+    """Returns the number of lives it took."""
     for life, count in zip(range(1, MOST_LIVES), cycle(writes), strict=False):
         child = os.fork()
         if child == 0:

@@ -41,11 +41,11 @@ class Hold:
 
     def waiting(self) -> dict[int, int]:
         """Return process id -> trial of each training that waits."""
-        found = {}
+        result = {}
         for path in self.folder.glob("at-*"):
             with suppress(FileNotFoundError, ValueError):
-                found[int(path.name.removeprefix("at-"))] = int(path.read_text())
-        return found
+                result[int(path.name.removeprefix("at-"))] = int(path.read_text())
+        return result
 
     def includes(self, number: int) -> bool:
         return any(number >= int(path.name.removeprefix("from-")) for path in self.folder.glob("from-*"))

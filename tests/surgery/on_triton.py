@@ -1,4 +1,4 @@
-"""Where tests of Triton kernels run: on CUDA, else in its interpreter (TRITON_INTERPRET=1 and installed)."""
+"""The device of tests of kernels: CUDA, else Triton's interpreter (TRITON_INTERPRET=1 and installed)."""
 
 from __future__ import annotations
 

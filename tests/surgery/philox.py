@@ -33,9 +33,9 @@ def normals(seed: int, tokens: int, width: int) -> Tensor:
     latent = torch.arange(width)[None].expand(groups, width)
     none = torch.zeros_like(group)
     words = philox(seed, [group, latent, none, none])
-    found = []
+    result = []
     for first, second in (words[:2], words[2:]):
         radius = (-2 * ((first + 0.5).double() / 2**32).log()).sqrt()
         angle = 2 * math.pi * (second - (second >> 31 << 32)).double() / 2**32  # as signed
-        found += [radius * angle.cos(), radius * angle.sin()]
-    return torch.stack(found, dim=1).flatten(0, 1)[:tokens]
+        result += [radius * angle.cos(), radius * angle.sin()]
+    return torch.stack(result, dim=1).flatten(0, 1)[:tokens]

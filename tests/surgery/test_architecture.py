@@ -1,4 +1,4 @@
-"""An architecture: read, written, hashed, named; every mistake in its file told at once."""
+"""An architecture: read, written, hashed, named; all mistakes in its file reported at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def from_text(text: str) -> Architecture:
 
 
 def with_(path: str, value: object, base: dict[str, Any] = SMALL) -> dict[str, Any]:
-    """A copy of plain data with one place changed; `...` removes it."""
+    """A copy of plain data with one value changed; `...` removes it."""
     data = copy.deepcopy(base)
     *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
     inner: Any = data
@@ -217,14 +217,14 @@ def test_the_first_matching_rule_wins() -> None:
         {"match": "all", "operator": "dense"},
     ]
     arch = Architecture.from_dict(with_("projections", rules))
-    found = [
+    result = [
         "".join(
             {"dense": "d", "hdpl": str(item.options.get("rank"))}[item.name]
             for item in layer.projections.values()
         )
         for layer in arch.layers
     ]
-    assert found == ["d3ddddd", "3322222", "ddddddd", "ddddddd"]
+    assert result == ["d3ddddd", "3322222", "ddddddd", "ddddddd"]
     assert arch.rule_matches() == [1, 3, 5, 19]
 
 
@@ -297,8 +297,8 @@ loop: {count: 0}
 """
     with pytest.raises(UserError) as caught:
         from_text(text)
-    found = [(problem.line, problem.field) for problem in caught.value.problems]
-    assert set(found) == {
+    result = [(problem.line, problem.field) for problem in caught.value.problems]
+    assert set(result) == {
         (4, "backbone.num_layer"), (1, "backbone.num_layers"), (5, "backbone.num_heads"),
         (7, "backbone.biases"),
         (8, "backbone.rope_scaling.factor"), (8, "backbone.rope_scaling.beta_fast"),
@@ -306,7 +306,7 @@ loop: {count: 0}
         (12, "projections[0].match"), (12, "projections[0].rank"), (13, "projections[1].operator"),
         (14, "loop.count"),
     }  # fmt: skip
-    assert len(found) == 14  # layout twice
+    assert len(result) == 14  # layout twice
     message = str(caught.value)
     assert message.startswith("arch.yaml: not a valid architecture\n")
     for hint in (
@@ -319,12 +319,12 @@ loop: {count: 0}
 
 
 def test_parts_that_do_not_fit_are_told_beside_other_mistakes() -> None:
-    found = "\n".join(problems_of(with_("projections.0.blocks", 5) | {"loop": {"count": 0}, "lop": {}}))
+    result = "\n".join(problems_of(with_("projections.0.blocks", 5) | {"loop": {"count": 0}, "lop": {}}))
     fit = "projections[0].blocks = 5: must divide both 8 and"
-    assert f"{fit} 8; the next lower that does is 4 (projection q)" in found
-    assert f"{fit} 12; the next lower that does is 4 (projection up)" in found
-    assert "loop.count = 0: must be at least 1" in found
-    assert "lop: is not a field here" in found
+    assert f"{fit} 8; the next lower that does is 4 (projection q)" in result
+    assert f"{fit} 12; the next lower that does is 4 (projection up)" in result
+    assert "loop.count = 0: must be at least 1" in result
+    assert "lop: is not a field here" in result
 
 
 @pytest.mark.parametrize(
@@ -377,8 +377,8 @@ def test_parts_that_do_not_fit_are_told_beside_other_mistakes() -> None:
     ],
 )  # fmt: skip
 def test_mistakes(data: object, problem: str) -> None:
-    found = problems_of(data)
-    assert any(problem in text for text in found), found
+    result = problems_of(data)
+    assert any(problem in text for text in result), result
 
 
 JUNK = st.recursive(

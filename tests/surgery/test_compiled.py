@@ -25,9 +25,9 @@ def blocks() -> Iterator[CompiledBlocks]:
     """Traced as ever, but run by torch, not by generated code, which takes a minute. A break is an error."""
     torch._dynamo.reset()
     counters.clear()
-    found = CompiledBlocks()
-    found.code = torch.compile(block_pass, backend="eager", fullgraph=True)
-    yield found
+    result = CompiledBlocks()
+    result.code = torch.compile(block_pass, backend="eager", fullgraph=True)
+    yield result
     torch._dynamo.reset()
 
 
@@ -42,9 +42,9 @@ def check(model: HybridLM, blocks: CompiledBlocks, **tolerance: float) -> None:
     """Compiled and uncompiled passes give the same losses and gradients."""
     wanted = losses_and_gradients(model)
     plain, model.run_block = model.run_block, blocks
-    found = losses_and_gradients(model)
+    result = losses_and_gradients(model)
     model.run_block = plain
-    torch.testing.assert_close(found, wanted, **tolerance)
+    torch.testing.assert_close(result, wanted, **tolerance)
 
 
 def graphs() -> int:

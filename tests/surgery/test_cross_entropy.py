@@ -43,8 +43,8 @@ def test_equals_torch(
         loss = linear_cross_entropy(hidden, weight, targets, reduction=reduction)
     wanted = F.cross_entropy(hidden @ weight.T, targets, reduction=reduction)
     ours = with_gradients(loss, hidden, weight, scale=scale)
-    for found, theirs in zip(ours, with_gradients(wanted, hidden, weight, scale=scale), strict=True):
-        torch.testing.assert_close(found, theirs, rtol=1e-12, atol=1e-12)
+    for result, theirs in zip(ours, with_gradients(wanted, hidden, weight, scale=scale), strict=True):
+        torch.testing.assert_close(result, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("piece", [9, 1000])
@@ -77,9 +77,9 @@ def test_autocast_takes_the_product_in_bfloat16() -> None:
         loss = linear_cross_entropy(hidden, weight, targets)
         wanted = F.cross_entropy((hidden @ weight.T).float(), targets)
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-6)  # the same rounded product
-    for found, theirs in zip(with_gradients(loss, hidden, weight), exact, strict=True):
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, theirs, rtol=0.03, atol=2e-3)
+    for result, theirs in zip(with_gradients(loss, hidden, weight), exact, strict=True):
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result, theirs, rtol=0.03, atol=2e-3)
 
 
 def test_no_gradient_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +88,9 @@ def test_no_gradient_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> No
     with torch.no_grad():
         assert not linear_cross_entropy(hidden, weight, targets).requires_grad
     loss = linear_cross_entropy(hidden, weight.detach(), targets)
-    (found,) = torch.autograd.grad(loss, hidden)
+    (result,) = torch.autograd.grad(loss, hidden)
     (wanted,) = torch.autograd.grad(F.cross_entropy(hidden @ weight.T, targets), hidden)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -107,5 +107,5 @@ def test_loss_of_a_model(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = F.cross_entropy(model.head(model(tokens)).flatten(0, 1), targets.flatten())
     theirs = with_gradients(wanted, *leaves)
     ours = with_gradients(model.loss(tokens, targets)[0], *leaves)
-    for found, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    for result, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)

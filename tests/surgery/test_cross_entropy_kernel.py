@@ -27,8 +27,8 @@ def test_rows(tokens: int, vocab: int, dtype: torch.dtype) -> None:
     exact = logits.double().requires_grad_()
     wanted = F.cross_entropy(exact, targets, reduction="none", ignore_index=IGNORED)
     (gradient,) = torch.autograd.grad(wanted.sum(), exact)
-    found = losses_fused(logits, targets, IGNORED)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    result = losses_fused(logits, targets, IGNORED)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=1e-5)
     tolerance = 1e-6 if dtype == torch.float32 else 2**-7  # the interpreter cuts bits off
     torch.testing.assert_close(logits.double(), gradient, rtol=tolerance, atol=1e-6)
 
@@ -45,10 +45,10 @@ def test_in_pieces_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         loss = linear_cross_entropy(hidden, weight, targets)
-    found = [loss, *torch.autograd.grad(loss, leaves)]
+    result = [loss, *torch.autograd.grad(loss, leaves)]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     wanted = F.cross_entropy(exact[0] @ exact[1].T, targets)
-    for mine, theirs in zip(found, [wanted, *torch.autograd.grad(wanted, exact)], strict=True):
+    for mine, theirs in zip(result, [wanted, *torch.autograd.grad(wanted, exact)], strict=True):
         assert (mine.double() - theirs).norm() < 2e-2 * theirs.norm()
 
 

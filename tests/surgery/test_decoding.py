@@ -16,7 +16,7 @@ SIZES = {"dim": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "ffn_dim":
 
 
 def mixed(seed: int) -> str:
-    """Five layers in random order, no two mixers alike in a row."""
+    """Five layers in random order, no two equal mixers in a row."""
     return "".join(random.Random(seed).sample(sorted(MIXERS), len(MIXERS)))
 
 

@@ -102,9 +102,9 @@ class TestKernel:
         leaves = [hidden.requires_grad_(), weight.requires_grad_()]
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             ours = linear_distillation(hidden, weight, targets, states, head, share)
-        found = torch.autograd.grad(ours[0], leaves)
+        result = torch.autograd.grad(ours[0], leaves)
         exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
         wanted = reference(exact[0] @ exact[1].T, states.double() @ head.double().T, targets, share)
-        for mine, theirs in zip(found, torch.autograd.grad(wanted[0], exact), strict=True):
+        for mine, theirs in zip(result, torch.autograd.grad(wanted[0], exact), strict=True):
             error = 1e-4 if dtype == torch.float32 else 0.1  # the interpreter cuts bits off
             assert (mine.double() - theirs).norm() <= error * theirs.norm() + 1e-6

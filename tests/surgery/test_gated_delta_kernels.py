@@ -32,11 +32,11 @@ def check(
     dtype: torch.dtype,
 ) -> None:
     """Outputs and gradients of both, whatever gradient the outputs receive."""
-    found, wanted = kernel(*leaves), plain(*(leaf.double() for leaf in leaves))
+    result, wanted = kernel(*leaves), plain(*(leaf.double() for leaf in leaves))
     weights = [torch.randn_like(y) for y in wanted]
-    rounded = [weight.to(y.dtype) for weight, y in zip(weights, found, strict=True)]
+    rounded = [weight.to(y.dtype) for weight, y in zip(weights, result, strict=True)]
     pairs = zip(
-        (*found, *torch.autograd.grad(found, leaves, rounded)),
+        (*result, *torch.autograd.grad(result, leaves, rounded)),
         (*wanted, *torch.autograd.grad(wanted, leaves, weights)),
         strict=True,
     )
@@ -77,9 +77,9 @@ def test_the_same_key_over_and_over_stays_exact(beta: float, noise: float) -> No
     qkv = (draw(1, 1, sizes.channels) + noise * draw(1, 130, sizes.channels)).detach()
     rate = torch.full((1, 130, 2), beta, device=DEVICE)
     state = draw(1, 2, 16, 16).detach()
-    found = FusedDelta.apply(qkv, None, rate, state, sizes)
+    result = FusedDelta.apply(qkv, None, rate, state, sizes)
     wanted = mix_plainly(qkv.double(), None, rate.double(), state.double(), sizes)
-    for mine, theirs in zip(found, wanted, strict=True):
+    for mine, theirs in zip(result, wanted, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3)
 
 

@@ -32,10 +32,10 @@ def direct(module: GaussianAttention, x: Tensor, rotary: Any, options: dict[str,
         v = k if options["value"] == "rotated" else plain
     distance = torch.cdist(q, k, compute_mode="donot_use_mm_for_euclid_dist")
     kernel = torch.exp(-distance.square() / (2 * module.log_sigma.exp()[:, None, None] ** 2))
-    place = torch.arange(x.shape[1])
-    allowed = place[:, None] >= place[None]
+    position = torch.arange(x.shape[1])
+    allowed = position[:, None] >= position[None]
     if options["window"]:
-        allowed &= place[:, None] - place[None] < options["window"]
+        allowed &= position[:, None] - position[None] < options["window"]
     kernel = kernel * allowed
     mixed = (kernel / kernel.sum(-1, keepdim=True)) @ v
     y: Tensor = module.o(mixed.transpose(1, 2).flatten(2))
@@ -60,12 +60,12 @@ def test_the_kernel_is_the_direct_formula(
     cos, sin = rotary_tables(model.architecture.backbone, torch.arange(length)[None])
     angle = torch.atan2(sin.double(), cos.double())
     rotary = (angle.cos(), angle.sin())  # float32 tables turn a token longer or shorter by 1e-7
-    found, wanted = module(x, Context(rotary)), direct(module, x, rotary, options)
-    torch.testing.assert_close(found, wanted)
-    weights = torch.randn_like(found)
+    result, wanted = module(x, Context(rotary)), direct(module, x, rotary, options)
+    torch.testing.assert_close(result, wanted)
+    weights = torch.randn_like(result)
     inputs = [x, *module.parameters()]
     for mine, theirs in zip(
-        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((result * weights).sum(), inputs),
         torch.autograd.grad((wanted * weights).sum(), inputs),
         strict=True,
     ):

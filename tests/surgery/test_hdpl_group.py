@@ -83,7 +83,7 @@ def test_outputs_losses_and_every_gradient(case: tuple[int, int, list[dict[str, 
     x = torch.randn(tokens, d_in, dtype=torch.float64, requires_grad=True)
     here = context()
     torch.manual_seed(1)
-    found = project(x, here, *modules)
+    result = project(x, here, *modules)
     torch.manual_seed(1)
     noise = [torch.randn(tokens, len(m.mu.bias), dtype=torch.float64) for m in modules]
     pairs = [reference(m, x, eps) for m, eps in zip(modules, noise, strict=True)]
@@ -91,16 +91,16 @@ def test_outputs_losses_and_every_gradient(case: tuple[int, int, list[dict[str, 
     assert len(here.losses) == bool(losses)  # one for all siblings
     wanted = [y for y, _ in pairs]
     mine, theirs = ([sum(of)] if losses else [] for of in (here.losses, losses))
-    compare([*found, *mine], [*wanted, *theirs], [x, *nn.ModuleList(modules).parameters()])
+    compare([*result, *mine], [*wanted, *theirs], [x, *nn.ModuleList(modules).parameters()])
 
 
-def compare(found: list[Tensor], wanted: list[Tensor], leaves: list[Tensor]) -> None:
+def compare(result: list[Tensor], wanted: list[Tensor], leaves: list[Tensor]) -> None:
     """Values, and gradients under the same random weights."""
-    for mine, theirs in zip(found, wanted, strict=True):
+    for mine, theirs in zip(result, wanted, strict=True):
         torch.testing.assert_close(mine, theirs)
     weights = [torch.randn_like(value) for value in wanted]
     gradients = [
-        torch.autograd.grad(values, leaves, weights, allow_unused=True) for values in (found, wanted)
+        torch.autograd.grad(values, leaves, weights, allow_unused=True) for values in (result, wanted)
     ]
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs)
@@ -113,11 +113,11 @@ def test_odd_sizes_in_single_precision(tokens: int, d: int, blocks: int, rank: i
     x = torch.randn(tokens, d)
     here = context()
     torch.manual_seed(1)
-    found = project(x, here, *modules)
+    result = project(x, here, *modules)
     torch.manual_seed(1)
     noise = [torch.randn(tokens, rank).double() for _ in modules]
     total = torch.zeros((), dtype=torch.float64)
-    for mine, module, eps in zip(found, modules, noise, strict=True):
+    for mine, module, eps in zip(result, modules, noise, strict=True):
         y, loss = reference(module.double(), x.double(), eps)
         torch.testing.assert_close(mine.double(), y, rtol=1e-4, atol=1e-4)
         total += loss
@@ -190,17 +190,17 @@ def test_bfloat16_autocast_of_float32_weights(training: bool) -> None:
 
 def seen_noise(model: nn.Module, tokens: Tensor) -> list[Tensor]:
     """The noise (tokens, rank) of every sibling of every group of a training pass, in order."""
-    found: list[Tensor] = []
+    result: list[Tensor] = []
 
     def recording(tokens: int, ranks: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         noise = draw(tokens, ranks, dtype, device)
-        found.extend(noise.split(ranks, dim=1))
+        result.extend(noise.split(ranks, dim=1))
         return noise
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("surgery.projections.hdpl.group.draw", recording)
         model(tokens)
-    return found
+    return result
 
 
 def test_noise_is_fresh_for_each_layer_sibling_pass_and_step_and_comes_from_the_seed() -> None:
@@ -279,5 +279,5 @@ def test_philox_gives_the_published_words() -> None:
         (10, *pi): "d16cfe09 94fdcceb 5001e420 24126ea1",
     }
     for (rounds, key, counter), words in known.items():
-        found = philox(key, [torch.tensor(word) for word in counter], rounds)
-        assert " ".join(f"{int(word):08x}" for word in found) == words
+        result = philox(key, [torch.tensor(word) for word in counter], rounds)
+        assert " ".join(f"{int(word):08x}" for word in result) == words

@@ -77,7 +77,7 @@ def no_loss(siblings: int) -> Terms:
 def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.dtype) -> None:
     torch.manual_seed(tokens)
     width = sum(ranks)
-    terms = Terms([FORMS[form] for form in forms], [0.5 + place for place in range(len(forms))])
+    terms = Terms([FORMS[form] for form in forms], [0.5 + index for index in range(len(forms))])
     latents = draw(tokens, 2 * width, dtype=dtype)
     quiet = torch.tensor([rank for rank in ranks for _ in range(rank)] * 2, device=DEVICE)
     latents[::2] /= 2 * quiet.sqrt()  # under the clamp of `reference`; the other tokens are above
@@ -87,10 +87,10 @@ def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.d
     exact = latents.double()
     wanted = latent.sample_plainly(exact, noise, ranks, terms)
     wanted += latent.sample_back_plainly(exact, noise, ranks, terms, d_h.double(), d_loss.double(), wanted[2])
-    found = latent_triton.sample_fused(latents, key, ranks, terms)
-    found += latent_triton.sample_back_fused(latents, key, ranks, terms, d_h.clone(), d_loss, found[2])
+    result = latent_triton.sample_fused(latents, key, ranks, terms)
+    result += latent_triton.sample_back_fused(latents, key, ranks, terms, d_h.clone(), d_loss, result[2])
     for what, mine, theirs in zip(
-        ("h", "loss", "slopes", "d_latents", "h again", "d_bias"), found, wanted, strict=True
+        ("h", "loss", "slopes", "d_latents", "h again", "d_bias"), result, wanted, strict=True
     ):
         if what == "d_bias":  # of some tokens each
             close(mine.double().sum(0), theirs.sum(0), dtype, what)
@@ -99,7 +99,7 @@ def test_latents(tokens: int, ranks: list[int], forms: list[str], dtype: torch.d
             close(mine, theirs, torch.bfloat16 if what == "loss" else dtype, what)
     # each gradient of a small loss has its own size: mu and logvar of each sibling are compared alone too
     for mine, theirs in zip(
-        found[3].split([*ranks, *ranks], 1), wanted[3].split([*ranks, *ranks], 1), strict=True
+        result[3].split([*ranks, *ranks], 1), wanted[3].split([*ranks, *ranks], 1), strict=True
     ):
         close(mine, theirs, dtype, "part of d_latents")
 
@@ -117,7 +117,7 @@ def test_latents_can_be_spent() -> None:
 
 def test_above_the_clamp_there_is_no_gradient() -> None:
     latents = torch.zeros(6, 8, device=DEVICE)
-    latents[3:, :4] = 1.0  # 2 nats a token
+    latents[3:, :4] = 1.0  # 2 nats/token
     key, d_h = torch.tensor([1], device=DEVICE), torch.zeros(6, 4, device=DEVICE)
     terms = Terms([FORMS["reference"]], [6.0])  # times the mean over tokens: the sum
     _, loss, slopes = latent_triton.sample_fused(latents, key, [4], terms)
@@ -212,7 +212,7 @@ def siblings(
         d_ys=[draw(tokens, n * count, dtype=dtype) for count in rows],
         blocks=[draw(n, count, columns, dtype=dtype) for count in rows],
         decoders=[draw(n * count, rank, dtype=dtype) for count, rank in zip(rows, ranks, strict=True)],
-        biases=[draw(n * count, dtype=dtype) if place != 1 else None for place, count in enumerate(rows)],
+        biases=[draw(n * count, dtype=dtype) if index != 1 else None for index, count in enumerate(rows)],
         d_latents=draw(tokens, latents, dtype=dtype),
         encoders=draw(latents, n * columns, dtype=dtype),
         ranks=ranks,
@@ -236,9 +236,9 @@ def test_outputs(
     if not by_tile:
         monkeypatch.setattr(outputs_triton, "readable_by_tile", lambda *_: False)
     of = siblings(tokens, blocks, rows, columns, ranks, dtype)
-    found = outputs_triton.outputs_fused(of.x, of.hs, of.blocks, of.decoders, of.biases)
+    result = outputs_triton.outputs_fused(of.x, of.hs, of.blocks, of.decoders, of.biases)
     of = of.exactly()
-    for *weights, mine in zip(of.hs, of.blocks, of.decoders, of.biases, found, strict=True):
+    for *weights, mine in zip(of.hs, of.blocks, of.decoders, of.biases, result, strict=True):
         close(mine, paths.output_plainly(of.x, *weights), dtype, "y")
 
 
@@ -249,9 +249,9 @@ def test_back_through_the_blocks(
 ) -> None:
     needs_products_of(dtype)
     of = siblings(tokens, blocks, rows, columns, ranks, dtype)
-    found = back_triton.through_blocks_fused(of.d_ys, of.blocks)
+    result = back_triton.through_blocks_fused(of.d_ys, of.blocks)
     of = of.exactly()
-    close(found, paths.through_blocks_plainly(of.d_ys, of.blocks), dtype, "d_x")
+    close(result, paths.through_blocks_plainly(of.d_ys, of.blocks), dtype, "d_x")
 
 
 @every_dtype
@@ -279,11 +279,11 @@ def test_back(
     rest = terms, d_loss.double(), slopes.double(), False
     wanted = paths.back(exact.d_ys, exact.blocks, exact.decoders, latents.double(), noise, *rest)
     key = torch.tensor([SEED], device=DEVICE)
-    found = back_triton.back_fused(
+    result = back_triton.back_fused(
         of.d_ys, of.blocks, of.decoders, latents, key, terms, d_loss, slopes, inplace
     )
-    assert (found[0] is latents) == inplace
-    for what, mine, theirs in zip(("d_latents", "h", "d_bias", "d_x"), found, wanted, strict=True):
+    assert (result[0] is latents) == inplace
+    for what, mine, theirs in zip(("d_latents", "h", "d_bias", "d_x"), result, wanted, strict=True):
         if what == "d_bias":  # of some tokens each
             close(mine.double().sum(0), theirs.sum(0), dtype, what, roundings=2)
         else:
@@ -301,12 +301,12 @@ def test_gradients_of_weights(
     sizes = [24, *(part.numel() for part in (*of.blocks, *of.decoders))]
     out = of.x.new_empty(sum(sizes))
     weights_triton.weight_gradients_fused(of.x, of.hs, of.d_ys, of.blocks, shifts, out)
-    shift, *found = out.split(sizes)
+    shift, *result = out.split(sizes)
     close(shift, shifts.double().sum(0), dtype, "sum of the shifts")
     of = of.exactly()
     exactly = paths.weight_gradients_plainly(of.x, of.hs, of.d_ys, of.blocks)
-    for place, (one, other) in enumerate(zip(found, [*exactly[0], *exactly[1]], strict=True)):
-        close(one.view_as(other), other, dtype, f"weights {place}")
+    for index, (one, other) in enumerate(zip(result, [*exactly[0], *exactly[1]], strict=True)):
+        close(one.view_as(other), other, dtype, f"weights {index}")
 
 
 @every_dtype
@@ -339,11 +339,11 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            found = [*project(x, here, *modules), *here.losses]
-        weights = [torch.randn_like(value) for value in found]
+            result = [*project(x, here, *modules), *here.losses]
+        weights = [torch.randn_like(value) for value in result]
         leaves = [x, *nn.ModuleList(modules).parameters()]
-        gradients = torch.autograd.grad(found, leaves, weights, retain_graph=True)
-        again = torch.autograd.grad(found, leaves, weights)
+        gradients = torch.autograd.grad(result, leaves, weights, retain_graph=True)
+        again = torch.autograd.grad(result, leaves, weights)
     for first, second in zip(gradients, again, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-6)
 
@@ -360,7 +360,7 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
     exact = [*wanted, total]
     exact_leaves = [exact_x, *every.parameters()]
     expected = torch.autograd.grad(exact, exact_leaves, [weight.double() for weight in weights])
-    for what, mine, theirs in zip(range(len(found)), found, exact, strict=True):
+    for what, mine, theirs in zip(range(len(result)), result, exact, strict=True):
         close(mine, theirs, dtype, f"value {what}", roundings=3)
     for what, mine, theirs in zip(["x", *dict(every.named_parameters())], gradients, expected, strict=True):
         close(mine, theirs, dtype, f"gradient of {what}", roundings=3)
@@ -368,7 +368,7 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
 
 @every_dtype
 def test_compiled_it_is_the_same(dtype: torch.dtype) -> None:
-    """As operators, which must not give out parts of one tensor."""
+    """Compiled as operators, which must not return parts of one tensor."""
     needs_products_of(dtype)
     modules = [HDPL(64, 64, blocks=4, rank=16, kl_weight=0.5, kl="mean").to(DEVICE, dtype) for _ in range(3)]
     x = draw(65, 64, dtype=dtype).requires_grad_()
@@ -403,10 +403,10 @@ def test_evaluation(dtype: torch.dtype) -> None:
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            found = project(x, Context(rotary=(x, x)), *modules)
+            result = project(x, Context(rotary=(x, x)), *modules)
     every.double()
     exact = x.double()
-    for module, mine in zip(modules, found, strict=True):
+    for module, mine in zip(modules, result, strict=True):
         h = nn.functional.silu(module.mu(exact))
         plain = paths.block_diagonal(exact.flatten(0, 1), module.blocks).view(*mine.shape)
         close(mine, plain + module.decoder(h), dtype, "y", roundings=3)

@@ -17,10 +17,11 @@ RATIOS = st.dictionaries(st.sampled_from("FGSK"), st.integers(0, 6), min_size=1)
 
 
 def gaps(layout: str, letter: str) -> list[int]:
-    """Distances from each place of a letter to the next, around the end."""
-    places = [index for index, item in enumerate(layout) if item == letter]
+    """Distances from each position of a letter to the next, around the end."""
+    positions = [index for index, item in enumerate(layout) if item == letter]
     return [
-        (b - a) % len(layout) or len(layout) for a, b in zip(places, [*places[1:], places[0]], strict=True)
+        (b - a) % len(layout) or len(layout)
+        for a, b in zip(positions, [*positions[1:], positions[0]], strict=True)
     ]
 
 

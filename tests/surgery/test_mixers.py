@@ -26,13 +26,13 @@ SELECT_ALL = {"S": {"top_k": 256}}
 
 
 def cases() -> list[Any]:
-    found = []
+    result = []
     for letter in MIXERS:
-        for place, (label, backbone) in enumerate(BACKBONES.items()):
+        for index, (label, backbone) in enumerate(BACKBONES.items()):
             fitting = mixer_options(letter, architecture(**backbone).backbone)
-            options = fitting[place * (len(fitting) - 1) // (len(BACKBONES) - 1)]
-            found.append(pytest.param(letter, options, backbone, id=f"{letter}-{label}"))
-    return found
+            options = fitting[index * (len(fitting) - 1) // (len(BACKBONES) - 1)]
+            result.append(pytest.param(letter, options, backbone, id=f"{letter}-{label}"))
+    return result
 
 
 every_mixer = pytest.mark.parametrize(("letter", "options", "backbone"), cases())
@@ -181,7 +181,9 @@ def test_every_parameter_learns(letter: str, options: dict[str, Any], backbone: 
         name for name, parameter in model.named_parameters()
         if parameter.grad is None or not torch.isfinite(parameter.grad).all() or not parameter.grad.any()
     ]  # fmt: skip
-    assert bool(silent) == bool(MIXERS[letter].warning(options)), silent  # a knob that kills is told
+    assert bool(silent) == bool(MIXERS[letter].warning(options)), (
+        silent
+    )  # options that silence it have a warning
 
 
 @every_mixer

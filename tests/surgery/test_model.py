@@ -51,7 +51,7 @@ def test_decoding_keeps_a_state_for_each_layer_and_pass(loops: int, sizes: list[
         torch.testing.assert_close(decode(model, tokens, sizes, cache), model(tokens), rtol=1e-4, atol=1e-4)
     assert set(cache.states) == {(layer, turn) for layer in range(3) for turn in range(loops)}
     keys = [state[0] for state in cache.states.values()]
-    assert all(not torch.equal(a, b) for place, a in enumerate(keys) for b in keys[:place])
+    assert all(not torch.equal(a, b) for index, a in enumerate(keys) for b in keys[:index])
 
 
 def test_loop_gates_start_at_zero_and_learn() -> None:

@@ -60,9 +60,9 @@ def alone(model: HybridLM, tokens: Tensor, mask: Tensor) -> list[Tensor]:
     return [model.head(model(row[real.bool()][None]))[0] for row, real in zip(tokens, mask, strict=True)]
 
 
-def assert_real_rows(found: Tensor, mask: Tensor, wanted: list[Tensor]) -> None:
-    assert torch.isfinite(found).all()
-    for row, real, expected in zip(found, mask, wanted, strict=True):
+def assert_real_rows(result: Tensor, mask: Tensor, wanted: list[Tensor]) -> None:
+    assert torch.isfinite(result).all()
+    for row, real, expected in zip(result, mask, wanted, strict=True):
         torch.testing.assert_close(row[real.bool()], expected, rtol=1e-3, atol=1e-4)
 
 
@@ -119,8 +119,8 @@ def test_beams_of_padded_rows(name: str) -> None:
     chosen = beams.repeat_interleave(2)
     mask = torch.cat((mask[chosen], torch.ones(6, 1)), dim=1)
     tokens = torch.cat((tokens[chosen, :9], torch.randint(37, (6, 1))), dim=1)
-    found = model.head(model(tokens[:, 9:], attention_mask=mask, cache=cache))
-    assert_real_rows(found, torch.ones(6, 1), [row[-1:] for row in alone(model, tokens, mask)])
+    result = model.head(model(tokens[:, 9:], attention_mask=mask, cache=cache))
+    assert_real_rows(result, torch.ones(6, 1), [row[-1:] for row in alone(model, tokens, mask)])
 
 
 @pytest.mark.parametrize("name", ["W", "G"])
@@ -185,9 +185,9 @@ def test_nothing_is_moved_without_need() -> None:
 
 def test_gaps_are_closed() -> None:
     whole = torch.tensor([[1, 2, 3, 0, 4], [1, 2, 3, 4, 5], [1, 2, 3, 0, 0]])
-    found = close_gaps(whole, 2, torch.tensor([[1], [0], [2]]), dim=1)
-    assert found[0, 1:].tolist() == [1, 2, 3, 4]
-    assert found[1].tolist() == [1, 2, 3, 4, 5]
-    assert found[2, 2:].tolist() == [1, 2, 3]
+    result = close_gaps(whole, 2, torch.tensor([[1], [0], [2]]), dim=1)
+    assert result[0, 1:].tolist() == [1, 2, 3, 4]
+    assert result[1].tolist() == [1, 2, 3, 4, 5]
+    assert result[2, 2:].tolist() == [1, 2, 3]
     deep = whole[:, None, :, None].expand(3, 2, 5, 3)
-    assert torch.equal(close_gaps(deep, 2, torch.tensor([[1], [0], [2]]), dim=2)[:, 1, :, 2], found)
+    assert torch.equal(close_gaps(deep, 2, torch.tensor([[1], [0], [2]]), dim=2)[:, 1, :, 2], result)

@@ -36,13 +36,13 @@ def close(mine: Tensor, theirs: Tensor, dtype: torch.dtype) -> None:
     assert (mine.double() - theirs).norm() <= TOLERANCE[dtype] * theirs.norm()
 
 
-def compare(found: list[Tensor], exact: list[Tensor], leaves: list[Tensor], exactly: list[Tensor]) -> None:
+def compare(result: list[Tensor], exact: list[Tensor], leaves: list[Tensor], exactly: list[Tensor]) -> None:
     """Values and gradients of random weights of all values."""
-    weights = [torch.randn_like(value) for value in found]
-    gradients = torch.autograd.grad(found, leaves, weights)
+    weights = [torch.randn_like(value) for value in result]
+    gradients = torch.autograd.grad(result, leaves, weights)
     wanted = torch.autograd.grad(exact, exactly, [weight.double() for weight in weights])
-    coarsest = max((value.dtype for value in [*found, *leaves]), key=lambda dtype: TOLERANCE[dtype])
-    for mine, theirs in zip([*found, *gradients], [*exact, *wanted], strict=True):
+    coarsest = max((value.dtype for value in [*result, *leaves]), key=lambda dtype: TOLERANCE[dtype])
+    for mine, theirs in zip([*result, *gradients], [*exact, *wanted], strict=True):
         close(mine, theirs, coarsest)
     for mine, item in zip(gradients, leaves, strict=True):
         assert mine.dtype == item.dtype

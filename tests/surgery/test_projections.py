@@ -24,19 +24,19 @@ Build = Callable[..., nn.Module]
 
 def cases() -> list[Any]:
     """Every operator at every size, each with a spread of its options and both with and without bias."""
-    found = []
+    result = []
     for name in PROJECTION_OPERATORS:
         for d_in, d_out in SIZES:
             fitting = operator_options(name, [(d_in, d_out)])
             assert fitting, f"{name} has no options for {d_in} -> {d_out}"
             chosen = fitting[:: max(1, len(fitting) // 4)][:5]
-            for place, options in enumerate(chosen):
-                bias = place % 2 == 1 or (len(chosen) == 1 and d_in % 2 == 1)
+            for index, options in enumerate(chosen):
+                bias = index % 2 == 1 or (len(chosen) == 1 and d_in % 2 == 1)
                 label = "-".join(str(value) for value in options.values())
-                found.append(pytest.param(
+                result.append(pytest.param(
                     name, d_in, d_out, bias, options, id=f"{name}-{d_in}x{d_out}-{'bias-' * bias}{label}"
                 ))  # fmt: skip
-    return found
+    return result
 
 
 every_case = pytest.mark.parametrize(("name", "d_in", "d_out", "bias", "options"), cases())

@@ -1,4 +1,4 @@
-"""Whatever replaces, wraps or hooks a linear layer takes part: in HDPL, in every mixer, in the head."""
+"""Replacements, wrappers and hooks of a linear layer take part: in HDPL, in every mixer, in the head."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def swap(of: HybridLM, name: str, new: nn.Module) -> None:
 
 
 class Wrapped(nn.Module):
-    """As an adapter or a quantised layer stands in for a linear one: it knows no second argument."""
+    """A stand-in for a linear layer, like an adapter or a quantised one: it takes no second argument."""
 
     def __init__(self, inner: nn.Linear, factor: float) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ WAYS = [with_wrapper, with_parametrization, with_hook, with_forward_of_its_own, 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_it_takes_effect_in_every_linear_layer(way: Callable[[HybridLM, str], None]) -> None:
-    """As where the weight itself is larger, in evaluation and in training."""
+    """Replaced layers act like a larger weight, in evaluation and in training."""
     plain, changed = model(), model()
     for name in linears(plain):
         with torch.no_grad():
@@ -106,11 +106,11 @@ def test_it_takes_effect_in_every_linear_layer(way: Callable[[HybridLM, str], No
         torch.testing.assert_close(
             changed.head(changed(TOKENS)), plain.head(plain(TOKENS)), atol=1e-4, rtol=1e-4
         )
-    found = []
+    result = []
     for each in (plain.train(), changed.train()):
         torch.manual_seed(5)  # the noise is the same, drawn in the same order
-        found.append(each.loss(TOKENS, TOKENS))
-    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+        result.append(each.loss(TOKENS, TOKENS))
+    torch.testing.assert_close(result[1], result[0], atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_by_layers_are_those_by_weights() -> None:

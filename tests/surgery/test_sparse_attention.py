@@ -59,7 +59,7 @@ def sizes(**changes: Any) -> Backbone:
 def context_of(
     backbone: Backbone, length: int, padding: Tensor | None = None, cache: DecodeCache | None = None
 ) -> Context:
-    """Of the next `length` tokens. `padding`: True at real tokens, cached ones too."""
+    """Context of the next `length` tokens. `padding`: True at real tokens, cached ones too."""
     seen = cache.length if cache is not None else 0
     positions = torch.arange(seen, seen + length)[None]
     if padding is not None:
@@ -72,7 +72,7 @@ def left_padding(*padded: int, length: int) -> Tensor:
 
 
 def slow_sparse(mixer: SparseAttention, backbone: Backbone, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(output, KL in nats a row) of one sequence; a query and a head at a time."""
+    """(output, KL in nats per row) of one sequence; a query and a head at a time."""
     length, width = len(x), backbone.head_dim
 
     def turned(y: Tensor, size: int) -> Tensor:

@@ -39,13 +39,13 @@ def index_of(length: int, heads: int, size: int, keys: torch.dtype = torch.float
 @pytest.mark.parametrize("top_k", [1, 7, 64, 300])
 @pytest.mark.parametrize("length", [1, 17, 130])
 def test_the_selection_is_that_of_top_tokens(length: int, top_k: int) -> None:
-    """Of scores that are whole numbers, so that many are equal and all are exact."""
+    """Scores are whole numbers, so that many are equal and all are exact."""
     index = index_of(length, 3, 8)
     whole = Index(*(part.detach().mul(2).round() for part in index))
     q = torch.randn(2, 2, length, 16).to(DEVICE)
-    found = rows_triton.rows_fused(*whole, q, q, top_k, with_kl=False).chosen
+    result = rows_triton.rows_fused(*whole, q, q, top_k, with_kl=False).chosen
     scores, allowed = whole.scores(length), visible(here(length), slice(0, length))
-    assert torch.equal(found, as_mask(*top_tokens(scores, allowed, min(top_k, length)), length))
+    assert torch.equal(result, as_mask(*top_tokens(scores, allowed, min(top_k, length)), length))
 
 
 @pytest.mark.parametrize("keys", [torch.float32, torch.bfloat16], ids=str)
@@ -67,7 +67,7 @@ def test_loss_and_gradients(
     index = index_of(length, heads, size, keys)
     q, k, v = (torch.randn(2, h, length, head).to(DEVICE) for h in (q_heads, k_heads, k_heads))
     mixed, kl = masked_attention(Heads(q, k, v), index, here(length), top_k, with_kl=True)
-    found = torch.autograd.grad(3 * kl, index)
+    result = torch.autograd.grad(3 * kl, index)
 
     monkeypatch.setattr(masked, "fits_rows", lambda *_: False)
     exact = Index(*(part.detach().double().requires_grad_() for part in index))
@@ -75,7 +75,7 @@ def test_loss_and_gradients(
     wanted, exact_kl = masked_attention(Heads(*qkv), exact, here(length), top_k, with_kl=True)
     torch.testing.assert_close(mixed.double(), wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(kl.double(), exact_kl, rtol=1e-4, atol=1e-4)
-    for mine, part, theirs in zip(found, index, torch.autograd.grad(3 * exact_kl, exact), strict=True):
+    for mine, part, theirs in zip(result, index, torch.autograd.grad(3 * exact_kl, exact), strict=True):
         assert mine.dtype == part.dtype
         tolerance = 1e-4 if part.dtype == torch.float32 else 2**-7
         assert (mine.double() - theirs).norm() <= tolerance * theirs.norm() + 1e-6

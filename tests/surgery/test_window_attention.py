@@ -42,12 +42,12 @@ def test_a_window_is_masked_full_attention(length: int, past: int, window: int, 
     q = torch.randn(2, 4, length, 6, dtype=torch.float64, requires_grad=True)
     k, v = (torch.randn(2, 2, keys, 6, dtype=torch.float64, requires_grad=True) for _ in "kv")
     padding = torch.arange(keys) >= torch.tensor([[keys // 2], [0]]) if padded else None
-    found = attend(q, k, v, contexts(length, past, padding), window=window)
+    result = attend(q, k, v, contexts(length, past, padding), window=window)
     wanted = masked(q, k, v, window, padding)
-    torch.testing.assert_close(found, wanted)
-    weights = torch.randn_like(found)
+    torch.testing.assert_close(result, wanted)
+    weights = torch.randn_like(result)
     for mine, theirs in zip(
-        torch.autograd.grad((found * weights).sum(), (q, k, v)),
+        torch.autograd.grad((result * weights).sum(), (q, k, v)),
         torch.autograd.grad((wanted * weights).sum(), (q, k, v)),
         strict=True,
     ):
@@ -61,13 +61,13 @@ def test_flash_attention_takes_the_window(length: int, window: int, scale: float
     q, k, v = (torch.randn(2, 3, length, 32, device="cuda").bfloat16().requires_grad_() for _ in "qkv")
     assert _fits_flash(q, k, v, contexts(length))
     assert not _fits_flash(q, k, v, contexts(length, padding=torch.ones(2, length, dtype=torch.bool)))
-    found = attend(q, k, v, contexts(length), window=window, scale=scale)
+    result = attend(q, k, v, contexts(length), window=window, scale=scale)
     exactly = [x.detach().double().requires_grad_() for x in (q, k, v)]
     distance = torch.arange(length)[:, None] - torch.arange(length)[None]
     mask = ((distance >= 0) & (distance < window)).cuda()
     wanted = F.scaled_dot_product_attention(*exactly, attn_mask=mask, scale=scale)
-    weights = torch.randn_like(found)
-    mine = [found, *torch.autograd.grad(found, (q, k, v), weights)]
+    weights = torch.randn_like(result)
+    mine = [result, *torch.autograd.grad(result, (q, k, v), weights)]
     theirs = [wanted, *torch.autograd.grad(wanted, exactly, weights.double())]
     for one, other in zip(mine, theirs, strict=True):
         assert (one.double() - other).norm() <= 1e-2 * other.norm()

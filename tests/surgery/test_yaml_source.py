@@ -37,8 +37,8 @@ def broken(text: str) -> str:
     ],
 )  # fmt: skip
 def test_scalars(text: str, value: object) -> None:
-    found = read(f"a: {text}")["a"]
-    assert (type(found), found) == (type(value), value)
+    result = read(f"a: {text}")["a"]
+    assert (type(result), result) == (type(value), value)
 
 
 @given(st.floats(allow_nan=False) | st.integers(-(10**40), 10**40))
@@ -52,8 +52,8 @@ def test_numbers_survive_as_python_and_as_yaml_write_them(number: float) -> None
 def test_lines_of_keys_and_items() -> None:
     source = load_yaml("x.yaml", text="# note\na:\n  b: 1\n  c: [1,\n    {d: 2}]\n\ne: {f: 3}\n")
     assert source.data == {"a": {"b": 1, "c": [1, {"d": 2}]}, "e": {"f": 3}}
-    places = [("a",), ("a", "b"), ("a", "c", 0), ("a", "c", 1, "d"), ("e", "f")]
-    assert [source.line(path) for path in places] == [2, 3, 4, 5, 7]
+    paths = [("a",), ("a", "b"), ("a", "c", 0), ("a", "c", 1, "d"), ("e", "f")]
+    assert [source.line(path) for path in paths] == [2, 3, 4, 5, 7]
     assert source.line(("a", "missing", "deeper")) == 2  # the nearest parent
     assert source.line(("missing",)) is None
     assert source.line(()) is None

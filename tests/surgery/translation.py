@@ -29,19 +29,19 @@ def translated(kernel: Any, tensors: tuple[Any, ...], options: dict[str, Any]) -
     given = dict(zip(names, tensors, strict=False)) | {k: v for k, v in options.items() if k in names}
     constants = {name: value for name, value in given.items() if name.isupper() or name[:-1].isupper()}
     signature, attributes = {}, {}
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         value = given[name]
         if name in constants or value is None:
             signature[name], constants[name] = "constexpr", value
         elif hasattr(value, "block_shape"):  # read by tiles
             signature[name] = f"tensordesc<{dtypes[value.base.dtype][1:]}{list(value.block_shape)}>"
         elif isinstance(value, torch.Tensor):
-            signature[name], attributes[(place,)] = dtypes[value.dtype], [["tt.divisibility", 16]]
+            signature[name], attributes[(index,)] = dtypes[value.dtype], [["tt.divisibility", 16]]
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
             known = name not in (kernel.do_not_specialize or ())
             if known and isinstance(value, int) and value % 16 == 0:
-                attributes[(place,)] = [["tt.divisibility", 16]]
+                attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()}, attributes)
     launch = {name: options[name] for name in ("num_warps", "num_stages")}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch)

@@ -42,8 +42,8 @@ def test_volume_counts_cells(points: list[tuple[int, ...]]) -> None:
     width = len(points[0])
     corners = np.stack(np.meshgrid(*[np.arange(11)] * width), axis=-1).reshape(-1, width)
     covered = sum(any((np.array(point) <= corner).all() for point in points) for corner in corners)
-    found = volume([np.array(point) / 10 for point in points])
-    assert found == pytest.approx(covered / 11**width)
+    result = volume([np.array(point) / 10 for point in points])
+    assert result == pytest.approx(covered / 11**width)
 
 
 def test_nothing_dominates_nothing() -> None:
@@ -75,11 +75,11 @@ def test_failed_trials_cost_tokens_and_dominate_nothing() -> None:
     assert [item.record.number for item in used] == [0, 1, 2, 3]
     assert [item.tokens for item in used] == [1000] * 4
     assert [item.point is None for item in used] == [False, True, False, True]
-    found = growth(records, OBJECTIVES, PROXY)
-    assert found.tokens.tolist() == [1000, 2000, 3000, 4000]
-    assert found.seconds.tolist() == [2, 4, 6, 8]
-    assert found.volumes[0] == found.volumes[1] < found.volumes[2] == found.volumes[3]
-    assert found.alone["random"].tokens.tolist() == [1000, 2000]
+    result = growth(records, OBJECTIVES, PROXY)
+    assert result.tokens.tolist() == [1000, 2000, 3000, 4000]
+    assert result.seconds.tolist() == [2, 4, 6, 8]
+    assert result.volumes[0] == result.volumes[1] < result.volumes[2] == result.volumes[3]
+    assert result.alone["random"].tokens.tolist() == [1000, 2000]
 
 
 def test_a_stopped_trial_costs_what_it_was_trained_on() -> None:
@@ -99,10 +99,10 @@ def test_the_random_line_is_the_mean_over_orders(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("studies.analysis.hypervolume_growth.ORDERS", 5000)
     points = [(5.0, 1.0), (3.0, 2.0), (4.0, 1.5)]
     records = [record(index, point, suggested_by="random") for index, point in enumerate(points)]
-    found = growth(records, OBJECTIVES, PROXY)
+    result = growth(records, OBJECTIVES, PROXY)
     orders = list(permutations(scaled(points, OBJECTIVES)))
     exact = np.mean([running_volumes(list(order)) for order in orders], axis=0)
-    mean, low, high = found.alone["random"].volumes
+    mean, low, high = result.alone["random"].volumes
     np.testing.assert_allclose(mean, exact, atol=0.03)
     assert mean[-1] == pytest.approx(exact[-1])
     assert (low <= mean).all()
@@ -113,16 +113,16 @@ def test_growth_of_a_real_study(make_study: MakeStudy, quiet: Callable[[str], No
     study = make_study()
     work(study, target=6, device="cpu", log=quiet)
     records = study.records()
-    found = growth(records, study.space.objectives, study.space.proxy)
-    assert len(found.numbers) == 6
-    assert found.tokens.tolist() == [2048.0 * count for count in range(1, 7)]
-    assert (np.diff(found.volumes) >= 0).all()
-    assert 0 < found.volumes[-1] <= 1
+    result = growth(records, study.space.objectives, study.space.proxy)
+    assert len(result.numbers) == 6
+    assert result.tokens.tolist() == [2048.0 * count for count in range(1, 7)]
+    assert (np.diff(result.volumes) >= 0).all()
+    assert 0 < result.volumes[-1] <= 1
     done = [item for item in records if item.state == DONE]
     table = scaled([item.values for item in done if item.values], study.space.objectives)
     feasible = [row for item, row in zip(done, table, strict=True) if item.feasible]
-    assert found.volumes[-1] == pytest.approx(volume(feasible))
+    assert result.volumes[-1] == pytest.approx(volume(feasible))
     chance = [item for item in records if item.suggested_by == "random" and item.trained]
-    assert found.alone["random"].volumes.shape == (3, len(chance))
-    assert set(found.alone) == {"random"}
+    assert result.alone["random"].volumes.shape == (3, len(chance))
+    assert set(result.alone) == {"random"}
     assert REFERENCE > 1

@@ -79,13 +79,13 @@ NO_BASELINES = SPACE.replace("baselines: [dense, hdpl-paper, lt2-looped]", "base
 
 
 @pytest.fixture
-def found(make_study: MakeStudy) -> tuple[Study, Importances]:
+def actual(make_study: MakeStudy) -> tuple[Study, Importances]:
     study = fill(make_study(text=NO_BASELINES), 80, by_rank)
     return study, importances(study)
 
 
-def test_what_matters_is_seen_and_what_does_not_is_named(found: tuple[Study, Importances]) -> None:
-    study, result = found
+def test_what_matters_is_seen_and_what_does_not_is_named(actual: tuple[Study, Importances]) -> None:
+    study, result = actual
     fields = {field.name: field for field in result.fields}
     assert set(fields) >= {"hdpl.rank", "hdpl.blocks", "hdpl.kl_weight", "loop.count", "hdpl.projections.q"}
     for of in ("front", "loss"):
@@ -111,8 +111,8 @@ def test_what_matters_is_seen_and_what_does_not_is_named(found: tuple[Study, Imp
     assert str(named["hdpl.kl_weight"]).startswith("hdpl.kl_weight: no effect seen on val_loss (p = ")
 
 
-def test_duplicates_do_not_count(found: tuple[Study, Importances]) -> None:
-    study, result = found
+def test_duplicates_do_not_count(actual: tuple[Study, Importances]) -> None:
+    study, result = actual
     trial = study.inner.get_trials()[0]
     copy = optuna.create_trial(
         state=TrialState.COMPLETE, values=trial.values, params=trial.params,
@@ -155,9 +155,9 @@ def test_equal_losses_show_no_effect() -> None:
 def test_noise_is_seldom_an_effect() -> None:
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 3, size=30)
-    found = [shuffle_test(groups, rng.normal(size=30), seed, draws=99) for seed in range(200)]
-    assert np.mean(np.array(found) <= 0.05) <= 0.1
-    assert np.mean(np.array(found) <= 0.5) == pytest.approx(0.5, abs=0.12)
+    result = [shuffle_test(groups, rng.normal(size=30), seed, draws=99) for seed in range(200)]
+    assert np.mean(np.array(result) <= 0.05) <= 0.1
+    assert np.mean(np.array(result) <= 0.5) == pytest.approx(0.5, abs=0.12)
 
 
 def test_groups() -> None:
@@ -232,6 +232,6 @@ def test_dead_knobs_of_a_study(make_study: MakeStudy, tokens: TokenData) -> None
 def test_known_dead_knobs_are_told(make_study: MakeStudy) -> None:
     text = NO_BASELINES.replace("kl: mean", "kl: reference").replace("[2, 4, 8]", "[4, 16]")
     study = fill(make_study(text=text), 20, by_rank)
-    told = [str(knob) for knob in dead_knobs(study, importances(study), None) if knob.kind == CANNOT]
-    assert any("hdpl.kl_weight is idle in part of this space" in line for line in told)
-    assert any("zero gradient" in line and "of 20 trials" in line for line in told)
+    shown = [str(knob) for knob in dead_knobs(study, importances(study), None) if knob.kind == CANNOT]
+    assert any("hdpl.kl_weight is idle in part of this space" in line for line in shown)
+    assert any("zero gradient" in line and "of 20 trials" in line for line in shown)

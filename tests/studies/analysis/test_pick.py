@@ -1,4 +1,4 @@
-"""Which point of a front is chosen, why, and what the limits kept from being chosen."""
+"""The point of a front that is chosen, the reason, and the points that the limits excluded."""
 
 from __future__ import annotations
 

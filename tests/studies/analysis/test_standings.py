@@ -1,4 +1,4 @@
-"""What is said of a front: intervals, ties, what may be on it."""
+"""Standings on a front: intervals, ties, architectures that may be on it."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def test_ties_are_called_ties(standings: Standings) -> None:
     assert standings.tied(one, two)
     assert not standings.tied(zero, one)
     assert [row.record.number for row in standings.ties(one)] == [2]
-    told = standings.to_dict(two)
-    assert told["ties"] == [1]
-    assert told["on_front"] is False
-    assert told["undecided"] is True
-    low, high = told["intervals"]["val_loss"]
+    data = standings.to_dict(two)
+    assert data["ties"] == [1]
+    assert data["on_front"] is False
+    assert data["undecided"] is True
+    low, high = data["intervals"]["val_loss"]
     assert low < 3.012 < high
-    assert told["fresh_intervals"]["val_loss"][0] < low
-    assert set(told["intervals"]) == {"val_loss"}
-    json.dumps(told)
+    assert data["fresh_intervals"]["val_loss"][0] < low
+    assert set(data["intervals"]) == {"val_loss"}
+    json.dumps(data)
     json.dumps(standings.noise_dict())
 
 
@@ -73,10 +73,10 @@ def test_without_repeats_nothing_is_claimed() -> None:
     assert standings.noise is None
     assert standings.noise_dict() is None
     assert standings.undecided == standings.near == []
-    told = standings.to_dict(standings.rows[0])
-    assert told["p_front"] is None
-    assert told["intervals"] == {"val_loss": None}
-    assert told["ties"] == []
+    data = standings.to_dict(standings.rows[0])
+    assert data["p_front"] is None
+    assert data["intervals"] == {"val_loss": None}
+    assert data["ties"] == []
 
 
 def test_the_table_has_them(standings: Standings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether what was found beats the papers' designs at no more cost."""
+"""Comparison of a search's results with the papers' designs of no lower cost."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_costs_are_parameters_and_what_the_study_minimises_or_limits(space: Sear
 
 
 def test_only_what_costs_no_more_counts(space: SearchSpace) -> None:
-    found = duels(
+    result = duels(
         space,
         arch(0, [3.0, 3.01], 100, 10, "dense"),
         arch(1, [2.0], 101, 10),  # more parameters
@@ -62,8 +62,8 @@ def test_only_what_costs_no_more_counts(space: SearchSpace) -> None:
         replace(arch(3, [2.0], 100, 10), feasible=False),
         arch(4, [2.0], 90, 9, "lt2-looped"),
     )
-    assert [duel.outcome for duel in found.duels] == [NO_RIVAL, NO_RIVAL]
-    assert found.duels[0].rival is None
+    assert [duel.outcome for duel in result.duels] == [NO_RIVAL, NO_RIVAL]
+    assert result.duels[0].rival is None
 
 
 def test_beaten_not_beaten_and_unknown(space: SearchSpace) -> None:
@@ -114,11 +114,11 @@ def test_chance_seldom_beats_a_design(space: SearchSpace) -> None:
 
 
 def test_json(space: SearchSpace) -> None:
-    found = duels(space, arch(0, [3.0, 3.01], 100, 10, "dense"), arch(1, [2.5], 90, 10))
-    [told] = json.loads(json.dumps(found.to_dict()))
-    assert told["baseline"] == "dense"
-    assert told["outcome"] == BEATEN
-    assert told["rival"]["costs"] == {"params": 90, CACHE: 10}
-    assert told["rival"]["interval"][0] < told["rival"]["ahead"] < told["rival"]["interval"][1]
+    data = duels(space, arch(0, [3.0, 3.01], 100, 10, "dense"), arch(1, [2.5], 90, 10))
+    [text] = json.loads(json.dumps(data.to_dict()))
+    assert text["baseline"] == "dense"
+    assert text["outcome"] == BEATEN
+    assert text["rival"]["costs"] == {"params": 90, CACHE: 10}
+    assert text["rival"]["interval"][0] < text["rival"]["ahead"] < text["rival"]["interval"][1]
     [alone] = duels(space, arch(0, [3.0], 100, 10, "dense")).to_dict()
     assert alone["rival"] is None

@@ -1,4 +1,4 @@
-"""Who suggested each trial, and whether the sampler has beaten chance: error rates by simulation."""
+"""Comparison of a sampler's trials with random ones: error rates by simulation."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def cloud(rng: np.random.Generator, count: int, better: float = 0.0) -> np.ndarr
 
 
 def outcomes(random: int, sampled: int, better: float, rounds: int) -> list[str]:
-    found = []
+    result = []
     for seed in range(rounds):
         rng = np.random.default_rng(seed)
         table = np.concatenate([cloud(rng, random), cloud(rng, sampled, better)])
         table = (table - table.min(axis=0)) / np.ptp(table, axis=0)
         decided = decide(list(table[:random]), list(table[random:]), "tpe", draws=59)
-        found.append(decided.outcome)
-    return found
+        result.append(decided.outcome)
+    return result
 
 
 @pytest.mark.parametrize(("random", "sampled"), [(10, 14), (5, 20), (20, 6)])
 def test_chance_seldom_beats_chance(random: int, sampled: int) -> None:
     rounds = 100
-    found = outcomes(random, sampled, better=0.0, rounds=rounds)
-    assert found.count(BEATEN) / rounds <= 0.1
-    assert found.count(NOT_BEATEN) / rounds >= 0.3
+    result = outcomes(random, sampled, better=0.0, rounds=rounds)
+    assert result.count(BEATEN) / rounds <= 0.1
+    assert result.count(NOT_BEATEN) / rounds >= 0.3
 
 
 def test_a_better_sampler_is_seen() -> None:
@@ -65,11 +65,11 @@ def test_equal_groups_are_exact() -> None:
     """Five and five with one random trial behind all others: p is the share of halves that are no better."""
     chance = [np.array([1.0, 1.0])] * 5
     sampled = [np.array([0.0, 0.0])] * 5
-    found = decide(chance, sampled, "tpe", draws=4000)
-    assert found.p == pytest.approx(1 / 252, abs=0.003)
-    assert found.random_volume is not None
-    assert found.random_volume < 0.01
-    assert found.sampled_volume == pytest.approx(1.0)
+    result = decide(chance, sampled, "tpe", draws=4000)
+    assert result.p == pytest.approx(1 / 252, abs=0.003)
+    assert result.random_volume is not None
+    assert result.random_volume < 0.01
+    assert result.sampled_volume == pytest.approx(1.0)
 
 
 def test_failures_count_against_those_who_have_them() -> None:
@@ -103,36 +103,36 @@ def test_a_real_study_starts_at_random_and_says_so(study: Study) -> None:
     assert suggested[:3] == ["baseline"] * 3
     assert suggested[3 : 3 + RANDOM_FIRST["tpe"]] == ["random"] * RANDOM_FIRST["tpe"]
     assert set(suggested[3 + RANDOM_FIRST["tpe"] :]) == {"tpe"}
-    found = compare(study, study.records())
-    assert (found.random, found.sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
-    assert found.p is not None
-    assert compare(study, study.records()) == found
+    result = compare(study, study.records())
+    assert (result.random, result.sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
+    assert result.p is not None
+    assert compare(study, study.records()) == result
 
 
 def test_a_study_of_before_is_not_judged(study: Study) -> None:
     old = [replace(record, suggested_by="") for record in study.records()]
-    found = compare(study, old)
-    assert (found.outcome, found.random, found.sampled) == (UNKNOWN, 0, 0)
+    result = compare(study, old)
+    assert (result.outcome, result.random, result.sampled) == (UNKNOWN, 0, 0)
 
 
 def test_with_stopped_trials_all_are_taken_at_the_first_rung(study: Study) -> None:
     """It does not matter which of them were stopped after it."""
     records = study.records()
     done = [record.number for record in records if record.state == DONE]
-    found = []
+    result = []
     for stopped in (done[-1:], done[5:9], done):
         changed = [
             replace(record, state="stopped", values=None, tokens=1024) if record.number in stopped else record
             for record in records
         ]
-        found.append(compare(study, changed))
-    assert found[0] == found[1] == found[2]
-    assert found[0].rung == 0.5
-    assert "losses at 50% of the proxy" in str(found[0])
-    assert (found[0].random, found[0].sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
+        result.append(compare(study, changed))
+    assert result[0] == result[1] == result[2]
+    assert result[0].rung == 0.5
+    assert "losses at 50% of the proxy" in str(result[0])
+    assert (result[0].random, result[0].sampled) == (RANDOM_FIRST["tpe"], len(done) - 3 - RANDOM_FIRST["tpe"])
     whole = compare(study, records)
     assert whole.rung == 1.0
-    assert whole.random_volume != found[0].random_volume
+    assert whole.random_volume != result[0].random_volume
 
 
 def test_a_trial_that_was_put_back_keeps_its_origin(make_study: MakeStudy) -> None:

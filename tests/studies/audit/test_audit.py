@@ -101,29 +101,29 @@ def test_end_to_end(study: Study, tmp_path: Path) -> None:
         proxy.seq_len,
     )
     results = audit.results()
-    found = report(audit)
-    assert len(found.points) == COUNT
+    actual = report(audit)
+    assert len(actual.points) == COUNT
     records = {item.number: item for item in study.records()}
-    for point in found.points:
+    for point in actual.points:
         (result,) = results[point.record.hash]
         assert result["tokens"] == settings.steps * proxy.batch_tokens == 3 * 2048
         assert point.long_losses == (result["val_loss"],)
         assert point.proxy_loss == records[point.record.number].metrics["val_loss"]
         curve = (audit.folder / f"{point.record.hash}-0.jsonl").read_text().splitlines()
         assert json.loads(curve[-1])["tokens"] == result["tokens"]
-    proxy_losses = np.array([point.proxy_loss for point in found.points])
-    long_losses = np.array([point.long_loss for point in found.points])
-    assert row_of(found, PROXY).spearman.value == pytest.approx(float(spearman(proxy_losses, long_losses)))
-    assert row_of(found, PROXY).kendall.value == pytest.approx(float(kendall(proxy_losses, long_losses)))
-    early = row_of(found, "loss at 50% of it")
+    proxy_losses = np.array([point.proxy_loss for point in actual.points])
+    long_losses = np.array([point.long_loss for point in actual.points])
+    assert row_of(actual, PROXY).spearman.value == pytest.approx(float(spearman(proxy_losses, long_losses)))
+    assert row_of(actual, PROXY).kendall.value == pytest.approx(float(kendall(proxy_losses, long_losses)))
+    early = row_of(actual, "loss at 50% of it")
     expected = [
         next(entry["val_loss"] for entry in study.curve(point.record.number) if "val_loss" in entry)
-        for point in found.points
+        for point in actual.points
     ]
     assert early.spearman.value == pytest.approx(float(spearman(np.array(expected), long_losses)))
     assert early.count == COUNT
-    assert "too few" in found.verdict  # COUNT < FEWEST
-    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert "too few" in actual.verdict  # COUNT < FEWEST
+    data = json.loads(json.dumps(actual.to_dict(), allow_nan=False))
     assert data["long_tokens"] == 3 * data["proxy_tokens"]
     assert {row["predictor"] for row in data["predictors"]} >= {
         PROXY,
@@ -131,7 +131,7 @@ def test_end_to_end(study: Study, tmp_path: Path) -> None:
         "FLOPs only",
     }
     for name, start in (("audit.png", b"\x89PNG"), ("audit.html", b"<!doctype html>")):
-        plot_audit(found, tmp_path / name)
+        plot_audit(actual, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
 
 
@@ -210,7 +210,7 @@ def test_helpers_share_the_work(study: Study) -> None:
     with helpers(audit, 1, 1, "cpu"):
         train_runs(audit, 1, "cpu", on_done=lambda item: done.append(item.run.result.name))
     assert len(list(audit.folder.glob("*-0.json"))) == 4
-    assert sorted(done) == sorted(run.result.name for run in audit.runs(1))  # the helper's are told too
+    assert sorted(done) == sorted(run.result.name for run in audit.runs(1))  # the helper's are reported too
 
 
 def test_diverged_runs_are_told_not_ranked(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,10 +228,10 @@ def test_diverged_runs_are_told_not_ranked(study: Study, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(runs, "train", train)
     train_runs(audit, 1, "cpu")
-    found = report(audit)
-    assert found.failed == {bad.number: "the loss became nan at step 3"}
-    assert len(found.points) == 2
-    assert json.dumps(found.to_dict(), allow_nan=False)
+    result = report(audit)
+    assert result.failed == {bad.number: "the loss became nan at step 3"}
+    assert len(result.points) == 2
+    assert json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_too_early(make_study: MakeStudy) -> None:
@@ -249,10 +249,10 @@ def test_the_plan_is_recorded(study: Study) -> None:
 def test_verdicts() -> None:
     good, unsure, bad = Estimate(0.9, 0.8, 0.96), Estimate(0.75, 0.5, 0.9), Estimate(0.3, -0.1, 0.6)
     ahead = Estimate(0.4, 0.1, 0.6)
-    told = verdict(24, 4, good, good, ahead)
-    assert told.startswith("Good")
-    assert "0.80 to 0.96" in told
-    assert "ranks better than parameters only" in told
+    text = verdict(24, 4, good, good, ahead)
+    assert text.startswith("Good")
+    assert "0.80 to 0.96" in text
+    assert "ranks better than parameters only" in text
     assert verdict(24, 4, unsure, good, ahead).startswith("Unclear")
     assert verdict(24, 4, bad, good, ahead).startswith("Bad")
     assert "still unclear" in verdict(24, 4, good, bad, ahead)

@@ -29,29 +29,29 @@ def test_p_is_the_share_of_all_draws() -> None:
     proxy[:3] += 1.5
     moved = rankdata(proxy) - rankdata(long)
     means = np.array([moved[list(chosen)].mean() for chosen in combinations(range(12), 3)])
-    (found,) = misjudged(some, proxy, long)
-    assert found.kind == "that loop"
-    assert found.count == 3
-    assert found.shift == pytest.approx(moved[:3].mean())
-    assert found.shift > 0
-    assert found.p == pytest.approx((np.abs(means) >= abs(moved[:3].mean()) - 1e-9).mean(), abs=0.01)
-    assert found.others.value == pytest.approx(float(spearman(proxy[3:], long[3:]))) == pytest.approx(1)
+    (result,) = misjudged(some, proxy, long)
+    assert result.kind == "that loop"
+    assert result.count == 3
+    assert result.shift == pytest.approx(moved[:3].mean())
+    assert result.shift > 0
+    assert result.p == pytest.approx((np.abs(means) >= abs(moved[:3].mean()) - 1e-9).mean(), abs=0.01)
+    assert result.others.value == pytest.approx(float(spearman(proxy[3:], long[3:]))) == pytest.approx(1)
 
 
 def test_the_smaller_side_is_named() -> None:
     some = [architecture("FG", hdpl=True)] * 10 + [architecture("FG")] * 3
     long = np.arange(13.0)
     proxy = np.concatenate([long[:10] + 20, long[10:]])
-    (found,) = misjudged(some, proxy, long)
-    assert (found.kind, found.count) == ("without HDPL", 3)
-    assert found.shift == pytest.approx(-10)
-    assert "10.0 places too high" in str(found)
+    (result,) = misjudged(some, proxy, long)
+    assert (result.kind, result.count) == ("without HDPL", 3)
+    assert result.shift == pytest.approx(-10)
+    assert "10.0 places too high" in str(result)
 
 
 def test_chance_is_seldom_taken_for_a_kind() -> None:
     """Seven kinds are looked at; at most LEVEL of all audits name one (Holm), here of 60."""
     rng = np.random.default_rng(1)
-    told = 0
+    count = 0
     for _ in range(60):
         some = [
             architecture(
@@ -60,8 +60,8 @@ def test_chance_is_seldom_taken_for_a_kind() -> None:
             for _ in range(24)
         ]
         long = rng.normal(size=24)
-        told += bool(misjudged(some, long + rng.normal(size=24), long))
-    assert told <= 60 * LEVEL + 3 * np.sqrt(60 * LEVEL)
+        count += bool(misjudged(some, long + rng.normal(size=24), long))
+    assert count <= 60 * LEVEL + 3 * np.sqrt(60 * LEVEL)
 
 
 def test_few_are_no_kind() -> None:

@@ -58,9 +58,9 @@ def test_a_gzipped_txt_is_cut_at_blank_lines_into_page_sized_documents(tmp_path:
     path = tmp_path / "book.txt.gz"
     with gzip.open(path, "wt") as stream:
         stream.write("\r\n\r\n".join(paragraphs))
-    found = list(open_corpus(str(path)).texts())
-    assert 2_000 <= len(found[0]) < 3_000
-    assert "\n\n".join(found).split() == " ".join(paragraphs).split()
+    result = list(open_corpus(str(path)).texts())
+    assert 2_000 <= len(result[0]) < 3_000
+    assert "\n\n".join(result).split() == " ".join(paragraphs).split()
 
 
 def test_a_folder_is_read_in_order_and_names_what_it_ignores(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_reading_goes_on_from_any_place(
     assert [text for batch in batches for text in batch.texts] == TEXTS
     for number, batch in enumerate(batches):
         for index in {0, 3, len(batch.texts)}:
-            place = json.loads(json.dumps(batch.cursor_at(index)))  # as it is kept on disk
-            rest = [text for later in corpus.batches(place) for text in later.texts]
+            position = json.loads(json.dumps(batch.cursor_at(index)))  # as it is kept on disk
+            rest = [text for later in corpus.batches(position) for text in later.texts]
             assert rest == TEXTS[8 * number + index :]
 
 

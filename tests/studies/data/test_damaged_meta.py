@@ -37,13 +37,13 @@ def copied(prepared: TokenData, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared.folder, tmp_path / "data"))
 
 
-@pytest.mark.parametrize(("place", "value", "rule"), DAMAGE.values(), ids=DAMAGE)
-def test_a_changed_field_is_named(copied: Path, place: tuple[str | int, ...], value: Any, rule: str) -> None:
+@pytest.mark.parametrize(("keys", "value", "rule"), DAMAGE.values(), ids=DAMAGE)
+def test_a_changed_field_is_named(copied: Path, keys: tuple[str | int, ...], value: Any, rule: str) -> None:
     meta = json.loads((copied / "meta.json").read_text())
     holder: Any = meta
-    for key in place[:-1]:
+    for key in keys[:-1]:
         holder = holder[key]
-    holder[place[-1]] = value
+    holder[keys[-1]] = value
     (copied / "meta.json").write_text(json.dumps(meta))
     for read in (TokenData.open, info):
         with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""Words too long to train a tokenizer on are cut, and only those; the user is told."""
+"""Words too long to train a tokenizer on are cut, and only those; the user is warned."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_a_full_disk_is_told_and_the_finished_shards_go_on(corpus_file: Path, tm
 
 
 def test_a_file_size_limit_is_a_user_error(corpus_file: Path, tmp_path: Path) -> None:
-    """As a full disk, for those who may not mount one: the system refuses to let a file grow."""
+    """A full disk for users who may not mount one: the system refuses to let a file grow."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:

@@ -82,11 +82,11 @@ def test_wide_vocabularies_take_four_bytes() -> None:
 
 
 def test_info(prepared: TokenData, documents: list[str]) -> None:
-    told = json.loads(json.dumps(info(prepared.folder, verify=True)))
-    assert told["train"]["tokens"] == len(prepared.tokens("train"))
-    assert 2 < told["val"]["bytes_per_token"] < 5
-    assert told["content_hash"] == prepared.content_hash
-    assert any(text.startswith(told["sample"][:60]) for text in documents)
+    shown = json.loads(json.dumps(info(prepared.folder, verify=True)))
+    assert shown["train"]["tokens"] == len(prepared.tokens("train"))
+    assert 2 < shown["val"]["bytes_per_token"] < 5
+    assert shown["content_hash"] == prepared.content_hash
+    assert any(text.startswith(shown["sample"][:60]) for text in documents)
 
 
 def test_a_prepared_folder_is_a_corpus_name_too(prepared: TokenData) -> None:

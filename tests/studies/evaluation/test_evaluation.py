@@ -75,9 +75,9 @@ def test_a_hybrid_in_memory_is_that_of_transformers() -> None:
     """Also that its mode is restored, and that it can be trained afterwards."""
     model = build(architecture("GW", vocab_size=61)).train()
     wrapped = NasForCausalLM.wrap(model, NasConfig(model.architecture.to_dict()))
-    found = evaluate_model(model, torch.from_numpy(IDS), lengths=(16,), max_tokens=64)
+    result = evaluate_model(model, torch.from_numpy(IDS), lengths=(16,), max_tokens=64)
     assert model.training
-    assert found == evaluate_model(wrapped, IDS, lengths=(16,), max_tokens=64)
+    assert result == evaluate_model(wrapped, IDS, lengths=(16,), max_tokens=64)
     ids = torch.from_numpy(IDS[:33])[None]
     sum(model.loss(ids[:, :-1], ids[:, 1:])).backward()
 
@@ -97,9 +97,9 @@ def test_greedy_tokens_are_those_without_cache(family: str) -> None:
     else:
         model = random_model(family)
     prompts = [list(map(int, IDS[i : i + 12])) for i in range(3)]
-    found = greedy(model.eval(), prompts, 7)
+    result = greedy(model.eval(), prompts, 7)
     with torch.no_grad():
-        for row, prompt in zip(found, prompts, strict=True):
+        for row, prompt in zip(result, prompts, strict=True):
             ids = list(prompt)
             for _ in range(7):
                 ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))

@@ -48,11 +48,13 @@ def test_every_answer_is_the_value_shown_with_its_key(chosen: Recall, seed: int)
     for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
         pairs = dict(zip(row[0:shown:2], row[1:shown:2], strict=True))
         assert len(pairs) == chosen.pairs  # no key twice
-        asked = {place: token for place, token in enumerate(row) if place >= shown and token != FILLER}
+        asked = {
+            position: token for position, token in enumerate(row) if position >= shown and token != FILLER
+        }
         assert sorted(asked.values()) == sorted(pairs)
         assert min(asked) >= shown + chosen.distance
-        assert {place: answer for place, answer in enumerate(answers) if answer != UNSCORED} == {
-            place: pairs[key] for place, key in asked.items()
+        assert {position: answer for position, answer in enumerate(answers) if answer != UNSCORED} == {
+            position: pairs[key] for position, key in asked.items()
         }
 
 
@@ -74,7 +76,7 @@ def test_the_same_seed_gives_the_same_sequences(chosen: Recall, seed: int) -> No
 
 
 def test_nothing_stays_from_sequence_to_sequence() -> None:
-    """Which value a key has, the order of the questions and their places are drawn anew for each."""
+    """A key's value, the order of the questions and their positions are drawn anew for each sequence."""
     chosen = replace(RECALL, seq_len=24)
     inputs, targets = sequences(chosen, 4000, np.random.default_rng(0))
     values = np.where(targets == UNSCORED, 0, targets)
@@ -89,7 +91,7 @@ def test_nothing_stays_from_sequence_to_sequence() -> None:
 
 
 def test_distance_moves_the_questions_away() -> None:
-    """The places from there on are asked alike; without room left over, the questions fill them."""
+    """Positions from there on are asked equally; without room left over, the questions fill them."""
     chosen = replace(RECALL, distance=6, seq_len=22)
     _, targets = sequences(chosen, 4000, np.random.default_rng(0))
     asked = (targets != UNSCORED).mean(axis=0)

@@ -31,12 +31,12 @@ class Oracle(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         answers = torch.zeros(*inputs.shape, len(self.group))
         for row, (_, *word) in enumerate(inputs.tolist()):
-            for place in range(1, len(word) + 1):
-                first = 0 if self.memory is None else max(0, place - self.memory)
+            for position in range(1, len(word) + 1):
+                first = 0 if self.memory is None else max(0, position - self.memory)
                 things = list(range(len(self.group[0])))
-                for token in word[first:place]:
+                for token in word[first:position]:
                     things = [self.group[token][thing] for thing in things]
-                answers[row, place, self.group.index(tuple(things))] = 1
+                answers[row, position, self.group.index(tuple(things))] = 1
         return answers
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ def test_every_target_is_the_product_of_the_word_up_to_there(chosen: State, seed
     members = elements(chosen.group)
     letters = GROUPS[chosen.group].letters
     for word, answers in zip(inputs[:, 1:].tolist(), targets[:, 1:].tolist(), strict=True):
-        for place, answer in enumerate(answers):
+        for position, answer in enumerate(answers):
             moved = list(range(letters))  # where each thing is after the tokens so far, one at a time
-            for token in word[: place + 1]:
+            for token in word[: position + 1]:
                 moved = [members[token][thing] for thing in moved]
             assert members[answer] == tuple(moved)
     again = sequences(chosen, 4, np.random.default_rng(seed))
@@ -110,11 +110,11 @@ def test_s5_needs_every_order_of_its_letters() -> None:
 
 @pytest.mark.parametrize("name", ["parity", "s3", "a5"])
 def test_one_token_missed_leaves_every_product_as_likely(name: str) -> None:
-    """What the other tokens are does not help: for each of them, all products come up once."""
+    """The other tokens do not help: for each of them, all products come up once."""
     table, order = product_table(name), GROUPS[name].order
     for first, last in list(product(range(order), repeat=2))[:: order // 2]:
-        found = {int(table[last, table[missed, first]]) for missed in range(order)}
-        assert found == set(range(order))
+        result = {int(table[last, table[missed, first]]) for missed in range(order)}
+        assert result == set(range(order))
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -123,8 +123,8 @@ def test_products_are_spread_evenly_at_every_place(name: str) -> None:
     chosen = replace(STATE, group=name, length=6)
     _, targets = sequences(chosen, 200 * order, np.random.default_rng(0))
     assert (targets[:, 1:] != UNSCORED).all()
-    for place in range(1, 7):
-        counts = np.bincount(targets[:, place], minlength=order)
+    for position in range(1, 7):
+        counts = np.bincount(targets[:, position], minlength=order)
         assert np.abs(counts - 200).max() < 5 * math.sqrt(200)
 
 
@@ -144,7 +144,7 @@ def test_a_guess_is_right_by_chance(name: str) -> None:
 
 @pytest.mark.parametrize("length", [8, 32])
 def test_a_short_memory_falls_to_chance_as_words_get_longer(length: int) -> None:
-    """k of n places are right, on the others it guesses: k/n + (1 - k/n)/|group|."""
+    """k of n positions are right, on the others it guesses: k/n + (1 - k/n)/|group|."""
     chosen = replace(STATE, group="s3", length=length)
     expected = 4 / length + (1 - 4 / length) * chosen.chance
     error = math.sqrt(chosen.chance * (1 - chosen.chance) / (512 * length))
@@ -158,7 +158,7 @@ def test_an_untrained_model_guesses() -> None:
 
 
 def test_short_words_of_bits_are_learned_and_long_ones_are_not() -> None:
-    """Two layers of attention count a few bits; of a longer word only the first places are right."""
+    """Two layers of attention count a few bits; of a longer word only the first positions are right."""
     assert train_probe(architecture(), STATE, 0, CPU) > 0.95
     assert train_probe(architecture(), replace(STATE, length=48, steps=100), 0, CPU) < 0.7
 
@@ -173,8 +173,8 @@ def test_the_same_seed_the_same_accuracy() -> None:
 
 def test_several_seeds() -> None:
     chosen = replace(STATE, group="s3", steps=10)
-    found = measure(architecture(), chosen, (3, 4, 5), CPU)
-    assert found.accuracies == tuple(train_probe(architecture(), chosen, seed, CPU) for seed in (3, 4, 5))
-    assert found.accuracy == pytest.approx(np.mean(found.accuracies))
-    assert found.spread == pytest.approx(np.std(found.accuracies, ddof=1))
+    result = measure(architecture(), chosen, (3, 4, 5), CPU)
+    assert result.accuracies == tuple(train_probe(architecture(), chosen, seed, CPU) for seed in (3, 4, 5))
+    assert result.accuracy == pytest.approx(np.mean(result.accuracies))
+    assert result.spread == pytest.approx(np.std(result.accuracies, ddof=1))
     assert measure(architecture(), chosen, (3,), CPU).spread is None

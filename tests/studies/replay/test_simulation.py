@@ -144,7 +144,7 @@ def test_a_band_is_a_staircase() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"methods": ("gain/forecast", "tpa/none")}, "must be one of tpe, nsga2"),
         ({"methods": ("tpe/nine",)}, "must be one of none, median, pareto, forecast"),
@@ -155,8 +155,8 @@ def test_a_band_is_a_staircase() -> None:
         ({"table": Path("none.json.gz")}, "can't be read"),
     ],
 )
-def test_plans_that_can_not_be_replayed(changes: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_plans_that_can_not_be_replayed(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         check_plan(replace(SearchPlan(), **changes))  # type: ignore[arg-type]
 
 
@@ -167,11 +167,11 @@ def test_a_rival_is_measured_as_ours(table: Table, tmp_path: Path) -> None:
     volume = Volume(table)
     front = sorted(volume.front)
     budget = table.space.proxy.tokens
-    told = {
+    record = {
         "seed": 0, "budget": budget, "ended": front[1:], "spent": budget * len(front),
         "tokens": [budget * count for count in range(1, len(front))], "whole": True,
     }  # fmt: skip
-    (tmp_path / "rival.jsonl").write_text(json.dumps(told) + "\n")
+    (tmp_path / "rival.jsonl").write_text(json.dumps(record) + "\n")
     (run,) = read_rival("rival", tmp_path / "rival.jsonl", table, math.inf)
     assert run.lost == pytest.approx(1 / len(front))
     assert run.tokens == tuple(range(1, len(front)))
@@ -179,9 +179,9 @@ def test_a_rival_is_measured_as_ours(table: Table, tmp_path: Path) -> None:
     (cut,) = read_rival("rival", tmp_path / "rival.jsonl", table, 0.5)
     assert cut.lost == run.lost  # the file tells the whole search
     assert cut.shares == run.shares[: len(cut.shares)]
-    (tmp_path / "rival.jsonl").write_text(json.dumps(told | {"whole": False}))
+    (tmp_path / "rival.jsonl").write_text(json.dumps(record | {"whole": False}))
     assert read_rival("rival", tmp_path / "rival.jsonl", table, math.inf)[0].lost is None
-    (tmp_path / "rival.jsonl").write_text(json.dumps(told | {"ended": ["unknown"]}))
+    (tmp_path / "rival.jsonl").write_text(json.dumps(record | {"ended": ["unknown"]}))
     with pytest.raises(UserError, match="searches of this table"):
         read_rival("rival", tmp_path / "rival.jsonl", table, 1)
     with pytest.raises(UserError, match="No such file"):

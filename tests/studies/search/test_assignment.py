@@ -1,4 +1,4 @@
-"""Taking, ending and putting back trials; races between workers; storages by URL; many trials."""
+"""Taking, ending and requeueing trials; races between workers; storages by URL; many trials."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_another_storage_than_the_studys_is_refused(make_study: MakeStudy, url: 
 
 
 def counted(work: Callable[[], T]) -> tuple[T, int]:
-    """What it returns, and its calls of functions: as good as its time, on a busy machine too."""
+    """The return value, and the number of function calls: as good as the time, on a busy machine too."""
     profile = cProfile.Profile()
     result = profile.runcall(work)
     return result, sum(entry.callcount for entry in profile.getstats())

@@ -42,8 +42,8 @@ class Scripted(StoppingRule):
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
         numbers = observations.numbers[list(rows)]
-        found = np.array([self.by_number.get(int(number), 1.0) for number in numbers])
-        return np.where(found >= 0.5, found, 0.0)
+        result = np.array([self.by_number.get(int(number), 1.0) for number in numbers])
+        return np.where(result >= 0.5, result, 0.0)
 
 
 @pytest.fixture
@@ -189,20 +189,20 @@ def test_samplers_learn_what_stopped_trials_would_have_become(
     records = study.records()
     stopped = [record for record in records if record.state == "stopped"]
     assert len(stopped) == 2
-    told = expected_values(search_of(study), records)
-    assert sorted(told) == [record.number for record in stopped]
+    values = expected_values(search_of(study), records)
+    assert sorted(values) == [record.number for record in stopped]
     for record in stopped:
-        bpb, params, flops = told[record.number]
+        bpb, params, flops = values[record.number]
         assert bpb < record.measured["val_bpb"]
         exact = search_of(study).facts.costs(record)
         assert (params, flops) == (exact["params"], exact["decode_flops@64"])
-    search_of(study).sampler.expected = told
+    search_of(study).sampler.expected = values
     shown = (
         search_of(study).sampler._view(study.inner)._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     )
-    assert [trial.values for trial in shown if trial.number in told] == list(told.values())
+    assert [trial.values for trial in shown if trial.number in values] == list(values.values())
     stored = study.inner.get_trials(deepcopy=False)
-    assert all(stored[number].state == TrialState.RUNNING and not stored[number].values for number in told)
+    assert all(stored[number].state == TrialState.RUNNING and not stored[number].values for number in values)
 
 
 def test_objectives_that_no_rung_tells_stop_nothing(

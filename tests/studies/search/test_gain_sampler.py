@@ -92,8 +92,8 @@ def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
     known = observation_table(
         range(40), costs[:40].tolist(), [[value] for value in results[:40]], features[:40].tolist(), 1
     )
-    found = predict_untrained(known, extrapolate(known), costs[40:], features[40:])
-    np.testing.assert_allclose(found.mean, results[40:], atol=0.02)
+    result = predict_untrained(known, extrapolate(known), costs[40:], features[40:])
+    np.testing.assert_allclose(result.mean, results[40:], atol=0.02)
     few = observation_table(
         range(FEWEST - 1),
         costs[: FEWEST - 1].tolist(),

@@ -1,4 +1,4 @@
-"""What is kept up to date from call to call is what would be gathered anew."""
+"""Observations updated from call to call equal those made anew."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_renewed_observations_are_those_of_a_new_start(
 ) -> None:
     """Trials come, move on and fall back, several between two calls; a call may see an earlier moment."""
     kept, records = observer(), []
-    for place, (number, *rest) in enumerate(steps):
+    for index, (number, *rest) in enumerate(steps):
         if number < len(records):
             records[number] = record(number, *rest)
         else:
             records.append(record(len(records), *rest))
-        if place % every == 0:
+        if index % every == 0:
             assert same(kept.observe(list(records)), observer().observe(records))
     assert same(kept.observe(records[:fewer]), observer().observe(records[:fewer]))
     assert same(kept.observe(records), observer().observe(records))

@@ -1,4 +1,4 @@
-"""What is trained again and when that ends; repeats keep every guarantee that trials have."""
+"""The choice of architectures to train again, and its end; replicates keep all guarantees of trials."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_the_noise_is_known_first() -> None:
 
 def test_runs_go_to_what_is_undecided() -> None:
     """Twelve far apart and one pair that is not: its two get the runs."""
-    losses = [5.0 - 0.2 * place for place in range(12)]
-    params = [10.0 * (1 + place) for place in range(12)]
+    losses = [5.0 - 0.2 * index for index in range(12)]
+    params = [10.0 * (1 + index) for index in range(12)]
     losses += [losses[6]]
     params += [params[6] + 1]  # dearer than 6 and as good: on the front or not?
     undecided = 0
@@ -125,8 +125,8 @@ def test_what_is_sure_is_right() -> None:
         losses = [5 - size / 100 + 0.1 * random.normal() for size in params]
         merged, _ = settle(losses, params, 0.05, 5, seed)
         best = {
-            place for place in range(20)
-            if all(losses[other] > losses[place] for other in range(place))
+            index for index in range(20)
+            if all(losses[other] > losses[index] for other in range(index))
         }  # fmt: skip
         standings = Standings(merged, OBJECTIVES, 0)
         covered += standings.coverage["val_loss"].covered
@@ -146,10 +146,10 @@ def test_running_repeats_count() -> None:
     records = study_of({0: [1.0], 1: [2.0], 2: [3.0]}, [30.0, 20.0, 10.0])
     chosen = []
     for index in range(FEWEST_DF):
-        found = next_run(records, Standings(records, OBJECTIVES, 0), 5)
-        assert found is not None
-        chosen.append(found.number)
-        records.append(repeat(len(records), found.number, index, None))
+        result = next_run(records, Standings(records, OBJECTIVES, 0), 5)
+        assert result is not None
+        chosen.append(result.number)
+        records.append(repeat(len(records), result.number, index, None))
     assert sorted(chosen) == [0, 0, 1, 1, 2, 2]
     assert chosen[:3] == [0, 1, 2]
     assert next_run(records, Standings(records, OBJECTIVES, 0), 5) is None  # until one ends
@@ -172,8 +172,10 @@ def test_several_measured_objectives() -> None:
     assert row.half[2] is not None
     assert row.half[2] > 5 * row.half[0]
     assert standings.standing(records[4]).p_front == 1
-    assert sum(found.p_front or 0 for found in standings.rows) > 2  # either objective keeps one on the front
-    assert set(doubt(standings)) >= {found.record.number for found in standings.undecided}
+    assert (
+        sum(result.p_front or 0 for result in standings.rows) > 2
+    )  # either objective keeps one on the front
+    assert set(doubt(standings)) >= {result.record.number for result in standings.undecided}
     broken = standings.standing(record(9, [(1.0, 1.0, 1.0)], feasible=False))
     assert broken.p_front is None
     assert not broken.on_front
@@ -200,12 +202,12 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
     before, front = trained.records(), trained.front()
     assert refine(trained, 4) == "4 repeats are trained"
     records = trained.records()
-    found = repeats(trained)
-    assert [item.state for item in found] == ["repeat"] * 4
-    assert {item.repeat_of for item in found[: len(front)]} <= {
+    actual = repeats(trained)
+    assert [item.state for item in actual] == ["repeat"] * 4
+    assert {item.repeat_of for item in actual[: len(front)]} <= {
         item.number for item in records[: len(before)]
     }
-    for item in found:
+    for item in actual:
         original = before[item.repeat_of or 0]
         assert (item.hash, item.line, item.params) == (original.hash, original.line, original.params)
         assert item.baseline is None
@@ -216,7 +218,7 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
         assert item.values[0] != original.values[0]
         assert item.values[1:] == original.values[1:]
     # the same training as any other, and the result is the mean
-    first = found[0]
+    first = actual[0]
     torch.manual_seed(first.seeds[0])
     result = train(
         HybridLM(first.build()), tokens, train_settings(trained.space, 0), seed=first.seeds[0],
@@ -230,7 +232,7 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
     assert records[number].metrics["val_loss"] == fmean(losses) == records[number].values[0]  # type: ignore[index]
     # no architecture of its own anywhere
     assert sum(item.trained for item in records) == 5
-    assert not {item.number for item in trained.front()} & {item.number for item in found}
+    assert not {item.number for item in trained.front()} & {item.number for item in actual}
     # the search resumes: it sees neither a duplicate nor new observations
     seen = SeededSampler("tpe", 0)._view(trained.inner)._get_trials(deepcopy=False)
     assert [trial.number for trial in seen] == [item.number for item in before]
@@ -361,8 +363,8 @@ def test_two_workers_one_killed_in_a_repeat(make_study: MakeStudy, quiet: Quiet,
     assert killed
     assert supervisor.respawned == 1
     assert not supervisor.failed, supervisor.last_output()
-    found = repeats(study)
-    assert [item.state for item in found] == ["repeat"] * 5
+    result = repeats(study)
+    assert [item.state for item in result] == ["repeat"] * 5
     assert last.ended == last.trained_here == 5
     assert study.record(next(iter(killed.values()))).state == "repeat"
     assert len({item.seeds for item in study.records()}) == 8

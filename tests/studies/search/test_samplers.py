@@ -1,4 +1,4 @@
-"""Samplers: the draws of a trial follow from (study seed, trial number) and what was told before."""
+"""Samplers: the draws of a trial follow from (study seed, trial number) and the results before it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def make(name: str, seed: int = 0, storage: optuna.storages.BaseStorage | None =
 
 
 def go_on(study: optuna.Study, count: int) -> list[tuple[object, ...]]:
-    found = []
+    result = []
     for _ in range(count):
         trial = study.ask()
         values = draw(trial)
-        found.append(values)
+        result.append(values)
         study.tell(trial, [float(str(values[2])), 1.0 if values[0] == "x" else 2.0])
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", CHEAP)

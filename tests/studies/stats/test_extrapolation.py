@@ -1,4 +1,4 @@
-"""The loss carried on along its own curve: the line itself, and a study that is judged by it."""
+"""Extrapolation of a loss along its own curve, and a study that is judged by it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
         log=lambda line: expected.append(expected_values(search_of(study), study.records())),
     )  # fmt: skip
     assert any(expected), "nothing was stopped"
-    assert all(len(values) == 3 for found in expected for values in found.values())
+    assert all(len(values) == 3 for result in expected for values in result.values())
     done = [record for record in study.records() if record.state == "done"]
     for record in done:
         losses = [point["val_loss"] for point in study.curve(record.number) if "val_loss" in point]
@@ -90,13 +90,13 @@ def _check_audit(study: Study) -> None:
     assert train_settings(study.space, 0).final_lr == 1.0
     assert long_settings(audit).final_lr == 0.1  # as `nas train`, whatever the proxy does
     train_runs(audit, 1, "cpu")
-    found = report(audit)
-    long = np.array([point.long_loss for point in found.points])
-    metrics = [point.record.metrics for point in found.points]
+    result = report(audit)
+    long = np.array([point.long_loss for point in result.points])
+    metrics = [point.record.metrics for point in result.points]
     for row, name in ((PROXY, LOSS), ("loss at 100% of it", "val_loss")):
         expected = spearman(np.array([item[name] for item in metrics]), long)
-        assert row_of(found, row).spearman.value == pytest.approx(float(expected))
-    assert found.to_dict()["proxy_loss"] == LOSS
+        assert row_of(result, row).spearman.value == pytest.approx(float(expected))
+    assert result.to_dict()["proxy_loss"] == LOSS
 
 
 def test_every_audit_says_how_it_would_rank(make_study: MakeStudy) -> None:
@@ -104,8 +104,8 @@ def test_every_audit_says_how_it_would_rank(make_study: MakeStudy) -> None:
     work(study, target=4, device="cpu", log=lambda line: None)
     audit = open_audit(study, 2, 4)
     train_runs(audit, 1, "cpu")
-    found = report(audit)
-    long = np.array([point.long_loss for point in found.points])
-    carried = np.array([point.record.metrics[LOSS] for point in found.points])
-    row = row_of(found, f"{LOSS} by its curve")
+    result = report(audit)
+    long = np.array([point.long_loss for point in result.points])
+    carried = np.array([point.record.metrics[LOSS] for point in result.points])
+    row = row_of(result, f"{LOSS} by its curve")
     assert row.spearman.value == pytest.approx(float(spearman(carried, long)))

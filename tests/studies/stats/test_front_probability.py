@@ -15,9 +15,9 @@ def noise(*sds: float, df: int = 10**6) -> Noise:
     return Noise(np.diag(np.square(sds)), df)
 
 
-def membership(costs: object, means: object, runs: object, found: Noise, seed: int = 0) -> FrontProbability:
+def membership(costs: object, means: object, runs: object, result: Noise, seed: int = 0) -> FrontProbability:
     arrays = np.array(costs, dtype=float), np.array(means, dtype=float)
-    return FrontProbability(*arrays, np.array(runs), found, seed)
+    return FrontProbability(*arrays, np.array(runs), result, seed)
 
 
 @st.composite
@@ -34,35 +34,35 @@ def tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, Noise]:
 
 @given(tables())
 def test_it_counts_fronts(table: tuple[np.ndarray, np.ndarray, np.ndarray, Noise]) -> None:
-    costs, means, runs, found = table
-    one = FrontProbability(costs, means, runs, found, seed=1, draws=40)
+    costs, means, runs, result = table
+    one = FrontProbability(costs, means, runs, result, seed=1, draws=40)
     on_front = np.zeros(len(means))
     for draw in range(40):
         points = [tuple(row) for row in np.concatenate([costs, one.drawn[:, :, draw].T], axis=1)]
-        for place, point in enumerate(points):
+        for index, point in enumerate(points):
             beaten = any(
                 all(a <= b for a, b in zip(other, point, strict=True)) and other != point for other in points
             )
-            on_front[place] += not beaten and point not in points[:place]
+            on_front[index] += not beaten and point not in points[:index]
     assert one.probability == pytest.approx(on_front / 40)
 
 
 def test_two_of_a_price() -> None:
     """The dearer of two is on the front when its loss is really lower: P(t > difference)."""
-    found = membership([[1.0], [2.0]], [[3.0], [3.0]], [1, 1], noise(0.1))
-    assert found.probability[0] == 1
-    assert found.probability[1] == pytest.approx(0.5, abs=0.03)
+    result = membership([[1.0], [2.0]], [[3.0], [3.0]], [1, 1], noise(0.1))
+    assert result.probability[0] == 1
+    assert result.probability[1] == pytest.approx(0.5, abs=0.03)
     # the 90 % interval of the difference ends where 5 % are left
     df = 4
     gap = t_factor(0.9, df) * 0.1 * np.sqrt(1 / 2 + 1 / 3)
-    found = membership([[1.0], [2.0]], [[3.0], [3.0 - gap]], [2, 3], noise(0.1, df=df))
-    assert found.probability[1] == pytest.approx(0.95, abs=0.015)
+    result = membership([[1.0], [2.0]], [[3.0], [3.0 - gap]], [2, 3], noise(0.1, df=df))
+    assert result.probability[1] == pytest.approx(0.95, abs=0.015)
 
 
 def test_twins_share_their_place() -> None:
-    found = membership([[1.0]] * 4, [[3.0]] * 4, [1] * 4, noise(0.1))
-    assert found.probability.sum() == pytest.approx(1)
-    assert found.probability == pytest.approx([0.25] * 4, abs=0.04)
+    result = membership([[1.0]] * 4, [[3.0]] * 4, [1] * 4, noise(0.1))
+    assert result.probability.sum() == pytest.approx(1)
+    assert result.probability == pytest.approx([0.25] * 4, abs=0.04)
 
 
 def test_more_runs_make_surer() -> None:
@@ -76,10 +76,10 @@ def test_more_runs_make_surer() -> None:
 
 def test_rivals_are_those_that_cost_no_more_and_may_be_better() -> None:
     costs = [[1.0], [2.0], [2.0], [3.0]]
-    found = membership(costs, [[3.01], [3.0], [9.0], [1.0]], [1] * 4, noise(0.05))
-    assert list(found.rivals(1, 0.1)) == [0]
-    assert list(found.rivals(0, 0.1)) == []
-    assert list(found.rivals(2, 0.1)) == [0, 1]
+    result = membership(costs, [[3.01], [3.0], [9.0], [1.0]], [1] * 4, noise(0.05))
+    assert list(result.rivals(1, 0.1)) == [0]
+    assert list(result.rivals(0, 0.1)) == []
+    assert list(result.rivals(2, 0.1)) == [0, 1]
 
 
 def test_same_seed_same_probability() -> None:

@@ -30,7 +30,7 @@ def tables(draw: st.DrawFn, columns: int = 2) -> Array:
     """(columns, n) with many ties, no column constant."""
     count = draw(st.integers(3, 12))
     value = st.integers(-2, 2).map(float) | st.floats(-1e3, 1e3)
-    column = st.lists(value, min_size=count, max_size=count).filter(lambda found: len(set(found)) > 1)
+    column = st.lists(value, min_size=count, max_size=count).filter(lambda result: len(set(result)) > 1)
     return np.array([draw(column) for _ in range(columns)])
 
 
@@ -51,11 +51,11 @@ def test_tau_b_counts_pairs(table: Array) -> None:
 
 @given(tables())
 def test_rho_is_pearson_of_the_ranks(table: Array) -> None:
-    found = []
+    result = []
     for column in table.tolist():
         order = sorted(column)
-        found.append([1 + order.index(item) + (order.count(item) - 1) / 2 for item in column])
-    assert spearman(*table) == pytest.approx(np.corrcoef(found)[0, 1])
+        result.append([1 + order.index(item) + (order.count(item) - 1) / 2 for item in column])
+    assert spearman(*table) == pytest.approx(np.corrcoef(result)[0, 1])
 
 
 @given(tables(columns=3))
@@ -99,7 +99,7 @@ def test_many_rows_at_once_are_the_rows_one_by_one() -> None:
 
 
 def test_intervals_cover_the_truth() -> None:
-    """Of a bivariate normal rho_s = 6/pi asin(rho/2) (Pearson 1907), tau = 2/pi asin(rho)."""
+    """For a bivariate normal rho_s = 6/pi asin(rho/2) (Pearson 1907), tau = 2/pi asin(rho)."""
     rho, rng, rounds = 0.8, np.random.default_rng(3), 200
     truths = {spearman: 6 / math.pi * math.asin(rho / 2), kendall: 2 / math.pi * math.asin(rho)}
     for statistic, truth in truths.items():
@@ -107,8 +107,8 @@ def test_intervals_cover_the_truth() -> None:
         for turn in range(rounds):
             x = rng.normal(size=30)
             y = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=30)
-            found = bootstrap(statistic, x, y, seed=turn, draws=200)
-            inside += found.low <= truth <= found.high
+            result = bootstrap(statistic, x, y, seed=turn, draws=200)
+            inside += result.low <= truth <= result.high
         assert 0.8 <= inside / rounds <= 0.97, statistic.__name__
     assert LEVEL == 0.9
 

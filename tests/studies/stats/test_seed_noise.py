@@ -68,17 +68,19 @@ def test_one_run_each_tells_nothing() -> None:
 def test_coverage_is_leaving_one_out(runs: list[list[float]], skip: int) -> None:
     """The shortcut for sums of squares against doing it run by run."""
     margins = []
-    for place, own in enumerate(runs):
+    for position, own in enumerate(runs):
         for index in range(skip, len(own)):
             rest = own[:index] + own[index + 1 :]
-            others = [np.array(row)[:, None] for row in [*runs[:place], rest, *runs[place + 1 :]] if row]
+            others = [
+                np.array(row)[:, None] for row in [*runs[:position], rest, *runs[position + 1 :]] if row
+            ]
             noise = pool(others)
             if rest and noise is not None:
                 margins.append(noise.fresh(len(rest))[0] - abs(own[index] - np.mean(rest)))
-    found = coverage(runs, skip=skip)
-    assert found.held_out == len(margins)
+    result = coverage(runs, skip=skip)
+    assert result.held_out == len(margins)
     if all(abs(margin) > 1e-6 for margin in margins):  # on the edge rounding decides
-        assert found.covered == sum(margin > 0 for margin in margins)
+        assert result.covered == sum(margin > 0 for margin in margins)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
@@ -90,14 +92,14 @@ def test_intervals_hold_their_level(counts: list[int], level: float) -> None:
     covered = held_out = 0
     for _ in range(tables):
         runs = [random.normal(size=count) * 0.02 + random.normal() for count in counts]
-        found = coverage(runs, level=level)
-        covered, held_out = covered + found.covered, held_out + found.held_out
+        result = coverage(runs, level=level)
+        covered, held_out = covered + result.covered, held_out + result.held_out
     # runs of one table hang together a little: allow for five standard errors of as many tables
     assert covered / held_out == pytest.approx(level, abs=5 * math.sqrt(level * (1 - level) / tables))
 
 
 def test_intervals_of_a_table_of_sixty() -> None:
-    """What the project promises of real repeats, on ones whose noise is known: 85 to 95 % of fresh seeds."""
+    """Intervals hold 85 to 95 % of fresh seeds, as promised for real replicates, where the noise is known."""
     shares = []
     for seed in range(200):
         random = np.random.default_rng(seed)
@@ -112,6 +114,6 @@ def test_wrong_noise_is_seen() -> None:
     random = np.random.default_rng(1)
     calm = [random.normal(size=4) * 0.1 for _ in range(90)]
     noisy = [random.normal(size=4) for _ in range(10)]
-    found = coverage([*calm, *noisy])
-    assert found.held_out == 400
-    assert 360 < found.covered < 390  # every calm one, and few of the 40
+    result = coverage([*calm, *noisy])
+    assert result.held_out == 400
+    assert 360 < result.covered < 390  # every calm one, and few of the 40

@@ -112,10 +112,10 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize(("url", "told"), SECRETS)
-def test_secrets_are_hidden(url: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("url", "expected"), SECRETS)
+def test_secrets_are_hidden(url: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "_seen", set())
-    assert shown(url).replace("%2F", "/") == told
+    assert shown(url).replace("%2F", "/") == expected
     assert redacted(f'password authentication failed: "{url}"').count("hush") == 0
     parsed = make_url(url)
     for secret in filter(None, [parsed.password, parsed.query.get("password"), parsed.query.get("passwd")]):

@@ -43,7 +43,7 @@ def append(journal: JournalFile, name: object) -> None:
 
 
 def in_order(logs: list[dict[str, Any]], names: range) -> bool:
-    """Whether every writer's entries are there once, in their order."""
+    """Return whether every writer's entries are there once, in their order."""
     return all([log["index"] for log in logs if log["name"] == name] == [*range(RECORDS)] for name in names)
 
 

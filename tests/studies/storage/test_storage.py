@@ -55,9 +55,9 @@ def test_parallel_writers_one_killed(tmp_path: Path) -> None:
         time.sleep(0.02)
     assert [writer.returncode for writer in others] == [0, 0]
     done = [trial for trial in study.trials if trial.state.is_finished()]
-    told = {tuple(trial.user_attrs["who"]) for trial in done}
-    assert {(name, index) for name in "ab" for index in range(40)} <= told
-    assert {("victim", index) for index in confirmed} <= told
+    stored = {tuple(trial.user_attrs["who"]) for trial in done}
+    assert {(name, index) for name in "ab" for index in range(40)} <= stored
+    assert {("victim", index) for index in confirmed} <= stored
     assert len(study.trials) - len(done) <= 1
 
 

@@ -143,7 +143,7 @@ def test_a_copied_folder_on_a_shared_database_says_whose_study_it_is(
         Study.create_or_resume("copy", space, study_settings(tokens), runs)
     assert "resume it in the other folder" in str(caught.value)
     assert not Study.open("one", runs).remark
-    study.folder.rename(runs / "renamed")  # which of the two is the copy can't be told any more
+    study.folder.rename(runs / "renamed")  # the copy can't be distinguished any more
     for name in ("renamed", "copy"):
         with pytest.raises(UserError, match="is a copy of"):
             Study.create_or_resume(name, space, study_settings(tokens), runs)

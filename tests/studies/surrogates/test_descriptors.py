@@ -28,9 +28,9 @@ def test_the_summary_comes_first() -> None:
     data = {"backbone": BACKBONE, "layout": "FFGG", "projections": [HDPL], "loop": {"count": 2}}
     architecture = Architecture.from_dict(data)
     shares = [{"F": 0.5, "G": 0.5}.get(letter, 0.0) for letter in MIXERS]
-    found = features(architecture)
-    assert found[: len(MIXERS)] == tuple(shares)
-    assert found[len(MIXERS) : SUMMARY] == pytest.approx(
+    result = features(architecture)
+    assert result[: len(MIXERS)] == tuple(shares)
+    assert result[len(MIXERS) : SUMMARY] == pytest.approx(
         (np.log(2), 2 / 7, np.log(params_nonembedding(architecture)))
     )
 

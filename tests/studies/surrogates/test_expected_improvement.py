@@ -52,11 +52,11 @@ def test_expected_improvements_by_many_draws(seed: int) -> None:
     scaled = (costs - costs.min(axis=0)) / np.ptp(costs, axis=0)
     low, span = mean.min(), np.ptp(mean)
     front = np.column_stack([(finished - low) / span, scaled[:6]])
-    for place, row in enumerate((6, 7, 8)):
+    for index, row in enumerate((6, 7, 8)):
         draws = (rng.normal(mean[row], 0.05, 4000) - low) / span
         volumes = _exclusive_at(draws, scaled[row], front)
         error = np.std(volumes) / np.sqrt(len(volumes))
-        assert improvements[place] == pytest.approx(np.mean(volumes), abs=5 * error + 2e-3)
+        assert improvements[index] == pytest.approx(np.mean(volumes), abs=5 * error + 2e-3)
 
 
 def test_what_can_not_stand_on_the_front_covers_nothing_of_it() -> None:

@@ -54,9 +54,9 @@ def test_values_that_do_not_apply_add_no_distance() -> None:
     inputs = np.array([[0.0, np.nan], [1.0, 2.0], [2.0, np.nan], [3.0, 4.0]])
     filled = np.where(np.isnan(inputs), 3.0, inputs)  # the mean of the others
     results = np.array([0.0, 1.0, 2.0, 3.0])
-    told = regress(inputs, results, np.zeros(4), inputs[:2], summary=1)
-    np.testing.assert_allclose(told, regress(filled, results, np.zeros(4), filled[:2], summary=1))
+    predicted = regress(inputs, results, np.zeros(4), inputs[:2], summary=1)
+    np.testing.assert_allclose(predicted, regress(filled, results, np.zeros(4), filled[:2], summary=1))
 
 
-def _error(told: Floats, true: Floats) -> float:
-    return float(np.sqrt(np.mean((told - true) ** 2)))
+def _error(predicted: Floats, true: Floats) -> float:
+    return float(np.sqrt(np.mean((predicted - true) ** 2)))

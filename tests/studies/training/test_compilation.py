@@ -38,7 +38,7 @@ def test_when_it_pays(compile: str, device: torch.device, tokens: int, does: boo
 
 
 def test_trials_share_code_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored afterwards
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setenv("NAS_HOME", str(tmp_path))
     compiled_blocks.cache_clear()

@@ -34,8 +34,8 @@ def test_training_learns_as_much(layout: str, tokens: TokenData) -> None:
     losses = []
     for name in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        found = train(HybridLM(model), tokens, replace(SETTINGS, cpu_precision=name), seed=0, device=CPU)
-        losses.append(found.val_loss)
+        result = train(HybridLM(model), tokens, replace(SETTINGS, cpu_precision=name), seed=0, device=CPU)
+        losses.append(result.val_loss)
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
     assert losses[1] < 6.15  # from 6.24, that is ln 512

@@ -66,9 +66,9 @@ def test_steps_that_wait_for_the_device_continue_uncaptured(monkeypatch: pytest.
     wanted, _ = trained("FF", noisy, captured=False)
     monkeypatch.setattr(module.TrainStep, "_accumulate", waits)
     with pytest.warns(UserWarning, match="kernel by kernel"):
-        found, train_step = trained("FF", noisy, captured=True)
+        result, train_step = trained("FF", noisy, captured=True)
     assert train_step.captured is None
-    assert found == pytest.approx(wanted, rel=2e-3)
+    assert result == pytest.approx(wanted, rel=2e-3)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def peaks_can_be_reset() -> bool:
-    """Whether this system has such a thing, and lets a process do it."""
+    """Return whether this system counts peaks, and lets a process reset them."""
 
     def peak() -> str:
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -55,8 +55,8 @@ def test_memory_is_not_of_the_process_that_started_this_one() -> None:
         "import torch; from studies.training.devices import peak_memory\n"
         "print(peak_memory(torch.device('cpu')))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(told) < ballast.nbytes < peak_memory(CPU)
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(text) < ballast.nbytes < peak_memory(CPU)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_more_threads_than_cores(
     workers: int, threads: int, device: str, warns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "cores", lambda: 2)
-    found = crowding(workers, threads, torch.device(device))
-    assert [f"{workers} workers of {threads} threads each on 2 cores" in line for line in found] == [
+    result = crowding(workers, threads, torch.device(device))
+    assert [f"{workers} workers of {threads} threads each on 2 cores" in line for line in result] == [
         True
     ] * warns
 
@@ -83,8 +83,8 @@ def test_more_threads_than_cores(
 def test_cores_are_those_this_process_may_use() -> None:
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     code = one + "from studies.training.devices import cores; print(cores())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(told) == 1
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(text) == 1
 
 
 @pytest.mark.parametrize(

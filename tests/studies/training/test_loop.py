@@ -96,7 +96,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tokens: TokenData, tmp_path
         with pytest.raises(Stopped):
             run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
         assert len(rungs) == stops
-        with curve.open("a") as file:  # a worker that went on and was killed
+        with curve.open("a") as file:  # a worker that continued and was killed
             file.write('{"step": 15, "tokens": 7680, "loss": 1.0}\n{"step": 16, "lo')
     result = run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
     assert exact(result) == exact(whole)
@@ -227,7 +227,7 @@ def test_roles_have_their_own_rates(tokens: TokenData, rule: str) -> None:
 
 
 def _inputs(model: HybridLM, name: str) -> tuple[int, int]:
-    """Of the map that a parameter stands in, and of the parameter itself."""
+    """Inputs of the map that a parameter stands in, and of the parameter itself."""
     owner, _, own = name.rpartition(".")
     if own == "blocks":
         blocks, _, columns = model.get_parameter(name).shape
@@ -333,7 +333,7 @@ def test_long_curves_stay_short(steps: int) -> None:
 def test_bits_a_byte_counted_by_hand(tokens: TokenData) -> None:
     torch.manual_seed(0)
     model = HybridLM(architecture())
-    found = evaluate(model, tokens, seq_len=32, max_tokens=1000, batch_tokens=96, device=CPU)
+    result = evaluate(model, tokens, seq_len=32, max_tokens=1000, batch_tokens=96, device=CPU)
     model.eval()
     ids = torch.from_numpy(np.asarray(tokens.tokens("val")[: 31 * 32 + 1], dtype=np.int64))
     nats = 0.0
@@ -344,10 +344,10 @@ def test_bits_a_byte_counted_by_hand(tokens: TokenData) -> None:
     tokenizer = TextTokenizer.open(tokens.tokenizer_dir)
     targets = [int(token) for token in ids[1:] if token != tokens.eos_id]
     size = len(tokenizer.decode(targets).encode())
-    assert found.tokens == 31 * 32
-    assert found.bytes == size
-    assert found.val_loss == pytest.approx(nats / (31 * 32), rel=1e-6)
-    assert found.val_bpb == pytest.approx(nats / math.log(2) / size, rel=1e-6)
+    assert result.tokens == 31 * 32
+    assert result.bytes == size
+    assert result.val_loss == pytest.approx(nats / (31 * 32), rel=1e-6)
+    assert result.val_bpb == pytest.approx(nats / math.log(2) / size, rel=1e-6)
 
 
 @pytest.mark.parametrize("captured", [True, False])
@@ -370,12 +370,12 @@ def test_an_evaluation_without_room_has_that_of_a_captured_step(
     forward = HybridLM.forward
     monkeypatch.setattr(HybridLM, "forward", crowded)
     monkeypatch.setattr(TrainStep, "drop_capture", drop_capture)
-    found = run(tokens)
+    result = run(tokens)
     assert calls == ["evaluation", "drop_capture"]
     if captured:
-        assert exact(found) == exact(wanted)
+        assert exact(result) == exact(wanted)
     else:  # in smaller batches from there on
-        assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+        assert result.losses == pytest.approx(wanted.losses, rel=1e-5)
 
 
 @pytest.mark.parametrize(("room", "batches"), [(3, [8, 4, 2, 2]), (0, [8, 4, 2, 1])])

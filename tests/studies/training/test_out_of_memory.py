@@ -44,11 +44,11 @@ def at_most(sequences: int) -> Callable[[nn.Module, Any, Any], None]:
 
 
 def steps(run: TrainStep, count: int = 3) -> list[tuple[float, float, float]]:
-    found = []
+    result = []
     for number in range(1, count + 1):
         run.step(number, INPUTS, TARGETS)
-        found.append((run.loss.item(), run.auxiliary.item(), run.norm.item()))
-    return found
+        result.append((run.loss.item(), run.auxiliary.item(), run.norm.item()))
+    return result
 
 
 @pytest.mark.parametrize(("room", "piece"), [(7, 4), (3, 2), (1, 1)])
@@ -58,8 +58,8 @@ def test_pieces_train_as_the_whole(room: int, piece: int, mixers: str) -> None:
     whole, pieces = train_step(architecture(mixers, mixers=SPARSE)), None
     wanted = steps(whole)
     pieces = train_step(architecture(mixers, mixers=SPARSE), at_most(room))
-    for found, expected in zip(steps(pieces), wanted, strict=True):
-        assert found == pytest.approx(expected, rel=2e-4)
+    for result, expected in zip(steps(pieces), wanted, strict=True):
+        assert result == pytest.approx(expected, rel=2e-4)
     assert pieces.micro_batch == piece
     if "S" in mixers:
         assert wanted[0][1] > 0

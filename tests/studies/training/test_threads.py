@@ -37,7 +37,7 @@ def test_workers_of_a_wide_model_share_the_cores(workers: int, want: int) -> Non
 def test_the_environment_comes_before_the_rule(
     value: str, want: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What OpenMP itself would refuse is not taken."""
+    """Values that OpenMP itself would refuse are ignored."""
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert choose_threads(None, BACKBONE, 4) == want
 

@@ -1,4 +1,4 @@
-"""Budgets in seconds: counted out in steps, once for each architecture, whoever trains it again."""
+"""Budgets in seconds: counted out in steps, once for each architecture, also when it is trained again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def architecture() -> Architecture:
 
 @pytest.fixture
 def a_pass_a_second(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """As if every pass of a stack took half a second a step; the hashes of what was timed."""
+    """Every pass of a stack seems to take half a second per step; gives the hashes of what was timed."""
     asked: list[str] = []
 
     def seconds(settings: object, at_least: float, architecture: Architecture, *rest: object) -> float:
@@ -54,7 +54,7 @@ def a_pass_a_second(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_steps_of_the_model_thrown_away_are_no_training(
     tokens: TokenData, architecture: Architecture
 ) -> None:
-    """Whoever watches sees all of it as one phase, and what comes after as it is."""
+    """A watcher sees all of it as one phase, and the phases after it as they are."""
     with watching(CPU) as stretches:
         pace.by_time(SETTINGS, 60.0, architecture, tokens, CPU)
         TrainStep(HybridLM(architecture), SETTINGS, CPU)
@@ -66,7 +66,7 @@ def test_steps_of_the_model_thrown_away_are_no_training(
 def test_a_step_is_timed_behind_the_first_ones(
     tokens: TokenData, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that goes on a quarter of a second with each step, and a minute with each of the first."""
+    """With a clock that advances by a quarter of a second per step, and by a minute in each of the first."""
     clock, steps = 0.0, count(1)
     plainly: Callable[..., None] = TrainStep.step
 
@@ -85,9 +85,9 @@ def test_a_step_is_timed_behind_the_first_ones(
 def test_as_many_steps_as_fit(
     tokens: TokenData, architecture: Architecture, a_pass_a_second: list[str], seconds: float, steps: int
 ) -> None:
-    found = pace.by_time(SETTINGS, seconds, architecture, tokens, CPU)
-    assert found.steps == steps
-    assert found.tokens == 512 * steps
+    result = pace.by_time(SETTINGS, seconds, architecture, tokens, CPU)
+    assert result.steps == steps
+    assert result.tokens == 512 * steps
 
 
 def test_too_little_time_is_said(
@@ -118,9 +118,9 @@ def test_a_study_by_time(make_study: MakeStudy, a_pass_a_second: list[str]) -> N
     for member in audit.members:
         (result,) = audit.results()[member.hash]
         assert result["tokens"] == 2 * 512 * (study.record(member.number).steps or 0)
-    found = report(audit)
-    assert row_of(found, "loss at 50% of it").count == 4
-    assert json.loads(json.dumps(found.to_dict()))["proxy_seconds"] == 6
+    data = report(audit)
+    assert row_of(data, "loss at 50% of it").count == 4
+    assert json.loads(json.dumps(data.to_dict()))["proxy_seconds"] == 6
 
 
 def test_steps_are_kept_when_a_trial_is_put_back(

@@ -1,4 +1,4 @@
-"""What workers that die leave behind: checkpoints, deaths that are counted and forgiven, open decisions."""
+"""Leftovers of dead workers: checkpoints, deaths that are counted and forgiven, open decisions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES = [4.0, 1.0, 1.0]
 
 
 def die(lease: Lease) -> None:
-    """As a worker that is killed: the system closes its files, and they stay."""
+    """End a lease as the system does when its worker is killed: files stay."""
     lease._lock.release()
 
 
@@ -133,11 +133,11 @@ def test_deaths_are_forgiven_at_a_new_rung_alone(make_study: MakeStudy) -> None:
 def descend(tokens: TokenData, space: Any, checkpoint: Path, **options: Any) -> list[float]:
     torch.manual_seed(0)
     model = HybridLM(Architecture(space.backbone))
-    found = train(
+    result = train(
         model, tokens, train_settings(space, 0), seed=0, device=torch.device("cpu"), checkpoint=checkpoint,
         **options,
     )  # fmt: skip
-    return list(found.losses)
+    return list(result.losses)
 
 
 @pytest.mark.parametrize("continues", [False, True])

@@ -255,7 +255,7 @@ def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "places"),
+    ("device", "gpus", "devices"),
     [
         ("cuda:0", 2, ["cuda:0"] * 4),  # several workers on one device
         ("auto", 2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
@@ -264,7 +264,7 @@ def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
     ],
 )
 def test_workers_on_devices(
-    device: str, gpus: int, places: list[str], monkeypatch: pytest.MonkeyPatch
+    device: str, gpus: int, devices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert [worker_device(device, index) for index in range(4)] == places
+    assert [worker_device(device, index) for index in range(4)] == devices

@@ -88,8 +88,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def greedy(model: Any, prompt: torch.Tensor) -> torch.Tensor:
     mask = torch.ones_like(prompt)
     settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    found: torch.Tensor = model.generate(prompt, attention_mask=mask, use_cache=True, **settings)
-    return found
+    result: torch.Tensor = model.generate(prompt, attention_mask=mask, use_cache=True, **settings)
+    return result
 
 
 @pytest.mark.parametrize("case", CASES)

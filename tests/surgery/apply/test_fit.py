@@ -71,16 +71,16 @@ def test_no_step_makes_it_worse(calibrated: bool, monkeypatch: pytest.MonkeyPatc
     weight, x = torch.randn(48, 32), correlated(500, 32)
     moments = x.T @ x / len(x)
     damped = moments + fit.DAMPING * moments.diagonal().mean() * torch.eye(32)
-    found = []
+    result = []
     monkeypatch.setattr(fit, "TOLERANCE", -1.0)
     for steps in range(1, 25):
         monkeypatch.setattr(fit, "MAX_STEPS", steps)
         fitted = fit_hdpl(weight, moments if calibrated else None, OPTIONS)
         assert fitted.steps == steps
         of_weight, of_output = errors(weight, fitted.weight, damped)
-        found.append(of_output if calibrated else of_weight)
-    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(found)), found
-    assert found[-1] < found[0]
+        result.append(of_output if calibrated else of_weight)
+    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(result)), result
+    assert result[-1] < result[0]
 
 
 def test_a_map_of_its_own_form_is_found_again() -> None:

@@ -24,13 +24,13 @@ Change = Callable[[Path], object]
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """Two-layer Llamas with and without a tied head."""
-    found = {}
+    result = {}
     for tied in (False, True):
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp("original") / "model"
         random_model("llama", num_hidden_layers=2, tie_word_embeddings=tied).save_pretrained(folder)
-        found[tied] = folder
-    return found
+        result[tied] = folder
+    return result
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def explicit_index(folder: Path) -> None:
 
 
 def linked(folder: Path) -> None:
-    """As in the Hub's cache: files of a snapshot are links into blobs."""
+    """Turn files into links into blobs, as in the Hub's cache."""
     blobs = folder.parent / "blobs"
     blobs.mkdir()
     for number, path in enumerate(sorted(folder.iterdir())):

@@ -32,12 +32,12 @@ def actions(drawn: Plan) -> dict[str, str]:
 def test_every_tensor_has_an_action(source: SourceModel, tmp_path: Path) -> None:
     rules = [{**HDPL, "layers": "1-2"}, {**HDPL, "match": ["q"], "kl": "mean"}, DENSE]
     drawn = plan(source, {"projections": rules}, out=tmp_path / "deep" / "out")
-    found = actions(drawn)
-    assert found["layers.0.ffn.gate.weight"] == "kept"
-    assert found["layers.1.ffn.gate.blocks"] == found["layers.1.ffn.gate.logvar.bias"] == "fitted"
-    assert found["layers.3.mixer.q.decoder.weight"] == "fitted"
-    assert found["layers.3.mixer.q.bias"] == "kept"  # the dense bias stays, the weight is replaced
-    assert found["head.weight"] == found["embed.weight"] == "kept"
+    result = actions(drawn)
+    assert result["layers.0.ffn.gate.weight"] == "kept"
+    assert result["layers.1.ffn.gate.blocks"] == result["layers.1.ffn.gate.logvar.bias"] == "fitted"
+    assert result["layers.3.mixer.q.decoder.weight"] == "fitted"
+    assert result["layers.3.mixer.q.bias"] == "kept"  # the dense bias stays, the weight is replaced
+    assert result["head.weight"] == result["embed.weight"] == "kept"
     assert [rule.matches for rule in drawn.rules] == [4, 4, 20]
     assert drawn.layers[1].operators["gate"] == "hdpl b4 r8"
     assert drawn.layers[1].params_before > drawn.layers[1].params_after
@@ -68,8 +68,8 @@ def test_a_backbone_that_differs_is_told_field_by_field(source: SourceModel, tmp
     path.write_text("backbone:\n  dim: 64\n  rope_theta: 5.0\n  num_layers: 4\n  vocab_size: 61\n")
     with pytest.raises(UserError) as caught:
         plan(source, path)
-    found = {problem.field: problem.line for problem in caught.value.problems}
-    assert found == {"backbone.dim": 2, "backbone.rope_theta": 3}
+    result = {problem.field: problem.line for problem in caught.value.problems}
+    assert result == {"backbone.dim": 2, "backbone.rope_theta": 3}
 
 
 def test_errors_in_the_file_come_all_at_once(source: SourceModel, tmp_path: Path) -> None:

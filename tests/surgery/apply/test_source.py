@@ -1,4 +1,4 @@
-"""What can't be carried is refused by name, everything at once, before anything is written."""
+"""Models that can't be converted are refused, all reasons at once, before anything is written."""
 
 from __future__ import annotations
 
@@ -104,15 +104,15 @@ def test_every_missing_and_unexpected_tensor_is_listed(checkpoint: Make) -> None
 
     with pytest.raises(UserError) as caught:
         read_source(edit_weights(checkpoint("llama"), change))
-    found = {problem.field: problem.rule for problem in caught.value.problems}
-    assert found.keys() == {
+    result = {problem.field: problem.rule for problem in caught.value.problems}
+    assert result.keys() == {
         "model.layers.[0-1,3].mlp.up_proj.weight",
         "model.norm.weight",
         "model.layers.2.self_attn.q_proj.bias",
         "model.layers.0.mlp.gate_proj.weight",
     }
-    assert "missing" in found["model.norm.weight"]
-    assert "unexpected" in found["model.layers.2.self_attn.q_proj.bias"]
+    assert "missing" in result["model.norm.weight"]
+    assert "unexpected" in result["model.layers.2.self_attn.q_proj.bias"]
 
 
 def test_problems_of_config_and_weights_come_together(checkpoint: Make) -> None:

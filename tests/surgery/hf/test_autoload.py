@@ -107,12 +107,12 @@ print(type(model).__module__.split(".")[0], float(model(ids).logits.sum()))
 def test_the_exported_source_needs_nothing_that_is_not_there() -> None:
     import ast
 
-    found = sources()
-    assert {"configuration_nas", "modeling_nas", "surgery_model"} <= found.keys()
-    for name, text in found.items():
+    result = sources()
+    assert {"configuration_nas", "modeling_nas", "surgery_model"} <= result.keys()
+    for name, text in result.items():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.level:
-                assert node.module in found, f"{name} imports {node.module}"
+                assert node.module in result, f"{name} imports {node.module}"
             elif isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] not in ("surgery", "jaxtyping"), name
             elif isinstance(node, ast.Import):

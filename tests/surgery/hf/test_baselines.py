@@ -62,8 +62,8 @@ def test_baselines_train_and_come_back(tmp_path: Path) -> None:
         with torch.no_grad():
             expected[name] = float(model.head(model(ids)).square().sum())
         save(model, tmp_path / "models" / name)
-    found = json.loads(fresh(f"FOLDER = {str(tmp_path / 'models')!r}{RELOAD}", cwd=tmp_path))
-    assert found.keys() == expected.keys()
-    for name, (same, total) in found.items():
+    data = json.loads(fresh(f"FOLDER = {str(tmp_path / 'models')!r}{RELOAD}", cwd=tmp_path))
+    assert data.keys() == expected.keys()
+    for name, (same, total) in data.items():
         assert same, f"{name}: another text with the cache"
         assert total == pytest.approx(expected[name], rel=1e-4), name

@@ -61,5 +61,5 @@ options = dict(max_new_tokens={settings(torch.tensor(PROMPTS))["max_new_tokens"]
     eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(prompts))
 print(json.dumps([model.generate(prompts, use_cache=cache, **options).tolist() for cache in (True, False)]))
 """
-    told = fresh(code, isolated=True, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
-    assert json.loads(told) == [expected["ids"], expected["ids"]]
+    text = fresh(code, isolated=True, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert json.loads(text) == [expected["ids"], expected["ids"]]

@@ -152,9 +152,9 @@ def test_folders_made_for_a_model_stay_where_others_use_them(tmp_path: Path) -> 
 
 def test_a_full_disk_leaves_nothing(full_disk: Path) -> None:
     model = build(architecture("F", vocab_size=5000))
-    for place in (full_disk / "model", full_disk / "deep" / "model"):
+    for target in (full_disk / "model", full_disk / "deep" / "model"):
         with pytest.raises(UserError, match="disk is full"):
-            save(model, place)
+            save(model, target)
         assert list(full_disk.iterdir()) == []
     save(build(architecture("F", num_layers=1)), full_disk / "model")  # a small one fits
 

@@ -112,7 +112,7 @@ def test_a_cache_of_the_user_is_extended(model: NasForCausalLM) -> None:
     assert cache.get_seq_length() == 4
     rest = model(ids[:, 4:], past_key_values=cache).logits
     torch.testing.assert_close(rest, model(ids).logits[:, 4:], atol=1e-5, rtol=1e-5)
-    # generate goes on from it: the prompt is given whole, only its new part is computed
+    # generate continues from it: the prompt is given whole, only its new part is computed
     start = DecodeCache()
     model(ids[:, :4], past_key_values=start)
     mask = torch.ones_like(ids)
@@ -172,16 +172,16 @@ def test_hidden_states_are_the_inputs_of_the_layers_and_the_output(model: NasFor
     for block in model.model.layers:
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
-    found = model(ids, output_hidden_states=True)
-    assert len(found.hidden_states) == 2 * model.model.architecture.loop_count + 1
-    torch.testing.assert_close(found.hidden_states[:-1], tuple(seen), atol=0, rtol=0)
-    assert torch.equal(model.model.head(found.hidden_states[-1]), found.logits)
+    result = model(ids, output_hidden_states=True)
+    assert len(result.hidden_states) == 2 * model.model.architecture.loop_count + 1
+    torch.testing.assert_close(result.hidden_states[:-1], tuple(seen), atol=0, rtol=0)
+    assert torch.equal(model.model.head(result.hidden_states[-1]), result.logits)
     padded = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
     alone = model(ids[1:, :6], output_hidden_states=True).hidden_states
     for left, right in zip(padded, alone, strict=True):  # in the columns of the caller
         torch.testing.assert_close(left[1:, :6], right, atol=1e-5, rtol=1e-5)
     model.config.output_hidden_states = True
-    assert torch.equal(model(ids).hidden_states[1], found.hidden_states[1])
+    assert torch.equal(model(ids).hidden_states[1], result.hidden_states[1])
     assert model(ids, output_hidden_states=False).hidden_states is None
 
 
@@ -228,11 +228,11 @@ def test_unknown_fields_of_the_config_are_refused_by_name(field: str) -> None:
 
 def test_sampling_several_sequences(model: NasForCausalLM) -> None:
     ids = tokens(1)
-    found = model.generate(
+    result = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=True, num_return_sequences=3, max_new_tokens=5,
         eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
-    assert found.shape == (3, 14)
+    assert result.shape == (3, 14)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -87,8 +87,8 @@ def test_soft_prompts_are_embeddings_and_prefixes_are_refused() -> None:
     with torch.no_grad():
         prompt = soft.get_prompt(batch_size=2)
         expected = inner(inputs_embeds=torch.cat([prompt, inner.model.embed(TOKENS)], 1)).logits
-        found = soft(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
-    torch.testing.assert_close(found, expected)
+        result = soft(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits
+    torch.testing.assert_close(result, expected)
     prefix = peft.get_peft_model(
         wrapped("FF"), peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     )

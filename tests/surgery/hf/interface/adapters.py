@@ -16,8 +16,8 @@ ALL = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 def logits_of(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=TOKENS).logits
-    return found
+        result: torch.Tensor = model(input_ids=TOKENS).logits
+    return result
 
 
 def adapted(case: Case, **options: Any) -> Any:
@@ -62,15 +62,15 @@ def merged(case: Case) -> None:
 
 def checkpointed(case: Case) -> None:
     model = adapted(case, init_lora_weights=False).train()
-    found = []
+    result = []
     for on in (False, True):
         if on:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
         torch.manual_seed(2)
         model(input_ids=TOKENS, labels=TOKENS).loss.backward()
-        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
-    close(found[1], found[0])
+        result.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    close(result[1], result[0])
 
 
 def prompted(case: Case) -> None:

@@ -69,8 +69,8 @@ class Case:
         close(plain(run(self.ours)), expected, **tolerance)
 
 
-def close(found: Any, expected: Any, **tolerance: float) -> None:
-    torch.testing.assert_close(found, expected, **({"atol": 1e-4, "rtol": 1e-4} | tolerance), equal_nan=True)
+def close(result: Any, expected: Any, **tolerance: float) -> None:
+    torch.testing.assert_close(result, expected, **({"atol": 1e-4, "rtol": 1e-4} | tolerance), equal_nan=True)
 
 
 def plain(value: Any) -> Any:
@@ -99,16 +99,16 @@ def _built(column: str) -> Case:
             source = read_source(Path(folder))
             drawn = plan(source, {})
             inner, _ = execute(source, drawn)
-        found = Case(column, _wrapped(inner), theirs)
+        result = Case(column, _wrapped(inner), theirs)
     else:
         options = {"mixers": None, "projections": None, **BACKBONE, **BUILT[column]}
-        found = Case(column, _wrapped(build(architecture(options.pop("layout"), **options))))
-    for model in found.both:
+        result = Case(column, _wrapped(build(architecture(options.pop("layout"), **options))))
+    for model in result.both:
         for name, value in SPECIAL.items():
             setattr(model.generation_config, name, value)
             setattr(model.config, name, value)
     assert SIZES["vocab_size"] == BACKBONE["vocab_size"]
-    return found
+    return result
 
 
 def _wrapped(inner: Any) -> NasForCausalLM:

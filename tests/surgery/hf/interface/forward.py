@@ -26,8 +26,8 @@ def call(model: Any, **arguments: Any) -> Any:
 
 
 def logits_of(model: Any, **arguments: Any) -> Tensor:
-    found: Tensor = call(model, **arguments).logits
-    return found
+    result: Tensor = call(model, **arguments).logits
+    return result
 
 
 def given(**arguments: Any) -> Any:
@@ -63,7 +63,7 @@ def padded(mask: Tensor) -> Any:
 
 
 def position_ids(case: Case) -> None:
-    """Where the rotary angles start does not matter to scores, but their distance does."""
+    """The start of the rotary angles does not matter to scores, but their distance does."""
     where = torch.arange(LENGTH)[None] + 5
     case.same(lambda model: logits_of(model, position_ids=where))
     apart = torch.arange(LENGTH)[None] * 2
@@ -177,12 +177,12 @@ def return_dict(case: Case) -> None:
 
 
 def hidden_states(case: Case) -> None:
-    found = call(case.ours, output_hidden_states=True).hidden_states
+    result = call(case.ours, output_hidden_states=True).hidden_states
     passes = case.ours.model.architecture.loop_count
-    assert len(found) == 1 + passes * case.ours.config.num_hidden_layers
+    assert len(result) == 1 + passes * case.ours.config.num_hidden_layers
     case.same(lambda model: call(model, output_hidden_states=True).hidden_states)
-    close(found[0], case.ours.get_input_embeddings()(TOKENS))
-    close(case.ours.get_output_embeddings()(found[-1]), logits_of(case.ours))
+    close(result[0], case.ours.get_input_embeddings()(TOKENS))
+    close(case.ours.get_output_embeddings()(result[-1]), logits_of(case.ours))
 
 
 def idle(**arguments: Any) -> Any:

@@ -48,7 +48,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def text(model: Any, **settings: Any) -> Any:
-    """What `generate` gives, from one seed."""
+    """The result of `generate`, from one seed."""
     settings = {"inputs": TOKENS, "max_new_tokens": NEW, "do_sample": False, **settings}
     if isinstance(settings["inputs"], Tensor):
         settings.setdefault("attention_mask", torch.ones_like(settings["inputs"]))
@@ -58,7 +58,7 @@ def text(model: Any, **settings: Any) -> Any:
 
 
 def generated(**settings: Any) -> Any:
-    """As Llama generates by these settings; in other columns, as without a cache."""
+    """The tokens are Llama's with these settings; in other columns, those without a cache."""
 
     def check(case: Case) -> None:
         if case.theirs is not None:
@@ -69,8 +69,8 @@ def generated(**settings: Any) -> Any:
     return check
 
 
-def _plain(found: Any) -> Any:
-    return found if isinstance(found, Tensor) else found.sequences
+def _plain(result: Any) -> Any:
+    return result if isinstance(result, Tensor) else result.sequences
 
 
 def only(**settings: Any) -> Any:
@@ -121,7 +121,7 @@ def positions(case: Case) -> None:
 
 
 def conversation(case: Case) -> None:
-    """The second turn goes on from the cache of the first."""
+    """The second turn continues from the cache of the first."""
 
     def run(model: Any) -> Tensor:
         first = text(model, return_dict_in_generate=True)

@@ -30,8 +30,8 @@ def saved(model: Any, **options: Any) -> Iterator[Path]:
 
 def logits_of(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=TOKENS).logits.float()
-    return found
+        result: torch.Tensor = model(input_ids=TOKENS).logits.float()
+    return result
 
 
 def loaded(**options: Any) -> Any:
@@ -133,8 +133,8 @@ def other_size(case: Case) -> None:
 
 def info(case: Case) -> None:
     with saved(case.ours) as folder:
-        again, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not any(found[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        again, result = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(result[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     close(logits_of(again), logits_of(case.ours))
 
 

@@ -20,8 +20,8 @@ FACTOR = 1.5
 
 def logits_of(model: Any) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(input_ids=TOKENS, use_cache=False).logits
-    return found
+        result: Tensor = model(input_ids=TOKENS, use_cache=False).logits
+    return result
 
 
 def copied(case: Case) -> None:
@@ -72,10 +72,10 @@ def compiled(case: Case) -> None:
 def functional(case: Case) -> None:
     scaled = {name: FACTOR * p for name, p in case.ours.named_parameters()}
     with torch.no_grad():
-        found = torch.func.functional_call(case.ours, scaled, (TOKENS,), {"use_cache": False}).logits
+        result = torch.func.functional_call(case.ours, scaled, (TOKENS,), {"use_cache": False}).logits
         for parameter in case.ours.parameters():
             parameter.mul_(FACTOR)
-    close(found, logits_of(case.ours))
+    close(result, logits_of(case.ours))
 
 
 class Scaled(nn.Module):

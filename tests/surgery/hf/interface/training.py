@@ -36,24 +36,24 @@ def gradients(model: Any, ids: Tensor = TOKENS, **arguments: Any) -> dict[str, T
     with seeded(model):
         loss = model(input_ids=ids, labels=ids, **arguments).loss
     loss.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {**found, "loss": loss.detach()}
+    result = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {**result, "loss": loss.detach()}
 
 
-def compared(found: dict[str, Tensor], expected: dict[str, Tensor], case: Case) -> None:
+def compared(result: dict[str, Tensor], expected: dict[str, Tensor], case: Case) -> None:
     """Tensors of two models of one class; of two classes the loss and the total."""
     if case.theirs is None:
-        close(found, expected)
+        close(result, expected)
     else:
         for size in (lambda g: g["loss"], lambda g: sum(x.square().sum() for x in g.values())):
-            close(size(found), size(expected))
+            close(size(result), size(expected))
 
 
 def training_loss(case: Case) -> None:
     """Cross-entropy, and the auxiliary terms of the operators once."""
-    found = gradients(case.ours)
+    result = gradients(case.ours)
     if case.theirs is not None:
-        return compared(found, gradients(case.theirs), case)
+        return compared(result, gradients(case.theirs), case)
     inner = case.ours.model
     inner.zero_grad()
     torch.manual_seed(17)
@@ -63,7 +63,7 @@ def training_loss(case: Case) -> None:
     assert bool(auxiliary) == (case.column in ("HDPL", "S"))
     (loss + sum(auxiliary, torch.zeros(()))).backward()
     expected = {f"model.{name}": p.grad for name, p in inner.named_parameters() if p.grad is not None}
-    return close(found, {**expected, "loss": (loss + sum(auxiliary, torch.zeros(()))).detach()})
+    return close(result, {**expected, "loss": (loss + sum(auxiliary, torch.zeros(()))).detach()})
 
 
 def checkpointed(**settings: Any) -> Any:
@@ -119,7 +119,7 @@ def accumulated(case: Case) -> None:
 
 
 def frozen_embeddings(case: Case) -> None:
-    """As PEFT trains: no gradient reaches the embeddings, which are hooked to let it pass."""
+    """PEFT's training: no gradient reaches the embeddings, which are hooked to let it pass."""
     for model in case.both:
         model.requires_grad_(False)
         model.get_output_embeddings().weight.requires_grad_(True)
@@ -201,9 +201,9 @@ def evaluated(case: Case) -> None:
             arguments = TrainingArguments(
                 output_dir=folder, report_to=[], use_cpu=True, disable_tqdm=True, per_device_eval_batch_size=2
             )
-            found = Trainer(model=model, args=arguments, eval_dataset=data).predict(data)
-        assert found.predictions.shape == (4, 7, 61)
-        return [torch.tensor(found.predictions), found.metrics["test_loss"]]
+            result = Trainer(model=model, args=arguments, eval_dataset=data).predict(data)
+        assert result.predictions.shape == (4, 7, 61)
+        return [torch.tensor(result.predictions), result.metrics["test_loss"]]
 
     def plainly(model: Any) -> Any:
         model.eval()
@@ -225,10 +225,10 @@ def smoothed(case: Case) -> None:
         of_labels = logs.gather(-1, BATCH[:, 1:, None]).mean()
         return -(1 - eps) * of_labels - eps * logs.mean()
 
-    found = trained(case.fresh().ours, label_smoothing_factor=eps)["loss"]
-    close(found, plainly(case.fresh().ours))
+    result = trained(case.fresh().ours, label_smoothing_factor=eps)["loss"]
+    close(result, plainly(case.fresh().ours))
     if case.theirs is not None:
-        close(found, trained(case.theirs, label_smoothing_factor=eps)["loss"])
+        close(result, trained(case.theirs, label_smoothing_factor=eps)["loss"])
 
 
 ROWS = [
