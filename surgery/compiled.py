@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from surgery.context import Context
+from surgery.ops.rotary import Rotary
 
 MOST_KINDS = 1024  # per process; Dynamo's default of 8 silently falls back to eager
 
@@ -46,8 +47,8 @@ class CompiledBlocks:
 
 
 def block_pass(
-    block: nn.Module, h: Float[Tensor, "b t d"], rotary: tuple[Tensor, Tensor], window: int | None
-) -> tuple[Float[Tensor, "b t d"], list[Tensor]]:
+    block: nn.Module, h: Float[Tensor, "b t d"], rotary: Rotary, window: int | None
+) -> tuple[Float[Tensor, "b t d"], list[Float[Tensor, ""]]]:
     """Return (output, auxiliary losses) of a block in training; this function is compiled."""
     context = Context(rotary, window=window)
     return block(h, context), context.losses

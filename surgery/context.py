@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from surgery.ops.padding import close_gaps
+from surgery.ops.rotary import Rotary
 
 State = tuple[Tensor, ...]
 
@@ -42,7 +43,7 @@ class DecodeCache:
         """
         raise ValueError("a DecodeCache can't be cropped: recurrent states keep no earlier ones")
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Int[Tensor, " n"]) -> None:
         """Select rows of the batch, one per entry of `beam_idx`."""
         self.states = {
             slot: tuple(tensor.index_select(0, beam_idx.to(tensor.device)) for tensor in state)
@@ -60,7 +61,7 @@ class DecodeCache:
         if self.real is not None:
             self.real = self.real.repeat_interleave(repeats, 0)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def batch_select_indices(self, indices: Int[Tensor, " n"]) -> None:
         """Select rows of the batch."""
         self.reorder_cache(indices)
 
@@ -90,7 +91,7 @@ class Context:
         gap: columns of padding between the cached and the new tokens of each row; None: none in any row.
     """
 
-    rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
+    rotary: Rotary
     seen: int = 0
     padding: Bool[Tensor, "b s"] | None = None
     window: int | None = None

@@ -141,20 +141,20 @@ class HybridLM(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "b t"],
+        tokens: Int[Tensor, "b t"] | None,
         *,
-        attention_mask: Int[Tensor, "b s"] | None = None,
-        positions: Int[Tensor, "b t"] | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Int[Tensor, "#b t"] | None = None,
         cache: DecodeCache | None = None,
-        losses: list[Tensor] | None = None,
+        losses: list[Float[Tensor, ""]] | None = None,
         embeddings: Float[Tensor, "b t d"] | None = None,
-        states: list[Tensor] | None = None,
+        states: list[Float[Tensor, "b t d"]] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Return the normed hidden states of the new tokens.
 
         Args:
             tokens: ids of the new tokens; ignored if `embeddings` is given.
-            attention_mask: 1 at real tokens and 0 at padding, over cached and new ones. Padding may be
+            attention_mask: (b, s), nonzero at real tokens, cached and new ones. Padding may be
                 anywhere in a row and does not change the results of real tokens. None: all new tokens are
                 real.
             positions: position ids of the new tokens. None: counted from the first real token of each row.
@@ -195,7 +195,9 @@ class HybridLM(nn.Module):
         hidden = add_norm(h, None, self.norm)[1]
         return hidden if padding is None else padding.restore(hidden)
 
-    def _run_layer(self, block: nn.Module, h: Float[Tensor, "b t d"], context: Context) -> Tensor:
+    def _run_layer(
+        self, block: nn.Module, h: Float[Tensor, "b t d"], context: Context
+    ) -> Float[Tensor, "b t d"]:
         checkpoint: Any = block.checkpoint
         if checkpoint is None or not (self.training and torch.is_grad_enabled()):
             return self.run_block(block, h, context)
@@ -234,7 +236,7 @@ class HybridLM(nn.Module):
         self,
         h: Float[Tensor, "b t d"],
         padding: Padding | None,
-        positions: Tensor | None,
+        positions: Int[Tensor, "#b t"] | None,
         cache: DecodeCache | None,
     ) -> Context:
         length = h.shape[1]
@@ -252,7 +254,7 @@ class HybridLM(nn.Module):
         return Context(rotary, seen, padding.real, cache=cache, gap=padding.gap)
 
 
-def _run(block: nn.Module, h: Tensor, context: Context) -> Tensor:
+def _run(block: nn.Module, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
     y: Tensor = block(h, context)
     return y
 

@@ -12,11 +12,15 @@ import pytest
 import typer
 from hypothesis import HealthCheck, settings
 
+from tests import shapes
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # One thread a worker: the suites run several processes on few cores, and tensors are tiny.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+shapes.check()  # before any of their modules is imported
 
 # A shell that runs the suite in the background has Ctrl-C ignored, and processes inherit that: the tests of
 # Ctrl-C need it heard.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surgery.architecture import Architecture
-from surgery.context import DecodeCache
+from surgery.context import Context, DecodeCache
 from surgery.model import HybridLM
 
 BACKBONE: dict[str, Any] = {
@@ -40,6 +40,11 @@ def build(arch: Architecture, *, spread: float = 0.1) -> HybridLM:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=spread)
     return model
+
+
+def context(**fields: Any) -> Context:
+    """The context of a layer that reads no positions."""
+    return Context(rotary=(torch.empty(1, 0, 0), torch.empty(1, 0, 0)), **fields)
 
 
 def decode(

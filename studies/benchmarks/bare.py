@@ -6,6 +6,7 @@ It shares no code with `surgery`, so that the overhead of our own code becomes v
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,8 +56,8 @@ class BareModel(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
         nn.init.normal_(self.embed.weight, std=0.02)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits (b, t, vocabulary) of token ids (b, t)."""
+    def forward(self, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b t vocabulary"]:
+        """Return the logits of token ids."""
         h = self.embed(tokens)
         for block in self.blocks:
             h = block(h, self.cos, self.sin)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from surgery.model import HybridLM
+
+Tokens = Int[Tensor, "b t"]  # ids
+Count = Int[Tensor, ""]
+Scalar = Float[Tensor, ""]
 
 
 class Losses(NamedTuple):
@@ -17,10 +22,11 @@ class Losses(NamedTuple):
         terms: detached losses that are reported, by name; `loss` and `auxiliary` are always there.
     """
 
-    minimised: Tensor
-    terms: dict[str, Tensor]
+    minimised: Scalar
+    terms: dict[str, Scalar]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss that a training step minimises.
 
@@ -31,14 +37,14 @@ class Objective(Protocol):
     in_nats: bool
 
     def __call__(
-        self, model: HybridLM, tokens: Tensor, targets: Tensor, counted: Tensor, share: float
+        self, model: HybridLM, tokens: Tokens, targets: Tokens, counted: Count, share: float
     ) -> Losses:
         """Compute the losses of a micro-batch.
 
         Args:
             model: the model in training.
-            tokens: (b, t) token ids.
-            targets: (b, t) token ids; a target of -100 does not count.
+            tokens: token ids.
+            targets: token ids; a target of -100 does not count.
             counted: number of targets of the whole batch that count.
             share: sequences of the micro-batch as a share of the batch's.
         """
@@ -51,7 +57,7 @@ class CrossEntropy:
     in_nats = True
 
     def __call__(
-        self, model: HybridLM, tokens: Tensor, targets: Tensor, counted: Tensor, share: float
+        self, model: HybridLM, tokens: Tokens, targets: Tokens, counted: Count, share: float
     ) -> Losses:
         """Compute the losses of a micro-batch, see `Objective`."""
         loss, auxiliary = model.loss(tokens, targets, reduction="sum")

@@ -15,7 +15,7 @@ from studies.training.cuda_graph import CapturedStep
 from studies.training.devices import autocast
 from studies.training.errors import TrainingFailed
 from studies.training.memory import retry_smaller
-from studies.training.objective import CrossEntropy, Objective
+from studies.training.objective import CrossEntropy, Objective, Scalar, Tokens
 from studies.training.optimizer import make_optimizer
 from studies.training.profiling import mark
 from studies.training.rng_state import random_state, set_random_state
@@ -71,13 +71,13 @@ class TrainStep:
         self.uncaptured = 0
         mark("build")
 
-    def step(self, number: int, inputs: Tensor, targets: Tensor) -> None:
+    def step(self, number: int, inputs: Tokens, targets: Tokens) -> None:
         """Run one optimizer step.
 
         Args:
             number: 1-based number of the step.
-            inputs: (b, t) token ids.
-            targets: (b, t) token ids; a target of -100 does not count.
+            inputs: token ids.
+            targets: token ids; a target of -100 does not count.
 
         Raises:
             TrainingFailed: a single sequence does not fit into memory.
@@ -117,14 +117,14 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["capturable"] = self.device.type == "cuda"
 
-    def _optimizer_step(self) -> Tensor:
+    def _optimizer_step(self) -> Scalar:
         """Clip gradients, step the optimizer and drop the gradients. Returns the norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _capture(self, inputs: Tensor, targets: Tensor) -> None:
+    def _capture(self, inputs: Tokens, targets: Tokens) -> None:
         """Capture a whole step as a CUDA graph; on failure warn with the reason and change nothing."""
         torch.cuda.empty_cache()  # a capture cannot use memory that the allocator caches for other steps
         try:
@@ -135,7 +135,7 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
         self.uncaptured += 1
 
-    def _full_step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    def _full_step(self, inputs: Tokens, targets: Tokens) -> tuple[Scalar, ...]:
         """Run a step without retries. Returns (terms in their order, gradient norm)."""
         terms = self._accumulate(inputs, targets, self.micro_batch or len(inputs))
         return *terms.values(), self._optimizer_step()
@@ -151,7 +151,7 @@ class TrainStep:
         torch.cuda.empty_cache()
         return True
 
-    def _accumulate_or_shrink(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def _accumulate_or_shrink(self, inputs: Tokens, targets: Tokens) -> dict[str, Scalar]:
         """Compute losses and gradients, halving the micro-batch until it fits into memory."""
         before = random_state(self.device)
         whole = min(self.micro_batch or len(inputs), len(inputs))
@@ -168,7 +168,7 @@ class TrainStep:
             self.micro_batch = size
         return losses
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor, size: int) -> dict[str, Tensor]:
+    def _accumulate(self, inputs: Tokens, targets: Tokens, size: int) -> dict[str, Scalar]:
         """Accumulate gradients over micro-batches of `size` sequences. Returns the losses by name.
 
         The loss is the mean over all counted tokens of the batch, whatever the size. Auxiliary terms are

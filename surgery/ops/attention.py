@@ -22,7 +22,9 @@ def narrower(window: int | None, context: Context) -> int | None:
     return min(limits) if limits else None
 
 
-def with_past(context: Context, window: int | None, *new: Float[Tensor, "b h t d"]) -> tuple[Tensor, ...]:
+def with_past(
+    context: Context, window: int | None, *new: Float[Tensor, "b _ t _"]
+) -> tuple[Float[Tensor, "b _ s _"], ...]:
     """Return cached tensors followed by the new ones, and cache those that later tokens can attend to."""
     past = context.state
     whole = new
@@ -97,7 +99,13 @@ def _fits_flash(q: Tensor, k: Tensor, v: Tensor, context: Context) -> bool:
     return torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> Tensor:
+def _flash(
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b h t d"],
+    v: Float[Tensor, "b h t d"],
+    window: int,
+    scale: float | None,
+) -> Float[Tensor, "b h t d"]:
     """Run flash attention on the concatenated sequences of the batch."""
     batch, _, length, _ = q.shape
     ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=q.device)
@@ -108,24 +116,31 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) ->
 
 
 def _banded(
-    q: Tensor, k: Tensor, v: Tensor, context: Context, window: int, scale: float | None, grouped: bool
-) -> Tensor:
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b g s d"],
+    v: Float[Tensor, "b g s e"],
+    context: Context,
+    window: int,
+    scale: float | None,
+    grouped: bool,
+) -> Float[Tensor, "b h t e"]:
     """Run SDPA on blocks of queries, each with the keys that its window reaches."""
     batch, _, length, _ = q.shape
     block = max(window // 2, SMALLEST_BLOCK)
     blocks = -(-length // block)
     pad_end = blocks * block - length  # rows that fill up the last block
     pad_start = window - 1 - (k.shape[2] - length)  # keys missing before the first query; negative: surplus
-    span = block + window - 1
-
-    def by_block(x: Float[Tensor, "b g s d"]) -> Float[Tensor, "bn g span d"]:
-        parts = F.pad(x, (0, 0, pad_start, pad_end)).unfold(2, span, block)
-        return parts.permute(0, 2, 1, 4, 3).flatten(0, 1)
-
+    k, v = (
+        F.pad(x, (0, 0, pad_start, pad_end))
+        .unfold(2, block + window - 1, block)  # (b, g, blocks, d, span)
+        .permute(0, 2, 1, 4, 3)
+        .flatten(0, 1)
+        for x in (k, v)
+    )
     queries = F.pad(q, (0, 0, 0, pad_end)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
     mask = _band(context, batch, window, block, blocks, pad_start, pad_end, length)
     output: Tensor = F.scaled_dot_product_attention(
-        queries, by_block(k), by_block(v), attn_mask=mask, scale=scale, enable_gqa=grouped
+        queries, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
     per_head: Tensor = output.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
     return per_head[:, :, :length]

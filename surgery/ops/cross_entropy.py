@@ -161,7 +161,9 @@ def _losses(
     return _losses_plainly(logits, targets)
 
 
-def _losses_plainly(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _losses_plainly(
+    logits: Float[Tensor, "n v"], targets: Int[Tensor, "n 1"]
+) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n v"]]:
     """Compute `_losses` in plain torch with a single pass of exponentials.
 
     The largest probability of a row is exp(largest logit - logsumexp), which is never small.

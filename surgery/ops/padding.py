@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 
@@ -30,11 +30,11 @@ class Padding:
     order: Int[Tensor, "b t"] | None
     gap: Int[Tensor, "b 1"] | None
 
-    def align(self, x: Tensor) -> Tensor:
+    def align(self, x: Shaped[Tensor, "#b t *rest"]) -> Shaped[Tensor, "#b t *rest"]:
         """Move (b, t, ...) or (1, t, ...) from the caller's columns to those of the layers."""
         return x if self.order is None else _take(x, self.order)
 
-    def restore(self, x: Tensor) -> Tensor:
+    def restore(self, x: Shaped[Tensor, "b t *rest"]) -> Shaped[Tensor, "b t *rest"]:
         """Move (b, t, ...) back to the caller's columns."""
         return x if self.order is None else _take(x, self.order.argsort(dim=1))
 
@@ -76,7 +76,9 @@ def read_padding(
     return _aligned(given, past)
 
 
-def close_gaps(whole: Tensor, new: int, gap: Int[Tensor, "b 1"], dim: int) -> Tensor:
+def close_gaps(
+    whole: Shaped[Tensor, " b *rest"], new: int, gap: Int[Tensor, "b 1"], dim: int
+) -> Shaped[Tensor, " b *rest"]:
     """Move the columns before the last `new` ones to the right, over the padding between them.
 
     The columns left of a row's real ones are arbitrary afterwards.
@@ -108,7 +110,7 @@ def _equal(given: Bool[Tensor, "b past"], known: Bool[Tensor, "b past"] | None) 
     return bool(given.all()) if known is None else torch.equal(given, known)
 
 
-def _take(x: Tensor, order: Int[Tensor, "b t"]) -> Tensor:
+def _take(x: Shaped[Tensor, "#b t *rest"], order: Int[Tensor, "b t"]) -> Shaped[Tensor, "b t *rest"]:
     if x.ndim > 2:
         order = order.view(*order.shape, *[1] * (x.ndim - 2))
     return x.take_along_dim(order, dim=1)

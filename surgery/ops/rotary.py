@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 from surgery.config.backbone import Backbone
 from surgery.ops.rotary_triton import fits_heads, rotate_fused
 
+# cos and sin of the tokens' angles; one row if the positions are the same in all
+Rotary = tuple[Float[Tensor, "#b t h"], Float[Tensor, "#b t h"]]
+
 
 def rotary_tables(
     backbone: Backbone, positions: Int[Tensor, "b t"]
@@ -49,9 +52,7 @@ class RotaryTables:
         return tables[0][:, start:stop], tables[1][:, start:stop]
 
 
-def rotate(
-    x: Float[Tensor, "b heads t h"], rotary: tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
-) -> Float[Tensor, "b heads t h"]:
+def rotate(x: Float[Tensor, "b heads t h"], rotary: Rotary) -> Float[Tensor, "b heads t h"]:
     """Rotate channels i and i + h/2 by the position's angle (Su et al. 2021, with Llama's channel pairs)."""
     if not torch.compiler.is_compiling() and fits_heads(x, *rotary):
         rotated: Tensor = _Rotation.apply(x, *rotary)

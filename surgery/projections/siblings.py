@@ -13,7 +13,7 @@ from surgery.ops.plain import is_hooked
 
 def project(
     x: Float[Tensor, "*batch d_in"], context: Context | None, *projections: nn.Module
-) -> list[Float[Tensor, "*batch d_out"]]:
+) -> list[Float[Tensor, "*batch _"]]:
     """Return the output of each projection for x, in their order.
 
     Projections of a class with a static method `together` (modules, x, context -> outputs) are computed

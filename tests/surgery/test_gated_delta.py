@@ -18,14 +18,14 @@ from transformers.models.qwen3_next.modeling_qwen3_next import (
 )
 
 from surgery.config.backbone import Backbone
-from surgery.context import Context, DecodeCache
+from surgery.context import DecodeCache
 from surgery.mixers.gdn import GatedDeltaSpec
 from surgery.mixers.gdn.delta_rule import chunkwise, delta_rule, stepwise
 from surgery.mixers.gdn.module import GatedDeltaNet
 from surgery.mixers.gdn.sizes import matched, resolve
 from surgery.mixers.softmax import attention_projections
 from surgery.projections.dense.module import Dense
-from tests.models import architecture, build, decode
+from tests.models import architecture, build, context, decode
 from tests.strategies import option_sets, read_backbone
 
 SPEC = GatedDeltaSpec()
@@ -156,10 +156,6 @@ def make(backbone: dict[str, Any] | None = None, **options: Any) -> GatedDeltaNe
     mixer = build(arch, spread=0.2).layers[0].mixer
     assert isinstance(mixer, GatedDeltaNet)
     return mixer
-
-
-def context(**fields: Any) -> Context:
-    return Context(rotary=(torch.empty(0), torch.empty(0)), **fields)
 
 
 def qwen(mixer: GatedDeltaNet) -> Qwen3NextGatedDeltaNet:

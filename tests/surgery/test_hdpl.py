@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from surgery.context import Context
 from surgery.projections.hdpl import DEAD_RANK, HDPLSpec
 from surgery.projections.hdpl.kl import FORMS, FREE_BITS, LN2, Terms
 from surgery.projections.hdpl.latent import sample_plainly
 from surgery.projections.hdpl.module import HDPL
+from tests.models import context
 
 SHAPES = [(16, 16, 4, 8), (16, 48, 8, 5), (30, 12, 3, 7), (64, 64, 8, 64), (5, 5, 1, 1), (6, 9, 3, 2)]
 
@@ -62,10 +62,6 @@ def make(
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=spread)
     return module
-
-
-def context() -> Context:
-    return Context(rotary=(torch.empty(0), torch.empty(0)))
 
 
 @pytest.mark.parametrize(("d_in", "d_out", "blocks", "rank"), SHAPES)

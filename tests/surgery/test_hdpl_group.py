@@ -18,14 +18,10 @@ from surgery.projections.hdpl.kl import FREE_BITS, LN2
 from surgery.projections.hdpl.latent import draw
 from surgery.projections.hdpl.module import HDPL
 from surgery.projections.siblings import project
-from tests.models import architecture, build
+from tests.models import architecture, build, context
 from tests.surgery.philox import philox
 
 FORMS = ("reference", "mean", "free_bits")
-
-
-def context() -> Context:
-    return Context(rotary=(torch.empty(0), torch.empty(0)))
 
 
 def make(

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surgery.context import Context
 from surgery.projections.hdpl import (
     back_triton,
     latent,
@@ -26,6 +25,7 @@ from surgery.projections.hdpl import (
 from surgery.projections.hdpl.kl import FORMS, LN2, Terms
 from surgery.projections.hdpl.module import HDPL
 from surgery.projections.siblings import project
+from tests.models import context
 from tests.surgery.on_triton import DEVICE, DTYPES, INTERPRETED, RUNS, every_dtype
 from tests.surgery.philox import normals
 
@@ -333,7 +333,7 @@ def test_the_whole_group(tokens: int, d: int, blocks: int, rank: int, dtype: tor
         seeds.append(latent_triton.draw_seed(torch.device(DEVICE)))
         return seeds[-1]
 
-    here = Context(rotary=(x, x))
+    here = context()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("surgery.projections.hdpl.group.draw", seeded)
         if INTERPRETED:
@@ -374,7 +374,7 @@ def test_compiled_it_is_the_same(dtype: torch.dtype) -> None:
     x = draw(65, 64, dtype=dtype).requires_grad_()
 
     def run() -> list[Tensor]:
-        here = Context(rotary=(x, x))
+        here = context()
         return [*project(x, here, *modules), *here.losses]
 
     weights = [draw(65, 64, dtype=dtype) for _ in modules] + [draw(1)[0]]
@@ -403,7 +403,7 @@ def test_evaluation(dtype: torch.dtype) -> None:
         if INTERPRETED:
             patch.setattr(paths, "fits_tiles", lambda x, *sizes: tiles.fit_units(*sizes))
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            result = project(x, Context(rotary=(x, x)), *modules)
+            result = project(x, context(), *modules)
     every.double()
     exact = x.double()
     for module, mine in zip(modules, result, strict=True):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from surgery.context import Context
 from surgery.projections import PROJECTION_OPERATORS
+from tests.models import context
 from tests.strategies import operator_options
 
 SIZES = [(1, 1), (5, 7), (7, 5), (9, 15), (12, 12), (8, 24), (33, 11)]
@@ -49,10 +49,6 @@ def build(name: str, d_in: int, d_out: int, bias: bool, options: dict[str, Any])
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return module
-
-
-def context() -> Context:
-    return Context(rotary=(torch.empty(0), torch.empty(0)))
 
 
 @every_case

@@ -66,7 +66,14 @@ class GaussianAttention(nn.Module):
         v = rest[0] if rest else k
         return project(self._mix(q, k, v, context, window).transpose(1, 2).flatten(2), context, self.o)[0]
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context, window: int | None) -> Tensor:
+    def _mix(
+        self,
+        q: Float[Tensor, "b h t d"],
+        k: Float[Tensor, "b h s d"],
+        v: Float[Tensor, "b h s d"],
+        context: Context,
+        window: int | None,
+    ) -> Float[Tensor, "b h t d"]:
         """Compute the attention output by softmax attention.
 
         exp(-|q - k|^2 / (2 s)) over its row sum is softmax(q.k / s - |k|^2 / (2 s)), s = sigma^2: |q|^2

@@ -136,7 +136,7 @@ def _scan(
     return torch.stack(states, dim=1), torch.stack(writes, dim=1), state
 
 
-def _chunks(x: Float[Tensor, "b h t d"], chunk: int) -> Float[Tensor, "bh n c d"]:
+def _chunks(x: Float[Tensor, "b h t d"], chunk: int) -> Float[Tensor, "b*h n {chunk} d"]:
     """Split into chunks; the last one is padded with zeros, which neither write nor decay the state."""
     missing = -x.shape[2] % chunk
     if missing:

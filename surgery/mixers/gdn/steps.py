@@ -28,8 +28,8 @@ def _uncompiled(kernel: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def short_conv(
-    x: Float[Tensor, "b past+t channels"], weight: Float[Tensor, "channels 1 width"], past: int
-) -> Float[Tensor, "b t channels"]:
+    x: Float[Tensor, "b s channels"], weight: Float[Tensor, "channels 1 width"], past: int
+) -> Float[Tensor, "b s-{past} channels"]:
     """Return silu of each channel's causal convolution.
 
     The first `past` tokens of x are context without output; earlier ones are zeros.
@@ -40,7 +40,9 @@ def short_conv(
     return short_conv_plainly(x, weight, past)
 
 
-def short_conv_plainly(x: Tensor, weight: Tensor, past: int) -> Tensor:
+def short_conv_plainly(
+    x: Float[Tensor, "b s channels"], weight: Float[Tensor, "channels 1 width"], past: int
+) -> Float[Tensor, "b s-{past} channels"]:
     """Compute `short_conv` in plain torch, with outputs in float32 or better."""
     missing = weight.shape[2] - 1 - past
     y = F.conv1d(F.pad(x.transpose(1, 2), (missing, 0)), weight, groups=weight.shape[0])
@@ -71,8 +73,12 @@ def mix(
 
 
 def mix_plainly(
-    qkv: Tensor, g: Tensor | None, beta: Tensor, state: Tensor, sizes: DeltaSizes
-) -> tuple[Tensor, Tensor]:
+    qkv: Float[Tensor, "b t channels"],
+    g: Float[Tensor, "b t h"] | None,
+    beta: Float[Tensor, "b t h"],
+    state: Float[Tensor, "b h k v"],
+    sizes: DeltaSizes,
+) -> tuple[Float[Tensor, "b t h v"], Float[Tensor, "b h k v"]]:
     """Compute `mix` in plain torch, on any device and in any precision."""
     keys = sizes.heads * sizes.key
     q, k, v = (
@@ -97,7 +103,12 @@ def gated_norm(
     return gated_norm_plainly(y, gate, weight, eps)
 
 
-def gated_norm_plainly(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+def gated_norm_plainly(
+    y: Float[Tensor, "b t h v"],
+    gate: Float[Tensor, "b t h*v"] | None,
+    weight: Float[Tensor, " v"],
+    eps: float,
+) -> Float[Tensor, "b t h*v"]:
     """Compute `gated_norm` in plain torch, with outputs in float32 or better."""
     dtype = at_least_float32(y)
     return gated(F.rms_norm(y.to(dtype), weight.shape, weight.to(dtype), eps), gate)

@@ -59,7 +59,7 @@ def _chunk(
     chosen: Bool[Tensor, "b t k"],
     real: Bool[Tensor, "b t"] | None,
     with_kl: bool,
-) -> tuple[Float[Tensor, "b h t d"], Tensor]:
+) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, ""]]:
     """Return attention outputs of some queries over the `chosen` ones of their `tokens`, and their KL."""
     keys, values = _gather(k, tokens), _gather(v, tokens)
     queries = q.unflatten(1, (k.shape[1], -1)).transpose(2, 3) * q.shape[-1] ** -0.5  # (b, g, t, h/g, d)

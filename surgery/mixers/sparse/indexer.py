@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from surgery.config.backbone import Backbone
 from surgery.ops.plain import is_plain
-from surgery.ops.rotary import rotate
+from surgery.ops.rotary import Rotary, rotate
 from surgery.projections.dense.module import Dense
 
-Rotary = tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]
 NORM_EPS = 1e-6  # of the key's LayerNorm, from DeepSeek's code
 
 
@@ -63,12 +62,10 @@ class LightningIndexer(nn.Module):
         return self._rotate(heads, rotary).transpose(1, 2), weights.to(dtype) * scale
 
     def _rotate(self, x: Float[Tensor, "b j t i"], rotary: Rotary) -> Float[Tensor, "b j t i"]:
-        def fewer(table: Tensor) -> Tensor:
-            pairs = table.shape[-1] // 2
-            return table[..., : pairs : pairs // self.pairs].repeat(1, 1, 2)
-
         rotated, unrotated = x.split([2 * self.pairs, self.size - 2 * self.pairs], dim=-1)
-        return torch.cat((rotate(rotated, (fewer(rotary[0]), fewer(rotary[1]))), unrotated), dim=-1)
+        every = rotary[0].shape[-1] // 2 // self.pairs
+        cos, sin = (table.chunk(2, dim=-1)[0][..., ::every].repeat(1, 1, 2) for table in rotary)
+        return torch.cat((rotate(rotated, (cos, sin)), unrotated), dim=-1)
 
 
 def index_scores(
@@ -86,7 +83,7 @@ def index_scores(
 def index_kl(
     target: Float[Tensor, "b t s"],
     scores: Float[Tensor, "b t s"],
-    chosen: Bool[Tensor, "b t s"],
+    chosen: Bool[Tensor, "#b t s"],
     real: Bool[Tensor, "b t"] | None,
 ) -> Float[Tensor, ""]:
     """Return KL(target || softmax(scores)) over the chosen tokens, in nats, summed over the real rows.
@@ -107,7 +104,7 @@ class Index(NamedTuple):
     weights: Float[Tensor, "b t j"]
     keys: Float[Tensor, "b s i"]
 
-    def scores(self, end: int) -> Float[Tensor, "b t end"]:
+    def scores(self, end: int) -> Float[Tensor, "b t {end}"]:
         """Return I over the first `end` tokens."""
         return index_scores(self.q, self.weights, self.keys[:, :end])
 

@@ -97,8 +97,8 @@ def _selected(index: Index, context: Context, top_k: int) -> Bool[Tensor, "b t s
 
 
 def _kl(
-    q: Tensor, k: Tensor, index: Index, context: Context, mask: Bool[Tensor, "1|b t s"], rows: slice
-) -> Tensor:
+    q: Tensor, k: Tensor, index: Index, context: Context, mask: Bool[Tensor, "#b t s"], rows: slice
+) -> Float[Tensor, ""]:
     end = context.seen + rows.stop
     mask = mask[..., :end]
     target = _probabilities(q[:, :, rows], k[:, :, :end], mask)
@@ -107,7 +107,7 @@ def _kl(
 
 @torch.no_grad()
 def _probabilities(
-    q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g s d"], mask: Bool[Tensor, "1|b t s"]
+    q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g s d"], mask: Bool[Tensor, "#b t s"]
 ) -> Float[Tensor, "b t s"]:
     """Return the attention probabilities, averaged over the heads."""
     grouped = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)

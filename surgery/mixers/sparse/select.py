@@ -9,7 +9,7 @@ from torch import Tensor
 from surgery.context import Context
 
 
-def visible(context: Context, rows: slice) -> Bool[Tensor, "1|b t s"]:
+def visible(context: Context, rows: slice) -> Bool[Tensor, "#b t s"]:
     """Return the mask of the new tokens `rows` over all tokens up to the last of them.
 
     True at tokens that are neither later nor padding; padding attends to itself, so that no row is empty.
@@ -29,7 +29,7 @@ def real_rows(context: Context, rows: slice) -> Bool[Tensor, "b t"] | None:
 
 
 def top_tokens(
-    scores: Float[Tensor, "b t s"], allowed: Bool[Tensor, "1|b t s"], count: int
+    scores: Float[Tensor, "b t s"], allowed: Bool[Tensor, "#b t s"], count: int
 ) -> tuple[Int[Tensor, "b t k"], Bool[Tensor, "b t k"]]:
     """Return the `count` allowed tokens with the highest scores.
 

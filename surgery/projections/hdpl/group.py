@@ -34,7 +34,7 @@ GATHER_FROM = 64  # tokens in evaluation; for fewer, concatenating the encoders 
 
 def train(
     x: Float[Tensor, "t d_in"], siblings: Sequence[Weights], forms: Sequence[str], kl_weights: Sequence[float]
-) -> tuple[list[Float[Tensor, "t d_out"]], Float[Tensor, ""]]:
+) -> tuple[list[Float[Tensor, "t _"]], Float[Tensor, ""]]:
     """Return (outputs of each sibling with noise, their weighted KL); a sibling with form "" has no KL."""
     mus, logvars, blocks, decoders, biases = zip(*siblings, strict=True)
     encoders = [*mus, *logvars]
@@ -54,7 +54,7 @@ def train(
     return outputs, loss if scale == 1.0 else scale * loss
 
 
-def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Float[Tensor, "t d_out"]]:
+def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Float[Tensor, "t _"]]:
     """Return the outputs of each sibling without noise: z = mu."""
     mus, _, blocks, decoders, biases = zip(*siblings, strict=True)
     few = len(x) < GATHER_FROM
@@ -83,9 +83,9 @@ def train_by_modules(
     x: Float[Tensor, "t d_in"],
     mu: nn.Module,
     logvar: nn.Module,
-    blocks: Tensor,
+    blocks: Float[Tensor, "n rows columns"],
     decoder: nn.Module,
-    bias: Tensor | None,
+    bias: Float[Tensor, " d_out"] | None,
     form: str,
     kl_weight: float,
 ) -> tuple[Float[Tensor, "t d_out"], Float[Tensor, ""]]:
@@ -102,15 +102,21 @@ def evaluate_by_modules(
     x: Float[Tensor, "t d_in"],
     mu: nn.Module,
     logvar: nn.Module,
-    blocks: Tensor,
+    blocks: Float[Tensor, "n rows columns"],
     decoder: nn.Module,
-    bias: Tensor | None,
+    bias: Float[Tensor, " d_out"] | None,
 ) -> Float[Tensor, "t d_out"]:
     """Compute `evaluate` for a single projection by calling its layers; `logvar` is not used."""
     return _both_paths(x, F.silu(mu(x)), blocks, decoder, bias)
 
 
-def _both_paths(x: Tensor, h: Tensor, blocks: Tensor, decoder: nn.Module, bias: Tensor | None) -> Tensor:
+def _both_paths(
+    x: Float[Tensor, "t d_in"],
+    h: Float[Tensor, "t rank"],
+    blocks: Float[Tensor, "n rows columns"],
+    decoder: nn.Module,
+    bias: Float[Tensor, " d_out"] | None,
+) -> Float[Tensor, "t d_out"]:
     y: Tensor = block_diagonal(x, blocks) + decoder(h)
     return y if bias is None else y + bias
 

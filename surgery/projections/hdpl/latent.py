@@ -31,8 +31,8 @@ def draw(tokens: int, ranks: Sequence[int], dtype: torch.dtype, device: torch.de
 
 
 def sample(
-    latents: Float[Tensor, "t 2*width"], noise: Tensor, ranks: Sequence[int], terms: Terms
-) -> tuple[Float[Tensor, "t width"], Float[Tensor, ""], Float[Tensor, " width"]]:
+    latents: Float[Tensor, "t latents"], noise: Tensor, ranks: Sequence[int], terms: Terms
+) -> tuple[Float[Tensor, "t latents//2"], Float[Tensor, ""], Float[Tensor, " latents//2"]]:
     """Sample the latents.
 
     Returns:
@@ -44,15 +44,15 @@ def sample(
 
 
 def sample_back(
-    latents: Float[Tensor, "t 2*width"],
+    latents: Float[Tensor, "t latents"],
     noise: Tensor,
     ranks: Sequence[int],
     terms: Terms,
-    d_h: Float[Tensor, "t width"],
+    d_h: Float[Tensor, "t latents//2"],
     d_loss: Float[Tensor, ""],
-    d_penalty: Float[Tensor, " width"],
+    d_penalty: Float[Tensor, " latents//2"],
     inplace: bool,
-) -> tuple[Float[Tensor, "t 2*width"], Float[Tensor, "t width"], Float[Tensor, "parts 2*width"]]:
+) -> tuple[Float[Tensor, "t latents"], Float[Tensor, "t latents//2"], Float[Tensor, "parts latents"]]:
     """Compute the gradients of `sample`. Overwrites `d_h`, and may overwrite `latents` if `inplace`.
 
     Returns:
@@ -64,8 +64,11 @@ def sample_back(
 
 
 def sample_plainly(
-    latents: Tensor, noise: Tensor, ranks: Sequence[int], terms: Terms
-) -> tuple[Tensor, Tensor, Tensor]:
+    latents: Float[Tensor, "t latents"],
+    noise: Float[Tensor, "t latents//2"],
+    ranks: Sequence[int],
+    terms: Terms,
+) -> tuple[Float[Tensor, "t latents//2"], Float[Tensor, ""], Float[Tensor, " latents//2"]]:
     """Compute `sample` in plain torch, on any device and in any precision."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
     sigma = torch.exp(0.5 * logvar)
@@ -81,14 +84,14 @@ def sample_plainly(
 
 
 def sample_back_plainly(
-    latents: Tensor,
-    noise: Tensor,
+    latents: Float[Tensor, "t latents"],
+    noise: Float[Tensor, "t latents//2"],
     ranks: Sequence[int],
     terms: Terms,
-    d_h: Tensor,
-    d_loss: Tensor,
-    d_penalty: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_h: Float[Tensor, "t latents//2"],
+    d_loss: Float[Tensor, ""],
+    d_penalty: Float[Tensor, " latents//2"],
+) -> tuple[Float[Tensor, "t latents"], Float[Tensor, "t latents//2"], Float[Tensor, "1 latents"]]:
     """Compute `sample_back` in plain torch."""
     mu, logvar = latents.to(noise.dtype).chunk(2, dim=1)
     sigma = torch.exp(0.5 * logvar)

@@ -91,7 +91,7 @@ class HDPL(nn.Module):
     @staticmethod
     def together(
         siblings: Sequence[HDPL], x: Float[Tensor, "*batch d_in"], context: Context | None
-    ) -> list[Float[Tensor, "*batch d_out"]]:
+    ) -> list[Float[Tensor, "*batch _"]]:
         """Return the outputs of projections of the same input; their blocks, ranks and KL may differ.
 
         They are computed from the weights if all inner layers are ordinary ones, and otherwise one by one by

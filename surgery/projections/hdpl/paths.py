@@ -25,7 +25,7 @@ from surgery.projections.hdpl.tiles import concat_into, fits_tiles
 from surgery.projections.hdpl.weights_triton import fits_weights, weight_gradients_fused
 
 
-def by_block(x: Float[Tensor, "t d"], blocks: int) -> Float[Tensor, "n t width"]:
+def by_block(x: Float[Tensor, "t d"], blocks: int) -> Float[Tensor, "{blocks} t d//{blocks}"]:
     """Return a view of the slices of each block."""
     slices: Tensor = x.unflatten(1, (blocks, -1)).transpose(0, 1)
     return slices
@@ -33,18 +33,24 @@ def by_block(x: Float[Tensor, "t d"], blocks: int) -> Float[Tensor, "n t width"]
 
 def outputs(
     x: Float[Tensor, "t d_in"],
-    hs: Sequence[Float[Tensor, "t rank"]],
-    blocks: Sequence[Float[Tensor, "n rows columns"]],
-    decoders: Sequence[Float[Tensor, "d_out rank"]],
-    biases: Sequence[Float[Tensor, " d_out"] | None],
-) -> list[Float[Tensor, "t d_out"]]:
+    hs: Sequence[Float[Tensor, "t _"]],
+    blocks: Sequence[Float[Tensor, "_ _ _"]],
+    decoders: Sequence[Float[Tensor, "_ _"]],
+    biases: Sequence[Float[Tensor, " _"] | None],
+) -> list[Float[Tensor, "t _"]]:
     """Return y of all siblings. All tensors have the same dtype; `hs` are column slices of one tensor."""
     if fits_tiles(x, blocks, [h.shape[1] for h in hs]):
         return outputs_fused(x, hs, blocks, decoders, biases)
     return [output_plainly(x, *weights) for weights in zip(hs, blocks, decoders, biases, strict=True)]
 
 
-def output_plainly(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: Tensor | None) -> Tensor:
+def output_plainly(
+    x: Float[Tensor, "t d_in"],
+    h: Float[Tensor, "t rank"],
+    blocks: Float[Tensor, "n rows columns"],
+    decoder: Float[Tensor, "d_out rank"],
+    bias: Float[Tensor, " d_out"] | None,
+) -> Float[Tensor, "t d_out"]:
     """Compute one of `outputs` in plain torch."""
     y = torch.nn.functional.linear(h, decoder, bias)
     _add_product(by_block(y, len(blocks)), by_block(x, len(blocks)), blocks.transpose(1, 2))
@@ -52,18 +58,18 @@ def output_plainly(x: Tensor, h: Tensor, blocks: Tensor, decoder: Tensor, bias: 
 
 
 def back(
-    d_ys: Sequence[Float[Tensor, "t d_out"]],
-    blocks: Sequence[Float[Tensor, "n rows columns"]],
-    decoders: Sequence[Float[Tensor, "d_out rank"]],
+    d_ys: Sequence[Float[Tensor, "t _"]],
+    blocks: Sequence[Float[Tensor, "_ _ _"]],
+    decoders: Sequence[Float[Tensor, "_ _"]],
     latents: Float[Tensor, "t latents"],
     noise: Tensor,
     terms: Terms,
     d_loss: Float[Tensor, ""],
-    d_penalty: Float[Tensor, " width"],
+    d_penalty: Float[Tensor, " latents//2"],
     inplace: bool,
 ) -> tuple[
     Float[Tensor, "t latents"],
-    Float[Tensor, "t width"],
+    Float[Tensor, "t latents//2"],
     Float[Tensor, "parts latents"],
     Float[Tensor, "t d_in"],
 ]:
@@ -77,7 +83,7 @@ def back(
 
 
 def latent_gradients(
-    d_ys: Sequence[Float[Tensor, "t d_out"]], decoders: Sequence[Float[Tensor, "d_out rank"]]
+    d_ys: Sequence[Float[Tensor, "t _"]], decoders: Sequence[Float[Tensor, "_ _"]]
 ) -> Float[Tensor, "t ranks"]:
     """Return the concatenated gradients of all siblings' h."""
     ranks = [decoder.shape[1] for decoder in decoders]
@@ -88,7 +94,7 @@ def latent_gradients(
 
 
 def through_blocks(
-    d_ys: Sequence[Float[Tensor, "t d_out"]], blocks: Sequence[Float[Tensor, "n rows columns"]]
+    d_ys: Sequence[Float[Tensor, "t _"]], blocks: Sequence[Float[Tensor, "_ _ _"]]
 ) -> Float[Tensor, "t d_in"]:
     """Return the gradient of x through all siblings' blocks."""
     if _kernel_for_blocks(d_ys, blocks):
@@ -100,7 +106,9 @@ def _kernel_for_blocks(d_ys: Sequence[Tensor], blocks: Sequence[Tensor], ranks: 
     return fits_tiles(d_ys[0], blocks, ranks) and fits_blocks(blocks)
 
 
-def through_blocks_plainly(d_ys: Sequence[Tensor], blocks: Sequence[Tensor]) -> Tensor:
+def through_blocks_plainly(
+    d_ys: Sequence[Float[Tensor, "t _"]], blocks: Sequence[Float[Tensor, "_ _ _"]]
+) -> Float[Tensor, "t d_in"]:
     """Compute `through_blocks` in plain torch."""
     d_x = d_ys[0].new_empty(len(d_ys[0]), blocks[0].shape[0] * blocks[0].shape[2])
     for index, (d_y, block) in enumerate(zip(d_ys, blocks, strict=True)):
@@ -110,9 +118,9 @@ def through_blocks_plainly(d_ys: Sequence[Tensor], blocks: Sequence[Tensor]) -> 
 
 def weight_gradients(
     x: Float[Tensor, "t d_in"],
-    hs: Sequence[Float[Tensor, "t rank"]],
-    d_ys: Sequence[Float[Tensor, "t d_out"]],
-    blocks: Sequence[Float[Tensor, "n rows columns"]],
+    hs: Sequence[Float[Tensor, "t _"]],
+    d_ys: Sequence[Float[Tensor, "t _"]],
+    blocks: Sequence[Float[Tensor, "_ _ _"]],
     d_bias_parts: Float[Tensor, "parts latents"],
     out: Float[Tensor, " elements"],
 ) -> None:
@@ -128,8 +136,11 @@ def weight_gradients(
 
 
 def weight_gradients_plainly(
-    x: Tensor, hs: Sequence[Tensor], d_ys: Sequence[Tensor], blocks: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
+    x: Float[Tensor, "t d_in"],
+    hs: Sequence[Float[Tensor, "t _"]],
+    d_ys: Sequence[Float[Tensor, "t _"]],
+    blocks: Sequence[Float[Tensor, "_ _ _"]],
+) -> tuple[list[Float[Tensor, "_ _ _"]], list[Float[Tensor, "_ _"]]]:
     """Return (gradients of the blocks, of the decoders), computed in plain torch."""
     d_blocks = [
         torch.bmm(by_block(d_y, len(block)).transpose(1, 2), by_block(x, len(block)))
@@ -140,7 +151,7 @@ def weight_gradients_plainly(
 
 def block_diagonal(
     x: Float[Tensor, "t d_in"], blocks: Float[Tensor, "n rows columns"]
-) -> Float[Tensor, "t d_out"]:
+) -> Float[Tensor, "t n*rows"]:
     """Multiply each slice of x by its own block, in differentiable steps; autocast applies to both."""
     return torch.bmm(by_block(x, len(blocks)), blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
 
