@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.text import Text
 
 from nas_cli.commands.data import CORPUS_HELP
-from nas_cli.healing import make_healer, refuse_healing_options, show_progress
+from nas_cli.healing import loss_lines, refuse_healing_options, show_progress
 from nas_cli.options import (
     MOST,
     MOST_SEED,
@@ -19,12 +18,17 @@ from nas_cli.options import (
     OverwriteOption,
     given,
 )
+from nas_cli.render.bars import stage_progress
 from nas_cli.render.counts import learning_rate, tokens
+from nas_cli.render.healing import print_healing
 from nas_cli.render.plan import print_plan, print_result
+from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, errors, print_json, print_warnings
 
 if TYPE_CHECKING:
     from studies.healing.healer import Healer
+    from studies.healing.request import Surgery
+    from surgery.apply.pipeline import ApplyReport
 
 
 def add_to(app: typer.Typer) -> None:
@@ -131,62 +135,23 @@ def apply(
     if output is None and not dry_run:
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     refuse_healing_options(context, heal, align, data)
-    from studies.healing.settings import HealSettings, check_heal
-    from studies.healing.text import calibration_texts, check_text
-    from studies.training.devices import pick_device
-    from studies.training.errors import TrainingFailed
-    from surgery.apply.pipeline import apply as rewrite
-    from surgery.apply.plan import plan
-    from surgery.apply.source import read_source
-    from surgery.hf.staging import check_target
+    from studies.healing.request import ApplyRequest
 
-    torch_device = pick_device(device)
-    settings = HealSettings(
-        tokens=heal or 0, align_tokens=align or 0, seq_len=seq_len, batch_tokens=batch_tokens,
-        loss=heal_loss, lr=lr, lr_new=lr_new, freeze=tuple(freeze or ()), eval_every=eval_every, seed=seed,
+    request = ApplyRequest(
+        architecture, model, output, dry_run=dry_run, fold=fold, calibrate=calibrate, heal=heal, align=align,
+        data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new, freeze=tuple(freeze or ()), control=control,
+        seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,
+        device=device,
     )  # fmt: skip
-    check_heal(settings)
-    if calibrate != "none":
-        check_text(calibrate, "--calibrate")
-    if data is not None:
-        check_text(data, "--data")
-    source = read_source(model)
-    if output is not None:
-        check_target(output, overwrite=overwrite, source=source.folder)
-    drawn = plan(source, architecture, fold=fold, out=output)
+    surgery = request.plan()
     if not as_json:
-        print_plan(drawn)
-    if not drawn.uses_text and given(context, "calibrate"):
+        print_plan(surgery.planned)
+    if not surgery.planned.uses_text and given(context, "calibrate"):
         print_warnings(["--calibrate has no effect: nothing of the architecture is fitted or transplanted"])
-    healer: Healer | None = None
-    texts: list[str] | None = None
-    if not dry_run:
-        if drawn.uses_text and calibrate != "none":
-            texts = calibration_texts(calibrate)
-        if heal is not None or align is not None or data is not None:
-            healer = make_healer(
-                source, drawn, data or "builtin", settings, calibration=texts, out=output, control=control,
-                device=torch_device,
-            )  # fmt: skip
-    from nas_cli.render.bars import stage_progress
-
-    try:
-        with stage_progress() as progress, healer or nullcontext():
-            if healer is not None:
-                show_progress(healer, progress)
-            report = rewrite(
-                source, architecture, output, dry_run=dry_run, fold=fold, calibration=texts, heal=healer,
-                on_verified=healer.remove_state if healer is not None else None, overwrite=overwrite,
-                device=torch_device, progress=progress,
-            )  # fmt: skip
-    except TrainingFailed as error:
-        errors.print(Text.assemble(("healing failed: ", "bold red"), str(error), "; nothing was written"))
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        kept = healer is not None and healer.saved is not None
-        resume = "Run the same command to resume." if kept else "Nothing was written."
-        errors.print(f"Interrupted. {resume}")
-        raise
+    with data_progress() as on_data:
+        text = surgery.open_text(on_data)
+    healer = surgery.healer(text, loss_lines())
+    report = _run(surgery, healer)
     healing = healer.healing if healer is not None else None
     if as_json:
         print_json({**report.to_dict(), "healing": healing.to_dict() if healing else None})
@@ -194,4 +159,28 @@ def apply(
     if dry_run:
         console.print("\n[dim]dry run: nothing was written[/]")
         return
+    if healing is not None:
+        print_healing(healing)
     print_result(report)
+
+
+def _run(surgery: Surgery, healer: Healer | None) -> ApplyReport:
+    """Rewrite under a progress bar.
+
+    Raises:
+        typer.Exit: the training failed, which is printed.
+    """
+    from studies.training.errors import TrainingFailed
+
+    try:
+        with stage_progress() as progress:
+            if healer is not None:
+                show_progress(healer.watch, progress)
+            return surgery.run(healer, progress)
+    except TrainingFailed as error:
+        errors.print(Text.assemble(("healing failed: ", "bold red"), str(error), "; nothing was written"))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        kept = healer is not None and healer.saved is not None
+        errors.print(f"Interrupted. {'Run the same command to resume.' if kept else 'Nothing was written.'}")
+        raise

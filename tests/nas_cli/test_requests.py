@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from nas_cli.commands.apply import apply
 from nas_cli.commands.pick import pick
 from nas_cli.commands.search import search
 from nas_cli.commands.train import train
 from studies.analysis.pick import PickRequest
+from studies.healing.request import ApplyRequest
 from studies.training.request import TrainRequest
 from studies.workers.request import SearchRequest
 
@@ -20,6 +22,7 @@ from studies.workers.request import SearchRequest
 @pytest.mark.parametrize(
     ("command", "request_type", "renamed"),
     [
+        (apply, ApplyRequest, {}),
         (search, SearchRequest, {}),
         (train, TrainRequest, {"tokens": "budget"}),
         (pick, PickRequest, {"limits": "limit"}),
