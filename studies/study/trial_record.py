@@ -32,6 +32,7 @@ from studies.storage.attributes import (
     STOPPED_AT,
     SUGGESTED_BY,
     TOKENS,
+    WORKER,
 )
 from surgery.architecture import Architecture
 
@@ -69,6 +70,7 @@ class TrialRecord:
     baseline: str | None
     feasible: bool
     reason: str
+    worker: str  # that trains it, or trained it last; empty while it waits
     seconds: float
     seeds: tuple[int, ...]
     rungs: tuple[float, ...] = ()  # held-out losses at the rungs reached
@@ -101,6 +103,7 @@ class TrialRecord:
             baseline=attrs.get(BASELINE),
             feasible=all(amount <= 0 for amount in trial.constraints.values()),
             reason=attrs.get(REASON, ""),
+            worker=attrs.get(WORKER) or "",  # None once it was requeued
             seconds=attrs.get(SECONDS, 0.0),
             seeds=tuple(attrs.get(SEEDS, ())),
             rungs=tuple(attrs.get(RUNGS, ())),

@@ -22,7 +22,7 @@ def record(number: int, runs: Sequence[tuple[float, ...]] = (), **changes: objec
     plain: dict[str, object] = {
         "number": number, "state": DONE, "values": values, "metrics": {}, "line": f"line {number}",
         "hash": str(number), "architecture": {}, "baseline": None, "feasible": True, "reason": "",
-        "seconds": 1.0, "seeds": (number,),
+        "worker": "", "seconds": 1.0, "seeds": (number,),
         "runs": tuple(Run(number, tuple(run)) for run in runs),
     }  # fmt: skip
     return TrialRecord(**(plain | changes))  # type: ignore[arg-type]

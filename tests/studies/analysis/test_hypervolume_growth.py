@@ -27,7 +27,7 @@ OBJECTIVES = (Objective(METRICS["val_loss"], None, "min"), Objective(METRICS["pa
 def record(number: int, values: tuple[float, ...] | None, **fields: object) -> TrialRecord:
     known = {
         "state": DONE if values else FAILED, "metrics": {}, "line": "", "hash": str(number), "reason": "",
-        "architecture": None, "baseline": None, "feasible": True, "seconds": 2.0, "seeds": (),
+        "architecture": None, "baseline": None, "feasible": True, "worker": "", "seconds": 2.0, "seeds": (),
     }  # fmt: skip
     return TrialRecord(number=number, values=values, **{**known, **fields})  # type: ignore[arg-type]
 

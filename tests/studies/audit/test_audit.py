@@ -50,7 +50,7 @@ def study(trained: Path, tmp_path: Path) -> Study:
 def record(number: int, loss: float, params: float, state: str = DONE) -> TrialRecord:
     return TrialRecord(
         number=number, state=state, values=(loss, params), metrics={"val_loss": loss, "params": params},
-        line="", hash=f"h{number}", architecture=None, baseline=None, feasible=True, reason="",
+        line="", hash=f"h{number}", architecture=None, baseline=None, feasible=True, reason="", worker="",
         seconds=1.0, seeds=(),
     )  # fmt: skip
 

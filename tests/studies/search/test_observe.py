@@ -38,7 +38,7 @@ def record(number: int, state: str, rungs: int, speed: float, baseline: bool) ->
     return TrialRecord(
         number=number, state=state, values=None, metrics={"val_loss": 1.0} if state == DONE else {}, line="",
         hash=str(number), architecture=None, baseline="dense" if baseline else None,
-        feasible=state != INFEASIBLE, reason="", seconds=0.0, seeds=(), rungs=losses,
+        feasible=state != INFEASIBLE, reason="", worker="", seconds=0.0, seeds=(), rungs=losses,
         measured={"speed": speed},
     )  # fmt: skip
 
