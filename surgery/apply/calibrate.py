@@ -75,7 +75,7 @@ class Stream:
     def moments(self, block: Block, name: str) -> Tensor:
         """Return the mean of x x^T over tokens (d_in, d_in), x being the input of projection `name`."""
         total, count = torch.zeros(()), 0
-        for x in self._inputs(block, name):
+        for x in self.inputs(block, name):
             total = x.T @ x + total.to(x.device)
             count += len(x)
         return (total / count).clone()
@@ -104,13 +104,14 @@ class Stream:
         part = module(block, name)
         bias = part.get_parameter("bias") if getattr(part, "bias", None) is not None else None
         error = size = 0.0
-        for x in self._inputs(block, name):
+        for x in self.inputs(block, name):
             y = torch.nn.functional.linear(x, weight, bias)
             error += float((part(x) - y).square().sum())
             size += float((y if bias is None else y - bias).square().sum())
         return float((error / max(size, 1e-30)) ** 0.5)
 
-    def _inputs(self, block: Block, name: str) -> Iterator[Tensor]:
+    @torch.inference_mode()
+    def inputs(self, block: Block, name: str) -> Iterator[Tensor]:
         """Yield the inputs (tokens, d_in) of a projection, sequence by sequence."""
         seen: list[Tensor] = []
         for state in self.states:

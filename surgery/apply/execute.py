@@ -19,6 +19,7 @@ from surgery.apply.calibrate import (
     module,
 )
 from surgery.apply.fit import FitReport, errors, fitter_of
+from surgery.apply.importance import GATED, row_importance
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
 from surgery.apply.transplants import source_tensor, transplant
@@ -139,15 +140,21 @@ def _fit(
                 progress("transplanting", plan.transplanted.index(index) + 1, len(plan.transplanted))
         for stage in STAGES:
             moments = None
+            importance: dict[str, Tensor] = {}
             for name in (name for name in stage if (index, name) in replaced):
                 if moments is None and stream is not None and block is not None:
                     moments = stream.moments(block, name)
+                    if name in GATED:
+                        original = _feed_forward(source, replaced, state, index, device)
+                        importance = row_importance(stream.inputs(block, name), original)
                 weight = dense.get(f"{name}.weight")
                 if weight is None:
                     weight = source_tensor(source, replaced[index, name])
                 operator = plan.after.layers[index].projections[name]
                 target = weight.to(device, torch.float32)
-                fitted = fitter_of(operator.name)(target, moments, operator.options, form)
+                fitted = fitter_of(operator.name)(
+                    target, moments, operator.options, form, importance.get(name)
+                )
                 part = "ffn" if name in FFN_PROJECTIONS else "mixer"
                 dtype = source.tensors[replaced[index, name][0]].dtype
                 stored = {key: value.to("cpu", dtype) for key, value in fitted.parameters.items()}
@@ -167,3 +174,20 @@ def _fit(
                     progress("fitting", done, len(replaced))
         if stream is not None and block is not None:
             stream.advance(block)
+
+
+def _feed_forward(
+    source: SourceModel,
+    replaced: dict[tuple[int, str], tuple[str, ...]],
+    state: State,
+    index: int,
+    device: torch.device,
+) -> State:
+    """Return the original weights of a layer's gate, up and down in float32."""
+    weights = {
+        name: source_tensor(source, replaced[index, name])
+        if (index, name) in replaced
+        else state[f"layers.{index}.ffn.{name}.weight"]
+        for name in FFN_PROJECTIONS
+    }
+    return {name: weight.to(device, torch.float32) for name, weight in weights.items()}

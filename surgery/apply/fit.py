@@ -49,7 +49,8 @@ class Fitted:
 
 # Forms in which a nonlinear latent can carry a linear map; see `surgery.projections.hdpl.fit`.
 FORMS = ("full", "paired")
-Fitter = Callable[[Tensor, Tensor | None, Mapping[str, Any], str], Fitted]
+# (weight, second moments of the inputs, options, form, importance of each output) -> Fitted
+Fitter = Callable[[Tensor, Tensor | None, Mapping[str, Any], str, Tensor | None], Fitted]
 
 
 def fitter_of(operator: str) -> Fitter:

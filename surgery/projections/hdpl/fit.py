@@ -13,6 +13,7 @@ from surgery.apply.fit import FORMS, Fitted
 
 DAMPING = 1e-2  # fraction of the mean activation energy added to every direction, for small samples
 QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4, for latents of std about 1
+LEAST_IMPORTANCE = 1e-3  # of an output, relative to the mean, so that none is left to chance
 MAX_STEPS = 40
 TOLERANCE = 5e-4  # relative improvement per step below which fitting stops
 
@@ -29,10 +30,11 @@ def fit_hdpl(
     moments: Float[Tensor, "d_in d_in"] | None,
     options: Mapping[str, Any],
     form: str = "full",
+    importance: Float[Tensor, " d_out"] | None = None,
 ) -> Fitted:
     """Fit an HDPL operator to `weight` as blockdiag(B) + D A.
 
-    Minimises ||(W - blockdiag(B) - D A) C^1/2|| by alternating the exact least-squares solution for the
+    Minimises ||R^1/2 (W - blockdiag(B) - D A) C^1/2|| by alternating the exact least-squares solution for the
     blocks with a power iteration for the low-rank part. Neither can increase the error. The nonlinear latent
     carries D A in one of two ways:
 
@@ -48,13 +50,16 @@ def fit_hdpl(
             the size of the inputs.
         options: options of the operator.
         form: `full` or `paired`.
+        importance: weights R of the squared errors of each output; None: ones.
     """
     assert form in FORMS, form
     root = _root(moments, weight)
     full = form == "full" and root is not None
     rank = options["rank"]
     usable = rank - 1 if full else rank // 2
-    blocks, decoder, encoder, steps = _alternate(weight, root, options["blocks"], usable)
+    rows = _row_scale(weight, importance)
+    blocks, decoder, encoder, steps = _alternate(rows[:, None] * weight, root, options["blocks"], usable)
+    blocks, decoder = blocks / rows.view(*blocks.shape[:2], 1), decoder / rows[:, None]
     fitted = torch.block_diag(*blocks) + decoder @ encoder
     if moments is not None:  # latents of unit variance
         scale = moments.diagonal().mean().clamp(min=1e-30).sqrt().to(weight.dtype)
@@ -90,6 +95,13 @@ def _in_pairs(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tens
     out = decoder.new_zeros(len(decoder), rank)
     out[:, :half], out[:, half : 2 * half] = decoder, -decoder
     return mu, encoder.new_zeros(rank), out
+
+
+def _row_scale(weight: Tensor, importance: Tensor | None) -> Tensor:
+    """Return the factors (d_out,) by which rows are multiplied, so that plain least squares weights them."""
+    if importance is None or not float(importance.mean()) > 0:
+        return weight.new_ones(len(weight))
+    return (importance / importance.mean()).clamp(min=LEAST_IMPORTANCE).sqrt().to(weight.dtype)
 
 
 def _root(moments: Tensor | None, weight: Tensor) -> Tensor | None:

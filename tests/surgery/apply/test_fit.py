@@ -3,14 +3,20 @@ the metric of the activations."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from surgery.apply.execute import execute
 from surgery.apply.fit import check_form, check_operators, errors, fitter_of
+from surgery.apply.importance import row_importance
+from surgery.apply.plan import plan
+from surgery.apply.source import read_source
 from surgery.config.problems import UserError
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.hdpl import HDPLSpec, fit
@@ -136,6 +142,66 @@ def test_every_operator_that_is_not_dense_can_be_fitted() -> None:
         assert callable(fitter_of(name))
 
 
+def test_importance_is_the_gradient_of_the_feed_forward_output() -> None:
+    """Against autograd: the mean over tokens of the squared column of the Jacobian of down(silu(g) u)."""
+    weights = {"gate": torch.randn(12, 8), "up": torch.randn(12, 8), "down": torch.randn(8, 12)}
+    x = torch.randn(50, 8)
+    found = row_importance([x[:20], x[20:]], weights)
+
+    def output(gate: Tensor, up: Tensor) -> Tensor:
+        return weights["down"] @ (torch.nn.functional.silu(gate) * up)
+
+    for index, name in enumerate(("gate", "up")):
+        jacobian = torch.func.vmap(torch.func.jacrev(output, argnums=index))(
+            x @ weights["gate"].T, x @ weights["up"].T
+        )
+        torch.testing.assert_close(found[name], jacobian.square().sum(1).mean(0))
+
+
+def test_important_outputs_are_fitted_better() -> None:
+    weight, x = torch.randn(48, 32), correlated(1000, 32)
+    moments, importance = x.T @ x / len(x), torch.logspace(-2, 2, 48)
+
+    def weighted_error(fitted: Tensor) -> float:
+        return float((((weight - fitted) @ x.T).square().mean(1) * importance).sum())
+
+    plain = fit_hdpl(weight, moments, OPTIONS)
+    weighted = fit_hdpl(weight, moments, OPTIONS, "full", importance)
+    assert weighted_error(weighted.weight) < 0.8 * weighted_error(plain.weight)
+    scaled = fit_hdpl(weight, moments, OPTIONS, "full", torch.full((48,), 7.0))
+    torch.testing.assert_close(scaled.weight, plain.weight)
+
+
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(UserError, match=r"hdpl_fit.*full, paired"):
         check_form("half")
+
+
+@pytest.mark.parametrize("form", ["full", "paired"])
+def test_reported_errors_are_those_of_the_operators(checkpoint: Callable[..., Path], form: str) -> None:
+    source = read_source(checkpoint("llama", attention_bias=True, mlp_bias=True))
+    sequences = [torch.randint(61, (40,)) for _ in range(8)]
+    rules = [{"match": ["q", "gate", "up", "down"], "operator": "hdpl", "blocks": 2, "rank": 6}]
+    model, reports = execute(
+        source, plan(source, {"projections": rules}), calibration=sequences, hdpl_fit=form
+    )
+    measured: dict[tuple[int, str], float] = {}
+
+    def hook(key: tuple[int, str], weight: Tensor) -> Callable[..., None]:
+        def compare(part: HDPL, inputs: tuple[Tensor], _: Tensor) -> None:
+            y = inputs[0] @ weight.T
+            measured[key] = float((part.forward(inputs[0]) - part.bias - y).norm() / y.norm())
+
+        return compare
+
+    for layer, name in {(report.layer, report.projection) for report in reports}:
+        part = "self_attn" if name == "q" else "mlp"
+        weight = source.tensor(f"model.layers.{layer}.{part}.{name}_proj.weight")
+        block = model.layers[layer]
+        owner = block.mixer if name == "q" else block.ffn
+        owner.get_submodule(name).register_forward_hook(hook((layer, name), weight))
+    with torch.no_grad():
+        model(torch.stack(sequences))
+    assert len(measured) == len(reports) == 16
+    for report in reports:
+        assert report.output_error == pytest.approx(measured[report.layer, report.projection], rel=1e-3)
