@@ -146,7 +146,7 @@ def test_importance_is_the_gradient_of_the_feed_forward_output() -> None:
     """Against autograd: the mean over tokens of the squared column of the Jacobian of down(silu(g) u)."""
     weights = {"gate": torch.randn(12, 8), "up": torch.randn(12, 8), "down": torch.randn(8, 12)}
     x = torch.randn(50, 8)
-    found = row_importance([x[:20], x[20:]], weights)
+    computed = row_importance([x[:20], x[20:]], weights)
 
     def output(gate: Tensor, up: Tensor) -> Tensor:
         return weights["down"] @ (torch.nn.functional.silu(gate) * up)
@@ -155,7 +155,7 @@ def test_importance_is_the_gradient_of_the_feed_forward_output() -> None:
         jacobian = torch.func.vmap(torch.func.jacrev(output, argnums=index))(
             x @ weights["gate"].T, x @ weights["up"].T
         )
-        torch.testing.assert_close(found[name], jacobian.square().sum(1).mean(0))
+        torch.testing.assert_close(computed[name], jacobian.square().sum(1).mean(0))
 
 
 def test_important_outputs_are_fitted_better() -> None:
