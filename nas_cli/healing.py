@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from studies.healing.watch import Watch
     from studies.training.loop import Progress
 
-HEALING = ("heal_loss", "lr", "lr_new")  # options of --heal
-TRAINING = ("freeze", "control", "batch_tokens", "eval_every", "seed")  # options of --heal and --align
+HEALING = (
+    "heal_loss",
+    "lr",
+    "lr_new",
+    "hidden_weight",
+    "lora",
+    "checkpoint_activations",
+)  # options of --heal
+TRAINING = ("freeze", "control", "batch_tokens", "eval_every", "seed")
 STAGES = {"aligned": "aligning", "healed": "healing", "control": "training the control"}
 
 

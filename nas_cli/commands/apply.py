@@ -19,7 +19,7 @@ from nas_cli.options import (
     given,
 )
 from nas_cli.render.bars import stage_progress
-from nas_cli.render.counts import learning_rate, tokens
+from nas_cli.render.counts import learning_rate, number, tokens
 from nas_cli.render.healing import print_healing
 from nas_cli.render.plan import print_plan, print_result
 from nas_cli.render.progress import data_progress
@@ -89,6 +89,30 @@ def apply(
             help="Peak learning rate of what is not the original's: fitted and new tensors. Default: --lr.",
         ),
     ] = None,
+    hidden_weight: Annotated[
+        float,
+        typer.Option(
+            parser=number(0, 1000),
+            metavar="WEIGHT",
+            help="Weight of the distance from the original model's hidden states in the loss of --heal.",
+        ),
+    ] = 0.0,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=4096,
+            metavar="RANK",
+            help="Train what is the original's by adapters of this rank only, and merge them in the end.",
+        ),
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-activations",
+            help="Recompute activations in the backward pass: less memory, slower.",
+        ),
+    ] = False,
     freeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,7 +163,9 @@ def apply(
 
     request = ApplyRequest(
         architecture, model, output, dry_run=dry_run, fold=fold, calibrate=calibrate, heal=heal, align=align,
-        data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new, freeze=tuple(freeze or ()), control=control,
+        data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new,
+        hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
+        freeze=tuple(freeze or ()), control=control,
         seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,
         device=device,
     )  # fmt: skip

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from studies.data import TokenData
-from studies.healing.parts import training_only
+from studies.healing.adapters import add_adapters, merge_adapters, plain_name
+from studies.healing.parts import new_tensors, recomputing, training_only
 from studies.healing.report import Healing
 from studies.healing.saved import Saved
 from studies.healing.settings import HealSettings
@@ -51,8 +52,12 @@ def heal(
         TrainingFailed: the loss is not finite or exploded.
     """
     watch = watch or Watch()
-    planned_stages = list(stages(planned, [name for name, _ in model.named_parameters()], teacher, settings))
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.float()
+    if settings.lora is not None:
+        add_adapters(model, new_tensors(planned), settings.lora, settings.seed)
+    names = [name for name, _ in model.named_parameters()]
+    planned_stages = list(stages(planned, names, teacher, settings))
 
     def held_out(what: str, compute: Callable[[], Evaluation]) -> Evaluation:
         result = compute() if saved is None else saved.loss(what, compute)
@@ -63,17 +68,20 @@ def heal(
         return measure(model, data, settings, teacher.device, watch.batches(what))
 
     original = held_out("original", lambda: teacher.loss(data, settings, watch.batches("original")))
-    model.float()
     before = held_out("rewritten", lambda: measured("rewritten"))
-    best = Best(model, dtypes, before)
+    kept_dtypes = {name: dtypes.get(plain_name(name), torch.float32) for name in model.state_dict()}
+    best = Best(model, kept_dtypes, before)
     results: dict[str, TrainResult] = {}
     for stage in planned_stages:
         best.label = stage.name
         results[stage.name] = _train(model, stage, teacher, data, settings, best, saved, watch)
         watch.report(stage.name, results[stage.name])
     best.write_to(model)
+    if settings.lora is not None:
+        merge_adapters(model)
     restore_dtypes(model, dtypes)
     if best.kept in results:  # as they will be written: rounding to the dtypes has changed them
+        model.float()
         written = measured(best.kept)
         restore_dtypes(model, dtypes)
         results[best.kept] = replace(results[best.kept], val_loss=written.val_loss, val_bpb=written.val_bpb)
@@ -114,7 +122,8 @@ def _train(
     checkpoint = saved.checkpoint(stage.name) if saved is not None else None
     if checkpoint is not None and checkpoint.is_file():
         watch.on_note(f"resuming the training of the {stage.name} model")
-    with training_only(model, frozenset(stage.rates)):
+    recomputes = settings.checkpoint_activations
+    with training_only(model, frozenset(stage.rates)), recomputing(model, recomputes):
         return train(
             model, data, stage.training, seed=settings.seed, device=teacher.device,
             on_step=lambda now: watch.on_step(stage.name, now), checkpoint=checkpoint,

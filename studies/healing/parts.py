@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from surgery.apply.plan import Plan
 from surgery.config.problems import Problems
+from surgery.model import Block, HybridLM
 
 # actions of a plan that leave the original's weights in place, and one that puts them into another part
 CARRIED = ("kept", "averaged", "shared")
@@ -55,3 +58,16 @@ def training_only(model: nn.Module, names: frozenset[str]) -> Iterator[None]:
         yield
     finally:
         model.requires_grad_(True)
+
+
+@contextmanager
+def recomputing(model: HybridLM, wanted: bool) -> Iterator[None]:
+    """Recompute the activations of each layer in the backward pass inside of the block, if wanted."""
+    blocks = [block for block in model.layers if isinstance(block, Block)] if wanted else []
+    for block in blocks:
+        block.checkpoint = partial(checkpoint, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.checkpoint = None

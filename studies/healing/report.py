@@ -81,6 +81,10 @@ class Healing:
             rates = f"peak learning rate {settings.lr:g}"
             if settings.lr_new is not None:
                 rates += f" ({settings.lr_new:g} for new parts)"
+            if settings.hidden_weight:
+                rates += f", hidden states weighted by {settings.hidden_weight:g}"
+            if settings.lora is not None:
+                rates += f", adapters of rank {settings.lora} in place of the original's tensors"
             frozen = f", without {', '.join(settings.freeze)}" if settings.freeze else ""
             yield (
                 f"Healed on {self.after.tokens:,} tokens ({self.after.epochs:.2f} epochs) {where}, "

@@ -55,6 +55,9 @@ class ApplyRequest:
     heal_loss: str = HealSettings.loss
     lr: float = HealSettings.lr
     lr_new: float | None = None
+    hidden_weight: float = 0.0
+    lora: int | None = None
+    checkpoint_activations: bool = False
     freeze: tuple[str, ...] = ()
     control: bool = False
     seq_len: int = HealSettings.seq_len
@@ -75,6 +78,9 @@ class ApplyRequest:
             loss=self.heal_loss,
             lr=self.lr,
             lr_new=self.lr_new,
+            hidden_weight=self.hidden_weight,
+            lora=self.lora,
+            checkpoint_activations=self.checkpoint_activations,
             freeze=self.freeze,
             eval_every=self.eval_every,
             seed=self.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from studies.healing.adapters import check_peft
 from studies.training.pretrain import add_budget_problems, evaluation_points
 from studies.training.settings import TrainSettings
 from surgery.config.problems import Problems, nearest
@@ -28,6 +29,10 @@ class HealSettings:
             their mean.
         lr: peak learning rate of the tensors that were carried over.
         lr_new: peak learning rate of the others; None: `lr`.
+        hidden_weight: weight of the distance between the hidden states of both models, see `Distillation`.
+        lora: rank of adapters that are trained in place of the tensors that were carried over, and merged
+            into them in the end; None: those tensors are trained themselves.
+        checkpoint_activations: recompute the activations of each layer in the backward pass.
         freeze: patterns (as of `fnmatch`) of parameters that are not trained.
         align_lr: peak learning rate of new and fitted tensors in the alignment.
         align_lr_carried: that of the transplanted and carried tensors of the same parts.
@@ -43,6 +48,9 @@ class HealSettings:
     loss: str = "both"
     lr: float = 3e-4
     lr_new: float | None = None
+    hidden_weight: float = 0.0
+    lora: int | None = None
+    checkpoint_activations: bool = False
     freeze: tuple[str, ...] = ()
     align_lr: float = 1e-3
     align_lr_carried: float = 1e-4
@@ -89,12 +97,14 @@ def check_heal(settings: HealSettings) -> None:
     """Check the settings that a command line gave.
 
     Raises:
-        UserError: an unknown loss, or less than one step of whole sequences; all problems at once.
+        UserError: an unknown loss, less than one step of whole sequences (all problems at once), or no PEFT.
     """
     problems = Problems()
     if settings.loss not in KL_SHARES:
         rule = f"must be one of {', '.join(KL_SHARES)}"
         problems.add("--heal-loss", settings.loss, rule, nearest(settings.loss, tuple(KL_SHARES)))
+    if settings.lora is not None:
+        check_peft(settings.lora)
     for option, training in (("--heal", settings.training()), ("--align", settings.alignment(1))):
         if training.tokens:
             add_budget_problems(training, option, problems)

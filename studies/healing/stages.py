@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from studies.healing.adapters import ADAPTER
 from studies.healing.alignment import Alignment, pairs_of
 from studies.healing.distillation import Distillation
 from studies.healing.parts import TRANSPLANTED, check_freeze, new_tensors, trained
@@ -53,6 +54,8 @@ def stages(planned: Plan, names: Iterable[str], teacher: Teacher, settings: Heal
         UserError: nothing is left to train.
     """
     names, new = set(names), new_tensors(planned)
+    if settings.lora is not None:  # what is carried over is trained by its adapters alone
+        names = {name for name in names if name in new or ADAPTER in name}
     check_freeze(names, settings.freeze)
     trainable = trained(names, settings.freeze)
     skip = 0
@@ -69,7 +72,22 @@ def stages(planned: Plan, names: Iterable[str], teacher: Teacher, settings: Heal
         skip = training.steps
     if settings.tokens:
         training = settings.training()
-        share = KL_SHARES[settings.loss]
-        objective = Distillation(teacher.model, share) if share else CrossEntropy()
         rates = {name: settings.new_rate if name in new else settings.lr for name in trainable}
-        yield Stage("healed", training, objective, rates, skip)
+        yield Stage("healed", training, _objective(planned, teacher, settings), rates, skip)
+
+
+def _objective(planned: Plan, teacher: Teacher, settings: HealSettings) -> Objective:
+    """Return the loss of the training of the whole model.
+
+    Raises:
+        UserError: hidden states can't be compared, since both models don't run equally many layers.
+    """
+    share, weight = KL_SHARES[settings.loss], settings.hidden_weight
+    if weight:
+        before, after = (
+            each.backbone.num_layers * each.loop_count for each in (planned.before, planned.after)
+        )
+        if before != after:
+            rule = f"compares layer by layer, but the original runs {before} layers and the result {after}"
+            raise UserError("can't compare hidden states", [Problem("--hidden-weight", weight, rule)])
+    return Distillation(teacher.model, share, weight) if share or weight else CrossEntropy()
