@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -43,6 +43,12 @@ def apply(
     ],
     model: Annotated[str, typer.Argument(help="A Llama-family model: a folder or a Hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the new model.")] = None,
+    export: Annotated[
+        Literal["auto", "nas"],
+        typer.Option(
+            help="Class of the result. auto: one of transformers if it computes the same; nas: always ours."
+        ),
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan without writing anything.")
     ] = False,
@@ -162,8 +168,8 @@ def apply(
     from studies.healing.request import ApplyRequest
 
     request = ApplyRequest(
-        architecture, model, output, dry_run=dry_run, fold=fold, calibrate=calibrate, heal=heal, align=align,
-        data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new,
+        architecture, model, output, dry_run=dry_run, fold=fold, stock=export == "auto", calibrate=calibrate,
+        heal=heal, align=align, data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new,
         hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
         freeze=tuple(freeze or ()), control=control,
         seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,

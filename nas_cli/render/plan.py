@@ -71,9 +71,22 @@ def print_plan(plan: Plan) -> None:
         console.print(Text(f"layers folded ({plan.fold}): {folded}"))
         console.print()
     console.print(_tensor_table(plan))
+    console.print(_export_line(plan), soft_wrap=True)
     if plan.unused:
         console.print(f"{len(plan.unused)} tensors of the model are not used")
     print_warnings(plan.warnings)
+
+
+def _export_line(plan: Plan) -> Text:
+    """Return the class that is written, and why it is none of transformers."""
+    export = plan.export
+    if export.is_stock:
+        return Text(f"written as transformers' {export.class_name} ({export.model_type})")
+    if not export.reasons:
+        return Text(f"written as our {export.class_name}, as asked")
+    nearest = export.reasons[0].partition(": ")[0]
+    rules = ", ".join(reason.partition(": ")[2] for reason in export.reasons)
+    return Text(f"written as our {export.class_name}, since transformers' {nearest} {rules}")
 
 
 def _tensor_table(plan: Plan) -> Table:

@@ -18,6 +18,7 @@ from surgery.apply.fit import FitReport, check_form
 from surgery.apply.plan import Plan, plan
 from surgery.apply.report import sections
 from surgery.apply.source import SourceModel, read_source
+from surgery.apply.stock_export import write_stock
 from surgery.apply.verify import Verification, verify
 from surgery.architecture import Architecture
 from surgery.hf.card import card
@@ -61,6 +62,7 @@ def apply(
     hdpl_fit: str = "full",
     heal: Heal | None = None,
     on_verified: Callable[[], None] | None = None,
+    stock: bool = True,
     overwrite: bool = False,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
@@ -75,6 +77,7 @@ def apply(
         fold: `average` or `first`, see `plan`.
         calibration: texts or token ids to fit operators to; without it weights are fitted, not outputs.
         hdpl_fit: form of fitted latents, `full` or `paired`, see `fit_hdpl`.
+        stock: see `plan`.
         heal: trains the model between fitting and writing.
         on_verified: called once the result is verified, just before it is moved to `out`.
         overwrite: replace an existing model at `out`.
@@ -87,7 +90,7 @@ def apply(
     began = time.monotonic()
     check_form(hdpl_fit)
     source = model if isinstance(model, SourceModel) else read_source(model)
-    planned = plan(source, architecture, fold=fold, out=out)
+    planned = plan(source, architecture, fold=fold, out=out, stock=stock)
     if out is not None:
         check_target(out, overwrite=overwrite, source=source.folder)
     source.check_values()
@@ -123,19 +126,22 @@ def publish(
     """
     has_tokenizer = any((source.folder / name).is_file() for name in TOKENIZER_FILES)
     with staged(out, overwrite=overwrite) as folder:
-        write(
-            model,
-            folder,
-            tokenizer_dir=source.folder if has_tokenizer else None,
-            generation_config=generation_defaults(source)[0],
-        )
-        verification = verify(folder, model)
+        arguments: dict[str, Any] = {
+            "tokenizer_dir": source.folder if has_tokenizer else None,
+            "generation_config": generation_defaults(source)[0],
+        }
+        if planned.export.is_stock:
+            write_stock(model, planned.export, folder, **arguments)
+        else:
+            write(model, folder, **arguments)
+        verification = verify(folder, model, remote_code=planned.export.is_stock)
         body = card(
             planned.after,
             title=Path(out).absolute().name,
             text=sections(planned, fits, verification) + ("\n\n" + text if text else ""),
             base_model=source.hub_id,
             before=planned.before,
+            model_type=planned.export.model_type,
         )
         (folder / "README.md").write_text(body, encoding="utf-8")
         if on_verified is not None:

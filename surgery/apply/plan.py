@@ -11,6 +11,7 @@ from typing import Any
 from surgery.apply.defaults import generation_defaults
 from surgery.apply.fit import check_operators
 from surgery.apply.source import SourceModel
+from surgery.apply.stock import OURS, Export, choose_export
 from surgery.apply.target import FOLDS, folded_layers, read_architecture
 from surgery.apply.tensors import ACTIONS, TensorPlan, plan_tensors
 from surgery.architecture import Architecture
@@ -77,6 +78,7 @@ class Plan:
     disk_needed: int  # bytes
     disk_free: int | None  # bytes on the output's disk, if it is known
     warnings: tuple[str, ...]
+    export: Export  # the class that is written
 
     @property
     def title(self) -> str:
@@ -136,6 +138,7 @@ def plan(
     *,
     fold: str = "average",
     out: str | os.PathLike[str] | None = None,
+    stock: bool = True,
 ) -> Plan:
     """Plan the surgery of `source` into `architecture`.
 
@@ -145,6 +148,7 @@ def plan(
             model's.
         fold: method of combining the layers folded onto a physical layer, `average` or `first`.
         out: future folder of the model, for the free disk space.
+        stock: write a class of transformers if one computes the same; else always a class of ours.
 
     Raises:
         UserError: the architecture is invalid, or does not fit this model.
@@ -177,6 +181,7 @@ def plan(
         disk_needed=sum(tensor.bytes for tensor in tensors) + _SPARE_BYTES,
         disk_free=free_bytes(expand(out).absolute()) if out is not None else None,
         warnings=(*_warnings(after, tensors, folded), *source.notes, *generation_defaults(source)[1]),
+        export=choose_export(after, source.family) if stock else OURS,
     )
 
 

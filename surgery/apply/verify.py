@@ -37,7 +37,8 @@ class Verification:
         max_logit: largest absolute logit of the model in memory.
         new_tokens: greedily generated tokens.
         equal_tokens: length of their common prefix with and without cache.
-        remote_code: whether the fresh process used the source in the folder instead of this package.
+        remote_code: whether the fresh process could not import this package: it had transformers, and the
+            source in the folder if the class is ours.
         transformers, torch: versions in the fresh process.
     """
 
@@ -71,7 +72,8 @@ def verify(
         folder: the written model.
         model: the model in memory.
         prompts: token ids (batch, tokens); by default fixed random ones.
-        remote_code: load with the source in the folder, as if this package were not installed.
+        remote_code: load as if this package were not installed: with transformers, and the source in the
+            folder if the class is ours.
 
     Raises:
         UserError: the folder can't be loaded, or gives different numbers.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
+from surgery.hf.configuration import MODEL_TYPE
 
 COSTS = ("params", "params_nonembedding", f"decode_flops@{DEFAULT_CONTEXT}", f"cache_bytes@{DEFAULT_CONTEXT}")
 
@@ -23,6 +24,7 @@ def card(
     text: str = "",
     base_model: str | None = None,
     before: Architecture | None = None,
+    model_type: str = MODEL_TYPE,
 ) -> str:
     """Return the README.md of a model folder.
 
@@ -32,9 +34,11 @@ def card(
         text: Markdown sections to add after the description.
         base_model: Hub id of the checkpoint from which the model was made.
         before: that checkpoint's architecture, for a comparison of costs.
+        model_type: of the class that it is written as.
     """
+    ours = model_type == MODEL_TYPE
     parts = [
-        _front_matter(base_model),
+        _front_matter(base_model, model_type),
         f"# {title}",
         f"`{architecture}` (hash `{architecture.hash}`)",
         *([text.strip()] if text.strip() else []),
@@ -44,7 +48,7 @@ def card(
         "## Architecture",
         f"```yaml\n{architecture.to_yaml().strip()}\n```",
         "## Loading it",
-        _LOADING,
+        _LOADING if ours else _STOCK.format(model_type=model_type),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -63,6 +67,17 @@ Without it, the model's source in this folder is used: `from_pretrained(..., tru
 vLLM, TGI, SGLang, llama.cpp and other engines with their own model code can't load it: they know neither its
 operators nor its loops. Generation with transformers keeps its own cache, so that `cache_implementation`
 and assisted generation are not available."""
+
+
+_STOCK = """It is a `{model_type}` model of transformers, and needs no other code:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+```
+
+Engines that load `{model_type}` models load it too."""
 
 
 def cost_table(after: Architecture, before: Architecture | None = None) -> str:
@@ -94,11 +109,12 @@ def _warnings(warnings: list[str]) -> list[str]:
     return ["## Options without effect", "\n".join(f"- {text}" for text in warnings)] if warnings else []
 
 
-def _front_matter(base_model: str | None) -> str:
+def _front_matter(base_model: str | None, model_type: str) -> str:
     lines: Mapping[str, str | None] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": base_model,
     }
     body = "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
-    return f"---\n{body}\ntags:\n- nas_hybrid\n- custom_code\n---"
+    tags = [model_type, *(["custom_code"] if model_type == MODEL_TYPE else [])]
+    return "\n".join(["---", body, "tags:", *(f"- {tag}" for tag in tags), "---"])

@@ -68,20 +68,31 @@ def write(
     generation_config: GenerationConfig | Mapping[str, Any] | None = None,
 ) -> None:
     """Write everything but the card into an existing folder. Arguments as in `save`."""
-    tokens = copy_tokenizer(Path(tokenizer_dir), folder) if tokenizer_dir is not None else {}
-    generation = _plain(generation_config)
-    rows = model.architecture.backbone.vocab_size
-    tokens = {name: number for name, number in tokens.items() if number < rows}  # others have no embedding
-    tokens |= {name: generation[name] for name in _TOKENS if generation.get(name) is not None}
+    tokens = write_generation(model, folder, tokenizer_dir, generation_config)
     state = checkpoint(model)
     config = NasConfig(model.architecture.to_dict(), **tokens)
     config.architectures = ["NasForCausalLM"]
     config.dtype = main_dtype(state)
     config.to_json_file(folder / "config.json")
-    GenerationConfig(**{**tokens, **generation}).to_json_file(folder / "generation_config.json")
     (folder / "architecture.yaml").write_text(model.architecture.to_yaml(), encoding="utf-8")
     write_remote_code(folder)
-    _write_weights(state, folder)
+    write_weights(state, folder)
+
+
+def write_generation(
+    model: HybridLM,
+    folder: Path,
+    tokenizer_dir: str | os.PathLike[str] | None,
+    generation_config: GenerationConfig | Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write tokenizer and generation_config.json; return the special tokens that the model has rows for."""
+    tokens = copy_tokenizer(Path(tokenizer_dir), folder) if tokenizer_dir is not None else {}
+    generation = _plain(generation_config)
+    rows = model.architecture.backbone.vocab_size
+    tokens = {name: number for name, number in tokens.items() if number < rows}  # others have no embedding
+    tokens |= {name: generation[name] for name in _TOKENS if generation.get(name) is not None}
+    GenerationConfig(**{**tokens, **generation}).to_json_file(folder / "generation_config.json")
+    return tokens
 
 
 def checkpoint(model: HybridLM) -> dict[str, Tensor]:
@@ -149,7 +160,7 @@ def _plain(generation_config: GenerationConfig | Mapping[str, Any] | None) -> di
     return dict(generation_config)
 
 
-def _write_weights(state: dict[str, Tensor], folder: Path) -> None:
+def write_weights(state: dict[str, Tensor], folder: Path) -> None:
     """Write `model.safetensors`, or shards with an index if one file would be too large."""
     split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
     for name, keys in split.filename_to_tensors.items():

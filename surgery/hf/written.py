@@ -29,7 +29,9 @@ def foreign(path: Path) -> str:
     except (ValueError, RecursionError):
         config = None
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != MODEL_TYPE:
+    # a class of transformers, written by `nas apply`
+    stock = (path / "architecture.yaml").is_file() and not (path / "modeling_nas.py").exists()
+    if kind != MODEL_TYPE and not (stock and isinstance(kind, str)):
         return f"a model of type {kind}" if isinstance(kind, str) else "a config.json of another kind"
     names = sorted(os.listdir(path))
     strange = [name for name in names if name not in _WRITTEN and not _NUMBERED.fullmatch(name)]

@@ -150,6 +150,7 @@ def test_overwriting_replaces_the_old_model(
 ) -> None:
     folder = checkpoint()
     apply(folder, {}, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
     apply(folder, {"projections": HDPL}, tmp_path / "out", overwrite=True)
     assert NasForCausalLM.from_pretrained(tmp_path / "out").model.architecture.rules
 

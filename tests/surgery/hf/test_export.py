@@ -184,7 +184,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "_write_weights", interrupted)
+    monkeypatch.setattr(export, "write_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(build(architecture("F")), tmp_path / "deep" / "model")
     assert list(tmp_path.iterdir()) == []

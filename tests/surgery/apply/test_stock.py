@@ -1,0 +1,138 @@
+"""Results that a class of transformers computes: written as that class, and proven without this package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surgery.apply.execute import execute
+from surgery.apply.pipeline import publish
+from surgery.apply.plan import plan
+from surgery.apply.source import read_source
+from surgery.apply.stock import choose_export
+from surgery.apply.stock_export import write_stock
+from surgery.apply.verify import verify
+from surgery.architecture import Architecture
+from surgery.model import HybridLM
+from tests.models import BACKBONE, architecture, build
+
+Make = Callable[..., Path]
+W = {"W": {"window": 8}}
+G = {"G": {"key_ratio": 1.0, "expand_v": 1.0, "heads": 2}}
+CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("llama", "F", {}, {}),
+    ("llama", "F", {}, {"biases": ["q", "k", "v", "o", "gate", "up", "down"], "tie_embeddings": True}),
+    ("mistral", "W", W, {}),
+    ("smollm3", "FW", W, {}),
+    ("smollm3", "FWF", W, {"num_layers": 3, "no_rope_layers": "1", "biases": ["gate", "up", "down"]}),
+    ("qwen2", "F", {}, {"biases": ["q", "k", "v"]}),
+    ("qwen2", "WF", W, {"biases": ["q", "k", "v"]}),
+    ("qwen3", "WF", W, {"qk_norm": True, "biases": ["q", "k", "v", "o"]}),
+    ("olmo2", "F", {}, {"qk_norm": True, "joint_qk_norm": True, "post_norm": True}),
+    ("qwen3_next", "GF", G, {"qk_norm": True}),
+    ("qwen3_next", "GGF", {**G, "F": {"gate": True}}, {"qk_norm": True, "num_layers": 3}),
+    ("qwen3_next", "GF", {}, {"qk_norm": True, "tie_embeddings": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "layout", "mixers", "backbone"), CASES)
+def test_a_stock_class_gives_the_same_logits_and_tokens(
+    kind: str, layout: str, mixers: dict[str, Any], backbone: dict[str, Any], tmp_path: Path
+) -> None:
+    """At 40 tokens, which is more than the windows, and cached against uncached decoding."""
+    from transformers import AutoModelForCausalLM
+
+    model = build(architecture(layout, mixers=mixers, **backbone), spread=0.3)
+    export = choose_export(model.architecture, "llama")
+    assert (export.model_type, export.reasons) == (kind, ())
+    write_stock(model, export, tmp_path)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded).__name__ == export.class_name
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert sum(p.numel() for p in loaded.parameters()) >= sum(p.numel() for p in model.parameters())
+    ids = torch.randint(37, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, theirs = model.head(model(ids)), loaded(ids).logits
+        assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+        cached, plain = (
+            loaded.generate(ids[:1], max_new_tokens=24, do_sample=False, use_cache=cache, pad_token_id=0)
+            for cache in (True, False)
+        )
+    assert torch.equal(cached, plain)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "said"),
+    [
+        ("F", {"projections": [{"match": "up", "operator": "hdpl", "blocks": 2, "rank": 4}]}, "has no hdpl"),
+        ("F", {"loops": 2}, "has no loops"),
+        ("FS", {}, "has no S layers"),
+        ("GF", {}, "Qwen3NextForCausalLM: has qk_norm"),
+        ("GF", {"qk_norm": True, "mixers": {"G": {"negative_eigenvalues": True}}}, "negative eigenvalues"),
+        ("GF", {"qk_norm": True, "mixers": {"G": {"conv_size": 0}}}, "always has a convolution"),
+        ("F", {"mixers": {"F": {"gate": True}}}, "has no gate in F layers"),
+        ("F", {"biases": ["up"]}, "biases in just up"),
+    ],
+)
+def test_what_keeps_a_model_from_a_stock_class_is_said(
+    layout: str, options: dict[str, Any], said: str
+) -> None:
+    export = choose_export(architecture(layout, **options), "llama")
+    assert not export.is_stock
+    assert said in "; ".join(export.reasons)
+
+
+def test_the_family_of_the_checkpoint_is_preferred() -> None:
+    dense = architecture("F")
+    assert choose_export(dense, "llama").model_type == "llama"
+    assert choose_export(dense, "mistral").model_type == "mistral"
+    assert choose_export(dense, "phi3").model_type == "llama"
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_result_is_proven_without_this_package(checkpoint: Make, tmp_path: Path, family: str) -> None:
+    """In a process that can't import `surgery`; with windows, and for Qwen3 with Gated DeltaNet."""
+    from transformers import AutoModelForCausalLM
+
+    source = read_source(checkpoint(family, head_dim=8))
+    design = {"layout": "FW", "mixers": W} if family == "llama" else {"layout": "GF", "mixers": G}
+    drawn = plan(source, design)
+    assert drawn.to_dict()["export"]["model_type"] == {"llama": "smollm3", "qwen3": "qwen3_next"}[family]
+    model, fits = execute(source, drawn)
+    verification = publish(model, source, drawn, fits, tmp_path / "out")
+    assert verification.remote_code
+    assert verification.passed
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not [name for name in names if name.endswith(".py")]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "auto_map" not in config
+    assert f"`{config['model_type']}` model of transformers" in (tmp_path / "out" / "README.md").read_text()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    loaded.config.name_or_path = ""
+    assert verify(tmp_path / "out", model, remote_code=True).max_logit_difference < 1e-3
+    if family == "llama":
+        again = read_source(tmp_path / "out")  # and can be rewritten again
+        assert again.architecture.layout == "FWFW"
+
+
+def test_ours_is_written_where_it_is_asked_for(checkpoint: Make) -> None:
+    drawn = plan(read_source(checkpoint()), {}, stock=False)
+    assert drawn.export.model_type == "nas_hybrid"
+    assert drawn.export.reasons == ()
+
+
+def test_norms_of_half_precision_survive_the_difference_from_one() -> None:
+    from surgery.apply.stock_export import stock_state
+
+    arch = Architecture.from_dict({"backbone": {**BACKBONE, "qk_norm": True}, "layout": "GF", "mixers": G})
+    model = HybridLM(arch).to(torch.bfloat16)
+    with torch.no_grad():
+        model.norm.weight.normal_()
+    state = stock_state(model, choose_export(arch, "qwen3"))
+    assert torch.equal((state["model.norm.weight"] + 1).to(torch.bfloat16), model.norm.weight)
