@@ -91,7 +91,7 @@ def _shapes(text: str) -> tuple[Siblings, ...]:
     for item in text.split(","):
         match = _SHAPE.fullmatch(item.strip())
         if match is None or "0" in match.groups():
-            raise typer.BadParameter(f"'{item}' is not like 512:3x512", param_hint="'--shapes'")
+            raise typer.BadParameter(f"'{item}' must have the form 512:3x512", param_hint="'--shapes'")
         shapes.append(Siblings(*map(int, match.groups())))
     return tuple(shapes)
 

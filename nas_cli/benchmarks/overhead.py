@@ -54,7 +54,7 @@ def overhead(
 def _counts(text: str) -> tuple[int, ...]:
     counts = tuple(int(item) for item in text.split(",") if item.strip().isdecimal())
     if len(counts) != len(text.split(",")) or list(counts) != sorted({*counts} - {0}):
-        raise typer.BadParameter(f"'{text}' is not like 500,2000, increasing", param_hint="'--at'")
+        raise typer.BadParameter(f"'{text}' must be increasing numbers such as 500,2000", param_hint="'--at'")
     return counts
 
 

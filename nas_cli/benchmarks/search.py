@@ -125,13 +125,13 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"'{text}' is not like 0.15,1", param_hint="'--rungs'") from None
+        raise typer.BadParameter(f"'{text}' must be numbers such as 0.15,1", param_hint="'--rungs'") from None
 
 
 def _rival(text: str) -> tuple[str, Path]:
     name, equals, file = text.partition("=")
     if not (name and equals and file):
-        raise typer.BadParameter(f"'{text}' is not like moasha=FILE.jsonl", param_hint="'--rival'")
+        raise typer.BadParameter(f"'{text}' must have the form moasha=FILE.jsonl", param_hint="'--rival'")
     return name, Path(file)
 
 

@@ -19,7 +19,7 @@ def plot_audit(report: Report, path: Path) -> None:
     """Plot an audit; bars are the range of the seeds.
 
     Raises:
-        UserError: the path can't be written or has an unknown ending.
+        UserError: the path can't be written or has an unknown extension.
     """
     proxy, times = report.rows[0], report.audit.times
     across = Axis(f"proxy: {end_loss(report.audit.study.space.objectives)} (nats/token)")

@@ -165,6 +165,7 @@ class _Run:
         torch.manual_seed(0)
         self.modules = self._build()
         self.x = self._draw(siblings.d_in).requires_grad_()
+        self.rotary = (self.x.new_empty(1, 0, 0),) * 2  # projections ignore the angles
         self.d_ys = [self._draw(siblings.d_out) for _ in self.modules]
         self.run = torch.compile(self._project) if form == "compiled" else self._project
         self.forward_times: list[float] = []
@@ -207,7 +208,7 @@ class _Run:
         return torch.randn(self.plan.tokens, width, device=self.device, dtype=self.dtype)
 
     def _project(self) -> tuple[list[Tensor], list[Tensor]]:
-        context = Context(rotary=(self.x, self.x))  # projections ignore the angles
+        context = Context(self.rotary)
         return project(self.x, context, *self.modules), context.losses
 
     def _forward(self) -> None:

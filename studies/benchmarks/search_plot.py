@@ -35,7 +35,7 @@ def plot_searches(title: str, runs: Sequence[Replayed], path: Path) -> None:
     The colour shows the sampler, the dashes the early-stopping rule.
 
     Raises:
-        UserError: the path can't be written or has an unknown ending.
+        UserError: the path can't be written or has an unknown extension.
     """
     tokens = np.geomspace(
         min(run.tokens[0] for run in runs if run.tokens), max(run.spent for run in runs), _POINTS

@@ -118,7 +118,7 @@ def _middle(same: Sequence[TrialTiming]) -> TrialTiming:
 
 
 def _with_one(plan: TrialPlan) -> SearchSpace:
-    """Return the space with the measured baseline as its only one."""
+    """Return the space with the measured baseline as its only baseline."""
     names = plan.space.baseline_names
     baseline = plan.baseline or next(iter(names), None)
     if baseline not in names:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from studies.data.corpus import Corpus, Cursor, text_of
 from surgery.config.problems import Problem, UserError
 
-OFFLINE_HINT = "--data builtin needs no network; so does a local .jsonl, .parquet or .txt file"
+OFFLINE_HINT = "--data builtin needs no network, and neither does a local .jsonl, .parquet or .txt file"
 
 
 class HubCorpus(Corpus):

@@ -49,7 +49,7 @@ class LocalCorpus(Corpus):
             raise UserError("This corpus can't be used", [Problem("data", str(path), rule)])
         if not self.files or not self.files[0].name.lower().endswith(SUFFIXES):
             hint = f"readable are {', '.join(SUFFIXES)}"
-            rule = "holds no file that can be read" if path.is_dir() else "has an unknown ending"
+            rule = "holds no file that can be read" if path.is_dir() else "has an unknown file extension"
             raise UserError("This corpus can't be used", [Problem("data", str(path), rule, hint)])
 
     def fingerprint(self) -> str:

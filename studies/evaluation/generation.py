@@ -82,7 +82,7 @@ def generate(
         first = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
         if first is None:
             raise UserError(
-                "can't generate", [Problem("text", prompt, "is empty", "give the model a beginning")]
+                "can't generate", [Problem("text", prompt, "is empty", "give a prompt to continue")]
             )
         ids = [first]
     check_tokens(checkpoint, ids)

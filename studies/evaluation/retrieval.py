@@ -30,7 +30,7 @@ _INTRODUCTION = "{what} hidden in the text below. Find and memorize it.\n\n"
 
 
 class Hidden(NamedTuple):
-    """A prompt's parts: text before the filler, facts in it, the question behind it, and the answer."""
+    """A prompt's parts: text before the filler, facts in it, the question after it, and the answer."""
 
     introduction: str
     facts: str

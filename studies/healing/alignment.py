@@ -32,7 +32,7 @@ class Pair:
 
     @property
     def prefix(self) -> str:
-        """Beginning of the names of the part's parameters."""
+        """Prefix of the names of the part's parameters."""
         return f"layers.{self.layer}.{self.part}."
 
 

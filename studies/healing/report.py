@@ -95,5 +95,5 @@ class Healing:
                 f"These are the weights after step {self.step} of the {self.kept} model, the best of those "
                 "that were measured on the held-out text."
                 if self.step
-                else "No step that was measured was better than the rewritten model, whose weights these are."
+                else "No measured step was better than the rewritten model, so these are its weights."
             )

@@ -39,10 +39,10 @@ def check_plot_path(path: Path) -> None:
 
 
 def draw(figure: Figure, path: Path) -> None:
-    """Draw a figure as a picture or a page, by the ending of the path, with a mark that `nas` wrote it.
+    """Draw a figure as a picture or a page, by the path's extension, with a mark that `nas` wrote it.
 
     Raises:
-        UserError: the path can't be written or has an unknown ending.
+        UserError: the path can't be written or has an unknown extension.
     """
     check_plot_path(path)
     with output(path, "--plot", "plot") as file:

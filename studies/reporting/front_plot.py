@@ -25,7 +25,7 @@ def plot_front(study: Study, standings: Standings, path: Path) -> None:
     Bars are 90 % intervals of the means of architectures on or near the front, if there are replicates.
 
     Raises:
-        UserError: the path can't be written or has an unknown ending.
+        UserError: the path can't be written or has an unknown extension.
     """
     records = [record for record in study.records() if record.state == DONE and record.values]
     objectives = study.space.objectives

@@ -25,7 +25,7 @@ def plot_growth(name: str, curve: Growth, path: Path) -> None:
     """Plot the growth of a study's hypervolume.
 
     Raises:
-        UserError: the path can't be written or has an unknown ending.
+        UserError: the path can't be written or has an unknown extension.
     """
     panels = [Panel(axis, _UP, _series(curve, what, unit)) for what, (axis, unit) in _ACROSS.items()]
     draw(Figure(f"{name}: what its front dominates", panels, width=5, height=4), path)

@@ -135,14 +135,14 @@ class Pareto(StoppingRule):
 
 
 class Forecasting(StoppingRule):
-    """Scores a run by the expected hypervolume improvement, unless it will hardly end on the front."""
+    """Scores a run by its expected hypervolume improvement, or 0 if it is unlikely to end on the front."""
 
     name = "forecast"
     # ASHA's rule (Li et al. 2020), there by loss alone; on the replay table 1/4 to 1/2 are equally good
     share = 1 / 2
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
-        """Return the expected hypervolume improvements; 0 for runs with hardly a chance of the front."""
+        """Return the expected hypervolume improvements; 0 for runs unlikely to end on the front."""
         improvements = expected_improvements(observations, extrapolate(observations), rows)
         return np.where(self.chance_on_front(observations, rows) >= SMALLEST_CHANCE, improvements, 0.0)
 

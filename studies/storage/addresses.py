@@ -53,7 +53,7 @@ def absolute(url: str, folder: Path | None = None) -> str:
             raise
         hint = f"such as postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE; or {EMBEDDED_HINT}"
         reason = redacted(str(error).partition("\n")[0])
-        raise _refused(url, f"is not a database's address: {reason}", hint) from None
+        raise _refused(url, f"is not a database address: {reason}", hint) from None
     if database == parsed.database:
         return url
     return parsed.set(database=database).render_as_string(hide_password=False)

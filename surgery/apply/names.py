@@ -111,7 +111,7 @@ def explain_names(
             del extra[name]
     _explain_embeddings(absent, extra, tied, problems)
     for line in by_layers(absent):
-        problems.add(line, None, "is missing", "transformers would start it at random")
+        problems.add(line, None, "is missing", "transformers would initialise it at random")
     for line in by_layers(extra):
         problems.add(line, None, "is unexpected: this family has no such tensor")
 
@@ -122,7 +122,8 @@ def _explain_embeddings(
     """Add problems for a missing embedding or head, depending on tie_word_embeddings."""
     if HEAD in absent and EMBEDDING not in absent and not tied:
         problems.add(
-            HEAD, None, "is missing, and tie_word_embeddings is false: transformers would start it at random",
+            HEAD, None,
+            "is missing, and tie_word_embeddings is false: transformers would initialise it at random",
             "set tie_word_embeddings: true in config.json if the head is the embedding; otherwise save the "
             "causal language model, not its base model",
         )  # fmt: skip
@@ -130,7 +131,7 @@ def _explain_embeddings(
     elif EMBEDDING in absent and HEAD not in absent and not tied:
         problems.add(
             EMBEDDING, None,
-            "is missing, and tie_word_embeddings is false: transformers would start it at random",
+            "is missing, and tie_word_embeddings is false: transformers would initialise it at random",
             "set tie_word_embeddings: true in config.json if the embedding is the head",
         )  # fmt: skip
         del absent[EMBEDDING]

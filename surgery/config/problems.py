@@ -53,7 +53,7 @@ class Problem:
 
 
 class UserError(ValueError):
-    """A user's request can't be carried out; nothing was changed. Lists every problem."""
+    """Error of a request that can't be carried out; nothing was changed. Lists every problem."""
 
     def __init__(self, title: str, problems: Iterable[Problem] = ()) -> None:
         self.title = title

@@ -37,7 +37,7 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
             raise ValueError(f"'{part}' ends before it starts")
         chosen.update(range(first, last + 1))
     if not chosen:
-        raise ValueError(f"'{selector}' selects no layer of {depth}")
+        raise ValueError(f"'{selector}' selects none of the {depth} layers")
     return tuple(sorted(chosen))
 
 

@@ -34,7 +34,7 @@ class Lock:
         self._owner = 0  # the process that took it
 
     def acquire(self, *, wait: bool = True) -> bool:
-        """Take the lock. Without `wait`, return False at once if somebody else holds it.
+        """Take the lock. Without `wait`, return False at once if another process or thread holds it.
 
         Raises:
             OSError: the path can't be opened, or its file system has no locks.

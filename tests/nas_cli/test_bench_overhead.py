@@ -35,8 +35,8 @@ def test_figures_of_a_small_study(nas: Nas) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--at", "20,10"), "is not like 500,2000"),
-        (("--at", "x"), "is not like 500,2000"),
+        (("--at", "20,10"), "must be increasing numbers"),
+        (("--at", "x"), "must be increasing numbers"),
         (("--samplers", "gian"), 'did you mean "gain"'),
         (("--stopping", "medium"), 'did you mean "median"'),
     ],

@@ -57,8 +57,8 @@ def test_table_and_plots(nas: Nas, part: Path, tmp_path: Path) -> None:
     [
         (("--methods", "gian/none"), 'did you mean "gain"'),
         (("--rungs", "0.2,1"), "points are 0.04, 0.07"),
-        (("--rungs", "x"), "is not like 0.15,1"),
-        (("--rival", "moasha.jsonl"), "is not like moasha=FILE.jsonl"),
+        (("--rungs", "x"), "must be numbers such as"),
+        (("--rival", "moasha.jsonl"), "must have the form"),
         (("--rival", "moasha=none.jsonl"), "No such file"),
         (("--plot", "curves.bmp"), "must end in"),
     ],

@@ -321,8 +321,8 @@ loop: {count: 0}
 def test_parts_that_do_not_fit_are_told_beside_other_mistakes() -> None:
     result = "\n".join(problems_of(with_("projections.0.blocks", 5) | {"loop": {"count": 0}, "lop": {}}))
     fit = "projections[0].blocks = 5: must divide both 8 and"
-    assert f"{fit} 8; the next lower that does is 4 (projection q)" in result
-    assert f"{fit} 12; the next lower that does is 4 (projection up)" in result
+    assert f"{fit} 8; the next lower divisor is 4 (projection q)" in result
+    assert f"{fit} 12; the next lower divisor is 4 (projection up)" in result
     assert "loop.count = 0: must be at least 1" in result
     assert "lop: is not a field here" in result
 

@@ -223,6 +223,6 @@ def test_blocks_that_do_not_divide_are_refused_with_the_next_that_do(
 ) -> None:
     option, rule = HDPLSpec().broken_rule(d_in, d_out, {"blocks": blocks}) or ("", "")
     assert option == "blocks"
-    assert rule == f"must divide both {d_in} and {d_out}; the next lower that does is {lower}"
+    assert rule == f"must divide both {d_in} and {d_out}; the next lower divisor is {lower}"
     with pytest.raises(AssertionError):
         HDPL(d_in, d_out, blocks=blocks, rank=2, kl_weight=0.0, kl="mean")

@@ -36,7 +36,7 @@ def test_selectors(selector: str | None, layers: Any) -> None:
         ("a", "is not a layer"),
         ("1-", "is not a layer"), ("-", "is not a layer"), ("1-3:2", "is not a layer"),
         ("1;2", "is not a layer"),
-        ("5:2", "selects no layer"), ("::0", "zero"), ("1.5", "is not a layer"), ("all", "is not a layer"),
+        ("5:2", "selects none"), ("::0", "zero"), ("1.5", "is not a layer"), ("all", "is not a layer"),
     ],
 )  # fmt: skip
 def test_refused_selectors(selector: str, rule: str) -> None:

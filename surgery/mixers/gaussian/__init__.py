@@ -52,7 +52,7 @@ class GaussianSpec(MixerSpec):
     def carry(
         self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
     ) -> dict[str, Carry]:
-        """Fit `o` and the bandwidth to softmax attention, and start from its q and k where there are some."""
+        """Fit `o` and the bandwidth to softmax attention; q and k, if there are any, start from its own."""
         if not is_softmax(old):
             return {}
         origins = {"o": Carry(("o",)), "log_sigma": Carry(("q", "k"))}

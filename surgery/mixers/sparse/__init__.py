@@ -32,7 +32,7 @@ class SparseSpec(MixerSpec):
     }
 
     def warning(self, options: Options) -> str:
-        """Return a sentence if the indexer is never trained; else empty."""
+        """Return a warning if the indexer is never trained, else the empty string."""
         if options["index_weight"] == 0:
             return "with index_weight 0 the indexer is never trained: the tokens it selects stay random"
         return ""

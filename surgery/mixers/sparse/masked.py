@@ -57,7 +57,7 @@ def _fits(index: Index, q: Tensor, k: Tensor, context: Context) -> bool:
 def _by_rows(
     index: Index, q: Tensor, k: Tensor, top_k: int, with_kl: bool
 ) -> tuple[Bool[Tensor, "b t s"], Float[Tensor, ""] | None]:
-    """Return the selection, and the KL summed over the rows (None without `with_kl`), by the kernels."""
+    """Compute the selection and the KL, summed over the rows (None without `with_kl`), with the kernels."""
     if not with_kl:
         with torch.no_grad():
             return rows_fused(*index, q, k, top_k, with_kl=False).chosen, None

@@ -38,7 +38,7 @@ class HDPLSpec(ProjectionSpec):
         if d_in % blocks or d_out % blocks:
             common = gcd(d_in, d_out)
             below = max(n for n in range(1, min(blocks, common) + 1) if common % n == 0)
-            return "blocks", f"must divide both {d_in} and {d_out}; the next lower that does is {below}"
+            return "blocks", f"must divide both {d_in} and {d_out}; the next lower divisor is {below}"
         return None
 
     def canonical(self, options: Options) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class HDPLSpec(ProjectionSpec):
         return text
 
     def warning(self, options: Options) -> str:
-        """Return a sentence if the clamped KL has no gradient at this rank; else empty."""
+        """Return a warning if the clamped KL has no gradient at this rank, else the empty string."""
         if options["kl"] == "reference" and options["kl_weight"] and options["rank"] >= DEAD_RANK:
             return (
                 f"kl_weight has no effect: at rank {options['rank']} the reference KL is clamped at ln 2 for "

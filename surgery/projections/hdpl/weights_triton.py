@@ -38,7 +38,7 @@ WIDEST = 256  # columns of a block, at most
 
 
 def fits_weights(blocks: Sequence[Tensor]) -> bool:
-    """Return whether a program can hold the sums and batched products would not fill a large device."""
+    """Return whether a program can hold the sums, and batched products would underuse a large device."""
     few = all(len(b) * ceil_div(b.shape[1], TILE) * ceil_div(b.shape[2], TILE) < FILLING for b in blocks)
     return few and max(block.shape[2] for block in blocks) <= WIDEST
 

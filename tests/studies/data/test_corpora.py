@@ -216,7 +216,7 @@ def test_a_parquet_column_of_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 def test_files_and_folders_that_hold_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "x.docx").write_text("x")
-    with pytest.raises(UserError, match="unknown ending"):
+    with pytest.raises(UserError, match="unknown file extension"):
         open_corpus(str(tmp_path / "x.docx"))
     with pytest.raises(UserError, match="no file that can be read"):
         open_corpus(str(tmp_path))

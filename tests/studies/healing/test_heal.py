@@ -84,7 +84,7 @@ def test_a_worse_result_is_refused(
     assert f"below {result.before.val_loss:.4f}" in refused[0]
     assert result.after is not None
     assert result.after.val_loss > result.before.val_loss
-    assert "No step that was measured was better" in result.card()
+    assert "No measured step was better" in result.card()
     for name, tensor in rewritten.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 

@@ -84,10 +84,10 @@ def test_databases_in_memory_are_refused(url: str, tmp_path: Path) -> None:
     [
         ("redis://me:hushhush@host:1/0", "no studies in Redis"),
         ("rediss://host", "no studies in Redis"),
-        ("team.db", "not a database's address"),
-        ("", "not a database's address"),
+        ("team.db", "not a database address"),
+        ("", "not a database address"),
         ("sqlite://st.db", "has no host"),
-        ("mysql://me:hushhush@host:port/db", "not a database's address"),
+        ("mysql://me:hushhush@host:port/db", "not a database address"),
         ("sqlite:////a\nb.db", "control character"),
         ("mysql://me:hushhush@more@host/db", "written %40"),
     ],
