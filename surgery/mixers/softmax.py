@@ -41,14 +41,18 @@ def is_softmax(spec: MixerSpec) -> bool:
 
 
 def seen_in(options: Options, context: int) -> int:
-    """Return the tokens of a context that a query sees, itself included, with option `window` (0: all)."""
-    return min(context, options.get("window") or context)
+    """Return the tokens of a context that a query sees, itself included.
+
+    These are at most the options' `window` (0: all) and `sinks`.
+    """
+    window = options.get("window")
+    return min(context, window + options.get("sinks", 0)) if window else context
 
 
 def cached_in(options: Options, context: int) -> int:
     """Return the tokens cached for decoding; a window includes the next token itself."""
     window = options.get("window")
-    return min(context, window - 1) if window else context
+    return min(context, window - 1 + options.get("sinks", 0)) if window else context
 
 
 def mean_seen_in(options: Options, length: int) -> float:
@@ -107,14 +111,15 @@ class SoftmaxSpec(MixerSpec):
         return self.mixing_flops(backbone, options, 1) * mean_seen_in(options, length)
 
     def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
-        """Return the bytes of cached keys and values in bfloat16, at most one window of them."""
+        """Return the bytes of cached keys and values in bfloat16, at most a window and the sinks."""
         return 2 * 2 * backbone.num_kv_heads * backbone.head_dim * cached_in(options, context)
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
         """Build a `SoftmaxAttention`. Imports torch."""
         from surgery.mixers.full.module import SoftmaxAttention
 
-        return SoftmaxAttention(backbone, projection, gated=options["gate"], window=options.get("window"))
+        sizes = {name: options[name] for name in ("window", "sinks") if name in options}
+        return SoftmaxAttention(backbone, projection, gated=options["gate"], **sizes)
 
     def _gate_size(self, backbone: Backbone, options: Options) -> int:
         return backbone.dim * backbone.num_heads * backbone.head_dim if options["gate"] else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,18 @@ from surgery.context import Context
 SMALLEST_BLOCK = 64  # queries per block of windowed attention; smaller blocks underuse CPUs and tensor cores
 
 
+class Sinks(NamedTuple):
+    """Keys and values of the first tokens, and whether a query sees them.
+
+    A query sees those that its window does not contain, so that none counts twice. A single new token without
+    padding sees all that are given.
+    """
+
+    k: Float[Tensor, "b g n d"]
+    v: Float[Tensor, "b g n e"]
+    visible: Bool[Tensor, "b 1 t n"]
+
+
 def narrower(window: int | None, context: Context) -> int | None:
     """Return the smaller of a mixer's window and the loop pass's, in tokens; None: no limit."""
     limits = [limit for limit in (window, context.window) if limit is not None]
@@ -25,11 +37,16 @@ def narrower(window: int | None, context: Context) -> int | None:
 def with_past(
     context: Context, window: int | None, *new: Float[Tensor, "b _ t _"]
 ) -> tuple[Float[Tensor, "b _ s _"], ...]:
-    """Return cached tensors followed by the new ones, and cache those that later tokens can attend to."""
+    """Return cached tensors followed by the new ones, and cache those that later tokens can attend to.
+
+    The cached state may have more tensors behind these.
+    """
     past = context.state
     whole = new
     if past is not None:
-        whole = tuple(context.append(old, item, dim=2) for old, item in zip(past, new, strict=True))
+        whole = tuple(
+            context.append(old, item, dim=2) for old, item in zip(past[: len(new)], new, strict=True)
+        )
     if context.cache is not None:
         length = whole[0].shape[2]
         first = 0 if window is None else max(0, length - (window - 1))  # the next token is the window's last
@@ -46,8 +63,9 @@ def attend(
     *,
     window: int | None = None,
     scale: float | None = None,
+    sinks: Sinks | None = None,
 ) -> Float[Tensor, "b h t e"]:
-    """Attend from each query to the keys up to its own, at most `window` of them.
+    """Attend from each query to the keys up to its own, at most `window` of them, and to the sinks.
 
     The new tokens are the last t of the s tokens. If the window excludes no key, this is PyTorch's SDPA under
     `context.mask`; otherwise flash attention with a window for supported inputs, and else blocks of queries,
@@ -58,16 +76,22 @@ def attend(
         context: mask and padding.
         window: keys per query, including the query's own token; None: all.
         scale: factor on the scores; None: d^-0.5.
+        sinks: keys before the window that are seen too, not with flash attention.
     """
     grouped = q.shape[1] != k.shape[1]
     keys = k.shape[2]
     if window is not None and keys > window:
-        if _fits_flash(q, k, v, context):
+        if sinks is None and _fits_flash(q, k, v, context):
             return _flash(q, k, v, window, scale)
-        return _banded(q, k, v, context, window, scale, grouped)
+        return _banded(q, k, v, context, window, scale, grouped, sinks)
     mask = context.mask
     if mask is not None:
         mask = mask[..., mask.shape[-1] - keys :]
+    # without a mask, several new tokens are the first ones, and have no token before their window
+    if sinks is not None and (mask is not None or q.shape[2] == 1):
+        if mask is not None:
+            mask = torch.cat((sinks.visible.expand(*mask.shape[:3], -1), mask), dim=-1)
+        k, v = torch.cat((sinks.k, k), dim=2), torch.cat((sinks.v, v), dim=2)
     causal = mask is None and q.shape[2] > 1
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
@@ -123,8 +147,9 @@ def _banded(
     window: int,
     scale: float | None,
     grouped: bool,
+    sinks: Sinks | None,
 ) -> Float[Tensor, "b h t e"]:
-    """Run SDPA on blocks of queries, each with the keys that its window reaches."""
+    """Run SDPA on blocks of queries, each with the sinks and the keys that its window reaches."""
     batch, _, length, _ = q.shape
     block = max(window // 2, SMALLEST_BLOCK)
     blocks = -(-length // block)
@@ -139,6 +164,13 @@ def _banded(
     )
     queries = F.pad(q, (0, 0, 0, pad_end)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
     mask = _band(context, batch, window, block, blocks, pad_start, pad_end, length)
+    if sinks is not None:
+        k, v = (
+            torch.cat((first.repeat_interleave(blocks, 0), rest), dim=2)
+            for first, rest in ((sinks.k, k), (sinks.v, v))
+        )
+        seen = F.pad(sinks.visible, (0, 0, 0, pad_end)).expand(batch, -1, -1, -1)
+        mask = torch.cat((seen.reshape(batch * blocks, 1, block, -1), mask), dim=-1)
     output: Tensor = F.scaled_dot_product_attention(
         queries, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped
     )

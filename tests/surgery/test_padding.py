@@ -19,6 +19,13 @@ HDPL: list[Any] = [{"match": ["q", "v", "o", "up", "down"], "operator": "hdpl", 
 MODELS: dict[str, dict[str, Any]] = {
     **{letter: {"layout": letter} for letter in MIXERS},
     "K without window": {"layout": "K"},
+    "W with sinks": {"layout": "W", "mixers": {"W": {"window": 4, "sinks": 3}}},
+    "loops with sinks": {
+        "layout": "WF",
+        "loops": 2,
+        "windows": [2, 6],
+        "mixers": {"W": {"window": 5, "sinks": 2}},
+    },
     "G without convolution": {"layout": "G", "mixers": {"G": {"conv_size": 0}}},
     "biases and norms": {"layout": "GW", "biases": "all", "qk_norm": True},
     "HDPL": {"layout": "GW", "projections": HDPL},

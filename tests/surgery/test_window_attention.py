@@ -17,6 +17,7 @@ from surgery.architecture.costs import cost
 from surgery.context import Context, DecodeCache
 from surgery.model import HybridLM
 from surgery.ops.attention import _fits_flash, attend
+from surgery.ops.sinks import with_sinks
 from tests.models import architecture, build, decode
 
 
@@ -93,6 +94,94 @@ def test_work_grows_with_the_window_not_with_the_text() -> None:
 
     assert work(4096, 128) == 2 * work(2048, 128)
     assert work(4096, 128) < work(4096, None) / 15
+
+
+def with_first(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int, start: Tensor) -> Tensor:
+    """Full attention under a mask; `start` is each row's first real token."""
+    length = q.shape[2]
+    rows, columns = torch.arange(length)[:, None], torch.arange(length)[None]
+    inside = (columns <= rows) & (columns > rows - window)
+    first = columns < start[:, None, None] + sinks
+    real = columns >= start[:, None, None]
+    mask = ((inside | (first & (columns <= rows))) & real) | (rows == columns)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=True)
+
+
+@given(st.integers(1, 150), st.integers(1, 100), st.integers(1, 9), st.integers(0, 80))
+def test_sinks_are_the_first_tokens_of_every_row(length: int, window: int, sinks: int, padding: int) -> None:
+    q = torch.randn(2, 4, length, 6, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 2, length, 6, dtype=torch.float64, requires_grad=True) for _ in "kv")
+    start = torch.tensor([0, min(padding, length - 1)])
+    real = torch.arange(length) >= start[:, None] if padding else None
+    context = contexts(length, padding=real)
+    keys, values, first = with_sinks(context, window, sinks, k, v)
+    output = attend(q, keys, values, context, window=window, sinks=first)
+    wanted = with_first(q, k, v, window, sinks, start if padding else torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(output, wanted)
+    weights = torch.randn_like(output)
+    for mine, theirs in zip(
+        torch.autograd.grad((output * weights).sum(), (q, k, v)),
+        torch.autograd.grad((wanted * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("sizes", [[70], [1] * 70, [3, 1, 9, 30, 1, 26]])
+@pytest.mark.parametrize(("window", "sinks"), [(1, 3), (5, 1), (12, 4), (60, 8), (90, 4)])
+def test_the_cache_holds_a_window_and_the_sinks(window: int, sinks: int, sizes: list[int]) -> None:
+    arch = architecture("W", num_kv_heads=1, mixers={"W": {"window": window, "sinks": sinks}})
+    model = build(arch, spread=0.3)
+    tokens = torch.randint(37, (2, 70))
+    cache = DecodeCache()
+    with torch.no_grad():
+        whole = model(tokens)
+        torch.testing.assert_close(decode(model, tokens, sizes, cache), whole, rtol=1e-4, atol=1e-4)
+    assert cache.bytes == 2 * 2 * cost(arch, "cache_bytes@70")  # two sequences, float32 and not bfloat16
+    assert cost(arch, "cache_bytes@70") == 2 * 2 * 2 * 6 * min(70, window - 1 + sinks)
+
+
+def test_sinks_see_further_than_the_window() -> None:
+    model = build(architecture("W", num_layers=1, mixers={"W": {"window": 4, "sinks": 2}}), spread=0.5)
+    h = torch.randn(1, 30, 24, requires_grad=True)
+    model(None, embeddings=h)[0, 20].square().sum().backward()
+    assert h.grad is not None
+    assert h.grad[0].abs().sum(-1).nonzero().flatten().tolist() == [0, 1, 17, 18, 19, 20]
+
+
+def test_generation_with_sinks_is_the_same_without_a_cache() -> None:
+    from surgery.hf.configuration import NasConfig
+    from surgery.hf.modeling import NasForCausalLM
+
+    arch = architecture("WF", mixers={"W": {"window": 6, "sinks": 3}}, vocab_size=50)
+    model = NasForCausalLM.wrap(build(arch, spread=0.3), NasConfig(arch.to_dict(), pad_token_id=0)).eval()
+    prompt = torch.randint(1, 50, (2, 9))
+    prompt[0, :4] = 0
+    settings = {"attention_mask": (prompt != 0).long(), "max_new_tokens": 30, "do_sample": False}
+    cached, uncached = (model.generate(prompt, use_cache=flag, **settings) for flag in (True, False))
+    assert torch.equal(cached, uncached)
+
+
+@pytest.mark.slow
+def test_a_compiled_block_with_sinks_has_the_same_gradients() -> None:
+    from surgery.compiled import CompiledBlocks
+
+    gradients = []
+    tokens = torch.randint(37, (2, 40))
+    model = build(architecture("W", mixers={"W": {"window": 6, "sinks": 3}}), spread=0.3).train()
+    for run in (model.run_block, CompiledBlocks()):
+        model.run_block = run
+        model.zero_grad()
+        model.loss(tokens, tokens)[0].backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_an_architecture_without_sinks_has_the_hash_it_always_had() -> None:
+    plain = architecture("W", mixers={"W": {"window": 12}})
+    assert architecture("W", mixers={"W": {"window": 12, "sinks": 0}}).hash == plain.hash == "76ffc8b92d"
+    assert architecture("W", mixers={"W": {"window": 12, "sinks": 1}}).hash != plain.hash
 
 
 def gated(**options: Any) -> HybridLM:

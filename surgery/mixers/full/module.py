@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from surgery.config.backbone import Backbone
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
-from surgery.ops.attention import attend, narrower, with_past
+from surgery.ops.attention import attend, narrower
 from surgery.ops.rotary import rotate
+from surgery.ops.sinks import with_sinks
 from surgery.projections.siblings import project
 
 
@@ -55,13 +56,20 @@ class SoftmaxAttention(nn.Module):
         gated: multiply heads by sigmoid(W_g x) before `o`. W_g is initialised to zero, so that every gate
             starts at one half (Qiu et al. 2505.06708, G1; LT2, arXiv 2605.20670).
         window: tokens that a query sees, itself included; None: all.
+        sinks: first tokens of the text that a query sees too.
     """
 
     def __init__(
-        self, backbone: Backbone, projection: MakeProjection, *, gated: bool, window: int | None = None
+        self,
+        backbone: Backbone,
+        projection: MakeProjection,
+        *,
+        gated: bool,
+        window: int | None = None,
+        sinks: int = 0,
     ) -> None:
         super().__init__()
-        self.head_dim, self.window = backbone.head_dim, window
+        self.head_dim, self.window, self.sinks = backbone.head_dim, window, sinks
         self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
         self.q_norm, self.k_norm = qk_norms(backbone)
         self.gate = None
@@ -75,8 +83,8 @@ class SoftmaxAttention(nn.Module):
         q = rotate(self.q_norm(q), context.rotary)
         k = rotate(self.k_norm(k), context.rotary)
         window = narrower(self.window, context)
-        k, v = with_past(context, window, k, v)
-        output = attend(q, k, v, context, window=window).transpose(1, 2).flatten(2)
+        k, v, sinks = with_sinks(context, window, self.sinks, k, v)
+        output = attend(q, k, v, context, window=window, sinks=sinks).transpose(1, 2).flatten(2)
         if self.gate is not None:
             output = output * self.gate(x).sigmoid()
         return project(output, context, self.o)[0]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from surgery.config.backbone import Backbone
 from surgery.config.options import Option
+from surgery.mixers.base import Options
 from surgery.mixers.softmax import GATE, SoftmaxSpec
 
 
@@ -17,4 +21,9 @@ class WindowSpec(SoftmaxSpec):
     options = {
         "window": Option(int, 256, low=1, help="tokens that a query sees, itself included"),
         "gate": GATE,
+        "sinks": Option(int, 0, low=0, help="first tokens of the text that a query sees too"),
     }
+
+    def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
+        """Return the options, without `sinks` if there are none: older architectures have no such field."""
+        return {name: value for name, value in options.items() if name != "sinks" or value}
