@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from surgery.hf.export import save
-from surgery.hf.remote_code import sources
+from surgery.hf.remote_code import FILE
 from tests.models import architecture, build
 
 FOLDER = Path(__file__).parent / "data" / "lock_export"
@@ -54,7 +54,7 @@ def make(folder: Path) -> None:
         if smallest > MARGIN and len(set(ids[:, len(PROMPTS[0]) :].flatten().tolist())) > 6:
             break
     save(model, folder, overwrite=folder.exists())
-    for name in ("README.md", *(f"{name}.py" for name in sources())):
+    for name in ("README.md", FILE):
         (folder / name).unlink()
     expected = {
         "made_with": {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy")},

@@ -15,7 +15,7 @@ from surgery.mixers import MIXERS
 
 MODEL_TYPE = "nas_hybrid"
 AUTO_MAP = {
-    "AutoConfig": "configuration_nas.NasConfig",
+    "AutoConfig": "modeling_nas.NasConfig",
     "AutoModelForCausalLM": "modeling_nas.NasForCausalLM",
 }
 
@@ -71,7 +71,7 @@ class NasConfig(PreTrainedConfig):
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
         self.use_cache = use_cache
-        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs["auto_map"] = dict(AUTO_MAP)  # older models named another file
         super().__init__(**kwargs)
 
     def build_architecture(self) -> Architecture:

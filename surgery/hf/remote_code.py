@@ -1,7 +1,8 @@
 """Export of the model's source next to its weights, for `trust_remote_code=True` without this package.
 
-transformers copies the files of a model folder that are reached by flat relative imports. Every module that
-the model needs is therefore written as one flat file, with imports of this package made relative.
+One generated file holds every module that the model needs as text, and imports them from there. Inside it the
+modules are flat, with imports of this package made relative. Every line of them begins with `|`, so that
+transformers, which looks for imports line by line, does not take their imports for the file's own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = "surgery"
+FILE = "modeling_nas.py"
+_LOADER = "surgery.hf.bundle"  # the beginning of the file
+_MARK = "MODULES: dict[str, str] = {}\n"  # of its line that the modules replace
 _ROOTS = {
     "surgery.hf.configuration": "configuration_nas",
     "surgery.hf.modeling": "modeling_nas",
@@ -23,14 +27,24 @@ _STAND_INS = {"jaxtyping": "surgery.hf.shapes"}  # so that transformers does not
 _IMPORT = re.compile(r"^(\s*)from\s+([\w.]+)\s+import\b", re.MULTILINE)
 
 
-def write_remote_code(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the source files into `folder`; returns their paths."""
-    written = []
+def write_remote_code(folder: str | os.PathLike[str]) -> Path:
+    """Write the file into `folder`; returns its path."""
+    path = Path(folder) / FILE
+    path.write_text(bundle(), encoding="utf-8")
+    return path
+
+
+@cache
+def bundle() -> str:
+    """Return the text of the file; the same modules always give the same text."""
+    lines = ["MODULES: dict[str, str] = {"]
     for name, text in sources().items():
-        path = Path(folder) / f"{name}.py"
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
-    return written
+        assert "'''" not in text, f"{name}: the text stands between triple quotes"
+        marked = "\n".join(f"|{line}" for line in text.splitlines())
+        lines += [f"    \"{name}\": r'''", marked, "''',"]
+    loader = _read(_LOADER)
+    assert loader.count(_MARK) == 1
+    return loader.replace(_MARK, "\n".join([*lines, "}"]) + "\n")
 
 
 @cache

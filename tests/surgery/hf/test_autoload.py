@@ -104,6 +104,29 @@ print(type(model).__module__.split(".")[0], float(model(ids).logits.sum()))
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_source_is_one_file(saved: tuple[Path, float], tmp_path: Path) -> None:
+    """The same text each time, also where Triton is not installed; the modules' text can be read again."""
+    from surgery.hf.remote_code import FILE, bundle
+
+    folder, expected = saved
+    assert [path.name for path in folder.glob("*.py")] == [FILE]
+    assert (folder / FILE).read_text(encoding="utf-8") == bundle()
+    code = f"""
+import inspect, sys
+sys.modules["triton"] = None
+from transformers import AutoModelForCausalLM
+import torch
+model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True)
+block = type(model.model.layers[0])
+assert "class Block" in inspect.getsource(block)
+print(inspect.getsourcelines(block)[1], float(model(torch.arange(1, 9)[None]).logits.sum()))
+"""
+    line, total = fresh(code, isolated=True, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")).split()
+    text = (ROOT / "surgery" / "model.py").read_text(encoding="utf-8").splitlines()
+    assert text[int(line) - 1].startswith("class Block")
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_exported_source_needs_nothing_that_is_not_there() -> None:
     import ast
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from surgery.hf.configuration import AUTO_MAP
 from surgery.hf.remote_code import write_remote_code
 from tests.lock_export import EXPECTED, FOLDER, PROMPTS, settings
 
@@ -51,6 +52,9 @@ def test_its_own_source_generates_the_same(expected: dict[str, Any], tmp_path: P
     folder = tmp_path / "export"
     shutil.copytree(FOLDER, folder)
     write_remote_code(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = AUTO_MAP  # the stored one is of a time when the source was many files
+    (folder / "config.json").write_text(json.dumps(config))
     code = f"""
 import json, torch
 from transformers import AutoModelForCausalLM
