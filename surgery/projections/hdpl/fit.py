@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from surgery.apply.fit import FORMS, Fitted
 
 DAMPING = 1e-2  # fraction of the mean activation energy added to every direction, for small samples
-QUIET_LOGVAR = -8.0  # training starts with latent noise of std e^-4, for latents of std about 1
+QUIET = 2e-2  # std of the latents' noise at the start of training, relative to their RMS
 LEAST_IMPORTANCE = 1e-3  # of an output, relative to the mean, so that none is left to chance
 MAX_STEPS = 40
 TOLERANCE = 5e-4  # relative improvement per step below which fitting stops
 
-# silu'' is zero at INFLECTION: silu(INFLECTION + u) = silu(INFLECTION) + SLOPE u + O(u^3).
-INFLECTION = 2.399357280515467
-SLOPE = 1.099839320128867
-# RMS of u. On layer 12 of SmolLM2-135M, rank 128, the output errors are 0.5 % larger than those of the linear
-# map; at 0.4 none and at 1.4 4 % are due to curvature. Smaller latents are lost in the rounding of bfloat16.
-LATENT_RMS = 0.8
+# RMS of the latents of the form `full`. At rank 128 on layer 12 of SmolLM2-135M, silu's curvature then adds 0.4 %
+# to gate's output error; at 0.1 it adds 1.6 %, at 0.2 6 %. AdamW learns as fast from latents of 0.05 and 0.1, and
+# more slowly from larger ones (docs/papers.md, HDPL: fitting a dense matrix).
+SMALL = 0.05
 
 
 def fit_hdpl(
@@ -38,8 +38,7 @@ def fit_hdpl(
     blocks with a power iteration for the low-rank part. Neither can increase the error. The nonlinear latent
     carries D A in one of two ways:
 
-    `full`: at silu's point of inflection, where it is linear up to the third order. One latent is a constant,
-    which cancels the others' constant outputs; the rest carry a map of rank - 1.
+    `full`: near zero silu(z) = z / 2 + O(z^2), so that small latents mu = A x and the decoder 2 D carry it.
 
     `paired`: mu = [A; -A] and decoder [D, -D]. Since silu(a) - silu(-a) = a, this is exact for inputs of any
     size, at half the rank. An odd latent is unused.
@@ -56,7 +55,7 @@ def fit_hdpl(
     root = _root(moments, weight)
     full = form == "full" and root is not None
     rank = options["rank"]
-    usable = rank - 1 if full else rank // 2
+    usable = rank if full else rank // 2
     rows = _row_scale(weight, importance)
     blocks, decoder, encoder, steps = _alternate(rows[:, None] * weight, root, options["blocks"], usable)
     blocks, decoder = blocks / rows.view(*blocks.shape[:2], 1), decoder / rows[:, None]
@@ -64,37 +63,26 @@ def fit_hdpl(
     if moments is not None:  # latents of unit variance
         scale = moments.diagonal().mean().clamp(min=1e-30).sqrt().to(weight.dtype)
         encoder, decoder = encoder / scale, decoder * scale
-    mu, bias, out = (_at_inflection if full else _in_pairs)(encoder, decoder, rank)
+    size = SMALL if full else 1.0
+    if full:
+        mu, out = _padded(size * encoder, 2 / size * decoder, rank)
+    else:
+        mu, out = _padded(torch.cat([encoder, -encoder]), torch.cat([decoder, -decoder], dim=1), rank)
     parameters = {
         "blocks": blocks,
         "mu.weight": mu,
-        "mu.bias": bias,
+        "mu.bias": weight.new_zeros(rank),
         "logvar.weight": torch.zeros_like(mu),
-        "logvar.bias": weight.new_full((rank,), QUIET_LOGVAR),
+        "logvar.bias": weight.new_full((rank,), 2 * math.log(QUIET * size)),
         "decoder.weight": out,
     }
     return Fitted(parameters, fitted, steps)
 
 
-def _at_inflection(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weight and bias of mu and the decoder for latents of unit RMS that are nearly linear."""
-    count = len(encoder)
-    mu = encoder.new_zeros(rank, encoder.shape[1])
-    out = decoder.new_zeros(len(decoder), rank)
-    mu[:count] = LATENT_RMS * encoder
-    out[:, :count] = decoder / (LATENT_RMS * SLOPE)
-    out[:, -1] = -out[:, :count].sum(1)
-    return mu, encoder.new_full((rank,), INFLECTION), out
-
-
-def _in_pairs(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return weight and bias of mu and the decoder for latents that are exactly linear in pairs."""
-    half = len(encoder)
-    mu = encoder.new_zeros(rank, encoder.shape[1])
-    mu[:half], mu[half : 2 * half] = encoder, -encoder
-    out = decoder.new_zeros(len(decoder), rank)
-    out[:, :half], out[:, half : 2 * half] = decoder, -decoder
-    return mu, encoder.new_zeros(rank), out
+def _padded(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return both with unused latents, which are zero, up to the rank."""
+    unused = rank - len(encoder)
+    return F.pad(encoder, (0, 0, 0, unused)), F.pad(decoder, (0, unused))
 
 
 def _row_scale(weight: Tensor, importance: Tensor | None) -> Tensor:

@@ -110,15 +110,16 @@ def test_activations_decide_what_is_worth_fitting() -> None:
     assert aware[1] == pytest.approx(float(difference.norm() / y.norm()), rel=1e-3)
 
 
-def test_noise_of_training_starts_small() -> None:
+@pytest.mark.parametrize(("form", "size"), [("full", fit.SMALL), ("paired", 1.0)])
+def test_noise_of_training_starts_small(form: str, size: float) -> None:
     weight, x = torch.randn(48, 32), correlated(1000, 32)
-    fitted = fit_hdpl(weight, x.T @ x / len(x), OPTIONS)
+    fitted = fit_hdpl(weight, x.T @ x / len(x), OPTIONS, form)
     built = module(fitted.parameters, 32, 48)
     with torch.no_grad():
         steady, latent = built(x), built.mu(x)
         noisy = built.train()(x)
     assert float((noisy - steady).norm() / steady.norm()) < 0.05
-    assert latent.abs().max() > 0.5  # latents of about unit size, not vanishing ones
+    assert float(latent.square().mean().sqrt()) == pytest.approx(size, rel=0.1)
 
 
 def test_moments_that_say_nothing_are_not_used() -> None:
