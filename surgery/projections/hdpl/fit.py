@@ -19,9 +19,9 @@ LEAST_IMPORTANCE = 1e-3  # of an output, relative to the mean, so that none is l
 MAX_STEPS = 40
 TOLERANCE = 5e-4  # relative improvement per step below which fitting stops
 
-# RMS of the latents of the form `full`. At rank 128 on layer 12 of SmolLM2-135M, silu's curvature then adds 0.4 %
-# to gate's output error; at 0.1 it adds 1.6 %, at 0.2 6 %. AdamW learns as fast from latents of 0.05 and 0.1, and
-# more slowly from larger ones (docs/papers.md, HDPL: fitting a dense matrix).
+# RMS of the latents of the form `full`. At rank 128 on layer 12 of SmolLM2-135M, silu's curvature then adds
+# 0.4 % to gate's output error; at 0.1 it adds 1.6 %, at 0.2 6 %. AdamW learns as fast from latents of 0.05 as
+# from 0.1, and more slowly from larger ones (docs/papers.md, HDPL: fitting a dense matrix).
 SMALL = 0.05
 
 
