@@ -91,6 +91,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, max=MOST, metavar="N", help="--tasks: most questions per task.")
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the results into the model card of MODEL, a local folder.")
+    ] = False,
     probe: Annotated[
         str | None,
         typer.Option(
@@ -141,12 +144,12 @@ def evaluate(
         chosen = lengths or ([seq_len] if seq_len is not None else None)
         _on_text(
             model, against, data or CORPUS, max_tokens, chosen, retrieval or 0, _split(tasks), limit,
-            seed or 0, trust_remote_code, device, as_json,
+            seed or 0, card, trust_remote_code, device, as_json,
         )  # fmt: skip
         return
     text_only: dict[str, object] = {
         "data": data, "max_tokens": max_tokens, "lengths": lengths, "against": against,
-        "retrieval": retrieval, "tasks": tasks, "limit": limit,
+        "retrieval": retrieval, "tasks": tasks, "limit": limit, "card": card or None,
         "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
     refuse_without_effect(text_only, "on a probe", "omit --probe to evaluate on text")
@@ -157,7 +160,8 @@ def evaluate(
 
 def _on_text(
     model: str, against: str | None, data: str, max_tokens: int | None, lengths: list[int] | None,
-    prompts: int, tasks: list[str], limit: int | None, seed: int, trusted: bool, device: str, as_json: bool,
+    prompts: int, tasks: list[str], limit: int | None, seed: int, card: bool, trusted: bool, device: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     import time
 
@@ -173,6 +177,10 @@ def _on_text(
         from studies.evaluation.tasks import check_tasks
 
         check_tasks(tasks)
+    if card:
+        from studies.evaluation.model_card import read_card, write_results
+
+        model_card = read_card(model)
     text = read_text(data)
     checkpoint = load(model, torch_device, trust_remote_code=trusted)
     print_warnings(checkpoint.notes)
@@ -194,6 +202,8 @@ def _on_text(
 
         scores = run_tasks(checkpoint, tasks, teacher=teacher, limit=limit, seed=seed)
     seconds = time.monotonic() - started
+    if card:
+        write_results(model_card, model, result, scores, against)
     if as_json:
         first = {"model": model, "against": against, **result.losses[0].to_dict()}
         print_json({

@@ -127,6 +127,27 @@ def test_lengths_a_teacher_and_retrieval(
     assert "192" in nas("eval", llama_folder, *options, "--against", llama_folder).stdout
 
 
+def test_results_stand_in_the_model_card(
+    nas: Nas, model_folder: Path, llama_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """As the Hub's own library reads them; measured again, they are replaced."""
+    from huggingface_hub import ModelCard
+
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    body = ModelCard.load(folder / "README.md").text
+    arguments = ("eval", folder, "--data", prepared, "--max-tokens", 256, "--seq-len", 32, "--card")
+    printed = json.loads(nas(*arguments, "--json").stdout)
+    assert nas(*arguments, "--against", model_folder).exit_code == 0
+    card = ModelCard.load(folder / "README.md")
+    results = {item.metric_name: item.metric_value for item in card.data.eval_results}
+    assert results["loss in nats/token at 32 tokens"] == pytest.approx(printed["loss"])
+    assert results["greedy tokens of micro at 32 tokens"] == 1
+    assert len(card.data.eval_results) == len(results) == 4
+    assert {item.dataset_name for item in card.data.eval_results} == {f"held-out text of {prepared.name}"}
+    assert (card.text, card.data.library_name) == (body, "transformers")
+    assert nas("eval", llama_folder, "--card").exit_code == 2  # it has no card
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
