@@ -130,7 +130,7 @@ def test_lengths_a_teacher_and_retrieval(
 def test_results_stand_in_the_model_card(
     nas: Nas, model_folder: Path, llama_folder: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    """As the Hub's own library reads them; measured again, they are replaced."""
+    """Compare with what the Hub's own library reads; results that are measured again are replaced."""
     from huggingface_hub import ModelCard
 
     folder = shutil.copytree(model_folder, tmp_path / "model")
