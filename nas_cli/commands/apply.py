@@ -148,7 +148,7 @@ def apply(
             min=1,
             max=MOST,
             metavar="STEPS",
-            help="Steps between held-out losses and checkpoints. Default: a tenth of --heal.",
+            help="Steps between held-out losses. Default: at most ten of them, chosen by the budget.",
         ),
     ] = None,
     seed: Annotated[

@@ -67,3 +67,9 @@ def merge_adapters(model: HybridLM) -> None:
 def plain_name(name: str) -> str:
     """Return the name that a wrapped parameter has without its adapter."""
     return name.replace(BASE, ".")
+
+
+def adapted_name(name: str) -> str | None:
+    """Return the plain name of the weight that an adapter's parameter is added to; None for all others."""
+    wrapped, is_adapter, _ = name.partition(ADAPTER)
+    return f"{wrapped}.weight" if is_adapter else None

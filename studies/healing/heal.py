@@ -20,6 +20,7 @@ from studies.training.best import Best
 from studies.training.loop import TrainResult, train
 from studies.training.validation import Evaluation
 from surgery.apply.plan import Plan
+from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 
 
@@ -124,9 +125,13 @@ def _train(
         watch.on_note(f"resuming the training of the {stage.name} model")
     recomputes = settings.checkpoint_activations
     with training_only(model, frozenset(stage.rates)), recomputing(model, recomputes):
-        return train(
-            model, data, stage.training, seed=settings.seed, device=teacher.device,
-            on_step=lambda now: watch.on_step(stage.name, now), checkpoint=checkpoint,
-            resumable=checkpoint is not None, objective=stage.objective, scales=stage.scales, best=best,
-            skip=stage.skip,
-        )  # fmt: skip
+        try:
+            return train(
+                model, data, stage.training, seed=settings.seed, device=teacher.device,
+                on_step=lambda now: watch.on_step(stage.name, now), checkpoint=checkpoint,
+                save_at=stage.save_at, objective=stage.objective, scales=stage.scales, best=best,
+                skip=stage.skip,
+            )  # fmt: skip
+        except OSError as error:
+            problem = Problem("output", str(checkpoint), f"can't be written: {error.strerror or error}")
+            raise UserError("can't keep the state of the training", [problem]) from error

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from surgery.apply.plan import Plan
-from surgery.config.problems import Problems
 from surgery.model import Block, HybridLM
 
 # actions of a plan that leave the original's weights in place, and one that puts them into another part
@@ -22,25 +21,6 @@ TRANSPLANTED = "transplanted"
 def new_tensors(plan: Plan) -> frozenset[str]:
     """Return the tensors of a plan that are not the original's."""
     return frozenset(tensor.name for tensor in plan.tensors if tensor.action not in CARRIED)
-
-
-def check_freeze(names: Iterable[str], patterns: Iterable[str]) -> None:
-    """Check that every pattern matches a parameter, and that some parameter remains.
-
-    Args:
-        names: all parameters of the model.
-        patterns: of the parameters to freeze.
-
-    Raises:
-        UserError: a pattern matches nothing, or everything is frozen.
-    """
-    names, problems, patterns = sorted(names), Problems(), tuple(patterns)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            problems.add("--freeze", pattern, "matches no parameter", f"they are called {names[-1]}")
-    if patterns and not problems and not trained(names, patterns):
-        problems.add("--freeze", " ".join(patterns), "leaves nothing to train", "freeze less")
-    problems.raise_if_any("can't freeze that")
 
 
 def trained(names: Iterable[str], freeze: Iterable[str]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from studies.data import TokenData
+from studies.healing.checks import check_plan
 from studies.healing.healer import Healer
 from studies.healing.settings import HealSettings, check_heal
 from studies.healing.text import calibration_texts, check_text
@@ -104,6 +105,7 @@ class ApplyRequest:
         if self.output is not None:
             check_target(self.output, overwrite=self.overwrite, source=source.folder)
         planned = plan(source, self.architecture, fold=self.fold, out=self.output, stock=self.stock)
+        check_plan(planned, self.settings)
         return Surgery(self, source, planned)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from studies.healing.adapters import check_peft
-from studies.training.pretrain import add_budget_problems, evaluation_points
+from studies.training.pretrain import add_budget_problems
 from studies.training.settings import TrainSettings
 from surgery.config.problems import Problems, nearest
 
@@ -14,6 +14,7 @@ KL_SHARES = {"ce": 0.0, "kl": 1.0, "both": 0.5}  # weight of the divergence from
 # Tokens per step: a small budget has few large steps, and small ones leave a GPU idle.
 LARGE_STEP, SMALL_STEP = 16_384, 4_096
 LARGE_BUDGET = 1_000_000
+MOST_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class HealSettings:
             into them in the end; None: those tensors are trained themselves.
         checkpoint_activations: recompute the activations of each layer in the backward pass.
         freeze: patterns (as of `fnmatch`) of parameters that are not trained.
+        warmup: share of the steps in which the rates rise.
+        final_lr: rates at the end of the cosine, as a share of the peaks.
         align_lr: peak learning rate of new and fitted tensors in the alignment.
         align_lr_carried: that of the transplanted and carried tensors of the same parts.
         eval_tokens: held-out tokens of every evaluation.
-        eval_every: steps between evaluations, each of which is also a checkpoint; None: chosen by the budget.
+        eval_every: steps between evaluations; None: at most MOST_EVALUATIONS, chosen by the budget.
         seed: of the order of the text and of the noise of HDPL.
     """
 
@@ -52,6 +55,8 @@ class HealSettings:
     lora: int | None = None
     checkpoint_activations: bool = False
     freeze: tuple[str, ...] = ()
+    warmup: float = TrainSettings.warmup
+    final_lr: float = TrainSettings.final_lr
     align_lr: float = 1e-3
     align_lr_carried: float = 1e-4
     eval_tokens: int = 32_768
@@ -82,10 +87,12 @@ class HealSettings:
 
     def _loop(self, tokens: int, lr: float) -> TrainSettings:
         # no weight decay: weights that are good already would shrink towards zero
+        # an evaluation costs as much as training on a quarter of its tokens
+        count = max(1, min(MOST_EVALUATIONS, tokens // (2 * self.eval_tokens)))
         settings = TrainSettings(
-            tokens=tokens, seq_len=self.seq_len, batch_tokens=self.step_tokens, lr=lr, weight_decay=0.0,
-            eval_tokens=self.eval_tokens, eval_at=evaluation_points(tokens, self.eval_tokens),
-            order_seed=self.seed,
+            tokens=tokens, seq_len=self.seq_len, batch_tokens=self.step_tokens, lr=lr, warmup=self.warmup,
+            final_lr=self.final_lr, weight_decay=0.0, eval_tokens=self.eval_tokens,
+            eval_at=tuple((index + 1) / count for index in range(count)), order_seed=self.seed,
         )  # fmt: skip
         if self.eval_every is None:
             return settings

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from studies.healing.adapters import ADAPTER
+from studies.healing.adapters import adapted_name
 from studies.healing.alignment import Alignment, pairs_of
+from studies.healing.checks import check_plan
 from studies.healing.distillation import Distillation
-from studies.healing.parts import TRANSPLANTED, check_freeze, new_tensors, trained
+from studies.healing.parts import TRANSPLANTED, new_tensors, trained
 from studies.healing.settings import KL_SHARES, HealSettings
 from studies.healing.teacher import Teacher
 from studies.training.objective import CrossEntropy, Objective
 from studies.training.settings import TrainSettings
 from surgery.apply.plan import Plan
-from surgery.config.problems import Problem, UserError
+
+CHECKPOINTS = 10  # of a stage
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Stage:
     skip: int = 0
 
     @property
+    def save_at(self) -> frozenset[int]:
+        """Steps after which the state is saved: a tenth of the steps apart, and after evaluations."""
+        steps = self.training.steps
+        return frozenset(range(0, steps + 1, -(-steps // CHECKPOINTS))) | self.training.eval_steps
+
+    @property
     def scales(self) -> dict[str, float]:
         """Factors of the settings' learning rate by parameter name."""
         return {name: rate / self.training.lr for name, rate in self.rates.items()}
@@ -51,21 +59,15 @@ def stages(planned: Plan, names: Iterable[str], teacher: Teacher, settings: Heal
         settings: of the healing.
 
     Raises:
-        UserError: nothing is left to train.
+        UserError: the settings make no sense for this surgery, see `check_plan`.
     """
-    names, new = set(names), new_tensors(planned)
-    if settings.lora is not None:  # what is carried over is trained by its adapters alone
-        names = {name for name in names if name in new or ADAPTER in name}
-    check_freeze(names, settings.freeze)
-    trainable = trained(names, settings.freeze)
+    check_plan(planned, settings)
+    new, trainable = new_tensors(planned), _trainable(planned, names, settings)
     skip = 0
     if settings.align_tokens:
         pairs = pairs_of(planned)
-        inside = {name for name in trainable if name.startswith(tuple(pair.prefix for pair in pairs))}
-        if not inside:
-            rule = "has no effect: there are no new parts to train"
-            raise UserError("nothing to align", [Problem("--align", settings.align_tokens, rule)])
         training = settings.alignment(len(pairs))
+        inside = {name for name in trainable if name.startswith(tuple(pair.prefix for pair in pairs))}
         fresh = new - {tensor.name for tensor in planned.tensors if tensor.action == TRANSPLANTED}
         rates = {name: settings.align_lr if name in fresh else settings.align_lr_carried for name in inside}
         yield Stage("aligned", training, Alignment(teacher.model, pairs), rates)
@@ -73,21 +75,16 @@ def stages(planned: Plan, names: Iterable[str], teacher: Teacher, settings: Heal
     if settings.tokens:
         training = settings.training()
         rates = {name: settings.new_rate if name in new else settings.lr for name in trainable}
-        yield Stage("healed", training, _objective(planned, teacher, settings), rates, skip)
+        share, weight = KL_SHARES[settings.loss], settings.hidden_weight
+        objective = Distillation(teacher.model, share, weight) if share or weight else CrossEntropy()
+        yield Stage("healed", training, objective, rates, skip)
 
 
-def _objective(planned: Plan, teacher: Teacher, settings: HealSettings) -> Objective:
-    """Return the loss of the training of the whole model.
-
-    Raises:
-        UserError: hidden states can't be compared, since both models don't run equally many layers.
-    """
-    share, weight = KL_SHARES[settings.loss], settings.hidden_weight
-    if weight:
-        before, after = (
-            each.backbone.num_layers * each.loop_count for each in (planned.before, planned.after)
-        )
-        if before != after:
-            rule = f"compares layer by layer, but the original runs {before} layers and the result {after}"
-            raise UserError("can't compare hidden states", [Problem("--hidden-weight", weight, rule)])
-    return Distillation(teacher.model, share, weight) if share or weight else CrossEntropy()
+def _trainable(planned: Plan, names: Iterable[str], settings: HealSettings) -> frozenset[str]:
+    """Return the parameters that are trained: with adapters, those and what is not the original's."""
+    if settings.lora is None:
+        return trained(names, settings.freeze)
+    new = new_tensors(planned)
+    plain = {name: adapted_name(name) or name for name in names if name in new or adapted_name(name)}
+    free = trained(plain.values(), settings.freeze)
+    return frozenset(name for name, owner in plain.items() if owner in free)

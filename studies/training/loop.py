@@ -92,7 +92,7 @@ def train(
     at_rung: Callable[[Rung], bool] | None = None,
     checkpoint: Path | None = None,
     decided: int | None = None,
-    resumable: bool = False,
+    save_at: frozenset[int] = frozenset(),
     objective: Objective | None = None,
     scales: Mapping[str, float] | None = None,
     best: Best | None = None,
@@ -107,7 +107,7 @@ def train(
         checkpoint: file that a paused run is written to, and resumed from if it exists.
         decided: number of rungs at which the run is known to continue; `at_rung` is called again for a later
             rung that the checkpoint was written at. None: the run continues from any checkpoint.
-        resumable: write `checkpoint` after every evaluation, so that a killed run resumes from there.
+        save_at: steps after which `checkpoint` is written, so that a killed run resumes from there.
         objective: the loss to minimise; None: cross-entropy with the text.
         scales: factors of the learning rate by parameter name; 1 for those that are missing.
         best: receives the weights after every evaluation.
@@ -146,13 +146,12 @@ def train(
                     on_step(progress)
             if step in settings.eval_steps:
                 run.evaluate(step, pause)
-                if resumable:
-                    assert checkpoint is not None, "a resumable run has a file for its state"
-                    save_state(checkpoint, run.state())
                 if at_rung is not None and not at_rung(run.rung()) and step < settings.steps:
                     assert checkpoint is not None, "a run that may be paused has a file for its state"
                     save_state(checkpoint, run.state())
                     raise Stopped
+            if checkpoint is not None and step in save_at:
+                save_state(checkpoint, run.state())
     return run.result()
 
 

@@ -212,7 +212,8 @@ _OPTIONS = {
         "--seed --weight-decay --device --compile --cpu-precision --threads ARG"
     ),
     "apply {home}/design.yaml {home}/llama --dry-run": (
-        "-o --fold --calibrate --heal --data --lr --seq-len --batch-tokens --seed --device ARG"
+        "-o --fold --calibrate --align --heal --heal-loss --data --lr --lr-new --freeze --hidden-weight "
+        "--lora --eval-every --seq-len --batch-tokens --seed --device ARG"
     ),
     "eval {home}/ours --data {home}/corpus/b.txt --max-tokens 64 --seq-len 32": (
         "--data --max-tokens --seq-len --probe --device --seed ARG"

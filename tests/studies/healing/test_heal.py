@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from studies.data import TokenData
+from studies.healing.checks import check_plan
 from studies.healing.distillation import Distillation
 from studies.healing.heal import heal
 from studies.healing.parts import new_tensors
 from studies.healing.settings import HealSettings, check_heal
 from studies.healing.teacher import Teacher, original
 from studies.healing.watch import Watch
-from surgery.apply.plan import Plan
+from surgery.apply.plan import Plan, plan
 from surgery.apply.source import SourceModel
 from surgery.config.problems import UserError
 from surgery.model import HybridLM
@@ -107,14 +108,16 @@ def test_new_and_carried_parts_have_their_own_rates(
     assert still == {name for name in moved if name.startswith(("layers.1.", "embed."))}
 
 
-@pytest.mark.parametrize(
-    ("freeze", "message"), [("layer.*", "matches no parameter"), ("*", "leaves nothing to train")]
-)
-def test_patterns_that_make_no_sense(
-    teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan, freeze: str, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        heal(rewritten, planned, teacher, text, replace(SETTINGS, freeze=(freeze,)))
+def test_settings_that_make_no_sense_for_the_surgery(source: SourceModel, planned: Plan) -> None:
+    """All at once, before anything is trained."""
+    dense = plan(source, {"layout": "F", "loop": {"count": 2}})
+    with pytest.raises(UserError) as error:
+        check_plan(dense, replace(SETTINGS, freeze=("layer.*", "norm.*"), align_tokens=9, hidden_weight=1.0))
+    assert [(problem.field, problem.value) for problem in error.value.problems] == [
+        ("--freeze", "layer.*"), ("--align", 9), ("--hidden-weight", 1.0),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="leaves nothing to train"):
+        check_plan(planned, replace(SETTINGS, freeze=("*",)))
 
 
 def test_all_problems_of_the_settings_come_at_once() -> None:

@@ -102,7 +102,7 @@ def test_adapters_heal_and_leave_norms_and_embeddings(
 ) -> None:
     model = execute(source, planned)[0]
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    settings = replace(SETTINGS, lora=2, align_tokens=2048)
+    settings = replace(SETTINGS, lora=2, align_tokens=2048, freeze=("layers.1.ffn.down.weight",))
     result = heal(model, planned, teacher, text, settings)
     assert result.kept == "healed"
     assert result.after is not None
@@ -111,6 +111,7 @@ def test_adapters_heal_and_leave_norms_and_embeddings(
     moved = {name for name, tensor in model.named_parameters() if not tensor.equal(before[name])}
     assert set(before) == {name for name, _ in model.named_parameters()}
     still = set(before) - moved
+    assert "layers.1.ffn.down.weight" in still
     assert {"embed.weight", "head.weight", "norm.weight", "layers.0.mixer_norm.weight"} <= still
     assert {"layers.0.mixer.q.weight", "layers.0.ffn.gate.blocks"} <= moved
     change = model.layers[0].mixer.q.weight - before["layers.0.mixer.q.weight"]

@@ -23,7 +23,7 @@ from surgery.config.problems import UserError
 from surgery.model import HybridLM
 from tests.studies.healing.conftest import SETTINGS
 
-SHORT = replace(SETTINGS, tokens=4096, align_tokens=2048, eval_every=2)
+SHORT = replace(SETTINGS, tokens=4096, align_tokens=2048, eval_every=3)
 
 
 class Interruption(Exception):
@@ -64,7 +64,7 @@ def test_five_interruptions_change_nothing(
 
     for _ in range(5):
         with pytest.raises(Interruption):
-            attempt(rng.randrange(4))
+            attempt(rng.randrange(3))
     model, result = attempt(100)
     assert notes
     assert numbers(result) == numbers(wanted)
@@ -138,3 +138,17 @@ def test_a_model_that_is_only_measured_keeps_nothing(
     with Healer(source, planned, text, settings, device=torch.device("cpu"), out=tmp_path / "out") as healer:
         healer(rewritten)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_user_error(
+    planned: Plan, teacher: Teacher, text: TokenData, rewritten: HybridLM, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def full(*arguments: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with Saved(tmp_path / "state", {}) as saved:
+        with pytest.raises(UserError, match="can't be written: torch could not write it"):
+            heal(rewritten, planned, teacher, text, SHORT, saved=saved)
+        assert not list(saved.path.glob("*.pt"))
