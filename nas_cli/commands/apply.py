@@ -168,7 +168,7 @@ def apply(
     from studies.healing.request import ApplyRequest
 
     request = ApplyRequest(
-        architecture, model, output, dry_run=dry_run, fold=fold, stock=export == "auto", calibrate=calibrate,
+        architecture, model, output, dry_run=dry_run, fold=fold, export=export, calibrate=calibrate,
         heal=heal, align=align, data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new,
         hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
         freeze=tuple(freeze or ()), control=control,

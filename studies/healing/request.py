@@ -35,7 +35,7 @@ class ApplyRequest:
         model: a folder or a Hub id.
         output: folder for the result; None only in a dry run.
         fold: how folded layers are merged, see `surgery.apply.plan.plan`.
-        stock: write a class of transformers where one computes the same.
+        export: `auto` writes a class of transformers where one computes the same, `nas` never.
         calibrate: text for the activations that operators are fitted to, or NO_TEXT.
         heal: training tokens; None: no training.
         align: tokens of the alignment before it; None: none.
@@ -50,7 +50,7 @@ class ApplyRequest:
     output: str | os.PathLike[str] | None = None
     dry_run: bool = False
     fold: str = "average"
-    stock: bool = True
+    export: str = "auto"
     calibrate: str = "builtin"
     heal: int | None = None
     align: int | None = None
@@ -104,7 +104,9 @@ class ApplyRequest:
         source = read_source(self.model)
         if self.output is not None:
             check_target(self.output, overwrite=self.overwrite, source=source.folder)
-        planned = plan(source, self.architecture, fold=self.fold, out=self.output, stock=self.stock)
+        planned = plan(
+            source, self.architecture, fold=self.fold, out=self.output, stock=self.export == "auto"
+        )
         check_plan(planned, self.settings)
         return Surgery(self, source, planned)
 
@@ -179,7 +181,7 @@ class Surgery:
                 request.output,
                 dry_run=request.dry_run,
                 fold=request.fold,
-                stock=request.stock,
+                stock=request.export == "auto",
                 calibration=None if request.dry_run else self.calibration,
                 heal=healer,
                 on_verified=healer.remove_state if healer is not None else None,
