@@ -53,7 +53,7 @@ def pick(
     standings = Standings.of(opened)
     choice = request.choose(opened, standings)
     record = choice.record
-    text = record.build().to_yaml(backbone=not portable)
+    text = record.build().to_yaml(tried_on=opened.space.proxy.seq_len if portable else None)
     if output is not None:
         write_architecture(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
     if as_json:

@@ -64,6 +64,9 @@ def print_plan(plan: Plan) -> None:
             rules.add_row(Text(rule.rule), str(rule.matches))
         console.print(rules)
         console.print()
+    if plan.scaled:
+        console.print(Text(f"scaled to this model's width and context: {'; '.join(plan.scaled)}"))
+        console.print()
     if plan.fold is not None:
         folded = "; ".join(
             f"{layer.index} from {', '.join(map(str, layer.sources))}" for layer in plan.layers

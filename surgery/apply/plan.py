@@ -69,6 +69,7 @@ class Plan:
     family: str
     before: Architecture
     after: Architecture
+    scaled: tuple[str, ...]  # sizes in proportion to the model's, of a design for another size
     fold: str | None  # method of combining folded layers; None if there are none
     rules: tuple[RulePlan, ...]
     layers: tuple[LayerPlan, ...]
@@ -155,7 +156,7 @@ def plan(
     """
     if fold not in FOLDS:
         raise UserError("can't plan", [Problem("fold", fold, f"must be one of {', '.join(FOLDS)}")])
-    after = read_architecture(architecture, source.architecture)
+    after, scaled = read_architecture(architecture, source.architecture)
     check_operators(after)
     groups = folded_layers(source.backbone.num_layers, after)
     folded = any(len(group) > 1 for group in groups)
@@ -172,6 +173,7 @@ def plan(
         family=source.family,
         before=source.architecture,
         after=after,
+        scaled=scaled,
         fold=fold if folded else None,
         rules=_rules(after),
         layers=_layers(source, after, groups),

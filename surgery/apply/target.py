@@ -9,7 +9,9 @@ from typing import Any
 
 from surgery.architecture import Architecture
 from surgery.architecture.layout import shortest_period
+from surgery.architecture.scaling import DesignedFor, scaled
 from surgery.config.backbone import Backbone
+from surgery.config.options import Cursor
 from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.yaml_source import Source, load_yaml
 
@@ -22,8 +24,11 @@ _FREE = (
 
 def read_architecture(
     given: str | os.PathLike[str] | Mapping[str, Any] | Architecture, model: Architecture
-) -> Architecture:
+) -> tuple[Architecture, tuple[str, ...]]:
     """Read the architecture; what it leaves out of backbone and layout is the model's.
+
+    Returns:
+        The architecture, and each size of it that was scaled from those that the file is designed for.
 
     Raises:
         UserError: the architecture is invalid, or its backbone differs from the model's (all fields listed).
@@ -49,7 +54,12 @@ def read_architecture(
     architecture = Architecture.from_dict(data, source=source)
     _check_same(architecture.backbone, backbone, source)
     # the context length is always the model's
-    return architecture.with_backbone(max_position_embeddings=backbone.max_position_embeddings)
+    architecture = architecture.with_backbone(max_position_embeddings=backbone.max_position_embeddings)
+    if not (isinstance(data, dict) and "designed_for" in data):
+        return architecture, ()
+    designed = DesignedFor.read(data["designed_for"], Cursor(Problems()))
+    assert designed is not None, "checked with the rest of the architecture"
+    return scaled(architecture, designed, backbone)
 
 
 def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> None:
@@ -63,7 +73,7 @@ def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> Non
             f"backbone.{item.name}",
             other,
             f"the model has {mine!r}",
-            "leave it out to take the model's",
+            "leave it out to take the model's, or give `designed_for` to scale ranks and windows",
             line,
         )
     problems.raise_if_any("the architecture's backbone is not the model's")

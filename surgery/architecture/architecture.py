@@ -96,13 +96,19 @@ class Architecture:
             data["loop"]["windows"] = [size or "full" for size in self.loop_windows]
         return data
 
-    def to_yaml(self, *, backbone: bool = True) -> str:
-        """Return the YAML text; without the backbone it is a design for a model of any size."""
+    def to_yaml(self, *, tried_on: int | None = None) -> str:
+        """Return the YAML text.
+
+        Args:
+            tried_on: context length in tokens that the architecture was tried on. The text is then a design
+                for a model of any size: instead of a backbone it has the sizes that the others scale with.
+        """
         import yaml
 
         data = self.to_dict()
-        if not backbone:
+        if tried_on is not None:
             del data["backbone"]
+            data["designed_for"] = {"dim": self.backbone.dim, "context": tried_on}
             data["layout"] = shortest_period(self.layout)
         return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110)
 

@@ -13,7 +13,11 @@ from surgery.config.selector import select_layers
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
-FIELDS = ("backbone", "layout", "mixers", "projections", "loop")
+FIELDS = ("backbone", "layout", "mixers", "projections", "loop", "designed_for")
+DESIGNED_FOR = {  # of portable designs; not part of the architecture
+    "dim": Option(int, low=1, help="width of the residual stream of the models that the design was tried on"),
+    "context": Option(int, low=1, help="tokens of the sequences that it was tried on"),
+}
 MAX_LOOPS = 64
 _LOOP = {"count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the stack is run")}
 LOOP_WINDOW = Option(int, low=1, help="tokens that attention sees in a pass, itself included")
@@ -51,6 +55,8 @@ def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts 
     mixers = _read_mixers(given.get("mixers"), cursor.at("mixers"))
     rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
     loop = _read_loop(given.get("loop"), cursor.at("loop"))
+    if "designed_for" in given:
+        read_options(given["designed_for"], DESIGNED_FOR, cursor.at("designed_for"))
     if backbone is None or layout is None or mixers is None or rules is None:
         return None
     return Parts(backbone, layout, mixers, rules, *loop)

@@ -15,7 +15,11 @@ LARGEST = 2**31 - 1  # largest whole number of a field that declares no upper bo
 
 @dataclass(frozen=True)
 class Option:
-    """One field: its type, default and inclusive bounds. `help` gives its meaning and unit."""
+    """One field: its type, default and inclusive bounds.
+
+    `help` gives its meaning and unit. `scales` is `width` or `context` for a size that is in proportion to
+    that of the model, as in designs for any size.
+    """
 
     kind: type
     default: Any = REQUIRED
@@ -23,6 +27,7 @@ class Option:
     high: float | None = None
     choices: tuple[str, ...] = ()
     help: str = ""
+    scales: str = ""
 
     def read(self, value: object) -> Any:
         """Return the value converted to the field's type.

@@ -34,7 +34,9 @@ class GaussianSpec(MixerSpec):
             str, "rotated", choices=("rotated", "plain"), help="values: features with or without RoPE"
         ),
         "norm": Option(bool, True, help="norm features per head, as in the paper's language models"),
-        "window": Option(int, 0, low=0, help="tokens that a query sees, itself included; 0: all"),
+        "window": Option(
+            int, 0, low=0, help="tokens that a query sees, itself included; 0: all", scales="context"
+        ),
     }
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:

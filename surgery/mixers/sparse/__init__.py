@@ -24,7 +24,7 @@ class SparseSpec(MixerSpec):
     transplanter = "surgery.mixers.sparse.transplant:transplant"
     options = {
         # at least 2: the indexer's KL over a single token is always zero
-        "top_k": Option(int, 64, low=2, help="tokens that a query attends to"),
+        "top_k": Option(int, 64, low=2, help="tokens that a query attends to", scales="context"),
         "index_heads": Option(int, 4, low=1, help="heads of the indexer"),
         # the key is normalised over these channels, and half of them are rotated in pairs
         "index_dim": Option(int, 32, low=4, help="channels of an indexer head"),

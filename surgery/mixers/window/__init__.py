@@ -19,7 +19,7 @@ class WindowSpec(SoftmaxSpec):
     layer_type = "sliding_attention"
     colour = "cyan"
     options = {
-        "window": Option(int, 256, low=1, help="tokens that a query sees, itself included"),
+        "window": Option(int, 256, low=1, help="tokens that a query sees, itself included", scales="context"),
         "gate": GATE,
         "sinks": Option(int, 0, low=0, help="first tokens of the text that a query sees too"),
     }

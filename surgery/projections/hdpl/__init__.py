@@ -25,7 +25,7 @@ class HDPLSpec(ProjectionSpec):
     conditional = ("kl_weight",)
     options = {
         "blocks": Option(int, low=1, help="diagonal blocks; must divide both sides"),
-        "rank": Option(int, low=1, help="latent dimensions"),
+        "rank": Option(int, low=1, help="latent dimensions", scales="width"),
         "kl_weight": Option(float, 1e-3, low=0, help="weight of the auxiliary loss"),
         "kl": Option(
             str, "reference", choices=("reference", "mean", "free_bits"), help="form of the auxiliary loss"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from surgery.apply.execute import execute
 from surgery.apply.plan import Plan, plan
@@ -138,3 +139,46 @@ def test_dead_knobs_are_named(source: SourceModel) -> None:
 def test_an_unknown_fold_is_refused(source: SourceModel) -> None:
     with pytest.raises(UserError, match="fold"):
         plan(source, {}, fold="median")
+
+
+def test_a_design_for_another_size_is_scaled(source: SourceModel, tmp_path: Path) -> None:
+    """The model has width 32 and a context of 256."""
+    path = tmp_path / "design.yaml"
+    path.write_text(
+        "designed_for: {dim: 16, context: 32}\nlayout: WKSF\n"
+        "mixers: {W: {window: 4, sinks: 2}, K: {window: 9}}\n"
+        "projections:\n- {match: [gate, up], operator: hdpl, blocks: 4, rank: 6, kl: mean}\n"
+        "loop: {count: 2, windows: [3, full]}\n"
+    )
+    drawn = plan(source, path)
+    assert drawn.scaled == (
+        "gate up: hdpl rank 6 -> 16",  # 12 is rounded to a multiple of 8
+        "W window 4 -> 32",
+        "K window 9 -> 72",
+        "S top_k 64 -> 512",
+        "loop: windows [3, 'full'] -> [24, 'full']",
+    )
+    layers = drawn.after.layers
+    assert [layer.mixer_options.get("window") for layer in layers] == [32, 72, None, None]
+    assert layers[0].mixer_options["sinks"] == 2
+    assert layers[2].mixer_options["top_k"] == 512
+    assert layers[0].projections["up"].options["rank"] == 16
+    assert drawn.after.loop_windows == (24, None)
+    assert plan(source, {"layout": "W", "mixers": {"W": {"window": 4}}}).scaled == ()
+    same = plan(source, {"designed_for": {"dim": 32, "context": 256}, "layout": "W"})
+    assert same.scaled == ()
+    assert same.after == plan(source, {"layout": "W"}).after
+
+
+def test_sizes_that_a_design_is_for_are_checked(source: SourceModel) -> None:
+    with pytest.raises(UserError) as caught:
+        plan(source, {"designed_for": {"dim": 0, "depth": 3}})
+    assert {problem.field for problem in caught.value.problems} == {
+        "designed_for.dim", "designed_for.context", "designed_for.depth",
+    }  # fmt: skip
+
+
+def test_a_design_keeps_the_sizes_it_was_tried_on(source: SourceModel) -> None:
+    design = plan(source, {"layout": "WF", "mixers": {"W": {"window": 16}}}).after
+    again = plan(source, yaml.safe_load(design.to_yaml(tried_on=64)))
+    assert again.scaled == ("W window 16 -> 64",)
