@@ -78,6 +78,7 @@ def test_a_stock_class_gives_the_same_logits_and_tokens(
         ("GF", {"qk_norm": True, "mixers": {"G": {"conv_size": 0}}}, "always has a convolution"),
         ("F", {"mixers": {"F": {"gate": True}}}, "has no gate in F layers"),
         ("F", {"biases": ["up"]}, "biases in just up"),
+        ("FW", {"mixers": {"W": {"window": 8, "sinks": 4}}}, "has no sinks in W layers"),
     ],
 )
 def test_what_keeps_a_model_from_a_stock_class_is_said(
