@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from studies.data import TokenData
-from studies.healing.alignment import Alignment, Pair, pairs_of
+from studies.healing.alignment import Alignment, Pair, output_distance, pairs_of
 from studies.healing.heal import heal
 from studies.healing.teacher import Teacher
 from surgery.apply.execute import execute
@@ -67,13 +67,32 @@ def test_gradients_are_those_of_transformers_activations(
         for index, part in ((0, "ffn"), (1, "mixer"), (1, "ffn")):
             x, y = kept[f"{index}.{part}"]
             mine = getattr(model.layers[index], part)(x, Context(rotary))
-            wanted.append((mine - y).square().sum() / y.square().sum() * size / len(tokens))
+            energy = y.square().sum(-1)
+            weights = 2 / (energy + energy.log().mean().exp())
+            wanted.append(((mine - y).square().sum(-1) * weights).mean() * size / len(tokens))
     assert reported == pytest.approx(torch.stack(wanted).sum().item() / 3, rel=1e-4)
     names = list(ours)
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(torch.stack(wanted).sum(), [parameters[name] for name in names])
     for name, gradient in zip(names, gradients, strict=True):
         torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_massive_activations_do_not_drown_the_other_tokens() -> None:
+    """A token with a thousand times the norm counts about as much as any other."""
+    theirs = torch.randn(2, 50, 8)
+    ours = theirs + 0.1 * torch.randn(2, 50, 8)
+    plain = output_distance(ours, theirs).item()
+    assert plain == pytest.approx(0.01, rel=0.3)
+    massive = theirs.clone()
+    massive[0, 0] *= 1000
+    exact_there, far_there = ours.clone(), ours.clone()
+    exact_there[0, 0], far_there[0, 0] = massive[0, 0], 0
+    assert output_distance(exact_there, massive).item() == pytest.approx(plain, rel=0.2)
+    assert output_distance(far_there, massive).item() == pytest.approx(plain + 2 / 100, rel=0.2)
+    constant = torch.ones(1, 3, 4)
+    assert output_distance(torch.zeros(1, 3, 4), constant).item() == pytest.approx(1)
+    assert output_distance(constant, torch.zeros(1, 3, 4)).isfinite()
 
 
 def test_aligned_parts_come_closer_and_others_stay(
