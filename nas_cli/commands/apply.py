@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from nas_cli.commands.data import CORPUS_HELP
+from nas_cli.files import write_plan
 from nas_cli.healing import loss_lines, refuse_healing_options, show_progress
 from nas_cli.options import (
     MOST,
@@ -39,7 +40,10 @@ def add_to(app: typer.Typer) -> None:
 def apply(
     context: typer.Context,
     architecture: Annotated[
-        Path, typer.Argument(metavar="ARCH", help="An architecture file; its backbone may be omitted.")
+        Path,
+        typer.Argument(
+            metavar="ARCH", help="An architecture file, without a backbone if you like, or a plan."
+        ),
     ],
     model: Annotated[str, typer.Argument(help="A Llama-family model: a folder or a Hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the new model.")] = None,
@@ -52,6 +56,10 @@ def apply(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan without writing anything.")
     ] = False,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Write the plan to this file; edited, it can be ARCH."),
+    ] = None,
     fold: Annotated[
         str, typer.Option(help="How folded layers are merged into one: average or first.")
     ] = "average",
@@ -178,6 +186,8 @@ def apply(
     surgery = request.plan()
     if not as_json:
         print_plan(surgery.planned)
+    if plan_file is not None:
+        write_plan(plan_file, surgery.planned.to_yaml())
     if not surgery.planned.uses_text and given(context, "calibrate"):
         print_warnings(["--calibrate has no effect: nothing of the architecture is fitted or transplanted"])
     with data_progress() as on_data:

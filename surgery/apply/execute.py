@@ -106,8 +106,8 @@ def _fresh(plan: Plan) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HybridLM(plan.after)
-    for layer in {item.layer for item in new if item.action == "silent"}:
-        output: Any = model.get_submodule(f"layers.{layer}.mixer.o")
+    for name in {".".join(item.name.split(".")[:4]) for item in new if item.action == "silent"}:
+        output: Any = model.get_submodule(name)
         output.start_at_zero()
     names = {item.name for item in new}
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}

@@ -10,6 +10,7 @@ from typing import Any
 
 from surgery.apply.defaults import generation_defaults
 from surgery.apply.fit import check_operators
+from surgery.apply.plan_file import PlanFile, edited, plan_text
 from surgery.apply.source import SourceModel
 from surgery.apply.stock import OURS, Export, choose_export
 from surgery.apply.target import FOLDS, folded_layers, read_architecture
@@ -20,6 +21,7 @@ from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_bytes
 from surgery.config.selector import write_layers
+from surgery.config.yaml_source import Source, load_yaml
 from surgery.hf.card import costs
 from surgery.hf.staging import free_bytes
 from surgery.projections import PROJECTION_OPERATORS
@@ -119,6 +121,10 @@ class Plan:
         data["actions"] = {action: self.count(action) for action in ACTIONS}
         return data
 
+    def to_yaml(self) -> str:
+        """Return the text of a file that `plan` takes in place of an architecture, actions edited or not."""
+        return plan_text(self.after, self.fold, self.tensors)
+
     def check_disk(self) -> None:
         """Check the free disk space.
 
@@ -146,22 +152,35 @@ def plan(
     Args:
         source: the checkpoint.
         architecture: a YAML file, plain data or an architecture; missing fields of `backbone` are the
-            model's.
-        fold: method of combining the layers folded onto a physical layer, `average` or `first`.
+            model's. Or the file of a plan (`Plan.to_yaml`), whose actions are carried out.
+        fold: method of combining the layers folded onto a physical layer, `average` or `first`; that of a
+            plan's file comes first.
         out: future folder of the model, for the free disk space.
         stock: write a class of transformers if one computes the same; else always a class of ours.
 
     Raises:
         UserError: the architecture is invalid, or does not fit this model.
     """
+    file: PlanFile | None = None
+    wanted: Source | Mapping[str, Any] | Architecture
+    if isinstance(architecture, str | os.PathLike):
+        wanted = load_yaml(os.fspath(architecture))
+        if (file := PlanFile.read(wanted)) is not None:
+            wanted = file.architecture
+    else:
+        wanted = architecture
+    if file is not None and file.fold is not None:
+        fold = str(file.fold)
     if fold not in FOLDS:
         raise UserError("can't plan", [Problem("fold", fold, f"must be one of {', '.join(FOLDS)}")])
-    after, scaled = read_architecture(architecture, source.architecture)
+    after, scaled = read_architecture(wanted, source.architecture)
     check_operators(after)
     groups = folded_layers(source.backbone.num_layers, after)
     folded = any(len(group) > 1 for group in groups)
     sources = tuple(group[:1] for group in groups) if fold == "first" else groups
     tensors = tuple(plan_tensors(source, after, sources))
+    if file is not None:
+        tensors = edited(source, tensors, sources, file)
     used = {name for tensor in tensors for name in tensor.sources}
     unused = tuple(
         name for name in source.tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -13,7 +12,7 @@ from surgery.architecture.scaling import DesignedFor, scaled
 from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor
 from surgery.config.problems import Problem, Problems, UserError
-from surgery.config.yaml_source import Source, load_yaml
+from surgery.config.yaml_source import Source
 
 FOLDS = ("average", "first")
 _FREE = (
@@ -23,7 +22,7 @@ _FREE = (
 
 
 def read_architecture(
-    given: str | os.PathLike[str] | Mapping[str, Any] | Architecture, model: Architecture
+    given: Source | Mapping[str, Any] | Architecture, model: Architecture
 ) -> tuple[Architecture, tuple[str, ...]]:
     """Read the architecture; what it leaves out of backbone and layout is the model's.
 
@@ -38,11 +37,10 @@ def read_architecture(
     data: Any
     if isinstance(given, Architecture):
         data = given.to_dict()
-    elif isinstance(given, Mapping):
-        data = dict(given)
+    elif isinstance(given, Source):
+        source, data = given, given.data
     else:
-        source = load_yaml(os.fspath(given))
-        data = source.data
+        data = dict(given)
     if isinstance(data, dict):
         own = data.get("backbone")
         if own is None or isinstance(own, dict):

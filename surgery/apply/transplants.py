@@ -61,6 +61,9 @@ def transplant(
     new.load_state_dict({name: known[name] for name in new.state_dict() if name in known}, strict=False)
     _transplanter(layer)(new, old, text)
     planned = {item.name: item for item in plan.tensors if item.layer == index}
+    for name, parameter in new.named_parameters():
+        if prefix + name in planned and planned[prefix + name].action == "silent":
+            parameter.data.zero_()
     values = {
         name: value.detach()
         for name, value in new.state_dict().items()

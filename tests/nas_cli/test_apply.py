@@ -34,6 +34,24 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert plan["rules"] == [{"rule": "gate up -> hdpl b4 r8 mean:0.001", "matches": 4}]
 
 
+def test_a_plan_is_written_and_carried_out_as_edited(
+    nas: Nas, architecture: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "plan.yaml", tmp_path / "out"
+    first = nas("apply", architecture, llama_folder, "--dry-run", "--plan", path)
+    assert first.exit_code == 0
+    edited = path.read_text().replace("layers.1.ffn.down: kept", "layers.1.ffn.down: silent")
+    path.write_text(edited)
+    result = nas("apply", path, llama_folder, "-o", out, "--calibrate", "none")
+    assert result.exit_code == 0
+    assert "silent" in result.stdout
+    again = nas("apply", architecture, llama_folder, "--dry-run", "--plan", path)
+    assert again.exit_code == 2  # an edited plan is not replaced
+    path.write_text(edited.replace("silent", "fitted"))
+    refused = nas("apply", path, llama_folder, "--dry-run")
+    assert "tensors.layers.1.ffn.down = 'fitted': must be kept or new or silent" in str(refused.exception)
+
+
 def test_a_rewritten_model_is_verified_and_loads(
     nas: Nas, architecture: Path, llama_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
