@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from studies.files.json_file import read_json, write_json
+from studies.training.errors import TrainingFailed
 from studies.training.validation import Evaluation
 from surgery.apply.source import SourceModel
 from surgery.config.problems import Problem, UserError
@@ -55,6 +56,10 @@ class Saved:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            fails_again = issubclass(kind, TrainingFailed)
+            if fails_again or not any(self.path.glob("*.pt")):  # nothing to resume
+                self.remove()
         self._lock.release()
 
     def checkpoint(self, stage: str) -> Path:

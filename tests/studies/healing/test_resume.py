@@ -16,6 +16,7 @@ from studies.healing.healer import Healer, state_folder
 from studies.healing.saved import Saved
 from studies.healing.teacher import Teacher
 from studies.healing.watch import Watch
+from studies.training.errors import TrainingFailed
 from surgery.apply.execute import execute
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
@@ -140,6 +141,17 @@ def test_a_model_that_is_only_measured_keeps_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("error", [TrainingFailed("exploded"), UserError("no text")])
+def test_what_can_not_be_resumed_is_removed(tmp_path: Path, error: Exception) -> None:
+    saved = Saved(tmp_path / "state", {})
+    with saved:
+        if isinstance(error, TrainingFailed):
+            saved.checkpoint("healed").write_text("x")
+    with pytest.raises(type(error)), saved:
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_a_user_error(
     planned: Plan, teacher: Teacher, text: TokenData, rewritten: HybridLM, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +160,9 @@ def test_a_full_disk_is_a_user_error(
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with Saved(tmp_path / "state", {}) as saved:
-        with pytest.raises(UserError, match="can't be written: torch could not write it"):
-            heal(rewritten, planned, teacher, text, SHORT, saved=saved)
-        assert not list(saved.path.glob("*.pt"))
+    with (
+        pytest.raises(UserError, match="can't be written: torch could not write it"),
+        Saved(tmp_path / "state", {}) as saved,
+    ):
+        heal(rewritten, planned, teacher, text, SHORT, saved=saved)
+    assert not list(tmp_path.iterdir())
