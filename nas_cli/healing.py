@@ -61,7 +61,8 @@ def show_progress(watch: Watch, progress: Callable[[str, int, int], None]) -> No
     """Show measurements and trainings by a callback (stage, done, total)."""
 
     def show_step(stage: str, now: Progress) -> None:
-        progress(f"{STAGES[stage]}, {step_text(now)}, step", now.step, now.steps)
+        text = step_text(now, loss="distance" if stage == "aligned" else "loss")
+        progress(f"{STAGES[stage]}, {text}, step", now.step, now.steps)
 
     watch.on_stage = progress
     watch.on_step = show_step

@@ -25,10 +25,10 @@ def training_progress(label: str = "training") -> Iterator[Callable[[Progress], 
         yield update
 
 
-def step_text(now: Progress, separator: str = ", ") -> str:
-    """Return losses, speed and the remaining time of a training."""
+def step_text(now: Progress, separator: str = ", ", loss: str = "loss") -> str:
+    """Return losses, speed and the remaining time of a training; `loss` names the minimised one."""
     left = (now.steps - now.step) * now.tokens / now.step / max(now.tokens_per_s, 1e-9)
-    parts = [f"loss {now.loss:.3f}"]
+    parts = [f"{loss} {now.loss:.3f}"]
     if now.kl is not None:
         parts.append(f"KL {now.kl:.3f}")
     if now.val_loss is not None:
