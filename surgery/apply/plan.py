@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from surgery.apply.defaults import generation_defaults
-from surgery.apply.fit import check_operators
 from surgery.apply.plan_file import PlanFile, edited, plan_text
 from surgery.apply.source import SourceModel
 from surgery.apply.stock import OURS, Export, choose_export
@@ -174,7 +173,6 @@ def plan(
     if fold not in FOLDS:
         raise UserError("can't plan", [Problem("fold", fold, f"must be one of {', '.join(FOLDS)}")])
     after, scaled = read_architecture(wanted, source.architecture)
-    check_operators(after)
     groups = folded_layers(source.backbone.num_layers, after)
     folded = any(len(group) > 1 for group in groups)
     sources = tuple(group[:1] for group in groups) if fold == "first" else groups

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from surgery.apply.fit import check_operators
 from surgery.architecture import Architecture
 from surgery.architecture.layout import shortest_period
 from surgery.architecture.scaling import DesignedFor, scaled
@@ -49,8 +50,15 @@ def read_architecture(
             mixers = data.get("mixers") or {}
             data |= {"layout": shortest_period(model.layout)}
             data |= {"mixers": {**model.mixers, **mixers}} if isinstance(mixers, dict) else {}
-    architecture = Architecture.from_dict(data, source=source)
-    _check_same(architecture.backbone, backbone, source)
+    problems = Problems()
+    data = _with_sizes_of(backbone, data, source, problems)
+    try:
+        architecture = Architecture.from_dict(data, source=source)
+        check_operators(architecture)
+        folded_layers(backbone.num_layers, architecture)
+    except UserError as error:
+        raise UserError(error.title, (*problems.entries, *error.problems)) from None
+    problems.raise_if_any("the architecture's backbone is not the model's")
     # the context length is always the model's
     architecture = architecture.with_backbone(max_position_embeddings=backbone.max_position_embeddings)
     if not (isinstance(data, dict) and "designed_for" in data):
@@ -60,21 +68,25 @@ def read_architecture(
     return scaled(architecture, designed, backbone)
 
 
-def _check_same(theirs: Backbone, model: Backbone, source: Source | None) -> None:
-    problems = Problems()
+def _with_sizes_of(model: Backbone, data: Any, source: Source | None, problems: Problems) -> Any:
+    """Return the data with the model's sizes, so that the rest is checked against them.
+
+    Fields of the backbone that differ are added as problems; a backbone that can't be read stays as it is.
+    """
+    unread = Problems()
+    theirs = Backbone.read(data["backbone"], Cursor(unread)) if isinstance(data, dict) else None
+    if theirs is None:
+        return data
+    kept = {}
     for item in fields(Backbone):
         mine, other = getattr(model, item.name), getattr(theirs, item.name)
-        if item.name in _FREE or mine == other:
-            continue
-        line = source.line(("backbone", item.name)) if source else None
-        problems.add(
-            f"backbone.{item.name}",
-            other,
-            f"the model has {mine!r}",
-            "leave it out to take the model's, or give `designed_for` to scale ranks and windows",
-            line,
-        )
-    problems.raise_if_any("the architecture's backbone is not the model's")
+        if item.name in _FREE:
+            kept[item.name] = other
+        elif mine != other:
+            line = source.line(("backbone", item.name)) if source else None
+            hint = "leave it out to take the model's, or give `designed_for` to scale ranks and windows"
+            problems.add(f"backbone.{item.name}", other, f"the model has {mine!r}", hint, line)
+    return {**data, "backbone": {**model.to_dict(), **kept}}
 
 
 def folded_layers(depth: int, after: Architecture) -> tuple[tuple[int, ...], ...]:

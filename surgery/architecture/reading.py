@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from surgery.architecture.layers import Layer, count_matches, deciding_rule
@@ -43,7 +44,8 @@ def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts 
         default: backbone, used if the data has none.
 
     Returns:
-        The fields, or None if one of them can't be read. (A faulty loop becomes the default loop.)
+        The fields, so that those that can be read are checked together even if others can't: a faulty layout,
+        option, rule or loop is left out. None without a backbone.
     """
     given = cursor.mapping(data, FIELDS)
     backbone = default
@@ -57,7 +59,7 @@ def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts 
     loop = _read_loop(given.get("loop"), cursor.at("loop"))
     if "designed_for" in given:
         read_options(given["designed_for"], DESIGNED_FOR, cursor.at("designed_for"))
-    if backbone is None or layout is None or mixers is None or rules is None:
+    if backbone is None:
         return None
     return Parts(backbone, layout, mixers, rules, *loop)
 
@@ -116,49 +118,49 @@ def read_windows(value: object) -> tuple[int | None, ...]:
     return tuple(None if item == "full" else int(LOOP_WINDOW.read(item)) for item in value)
 
 
-def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str | None:
+def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> str:
+    """Return the layout; with problems, full attention."""
     before = len(cursor.problems.entries)
     if not isinstance(value, str) or not value:
         cursor.problem(value, "must be a string of mixer letters such as FFFF")
-        return None
+        return "F"
     for letter in dict.fromkeys(value):
         if letter not in MIXERS:
             cursor.problem(value, f"'{letter}' is not a mixer", f"mixers: {', '.join(MIXERS)}")
     if backbone is not None and len(value) > backbone.num_layers:
         rule = f"has {len(value)} letters for {backbone.num_layers} layers"
         cursor.problem(value, rule, "shorten it; a shorter one is tiled")
-    return value if len(cursor.problems.entries) == before else None
+    return value if len(cursor.problems.entries) == before else "F"
 
 
-def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]] | None:
-    before = len(cursor.problems.entries)
+def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]]:
+    """Return the options of each letter that can be read."""
     result: dict[str, dict[str, Any]] = {}
     for letter, options in cursor.mapping(value, tuple(MIXERS)).items():
         schema = MIXERS[letter].options
         given = cursor.at(letter).mapping(options, tuple(schema))
         filled = read_options(given, schema, cursor.at(letter))
         result[letter] = {name: filled[name] for name in given if name in filled}
-    return result if len(cursor.problems.entries) == before else None
+    return result
 
 
-def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...] | None:
-    before = len(cursor.problems.entries)
+def _read_rules(value: object, backbone: Backbone | None, cursor: Cursor) -> tuple[Rule, ...]:
+    """Return the rules; a faulty one matches nothing, and one whose layers don't exist applies to all."""
     if value is None:
         return ()
     if not isinstance(value, list):
         example = "- {match: [gate, up], operator: hdpl, blocks: 8, rank: 128}"
         cursor.problem(value, "must be a list of rules", example)
-        return None
+        return ()
     rules = []
     for position, item in enumerate(value):
         here = cursor.at(position)
         rule = Rule.read(item, here)
-        if rule is None:
-            continue
-        rules.append(rule)
-        if backbone is not None and rule.layers is not None:
+        if rule is not None and backbone is not None and rule.layers is not None:
             try:
                 select_layers(rule.layers, backbone.num_layers)
             except ValueError as error:
                 here.at("layers").problem(rule.layers, str(error))
-    return tuple(rules) if len(cursor.problems.entries) == before else None
+                rule = replace(rule, layers=None)
+        rules.append(rule or Rule((), "dense"))  # keeps the positions of the others
+    return tuple(rules)

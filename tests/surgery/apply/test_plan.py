@@ -86,6 +86,27 @@ def test_errors_in_the_file_come_all_at_once(source: SourceModel, tmp_path: Path
         plan(source, path)
 
 
+def test_problems_of_all_kinds_come_together(source: SourceModel, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "backbone: {dim: 64, rope_theta: 5.0}\n"
+        "layout: FX\n"
+        "mixers: {G: {heads: many}}\n"
+        "projections:\n"
+        "- {match: [gate], operator: hdpl, blocks: 8}\n"
+        "- {match: [up], operator: hdpl, blocks: 5, rank: 4, layers: 2-9}\n"
+        "- {match: [down], operator: hdpl, blocks: 7, rank: 4}\n"
+        "loop: {count: 0}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        plan(source, path)
+    assert {(problem.field, problem.line) for problem in caught.value.problems} == {
+        ("backbone.dim", 1), ("backbone.rope_theta", 1), ("layout", 2), ("mixers.G.heads", 3),
+        ("projections[0].rank", 5), ("projections[1].layers", 6), ("projections[1].blocks", 6),
+        ("projections[2].blocks", 7), ("loop.count", 8),
+    }  # fmt: skip
+
+
 def test_a_rule_that_changes_nothing_is_an_error(source: SourceModel) -> None:
     with pytest.raises(UserError, match="matches no projection"):
         plan(source, {"projections": [DENSE, HDPL]})
