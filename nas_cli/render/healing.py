@@ -19,8 +19,9 @@ def print_healing(healing: Healing) -> None:
     table.add_column("held-out text", no_wrap=True)
     table.add_column("nats/token", justify="right")
     table.add_column("bits/byte", justify="right")
-    for name, loss, bpb in healing.rows():
+    table.add_column("KL from the original", justify="right")
+    for name, loss, bpb, kl in healing.rows():
         style = "bold" if name == healing.kept else ""
-        table.add_row(Text(name, style), f"{loss:.4f}", f"{bpb:.4f}")
+        table.add_row(Text(name, style), f"{loss:.4f}", f"{bpb:.4f}", f"{kl:.4f}" if kl is not None else "")
     console.print()
     console.print(table)

@@ -70,6 +70,7 @@ def heal(
 
     original = held_out("original", lambda: teacher.loss(data, settings, watch.batches("original")))
     before = held_out("rewritten", lambda: measured("rewritten"))
+    kl = {"rewritten": teacher.divergence(model, data, settings)}
     kept_dtypes = {name: dtypes.get(plain_name(name), torch.float32) for name in model.state_dict()}
     best = Best(model, kept_dtypes, before)
     results: dict[str, TrainResult] = {}
@@ -83,7 +84,7 @@ def heal(
     restore_dtypes(model, dtypes)
     if best.kept in results:  # as they will be written: rounding to the dtypes has changed them
         model.float()
-        written = measured(best.kept)
+        written, kl[best.kept] = measured(best.kept), teacher.divergence(model, data, settings)
         restore_dtypes(model, dtypes)
         results[best.kept] = replace(results[best.kept], val_loss=written.val_loss, val_bpb=written.val_bpb)
     elif results:
@@ -93,7 +94,7 @@ def heal(
         )
     return Healing(
         text=text_of(data), original=original, before=before, aligned=results.get("aligned"),
-        after=results.get("healed"), kept=best.kept, step=best.step, settings=settings,
+        after=results.get("healed"), kept=best.kept, step=best.step, settings=settings, kl=kl,
     )  # fmt: skip
 
 

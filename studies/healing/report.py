@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class Healing:
             loss of that training is the one of these weights as they are written; of another, the last one.
         step: the step of that training that the weights are from.
         settings: of the training.
+        kl: KL divergence from the original model on the held-out text, nats/token, before the training and of
+            the weights that were kept.
         control: the original model, trained likewise; None unless it was asked for.
     """
 
@@ -43,14 +45,15 @@ class Healing:
     kept: str
     step: int
     settings: HealSettings
+    kl: Mapping[str, float]
     control: Evaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
 
-    def rows(self) -> list[tuple[str, float, float]]:
-        """Return (model, nats/token, bits/byte) of everything that was measured."""
+    def rows(self) -> list[tuple[str, float, float, float | None]]:
+        """Return (model, nats/token, bits/byte, KL from the original or None) of all that was measured."""
         named = {
             "the model as it was": self.original,
             "trained likewise, without a surgery": self.control,
@@ -58,12 +61,17 @@ class Healing:
             "aligned": self.aligned,
             "healed": self.after,
         }
-        return [(name, of.val_loss, of.val_bpb) for name, of in named.items() if of is not None]
+        return [
+            (name, of.val_loss, of.val_bpb, self.kl.get(name)) for name, of in named.items() if of is not None
+        ]
 
     def card(self) -> str:
         """Return the section of the model card."""
-        rows = [[name, f"{loss:.4f}", f"{bpb:.4f}"] for name, loss, bpb in self.rows()]
-        losses = table(["model", "loss (nats/token)", "bits/byte"], rows)
+        rows = [
+            [name, f"{loss:.4f}", f"{bpb:.4f}", f"{kl:.4f}" if kl is not None else ""]
+            for name, loss, bpb, kl in self.rows()
+        ]
+        losses = table(["model", "loss (nats/token)", "bits/byte", "KL from the original (nats/token)"], rows)
         training = "\n\n".join(self._training()) or "Not trained after the surgery."
         return f"## Loss on held-out text of {self.text}\n\n{losses}\n\n{training}"
 

@@ -8,11 +8,13 @@ import torch
 
 from studies.data import TokenData
 from studies.healing.settings import HealSettings
+from studies.training.devices import autocast, to_device
 from studies.training.validation import Evaluation, evaluate
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel
 from surgery.model import HybridLM
+from surgery.ops.distillation import linear_distillation
 
 OnBatch = Callable[[int, int], None]  # (batches done, all batches)
 
@@ -40,6 +42,28 @@ class Teacher:
         if key not in self._losses:
             self._losses[key] = measure(self.model, data, settings, self.device, on_batch)
         return self._losses[key]
+
+    @torch.no_grad()
+    def divergence(self, model: HybridLM, data: TokenData, settings: HealSettings) -> float:
+        """Return KL(teacher || model) on the held-out text, in nats/token."""
+        model.to(self.device).eval()
+        rows = min(
+            data.num_sequences("val", settings.seq_len), max(1, settings.eval_tokens // settings.seq_len)
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for indices in torch.arange(rows).split(settings.step_tokens // settings.seq_len):
+            tokens = to_device(data.batch(indices.tolist(), settings.seq_len, "val"), self.device)
+            with autocast(self.device):
+                wanted = self.model(tokens[:, :-1])
+                total += linear_distillation(
+                    model(tokens[:, :-1]),
+                    model.head.weight,
+                    tokens[:, 1:],
+                    wanted,
+                    self.model.head.weight,
+                    1.0,
+                )[2]
+        return total.item() / (rows * settings.seq_len)
 
 
 def original(source: SourceModel) -> HybridLM:

@@ -51,6 +51,22 @@ def test_the_objective_is_that_of_whole_logits(
     torch.testing.assert_close(ours, torch.autograd.grad(wanted, parameter)[0], rtol=1e-3, atol=1e-6)
 
 
+def test_the_divergence_is_that_of_whole_logits(
+    source: SourceModel, teacher: Teacher, text: TokenData, rewritten: HybridLM
+) -> None:
+    settings = replace(SETTINGS, eval_tokens=64 * 20)
+    theirs = AutoModelForCausalLM.from_pretrained(source.folder)
+    model = rewritten.float().eval()
+    rows = torch.from_numpy(text.batch(list(range(20)), 64, "val"))[:, :-1]
+    with torch.no_grad():
+        log_p, log_q = (
+            F.log_softmax(logits, -1) for logits in (theirs(rows).logits, model.head(model(rows)))
+        )
+        wanted = F.kl_div(log_q, log_p, log_target=True, reduction="sum") / rows.numel()
+    assert teacher.divergence(model, text, settings) == pytest.approx(wanted.item(), rel=1e-3)
+    assert teacher.divergence(original(source), text, settings) == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["ce", "kl", "both"])
 def test_healing_lowers_the_loss_of_a_distorted_model(
     teacher: Teacher, text: TokenData, rewritten: HybridLM, planned: Plan, loss: str
@@ -58,6 +74,7 @@ def test_healing_lowers_the_loss_of_a_distorted_model(
     result = heal(rewritten, planned, teacher, text, replace(SETTINGS, loss=loss))
     assert result.after is not None
     assert result.kept == "healed"
+    assert result.kl.keys() == {"rewritten", "healed"}
     if loss != "kl":  # a random teacher has nothing to teach about the text
         assert result.after.val_loss < result.before.val_loss - 0.05
     assert all(tensor.dtype == torch.float32 for tensor in rewritten.parameters())
