@@ -47,7 +47,7 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u)).
 
-    With the backbone's `post_norm`: u = h + norm(Mixer(h)); u + norm(SwiGLU(u)).
+    In layers with `post_norm`: u = h + norm(Mixer(h)); u + norm(SwiGLU(u)).
 
     Attributes:
         checkpoint: calls a function so that its activations are recomputed in the backward pass
@@ -63,7 +63,7 @@ class Block(nn.Module):
         )
         self.ffn_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
         self.ffn = SwiGLU(layer)
-        self.post_norm, self.rotary = backbone.post_norm, layer.rotary
+        self.post_norm, self.rotary = layer.post_norm, layer.rotary
 
     def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         """Return the residual stream after this block."""
@@ -126,15 +126,17 @@ class HybridLM(nn.Module):
         independent of inputs at every width, and the loss starts where it does with an untied head
         (docs/results/tied-start.md). Changing this initialisation changes `studies.study.rules`.
         """
+        normed_after = self.architecture.backbone.layers_with_post_norm(len(self.layers))
         for name, module in self.named_modules():
+            post_norm = name.startswith("layers.") and int(name.split(".")[1]) in normed_after
             if isinstance(module, Dense | nn.Embedding) or module is self.head:
                 std = module.weight.shape[1] ** -0.5
                 nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
             if isinstance(module, Dense) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-            if name.endswith((".o", ".down")) and not self.architecture.backbone.post_norm:
+            if name.endswith((".o", ".down")) and not post_norm:
                 module.start_at_zero()
-            if name.endswith((".mixer_norm", ".ffn_norm")) and self.architecture.backbone.post_norm:
+            if name.endswith((".mixer_norm", ".ffn_norm")) and post_norm:
                 nn.init.zeros_(module.weight)
         if self.architecture.backbone.tie_embeddings:
             self.norm.weight[1::2] = -1

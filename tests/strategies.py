@@ -103,7 +103,7 @@ def backbones(draw: st.DrawFn, max_layers: int = 4) -> dict[str, Any]:
         "norm_eps": draw(st.sampled_from([1e-6, 1e-5])),
         "tie_embeddings": draw(st.booleans()),
         **draw(st.sampled_from([{}, {"qk_norm": True}, {"qk_norm": True, "joint_qk_norm": True}])),
-        "post_norm": draw(st.booleans()),
+        **draw(st.sampled_from([{}, {"post_norm": True}, {"post_norm": True, "pre_norm_layers": "::2"}])),
         "no_rope_layers": draw(st.sampled_from(["", "0", "::2"])),
         "biases": draw(st.just([]) | biases),
         "rope_scaling": draw(st.sampled_from(ROPE_SCALINGS)),

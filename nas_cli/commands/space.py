@@ -294,6 +294,7 @@ def _backbone(data: dict[str, Any]) -> str:
         "tied embeddings" if data["tie_embeddings"] else "untied embeddings",
         *(["qk-norm"] if data.get("qk_norm") else []),
         *(["norms after mixer and SwiGLU"] if data.get("post_norm") else []),
+        *([f"but before them in layers {data['pre_norm_layers']}"] if data.get("pre_norm_layers") else []),
         *([f"no rotation in layers {data['no_rope_layers']}"] if data.get("no_rope_layers") else []),
         *([f"biases on {' '.join(data['biases'])}"] if data.get("biases") else []),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.apply.families import FAMILIES, Family
+from surgery.apply.families import FAMILIES, LETTERS, Family
 from surgery.architecture import Architecture
 from surgery.config.backbone import TRANSFORMERS_NAMES, Backbone
 from surgery.config.json_source import kind_of
@@ -21,8 +21,11 @@ _SIZE = Option(int, low=1, high=2**31)
 _FIELDS = {
     **dict.fromkeys(
         ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-         "max_position_embeddings", "sliding_window"), _SIZE,
+         "max_position_embeddings", "sliding_window", "linear_num_key_heads", "linear_num_value_heads",
+         "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim", "decoder_sparse_step",
+         "full_attention_interval"), _SIZE,
     ),
+    "num_experts": Option(int, low=0, high=2**31),
     "num_hidden_layers": Option(int, low=1, high=4096),
     "max_window_layers": Option(int, low=0, high=4096),
     "no_rope_layer_interval": Option(int, low=1, high=2**31),
@@ -31,7 +34,8 @@ _FIELDS = {
     "rope_theta": Option(float, low=1),
     "partial_rotary_factor": Option(float, low=0, high=1),
     **dict.fromkeys(
-        ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), Option(bool)
+        ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window",
+         "linear_allow_neg_eigval"), Option(bool)
     ),
     "hidden_act": Option(str),
 }  # fmt: skip
@@ -43,7 +47,8 @@ _ROPE = {
 }  # fmt: skip
 _NULLABLE = (
     "num_key_value_heads", "head_dim", "sliding_window", "max_window_layers", "rope_theta",
-    "partial_rotary_factor", "layer_types", "no_rope_layers", *_OBJECTS,
+    "partial_rotary_factor", "layer_types", "no_rope_layers", "linear_num_key_heads",
+    "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "mlp_only_layers", *_OBJECTS,
 )  # fmt: skip
 _SILU = ("silu", "swish")
 
@@ -100,9 +105,12 @@ def read_family_config(data: Mapping[str, Any], problems: Problems) -> FamilyCon
         return None
     if config.hidden_act not in _SILU:
         cursor.at("hidden_act").problem(config.hidden_act, "must be silu", "the feed-forward part is SwiGLU")
+    refusals = list(family.refusals(config))
+    for refusal in refusals:
+        cursor.at(refusal.field).problem(refusal.value, refusal.rule, refusal.hint)
     letters = _read_layout(config, family, cursor)
     rope, theta, notes = _read_rope(config, cursor)
-    notes += [*_note_custom_code(data), *_note_factors(config, family)]
+    notes += [*_note_custom_code(data), *_note_factors(config, family), *_note_repeats(config, family)]
     sizes = {ours: getattr(config, theirs, None) for theirs, ours in TRANSFORMERS_NAMES.items()}
     backbone = Backbone.read(
         {
@@ -118,9 +126,10 @@ def read_family_config(data: Mapping[str, Any], problems: Problems) -> FamilyCon
         },
         cursor,
     )
-    if backbone is None:
+    if backbone is None or refusals:
         return None
     mixers = {"W": {"window": config.sliding_window}} if "W" in letters else {}
+    mixers |= {letter: options for letter, options in family.mixers(config).items() if letter in letters}
     return FamilyConfig(Architecture(backbone, layout=letters, mixers=mixers), config, tuple(notes))
 
 
@@ -171,15 +180,25 @@ def _note_factors(config: Any, family: Family) -> list[str]:
     return [f"multipliers of the config are folded into the weights of {', '.join(folded)}"]
 
 
+def _note_repeats(config: Any, family: Family) -> list[str]:
+    if not family.hybrid or config.linear_num_key_heads == config.linear_num_value_heads:
+        return []
+    keys, values = config.linear_num_key_heads, config.linear_num_value_heads
+    return [f"queries and keys of G layers are repeated: {keys} heads become {values}, as many as for values"]
+
+
 def _read_layout(config: Any, family: Family, cursor: Cursor) -> str:
-    """Return the letter of every layer, `F` or `W`."""
+    """Return the letter of every layer."""
     depth: int = config.num_hidden_layers
     kinds: list[str] = getattr(config, "layer_types", None) or []
-    unknown = set(kinds) - {"full_attention", "sliding_attention"}
+    known = ("full_attention", "linear_attention" if family.hybrid else "sliding_attention")
+    unknown = set(kinds) - set(known)
     if unknown:
         at = cursor.at("layer_types")
-        at.problem(", ".join(sorted(unknown)), "only full and sliding attention can be carried")
+        at.problem(", ".join(sorted(unknown)), f"only {' and '.join(known)} can be carried")
         return "F" * depth
+    if family.hybrid:
+        return "".join(LETTERS[kind] for kind in kinds)
     window = config.sliding_window if family.windows != "none" else None
     if window is None or window >= config.max_position_embeddings:
         return "F" * depth

@@ -6,10 +6,12 @@ whatever its family calls it, and the meaning that it has there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from surgery.apply import hybrids
+from surgery.apply.slots import Refusal, Slot, Slots, head_width, stacked
 from surgery.apply.weights import TensorInfo
 
 _ATTENTION = ("q", "k", "v")
@@ -27,11 +29,10 @@ def _granite_factors(config: Any) -> dict[str, float]:
     A tied head stays tied: it gains the embedding's multiplier, which the last norm's weights take back.
     """
     head = config.embedding_multiplier if config.tie_word_embeddings else 1.0
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return {
         "model.embed_tokens": config.embedding_multiplier,
         "model.norm": 1 / (config.logits_scaling * head),
-        "self_attn.q_proj": config.attention_multiplier * width**0.5,
+        "self_attn.q_proj": config.attention_multiplier * head_width(config) ** 0.5,
         "self_attn.o_proj": config.residual_multiplier,
         "mlp.down_proj": config.residual_multiplier,
     }
@@ -42,6 +43,22 @@ def _no_rope_layers(config: Any) -> dict[str, str]:
     return {"no_rope_layers": ",".join(without)}
 
 
+def _phi3_slots(config: Any, layer_type: str) -> Slots:
+    width = head_width(config)
+    keys, ffn = config.num_key_value_heads * width, config.intermediate_size
+    heights = {"q": config.num_attention_heads * width, "k": keys, "v": keys}
+    return stacked(
+        "self_attn.qkv_proj", {f"self_attn.{name}_proj": rows for name, rows in heights.items()}
+    ) | stacked("mlp.gate_up_proj", {"mlp.gate_proj": ffn, "mlp.up_proj": ffn})
+
+
+def _olmo2_slots(config: Any, layer_type: str) -> Slots:
+    return {
+        "input_layernorm": Slot("post_attention_layernorm"),
+        "post_attention_layernorm": Slot("post_feedforward_layernorm"),
+    }
+
+
 @dataclass(frozen=True)
 class Family:
     """Differences of a family from Llama: pre-norm, RMSNorm, rotary attention, SwiGLU.
@@ -50,22 +67,50 @@ class Family:
         biases: which projections have a bias, by the config.
         qk_norm: whether every query and key head is normed.
         backbone: further fields of the backbone, by the config.
-        renamed: Llama's modules of a layer that have another name.
-        fused: names of projections that hold several of Llama's, stacked along their outputs in this order.
+        slots: where a layer's modules are stored if not under Llama's names, by the config and the layer's
+            type.
+        spellings: parts of names that are also written otherwise: the spelling -> the name.
+        joined: modules that may be stored in parts: the name -> those of its parts.
         factors: modules whose weights and biases are multiplied, by the config, because the family multiplies
             activations instead.
         fields: fields of config.json of its own that are numbers.
+        centred: whether norms are stored as differences from one.
+        hybrid: whether layers may be Gated DeltaNet (`linear_attention`).
+        mixers: options of mixers, by the config.
+        refusals: what of a config can't be carried.
         windows: the layers that `sliding_window` applies to: none, all, or those that `layer_types` names.
     """
 
     biases: Callable[[Any], tuple[str, ...]] = lambda config: ()
     qk_norm: bool = False
     backbone: Callable[[Any], Mapping[str, Any]] = lambda config: {}
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    slots: Callable[[Any, str], Slots] = lambda config, layer_type: {}
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     factors: Callable[[Any], Mapping[str, float]] = lambda config: {}
     fields: tuple[str, ...] = ()
+    centred: bool = False
+    hybrid: bool = False
+    mixers: Callable[[Any], dict[str, dict[str, Any]]] = lambda config: {}
+    refusals: Callable[[Any], Iterator[Refusal]] = lambda config: iter(())
     windows: str = "none"
+
+    def spelled(self, stored: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+        """Return the stored tensors in this family's usual spelling, with parts joined along their rows."""
+        tensors = {
+            ".".join(self.spellings.get(part, part) for part in name.split(".")): info
+            for name, info in stored.items()
+        }
+        for whole, (first, *others) in self.joined.items():
+            for name in [name for name in tensors if f".{first}." in name]:
+                rest = [name.replace(f".{first}.", f".{other}.") for other in others]
+                if not all(other in tensors and tensors[other].shape for other in rest):
+                    continue
+                start, *more = (tensors.pop(part) for part in (name, *rest))
+                height = sum(info.shape[0] for info in (start, *more))
+                joined = replace(start, shape=(height, *start.shape[1:]), more=tuple(more))
+                tensors[name.replace(f".{first}.", f".{whole}.")] = joined
+        return tensors
 
 
 FAMILIES: dict[str, Family] = {
@@ -78,10 +123,7 @@ FAMILIES: dict[str, Family] = {
         windows="layer_types",
     ),
     "phi3": Family(
-        fused={
-            "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
-        },
+        slots=_phi3_slots,
         windows="all",
     ),
     "granite": Family(
@@ -94,17 +136,37 @@ FAMILIES: dict[str, Family] = {
         lambda config: ("q", "k", "v", "o") if config.attention_bias else (),
         qk_norm=True,
         backbone=lambda config: {"joint_qk_norm": True, "post_norm": True},
-        renamed={
-            "input_layernorm": "post_attention_layernorm",
-            "post_attention_layernorm": "post_feedforward_layernorm",
+        slots=_olmo2_slots,
+    ),
+    "qwen3_next": Family(
+        qk_norm=True,
+        slots=hybrids.qwen3_next_slots,
+        centred=True,
+        hybrid=True,
+        mixers=lambda config: {"F": {"gate": True}, "G": hybrids.delta_options(config)},
+        refusals=hybrids.qwen3_next_refusals,
+    ),
+    "olmo_hybrid": Family(
+        qk_norm=True,
+        backbone=hybrids.olmo_hybrid_backbone,
+        slots=lambda config, layer_type: (
+            hybrids.olmo_hybrid_slots(config)
+            if layer_type == hybrids.LINEAR
+            else _olmo2_slots(config, layer_type)
+        ),
+        hybrid=True,
+        spellings={
+            "attention_layer_norm": "input_layernorm",
+            "feedforward_layer_norm": "post_attention_layernorm",
         },
+        joined={"conv1d": ("q_conv1d", "k_conv1d", "v_conv1d")},
+        mixers=lambda config: {"G": hybrids.olmo_hybrid_options(config)},
+        refusals=hybrids.refusals,
     ),
 }
 
-_MIXER = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-}
+LETTERS = {"full_attention": "F", "sliding_attention": "W", "linear_attention": "G"}
+_QKVO = ("q", "k", "v", "o")
 _FFN = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 _TOP = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 # computed buffers that old checkpoints contain
@@ -112,9 +174,10 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
 
 
 def source_name(name: str) -> str | None:
-    """Return transformers' name of a tensor, or None if it has none.
+    """Return the name of a tensor in transformers' Llama, or None if it can't have one.
 
-    `layers.3.mixer.q.weight` is `model.layers.3.self_attn.q_proj.weight`.
+    `layers.3.mixer.q.weight` is `model.layers.3.self_attn.q_proj.weight`. What a mixer has beyond Llama's
+    attention is in `self_attn` too, under our name.
     """
     module, _, kind = name.rpartition(".")
     if module in _TOP:
@@ -128,53 +191,10 @@ def source_name(name: str) -> str | None:
             return f"{prefix}.input_layernorm.{kind}"
         case ["ffn_norm"]:
             return f"{prefix}.post_attention_layernorm.{kind}"
-        case ["mixer", item] if item in _MIXER:
-            return f"{prefix}.{_MIXER[item]}.{kind}"
+        case ["mixer"]:
+            return f"{prefix}.self_attn.{kind}"
+        case ["mixer", item]:
+            return f"{prefix}.self_attn.{f'{item}_proj' if item in _QKVO else item}.{kind}"
         case ["ffn", item] if item in _FFN:
             return f"{prefix}.{_FFN[item]}.{kind}"
     return None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The location of a canonical tensor: these rows of a stored one, times a factor."""
-
-    stored: str
-    stored_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-    rows: tuple[int, int] | None = None
-    factor: float = 1.0
-
-    def of(self, stored: TensorInfo) -> TensorInfo:
-        """Return the canonical tensor, given the stored one."""
-        return replace(stored, shape=self.shape, rows=self.rows, factor=self.factor)
-
-
-def parts(kind: str, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
-    """Return the location of each canonical tensor in a checkpoint.
-
-    Args:
-        kind: the `model_type`.
-        config: transformers' configuration object.
-        shapes: of the canonical tensors.
-    """
-    family = FAMILIES[kind]
-    factors = family.factors(config)
-    fused = {part: (whole, members) for whole, members in family.fused.items() for part in members}
-    located: dict[str, Part] = {}
-    for name, shape in shapes.items():
-        head, _, suffix = name.rpartition(".")
-        module = ".".join(head.split(".")[3:]) if head.startswith("model.layers.") else head
-        factor = factors.get(module, 1.0)
-        if module not in fused:
-            stored = f"{head.removesuffix(module)}{family.renamed.get(module, module)}.{suffix}"
-            located[name] = Part(stored, shape, shape, factor=factor)
-            continue
-        whole, members = fused[module]
-        prefix = head.removesuffix(module)
-        heights = [shapes[f"{prefix}{member}.{suffix}"][0] for member in members]
-        start = sum(heights[: members.index(module)])
-        located[name] = Part(
-            f"{prefix}{whole}.{suffix}", (sum(heights), *shape[1:]), shape, (start, start + shape[0]), factor
-        )
-    return located

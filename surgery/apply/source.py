@@ -13,8 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from surgery.apply.config_json import FamilyConfig, read_family_config
-from surgery.apply.families import IGNORED_SUFFIXES, parts, source_name
+from surgery.apply.families import FAMILIES, IGNORED_SUFFIXES, source_name
 from surgery.apply.names import EMBEDDING, HEAD, explain_names, match_names
+from surgery.apply.parts import parts
 from surgery.apply.tokens import check_tokenizer, usable_ids
 from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_headers
 from surgery.architecture import Architecture
@@ -34,7 +35,7 @@ class SourceModel:
     name: str  # as given: a folder or a Hub id
     folder: Path
     config: dict[str, Any]
-    architecture: Architecture  # of the checkpoint: dense projections, `F` and `W` layers, no loop
+    architecture: Architecture  # of the checkpoint: dense projections, layers `F`, `W` and `G`, no loop
     tensors: dict[str, TensorInfo]  # by the names of transformers' Llama
     generation: dict[str, Any]  # of generation_config.json
     notes: tuple[str, ...] = ()
@@ -52,9 +53,7 @@ class SourceModel:
 
     def tensor(self, name: str) -> Tensor:
         """Read a tensor by its name, unchanged."""
-        info = self.tensors[name]
-        with safe_open(info.file, framework="pt") as opened:
-            return info.read(opened)
+        return self.tensors[name].open()
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Read tensors, opening each file once; yields (name, tensor)."""
@@ -203,6 +202,7 @@ def _match_tensors(
     located = parts(family.kind, family.config, needed_tensors(family.architecture))
     needed = {part.stored: part.stored_shape for part in located.values()}
     known = {**needed, HEAD: (backbone.vocab_size, backbone.dim)}
+    stored = FAMILIES[family.kind].spelled(stored)
     names = match_names(stored, known, problems)
     present = {ours: stored[theirs] for ours, theirs in names.items()}
     if backbone.tie_embeddings and HEAD in present and EMBEDDING not in present:

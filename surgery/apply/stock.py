@@ -1,7 +1,8 @@
 """Classes of transformers that compute an architecture exactly: such results run without this package.
 
 Qwen2 and Qwen3 name windowed layers in `layer_types`, Mistral has one window for all layers, and Qwen3-Next
-mixes Gated DeltaNet and attention. Where none fits, the reasons are said, and the model has a class of ours.
+and OLMo-Hybrid mix Gated DeltaNet and attention. Where none fits, the reasons are said, and the model has a
+class of ours.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from surgery.apply.families import LETTERS
+from surgery.apply.hybrids import OLMO_HYBRID_EPS
 from surgery.architecture import Architecture
 from surgery.config.backbone import TRANSFORMERS_NAMES
 from surgery.hf.configuration import MODEL_TYPE
@@ -18,7 +21,7 @@ from surgery.mixers.gdn.sizes import resolve
 _QKV = frozenset("qkv")
 _QKVO = frozenset("qkvo")
 _FFN = frozenset(("gate", "up", "down"))
-_LAYERS = {"F": "full_attention", "W": "sliding_attention", "G": "linear_attention"}
+_LAYERS = {letter: kind for kind, letter in LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _smollm3(architecture: Architecture) -> dict[str, Any]:
     return {**_windows(architecture), **_llama(architecture), **rotary}
 
 
-def _qwen3_next(architecture: Architecture) -> dict[str, Any]:
+def _hybrid(architecture: Architecture) -> dict[str, Any]:
     sizes = next(
         resolve(architecture.backbone, layer.mixer_options)
         for layer in architecture.layers
@@ -105,7 +108,6 @@ def _qwen3_next(architecture: Architecture) -> dict[str, Any]:
     )
     return {
         "layer_types": [_LAYERS[layer.mixer] for layer in architecture.layers],
-        "num_experts": 0,
         "attention_bias": False,
         "linear_conv_kernel_dim": sizes.conv,
         "linear_key_head_dim": sizes.key,
@@ -113,6 +115,11 @@ def _qwen3_next(architecture: Architecture) -> dict[str, Any]:
         "linear_num_key_heads": sizes.heads,
         "linear_num_value_heads": sizes.heads,
     }
+
+
+def _olmo_hybrid(architecture: Architecture) -> dict[str, Any]:
+    doubled = any(layer.mixer_options.get("negative_eigenvalues") for layer in architecture.layers)
+    return {**_hybrid(architecture), "linear_allow_neg_eigval": doubled}
 
 
 _LLAMA_BIASES = (frozenset[str](), _QKVO, _FFN, _QKVO | _FFN)
@@ -135,7 +142,12 @@ _CLASSES: dict[str, _Stock] = {
         frozenset({"qk_norm", "joint_qk_norm", "post_norm"}),
     ),
     "qwen3_next": _Stock(
-        "Qwen3NextForCausalLM", "FG", (frozenset(),), _qwen3_next, frozenset({"qk_norm"})
+        "Qwen3NextForCausalLM", "FG", (frozenset(),),
+        lambda item: {**_hybrid(item), "num_experts": 0}, frozenset({"qk_norm"}),
+    ),
+    "olmo_hybrid": _Stock(
+        "OlmoHybridForCausalLM", "FG", (frozenset(),), _olmo_hybrid,
+        frozenset({"qk_norm", "joint_qk_norm", "post_norm"}), no_rope=True,
     ),
 }  # fmt: skip
 
@@ -168,6 +180,8 @@ def stock_config(architecture: Architecture, export: Export) -> dict[str, Any]:
     rope = {"rope_type": "default", **(backbone.rope_scaling or {}), "rope_theta": backbone.rope_theta}
     if export.model_type == "qwen3_next":
         rope["partial_rotary_factor"] = 1.0
+    if export.model_type == "olmo_hybrid" and backbone.no_rope_layers:
+        rope = {"rope_type": "default", "rope_theta": None}
     return {
         **{theirs: getattr(backbone, ours) for theirs, ours in TRANSFORMERS_NAMES.items()},
         "rope_parameters": rope,
@@ -190,15 +204,25 @@ def _misfits(architecture: Architecture, stock: _Stock, name: str) -> list[str]:
         reasons.append(f"has no {', '.join(sorted(extra))} layers")
     elif stock.one_mixer and len(letters) > 1:
         reasons.append("has the same window in all layers")
-    if name == "qwen3_next" and "G" not in letters:
+    if "G" in stock.mixers and "G" not in letters:
         reasons.append("has Gated DeltaNet layers")
+    if name == "olmo_hybrid" and "F" not in letters:
+        reasons.append("has attention layers")
     if set(backbone.biases) not in stock.biases:
         reasons.append(f"can't have biases in just {', '.join(backbone.biases) or 'no projection'}")
     for field in ("qk_norm", "joint_qk_norm", "post_norm"):
         if getattr(backbone, field) != (field in stock.backbone):
             reasons.append(f"{'has' if field in stock.backbone else 'has no'} {field}")
+    depth = backbone.num_layers
     if backbone.no_rope_layers and not stock.no_rope:
         reasons.append("has rotary embeddings in all layers")
+    if name == "olmo_hybrid" and len(backbone.layers_without_rope(depth)) not in (0, depth):
+        reasons.append("has rotary embeddings in all layers or in none")
+    if backbone.post_norm and "post_norm" in stock.backbone:
+        spared = "G" if name == "olmo_hybrid" else ""
+        wanted = tuple(index for index, letter in enumerate(architecture.layout) if letter not in spared)
+        if backbone.layers_with_post_norm(depth) != wanted:
+            reasons.append(f"has norms after {'F layers, and before G' if spared else 'all'} layers")
     if not extra:
         reasons += _option_misfits(architecture, name)
     return reasons
@@ -218,13 +242,19 @@ def _option_misfits(architecture: Architecture, name: str) -> list[str]:
             if value and option != "window" and not (name == "qwen3_next" and option == "gate"):
                 reasons[f"has no {option} in {letter} layers"] = None
     if "G" in options:
-        sizes = resolve(architecture.backbone, options["G"][0])
+        backbone = architecture.backbone
+        sizes, olmo = resolve(backbone, options["G"][0]), name == "olmo_hybrid"
+        eps = OLMO_HYBRID_EPS if olmo else backbone.norm_eps
         for fits, rule in (
             (sizes.gate, "always has an output gate in G layers"),
             (sizes.decay, "always has a decay in G layers"),
             (sizes.conv > 0, "always has a convolution in G layers"),
-            (architecture.backbone.norm_eps > 0, "always has an epsilon in norms"),
-            (not sizes.negative_eigenvalues, "has no negative eigenvalues in G layers"),
+            (backbone.norm_eps > 0, "always has an epsilon in norms"),
+            (
+                options["G"][0]["norm_eps"] in ((eps,) if backbone.norm_eps != eps else (0, eps)),
+                f"has the epsilon {eps:g} in output norms of G layers",
+            ),
+            (olmo or not sizes.negative_eigenvalues, "has no negative eigenvalues in G layers"),
         ):
             if not fits:
                 reasons[rule] = None

@@ -25,7 +25,10 @@ _FREE = (
 def read_architecture(
     given: Source | Mapping[str, Any] | Architecture, model: Architecture
 ) -> tuple[Architecture, tuple[str, ...]]:
-    """Read the architecture; what it leaves out of backbone and layout is the model's.
+    """Read the architecture; what it leaves out of backbone, layout and mixers is the model's.
+
+    Options of a mixer that it leaves out altogether are defaults if it has a layout and sizes, its own or those
+    that it is designed for.
 
     Returns:
         The architecture, and each size of it that was scaled from those that the file is designed for.
@@ -45,11 +48,15 @@ def read_architecture(
     if isinstance(data, dict):
         own = data.get("backbone")
         if own is None or isinstance(own, dict):
-            data = {**data, "backbone": {**backbone.to_dict(), **(own or {})}}
+            depth = (own or {}).get("num_layers")
+            folded = backbone.first_layers(depth) if type(depth) is int and depth > 0 else backbone
+            data = {**data, "backbone": {**folded.to_dict(), **(own or {})}}
+        mixers = data.get("mixers") or {}
+        sized = "designed_for" in data or (isinstance(own, dict) and "dim" in own)
+        if isinstance(mixers, dict) and not (sized and data.get("layout")):
+            data = {**data, "mixers": {**model.mixers, **mixers}}
         if data.get("layout") is None:
-            mixers = data.get("mixers") or {}
-            data |= {"layout": shortest_period(model.layout)}
-            data |= {"mixers": {**model.mixers, **mixers}} if isinstance(mixers, dict) else {}
+            data = {**data, "layout": shortest_period(model.layout)}
     problems = Problems()
     data = _with_sizes_of(backbone, data, source, problems)
     try:
@@ -78,6 +85,7 @@ def _with_sizes_of(model: Backbone, data: Any, source: Source | None, problems: 
     if theirs is None:
         return data
     kept = {}
+    model = model.first_layers(theirs.num_layers)
     for item in fields(Backbone):
         mine, other = getattr(model, item.name), getattr(theirs, item.name)
         if item.name in _FREE:

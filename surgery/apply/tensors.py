@@ -100,14 +100,18 @@ def _origin(
         parent = source_name(name)
         return ("kept", (parent,)) if parent in source.tensors else ("new", ())
     index, part, end = int(parts[1]), parts[2], ".".join(parts[3:])
+    layer = after.layers[index]
     declared = origins[index] if part == "mixer" else None
+    if part in ("mixer_norm", "ffn_norm"):
+        stays = all(source.architecture.layers[old].post_norm == layer.post_norm for old in groups[index])
+        declared = None if stays else {}
     carry: Carry | None = Carry((end,), unchanged=True)
     if declared is not None:
         carry = declared.get(parts[3])
-    projection = parts[3] if len(parts) > 4 and parts[3] in after.layers[index].projections else None
+    projection = parts[3] if len(parts) > 4 and parts[3] in layer.projections else None
     if carry is None:
         return "silent" if projection == "o" else "new", ()
-    dense = projection is None or after.layers[index].projections[projection].name == "dense"
+    dense = projection is None or layer.projections[projection].name == "dense"
     action, ends = "transplanted", tuple[str, ...]()
     if not (dense or end == f"{projection}.bias"):  # the operator replaces the weight as a whole
         action, ends = "fitted", (f"{projection}.weight",)

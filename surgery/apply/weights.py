@@ -32,14 +32,16 @@ _POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Location, shape and dtype of a tensor, which may be some rows of a stored one, times a factor."""
+    """Location, shape and dtype of a tensor: rows of a stored one, times a factor, plus an offset."""
 
     file: Path
     stored: str  # its name in the file
     shape: tuple[int, ...]
     dtype: torch.dtype
-    rows: tuple[int, int] | None = None  # first, and one after the last; None: all
+    rows: tuple[tuple[int, int], ...] | None = None  # spans (first, one after the last) in order; None: all
     factor: float = 1.0
+    offset: float = 0.0
+    more: tuple[TensorInfo, ...] = ()  # stored ones that are joined behind it before rows are chosen
 
     @property
     def bytes(self) -> int:
@@ -50,10 +52,20 @@ class TensorInfo:
         return size
 
     def read(self, opened: safe_open) -> Tensor:
-        """Read the tensor from its opened file. A product with a factor is rounded to the stored dtype."""
+        """Read the tensor from its opened file. Products and sums are rounded to the stored dtype."""
         view = opened.get_slice(self.stored)
-        tensor: Tensor = view[:] if self.rows is None else view[self.rows[0] : self.rows[1]]
-        return tensor if self.factor == 1 else (tensor.double() * self.factor).to(self.dtype)
+        if self.more:
+            view = torch.cat([view[:], *(other.open() for other in self.more)])
+        spans = [view[start:stop] for start, stop in self.rows] if self.rows is not None else [view[:]]
+        tensor: Tensor = spans[0] if len(spans) == 1 else torch.cat(spans)
+        if (self.factor, self.offset) == (1, 0):
+            return tensor
+        return (tensor.double() * self.factor + self.offset).to(self.dtype)
+
+    def open(self) -> Tensor:
+        """Open the tensor's file, and read it."""
+        with safe_open(self.file, framework="pt") as opened:
+            return self.read(opened)
 
 
 def find_weights(folder: Path, config: Mapping[str, Any], problems: Problems, notes: list[str]) -> list[Path]:

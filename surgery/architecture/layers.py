@@ -31,6 +31,7 @@ class Layer:
     mixer_options: Mapping[str, Any]
     projections: Mapping[str, Operator]
     rotary: bool = True  # whether queries and keys are rotated by position
+    post_norm: bool = False  # whether norms stand after mixer and SwiGLU instead of before
 
 
 def resolve_layers(
@@ -46,17 +47,18 @@ def resolve_layers(
     """
     depth = len(layout)
     selected = [select_layers(rule.layers, depth) for rule in rules]
-    unrotated = backbone.layers_without_rope(depth)
-    kinds: dict[tuple[str, bool, tuple[bool, ...]], Layer] = {}
+    unrotated, normed_after = backbone.layers_without_rope(depth), backbone.layers_with_post_norm(depth)
+    kinds: dict[tuple[str, bool, bool, tuple[bool, ...]], Layer] = {}
     layers = []
     for index, letter in enumerate(layout):
-        rotary = index not in unrotated
+        rotary, post_norm = index not in unrotated, index in normed_after
         applies = tuple(index in indices for indices in selected)
-        if (letter, rotary, applies) not in kinds:
+        kind = (letter, rotary, post_norm, applies)
+        if kind not in kinds:
             own = [rule for rule, used in zip(rules, applies, strict=True) if used]
             layer = _resolve(backbone, letter, mixers.get(letter, {}), own)
-            kinds[letter, rotary, applies] = replace(layer, rotary=rotary)
-        layers.append(kinds[letter, rotary, applies])
+            kinds[kind] = replace(layer, rotary=rotary, post_norm=post_norm)
+        layers.append(kinds[kind])
     return tuple(layers)
 
 

@@ -70,6 +70,10 @@ class Backbone:
         default=False,
         metadata=_about(bool, "norms after mixer and SwiGLU instead of before, as in OLMo-2", written=False),
     )
+    pre_norm_layers: str = field(
+        default="",
+        metadata=_about(str, "layers that post_norm spares, such as 0-2, as in OLMo-Hybrid", written=False),
+    )
     no_rope_layers: str = field(
         default="",
         metadata=_about(str, "layers without rotary embeddings, such as 3::4, as in SmolLM3", written=False),
@@ -94,7 +98,8 @@ class Backbone:
         if len(cursor.problems.entries) > before:
             return None
         _fill_heads(values, cursor)
-        _check_selector(values, cursor)
+        for name in ("no_rope_layers", "pre_norm_layers"):
+            _check_selector(name, values, cursor)
         return cls(**values) if len(cursor.problems.entries) == before else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,11 +115,12 @@ class Backbone:
 
     def layers_without_rope(self, depth: int) -> tuple[int, ...]:
         """Return the layers of a stack of `depth` without rotary embeddings, of those that exist there."""
-        layers: set[int] = set()
-        for part in filter(None, self.no_rope_layers.split(",")):
-            with suppress(ValueError):  # a shallower stack than the selector was written for
-                layers.update(select_layers(part, depth))
-        return tuple(sorted(layers))
+        return _existing(self.no_rope_layers, depth)
+
+    def layers_with_post_norm(self, depth: int) -> tuple[int, ...]:
+        """Return the layers of a stack of `depth` whose norms stand after mixer and SwiGLU."""
+        spared = _existing(self.pre_norm_layers, depth)
+        return tuple(layer for layer in range(depth) if self.post_norm and layer not in spared)
 
     def sizes(self, projection: str) -> tuple[int, int]:
         """Return (inputs, outputs) of a feed-forward projection."""
@@ -133,6 +139,15 @@ TRANSFORMERS_NAMES = {
 }  # field of a configuration -> field of the backbone
 
 
+def _existing(selector: str, depth: int) -> tuple[int, ...]:
+    """Return the layers of a selector that exist in a stack of `depth`, perhaps shallower than its own."""
+    layers: set[int] = set()
+    for part in filter(None, selector.split(",")):
+        with suppress(ValueError):
+            layers.update(select_layers(part, depth))
+    return tuple(sorted(layers))
+
+
 def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:
     """Fill in defaults that depend on other fields, and check rules between fields."""
     if values["num_kv_heads"] is None:
@@ -149,19 +164,23 @@ def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:
         values["head_dim"] = max(1, values["dim"] // values["num_heads"])
     if values["joint_qk_norm"] and not values["qk_norm"]:
         cursor.at("joint_qk_norm").problem(True, "has no effect without qk_norm", "set qk_norm: true")
+    if values["pre_norm_layers"] and not values["post_norm"]:
+        cursor.at("pre_norm_layers").problem(
+            values["pre_norm_layers"], "has no effect without post_norm", "set post_norm: true"
+        )
     if values["head_dim"] % 2:
         cursor.at("head_dim").problem(values["head_dim"], "must be even", "rotary pairs channels")
 
 
-def _check_selector(values: dict[str, Any], cursor: Cursor) -> None:
-    """Check `no_rope_layers`, and write it as all spellings of the same layers are written."""
-    text, depth = values["no_rope_layers"], values["num_layers"]
+def _check_selector(name: str, values: dict[str, Any], cursor: Cursor) -> None:
+    """Check a selector of layers, and write it as all spellings of the same layers are written."""
+    text, depth = values[name], values["num_layers"]
     if not text:
         return
     try:
-        values["no_rope_layers"] = write_layers(select_layers(text, depth), depth + 1)
+        values[name] = write_layers(select_layers(text, depth), depth + 1)
     except ValueError as error:
-        cursor.at("no_rope_layers").problem(text, str(error))
+        cursor.at(name).problem(text, str(error))
 
 
 def _read_biases(value: object, cursor: Cursor) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from tests.strategies import option_sets, read_backbone
 
 SPEC = GatedDeltaSpec()
 DEFAULTS = {name: option.default for name, option in SPEC.options.items()}
+SHORTEST = {name: value for name, value in DEFAULTS.items() if name != "norm_eps"}  # of canonical forms
 FORMS = {"chunkwise": chunkwise, "stepwise": stepwise, "chosen": delta_rule}
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
@@ -358,13 +359,16 @@ def test_canonical_options_are_allowed_stable_and_one_for_each_model(sizes: dict
     spelled: dict[Any, dict[str, Any]] = {}
     for options in option_sets(SPEC.options):
         canonical = SPEC.canonical(backbone, options)
-        assert canonical.keys() == options.keys()
+        own_eps = options["norm_eps"] not in (0, backbone.norm_eps)
+        assert canonical.keys() | {"norm_eps"} == options.keys()
+        assert ("norm_eps" in canonical) == own_eps
         for name, value in canonical.items():
             assert SPEC.options[name].read(value) == value
         model = resolve(backbone, options)
         assert resolve(backbone, canonical) == model
         assert SPEC.canonical(backbone, canonical) == canonical
-        assert spelled.setdefault(model, canonical) == canonical
+        key = (model, options["norm_eps"] if own_eps else None)
+        assert spelled.setdefault(key, canonical) == canonical
     assert SPEC.canonical(backbone, DEFAULTS)["key_ratio"] == 0.0
 
 
@@ -374,9 +378,11 @@ def test_other_spellings_of_the_same_model() -> None:
     )
     assert resolve(backbone, DEFAULTS).key == 32
     for other in ({"key_ratio": 0.5}, {"key_ratio": 0.51, "heads": 8}, {"conv_size": 4, "expand_v": 2.001}):
-        assert SPEC.canonical(backbone, DEFAULTS | other) == DEFAULTS
+        assert SPEC.canonical(backbone, DEFAULTS | other) == SHORTEST
     none = SPEC.canonical(backbone, DEFAULTS | {"conv_size": 1})
-    assert none == SPEC.canonical(backbone, DEFAULTS | {"conv_size": 0}) == DEFAULTS | {"conv_size": 0}
+    assert none == SPEC.canonical(backbone, DEFAULTS | {"conv_size": 0}) == SHORTEST | {"conv_size": 0}
+    same = {"norm_eps": backbone.norm_eps}
+    assert SPEC.canonical(backbone, DEFAULTS | same) == SHORTEST
 
 
 @pytest.mark.parametrize(

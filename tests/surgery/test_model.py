@@ -181,7 +181,7 @@ def test_the_stack_starts_as_the_identity_and_every_way_out_learns(arch: Archite
     loss.backward()
     for block in model.layers:
         last = (block.mixer.o, block.ffn.down)  # what the stream passes last, before it is added
-        for way_out in (block.mixer_norm, block.ffn_norm) if arch.backbone.post_norm else last:
+        for way_out in (block.mixer_norm, block.ffn_norm) if block.post_norm else last:
             gradients = [parameter.grad for parameter in way_out.parameters() if parameter.grad is not None]
             assert any(gradient.any() for gradient in gradients)
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
 from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options
-from surgery.mixers.gdn.sizes import MAX_EXPAND, MAX_KEY_RATIO, MIN_EXPAND, matched, resolve
+from surgery.mixers.gdn.sizes import (
+    MAX_CONV,
+    MAX_EXPAND,
+    MAX_HEADS,
+    MAX_KEY_RATIO,
+    MIN_EXPAND,
+    matched,
+    resolve,
+)
 from surgery.mixers.softmax import is_softmax
 
 if TYPE_CHECKING:
@@ -31,14 +39,17 @@ class GatedDeltaSpec(MixerSpec):
         "expand_v": Option(
             float, 2.0, low=MIN_EXPAND, high=MAX_EXPAND, help="width of a head's value / width of its key"
         ),
-        "heads": Option(int, 0, low=0, high=256, help="heads; 0: as many as the backbone's num_heads"),
+        "heads": Option(int, 0, low=0, high=MAX_HEADS, help="heads; 0: as many as the backbone's num_heads"),
         "conv_size": Option(
-            int, 4, low=0, high=8, help="tokens that the short convolution spans; 0 or 1: none"
+            int, 4, low=0, high=MAX_CONV, help="tokens that the short convolution spans; 0 or 1: none"
         ),
         "gate": Option(bool, True, help="output gate silu(W x)"),
         "decay": Option(bool, True, help="the state fades; false: plain DeltaNet"),
         "negative_eigenvalues": Option(
             bool, False, help="beta reaches 2 instead of 1, so that a state may change its sign"
+        ),
+        "norm_eps": Option(
+            float, 0.0, low=0, high=0.1, help="epsilon of the output's norm; 0: the backbone's norm_eps"
         ),
     }  # fmt: skip
 
@@ -52,6 +63,8 @@ class GatedDeltaSpec(MixerSpec):
             # clamped if rounding exceeded the bound; the clamped value rounds to the same width
             "expand_v": min(MAX_EXPAND, max(MIN_EXPAND, sizes.value / sizes.key)),
         }
+        if same.get("norm_eps", 0) in (0, backbone.norm_eps):
+            same.pop("norm_eps", None)  # older architectures have no such field
         ratio = min(MAX_KEY_RATIO, sizes.heads * sizes.key / sizes.dim)
         return {**same, "key_ratio": 0.0 if matched(backbone, same).key == sizes.key else ratio}
 
@@ -104,4 +117,5 @@ class GatedDeltaSpec(MixerSpec):
         """Build a `GatedDeltaNet` of the resolved sizes. Imports torch."""
         from surgery.mixers.gdn.module import GatedDeltaNet
 
-        return GatedDeltaNet(resolve(backbone, options), projection, backbone.norm_eps)
+        norm_eps = options["norm_eps"] or backbone.norm_eps
+        return GatedDeltaNet(resolve(backbone, options), projection, norm_eps)

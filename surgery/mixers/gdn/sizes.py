@@ -15,6 +15,7 @@ from surgery.mixers.softmax import attention_projections
 STEP = 8
 MAX_KEY_RATIO = 4.0
 MIN_EXPAND, MAX_EXPAND = 0.25, 4.0
+MAX_HEADS, MAX_CONV = 256, 8
 UNIT_EPS = 1e-6  # added to the squared length of a query or key
 
 

@@ -26,6 +26,14 @@ GRANITE = {
     "embedding_multiplier": 12.0, "logits_scaling": 8.0, "attention_multiplier": 0.015625,
     "residual_multiplier": 0.22,
 }  # fmt: skip
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+}  # fmt: skip
+QWEN3_NEXT = {
+    **DELTA, "num_experts": 0, "head_dim": 8,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+}  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
@@ -76,6 +84,34 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2-tied-biases": (
         "olmo2",
         {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 1},
+    ),
+    "qwen3-next": ("qwen3_next", QWEN3_NEXT),
+    "qwen3-next-repeated": (
+        "qwen3_next",
+        {
+            **QWEN3_NEXT,
+            "linear_num_value_heads": 4,
+            "linear_conv_kernel_dim": 2,
+            "head_dim": 12,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "num_experts": 4,
+            "mlp_only_layers": [0, 1, 2, 3],
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
+    ),
+    "olmo-hybrid": ("olmo_hybrid", DELTA),
+    "olmo-hybrid-repeated": (
+        "olmo_hybrid",
+        {
+            **DELTA,
+            "linear_num_value_heads": 6,
+            "linear_allow_neg_eigval": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": None},
+            "layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"],
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-4,
+        },
     ),
     "granite": ("granite", GRANITE),
     "granite-tied-biases": (
