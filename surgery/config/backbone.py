@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -14,6 +13,8 @@ from surgery.config.selector import select_layers, write_layers
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 FFN_PROJECTIONS = ("gate", "up", "down")
+MAX_LAYERS = 4096
+_SELECTORS = ("no_rope_layers", "pre_norm_layers")
 
 
 def _about(
@@ -41,7 +42,9 @@ class Backbone:
 
     vocab_size: int = field(metadata=_about(int, "tokens in the vocabulary", "vocab_size", low=1))
     dim: int = field(metadata=_about(int, "width of the residual stream", "hidden_size", low=1))
-    num_layers: int = field(metadata=_about(int, "physical layers", "num_hidden_layers", low=1, high=4096))
+    num_layers: int = field(
+        metadata=_about(int, "physical layers", "num_hidden_layers", low=1, high=MAX_LAYERS)
+    )
     num_heads: int = field(metadata=_about(int, "query heads", "num_attention_heads", low=1))
     num_kv_heads: int = field(
         metadata=_about(int, "key/value heads, default num_heads", "num_key_value_heads", low=1, default=None)
@@ -98,7 +101,7 @@ class Backbone:
         if len(cursor.problems.entries) > before:
             return None
         _fill_heads(values, cursor)
-        for name in ("no_rope_layers", "pre_norm_layers"):
+        for name in _SELECTORS:
             _check_selector(name, values, cursor)
         return cls(**values) if len(cursor.problems.entries) == before else None
 
@@ -122,6 +125,13 @@ class Backbone:
         spared = _existing(self.pre_norm_layers, depth)
         return tuple(layer for layer in range(depth) if self.post_norm and layer not in spared)
 
+    def first_layers(self, depth: int) -> Backbone:
+        """Return the backbone of the first `depth` layers."""
+        selectors: dict[str, Any] = {
+            name: write_layers(_existing(getattr(self, name), depth), depth + 1) for name in _SELECTORS
+        }
+        return replace(self, num_layers=depth, **selectors)
+
     def sizes(self, projection: str) -> tuple[int, int]:
         """Return (inputs, outputs) of a feed-forward projection."""
         return (self.ffn_dim, self.dim) if projection == "down" else (self.dim, self.ffn_dim)
@@ -141,11 +151,7 @@ TRANSFORMERS_NAMES = {
 
 def _existing(selector: str, depth: int) -> tuple[int, ...]:
     """Return the layers of a selector that exist in a stack of `depth`, perhaps shallower than its own."""
-    layers: set[int] = set()
-    for part in filter(None, selector.split(",")):
-        with suppress(ValueError):
-            layers.update(select_layers(part, depth))
-    return tuple(sorted(layers))
+    return tuple(layer for layer in select_layers(selector, MAX_LAYERS) if layer < depth) if selector else ()
 
 
 def _fill_heads(values: dict[str, Any], cursor: Cursor) -> None:

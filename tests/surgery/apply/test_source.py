@@ -16,6 +16,7 @@ from surgery.apply.pipeline import apply
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
 from surgery.config.problems import UserError
+from tests.surgery.apply.test_carry import QWEN3_NEXT
 
 Make = Callable[..., Path]
 
@@ -54,6 +55,38 @@ def test_a_config_that_cannot_be_carried_is_named(
     with pytest.raises(UserError) as caught:
         read_source(folder)
     assert any(field in problem.field for problem in caught.value.problems), caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"num_experts": 4, "decoder_sparse_step": 2}, ["num_experts"]),
+        ({"attention_bias": True, "linear_key_head_dim": 12}, ["attention_bias", "linear_key_head_dim"]),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, ["partial_rotary_factor"]),
+        ({"linear_num_value_heads": 3}, ["linear_num_key_heads"]),
+        ({"linear_num_value_heads": 512}, ["linear_num_value_heads", "linear_key_head_dim"]),
+        ({"linear_value_head_dim": 40}, ["linear_value_head_dim"]),
+        ({"linear_conv_kernel_dim": 1}, ["linear_conv_kernel_dim"]),
+        ({"linear_num_key_heads": 0, "num_experts": "x"}, ["linear_num_key_heads", "num_experts"]),
+        ({"layer_types": ["sliding_attention"] * 4}, ["layer_types"]),
+        ({"layer_types": ["linear_attention"]}, ["config.json"]),
+    ],
+)
+def test_a_hybrid_that_cannot_be_carried_says_why(
+    checkpoint: Make, changes: dict[str, Any], fields: list[str]
+) -> None:
+    folder = edit_config(checkpoint("qwen3_next", **QWEN3_NEXT), **changes)
+    with pytest.raises(UserError) as caught:
+        read_source(folder)
+    named = [problem.field.split(".")[-1] if "." in problem.field else problem.field
+             for problem in caught.value.problems if not problem.field.startswith("model.")]  # fmt: skip
+    assert named == [field.split(".")[-1] for field in fields], caught.value
+
+
+def test_layers_with_experts_are_counted(checkpoint: Make) -> None:
+    folder = edit_config(checkpoint("qwen3_next", **QWEN3_NEXT), num_experts=4, mlp_only_layers=[1, 3])
+    with pytest.raises(UserError, match="2 of 4 layers have experts"):
+        read_source(folder)
 
 
 def test_a_window_that_limits_attention_makes_windowed_layers(checkpoint: Make) -> None:

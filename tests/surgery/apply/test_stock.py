@@ -24,6 +24,10 @@ from tests.models import BACKBONE, architecture, build
 Make = Callable[..., Path]
 W = {"W": {"window": 8}}
 G = {"G": {"key_ratio": 1.0, "expand_v": 1.0, "heads": 2}}
+OLMO_G = {"G": {**G["G"], "norm_eps": 1e-5}}
+OLMO = {
+    "qk_norm": True, "joint_qk_norm": True, "post_norm": True, "pre_norm_layers": "0", "num_layers": 2,
+}  # fmt: skip
 CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("llama", "F", {}, {}),
     ("llama", "F", {}, {"biases": ["q", "k", "v", "o", "gate", "up", "down"], "tie_embeddings": True}),
@@ -37,6 +41,13 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("qwen3_next", "GF", G, {"qk_norm": True}),
     ("qwen3_next", "GGF", {**G, "F": {"gate": True}}, {"qk_norm": True, "num_layers": 3}),
     ("qwen3_next", "GF", {}, {"qk_norm": True, "tie_embeddings": True}),
+    ("olmo_hybrid", "GF", OLMO_G, OLMO),
+    (
+        "olmo_hybrid",
+        "GF",
+        {"G": {**OLMO_G["G"], "negative_eigenvalues": True}},
+        {**OLMO, "no_rope_layers": "0-1", "tie_embeddings": True},
+    ),
 ]
 
 
@@ -77,6 +88,10 @@ def test_a_stock_class_gives_the_same_logits_and_tokens(
         ("GF", {"qk_norm": True, "mixers": {"G": {"negative_eigenvalues": True}}}, "negative eigenvalues"),
         ("GF", {"qk_norm": True, "mixers": {"G": {"conv_size": 0}}}, "always has a convolution"),
         ("F", {"mixers": {"F": {"gate": True}}}, "has no gate in F layers"),
+        ("GF", {**OLMO, "mixers": G}, "OlmoHybridForCausalLM: has the epsilon 1e-05 in output norms"),
+        ("FG", {**OLMO, "mixers": OLMO_G}, "OlmoHybridForCausalLM: has norms after F layers, and before G"),
+        ("GF", {**OLMO, "mixers": OLMO_G, "no_rope_layers": "1"}, "in all layers or in none"),
+        ("GF", {"qk_norm": True, "mixers": OLMO_G}, "Qwen3NextForCausalLM: has the epsilon 1e-06"),
         ("F", {"biases": ["up"]}, "biases in just up"),
         ("FW", {"mixers": {"W": {"window": 8, "sinks": 4}}}, "has no sinks in W layers"),
     ],
