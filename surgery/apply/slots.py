@@ -11,7 +11,7 @@ Spans = tuple[tuple[int, int], ...]  # of rows: the first, and one after the las
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a module is stored, or a parameter that is in no module of its own.
+    """Stored location of a module, or of a parameter that is in no module of its own.
 
     Attributes:
         stored: name within the layer, of a module or of a parameter.

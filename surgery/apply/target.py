@@ -27,8 +27,8 @@ def read_architecture(
 ) -> tuple[Architecture, tuple[str, ...]]:
     """Read the architecture; what it leaves out of backbone, layout and mixers is the model's.
 
-    Options of a mixer that it leaves out altogether are defaults if it has a layout and sizes, its own or those
-    that it is designed for.
+    Options of a mixer that it leaves out altogether are defaults if it has a layout and sizes: its own, or
+    those that it is designed for.
 
     Returns:
         The architecture, and each size of it that was scaled from those that the file is designed for.
