@@ -91,7 +91,7 @@ def backbones(draw: st.DrawFn, max_layers: int = 4) -> dict[str, Any]:
     """Sizes as a file gives them: odd widths, kv heads 1, head_dim apart from dim / heads, biases, ties."""
     kv_heads = draw(st.integers(1, 3))
     biases = st.lists(st.sampled_from(PROJECTIONS), unique=True)
-    return {
+    data = {
         "vocab_size": draw(st.integers(2, 40)),
         "dim": draw(st.integers(1, 24)),
         "num_layers": draw(st.integers(1, max_layers)),
@@ -103,11 +103,13 @@ def backbones(draw: st.DrawFn, max_layers: int = 4) -> dict[str, Any]:
         "norm_eps": draw(st.sampled_from([1e-6, 1e-5])),
         "tie_embeddings": draw(st.booleans()),
         **draw(st.sampled_from([{}, {"qk_norm": True}, {"qk_norm": True, "joint_qk_norm": True}])),
-        **draw(st.sampled_from([{}, {"post_norm": True}, {"post_norm": True, "pre_norm_layers": "::2"}])),
+        "post_norm": draw(st.booleans()),
         "no_rope_layers": draw(st.sampled_from(["", "0", "::2"])),
         "biases": draw(st.just([]) | biases),
         "rope_scaling": draw(st.sampled_from(ROPE_SCALINGS)),
     }
+    # no draw of its own: as in OLMo-Hybrid, a layer may lack both
+    return {**data, "pre_norm_layers": data["no_rope_layers"] if data["post_norm"] else ""}
 
 
 def sizes_of(data: Mapping[str, Any], layout: str, mixers: Mapping[str, Any]) -> list[dict[str, Any]]:
