@@ -48,7 +48,7 @@ def card(
         "## Architecture",
         f"```yaml\n{architecture.to_yaml().strip()}\n```",
         "## Loading it",
-        _LOADING if ours else _STOCK.format(model_type=model_type),
+        _LOADING if ours else _STOCK.format(model_type=model_type) + in_llama_cpp(architecture, model_type),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -77,7 +77,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
 ```
 
-Engines that load `{model_type}` models load it too."""
+Engines that load `{model_type}` models load it too. """
+
+
+def in_llama_cpp(architecture: Architecture, model_type: str) -> str:
+    """Return whether llama.cpp (of October 2026) computes the same; its converter is silent about it."""
+    backbone, depth = architecture.backbone, architecture.backbone.num_layers
+    wide = backbone.num_heads * backbone.head_dim != backbone.dim
+    if (
+        model_type in ("olmo_hybrid", "qwen3_next")
+        or (model_type == "qwen3" and "o" in backbone.biases)
+        or (model_type in ("qwen2", "olmo2") and wide)
+        or (model_type == "olmo2" and backbone.tie_embeddings)
+    ):
+        return "llama.cpp can't load it."
+    if model_type == "smollm3" and backbone.layers_without_rope(depth) != tuple(range(3, depth, 4)):
+        return "llama.cpp computes something else: it has no rotary embeddings in every fourth layer."
+    if "W" in architecture.layout:
+        return "llama.cpp ignores its windows, and computes the same only up to their length."
+    return "So does llama.cpp, once `convert_hf_to_gguf.py` has converted it."
 
 
 def cost_table(after: Architecture, before: Architecture | None = None) -> str:

@@ -14,9 +14,11 @@ from surgery.apply.plan import plan
 from surgery.apply.source import read_source
 from surgery.apply.stock import choose_export
 from surgery.apply.stock_export import write_stock
+from surgery.hf.card import in_llama_cpp
 from surgery.model import HybridLM
 from tests import llama_cpp
 from tests.models import architecture, build
+from tests.surgery.apply.test_stock import OLMO, OLMO_G
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TOKENS = 64
@@ -96,7 +98,20 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("qwen3", "F", {"qk_norm": True, "biases": ["q", "k", "v", "o"]}),
     ("olmo2", "F", {"qk_norm": True, "joint_qk_norm": True, "post_norm": True, "tie_embeddings": True}),
     ("qwen3_next", "GF", {"qk_norm": True}),
+    ("olmo_hybrid", "GF", {"mixers": OLMO_G, **OLMO}),
 ]
+SAID = {
+    "So does llama.cpp": [case for case in CASES if case[1] == "F"],
+    "ignores its windows": [case for case in [*CASES, *OTHERS] if case[1] in ("W", "WF")],
+    "something else": [case for case in OTHERS if case[0] == "smollm3"],
+    "can't load": REFUSED,
+}
+
+
+@pytest.mark.parametrize("sentence", SAID)
+def test_the_card_says_what_llama_cpp_makes_of_a_stock_class(sentence: str) -> None:
+    for kind, layout, options in SAID[sentence]:
+        assert sentence in in_llama_cpp(architecture(layout, **options), kind)
 
 
 @pytest.mark.parametrize(("kind", "layout", "options"), OTHERS)
