@@ -48,7 +48,8 @@ _ROPE = {
 _NULLABLE = (
     "num_key_value_heads", "head_dim", "sliding_window", "max_window_layers", "rope_theta",
     "partial_rotary_factor", "layer_types", "no_rope_layers", "linear_num_key_heads",
-    "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "mlp_only_layers", *_OBJECTS,
+    "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "num_experts",
+    "decoder_sparse_step", "full_attention_interval", *_OBJECTS,
 )  # fmt: skip
 _SILU = ("silu", "swish")
 
