@@ -2,7 +2,7 @@
 
     python examples/heal_designs.py MODEL TEXT SAMPLE --design g15=g15.yaml --design control= --seeds 3
 
-MODEL is a checkpoint that `nas apply` reads, TEXT a folder that `nas data prepare` made with MODEL's tokenizer,
+MODEL is a checkpoint that `nas apply` reads, TEXT a folder that `nas data prepare` made with its tokenizer,
 SAMPLE a .jsonl.gz file of other text to measure on. A design is an architecture file without a backbone; an
 empty one is the model itself, the control. The model is read once.
 """
@@ -46,8 +46,9 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Rewrite, heal and measure one design."""
     planned = plan(source, design or {})
-    start = torch.as_tensor(data.tokens("train")[: args.calibrate_tokens].astype("int64"))
-    model, _ = execute(source, planned, calibration=list(start.split(WINDOW)), device=teacher.device)
+    ids = data.tokens("train")[: args.calibrate_tokens]
+    start = [ids[index : index + WINDOW].tolist() for index in range(0, len(ids), WINDOW)]
+    model, _ = execute(source, planned, calibration=start, device=teacher.device)
     on_gpu = teacher.device.type == "cuda"
 
     def measured(prompts: int = 0) -> dict[str, Any]:

@@ -67,6 +67,10 @@ def apply(
         str,
         typer.Option(metavar="CORPUS|none", help="Text for the activations that operators are fitted to."),
     ] = "builtin",
+    calibrate_tokens: Annotated[
+        int,
+        typer.Option(parser=tokens, metavar="TOKENS", help="Tokens of --calibrate, about; more fit better."),
+    ] = 8192,
     heal: Annotated[
         int | None,
         typer.Option(parser=tokens, metavar="TOKENS", help="Train the result on this many tokens of --data."),
@@ -100,7 +104,8 @@ def apply(
         typer.Option(
             parser=learning_rate,
             metavar="RATE",
-            help="Peak learning rate of what is not the original's: fitted and new tensors. Default: --lr.",
+            help="Peak learning rate of new parts. "
+            "Default: --lr where fitted, 4 times that where transplanted or new.",
         ),
     ] = None,
     hidden_weight: Annotated[
@@ -177,7 +182,8 @@ def apply(
 
     request = ApplyRequest(
         architecture, model, output, dry_run=dry_run, fold=fold, export=export, calibrate=calibrate,
-        heal=heal, align=align, data=data, heal_loss=heal_loss, lr=lr, lr_new=lr_new,
+        calibrate_tokens=calibrate_tokens, heal=heal, align=align, data=data, heal_loss=heal_loss,
+        lr=lr, lr_new=lr_new,
         hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
         freeze=tuple(freeze or ()), control=control,
         seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,

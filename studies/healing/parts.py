@@ -15,7 +15,7 @@ from surgery.model import Block, HybridLM
 
 # actions of a plan that leave the original's weights in place, and one that puts them into another part
 CARRIED = ("kept", "averaged", "shared")
-TRANSPLANTED = "transplanted"
+TRANSPLANTED, FITTED = "transplanted", "fitted"
 
 
 def new_tensors(plan: Plan) -> frozenset[str]:

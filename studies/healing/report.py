@@ -89,6 +89,8 @@ class Healing:
             rates = f"peak learning rate {settings.lr:g}"
             if settings.lr_new is not None:
                 rates += f" ({settings.lr_new:g} for new parts)"
+            else:
+                rates += f" ({settings.rate('new'):g} for transplanted and new parts)"
             if settings.hidden_weight:
                 rates += f", hidden states weighted by {settings.hidden_weight:g}"
             if settings.lora is not None:

@@ -37,6 +37,7 @@ class ApplyRequest:
         fold: how folded layers are merged, see `surgery.apply.plan.plan`.
         export: `auto` writes a class of transformers where one computes the same, `nas` never.
         calibrate: text for the activations that operators are fitted to, or NO_TEXT.
+        calibrate_tokens: about as many tokens of it are used.
         heal: training tokens; None: no training.
         align: tokens of the alignment before it; None: none.
         data: text for the training and for losses; None: the built-in text, if there is a training.
@@ -52,6 +53,7 @@ class ApplyRequest:
     fold: str = "average"
     export: str = "auto"
     calibrate: str = "builtin"
+    calibrate_tokens: int = 8192
     heal: int | None = None
     align: int | None = None
     data: str | None = None
@@ -128,7 +130,7 @@ class Surgery:
         """
         if not self.planned.uses_text or self.request.calibrate == NO_TEXT:
             return None
-        return calibration_texts(self.request.calibrate)
+        return calibration_texts(self.request.calibrate, self.request.calibrate_tokens)
 
     def open_text(self, on_data: DataProgress | None = None) -> TokenData | None:
         """Return the text for training and losses, prepared if it is not yet; None if none is needed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from studies.healing.adapters import check_peft
+from studies.healing.parts import CARRIED, FITTED
 from studies.training.pretrain import add_budget_problems
 from studies.training.settings import TrainSettings
 from surgery.config.problems import Problems, nearest
@@ -14,6 +15,8 @@ KL_SHARES = {"ce": 0.0, "kl": 1.0, "both": 0.5}  # weight of the divergence from
 # Tokens per step: a small budget has few large steps, and small ones leave a GPU idle.
 LARGE_STEP, SMALL_STEP = 16_384, 4_096
 LARGE_BUDGET = 1_000_000
+
+FRESH_RATE = 4  # measured in docs/results/surgery.md
 MOST_EVALUATIONS = 10
 
 
@@ -29,7 +32,8 @@ class HealSettings:
         loss: `ce` (cross-entropy with the text), `kl` (KL divergence from the original model), or `both`,
             their mean.
         lr: peak learning rate of the tensors that were carried over.
-        lr_new: peak learning rate of the others; None: `lr`.
+        lr_new: peak learning rate of the others; None: `lr` for those fitted to the original's weights, and
+            FRESH_RATE times that for those transplanted from them or new.
         hidden_weight: weight of the distance between the hidden states of both models, see `Distillation`.
         lora: rank of adapters that are trained in place of the tensors that were carried over, and merged
             into them in the end; None: those tensors are trained themselves.
@@ -71,10 +75,13 @@ class HealSettings:
         size = LARGE_STEP if self.tokens + self.align_tokens >= LARGE_BUDGET else SMALL_STEP
         return max(1, size // self.seq_len) * self.seq_len
 
-    @property
-    def new_rate(self) -> float:
-        """Peak learning rate of the tensors that are not the original's."""
-        return self.lr if self.lr_new is None else self.lr_new
+    def rate(self, action: str) -> float:
+        """Return the peak learning rate of tensors that a plan treats so."""
+        if action in CARRIED:
+            return self.lr
+        if self.lr_new is not None:
+            return self.lr_new
+        return self.lr if action == FITTED else FRESH_RATE * self.lr
 
     def training(self) -> TrainSettings:
         """Return the settings of the loop for the training of the whole model."""

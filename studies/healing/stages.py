@@ -74,7 +74,8 @@ def stages(planned: Plan, names: Iterable[str], teacher: Teacher, settings: Heal
         skip = training.steps
     if settings.tokens:
         training = settings.training()
-        rates = {name: settings.new_rate if name in new else settings.lr for name in trainable}
+        actions = {tensor.name: tensor.action for tensor in planned.tensors}
+        rates = {name: settings.rate(actions.get(name, "kept")) for name in trainable}
         share, weight = KL_SHARES[settings.loss], settings.hidden_weight
         objective = Distillation(teacher.model, share, weight) if share or weight else CrossEntropy()
         yield Stage("healed", training, objective, rates, skip)

@@ -11,7 +11,7 @@ from studies.data.request import default_val_fraction, is_held_out
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 
-CALIBRATION_BYTES = 32 * 2**10  # of text, about 8,000 tokens
+BYTES_PER_TOKEN = 4  # of English text, about
 
 
 def check_text(data: str, option: str) -> None:
@@ -30,15 +30,15 @@ def check_text(data: str, option: str) -> None:
         raise UserError(error.title, problems) from error
 
 
-def calibration_texts(data: str, size: int = CALIBRATION_BYTES) -> list[str]:
-    """Return the first documents of a corpus that are not held out, up to `size` bytes.
+def calibration_texts(data: str, tokens: int) -> list[str]:
+    """Return the first documents of a corpus that are not held out, up to about `tokens` tokens.
 
     Raises:
         UserError: no such corpus, or no text in it.
     """
     texts: list[str] = []
-    left = size
-    for text in _training_texts(data):
+    left = tokens * BYTES_PER_TOKEN
+    for text in _training_texts(data, tokens):
         texts.append(text.encode()[:left].decode(errors="ignore"))
         left -= len(text.encode())
         if left <= 0:
@@ -48,11 +48,11 @@ def calibration_texts(data: str, size: int = CALIBRATION_BYTES) -> list[str]:
     return texts
 
 
-def _training_texts(data: str) -> Iterator[str]:
+def _training_texts(data: str, tokens: int) -> Iterator[str]:
     if is_prepared(data):
         prepared = TokenData.open(expand(data))
         view = prepared.tokens("train")
-        yield TextTokenizer.open(prepared.tokenizer_dir).decode(view[: min(len(view), CALIBRATION_BYTES)])
+        yield TextTokenizer.open(prepared.tokenizer_dir).decode(view[:tokens])
         return
     corpus = open_corpus(data)
     fraction = default_val_fraction(corpus)

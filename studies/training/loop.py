@@ -265,7 +265,7 @@ class _Run:
         with self.watch.paused():
             # a captured step holds the memory of a whole step
             result, _ = retry_smaller(held_out, sequences, free_memory=self.train_step.drop_capture)
-        self.train_step.check_alive(result.val_loss, 0.0, step, held_out=True)
+        self.train_step.check_alive(result.val_loss, 0.0, step)
         self.writer.write(
             step=step, tokens=step * settings.batch_tokens, val_loss=result.val_loss, val_bpb=result.val_bpb
         )

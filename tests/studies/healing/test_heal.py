@@ -96,7 +96,7 @@ def test_a_worse_result_is_refused(
     rewritten.to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in rewritten.state_dict().items()}
     refused: list[str] = []
-    settings = replace(SETTINGS, lr=0.1, tokens=512, eval_every=1)
+    settings = replace(SETTINGS, lr=0.1, lr_new=0.1, tokens=512, eval_every=1)
     result = heal(rewritten, planned, teacher, text, settings, watch=Watch(on_note=refused.append))
     assert (result.kept, result.step) == ("rewritten", 0)
     assert f"below {result.before.val_loss:.4f}" in refused[0]
@@ -105,6 +105,15 @@ def test_a_worse_result_is_refused(
     assert "No measured step was better" in result.card()
     for name, tensor in rewritten.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_rates_follow_what_a_tensor_comes_from() -> None:
+    settings = replace(SETTINGS, lr=1e-4)
+    rates = {action: settings.rate(action) for action in ("kept", "fitted", "transplanted", "new")}
+    assert rates == {"kept": 1e-4, "fitted": 1e-4, "transplanted": 4e-4, "new": 4e-4}
+    settings = replace(settings, lr_new=1e-3)
+    rates = {action: settings.rate(action) for action in ("shared", "fitted", "transplanted", "silent")}
+    assert rates == {"shared": 1e-4, "fitted": 1e-3, "transplanted": 1e-3, "silent": 1e-3}
 
 
 def test_new_and_carried_parts_have_their_own_rates(

@@ -77,7 +77,7 @@ def test_the_best_weights_survive_an_interruption(
     source: SourceModel, planned: Plan, teacher: Teacher, text: TokenData, tmp_path: Path
 ) -> None:
     """A learning rate that ruins the model after its first evaluation."""
-    settings = replace(SETTINGS, tokens=4096, lr=0.03, eval_every=1, loss="kl")
+    settings = replace(SETTINGS, tokens=4096, lr=0.03, lr_new=0.03, eval_every=1, loss="kl")
     whole = execute(source, planned)[0]
     wanted = heal(whole, planned, teacher, text, settings)
     model = execute(source, planned)[0]
