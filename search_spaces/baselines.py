@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import gcd
+from math import gcd, lcm
 from typing import Any
 
 from surgery.architecture import Architecture, check_fit
@@ -39,12 +39,16 @@ class Baseline:
     """A design given by layout, loops and projection rules.
 
     A backbone with fewer layers than the layout uses the layout's end, which holds its rarer mixer.
+
+    Attributes:
+        period: steps of FFN_STEP between widths of the SwiGLU for which the rules are alike, by the backbone.
     """
 
     layout: str = "F"
     loops: int = 1
     rules: Rules = lambda backbone: ()
     mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    period: Callable[[Backbone], int] = lambda backbone: 1
 
     def build(self, backbone: Backbone) -> Architecture:
         """Return the design with the sizes of `backbone`."""
@@ -59,18 +63,31 @@ def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:
     The rank scales with the width (a quarter of dim, at least 8). There are 8 blocks, or the largest smaller
     number that divides both sides of every projection.
     """
-    attention = attention_projections(backbone)
-    sizes = [attention.get(name) or backbone.sizes(name) for name in PAPER_PROJECTIONS]
-    common = gcd(*(side for size in sizes for side in size))
-    blocks = max(count for count in range(1, PAPER_BLOCKS + 1) if common % count == 0)
+    blocks = max(_block_counts(gcd(_common_side(backbone), backbone.ffn_dim)))
     rank = max(8, backbone.dim * PAPER_RANK // PAPER_DIM)
     options = {"blocks": blocks, "rank": rank, "kl_weight": 1e-3, "kl": "reference"}
     return (Rule(PAPER_PROJECTIONS, "hdpl", options),)
 
 
+def hdpl_paper_period(backbone: Backbone) -> int:
+    """Return the steps of FFN_STEP after which `hdpl_paper_rules` has the same blocks again."""
+    return lcm(FFN_STEP, *_block_counts(_common_side(backbone))) // FFN_STEP
+
+
+def _common_side(backbone: Backbone) -> int:
+    """Return the greatest common divisor of the projections' sides other than the width of the SwiGLU."""
+    attention = attention_projections(backbone)
+    sides = [side for name in PAPER_PROJECTIONS for side in attention.get(name, (backbone.dim,))]
+    return gcd(*sides)
+
+
+def _block_counts(common: int) -> list[int]:
+    return [count for count in range(1, PAPER_BLOCKS + 1) if common % count == 0]
+
+
 BASELINES: dict[str, Baseline] = {
     "dense": Baseline(),
-    "hdpl-paper": Baseline(rules=hdpl_paper_rules),
+    "hdpl-paper": Baseline(rules=hdpl_paper_rules, period=hdpl_paper_period),
     "lt2-looped": Baseline(loops=LT2_LOOPS),
     "lt2-gdn": Baseline("G", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-full-gdn": Baseline("GGGGF", LT2_LOOPS, mixers=LT2_MIXERS),
@@ -99,8 +116,13 @@ def build_baseline(name: str, backbone: Backbone) -> Architecture:
         return cost(built(steps), "params")
 
     widest = max(MOST_FFN * backbone.dim, 4 * backbone.ffn_dim) // FFN_STEP
-    enough = bisect_left(range(1, widest), target, key=params) + 1
-    return built(min((max(1, enough - 1), enough), key=lambda steps: abs(params(steps) - target)))
+    period = design.period(backbone)
+    near: list[int] = []
+    for first in range(1, period + 1):  # parameters grow with the width where the rules are alike
+        widths = range(first, max(widest, first + 1), period)
+        enough = bisect_left(widths, target, key=params)
+        near += widths[max(0, enough - 1) : enough + 1]
+    return built(min(near, key=lambda steps: (abs(params(steps) - target), steps)))
 
 
 def read_baselines(data: object, backbone: Backbone | None, cursor: Cursor) -> tuple[str, ...]:

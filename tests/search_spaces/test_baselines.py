@@ -71,6 +71,16 @@ def test_matched_baselines_have_the_parameters_of_the_backbone(data: dict[str, A
         assert missed <= abs(cost(other, "params") - wanted)
 
 
+def test_a_matched_baseline_is_nearest_where_its_blocks_change_with_the_width() -> None:
+    """The common divisor of all sides is 3 at every third width only, so parameters don't grow with it."""
+    sizes = {"vocab_size": 2, "dim": 3, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 6}
+    backbone = read_backbone({**sizes, "ffn_dim": 224})
+    wanted = cost(BASELINES["dense"].build(backbone), "params")
+    result = build_baseline("hdpl-paper-matched", backbone)
+    designs = [BASELINES["hdpl-paper"].build(replace(backbone, ffn_dim=8 * step)) for step in range(1, 60)]
+    assert abs(cost(result, "params") - wanted) == min(abs(cost(item, "params") - wanted) for item in designs)
+
+
 def test_a_matched_baseline_in_a_space_file() -> None:
     text = load_space("tiny").text.replace("lt2-full-gdn", "lt2-full-gdn-matched")
     space = parse_space(text)
