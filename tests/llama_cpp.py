@@ -27,13 +27,13 @@ def require() -> None:
         pytest.skip("needs llama.cpp: `make test-all` installs it")
 
 
-def convert(folder: Path, gguf: Path) -> Path:
-    """Write a model folder as a GGUF file in float32.
+def convert(folder: Path, gguf: Path, *options: str) -> Path:
+    """Write a model folder as a GGUF file in float32, with further options of the converter.
 
     Raises:
         Refused: the converter can't.
     """
-    _run([str(CONVERTER), str(folder), "--outtype", "f32", "--outfile", str(gguf)])
+    _run([str(CONVERTER), str(folder), "--outtype", "f32", "--outfile", str(gguf), *options])
     return gguf
 
 
