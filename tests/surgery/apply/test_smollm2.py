@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +74,38 @@ def test_hdpl_on_gate_and_up_before_healing(smollm2: Path, shared_data: Path) ->
         print(f"\nfitted to {name}\n{fit_table(fits)}")
     print("loss on FineWeb-Edu, nats/token:", {name: round(loss, 4) for name, loss in losses.items()})
     assert losses["dense"] < losses["activations"] < losses["weights"]
+
+
+@pytest.mark.parametrize(
+    ("letter", "options", "most"),
+    [
+        ("G", {"key_ratio": 1.0, "expand_v": 1.0}, 0.25),
+        ("S", {"top_k": 64}, 0.05),
+        ("K", {}, 0.3),
+        ("W", {"window": 256, "sinks": 4}, 0.01),
+    ],
+    ids="GSKW",
+)
+def test_mixers_start_better_than_silent(
+    smollm2: Path, shared_data: Path, letter: str, options: dict[str, Any], most: float
+) -> None:
+    """Three layers of 30; `most` is what their starts may add to the loss, without any healing."""
+    torch.set_num_threads(2)
+    ids = windows(shared_data / "fineweb_edu_sample.jsonl.gz", smollm2, 8)
+    calibration = list(windows(shared_data / "openstax_edu.train.jsonl.gz", smollm2, 16))
+    source = read_source(smollm2)
+    replaced = (7, 15, 23)
+    layout = "".join(letter if index in replaced else "F" for index in range(30))
+    model, fits = execute(source, plan(source, {}))
+    losses = {"original": mean_loss(lambda row: model.head(model(row)), ids)}
+    drawn = plan(source, {"layout": layout, "mixers": {letter: options}})
+    model, fits = execute(source, drawn, calibration=calibration)
+    losses["start"] = mean_loss(lambda row: model.head(model(row)), ids)
+    with torch.no_grad():
+        for index in replaced:
+            model.layers[index].mixer.o.weight.zero_()
+    losses["silent"] = mean_loss(lambda row: model.head(model(row)), ids)
+    print(f"\n{letter} in layers {replaced}, nats/token: {losses}")
+    print("output errors on the calibration text:", [fit.output_error for fit in fits])
+    assert losses["start"] < losses["original"] + most
+    assert losses["start"] < losses["silent"]
