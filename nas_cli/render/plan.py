@@ -130,7 +130,7 @@ def _modules(names: Iterable[str]) -> list[str]:
         groups.setdefault(tuple(sorted(layers)), []).append(module)
     lines = []
     for layers_of, modules in groups.items():
-        where = f"layers {write_layers(layers_of, max(layers_of) + 2)}: " if layers_of else ""
+        where = f"layers {write_layers(layers_of, None)}: " if layers_of else ""
         lines.append(where + ", ".join(modules))
     return lines
 

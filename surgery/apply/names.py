@@ -187,6 +187,6 @@ def by_layers(names: Iterable[str]) -> list[str]:
         if layers == [-1]:
             lines.append(head)
         else:
-            selector = write_layers(tuple(sorted(layers)), len(layers) + max(layers) + 1)
+            selector = write_layers(tuple(sorted(layers)), None)
             lines.append(f"{head}{selector if len(layers) == 1 else f'[{selector}]'}{tail}")
     return lines

@@ -249,7 +249,7 @@ def _warnings(after: Architecture, tensors: tuple[TensorPlan, ...], folded: bool
         yield f"{len(new)} tensors have no counterpart in the model and start untrained, such as {new[0]}"
     silent = [tensor.layer for tensor in tensors if tensor.action == "silent"]
     if silent:
-        layers = write_layers(tuple(sorted({layer for layer in silent if layer is not None})), 0)
+        layers = write_layers(tuple(sorted({layer for layer in silent if layer is not None})), None)
         yield f"the mixers of layers {layers} are silent until they are trained: nothing fits their weights"
     if folded:
         yield "folding layers onto each other breaks the model until it is healed by training"

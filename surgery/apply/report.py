@@ -37,7 +37,7 @@ def fit_table(fits: Sequence[FitReport]) -> str:
             [
                 projection,
                 operator,
-                write_layers(tuple(fit.layer for fit in group), 0) or "all",
+                write_layers(tuple(fit.layer for fit in group), None) or "",
                 f"{sum(weights) / len(weights):.3f}" if weights else "",
                 f"{sum(outputs) / len(outputs):.3f}" if outputs else "not measured",
                 str(worst.layer),

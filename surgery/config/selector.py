@@ -41,13 +41,18 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def write_layers(layers: tuple[int, ...], depth: int) -> str | None:
-    """Return a short selector of these layers: None for all, `1::2` if evenly spaced, else `0-3,7`."""
+def write_layers(layers: tuple[int, ...], depth: int | None) -> str | None:
+    """Return a short selector of these layers: None for all, `1::2` if evenly spaced, else `0-3,7`.
+
+    Args:
+        layers: sorted.
+        depth: of the stack; None if the selector is to name the same layers in every stack.
+    """
     if len(layers) == depth:
         return None
     step = layers[1] - layers[0] if len(layers) > 2 else 1
     if step > 1 and layers == tuple(range(layers[0], layers[-1] + 1, step)):
-        stop = "" if layers[-1] + step >= depth else layers[-1] + 1
+        stop = "" if depth is not None and layers[-1] + step >= depth else layers[-1] + 1
         return f"{layers[0]}:{stop}:{step}"
     runs: list[list[int]] = []
     for layer in layers:

@@ -53,6 +53,8 @@ def test_writing_and_selecting_are_inverse(case: tuple[int, set[int]]) -> None:
     depth, chosen = case
     layers = tuple(sorted(chosen))
     assert select_layers(write_layers(layers, depth), depth) == layers
+    for deeper in (depth, depth + 1, 3 * depth):  # the same layers in every stack
+        assert select_layers(write_layers(layers, None), deeper) == layers
 
 
 @pytest.mark.parametrize(
