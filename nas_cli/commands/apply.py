@@ -63,6 +63,12 @@ def apply(
     fold: Annotated[
         str, typer.Option(help="How folded layers are merged into one: average or first.")
     ] = "average",
+    hdpl_fit: Annotated[
+        Literal["full", "paired"],
+        typer.Option(
+            help="HDPL's latents. full: small ones; paired: opposite pairs, exact, of half the rank."
+        ),
+    ] = "full",
     calibrate: Annotated[
         str,
         typer.Option(metavar="CORPUS|none", help="Text for the activations that operators are fitted to."),
@@ -181,7 +187,8 @@ def apply(
     from studies.healing.request import ApplyRequest
 
     request = ApplyRequest(
-        architecture, model, output, dry_run=dry_run, fold=fold, export=export, calibrate=calibrate,
+        architecture, model, output, dry_run=dry_run, fold=fold, export=export, hdpl_fit=hdpl_fit,
+        calibrate=calibrate,
         calibrate_tokens=calibrate_tokens, heal=heal, align=align, data=data, heal_loss=heal_loss,
         lr=lr, lr_new=lr_new,
         hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,

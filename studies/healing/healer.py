@@ -47,6 +47,7 @@ class Healer:
         device: torch.device,
         out: str | os.PathLike[str] | None = None,
         calibration: Sequence[str] | None = None,
+        hdpl_fit: str = "full",
         control: bool = False,
         watch: Watch | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class Healer:
             device: where to compute.
             out: the future folder of the model; the state of the training is kept beside it. None: nowhere.
             calibration: texts that operators are fitted to.
+            hdpl_fit: form of the fits.
             control: train the original model by the same recipe, too.
             watch: callbacks.
 
@@ -78,7 +80,7 @@ class Healer:
         trains = settings.tokens or settings.align_tokens
         self.saved: Saved | None = None
         if out is not None and trains:
-            self.saved = Saved(state_folder(out), self._key(calibration))
+            self.saved = Saved(state_folder(out), {**self._key(calibration), "hdpl_fit": hdpl_fit})
 
     def __enter__(self) -> Healer:
         """Lock the folder with the state of the training.

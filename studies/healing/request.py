@@ -37,6 +37,7 @@ class ApplyRequest:
         fold: how folded layers are merged, see `surgery.apply.plan.plan`.
         export: `auto` writes a class of transformers where one computes the same, `nas` never.
         calibrate: text for the activations that operators are fitted to, or NO_TEXT.
+        hdpl_fit: form of fitted latents, see `surgery.apply.fit.FORMS`.
         calibrate_tokens: about as many tokens of it are used.
         heal: training tokens; None: no training.
         align: tokens of the alignment before it; None: none.
@@ -52,6 +53,7 @@ class ApplyRequest:
     dry_run: bool = False
     fold: str = "average"
     export: str = "auto"
+    hdpl_fit: str = "full"
     calibrate: str = "builtin"
     calibrate_tokens: int = 8192
     heal: int | None = None
@@ -162,6 +164,7 @@ class Surgery:
             device=pick_device(request.device),
             out=request.output,
             calibration=self.calibration,
+            hdpl_fit=request.hdpl_fit,
             control=request.control,
             watch=watch,
         )
@@ -183,6 +186,7 @@ class Surgery:
                 request.output,
                 dry_run=request.dry_run,
                 fold=request.fold,
+                hdpl_fit=request.hdpl_fit,
                 stock=request.export == "auto",
                 calibration=None if request.dry_run else self.calibration,
                 heal=healer,
