@@ -118,7 +118,9 @@ class LowRank(nn.Module):
         self.U.zero_()
 
 
-def fit_low_rank(weight: Tensor, moments: Tensor | None, options: Options, form: str) -> Any:
+def fit_low_rank(
+    weight: Tensor, moments: Tensor | None, options: Options, form: str, importance: Tensor | None
+) -> Any:
     from surgery.apply.fit import Fitted
 
     u, s, v = torch.linalg.svd(weight, full_matrices=False)

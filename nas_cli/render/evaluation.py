@@ -103,6 +103,8 @@ def _retrieval_table(items: tuple[Retrieval, ...]) -> Table:
         "retrieval", "length", "prompts", "accuracy", *(["teacher's", "relative"] if against else []),
         "by depth of the facts",
     )  # fmt: skip
+    table.columns[-1].no_wrap = False  # on a narrow terminal this column gives way, not the tasks' names
+    table.columns[-1].justify = "left"
     for item in items:
         depths = "  ".join(f"{depth} {accuracy:.0%}" for depth, accuracy in item.by_depth.items())
         cells = [

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.architecture import Architecture
+from surgery.config.backbone import FFN_PROJECTIONS
 from surgery.config.problems import Problem, UserError
 from surgery.context import Context
 from surgery.hf.tokenizer import load_tokenizer
@@ -112,16 +113,22 @@ class Stream:
 
     @torch.inference_mode()
     def inputs(self, block: Block, name: str) -> Iterator[Tensor]:
-        """Yield the inputs (tokens, d_in) of a projection, sequence by sequence."""
+        """Yield the inputs (tokens, d_in) of a projection, sequence by sequence.
+
+        The pass ends at the first projection with this input, since the others may not have weights yet.
+        """
         seen: list[Tensor] = []
+        stage = next(names for names in STAGES if name in names)
+        siblings = [part for sibling in stage if (part := _find(block, sibling)) is not None]
         for state in self.states:
-            handle = module(block, name).register_forward_pre_hook(_stop_at(seen))
+            handles = [sibling.register_forward_pre_hook(_stop_at(seen)) for sibling in siblings]
             try:
                 block(state, self._context(state))
             except _ReachedError:
                 pass
             finally:
-                handle.remove()
+                for handle in handles:
+                    handle.remove()
             assert seen, f"nothing reaches {name}"
             yield seen.pop().flatten(0, -2)
 
@@ -154,8 +161,14 @@ def load(part: nn.Module, state: Mapping[str, Tensor], device: torch.device) -> 
 
 def module(block: Block, name: str) -> nn.Module:
     """Return a projection of a block by its name."""
-    part = block.ffn if name in ("gate", "up", "down") else block.mixer
-    return part.get_submodule(name)
+    part = _find(block, name)
+    assert part is not None, name
+    return part
+
+
+def _find(block: Block, name: str) -> nn.Module | None:
+    part: nn.Module | None = getattr(block.ffn if name in FFN_PROJECTIONS else block.mixer, name, None)
+    return part
 
 
 class _ReachedError(Exception):

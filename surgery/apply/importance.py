@@ -14,7 +14,7 @@ GATED = ("gate", "up")  # projections whose outputs it weights
 
 @torch.inference_mode()
 def row_importance(
-    inputs: Iterable[Float[Tensor, "t dim"]], dense: Mapping[str, Float[Tensor, "d_out d_in"]]
+    inputs: Iterable[Float[Tensor, "_ dim"]], dense: Mapping[str, Float[Tensor, "_ _"]]
 ) -> dict[str, Float[Tensor, " ffn_dim"]]:
     """Return, for each output of gate and up, the mean squared change of down's output per squared error.
 
@@ -23,7 +23,7 @@ def row_importance(
     |down_i|^2: the diagonal of Gauss-Newton's matrix.
 
     Args:
-        inputs: inputs of gate and up.
+        inputs: inputs of gate and up, some tokens at a time.
         dense: the original weights of gate, up and down.
     """
     columns = dense["down"].square().sum(0)

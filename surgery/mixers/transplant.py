@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from surgery.context import Context
 
 # Inputs of a mixer (1, t, d), each with the context of its forward pass.
-Text = Sequence[tuple[Float[Tensor, "1 t d"], Context]]
+Text = Sequence[tuple[Float[Tensor, "1 _ d"], Context]]
 
 # (new mixer, old mixer, text): sets the new one's parameters. The mixers are float32 with dense projections;
 # the text may be empty.
