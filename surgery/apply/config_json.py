@@ -51,6 +51,7 @@ _NULLABLE = (
     "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "num_experts",
     "decoder_sparse_step", "full_attention_interval", *_OBJECTS,
 )  # fmt: skip
+_SECTIONS = ("mrope_section", "mrope_interleaved")  # positions in images; in a text all are alike
 _SILU = ("silu", "swish")
 
 _NAMED_FIELD = re.compile(r"Field '(\w+)'")
@@ -223,6 +224,7 @@ def _read_rope(config: Any, cursor: Cursor) -> tuple[dict[str, Any] | None, floa
         return None, theta, []
     if kind == "yarn" and "factor" not in given and given.get("original_max_position_embeddings"):
         given["factor"] = config.max_position_embeddings / given["original_max_position_embeddings"]
+    given = {key: value for key, value in given.items() if key not in _SECTIONS}
     known = (*ROPE_FIELDS[kind], *ROPE_OPTIONAL.get(kind, ()))
     # transformers ignores them too, so that the angles are the same
     notes = [

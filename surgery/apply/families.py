@@ -138,12 +138,20 @@ FAMILIES: dict[str, Family] = {
         backbone=lambda config: {"joint_qk_norm": True, "post_norm": True},
         slots=_olmo2_slots,
     ),
+    "qwen3_5_text": Family(
+        qk_norm=True,
+        slots=hybrids.qwen3_5_slots,
+        centred=True,
+        hybrid=True,
+        mixers=hybrids.gated_options,
+        refusals=hybrids.refusals,
+    ),
     "qwen3_next": Family(
         qk_norm=True,
         slots=hybrids.qwen3_next_slots,
         centred=True,
         hybrid=True,
-        mixers=lambda config: {"F": {"gate": True}, "G": hybrids.delta_options(config)},
+        mixers=hybrids.gated_options,
         refusals=hybrids.qwen3_next_refusals,
     ),
     "olmo_hybrid": Family(

@@ -1,4 +1,4 @@
-"""Families of attention and Gated DeltaNet layers: Qwen3-Next and OLMo-Hybrid.
+"""Families of attention and Gated DeltaNet layers: Qwen3.5, Qwen3-Next and OLMo-Hybrid.
 
 Where there are more value heads than key heads, each key head serves several value heads. The mixer `G` has
 as many of both, so that queries and keys are repeated, which computes the same.
@@ -13,6 +13,8 @@ from surgery.apply.slots import Refusal, Slot, Spans, evenly, head_width, repeat
 from surgery.mixers.gdn.sizes import MAX_CONV, MAX_EXPAND, MAX_HEADS, MAX_KEY_RATIO, MIN_EXPAND, STEP
 
 LINEAR = "linear_attention"
+# attention has an output gate, and rotates a quarter of a head unless the config says otherwise
+GATED = ("qwen3_5_text", "qwen3_next")
 OLMO_HYBRID_EPS = 1e-5  # of the norm of a Gated DeltaNet's output, whatever the config says
 
 
@@ -25,6 +27,11 @@ def delta_options(config: Any) -> dict[str, Any]:
         "heads": heads,
         "conv_size": config.linear_conv_kernel_dim,
     }
+
+
+def gated_options(config: Any) -> dict[str, dict[str, Any]]:
+    """Return the options of `F` and `G` of a family in `GATED`."""
+    return {"F": {"gate": True}, "G": delta_options(config)}
 
 
 def olmo_hybrid_options(config: Any) -> dict[str, Any]:
@@ -49,7 +56,7 @@ def olmo_hybrid_backbone(config: Any) -> dict[str, Any]:
 
 
 def refusals(config: Any) -> Iterator[Refusal]:
-    """Yield what can't be carried of either family's config."""
+    """Yield what can't be carried of any family's config."""
     if config.attention_bias:
         yield Refusal(
             "attention_bias", True, "biases in attention but not in Gated DeltaNet can't be carried"
@@ -92,9 +99,7 @@ def qwen3_next_refusals(config: Any) -> Iterator[Refusal]:
 def qwen3_next_slots(config: Any, layer_type: str) -> dict[str, Slot]:
     """Return where a layer's tensors are: q with the gate by head, and Gated DeltaNet's maps by key head."""
     if layer_type != LINEAR:
-        width = head_width(config)
-        heights = {"self_attn.q_proj": width, "self_attn.gate": width}
-        return stacked("self_attn.q_proj", heights, config.num_attention_heads)
+        return _gated_attention_slots(config)
     heads, key = config.linear_num_key_heads, config.linear_key_head_dim
     group = config.linear_num_value_heads // heads
     value = group * config.linear_value_head_dim
@@ -115,6 +120,31 @@ def qwen3_next_slots(config: Any, layer_type: str) -> dict[str, Slot]:
     }
 
 
+def qwen3_5_slots(config: Any, layer_type: str) -> dict[str, Slot]:
+    """Return where a layer's tensors are: q with the gate by head, and stacked q, k and v."""
+    if layer_type != LINEAR:
+        return _gated_attention_slots(config)
+    names = {
+        "o_proj": "out_proj", "beta": "in_proj_b", "decay": "in_proj_a", "output_gate": "in_proj_z",
+        "norm": "norm",
+    }  # fmt: skip
+    return {
+        **_same_slots(config),
+        **{f"self_attn.{ours}": Slot(f"linear_attn.{theirs}") for ours, theirs in names.items()},
+        **{
+            f"self_attn.{name}_proj": Slot("linear_attn.in_proj_qkv", rows)
+            for name, rows in zip("qkv", _qkv_rows(config), strict=True)
+        },
+    }
+
+
+def _gated_attention_slots(config: Any) -> dict[str, Slot]:
+    """Return the slots of attention whose q holds, for each head, its query and then its gate."""
+    width = head_width(config)
+    heights = {"self_attn.q_proj": width, "self_attn.gate": width}
+    return stacked("self_attn.q_proj", heights, config.num_attention_heads)
+
+
 def olmo_hybrid_slots(config: Any) -> dict[str, Slot]:
     """Return where the tensors of a Gated DeltaNet layer are."""
     names = {
@@ -132,14 +162,19 @@ def olmo_hybrid_slots(config: Any) -> dict[str, Slot]:
 
 def _same_slots(config: Any) -> dict[str, Slot]:
     """Return the slots of the convolution, over q, then k, then v, and of the rates' parameters."""
-    keys = config.linear_num_key_heads * config.linear_key_head_dim
-    values = config.linear_num_value_heads * config.linear_value_head_dim
-    rows = (*_key_rows(config, 0), *_key_rows(config, keys), (2 * keys, 2 * keys + values))
+    queries, keys, values = _qkv_rows(config)
     return {
-        "self_attn.conv": Slot("linear_attn.conv1d.weight", rows),
+        "self_attn.conv": Slot("linear_attn.conv1d.weight", (*queries, *keys, *values)),
         "self_attn.A_log": Slot("linear_attn.A_log"),
         "self_attn.dt_bias": Slot("linear_attn.dt_bias"),
     }
+
+
+def _qkv_rows(config: Any) -> tuple[Spans, Spans, Spans]:
+    """Return the rows of q, k and v where the three are stacked."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    return _key_rows(config, 0), _key_rows(config, keys), ((2 * keys, 2 * keys + values),)
 
 
 def _key_rows(config: Any, start: int) -> Spans:

@@ -1,8 +1,8 @@
 """Classes of transformers that compute an architecture exactly: such results run without this package.
 
-Qwen2 and Qwen3 name windowed layers in `layer_types`, Mistral has one window for all layers, and Qwen3-Next
-and OLMo-Hybrid mix Gated DeltaNet and attention. Where none fits, the reasons are said, and the model has a
-class of ours.
+Qwen2 and Qwen3 name windowed layers in `layer_types`, Mistral has one window for all layers, and Qwen3.5,
+Qwen3-Next and OLMo-Hybrid mix Gated DeltaNet and attention. Where none fits, the reasons are said, and the
+model has a class of ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from surgery.apply.families import LETTERS
-from surgery.apply.hybrids import OLMO_HYBRID_EPS
+from surgery.apply.hybrids import GATED, OLMO_HYBRID_EPS
 from surgery.architecture import Architecture
 from surgery.config.backbone import TRANSFORMERS_NAMES
 from surgery.hf.configuration import MODEL_TYPE
@@ -141,6 +141,10 @@ _CLASSES: dict[str, _Stock] = {
         "Olmo2ForCausalLM", "F", (frozenset(), _QKVO), _attention_bias,
         frozenset({"qk_norm", "joint_qk_norm", "post_norm"}),
     ),
+    # before Qwen3-Next, which computes the same, but which llama.cpp refuses without experts
+    "qwen3_5_text": _Stock(
+        "Qwen3_5ForCausalLM", "FG", (frozenset(),), _hybrid, frozenset({"qk_norm"}),
+    ),
     "qwen3_next": _Stock(
         "Qwen3NextForCausalLM", "FG", (frozenset(),),
         lambda item: {**_hybrid(item), "num_experts": 0}, frozenset({"qk_norm"}),
@@ -178,8 +182,10 @@ def stock_config(architecture: Architecture, export: Export) -> dict[str, Any]:
     """Return the fields of config.json of a stock class, without special tokens."""
     backbone = architecture.backbone
     rope = {"rope_type": "default", **(backbone.rope_scaling or {}), "rope_theta": backbone.rope_theta}
-    if export.model_type == "qwen3_next":
+    if export.model_type in GATED:
         rope["partial_rotary_factor"] = 1.0
+    if export.model_type == "qwen3_5_text":
+        rope |= {"mrope_interleaved": True, "mrope_section": _position_sections(backbone.head_dim)}
     if export.model_type == "olmo_hybrid" and backbone.no_rope_layers:
         rope = {"rope_type": "default", "rope_theta": None}
     return {
@@ -188,6 +194,15 @@ def stock_config(architecture: Architecture, export: Export) -> dict[str, Any]:
         "hidden_act": "silu",
         **_CLASSES[export.model_type].fields(architecture),
     }
+
+
+def _position_sections(head_dim: int) -> list[int]:
+    """Return how many angles of a head turn with the time, the height and the width of a token in an image.
+
+    Each has every third angle. In a text all three are the token's position, so that transformers computes
+    the same with any sections; llama.cpp leaves angles beyond them unrotated.
+    """
+    return [(head_dim // 2 + 2 - axis) // 3 for axis in range(3)]
 
 
 def _misfits(architecture: Architecture, stock: _Stock, name: str) -> list[str]:
@@ -206,7 +221,7 @@ def _misfits(architecture: Architecture, stock: _Stock, name: str) -> list[str]:
         reasons.append("has the same window in all layers")
     if "G" in stock.mixers and "G" not in letters:
         reasons.append("has Gated DeltaNet layers")
-    if name == "olmo_hybrid" and "F" not in letters:
+    if "G" in stock.mixers and "F" not in letters:  # without any, transformers' cache can't tell its length
         reasons.append("has attention layers")
     if set(backbone.biases) not in stock.biases:
         reasons.append(f"can't have biases in just {', '.join(backbone.biases) or 'no projection'}")
@@ -239,7 +254,7 @@ def _option_misfits(architecture: Architecture, name: str) -> list[str]:
             reasons[f"has the same options in all {letter} layers"] = None
     for letter in {"F", "W"} & options.keys():
         for option, value in options[letter][0].items():
-            if value and option != "window" and not (name == "qwen3_next" and option == "gate"):
+            if value and option != "window" and not (name in GATED and option == "gate"):
                 reasons[f"has no {option} in {letter} layers"] = None
     if "G" in options:
         backbone = architecture.backbone

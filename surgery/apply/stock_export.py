@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from surgery.apply.families import source_name
+from surgery.apply.hybrids import GATED
 from surgery.apply.parts import parts
 from surgery.apply.stock import Export, stock_config
 from surgery.architecture import Architecture
@@ -51,7 +52,7 @@ def stock_state(model: HybridLM, export: Export) -> dict[str, Tensor]:
         canonical = source_name(name)
         assert canonical is not None, name
         state[canonical] = tensor.detach()
-    if export.model_type == "qwen3_next":
+    if export.model_type in GATED:
         _add_gates(state, architecture)
     config = CONFIG_MAPPING[export.model_type](**stock_config(architecture, export))
     located = parts(export.model_type, config, {name: tuple(tensor.shape) for name, tensor in state.items()})

@@ -8,6 +8,7 @@ from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 from surgery.hf.configuration import MODEL_TYPE
+from surgery.mixers.gdn.sizes import resolve
 
 COSTS = ("params", "params_nonembedding", f"decode_flops@{DEFAULT_CONTEXT}", f"cache_bytes@{DEFAULT_CONTEXT}")
 
@@ -83,19 +84,35 @@ Engines that load `{model_type}` models load it too. """
 def in_llama_cpp(architecture: Architecture, model_type: str) -> str:
     """Return whether llama.cpp (of October 2026) computes the same; its converter is silent about it."""
     backbone, depth = architecture.backbone, architecture.backbone.num_layers
+    llama3 = (backbone.rope_scaling or {}).get("rope_type") == "llama3"
     wide = backbone.num_heads * backbone.head_dim != backbone.dim
     if (
         model_type in ("olmo_hybrid", "qwen3_next")
         or (model_type == "qwen3" and "o" in backbone.biases)
         or (model_type in ("qwen2", "olmo2") and wide)
         or (model_type == "olmo2" and backbone.tie_embeddings)
+        or (model_type == "smollm3" and llama3)
+        or (model_type == "qwen3_5_text" and _has_other_values(architecture))
     ):
         return "llama.cpp can't load it."
     if model_type == "smollm3" and backbone.layers_without_rope(depth) != tuple(range(3, depth, 4)):
         return "llama.cpp computes something else: it has no rotary embeddings in every fourth layer."
+    if model_type in ("olmo2", "qwen3", "qwen3_5_text") and llama3:
+        return "llama.cpp computes something else: it ignores llama3 scaling of the rotary embeddings."
     if "W" in architecture.layout:
         return "llama.cpp ignores its windows, and computes the same only up to their length."
-    return "So does llama.cpp, once `convert_hf_to_gguf.py` has converted it."
+    option = " --no-mtp" if model_type == "qwen3_5_text" else ""  # it would look for further layers
+    return f"So does llama.cpp, once `convert_hf_to_gguf.py{option}` has converted it."
+
+
+def _has_other_values(architecture: Architecture) -> bool:
+    """Return whether heads of `G` layers have values of another width than keys."""
+    sizes = [
+        resolve(architecture.backbone, layer.mixer_options)
+        for layer in architecture.layers
+        if layer.mixer == "G"
+    ]
+    return any(each.key != each.value for each in sizes)
 
 
 def cost_table(after: Architecture, before: Architecture | None = None) -> str:

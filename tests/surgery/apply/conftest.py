@@ -30,7 +30,7 @@ def random_model(family: str, **options: Any) -> Any:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
-                if family == "qwen3_next" and "linear_attn" not in name:
+                if family in ("qwen3_5_text", "qwen3_next") and "linear_attn" not in name:
                     parameter.sub_(1)  # stored as a difference from one
             elif name.endswith("A_log"):
                 parameter.uniform_(-4, -2)  # slow: a sum over few tokens may be near zero, and is normed

@@ -30,10 +30,11 @@ DELTA = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
     "linear_value_head_dim": 16,
 }  # fmt: skip
-QWEN3_NEXT = {
-    **DELTA, "num_experts": 0, "head_dim": 8,
+QWEN3_5 = {
+    **DELTA, "head_dim": 8,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
 }  # fmt: skip
+QWEN3_NEXT = {**QWEN3_5, "num_experts": 0}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
@@ -84,6 +85,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2-tied-biases": (
         "olmo2",
         {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 1},
+    ),
+    "qwen3.5": ("qwen3_5_text", QWEN3_5),
+    "qwen3.5-repeated": (
+        "qwen3_5_text",
+        {
+            **QWEN3_5,
+            "linear_num_value_heads": 4,
+            "linear_conv_kernel_dim": 2,
+            "head_dim": 10,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "full_attention_interval": 2,
+            "rms_norm_eps": 1e-5,
+        },
     ),
     "qwen3-next": ("qwen3_next", QWEN3_NEXT),
     "qwen3-next-repeated": (

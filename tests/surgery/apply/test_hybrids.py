@@ -1,4 +1,4 @@
-"""Surgery on checkpoints of attention and Gated DeltaNet layers: Qwen3-Next and OLMo-Hybrid."""
+"""Surgery on checkpoints of attention and Gated DeltaNet layers: Qwen3.5, Qwen3-Next and OLMo-Hybrid."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from surgery.apply.pipeline import apply
 from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel, read_source
 from surgery.config.problems import UserError
-from tests.surgery.apply.test_carry import DELTA, QWEN3_NEXT
+from tests.surgery.apply.test_carry import DELTA, QWEN3_5, QWEN3_NEXT
 from tests.surgery.apply.test_transplants import TEXT, actions
 
 Make = Callable[..., Path]
-OPTIONS: dict[str, dict[str, Any]] = {"qwen3_next": QWEN3_NEXT, "olmo_hybrid": DELTA}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "qwen3_5_text": QWEN3_5,
+    "qwen3_next": QWEN3_NEXT,
+    "olmo_hybrid": DELTA,
+}
 SIZES = {"key_ratio": 0.5, "expand_v": 2.0, "heads": 2, "conv_size": 4}
 
 
@@ -29,9 +33,10 @@ def source(request: pytest.FixtureRequest, checkpoint: Make) -> SourceModel:
 
 
 def test_layers_and_options_are_read(checkpoint: Make) -> None:
-    qwen = read_source(checkpoint("qwen3_next", **QWEN3_NEXT)).architecture
-    assert qwen.layout == "GGGF"
-    assert qwen.mixers == {"F": {"gate": True}, "G": SIZES}
+    for family in ("qwen3_5_text", "qwen3_next"):
+        qwen = read_source(checkpoint(family, **OPTIONS[family])).architecture
+        assert qwen.layout == "GGGF"
+        assert qwen.mixers == {"F": {"gate": True}, "G": SIZES}
     olmo = read_source(checkpoint("olmo_hybrid", **DELTA)).architecture
     assert olmo.mixers == {"G": {**SIZES, "negative_eigenvalues": True, "norm_eps": 1e-5}}
     assert [layer.post_norm for layer in olmo.layers] == [False, False, False, True]
@@ -104,6 +109,7 @@ def test_a_result_is_written_as_the_class_of_the_checkpoint(source: SourceModel,
     result = apply(source.folder, {}, tmp_path / "out")
     assert result.plan.export.model_type == source.family
     again = read_source(tmp_path / "out")
+    assert again.notes == source.notes
     assert again.architecture == source.architecture
     for name in source.tensors:
         torch.testing.assert_close(again.tensor(name), source.tensor(name), atol=2e-7, rtol=0)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from surgery.apply.execute import execute
+from surgery.apply.hybrids import GATED
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
 from surgery.apply.stock import choose_export
@@ -72,12 +73,23 @@ def test_a_healed_smollm2_says_the_same_in_llama_cpp(smollm2: Path, tmp_path: Pa
     assert text == tokenizer.decode(ids)
 
 
+EVEN_G = {"G": {"key_ratio": 0.5, "expand_v": 1.0, "heads": 2}}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "F", {"biases": ["q", "k", "v", "o", "gate", "up", "down"]}),
     ("mistral", "W", {"mixers": {"W": {"window": 128}}}),  # more than the text
     ("qwen3", "F", {"qk_norm": True, "tie_embeddings": True}),
     ("smollm3", "F", {"num_layers": 4, "no_rope_layers": "3"}),
     ("olmo2", "F", {"qk_norm": True, "joint_qk_norm": True, "post_norm": True}),
+    ("qwen3_5_text", "GGF", {"qk_norm": True, "num_layers": 6, "mixers": EVEN_G}),
+    (
+        "qwen3_5_text",
+        "FG",  # every angle turns by much, the last too
+        {"qk_norm": True, "mixers": EVEN_G, "head_dim": 10, "rope_theta": 4.0, "tie_embeddings": True},
+    ),
 ]
 
 
@@ -93,17 +105,24 @@ def test_stock_classes_give_the_same_tokens_in_llama_cpp(
 OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("qwen3", "WF", {"qk_norm": True, "mixers": {"W": {"window": 8}}}),  # no windows
     ("smollm3", "FW", {"num_layers": 4, "mixers": {"W": {"window": 128}}}),  # no RoPE in the last layer
+    ("qwen3", "F", {"qk_norm": True, "rope_scaling": LLAMA3}),  # no scaling
+    ("olmo2", "F", {"qk_norm": True, "joint_qk_norm": True, "post_norm": True, "rope_scaling": LLAMA3}),
+    ("qwen3_5_text", "GF", {"qk_norm": True, "mixers": EVEN_G, "rope_scaling": LLAMA3}),
 ]
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("qwen3", "F", {"qk_norm": True, "biases": ["q", "k", "v", "o"]}),
     ("olmo2", "F", {"qk_norm": True, "joint_qk_norm": True, "post_norm": True, "tie_embeddings": True}),
-    ("qwen3_next", "GF", {"qk_norm": True}),
+    ("smollm3", "F", {"num_layers": 4, "no_rope_layers": "3", "rope_scaling": LLAMA3}),
+    ("qwen3_5_text", "GF", {"qk_norm": True}),  # values of twice the keys' width
+    ("qwen3_next", "GF", {"qk_norm": True, "mixers": EVEN_G}),
     ("olmo_hybrid", "GF", {"mixers": OLMO_G, **OLMO}),
 ]
 SAID = {
     "So does llama.cpp": [case for case in CASES if case[1] == "F"],
+    "`convert_hf_to_gguf.py --no-mtp`": [case for case in CASES if case[0] == "qwen3_5_text"],
     "ignores its windows": [case for case in [*CASES, *OTHERS] if case[1] in ("W", "WF")],
-    "something else": [case for case in OTHERS if case[0] == "smollm3"],
+    "every fourth layer": [case for case in OTHERS if case[0] == "smollm3"],
+    "ignores llama3": [case for case in OTHERS if "rope_scaling" in case[2]],
     "can't load": REFUSED,
 }
 
@@ -143,6 +162,6 @@ def both(
     write_stock(model, export, folder, tokenizer_dir=data / "smollm2-tokenizer")
     prompt = torch.randint(100, 40000, (24,), generator=torch.Generator().manual_seed(2)).tolist()
     ids = expected(folder, prompt)
-    extra = ["--no-mtp"] if kind == "qwen3_next" else []  # it has no heads for multi-token prediction
+    extra = ["--no-mtp"] if kind in GATED else []  # no heads for multi-token prediction
     gguf = llama_cpp.convert(folder, folder / "model.gguf", *extra)
     return llama_cpp.greedy(gguf, prompt, TOKENS)[0], ids

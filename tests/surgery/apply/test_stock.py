@@ -24,6 +24,7 @@ from tests.models import BACKBONE, architecture, build
 Make = Callable[..., Path]
 W = {"W": {"window": 8}}
 G = {"G": {"key_ratio": 1.0, "expand_v": 1.0, "heads": 2}}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 OLMO_G = {"G": {**G["G"], "norm_eps": 1e-5}}
 OLMO = {
     "qk_norm": True, "joint_qk_norm": True, "post_norm": True, "pre_norm_layers": "0", "num_layers": 2,
@@ -38,9 +39,10 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("qwen2", "WF", W, {"biases": ["q", "k", "v"]}),
     ("qwen3", "WF", W, {"qk_norm": True, "biases": ["q", "k", "v", "o"]}),
     ("olmo2", "F", {}, {"qk_norm": True, "joint_qk_norm": True, "post_norm": True}),
+    ("qwen3_5_text", "GF", G, {"qk_norm": True}),
+    ("qwen3_5_text", "GGF", {**G, "F": {"gate": True}}, {"qk_norm": True, "num_layers": 3}),
+    ("qwen3_5_text", "GF", {}, {"qk_norm": True, "tie_embeddings": True, "rope_scaling": YARN}),
     ("qwen3_next", "GF", G, {"qk_norm": True}),
-    ("qwen3_next", "GGF", {**G, "F": {"gate": True}}, {"qk_norm": True, "num_layers": 3}),
-    ("qwen3_next", "GF", {}, {"qk_norm": True, "tie_embeddings": True}),
     ("olmo_hybrid", "GF", OLMO_G, OLMO),
     (
         "olmo_hybrid",
@@ -59,7 +61,7 @@ def test_a_stock_class_gives_the_same_logits_and_tokens(
     from transformers import AutoModelForCausalLM
 
     model = build(architecture(layout, mixers=mixers, **backbone), spread=0.3)
-    export = choose_export(model.architecture, "llama")
+    export = choose_export(model.architecture, kind if kind == "qwen3_next" else "llama")
     assert (export.model_type, export.reasons) == (kind, ())
     write_stock(model, export, tmp_path)
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
@@ -84,14 +86,15 @@ def test_a_stock_class_gives_the_same_logits_and_tokens(
         ("F", {"projections": [{"match": "up", "operator": "hdpl", "blocks": 2, "rank": 4}]}, "has no hdpl"),
         ("F", {"loops": 2}, "has no loops"),
         ("FS", {}, "has no S layers"),
-        ("GF", {}, "Qwen3NextForCausalLM: has qk_norm"),
+        ("G", {"qk_norm": True}, "Qwen3_5ForCausalLM: has attention layers"),
+        ("GF", {}, "Qwen3_5ForCausalLM: has qk_norm"),
         ("GF", {"qk_norm": True, "mixers": {"G": {"negative_eigenvalues": True}}}, "negative eigenvalues"),
         ("GF", {"qk_norm": True, "mixers": {"G": {"conv_size": 0}}}, "always has a convolution"),
         ("F", {"mixers": {"F": {"gate": True}}}, "has no gate in F layers"),
         ("GF", {**OLMO, "mixers": G}, "OlmoHybridForCausalLM: has the epsilon 1e-05 in output norms"),
         ("FG", {**OLMO, "mixers": OLMO_G}, "OlmoHybridForCausalLM: has norms after F layers, and before G"),
         ("GF", {**OLMO, "mixers": OLMO_G, "no_rope_layers": "1"}, "in all layers or in none"),
-        ("GF", {"qk_norm": True, "mixers": OLMO_G}, "Qwen3NextForCausalLM: has the epsilon 1e-06"),
+        ("GF", {"qk_norm": True, "mixers": OLMO_G}, "Qwen3_5ForCausalLM: has the epsilon 1e-06"),
         ("F", {"biases": ["up"]}, "biases in just up"),
         ("FW", {"mixers": {"W": {"window": 8, "sinks": 4}}}, "has no sinks in W layers"),
     ],
@@ -109,6 +112,9 @@ def test_the_family_of_the_checkpoint_is_preferred() -> None:
     assert choose_export(dense, "llama").model_type == "llama"
     assert choose_export(dense, "mistral").model_type == "mistral"
     assert choose_export(dense, "phi3").model_type == "llama"
+    hybrid = architecture("GF", qk_norm=True)
+    assert choose_export(hybrid, "qwen3_next").model_type == "qwen3_next"
+    assert choose_export(hybrid, "qwen3").model_type == "qwen3_5_text"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -119,7 +125,7 @@ def test_a_result_is_proven_without_this_package(checkpoint: Make, tmp_path: Pat
     source = read_source(checkpoint(family, head_dim=8))
     design = {"layout": "FW", "mixers": W} if family == "llama" else {"layout": "GF", "mixers": G}
     drawn = plan(source, design)
-    assert drawn.to_dict()["export"]["model_type"] == {"llama": "smollm3", "qwen3": "qwen3_next"}[family]
+    assert drawn.to_dict()["export"]["model_type"] == {"llama": "smollm3", "qwen3": "qwen3_5_text"}[family]
     model, fits = execute(source, drawn)
     verification = publish(model, source, drawn, fits, tmp_path / "out")
     assert verification.remote_code
