@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from studies.healing.parts import CARRIED
+from studies.healing.parts import new_tensors
 from studies.training.objective import Losses
 from surgery.apply.plan import Plan
 from surgery.model import HybridLM
@@ -39,7 +39,7 @@ class Pair:
 
 def pairs_of(plan: Plan) -> tuple[Pair, ...]:
     """Return the parts with tensors that are not the original's, one pair for each layer they replace."""
-    new = [tensor.name for tensor in plan.tensors if tensor.action not in CARRIED]
+    new = new_tensors(plan)
     return tuple(
         Pair(layer.index, source, part)
         for layer in plan.layers

@@ -80,7 +80,7 @@ class Healer:
         trains = settings.tokens or settings.align_tokens
         self.saved: Saved | None = None
         if out is not None and trains:
-            self.saved = Saved(state_folder(out), {**self._key(calibration), "hdpl_fit": hdpl_fit})
+            self.saved = Saved(state_folder(out), self._key(calibration, hdpl_fit))
 
     def __enter__(self) -> Healer:
         """Lock the folder with the state of the training.
@@ -115,7 +115,7 @@ class Healer:
         if self.saved is not None:
             self.saved.remove()
 
-    def _key(self, calibration: Sequence[str] | None) -> dict[str, Any]:
+    def _key(self, calibration: Sequence[str] | None, hdpl_fit: str) -> dict[str, Any]:
         """Return what the training depends on."""
         tensors = [(tensor.name, tensor.action, tensor.sources) for tensor in self.planned.tensors]
         return {
@@ -124,6 +124,7 @@ class Healer:
             "tensors": short_hash(tensors),
             "fold": self.planned.fold,
             "calibration": short_hash(list(calibration or ())),
+            "hdpl_fit": hdpl_fit,
             "text": self.data.content_hash,
             "settings": asdict(self.settings),
             "device": self.device.type,

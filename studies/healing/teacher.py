@@ -9,7 +9,7 @@ import torch
 from studies.data import TokenData
 from studies.healing.settings import HealSettings
 from studies.training.devices import autocast, to_device
-from studies.training.validation import Evaluation, evaluate
+from studies.training.validation import Evaluation, evaluate, held_out_sequences
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel
@@ -47,9 +47,7 @@ class Teacher:
     def divergence(self, model: HybridLM, data: TokenData, settings: HealSettings) -> float:
         """Return KL(teacher || model) on the held-out text, in nats/token."""
         model.to(self.device).eval()
-        rows = min(
-            data.num_sequences("val", settings.seq_len), max(1, settings.eval_tokens // settings.seq_len)
-        )
+        rows = held_out_sequences(data, settings.seq_len, settings.eval_tokens)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for indices in torch.arange(rows).split(settings.step_tokens // settings.seq_len):
             tokens = to_device(data.batch(indices.tolist(), settings.seq_len, "val"), self.device)
@@ -87,9 +85,7 @@ def measure(
         device: where to compute.
         on_batch: called before every batch.
     """
-    sequences = min(
-        data.num_sequences("val", settings.seq_len), max(1, settings.eval_tokens // settings.seq_len)
-    )
+    sequences = held_out_sequences(data, settings.seq_len, settings.eval_tokens)
     batches = -(-sequences // (settings.step_tokens // settings.seq_len))
     done = iter(range(batches))
     return evaluate(

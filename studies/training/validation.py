@@ -27,6 +27,11 @@ class Evaluation:
     bytes: int
 
 
+def held_out_sequences(data: TokenData, seq_len: int, max_tokens: int) -> int:
+    """Return the number of held-out sequences that are evaluated: of `max_tokens`, those that there are."""
+    return min(data.num_sequences("val", seq_len), max(1, max_tokens // seq_len))
+
+
 @torch.no_grad()
 def evaluate(
     model: HybridLM,
@@ -47,7 +52,7 @@ def evaluate(
     Raises:
         UserError: the held-out split has no full sequence.
     """
-    sequences = min(data.num_sequences("val", seq_len), max(1, max_tokens // seq_len))
+    sequences = held_out_sequences(data, seq_len, max_tokens)
     if sequences == 0:
         raise UserError(
             "the corpus is too small",

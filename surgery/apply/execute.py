@@ -18,7 +18,7 @@ from surgery.apply.calibrate import (
     make_block,
     module,
 )
-from surgery.apply.fit import FitReport, errors, fitter_of
+from surgery.apply.fit import FitReport, fitter_of, weight_error
 from surgery.apply.importance import GATED, row_importance
 from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
@@ -162,7 +162,7 @@ def _fit(
                     state[f"layers.{index}.{part}.{name}.{key}"] = value.contiguous()
                 if block is not None:
                     load(module(block, name), stored, device)
-                of_weight, of_output = errors(target, fitted.weight, moments)
+                of_weight, of_output = weight_error(target, fitted.weight), None
                 if stream is not None and block is not None:
                     of_output = stream.output_error(block, name, target)
                 short = PROJECTION_OPERATORS[operator.name].short(operator.options)

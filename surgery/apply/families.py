@@ -13,6 +13,7 @@ from typing import Any
 from surgery.apply import hybrids
 from surgery.apply.slots import Refusal, Slot, Slots, head_width, stacked
 from surgery.apply.weights import TensorInfo
+from surgery.mixers import MIXERS
 
 _ATTENTION = ("q", "k", "v")
 
@@ -173,7 +174,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-LETTERS = {"full_attention": "F", "sliding_attention": "W", "linear_attention": "G"}
+LETTERS = {MIXERS[letter].layer_type: letter for letter in "FWG"}  # by the words of `layer_types`
 _QKVO = ("q", "k", "v", "o")
 _FFN = {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 _TOP = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}

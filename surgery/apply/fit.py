@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from jaxtyping import Float
@@ -57,8 +57,7 @@ def fitter_of(operator: str) -> Fitter:
     """Return the function that fits this operator to dense weights (see `check_operators`)."""
     path = PROJECTION_OPERATORS[operator].fitter
     assert path is not None, operator
-    module, _, name = path.partition(":")
-    fitter: Fitter = getattr(import_module(module), name)
+    fitter: Fitter = resolve_name(path)
     return fitter
 
 
@@ -89,19 +88,6 @@ def check_form(form: str) -> None:
         raise UserError("can't fit operators", [problem])
 
 
-def errors(
-    weight: Float[Tensor, "d_out d_in"],
-    fitted: Float[Tensor, "d_out d_in"],
-    moments: Float[Tensor, "d_in d_in"] | None,
-) -> tuple[float, float | None]:
-    """Return the relative weight error, and the relative output error under the inputs' second moments."""
-    difference = weight - fitted
-    of_weight = float(difference.norm() / weight.norm().clamp(min=1e-30))
-    if moments is None:
-        return of_weight, None
-    return of_weight, (_energy(difference, moments) / max(_energy(weight, moments), 1e-30)) ** 0.5
-
-
-def _energy(matrix: Tensor, moments: Tensor) -> float:
-    """Return E ||M x||^2 for inputs with these second moments."""
-    return max(0.0, float(((matrix @ moments) * matrix).sum()))
+def weight_error(weight: Float[Tensor, "d_out d_in"], fitted: Float[Tensor, "d_out d_in"]) -> float:
+    """Return ||W - W'|| / ||W|| (Frobenius)."""
+    return float((weight - fitted).norm() / weight.norm().clamp(min=1e-30))

@@ -11,17 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from surgery.apply.families import LETTERS
 from surgery.apply.hybrids import GATED, OLMO_HYBRID_EPS
 from surgery.architecture import Architecture
 from surgery.config.backbone import TRANSFORMERS_NAMES
 from surgery.hf.configuration import MODEL_TYPE
+from surgery.mixers import MIXERS
 from surgery.mixers.gdn.sizes import resolve
 
 _QKV = frozenset("qkv")
 _QKVO = frozenset("qkvo")
 _FFN = frozenset(("gate", "up", "down"))
-_LAYERS = {letter: kind for kind, letter in LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _windows(architecture: Architecture) -> dict[str, Any]:
     return {
         "use_sliding_window": window is not None,
         "sliding_window": window,
-        "layer_types": [_LAYERS[layer.mixer] for layer in architecture.layers],
+        "layer_types": [MIXERS[layer.mixer].layer_type for layer in architecture.layers],
     }
 
 
@@ -107,7 +106,7 @@ def _hybrid(architecture: Architecture) -> dict[str, Any]:
         if layer.mixer == "G"
     )
     return {
-        "layer_types": [_LAYERS[layer.mixer] for layer in architecture.layers],
+        "layer_types": [MIXERS[layer.mixer].layer_type for layer in architecture.layers],
         "attention_bias": False,
         "linear_conv_kernel_dim": sizes.conv,
         "linear_key_head_dim": sizes.key,

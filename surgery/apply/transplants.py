@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,5 @@ def _dense(backbone: Backbone, layer: Layer) -> nn.Module:
 def _transplanter(layer: Layer) -> Transplanter:
     path = MIXERS[layer.mixer].transplanter
     assert path is not None, layer.mixer
-    module, _, name = path.partition(":")
-    function: Transplanter = getattr(import_module(module), name)
+    function: Transplanter = resolve_name(path)
     return function

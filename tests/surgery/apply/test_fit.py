@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from surgery.apply.execute import execute
-from surgery.apply.fit import check_form, check_operators, errors, fitter_of
+from surgery.apply.fit import check_form, check_operators, fitter_of, weight_error
 from surgery.apply.importance import row_importance
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
@@ -25,6 +25,16 @@ from surgery.projections.hdpl.module import HDPL
 from tests.models import architecture
 
 OPTIONS: dict[str, Any] = {"blocks": 4, "rank": 8, "kl_weight": 1e-3, "kl": "mean"}
+
+
+def errors(weight: Tensor, fitted: Tensor, moments: Tensor | None) -> tuple[float, float | None]:
+    """(relative weight error, relative output error of the linear map for inputs with these moments)."""
+
+    def energy(matrix: Tensor) -> float:
+        return float(((matrix @ moments) * matrix).sum())
+
+    of_output = None if moments is None else (energy(weight - fitted) / energy(weight)) ** 0.5
+    return weight_error(weight, fitted), of_output
 
 
 def correlated(tokens: int, size: int) -> Tensor:
