@@ -156,7 +156,7 @@ def misfits(name: str, backbone: Backbone) -> list[str]:
     """
     problems = Problems()
     architecture = build_baseline(name, backbone)
-    check_fit(backbone, architecture.layers, architecture.rules, Cursor(problems))
+    check_fit(architecture, Cursor(problems))
     rules = [problem.rule for problem in problems.entries]
     params = cost(architecture, "params")
     if training_bytes(params) > LARGEST_DEVICE:

@@ -47,7 +47,8 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Residual block: u = h + Mixer(norm(h)); u + SwiGLU(norm(u)).
 
-    In layers with `post_norm`: u = h + norm(Mixer(h)); u + norm(SwiGLU(u)).
+    In layers with `post_norm`: u = h + norm(Mixer(h)); u + norm(SwiGLU(u)). A layer may lack either part,
+    with its norm, or both: it then adds nothing.
 
     Attributes:
         checkpoint: calls a function so that its activations are recomputed in the backward pass
@@ -57,12 +58,11 @@ class Block(nn.Module):
     def __init__(self, backbone: Backbone, layer: Layer) -> None:
         super().__init__()
         self.checkpoint: Callable[..., Any] | None = None
-        self.mixer_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
-        self.mixer = MIXERS[layer.mixer].build(
-            backbone, layer.mixer_options, lambda name: _projection(layer, name)
-        )
-        self.ffn_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
-        self.ffn = SwiGLU(layer)
+        spec = MIXERS[layer.mixer]
+        self.mixer_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps) if spec.mixes else None
+        self.mixer = spec.build(backbone, layer.mixer_options, lambda name: _projection(layer, name))
+        self.ffn_norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps) if layer.ffn_dim else None
+        self.ffn = SwiGLU(layer) if layer.ffn_dim else None
         self.post_norm, self.rotary = layer.post_norm, layer.rotary
 
     def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
@@ -70,15 +70,18 @@ class Block(nn.Module):
         if not self.rotary:
             cos, sin = context.rotary
             context = replace(context, rotary=(torch.ones_like(cos), torch.zeros_like(sin)))
-        y: Tensor
-        if self.post_norm:
-            h = h + self.mixer_norm(self.mixer(h, context))
-            y = self.ffn_norm(self.ffn(h, context))
-        else:
-            h, x = add_norm(h, None, self.mixer_norm)
-            h, x = add_norm(h, self.mixer(x, context), self.ffn_norm)
-            y = self.ffn(x, context)
-        return h + y
+        parts = ((self.mixer, self.mixer_norm), (self.ffn, self.ffn_norm))
+        y: Tensor | None = None  # output of the last part, not yet added
+        for part, norm in parts:
+            if part is None or norm is None:
+                continue
+            if self.post_norm:
+                h = h if y is None else h + y
+                y = norm(part(h, context))
+            else:
+                h, x = add_norm(h, y, norm)
+                y = part(x, context)
+        return h if y is None else h + y
 
 
 class HybridLM(nn.Module):

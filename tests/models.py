@@ -23,12 +23,13 @@ def architecture(
     *,
     mixers: dict[str, Any] | None = None,
     projections: list[Any] | None = None,
+    ffn: list[Any] | None = None,
     loops: int = 1,
     windows: list[Any] | None = None,
     **backbone: Any,
 ) -> Architecture:
     return Architecture.from_dict({
-        "backbone": BACKBONE | backbone, "layout": layout, "mixers": mixers or {},
+        "backbone": BACKBONE | backbone, "layout": layout, "mixers": mixers or {}, "ffn": ffn or [],
         "projections": projections or [], "loop": {"count": loops, "windows": windows},
     })  # fmt: skip
 

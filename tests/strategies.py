@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -112,17 +113,39 @@ def backbones(draw: st.DrawFn, max_layers: int = 4) -> dict[str, Any]:
     return {**data, "pre_norm_layers": data["no_rope_layers"] if data["post_norm"] else ""}
 
 
-def sizes_of(data: Mapping[str, Any], layout: str, mixers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """(inputs, outputs) of each projection, layer by layer."""
+def sizes_of(
+    data: Mapping[str, Any], layout: str, mixers: Mapping[str, Any], ffn: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """(inputs, outputs) of each projection, layer by layer. Layers of rules are lists of indices."""
     backbone = read_backbone(data)
     result = []
     for index in range(backbone.num_layers):
         letter = layout[index % len(layout)]
         spec = MIXERS[letter]
-        options = {name: item.default for name, item in spec.options.items()} | mixers.get(letter, {})
-        sizes = spec.projections(backbone, options)
-        result.append(sizes | {name: backbone.sizes(name) for name in FFN_PROJECTIONS})
+        given = mixers.get(letter, {})
+        own = _first(given, index) if isinstance(given, list) else given
+        options = {name: item.default for name, item in spec.options.items()} | own
+        width = _first(ffn, index).get("dim", backbone.ffn_dim)
+        sizes = spec.projections(backbone, {name: options[name] for name in spec.options})
+        names = FFN_PROJECTIONS if width else ()
+        result.append(sizes | {name: replace(backbone, ffn_dim=width).sizes(name) for name in names})
     return result
+
+
+def _first(rules: Sequence[Mapping[str, Any]], index: int) -> dict[str, Any]:
+    return dict(next((rule for rule in rules if index in rule.get("layers", (index,))), {}))
+
+
+@st.composite
+def rules_for(
+    draw: st.DrawFn, indices: Sequence[int], options: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rules that give these layers options; each decides at least one of them."""
+    first = draw(st.lists(st.sampled_from(indices), min_size=1, unique=True))
+    rules = [{"layers": first, **draw(st.sampled_from(options))}]
+    if len(first) < len(indices) and draw(st.booleans()):
+        rules.append(dict(draw(st.sampled_from(options))))
+    return rules
 
 
 @st.composite
@@ -137,7 +160,13 @@ def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) 
         letter: draw(st.sampled_from(sets[letter]))
         for letter in draw(st.lists(st.sampled_from(fit), unique=True))
     }
-    sizes = sizes_of(backbone, layout, mixers)
+    for letter in sorted(set(tile(layout, depth))):
+        if draw(st.integers(0, 3)) == 0:
+            own = [index for index, other in enumerate(tile(layout, depth)) if other == letter]
+            mixers[letter] = draw(rules_for(own, sets[letter]))
+    widths = [{"dim": width} for width in (0, 1, 7, backbone["ffn_dim"])]
+    ffn = draw(st.just([]) | rules_for(range(depth), widths))
+    sizes = sizes_of(backbone, layout, mixers, ffn)
     free = {(index, name) for index, layer in enumerate(sizes) for name in layer}
     rules = []
     for _ in range(draw(st.integers(0, 3))):
@@ -155,7 +184,7 @@ def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) 
         rule = {"match": match, "operator": operator, **draw(st.sampled_from(fitting))}
         rules.append(rule if layers is None else {**rule, "layers": layers})
     return {
-        "backbone": backbone, "layout": layout, "mixers": mixers, "projections": rules,
+        "backbone": backbone, "layout": layout, "mixers": mixers, "ffn": ffn, "projections": rules,
         "loop": draw(loops(max_loops)),
     }  # fmt: skip
 
@@ -179,10 +208,18 @@ def respellings(draw: st.DrawFn, arch: Architecture) -> dict[str, Any]:
     backbone = {**arch.backbone.to_dict(), "max_position_embeddings": draw(st.integers(1, 9999))}
     backbone["biases"] = draw(st.permutations(arch.backbone.biases))
     depth = arch.backbone.num_layers
-    mixers = {
-        letter: dict(next(layer.mixer_options for layer in arch.layers if layer.mixer == letter))
-        for letter in sorted(set(arch.layout))
-    }
+    mixers: dict[str, Any] = {}
+    for letter in sorted(set(arch.layout)):
+        own = [(index, layer) for index, layer in enumerate(arch.layers) if layer.mixer == letter]
+        if all(layer.mixer_options == own[0][1].mixer_options for _, layer in own) and draw(st.booleans()):
+            mixers[letter] = dict(own[0][1].mixer_options)
+        else:
+            mixers[letter] = [{"layers": index, **layer.mixer_options} for index, layer in own]
+    ffn = [{"layers": str(index), "dim": layer.ffn_dim} for index, layer in enumerate(arch.layers)]
+    if draw(st.booleans()):
+        ffn = [rule for rule in ffn if rule["dim"] != arch.backbone.ffn_dim]
+    else:
+        backbone["ffn_dim"] = draw(st.integers(1, 30))
     rules: list[dict[str, Any]] = []
     for index, layer in enumerate(arch.layers):
         for name, item in layer.projections.items():
@@ -197,6 +234,6 @@ def respellings(draw: st.DrawFn, arch: Architecture) -> dict[str, Any]:
     periods = [n for n in range(1, depth + 1) if tile(arch.layout[:n], depth) == arch.layout]
     layout = arch.layout[: draw(st.sampled_from(periods))]
     return {
-        "backbone": backbone, "layout": layout, "mixers": mixers, "projections": rules,
+        "backbone": backbone, "layout": layout, "mixers": mixers, "ffn": ffn, "projections": rules,
         "loop": arch.to_dict()["loop"],
     }  # fmt: skip

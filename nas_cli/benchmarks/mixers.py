@@ -65,6 +65,8 @@ def mixers(
     from studies.training.devices import describe, pick_device
 
     architecture = _architecture(layouts, dim, heads, max(1, layers), window, top_k)
+    if not layers:
+        _check_mixes(layouts)
     torch_device = pick_device(device)
     plan = Plan(
         architecture, tuple(dict.fromkeys(layouts)), _lengths(lengths),
@@ -95,6 +97,24 @@ def _architecture(layouts: str, dim: int, heads: int, layers: int, window: int, 
         "layout": layouts,
         "mixers": {"W": {"window": window}, "S": {"top_k": top_k}},
     })  # fmt: skip
+
+
+def _check_mixes(letters: str) -> None:
+    """Check that every layer has a mixer, which can be timed alone.
+
+    Raises:
+        UserError: lists the letters without one.
+    """
+    from surgery.config.problems import Problems
+    from surgery.mixers import MIXERS
+
+    problems = Problems()
+    for letter in dict.fromkeys(letters):
+        if not MIXERS[letter].mixes:
+            problems.add(
+                "--mixers", letter, "has no mixer to time alone", "give --layers to time whole models"
+            )
+    problems.raise_if_any("can't time the mixers")
 
 
 def _table(timings: list[Timing], mixers: tuple[str, ...]) -> Table:

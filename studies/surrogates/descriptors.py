@@ -36,7 +36,7 @@ def features(architecture: Architecture) -> tuple[float, ...]:
         math.log(params_nonembedding(architecture)),
         *_mixers(architecture),
         *_operators(architecture),
-        math.log(architecture.backbone.ffn_dim),
+        _number(fmean(layer.ffn_dim for layer in architecture.layers)),
         *_windows(architecture),
     )
 
@@ -46,7 +46,9 @@ def _mixers(architecture: Architecture) -> Iterator[float]:
     for letter, spec in MIXERS.items():
         used = [index for index, layer in enumerate(layers) if layer.mixer == letter]
         yield sum(_depth(index, len(layers)) for index in used) / len(layers)
-        yield from _options(spec.options, [layers[index].mixer_options for index in used[:1]])
+        options = [layers[index].mixer_options for index in used]
+        same = all(other == options[0] for other in options)
+        yield from _options(spec.options, options[:1] if same else options)
 
 
 def _operators(architecture: Architecture) -> Iterator[float]:

@@ -90,6 +90,7 @@ class Stream:
             seen.append(inputs)
             raise _ReachedError
 
+        assert block.mixer is not None, "only a mixer is transplanted"
         handle = block.mixer.register_forward_pre_hook(stop)
         try:
             for state in self.states:

@@ -133,7 +133,7 @@ def _fit(
         if index in plan.transplanted:
             text = stream.mixer_inputs(block) if stream is not None and block is not None else []
             dense, report = transplant(source, plan, index, state, text, device)
-            if block is not None:
+            if block is not None and block.mixer is not None:
                 load(block.mixer, dense, device)
             yield report
             if progress is not None:

@@ -179,7 +179,7 @@ def choose_export(architecture: Architecture, family: str) -> Export:
 
 def stock_config(architecture: Architecture, export: Export) -> dict[str, Any]:
     """Return the fields of config.json of a stock class, without special tokens."""
-    backbone = architecture.backbone
+    backbone, sizes = architecture.backbone, architecture.shared_sizes()
     rope = {"rope_type": "default", **(backbone.rope_scaling or {}), "rope_theta": backbone.rope_theta}
     if export.model_type in GATED:
         rope["partial_rotary_factor"] = 1.0
@@ -188,7 +188,7 @@ def stock_config(architecture: Architecture, export: Export) -> dict[str, Any]:
     if export.model_type == "olmo_hybrid" and backbone.no_rope_layers:
         rope = {"rope_type": "default", "rope_theta": None}
     return {
-        **{theirs: getattr(backbone, ours) for theirs, ours in TRANSFORMERS_NAMES.items()},
+        **{theirs: getattr(sizes, ours) for theirs, ours in TRANSFORMERS_NAMES.items()},
         "rope_parameters": rope,
         "hidden_act": "silu",
         **_CLASSES[export.model_type].fields(architecture),
@@ -239,7 +239,20 @@ def _misfits(architecture: Architecture, stock: _Stock, name: str) -> list[str]:
             reasons.append(f"has norms after {'F layers, and before G' if spared else 'all'} layers")
     if not extra:
         reasons += _option_misfits(architecture, name)
-    return reasons
+    return reasons + _size_misfits(architecture)
+
+
+def _size_misfits(architecture: Architecture) -> list[str]:
+    """Return the sizes that differ between layers; every class here has the same in all."""
+    sizes, layers = architecture.shared_sizes(), architecture.layers
+    widths = {layer.ffn_dim for layer in layers}
+    heads = {MIXERS[layer.mixer].kv_heads(architecture.backbone, layer.mixer_options) for layer in layers}
+    reasons = {
+        "has feed-forward parts in all layers": 0 in widths,
+        "has the same feed-forward width in all layers": len(widths - {0}) > 1,
+        "has as many key/value heads in all layers": len(heads - {None, sizes.num_kv_heads}) > 0,
+    }
+    return [reason for reason, differs in reasons.items() if differs]
 
 
 def _option_misfits(architecture: Architecture, name: str) -> list[str]:
@@ -247,7 +260,8 @@ def _option_misfits(architecture: Architecture, name: str) -> list[str]:
     reasons: dict[str, None] = {}
     options: dict[str, list[dict[str, Any]]] = {}
     for layer in architecture.layers:
-        options.setdefault(layer.mixer, []).append(dict(layer.mixer_options))
+        own = {key: value for key, value in layer.mixer_options.items() if key != "kv_heads"}
+        options.setdefault(layer.mixer, []).append(own)
     for letter, each in options.items():
         if any(other != each[0] for other in each):
             reasons[f"has the same options in all {letter} layers"] = None

@@ -54,7 +54,7 @@ def read_architecture(
         mixers = data.get("mixers") or {}
         sized = "designed_for" in data or (isinstance(own, dict) and "dim" in own)
         if isinstance(mixers, dict) and not (sized and data.get("layout")):
-            data = {**data, "mixers": {**model.mixers, **mixers}}
+            data = {**data, "mixers": {**model.to_dict().get("mixers", {}), **mixers}}
         if data.get("layout") is None:
             data = {**data, "layout": shortest_period(model.layout)}
     problems = Problems()
@@ -62,6 +62,7 @@ def read_architecture(
     try:
         architecture = Architecture.from_dict(data, source=source)
         check_operators(architecture)
+        _check_widths(architecture, source)
         folded_layers(backbone.num_layers, architecture)
     except UserError as error:
         raise UserError(error.title, (*problems.entries, *error.problems)) from None
@@ -95,6 +96,22 @@ def _with_sizes_of(model: Backbone, data: Any, source: Source | None, problems: 
             hint = "leave it out to take the model's, or give `designed_for` to scale ranks and windows"
             problems.add(f"backbone.{item.name}", other, f"the model has {mine!r}", hint, line)
     return {**data, "backbone": {**model.to_dict(), **kept}}
+
+
+def _check_widths(after: Architecture, source: Source | None) -> None:
+    """Check that every feed-forward part has the model's width, or none.
+
+    Raises:
+        UserError: lists the rules with another width.
+    """
+    problems, widest = Problems(), after.backbone.ffn_dim
+    for position, rule in enumerate(after.ffn):
+        width = rule.options["dim"]
+        if width not in (0, widest):
+            Cursor(problems, source).at("ffn", position, "dim").problem(
+                width, f"must be the model's {widest}", "or 0, to leave the part out"
+            )
+    problems.raise_if_any("the architecture can't be reached by surgery")
 
 
 def folded_layers(depth: int, after: Architecture) -> tuple[tuple[int, ...], ...]:

@@ -100,7 +100,9 @@ def _dense(backbone: Backbone, layer: Layer) -> nn.Module:
         item = layer.projections[name]
         return PROJECTION_OPERATORS["dense"].build(item.d_in, item.d_out, item.bias, {})
 
-    return MIXERS[layer.mixer].build(backbone, layer.mixer_options, projection).float().eval()
+    mixer = MIXERS[layer.mixer].build(backbone, layer.mixer_options, projection)
+    assert mixer is not None, "a layer without a mixer is neither transplanted nor transplanted from"
+    return mixer.float().eval()
 
 
 def _transplanter(layer: Layer) -> Transplanter:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from surgery.architecture.layer_rules import LayerOptions, LayerRule
 from surgery.architecture.layers import Layer, count_matches, resolve_layers
 from surgery.architecture.layout import shortest_period, tile
 from surgery.architecture.naming import summarize
@@ -31,10 +32,11 @@ class Architecture:
 
     backbone: Backbone
     layout: str = "F"
-    mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mixers: Mapping[str, LayerOptions] = field(default_factory=dict)  # of all layers of a letter, or by rules
     rules: tuple[Rule, ...] = ()
     loop_count: int = 1
     loop_windows: tuple[int | None, ...] = ()  # tokens attention sees in each pass; None: all; (): all passes
+    ffn: tuple[LayerRule, ...] = ()  # widths of feed-forward parts other than the backbone's
 
     def __post_init__(self) -> None:
         assert len(self.loop_windows) in (0, self.loop_count), "checked where the architecture is read"
@@ -65,7 +67,7 @@ class Architecture:
         parts = read_parts(data, cursor, backbone)
         architecture = cls(*parts) if parts is not None else None
         if architecture is not None:  # also if there are other problems: all are reported together
-            check_fit(architecture.backbone, architecture.layers, architecture.rules, cursor)
+            check_fit(architecture, cursor)
         name = source.name if source else "architecture"
         problems.raise_if_any(f"{name}: not a valid architecture")
         assert architecture is not None
@@ -89,7 +91,12 @@ class Architecture:
         """Return plain data from which `from_dict` builds an equal architecture."""
         data: dict[str, Any] = {"backbone": self.backbone.to_dict(), "layout": self.layout}
         if any(self.mixers.values()):
-            data["mixers"] = {letter: dict(options) for letter, options in self.mixers.items()}
+            data["mixers"] = {
+                letter: [rule.to_dict() for rule in options] if isinstance(options, tuple) else dict(options)
+                for letter, options in self.mixers.items()
+            }
+        if self.ffn:
+            data["ffn"] = [rule.to_dict() for rule in self.ffn]
         data["projections"] = [rule.to_dict() for rule in self.rules]
         data["loop"] = {"count": self.loop_count}
         if self.loop_windows:
@@ -115,7 +122,7 @@ class Architecture:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Physical layers from bottom to top with every rule applied; equal layers are the same object."""
-        return resolve_layers(self.backbone, self.layout, self.mixers, self.rules)
+        return resolve_layers(self.backbone, self.layout, self.mixers, self.rules, self.ffn)
 
     @cached_property
     def kinds(self) -> tuple[tuple[Layer, int], ...]:
@@ -136,25 +143,46 @@ class Architecture:
 
     def canonical(self) -> dict[str, Any]:
         """Return the model's canonical form: equal for all spellings, without options that have no effect."""
-        backbone = self.backbone.to_dict()
+        shared = self.shared_sizes()
+        backbone = shared.to_dict()
         backbone.pop("max_position_embeddings", None)  # metadata of the export, not part of the model
         backbone["rope_scaling"] = canonical_rope_scaling(self.backbone.rope_scaling)
-        kinds = {id(layer): self._canonical_layer(layer) for layer, _ in self.kinds}
+        kinds = {id(layer): self._canonical_layer(layer, shared) for layer, _ in self.kinds}
         layers = [kinds[id(layer)] for layer in self.layers]
         canonical = {"backbone": backbone, "layers": layers, "loop": self.loop_count}
         if any(self.loop_windows) and any(MIXERS[layer.mixer].windowed for layer, _ in self.kinds):
             canonical["windows"] = list(self.loop_windows)
         return canonical
 
-    def _canonical_layer(self, layer: Layer) -> dict[str, Any]:
+    def _canonical_layer(self, layer: Layer, shared: Backbone) -> dict[str, Any]:
+        """Return a layer's canonical form, without the sizes that are those of `shared`."""
+        spec, options = MIXERS[layer.mixer], dict(layer.mixer_options)
+        if "kv_heads" in options:
+            options["kv_heads"] = spec.kv_heads(self.backbone, options)
         return {
             "mixer": layer.mixer,
-            "options": MIXERS[layer.mixer].canonical(self.backbone, layer.mixer_options),
+            "options": spec.canonical(shared, options),
             "projections": {
                 name: {"operator": item.name, **PROJECTION_OPERATORS[item.name].canonical(item.options)}
                 for name, item in layer.projections.items()
             },
+            **({} if layer.ffn_dim == shared.ffn_dim else {"ffn": layer.ffn_dim}),
         }
+
+    def shared_sizes(self) -> Backbone:
+        """Return the backbone with the largest of each size that layers set themselves, if all of them do.
+
+        So it does not matter whether a size stands in the backbone or in rules. A layer that depends on the
+        backbone's size keeps it.
+        """
+        attention = [layer for layer, _ in self.kinds if MIXERS[layer.mixer].mixes]
+        heads = [MIXERS[layer.mixer].kv_heads(self.backbone, layer.mixer_options) for layer in attention]
+        known = [count for count in heads if count is not None]
+        return replace(
+            self.backbone,
+            ffn_dim=max(layer.ffn_dim for layer, _ in self.kinds),
+            num_kv_heads=max(known) if known and len(known) == len(heads) else self.backbone.num_kv_heads,
+        )
 
     def window(self, loop: int) -> int | None:
         """Return the tokens that attention sees in this loop pass, including the token itself; None: all."""
@@ -168,7 +196,7 @@ class Architecture:
     @cached_property
     def line(self) -> str:
         """One-line summary, such as `FFFF·hdpl[qkv,gu] b8 r128·loop 2`."""
-        return summarize(self.layout, self.layers, self.loop_count, self.loop_windows)
+        return summarize(self.layout, self.layers, self.loop_count, self.loop_windows, self.backbone.ffn_dim)
 
     def warnings(self) -> list[str]:
         """Return a warning per option that can have no effect, without duplicates."""

@@ -31,10 +31,12 @@ def _count_params(arch: Architecture) -> int:
     if arch.loop_count > 1:
         total += arch.loop_count * dim  # residual gate of each pass
     for layer, count in arch.kinds:
-        own = 2 * dim + MIXERS[layer.mixer].own_params(arch.backbone, layer.mixer_options)
+        spec = MIXERS[layer.mixer]
+        norms = spec.mixes + (layer.ffn_dim > 0)  # one before or after each part that the layer has
+        own = norms * dim + spec.own_params(arch.backbone, layer.mixer_options)
         for item in layer.projections.values():
-            spec = PROJECTION_OPERATORS[item.name]
-            own += spec.params(item.d_in, item.d_out, item.options) + (item.d_out if item.bias else 0)
+            operator = PROJECTION_OPERATORS[item.name]
+            own += operator.params(item.d_in, item.d_out, item.options) + (item.d_out if item.bias else 0)
         total += count * own
     return total
 

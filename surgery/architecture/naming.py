@@ -14,10 +14,17 @@ _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
 
 
 def summarize(
-    layout: str, layers: Sequence[Layer], loop_count: int, loop_windows: Sequence[int | None]
+    layout: str,
+    layers: Sequence[Layer],
+    loop_count: int,
+    loop_windows: Sequence[int | None],
+    ffn_dim: int,
 ) -> str:
-    """Return a summary such as `FFFF·hdpl[qkv,gu] b8 r128·loop 2`: layout, operators, loop."""
-    parts = [shorten(layout), *(_operators(layers) or ["dense"])]
+    """Return a summary such as `FFFF·hdpl[qkv,gu] b8 r128·ffn[3:none]·loop 2`.
+
+    It has the layout, the operators, the feed-forward widths other than `ffn_dim`, and the loop.
+    """
+    parts = [shorten(layout), *(_operators(layers) or ["dense"]), *_widths(layers, ffn_dim)]
     if loop_count > 1:
         sizes = "-".join(str(size or "full") for size in loop_windows)
         parts.append(f"loop {loop_count}" + (f" w{sizes}" if sizes else ""))
@@ -46,6 +53,19 @@ def _operators(layers: Sequence[Layer]) -> list[str]:
         )
         parts.append(f"{operator}{targets} {short}".rstrip())
     return parts
+
+
+def _widths(layers: Sequence[Layer], ffn_dim: int) -> list[str]:
+    """Return `ffn[3,7:768 5:none]` for the layers whose feed-forward part is not `ffn_dim` wide."""
+    others: dict[int, list[int]] = {}
+    for index, layer in enumerate(layers):
+        if layer.ffn_dim != ffn_dim:
+            others.setdefault(layer.ffn_dim, []).append(index)
+    texts = []
+    for width, indices in others.items():
+        selector = write_layers(tuple(indices), len(layers))
+        texts.append((f"{selector}:" if selector else "") + (str(width) if width else "none"))
+    return [f"ffn[{' '.join(texts)}]"] if texts else []
 
 
 def _projection_letters(names: set[str]) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
+from surgery.architecture.layer_rules import (
+    FFN,
+    LayerOptions,
+    LayerRule,
+    check_matches,
+    deciding,
+    read_given,
+    read_layer_rules,
+)
 from surgery.architecture.layers import Layer, count_matches, deciding_rule
 from surgery.architecture.rules import Rule
 from surgery.config.backbone import Backbone
@@ -14,7 +23,7 @@ from surgery.config.selector import select_layers
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
-FIELDS = ("backbone", "layout", "mixers", "projections", "loop", "designed_for")
+FIELDS = ("backbone", "layout", "mixers", "ffn", "projections", "loop", "designed_for")
 DESIGNED_FOR = {  # of portable designs; not part of the architecture
     "dim": Option(int, low=1, help="width of the residual stream of the models that the design was tried on"),
     "context": Option(int, low=1, help="tokens of the sequences that it was tried on"),
@@ -29,10 +38,11 @@ class Parts(NamedTuple):
 
     backbone: Backbone
     layout: str
-    mixers: dict[str, dict[str, Any]]
+    mixers: dict[str, LayerOptions]
     rules: tuple[Rule, ...]
     loop_count: int
     loop_windows: tuple[int | None, ...]
+    ffn: tuple[LayerRule, ...]
 
 
 def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts | None:
@@ -54,23 +64,48 @@ def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts 
     elif default is None:
         cursor.at("backbone").problem(None, "is missing", "give the sizes of the model")
     layout = _read_layout(given.get("layout", "F"), backbone, cursor.at("layout"))
-    mixers = _read_mixers(given.get("mixers"), cursor.at("mixers"))
+    depth = backbone.num_layers if backbone is not None else None
+    mixers = _read_mixers(given.get("mixers"), depth, cursor.at("mixers"))
+    ffn = given.get("ffn")
+    widths = read_layer_rules(ffn, FFN, depth, cursor.at("ffn")) if ffn is not None else ()
     rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
     loop = _read_loop(given.get("loop"), cursor.at("loop"))
     if "designed_for" in given:
         read_options(given["designed_for"], DESIGNED_FOR, cursor.at("designed_for"))
     if backbone is None:
         return None
-    return Parts(backbone, layout, mixers, rules, *loop)
+    return Parts(backbone, layout, mixers, rules, *loop, widths)
 
 
-def check_fit(backbone: Backbone, layers: Sequence[Layer], rules: Sequence[Rule], cursor: Cursor) -> None:
+class Resolved(Protocol):
+    """The fields of an `Architecture` that are checked together."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """Sizes of the model."""
+
+    @property
+    def mixers(self) -> Mapping[str, LayerOptions]:
+        """Options of mixers."""
+
+    @property
+    def ffn(self) -> Sequence[LayerRule]:
+        """Rules for the width of feed-forward parts."""
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """Projection rules."""
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """Physical layers with every rule applied."""
+
+
+def check_fit(parts: Resolved, cursor: Cursor) -> None:
     """Check rules between parts: operators and mixers fit their sizes, and every effective rule matches."""
-    for letter, layer in {layer.mixer: layer for layer in layers}.items():
-        misfit = MIXERS[letter].broken_rule(backbone, layer.mixer_options)
-        if misfit is not None:
-            option, text = misfit
-            cursor.at("mixers", letter, option).problem(layer.mixer_options[option], text)
+    layers, rules = parts.layers, parts.rules
+    _check_mixers(parts, cursor)
+    check_matches(parts.ffn, len(layers), range(len(layers)), "layer", cursor.at("ffn"))
     seen: set[tuple[int, str]] = set()
     for index, layer in enumerate(layers):
         for name, item in layer.projections.items():
@@ -87,6 +122,28 @@ def check_fit(backbone: Backbone, layers: Sequence[Layer], rules: Sequence[Rule]
         if count == 0 and rule.operator != "dense":
             hint = "an earlier rule takes them, or no mixer has them"
             cursor.at("projections", position).problem(" ".join(rule.match), "matches no projection", hint)
+
+
+def _check_mixers(parts: Resolved, cursor: Cursor) -> None:
+    """Check that the options of every mixer fit the backbone, and that every rule about options matches."""
+    layers, depth = parts.layers, len(parts.layers)
+    seen: set[tuple[str, str, int | None]] = set()
+    for index, layer in enumerate(layers):
+        misfit = MIXERS[layer.mixer].broken_rule(parts.backbone, layer.mixer_options)
+        if misfit is None:
+            continue
+        option, text = misfit
+        given = parts.mixers.get(layer.mixer, {})
+        position = deciding(given, depth, index) if isinstance(given, tuple) else None
+        if (layer.mixer, option, position) not in seen:
+            seen.add((layer.mixer, option, position))
+            rule = () if position is None else (position,)
+            cursor.at("mixers", layer.mixer, *rule, option).problem(layer.mixer_options[option], text)
+    unread = any(item.field == cursor.at("layout").name for item in cursor.problems.entries)
+    for letter, given in parts.mixers.items():
+        if isinstance(given, tuple) and not unread:
+            own = [index for index, layer in enumerate(layers) if layer.mixer == letter]
+            check_matches(given, depth, own, f"{letter} layer", cursor.at("mixers", letter))
 
 
 def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ...]]:
@@ -133,14 +190,15 @@ def _read_layout(value: object, backbone: Backbone | None, cursor: Cursor) -> st
     return value if len(cursor.problems.entries) == before else "F"
 
 
-def _read_mixers(value: object, cursor: Cursor) -> dict[str, dict[str, Any]]:
+def _read_mixers(value: object, depth: int | None, cursor: Cursor) -> dict[str, LayerOptions]:
     """Return the options of each letter that can be read."""
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, LayerOptions] = {}
     for letter, options in cursor.mapping(value, tuple(MIXERS)).items():
-        schema = MIXERS[letter].options
-        given = cursor.at(letter).mapping(options, tuple(schema))
-        filled = read_options(given, schema, cursor.at(letter))
-        result[letter] = {name: filled[name] for name in given if name in filled}
+        schema, here = MIXERS[letter].options, cursor.at(letter)
+        if isinstance(options, list):
+            result[letter] = read_layer_rules(options, schema, depth, here)
+        else:
+            result[letter] = read_given(options, schema, here)
     return result
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgery.architecture.layer_rules import read_selector
 from surgery.config.backbone import PROJECTIONS
 from surgery.config.options import Cursor, read_options
 from surgery.config.problems import nearest
@@ -27,7 +28,7 @@ class Rule:
         before = len(cursor.problems.entries)
         given = cursor.mapping(data)
         match = read_match(given.get("match"), cursor.at("match"))
-        layers = _read_selector(given.get("layers"), cursor.at("layers"))
+        layers = read_selector(given.get("layers"), cursor.at("layers"))
         operator = given.get("operator")
         spec = PROJECTION_OPERATORS.get(operator) if isinstance(operator, str) else None
         if spec is None:
@@ -60,16 +61,3 @@ def read_match(value: object, cursor: Cursor) -> tuple[str, ...]:
     if not names:
         cursor.problem(value, "must name at least one projection")
     return tuple(name for name in PROJECTIONS if name in names)
-
-
-def _read_selector(value: object, cursor: Cursor) -> str | None:
-    """Read a layer selector as text; `select_layers` checks later that the layers exist."""
-    if value is None or value == "all":
-        return None
-    if isinstance(value, str):
-        return value
-    items = value if isinstance(value, list) else [value]
-    if not items or not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-        cursor.problem(value, "must be a list of layers or text such as '0-3,-1'")
-        return None
-    return ",".join(map(str, items))

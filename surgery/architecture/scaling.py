@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from surgery.architecture.architecture import Architecture
+from surgery.architecture.layer_rules import FFN, LayerRule, deciding
 from surgery.architecture.reading import DESIGNED_FOR
 from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor, Option, read_options
@@ -50,22 +51,52 @@ def scaled(
             _scaled(rule.options, schema, ratios, f"{' '.join(rule.match)}: {rule.operator}", changes)
         )
         rules.append(replace(rule, options=options))
-    mixers = {letter: dict(options) for letter, options in architecture.mixers.items()}
+    mixers = {**architecture.mixers}
     for letter in dict.fromkeys(architecture.layout):
-        schema = MIXERS[letter].options
-        options = {name: option.default for name, option in schema.items()} | mixers.get(letter, {})
-        new = dict(_scaled(options, schema, ratios, letter, changes))
-        mixers[letter] = mixers.get(letter, {}) | {
-            name: value for name, value in new.items() if value != options[name]
-        }
+        given = mixers.get(letter, {})
+        if isinstance(given, tuple):
+            mixers[letter] = _scaled_rules(architecture, letter, given, ratios, changes)
+        else:
+            mixers[letter] = _scaled_mixer(letter, given, ratios, changes)
+    ffn = tuple(
+        replace(rule, options=dict(_scaled(rule.options, FFN, ratios, "ffn", changes)))
+        for rule in architecture.ffn
+    )
     windows = architecture.loop_windows
     if windows:
         windows = tuple(_size(size, ratios["context"]) if size else size for size in windows)
         old = [size or "full" for size in architecture.loop_windows]
         new_sizes = [size or "full" for size in windows]
         changes += [f"loop: windows {old} -> {new_sizes}"] if old != new_sizes else []
-    changed = replace(architecture, rules=tuple(rules), mixers=mixers, loop_windows=windows)
+    changed = replace(architecture, rules=tuple(rules), mixers=mixers, loop_windows=windows, ffn=ffn)
     return changed, tuple(dict.fromkeys(changes))
+
+
+def _scaled_mixer(
+    letter: str, given: Mapping[str, Any], ratios: Mapping[str, float], changes: list[str]
+) -> dict[str, Any]:
+    """Return the options that differ from a mixer's defaults at the new sizes; defaults scale too."""
+    schema = MIXERS[letter].options
+    options = {name: option.default for name, option in schema.items()} | dict(given)
+    new = dict(_scaled(options, schema, ratios, letter, changes))
+    return dict(given) | {name: value for name, value in new.items() if value != options[name]}
+
+
+def _scaled_rules(
+    architecture: Architecture,
+    letter: str,
+    rules: tuple[LayerRule, ...],
+    ratios: Mapping[str, float],
+    changes: list[str],
+) -> tuple[LayerRule, ...]:
+    """Return a mixer's rules at the new sizes, with one more for layers with defaults that change."""
+    depth = len(architecture.layout)
+    own = [index for index, other in enumerate(architecture.layout) if other == letter]
+    new = [replace(rule, options=_scaled_mixer(letter, rule.options, ratios, changes)) for rule in rules]
+    if any(deciding(rules, depth, index) is None for index in own):
+        rest = _scaled_mixer(letter, {}, ratios, changes)
+        new += [LayerRule(rest)] if rest else []
+    return tuple(new)
 
 
 def _scaled(

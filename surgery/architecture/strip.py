@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surgery.architecture.architecture import Architecture
-from surgery.config.backbone import PROJECTIONS
+from surgery.architecture.layers import Layer
+from surgery.config.backbone import FFN_PROJECTIONS, PROJECTIONS, Backbone
+from surgery.mixers import MIXERS
 
-DENSE, REPLACED, ABSENT = "·", "■", " "
+DENSE, RESIZED, REPLACED, ABSENT = "·", "◦", "■", " "
 SPACED_UP_TO = 24  # layers; deeper stacks are drawn without gaps
 
 
@@ -20,7 +22,11 @@ class StripRow:
 
 
 def strip_rows(architecture: Architecture) -> tuple[StripRow, ...]:
-    """Return the row of mixers, then q k v o gate up down: `·` is dense, `■` another operator."""
+    """Return the row of mixers, then q k v o gate up down.
+
+    `·` is dense, `◦` dense with another number of key/value heads or feed-forward width than the backbone's,
+    `■` another operator. A projection that a layer lacks is blank.
+    """
     layers = architecture.layers
     rows = [StripRow("mixer", tuple((layer.mixer, layer.mixer) for layer in layers))]
     for name in PROJECTIONS:
@@ -30,9 +36,17 @@ def strip_rows(architecture: Architecture) -> tuple[StripRow, ...]:
             if item is None:
                 cells.append((ABSENT, ""))
             else:
-                cells.append((DENSE if item.name == "dense" else REPLACED, item.name))
+                dense = RESIZED if name in _resized(layer, architecture.backbone) else DENSE
+                cells.append((dense if item.name == "dense" else REPLACED, item.name))
         rows.append(StripRow(name, tuple(cells)))
     return tuple(rows)
+
+
+def _resized(layer: Layer, backbone: Backbone) -> set[str]:
+    """Return the projections whose size the layer sets itself, other than the backbone's."""
+    names = set(FFN_PROJECTIONS) if layer.ffn_dim != backbone.ffn_dim else set[str]()
+    heads = MIXERS[layer.mixer].kv_heads(backbone, layer.mixer_options)
+    return names | ({"k", "v"} if heads not in (None, backbone.num_kv_heads) else set())
 
 
 def strip_gap(architecture: Architecture) -> str:

@@ -9,10 +9,18 @@ from surgery.mixers.base import MixerSpec
 from surgery.mixers.full import FullSpec
 from surgery.mixers.gaussian import GaussianSpec
 from surgery.mixers.gdn import GatedDeltaSpec
+from surgery.mixers.none import NoneSpec
 from surgery.mixers.sparse import SparseSpec
 from surgery.mixers.window import WindowSpec
 
-_ALL: tuple[MixerSpec, ...] = (FullSpec(), GatedDeltaSpec(), WindowSpec(), SparseSpec(), GaussianSpec())
+_ALL: tuple[MixerSpec, ...] = (
+    FullSpec(),
+    GatedDeltaSpec(),
+    WindowSpec(),
+    SparseSpec(),
+    GaussianSpec(),
+    NoneSpec(),
+)
 
 MIXERS: dict[str, MixerSpec] = {spec.letter: spec for spec in _ALL}
 MIXER_WORDS = {spec.letter: spec.word for spec in _ALL}  # as search spaces name them

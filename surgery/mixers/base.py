@@ -42,6 +42,7 @@ class MixerSpec(ABC):
     word: ClassVar[str]  # in fields of search spaces
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
+    mixes: ClassVar[bool] = True  # False: its layers have neither a mixer nor the norm of its input or output
     windowed: ClassVar[bool] = False  # whether the loop pass's window applies to it
     layer_type: ClassVar[str] = "full_attention"  # its name in `layer_types` of a transformers config
     colour: ClassVar[str] = "white"  # Rich colour of its letter on a terminal
@@ -51,6 +52,10 @@ class MixerSpec(ABC):
 
     def broken_rule(self, backbone: Backbone, options: Options) -> tuple[str, str] | None:
         """Return (option, broken rule) if the mixer does not fit this backbone, else None."""
+        return None
+
+    def kv_heads(self, backbone: Backbone, options: Options) -> int | None:
+        """Return the key/value heads of a layer that sets them itself; None if it takes the backbone's."""
         return None
 
     def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
@@ -102,8 +107,8 @@ class MixerSpec(ABC):
         """
 
     @abstractmethod
-    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
-        """Build the module, called as (x, context) -> y. Imports torch.
+    def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module | None:
+        """Build the module, called as (x, context) -> y. Imports torch. None if it does not mix (`mixes`).
 
         Args:
             backbone: sizes of the model.

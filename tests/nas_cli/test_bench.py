@@ -52,7 +52,12 @@ def test_whole_models_as_a_table(nas: Nas) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("--mixers", "FX"), "'X' is not a mixer"), (("--lengths", "16,none"), "none")]
+    ("arguments", "message"),
+    [
+        (("--mixers", "FX"), "'X' is not a mixer"),
+        (("--mixers", "FN"), "has no mixer to time alone (give --layers"),
+        (("--lengths", "16,none"), "none"),
+    ],
 )
 def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:
     result = nas("bench", "mixers", *arguments)

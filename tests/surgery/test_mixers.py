@@ -137,7 +137,8 @@ def test_a_beam_can_be_reordered(letter: str, options: dict[str, Any], backbone:
             rtol=1e-4, atol=1e-4,
         )  # fmt: skip
         cache.batch_repeat_interleave(2)
-        assert {tensor.shape[0] for state in cache.states.values() for tensor in state} == {6}
+        rows = {tensor.shape[0] for state in cache.states.values() for tensor in state}
+        assert rows == ({6} if MIXERS[letter].mixes else set())  # without mixing nothing is cached
 
 
 @every_mixer
@@ -223,5 +224,5 @@ def test_parameters_and_step_flops_are_those_announced(
 
 
 def test_letters_and_words_are_each_one_mixers() -> None:
-    assert list(MIXERS) == ["F", "G", "W", "S", "K"]
+    assert list(MIXERS) == ["F", "G", "W", "S", "K", "N"]
     assert len(set(MIXER_WORDS.values())) == len(MIXERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgery.mixers.softmax import GATE, SoftmaxSpec
+from surgery.mixers.softmax import GATE, KV_HEADS, SoftmaxSpec
 
 
 class FullSpec(SoftmaxSpec):
@@ -12,4 +12,4 @@ class FullSpec(SoftmaxSpec):
     word = "full"
     name = "full attention"
     colour = "blue"
-    options = {"gate": GATE}
+    options = {"gate": GATE, "kv_heads": KV_HEADS}

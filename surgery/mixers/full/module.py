@@ -37,11 +37,15 @@ class TokenNorm(HeadNorm):
         return heads
 
 
-def qk_norms(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
-    """Return the norms of query heads and of key heads, both called on (b h t d)."""
+def qk_norms(backbone: Backbone, kv_heads: int | None = None) -> tuple[nn.Module, nn.Module]:
+    """Return the norms of query heads and of key heads, both called on (b h t d).
+
+    `kv_heads`: number of key heads; None: the backbone's.
+    """
     if not backbone.qk_norm:
         return nn.Identity(), nn.Identity()
-    heads, width, eps = (backbone.num_heads, backbone.num_kv_heads), backbone.head_dim, backbone.norm_eps
+    heads = backbone.num_heads, kv_heads or backbone.num_kv_heads
+    width, eps = backbone.head_dim, backbone.norm_eps
     if backbone.joint_qk_norm:
         return TokenNorm(heads[0] * width, eps=eps), TokenNorm(heads[1] * width, eps=eps)
     return HeadNorm(width, eps=eps), HeadNorm(width, eps=eps)
@@ -53,6 +57,7 @@ class SoftmaxAttention(nn.Module):
     Args:
         backbone: sizes of the model.
         projection: builds the projection of a name.
+        kv_heads: number of key/value heads.
         gated: multiply heads by sigmoid(W_g x) before `o`. W_g is initialised to zero, so that every gate
             starts at one half (Qiu et al. 2505.06708, G1; LT2, arXiv 2605.20670).
         window: tokens that a query sees, itself included; None: all.
@@ -64,6 +69,7 @@ class SoftmaxAttention(nn.Module):
         backbone: Backbone,
         projection: MakeProjection,
         *,
+        kv_heads: int,
         gated: bool,
         window: int | None = None,
         sinks: int = 0,
@@ -71,7 +77,7 @@ class SoftmaxAttention(nn.Module):
         super().__init__()
         self.head_dim, self.window, self.sinks = backbone.head_dim, window, sinks
         self.q, self.k, self.v, self.o = (projection(name) for name in "qkvo")
-        self.q_norm, self.k_norm = qk_norms(backbone)
+        self.q_norm, self.k_norm = qk_norms(backbone, kv_heads)
         self.gate = None
         if gated:
             self.gate = nn.Linear(backbone.dim, backbone.num_heads * self.head_dim, bias=False)

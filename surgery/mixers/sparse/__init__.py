@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
 from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options, kept
-from surgery.mixers.softmax import attention_projections, is_softmax, qk_norm_params
+from surgery.mixers.softmax import attention_projections, is_softmax, kv_heads, qk_norm_params
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,8 @@ class SparseSpec(MixerSpec):
         """Keep the projections of softmax attention; the indexer learns from its attention."""
         if not is_softmax(old):
             return {}
-        same = kept("q", "k", "v", "q_norm", "k_norm") if not old_options["gate"] else {}
+        usable = not old_options["gate"] and kv_heads(backbone, old_options) == backbone.num_kv_heads
+        same = kept("q", "k", "v", "q_norm", "k_norm") if usable else {}
         return same | {"o": Carry(("o",)), "indexer": Carry(("q", "k"))}
 
     def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:

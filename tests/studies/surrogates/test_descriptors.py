@@ -40,6 +40,9 @@ def test_the_summary_comes_first() -> None:
     [
         {"layout": "WWWF"},
         {"mixers": {"W": {"window": 16}}},
+        {"mixers": {"W": [{"layers": 1, "window": 16}, {"window": 8}]}},
+        {"mixers": {"W": {"window": 8, "kv_heads": 1}}},
+        {"ffn": [{"layers": 2, "dim": 0}]},
         {"projections": [{**HDPL, "match": ["gate", "down"]}]},
         {"projections": [{**HDPL, "rank": 16}]},
         {"projections": [{**HDPL, "blocks": 2}]},

@@ -32,7 +32,9 @@ OLMO = {
 CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("llama", "F", {}, {}),
     ("llama", "F", {}, {"biases": ["q", "k", "v", "o", "gate", "up", "down"], "tie_embeddings": True}),
+    ("llama", "F", {"F": {"kv_heads": 1}}, {}),
     ("mistral", "W", W, {}),
+    ("smollm3", "FW", {"F": {"kv_heads": 4}, "W": {"window": 8, "kv_heads": 4}}, {}),
     ("smollm3", "FW", W, {}),
     ("smollm3", "FWF", W, {"num_layers": 3, "no_rope_layers": "1", "biases": ["gate", "up", "down"]}),
     ("qwen2", "F", {}, {"biases": ["q", "k", "v"]}),
@@ -97,6 +99,12 @@ def test_a_stock_class_gives_the_same_logits_and_tokens(
         ("GF", {"qk_norm": True, "mixers": OLMO_G}, "Qwen3_5ForCausalLM: has the epsilon 1e-06"),
         ("F", {"biases": ["up"]}, "biases in just up"),
         ("FW", {"mixers": {"W": {"window": 8, "sinks": 4}}}, "has no sinks in W layers"),
+        ("FW", {"mixers": {"W": {"window": 8, "kv_heads": 1}}}, "has as many key/value heads in all layers"),
+        ("F", {"mixers": {"F": [{"layers": 0, "kv_heads": 4}]}}, "has as many key/value heads in all layers"),
+        ("W", {"mixers": {"W": [{"layers": 0, "window": 4}]}}, "has the same options in all W layers"),
+        ("FN", {}, "has no N layers"),
+        ("F", {"ffn": [{"layers": 0, "dim": 8}]}, "has the same feed-forward width in all layers"),
+        ("F", {"ffn": [{"layers": 0, "dim": 0}]}, "has feed-forward parts in all layers"),
     ],
 )
 def test_what_keeps_a_model_from_a_stock_class_is_said(
