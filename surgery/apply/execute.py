@@ -25,7 +25,7 @@ from surgery.apply.source import SourceModel
 from surgery.apply.transplants import source_tensor, transplant
 from surgery.architecture import Architecture
 from surgery.config.backbone import FFN_PROJECTIONS
-from surgery.model import HybridLM
+from surgery.model import Block, HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 
 State = dict[str, Tensor]
@@ -64,7 +64,7 @@ def execute(
         sequences = as_tokens(
             calibration, source.folder, backbone.vocab_size, backbone.max_position_embeddings
         )
-    state = _carried(source, plan, progress)
+    state = carried(source, plan, progress=progress)
     reports: tuple[FitReport, ...] = ()
     if plan.uses_text:
         reports = tuple(_fit(source, plan, state, sequences, hdpl_fit, torch.device(device), progress))
@@ -83,13 +83,16 @@ def assemble(architecture: Architecture, state: State) -> HybridLM:
     return model.requires_grad_(True).eval()
 
 
-def _carried(source: SourceModel, plan: Plan, progress: Progress | None) -> State:
-    """Return all tensors that are neither fitted nor transplanted."""
+def carried(
+    source: SourceModel, plan: Plan, layer: int | None = None, progress: Progress | None = None
+) -> State:
+    """Return all tensors that are neither fitted nor transplanted; only those of one layer if it is given."""
+    items = [item for item in plan.tensors if layer is None or item.layer == layer]
+    items = [item for item in items if item.action not in ("fitted", "transplanted", "shared")]
     state: State = {}
-    fresh = _fresh(plan)
-    items = [item for item in plan.tensors if item.action not in ("fitted", "transplanted", "shared")]
+    fresh = _fresh(plan, {item.name for item in items if item.action in ("new", "silent")})
     for done, item in enumerate(items):
-        if item.action in ("new", "silent"):
+        if item.name in fresh:
             state[item.name] = fresh[item.name].to(getattr(torch, item.dtype))
         else:
             state[item.name] = source_tensor(source, item.sources)
@@ -98,18 +101,17 @@ def _carried(source: SourceModel, plan: Plan, progress: Progress | None) -> Stat
     return state
 
 
-def _fresh(plan: Plan) -> State:
-    """Return deterministic initial values of the tensors without a counterpart in the source model."""
-    new = [item for item in plan.tensors if item.action in ("new", "silent")]
-    if all(item.name == "loop_gate" for item in new):
-        return {item.name: torch.zeros(item.shape) for item in new}  # a gate starts closed
+def _fresh(plan: Plan, names: set[str]) -> State:
+    """Return deterministic initial values of these tensors, which have no counterpart in the source model."""
+    items = [item for item in plan.tensors if item.name in names]
+    if all(item.name == "loop_gate" for item in items):
+        return {item.name: torch.zeros(item.shape) for item in items}  # a gate starts closed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HybridLM(plan.after)
-    for name in {".".join(item.name.split(".")[:4]) for item in new if item.action == "silent"}:
+    for name in {".".join(item.name.split(".")[:4]) for item in items if item.action == "silent"}:
         output: Any = model.get_submodule(name)
         output.start_at_zero()
-    names = {item.name for item in new}
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
 
 
@@ -123,57 +125,81 @@ def _fit(
     progress: Progress | None,
 ) -> Iterator[FitReport]:
     """Transplant and fit layer after layer, and add the parameters to `state`."""
-    replaced = {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
     stream = Stream(plan.after, state["embed.weight"], sequences, device) if sequences else None
-    layers = {layer for layer, _ in replaced} | set(plan.transplanted)
+    layers = {layer for layer, _ in plan.fitted} | set(plan.transplanted)
     done = 0
     for index in range(max(layers) + 1):
         block = make_block(plan.after, index, state, device) if stream is not None else None
-        dense: State = {}
-        if index in plan.transplanted:
-            text = stream.mixer_inputs(block) if stream is not None and block is not None else []
-            dense, report = transplant(source, plan, index, state, text, device)
-            if block is not None and block.mixer is not None:
-                load(block.mixer, dense, device)
+        for report in fit_layer(source, plan, index, state, block, stream, form, device):
             yield report
-            if progress is not None:
+            if progress is not None and report.projection == "mixer":
                 progress("transplanting", plan.transplanted.index(index) + 1, len(plan.transplanted))
-        for stage in STAGES:
-            moments = None
-            importance: dict[str, Tensor] = {}
-            for name in (name for name in stage if (index, name) in replaced):
-                if moments is None and stream is not None and block is not None:
-                    moments = stream.moments(block, name)
-                    if name in GATED:
-                        original = _feed_forward(source, replaced, state, index, device)
-                        importance = row_importance(stream.inputs(block, name), original)
-                weight = dense.get(f"{name}.weight")
-                if weight is None:
-                    weight = source_tensor(source, replaced[index, name])
-                operator = plan.after.layers[index].projections[name]
-                target = weight.to(device, torch.float32)
-                fitted = fitter_of(operator.name)(
-                    target, moments, operator.options, form, importance.get(name)
-                )
-                part = "ffn" if name in FFN_PROJECTIONS else "mixer"
-                dtype = source.tensors[replaced[index, name][0]].dtype
-                stored = {key: value.to("cpu", dtype) for key, value in fitted.parameters.items()}
-                for key, value in stored.items():
-                    state[f"layers.{index}.{part}.{name}.{key}"] = value.contiguous()
-                if block is not None:
-                    load(module(block, name), stored, device)
-                of_weight, of_output = weight_error(target, fitted.weight), None
-                if stream is not None and block is not None:
-                    of_output = stream.output_error(block, name, target)
-                short = PROJECTION_OPERATORS[operator.name].short(operator.options)
-                yield FitReport(
-                    index, name, f"{operator.name} {short}".strip(), of_weight, of_output, fitted.steps
-                )
+            elif progress is not None:
                 done += 1
-                if progress is not None:
-                    progress("fitting", done, len(replaced))
+                progress("fitting", done, len(plan.fitted))
         if stream is not None and block is not None:
             stream.advance(block)
+
+
+def fit_layer(
+    source: SourceModel,
+    plan: Plan,
+    index: int,
+    state: State,
+    block: Block | None,
+    stream: Stream | None,
+    form: str,
+    device: torch.device,
+) -> Iterator[FitReport]:
+    """Transplant and fit the parts of one layer, and add their parameters to `state` and to `block`.
+
+    Args:
+        source: the checkpoint.
+        plan: what becomes of its tensors.
+        index: the layer.
+        state: the tensors of the new layer that are neither fitted nor transplanted, extended here.
+        block: the layer with these tensors; None without a text.
+        stream: the text at the input of this layer; it stays there. None without a text.
+        form: form of fitted latents.
+        device: where to compute.
+    """
+    replaced = {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
+    dense: State = {}
+    if index in plan.transplanted:
+        text = stream.mixer_inputs(block) if stream is not None and block is not None else []
+        dense, report = transplant(source, plan, index, state, text, device)
+        if block is not None and block.mixer is not None:
+            load(block.mixer, dense, device)
+        yield report
+    for stage in STAGES:
+        moments = None
+        importance: dict[str, Tensor] = {}
+        for name in (name for name in stage if (index, name) in replaced):
+            if moments is None and stream is not None and block is not None:
+                moments = stream.moments(block, name)
+                if name in GATED:
+                    original = _feed_forward(source, replaced, state, index, device)
+                    importance = row_importance(stream.inputs(block, name), original)
+            weight = dense.get(f"{name}.weight")
+            if weight is None:
+                weight = source_tensor(source, replaced[index, name])
+            operator = plan.after.layers[index].projections[name]
+            target = weight.to(device, torch.float32)
+            fitted = fitter_of(operator.name)(target, moments, operator.options, form, importance.get(name))
+            part = "ffn" if name in FFN_PROJECTIONS else "mixer"
+            dtype = source.tensors[replaced[index, name][0]].dtype
+            stored = {key: value.to("cpu", dtype) for key, value in fitted.parameters.items()}
+            for key, value in stored.items():
+                state[f"layers.{index}.{part}.{name}.{key}"] = value.contiguous()
+            if block is not None:
+                load(module(block, name), stored, device)
+            of_weight, of_output = weight_error(target, fitted.weight), None
+            if stream is not None and block is not None:
+                of_output = stream.output_error(block, name, target)
+            short = PROJECTION_OPERATORS[operator.name].short(operator.options)
+            yield FitReport(
+                index, name, f"{operator.name} {short}".strip(), of_weight, of_output, fitted.steps
+            )
 
 
 def _feed_forward(
