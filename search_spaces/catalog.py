@@ -7,11 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from search_spaces.pretrained import ModelSection, is_pretrained
 from search_spaces.schema import read_space
 from search_spaces.space import SearchSpace
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError, nearest
-from surgery.config.yaml_source import load_yaml
+from surgery.config.yaml_source import Source, load_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -34,19 +37,23 @@ def list_presets() -> list[Preset]:
     return presets
 
 
-def load_space(name_or_path: str | Path) -> SearchSpace:
+def load_space(name_or_path: str | Path, model: ModelSection | None = None) -> SearchSpace:
     """Load and check a space. A file of that name takes precedence over a preset.
+
+    Args:
+        name_or_path: the file, or the name of a preset.
+        model: the pretrained model that a space of replacements is about; it becomes a section of the text.
 
     Raises:
         UserError: there is no such file or preset, or the file has problems.
     """
     path = expand(name_or_path)
     if os.path.isfile(path):
-        return read_space(load_yaml(path), _name_of(path))
+        return read_space(_with_model(load_yaml(path), model), _name_of(path))
     name = str(name_or_path)
     presets = {preset.name: preset for preset in list_presets()}
     if name in presets:
-        return read_space(load_yaml(presets[name].path), name)
+        return read_space(_with_model(load_yaml(presets[name].path), model), name)
     known = f"presets are {', '.join(presets)}"
     if os.path.isdir(path):
         raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
@@ -65,6 +72,30 @@ def parse_space(text: str, name: str = "<text>") -> SearchSpace:
         UserError: the text has problems.
     """
     return read_space(load_yaml(name, text=text), _name_of(Path(name)))
+
+
+def _with_model(source: Source, model: ModelSection | None) -> Source:
+    """Return the file with the section `model` at its end, in place of one that it may have.
+
+    Raises:
+        UserError: the space has no use for a model, or was written for another one.
+    """
+    if model is None:
+        return source
+    data = source.data if isinstance(source.data, dict) else {}
+    if not is_pretrained(data):
+        rule = "searches architectures that are trained from scratch, not replacements in a model"
+        hint = "leave --model out, or search layers.mixer and layers.ffn as the preset pretrained does"
+        raise UserError("can't search this space", [Problem("space", source.name, rule, hint)])
+    if "model" in data:
+        known = data["model"].get("weights") if isinstance(data["model"], dict) else None
+        if known != model.weights:
+            rule = f"is for a model of weights {known}, not {model.weights}"
+            problem = Problem("model", model.name, rule, "remove the section model from the file")
+            raise UserError("can't search this space", [problem])
+        return source
+    section = yaml.safe_dump({"model": model.to_dict()}, sort_keys=False, default_flow_style=None, width=110)
+    return load_yaml(source.name, text=f"{source.text.rstrip()}\n\n{section}")
 
 
 def _name_of(path: Path) -> str:

@@ -20,6 +20,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _SHAPE = re.compile(r"\s*([A-Za-z_][\w.@]*)\s*([<>=!~]+)\s*(.+?)\s*")
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 MOST = 100  # constraints per space
 EXAMPLE = 'write it as "params <= 70M" or "cache_bytes@4096 <= 8MiB"'
 
@@ -105,8 +106,16 @@ def violations(constraints: Sequence[Constraint], architecture: Architecture) ->
     return [Violation(item, value) for item, value in measured if item.amount(value) > 0]
 
 
-def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint]]:
-    """Return (list index, constraint) of the valid ones; add problems for the others and for conflicts."""
+def read_constraints(
+    data: object, cursor: Cursor, model: Architecture | None = None
+) -> list[tuple[int, Constraint]]:
+    """Return (list index, constraint) of the valid ones; add problems for the others and for conflicts.
+
+    Args:
+        data: the section.
+        cursor: its position.
+        model: the pretrained model, of whose costs limits such as `25%` are shares.
+    """
     if data is None:
         return []
     if not isinstance(data, list):
@@ -117,7 +126,7 @@ def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint
         return []
     constraints: list[tuple[int, Constraint]] = []
     for index, text in enumerate(data):
-        constraint = _read_one(text, cursor.at(index))
+        constraint = _read_one(text, cursor.at(index), model)
         if constraint is None:
             continue
         other = next((other for _, other in constraints if _conflict(constraint, other)), None)
@@ -128,7 +137,7 @@ def read_constraints(data: object, cursor: Cursor) -> list[tuple[int, Constraint
     return constraints
 
 
-def _read_one(text: object, cursor: Cursor) -> Constraint | None:
+def _read_one(text: object, cursor: Cursor, model: Architecture | None) -> Constraint | None:
     match = _SHAPE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         cursor.problem(text, "is not a constraint: metric, comparison, limit", EXAMPLE)
@@ -153,11 +162,27 @@ def _read_one(text: object, cursor: Cursor) -> Constraint | None:
         cursor.problem(text, rule, f"make it an objective; metrics for constraints: {exact}")
         return None
     try:
-        limit = metric.parse(limit_text)
+        limit = read_limit(metric, context, limit_text, model)
     except ValueError as error:
         cursor.problem(text, f"the limit '{limit_text}' of {name} ({metric.unit}) {error}")
         return None
     return Constraint(metric, context, comparison, round(limit), match[0].strip())
+
+
+def read_limit(metric: Metric, context: int | None, text: str, model: Architecture | None) -> float:
+    """Return a limit in the metric's unit; `25%` is that share of the model's own cost.
+
+    Raises:
+        ValueError: not a value of this metric, or a share of nothing that is known.
+    """
+    match = _SHARE.fullmatch(text)
+    if match is None:
+        return metric.parse(text)
+    if not metric.analytic:
+        raise ValueError("can't be a share: only exact costs can")
+    if model is None:
+        raise ValueError("is a share, but there is no pretrained model to take it of")
+    return float(match[1]) / 100 * FORMULAS[metric.name](model, context or 0)
 
 
 def _conflict(one: Constraint, other: Constraint) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from statistics import median
 
 from search_spaces.constraints import Constraint, values
+from search_spaces.replacements import Replacements
 from search_spaces.trial import RandomTrial, ReplayTrial
 from search_spaces.variation import Variation
 from surgery.architecture import Architecture
@@ -63,7 +64,9 @@ def _descend(variation: Variation, score: Score, trial: ReplayTrial, enough: flo
     return reached
 
 
-def cost_range(variation: Variation, name: str, samples: int, seed: int) -> tuple[int, int, int]:
+def cost_range(
+    variation: Variation | Replacements, name: str, samples: int, seed: int
+) -> tuple[int, int, int]:
     """Return (lowest, median, highest) of an analytic metric; the median is over random architectures.
 
     Raises:
@@ -75,12 +78,17 @@ def cost_range(variation: Variation, name: str, samples: int, seed: int) -> tupl
     measure, at = FORMULAS[metric.name], context or 0
     source = random.Random(seed)
     drawn = [measure(variation.random(source), at) for _ in range(samples)]
+    if isinstance(variation, Replacements):
+        ends = variation.cost_range(name)
+        return ends[0], round(median(drawn)), ends[1]
     low = lowest(variation, lambda arch: measure(arch, at))
     high = -lowest(variation, lambda arch: -measure(arch, at))
     return round(min(low, *drawn)), round(median(drawn)), round(max(high, *drawn))
 
 
-def feasible_share(variation: Variation, constraints: Sequence[Constraint], samples: int, seed: int) -> float:
+def feasible_share(
+    variation: Variation | Replacements, constraints: Sequence[Constraint], samples: int, seed: int
+) -> float:
     """Return the fraction of random architectures that meet every constraint."""
     source = random.Random(seed)
     return sum(_meets(constraints, variation.random(source)) for _ in range(samples)) / samples
@@ -115,12 +123,18 @@ def check_possible(
 def _check_reach(variation: Variation, index: int, constraint: Constraint, cursor: Cursor) -> bool:
     """Return whether the metric's range over the space overlaps the constraint's; add a problem if not."""
     low, high = lowest(variation, constraint.measure), -lowest(variation, lambda a: -constraint.measure(a))
+    return check_range(constraint, (low, high), cursor.at(index))
+
+
+def check_range(constraint: Constraint, reach: tuple[float, float], cursor: Cursor) -> bool:
+    """Return whether the range that a metric reaches overlaps the constraint's; add a problem if not."""
+    low, high = reach
     least, most = constraint.interval
     if (most is None or low <= most) and (least is None or high >= least):
         return True
-    reach = f"from {constraint.metric.format(low)} to {constraint.metric.format(high)}"
-    rule = f"no architecture of this space meets it: {constraint.name} reaches {reach}"
-    cursor.at(index).problem(str(constraint), rule, "change the limit or widen the search")
+    text = f"from {constraint.metric.format(low)} to {constraint.metric.format(high)}"
+    rule = f"no architecture of this space meets it: {constraint.name} reaches {text}"
+    cursor.problem(str(constraint), rule, "change the limit or widen the search")
     return False
 
 

@@ -9,16 +9,18 @@ from search_spaces.baselines import read_baselines
 from search_spaces.compatibility import check_fit
 from search_spaces.constraints import read_constraints
 from search_spaces.distributions import Distribution, placement_matters
-from search_spaces.extremes import check_possible
+from search_spaces.extremes import check_possible, check_range
 from search_spaces.fields import fields, unknown_field
-from search_spaces.objectives import read_objectives
+from search_spaces.library import read_library
+from search_spaces.objectives import Objective, read_objectives
+from search_spaces.pretrained import is_pretrained, read_model, read_replacements
 from search_spaces.probes.registry import PROBES
-from search_spaces.proxy import check_ahead, read_proxy
+from search_spaces.proxy import Proxy, check_ahead, read_proxy
 from search_spaces.reading import read_distribution
 from search_spaces.space import SearchSpace
 from search_spaces.text import read_data
 from search_spaces.variation import OPERATORS, Variation
-from surgery.architecture.metrics import AHEAD
+from surgery.architecture.metrics import AHEAD, TEACHED, TRAINED
 from surgery.config.backbone import Backbone
 from surgery.config.options import REQUIRED, Cursor
 from surgery.config.problems import Problems
@@ -27,6 +29,7 @@ from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
 SECTIONS = ("name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "data")
+PRETRAINED_SECTIONS = ("name", "model", "search", "constraints", "objectives", "library", "data")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -40,6 +43,8 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     root = Cursor(problems, source)
     if source.data is None:
         root.problem(None, "is empty", f"sections: {', '.join(SECTIONS)}")
+    if isinstance(source.data, dict) and is_pretrained(source.data):
+        return _read_pretrained(root, default_name)
     given = root.mapping(source.data, SECTIONS)
     name = _read_name(given.get("name", default_name), root.at("name"))
     backbone = _read_backbone(given, root)
@@ -48,6 +53,7 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     objectives = read_objectives(given.get("objectives"), root.at("objectives"))
     baselines = read_baselines(given.get("baselines"), backbone, root.at("baselines"))
     vocab_size = backbone.vocab_size if backbone else None
+    _refuse(objectives, TEACHED, "compares with a pretrained model", root.at("objectives"))
     wanted = given.get("objectives")
     probes = [name for name in PROBES if isinstance(wanted, dict) and name in wanted]
     proxy = read_proxy(given.get("proxy"), vocab_size, probes, root.at("proxy"))
@@ -60,13 +66,58 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
         check_fit(variation, root.at("search"))
         if not any(problem.field.startswith("search") for problem in problems.entries):
             check_possible(variation, limits, root.at("constraints"))  # a partly read search has other costs
-    problems.entries.sort(key=lambda problem: problem.line or 0)
-    problems.raise_if_any(f"{source.name}: not a valid search space")
+    _raise_if_any(root)
     assert proxy is not None
     constraints = tuple(constraint for _, constraint in limits)
     return SearchSpace(
         name, variation, constraints, objectives, baselines, proxy, data, source.text, source.name
     )
+
+
+def _read_pretrained(root: Cursor, default_name: str) -> SearchSpace:
+    """Read a space over a pretrained model."""
+    source = root.source
+    assert source is not None
+    given = root.mapping(source.data, PRETRAINED_SECTIONS)
+    name = _read_name(given.get("name", default_name), root.at("name"))
+    model = read_model(given.get("model"), root.at("model"))
+    own = model.architecture if model is not None else None
+    replacements = read_replacements(given.get("search"), own, root.at("search"))
+    limits = read_constraints(given.get("constraints"), root.at("constraints"), own)
+    objectives = read_objectives(given.get("objectives"), root.at("objectives"))
+    _refuse(objectives, TRAINED, "is measured by training from scratch", root.at("objectives"))
+    library = read_library(given.get("library"), root.at("library"))
+    if library.prompts == 0 and any(item.metric.name == "retrieval" for item in objectives):
+        rule = "is an objective, but no prompts are generated"
+        root.at("library", "prompts").problem(library.prompts, rule, "write prompts: 50 in library")
+    corpus = root.at("data").mapping(given.get("data"), ("corpus",))  # the tokenizer is the model's
+    data = read_data({**corpus, "tokenizer": model.name if model else "."}, None, root.at("data"))
+    if replacements is not None:
+        for index, constraint in limits:
+            check_range(constraint, replacements.cost_range(constraint.name), root.at("constraints", index))
+    _raise_if_any(root)
+    assert replacements is not None
+    assert model is not None
+    proxy = Proxy(
+        tokens=library.eval_tokens, seq_len=library.seq_len, batch_tokens=library.seq_len, rungs=(1.0,),
+        eval_tokens=library.eval_tokens,
+    )  # fmt: skip
+    constraints = tuple(constraint for _, constraint in limits)
+    return SearchSpace(
+        name, replacements, constraints, objectives, (), proxy, data, source.text, source.name, model, library
+    )
+
+
+def _raise_if_any(root: Cursor) -> None:
+    root.problems.entries.sort(key=lambda problem: problem.line or 0)
+    name = root.source.name if root.source else "space"
+    root.problems.raise_if_any(f"{name}: not a valid search space")
+
+
+def _refuse(objectives: tuple[Objective, ...], names: tuple[str, ...], why: str, cursor: Cursor) -> None:
+    for item in objectives:
+        if item.metric.name in names:
+            cursor.at(item.name).problem(None, f"{why}, which this space does not do", "remove it")
 
 
 def _read_name(value: object, cursor: Cursor) -> str:

@@ -15,9 +15,12 @@ from search_spaces.constraints import Constraint, Violation
 from search_spaces.distributions import Distribution
 from search_spaces.extremes import cost_range, feasible_share
 from search_spaces.fields import fields
+from search_spaces.library import LibrarySettings
 from search_spaces.objectives import Objective
 from search_spaces.params_of import params_of
+from search_spaces.pretrained import ModelSection
 from search_spaces.proxy import Proxy
+from search_spaces.replacements import Replacements
 from search_spaces.text import Data
 from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, rule_settings
@@ -29,6 +32,8 @@ from surgery.config.backbone import DERIVED_SIZES, Backbone
 from surgery.config.quantities import format_bytes
 from surgery.projections import PROJECTION_OPERATORS
 
+_MANY = 10**12  # settings, above which only their order of magnitude is shown
+
 
 @dataclass(frozen=True)
 class SpaceSize:
@@ -38,7 +43,7 @@ class SpaceSize:
     continuous: tuple[str, ...]
 
     def __str__(self) -> str:
-        settings = f"{self.count:,} settings"
+        settings = f"{self.count:,} settings" if self.count < _MANY else f"{self.count:.1e} settings"
         return settings if not self.continuous else f"{settings} × continuous {', '.join(self.continuous)}"
 
 
@@ -50,10 +55,12 @@ class SearchSpace:
         variation: the backbone and the searched fields.
         text: the file as written.
         source: the file's name, for messages.
+        model, library: the pretrained model, and how its replacements are made and measured; None for
+            architectures that are trained from scratch.
     """
 
     name: str
-    variation: Variation
+    variation: Variation | Replacements
     constraints: tuple[Constraint, ...]
     objectives: tuple[Objective, ...]
     baseline_names: tuple[str, ...]
@@ -61,6 +68,13 @@ class SearchSpace:
     data: Data
     text: str = ""
     source: str = ""
+    model: ModelSection | None = None
+    library: LibrarySettings | None = None
+
+    @property
+    def replacements(self) -> Replacements | None:
+        """The options of the pretrained model's parts; None if there is no such model."""
+        return self.variation if isinstance(self.variation, Replacements) else None
 
     @property
     def backbone(self) -> Backbone:
@@ -87,6 +101,8 @@ class SearchSpace:
 
     def params_of(self, architecture: Architecture) -> dict[str, Any] | None:
         """Return trial parameters that produce this architecture; None if it is not in the space."""
+        if isinstance(self.variation, Replacements):
+            return self.variation.params_of(architecture)
         return params_of(self.variation, architecture)
 
     def constraint_values(self, architecture: Architecture) -> tuple[float, ...]:
@@ -118,6 +134,8 @@ class SearchSpace:
     def warnings(self) -> list[str]:
         """Return warnings about valid settings that have no effect, or probably not the intended one."""
         twins, early = _twin_objectives(self.objectives), _early_rungs(self.proxy)
+        if isinstance(self.variation, Replacements):
+            return [*twins]
         return [*_idle_options(self.variation), *twins, *early, *_too_large(self.baselines)]
 
     def to_yaml(self) -> str:
@@ -126,8 +144,19 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings that affect results, in canonical form: without the name and comments."""
+        if self.model is not None and self.library is not None:
+            return {
+                "model": {"weights": self.model.weights, "architecture": self.model.architecture.canonical()},
+                "search": {name: item.plain() for name, item in self.search.items()},
+                "constraints": sorted(item.exact for item in self.constraints),
+                "objectives": {item.name: item.direction for item in self.objectives},
+                "library": self.library.to_dict(),
+                "data": self.data.to_dict(),
+            }
         backbone = self.backbone.to_dict()
-        if self.variation.searched_sizes:  # omitted sizes are derived from searched ones
+        if (
+            isinstance(self.variation, Variation) and self.variation.searched_sizes
+        ):  # omitted sizes are derived from searched ones
             section = self.variation.section
             backbone = {
                 key: value for key, value in backbone.items() if key in section or key not in DERIVED_SIZES

@@ -21,31 +21,39 @@ _SECTION = "search:"
 
 @dataclass(frozen=True)
 class Listed:
-    """An entry of `nas space list`. `problems` counts the problems of an invalid file."""
+    """An entry of `nas space list`.
+
+    `problems` counts the problems of an invalid file. A space over a pretrained model that does not name the
+    model yet can't be checked, and is none.
+    """
 
     name: str
     kind: str  # preset or file
     summary: str
     space: SearchSpace | None
     problems: int = 0
+    needs_model: bool = False
 
 
 def list_spaces(folder: Path) -> list[Listed]:
     """Return the presets, then the YAML files of a folder that look like spaces."""
-    spaces = [Listed(item.name, "preset", item.summary, load_space(item.path)) for item in list_presets()]
+    spaces = [_listed(item.name, "preset", item.summary, item.path) for item in list_presets()]
     for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             continue
-        if not any(line.startswith(_SECTION) for line in lines):
-            continue
-        summary = about("\n".join(lines))
-        try:
-            spaces.append(Listed(path.name, "file", summary, load_space(path.resolve())))
-        except UserError as error:
-            spaces.append(Listed(path.name, "file", summary, None, len(error.problems)))
+        if any(line.startswith(_SECTION) for line in lines):
+            spaces.append(_listed(path.name, "file", about("\n".join(lines)), path.resolve()))
     return spaces
+
+
+def _listed(name: str, kind: str, summary: str, path: Path) -> Listed:
+    try:
+        return Listed(name, kind, summary, load_space(path))
+    except UserError as error:
+        only = [problem.field for problem in error.problems] == ["model"]
+        return Listed(name, kind, summary, None, 0 if only else len(error.problems), needs_model=only)
 
 
 def about(text: str) -> str:

@@ -54,6 +54,10 @@ class Metric:
 # val_loss extrapolated to 2 and 4 times the tokens of the run from its own learning curve
 AHEAD = {f"val_loss@{times}x": times for times in (2, 4)}
 
+# only measured of a rewritten pretrained model, and only of a model trained from scratch
+TEACHED = ("kl", "retrieval")
+TRAINED = (*AHEAD, "recall", "state", "train_tokens_per_s", "peak_memory")
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -65,6 +69,8 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("recall", "accuracy", "max", "multi-query associative recall, from 0 to 1"),
         Metric("state", "accuracy", "max", "state tracking in words over a group, from 0 to 1"),
+        Metric("kl", "nats/token", "min", "KL divergence of a rewritten model from the original"),
+        Metric("retrieval", "accuracy", "max", "pass keys and values found by generating, from 0 to 1"),
         Metric("params", "parameters", "min", "stored parameters", analytic=True),
         Metric(
             "params_nonembedding", "parameters", "min", "stored parameters without embedding and head",
