@@ -111,7 +111,7 @@ def apply(
             parser=learning_rate,
             metavar="RATE",
             help="Peak learning rate of new parts. "
-            "Default: --lr where fitted, 4 times that where transplanted or new.",
+            "Default: --lr where fitted or pruned, 4 times that where transplanted or new.",
         ),
     ] = None,
     hidden_weight: Annotated[
@@ -202,7 +202,7 @@ def apply(
     if plan_file is not None:
         write_plan(plan_file, surgery.planned.to_yaml())
     if not surgery.planned.uses_text and given(context, "calibrate"):
-        print_warnings(["--calibrate has no effect: nothing of the architecture is fitted or transplanted"])
+        print_warnings(["--calibrate has no effect: nothing is fitted, transplanted or pruned"])
     with data_progress() as on_data:
         text = surgery.open_text(on_data)
     healer = surgery.healer(text, loss_lines())

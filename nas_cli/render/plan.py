@@ -22,6 +22,7 @@ ACTIONS = {
     "averaged": "averaged over folded layers",
     "fitted": "fitted to the dense weight",
     "transplanted": "started from another mixer's weights",
+    "pruned": "the hidden channels that count most",
     "silent": "zero: the part is silent until trained",
     "new": "new, untrained",
     "shared": "shared with the embedding",

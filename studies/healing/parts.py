@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from surgery.apply.plan import Plan
 from surgery.model import Block, HybridLM
 
-# actions of a plan that leave the original's weights in place, and one that puts them into another part
+# actions of a plan that leave the original's weights in place, and those that put them into another part
 CARRIED = ("kept", "averaged", "shared")
-TRANSPLANTED, FITTED = "transplanted", "fitted"
+MOVED = ("transplanted", "pruned")
+NEAR = ("fitted", "pruned")  # that leave a part computing nearly the same
 
 
 def new_tensors(plan: Plan) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from studies.healing.adapters import check_peft
-from studies.healing.parts import CARRIED, FITTED
+from studies.healing.parts import CARRIED, NEAR
 from studies.training.pretrain import add_budget_problems
 from studies.training.settings import TrainSettings
 from surgery.config.problems import Problems, nearest
@@ -32,8 +32,8 @@ class HealSettings:
         loss: `ce` (cross-entropy with the text), `kl` (KL divergence from the original model), or `both`,
             their mean.
         lr: peak learning rate of the tensors that were carried over.
-        lr_new: peak learning rate of the others; None: `lr` for those fitted to the original's weights, and
-            FRESH_RATE times that for those transplanted from them or new.
+        lr_new: peak learning rate of the others; None: `lr` for those fitted to the original's weights or
+            pruned, and FRESH_RATE times that for those transplanted from them or new.
         hidden_weight: weight of the distance between the hidden states of both models, see `Distillation`.
         lora: rank of adapters that are trained in place of the tensors that were carried over, and merged
             into them in the end; None: those tensors are trained themselves.
@@ -42,7 +42,7 @@ class HealSettings:
         warmup: share of the steps in which the rates rise.
         final_lr: rates at the end of the cosine, as a share of the peaks.
         align_lr: peak learning rate of new and fitted tensors in the alignment.
-        align_lr_carried: that of the transplanted and carried tensors of the same parts.
+        align_lr_carried: that of the transplanted, pruned and carried tensors of the same parts.
         eval_tokens: held-out tokens of every evaluation.
         eval_every: steps between evaluations; None: at most MOST_EVALUATIONS, chosen by the budget.
         seed: of the order of the text and of the noise of HDPL.
@@ -81,7 +81,7 @@ class HealSettings:
             return self.lr
         if self.lr_new is not None:
             return self.lr_new
-        return self.lr if action == FITTED else FRESH_RATE * self.lr
+        return self.lr if action in NEAR else FRESH_RATE * self.lr
 
     def training(self) -> TrainSettings:
         """Return the settings of the loop for the training of the whole model."""

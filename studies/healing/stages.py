@@ -9,7 +9,7 @@ from studies.healing.adapters import adapted_name
 from studies.healing.alignment import Alignment, pairs_of
 from studies.healing.checks import check_plan
 from studies.healing.distillation import Distillation
-from studies.healing.parts import TRANSPLANTED, new_tensors, trained
+from studies.healing.parts import MOVED, new_tensors, trained
 from studies.healing.settings import KL_SHARES, HealSettings
 from studies.healing.teacher import Teacher
 from studies.training.objective import CrossEntropy, Objective
@@ -68,7 +68,7 @@ def stages(planned: Plan, names: Iterable[str], teacher: Teacher, settings: Heal
         pairs = pairs_of(planned)
         training = settings.alignment(len(pairs))
         inside = {name for name in trainable if name.startswith(tuple(pair.prefix for pair in pairs))}
-        fresh = new - {tensor.name for tensor in planned.tensors if tensor.action == TRANSPLANTED}
+        fresh = new - {tensor.name for tensor in planned.tensors if tensor.action in MOVED}
         rates = {name: settings.align_lr if name in fresh else settings.align_lr_carried for name in inside}
         yield Stage("aligned", training, Alignment(teacher.model, pairs), rates)
         skip = training.steps

@@ -21,6 +21,7 @@ from surgery.apply.calibrate import (
 from surgery.apply.fit import FitReport, fitter_of, weight_error
 from surgery.apply.importance import GATED, row_importance
 from surgery.apply.plan import Plan
+from surgery.apply.prune import prune
 from surgery.apply.source import SourceModel
 from surgery.apply.transplants import source_tensor, transplant
 from surgery.architecture import Architecture
@@ -29,6 +30,7 @@ from surgery.model import Block, HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 
 State = dict[str, Tensor]
+MADE = ("fitted", "transplanted", "pruned")  # actions of the tensors that `fit_layer` makes
 
 
 def execute(
@@ -86,9 +88,9 @@ def assemble(architecture: Architecture, state: State) -> HybridLM:
 def carried(
     source: SourceModel, plan: Plan, layer: int | None = None, progress: Progress | None = None
 ) -> State:
-    """Return all tensors that are neither fitted nor transplanted; only those of one layer if it is given."""
+    """Return all tensors that are not made in `fit_layer`; only those of one layer if it is given."""
     items = [item for item in plan.tensors if layer is None or item.layer == layer]
-    items = [item for item in items if item.action not in ("fitted", "transplanted", "shared")]
+    items = [item for item in items if item.action not in (*MADE, "shared")]
     state: State = {}
     fresh = _fresh(plan, {item.name for item in items if item.action in ("new", "silent")})
     for done, item in enumerate(items):
@@ -126,7 +128,7 @@ def _fit(
 ) -> Iterator[FitReport]:
     """Transplant and fit layer after layer, and add the parameters to `state`."""
     stream = Stream(plan.after, state["embed.weight"], sequences, device) if sequences else None
-    layers = {layer for layer, _ in plan.fitted} | set(plan.transplanted)
+    layers = {layer for layer, _ in plan.fitted} | set(plan.transplanted) | set(plan.pruned)
     done = 0
     for index in range(max(layers) + 1):
         block = make_block(plan.after, index, state, device) if stream is not None else None
@@ -134,6 +136,8 @@ def _fit(
             yield report
             if progress is not None and report.projection == "mixer":
                 progress("transplanting", plan.transplanted.index(index) + 1, len(plan.transplanted))
+            elif progress is not None and report.projection == "ffn":
+                progress("pruning", plan.pruned.index(index) + 1, len(plan.pruned))
             elif progress is not None:
                 done += 1
                 progress("fitting", done, len(plan.fitted))
@@ -151,13 +155,13 @@ def fit_layer(
     form: str,
     device: torch.device,
 ) -> Iterator[FitReport]:
-    """Transplant and fit the parts of one layer, and add their parameters to `state` and to `block`.
+    """Transplant, prune and fit the parts of one layer, and add their parameters to `state` and to `block`.
 
     Args:
         source: the checkpoint.
         plan: what becomes of its tensors.
         index: the layer.
-        state: the tensors of the new layer that are neither fitted nor transplanted, extended here.
+        state: the tensors of the new layer that are not made here, extended.
         block: the layer with these tensors; None without a text.
         stream: the text at the input of this layer; it stays there. None without a text.
         form: form of fitted latents.
@@ -172,13 +176,23 @@ def fit_layer(
             load(block.mixer, dense, device)
         yield report
     for stage in STAGES:
+        if "gate" in stage:
+            dense = {}
+            if index in plan.pruned:
+                inputs: list[Tensor] = []
+                if stream is not None and block is not None:
+                    inputs = list(stream.inputs(block, "gate"))
+                dense, report = prune(source, plan, index, state, inputs, device)
+                if block is not None and block.ffn is not None:
+                    load(block.ffn, dense, device)
+                yield report
         moments = None
         importance: dict[str, Tensor] = {}
         for name in (name for name in stage if (index, name) in replaced):
             if moments is None and stream is not None and block is not None:
                 moments = stream.moments(block, name)
                 if name in GATED:
-                    original = _feed_forward(source, replaced, state, index, device)
+                    original = _feed_forward(source, replaced, state, dense, index, device)
                     importance = row_importance(stream.inputs(block, name), original)
             weight = dense.get(f"{name}.weight")
             if weight is None:
@@ -206,12 +220,15 @@ def _feed_forward(
     source: SourceModel,
     replaced: dict[tuple[int, str], tuple[str, ...]],
     state: State,
+    dense: State,
     index: int,
     device: torch.device,
 ) -> State:
-    """Return the original weights of a layer's gate, up and down in float32."""
+    """Return the original weights of a layer's gate, up and down in float32, or the pruned ones (`dense`)."""
     weights = {
-        name: source_tensor(source, replaced[index, name])
+        name: dense[f"{name}.weight"]
+        if dense
+        else source_tensor(source, replaced[index, name])
         if (index, name) in replaced
         else state[f"layers.{index}.ffn.{name}.weight"]
         for name in FFN_PROJECTIONS

@@ -109,9 +109,22 @@ class Plan:
         return tuple(sorted(layer for layer in layers if layer is not None))
 
     @property
+    def pruned(self) -> tuple[int, ...]:
+        """Layers whose feed-forward part has some of the original's hidden channels.
+
+        Operators may be fitted to all of its projections.
+        """
+        made = {tensor.layer for tensor in self.tensors if tensor.action in ("pruned", "fitted")}
+        widths = (
+            (layer.ffn_dim, self.before.layers[item.sources[0]].ffn_dim)
+            for layer, item in zip(self.after.layers, self.layers, strict=True)
+        )
+        return tuple(index for index, (new, old) in enumerate(widths) if 0 < new < old and index in made)
+
+    @property
     def uses_text(self) -> bool:
         """True if a calibration text improves the result."""
-        return bool(self.fitted or self.transplanted)
+        return bool(self.fitted or self.transplanted or self.pruned)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `--json`."""

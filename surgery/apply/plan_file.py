@@ -101,7 +101,7 @@ def edited(
             continue
         changed |= {item.name: item for item in choices[str(action)]}
     result = tuple(changed.get(item.name, item) for item in tensors)
-    _check_transplants(tensors, result, problems)
+    _check_whole_parts(tensors, result, problems)
     problems.raise_if_any(f"{file.source.name}: can't be carried out")
     return result
 
@@ -140,20 +140,22 @@ def _kept(source: SourceModel, item: TensorPlan, groups: tuple[tuple[int, ...], 
     return replace(item, action="averaged" if len(names) > 1 else "kept", sources=parents)
 
 
-def _check_transplants(
+def _check_whole_parts(
     before: tuple[TensorPlan, ...], after: tuple[TensorPlan, ...], problems: Problems
 ) -> None:
-    """Check that a mixer is transplanted as a whole, but for an `o` that may be silent."""
-    for layer in sorted(
-        {item.layer for item in before if item.action == "transplanted" and item.layer is not None}
-    ):
-        now = [
-            new.action == "transplanted"
-            for old, new in zip(before, after, strict=True)
-            if old.layer == layer and old.action == "transplanted" and new.action != "silent"
-        ]
-        if any(now) and not all(now):
-            problems.add(
-                f"tensors.layers.{layer}.mixer", None, "is transplanted as a whole",
-                "change all of its transplanted modules, or make only `o` silent",
-            )  # fmt: skip
+    """Check that a part is transplanted or pruned as a whole, but for an output that may be silent.
+
+    A mixer's parameters are computed together, and the channels of a pruned part belong together.
+    """
+    for part, action in (("mixer", "transplanted"), ("ffn", "pruned")):
+        pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.action == action]
+        for layer in sorted({old.layer for old, _ in pairs if old.layer is not None}):
+            now = [
+                new.action == action for old, new in pairs if old.layer == layer and new.action != "silent"
+            ]
+            if any(now) and not all(now):
+                output = "o" if part == "mixer" else "down"
+                problems.add(
+                    f"tensors.layers.{layer}.{part}", None, f"is {action} as a whole",
+                    f"change all of its {action} modules, or make only `{output}` silent",
+                )  # fmt: skip

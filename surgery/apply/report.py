@@ -57,6 +57,7 @@ def _origin(plan: Plan) -> str:
         "averaged over folded layers": plan.count("averaged"),
         "fitted": plan.count("fitted"),
         "transplanted": plan.count("transplanted"),
+        "pruned": plan.count("pruned"),
         "silent": plan.count("silent"),
         "new": plan.count("new"),
     }

@@ -99,17 +99,17 @@ def _with_sizes_of(model: Backbone, data: Any, source: Source | None, problems: 
 
 
 def _check_widths(after: Architecture, source: Source | None) -> None:
-    """Check that every feed-forward part has the model's width, or none.
+    """Check that no feed-forward part is wider than the model's: nothing says what its channels would be.
 
     Raises:
-        UserError: lists the rules with another width.
+        UserError: lists the rules with a larger width.
     """
     problems, widest = Problems(), after.backbone.ffn_dim
     for position, rule in enumerate(after.ffn):
         width = rule.options["dim"]
-        if width not in (0, widest):
+        if width > widest:
             Cursor(problems, source).at("ffn", position, "dim").problem(
-                width, f"must be the model's {widest}", "or 0, to leave the part out"
+                width, f"must be at most the model's {widest}", "or leave the rule out"
             )
     problems.raise_if_any("the architecture can't be reached by surgery")
 

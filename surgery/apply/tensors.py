@@ -9,12 +9,13 @@ import torch
 
 from surgery.apply.families import source_name
 from surgery.apply.source import SourceModel
-from surgery.architecture import Architecture
+from surgery.architecture import Architecture, Layer
+from surgery.config.backbone import FFN_PROJECTIONS
 from surgery.mixers import MIXERS
 from surgery.mixers.base import Carry
 from surgery.model import HybridLM
 
-ACTIONS = ("kept", "averaged", "fitted", "transplanted", "silent", "new", "shared")
+ACTIONS = ("kept", "averaged", "fitted", "transplanted", "pruned", "silent", "new", "shared")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class TensorPlan:
     """One tensor of the new model.
 
     `action`: `kept` bit for bit, `averaged` over folded layers, `fitted` to dense weights, `transplanted` out
-    of the tensors of another mixer, `silent` (zero, so that its part adds nothing), `new` (initialised), or
-    `shared` with the embedding.
+    of the tensors of another mixer, `pruned` to the hidden channels that count most, `silent` (zero, so that
+    its part adds nothing), `new` (initialised), or `shared` with the embedding.
     """
 
     name: str
@@ -108,19 +109,29 @@ def _origin(
     carry: Carry | None = Carry((end,), unchanged=True)
     if declared is not None:
         carry = declared.get(parts[3])
-    projection = parts[3] if len(parts) > 4 and parts[3] in layer.projections else None
+    projection = None
+    if len(parts) > 4 and parts[3] in layer.projections:
+        of_part = (parts[3] in FFN_PROJECTIONS) == (part == "ffn")  # a mixer may have a `gate` too
+        projection = parts[3] if of_part else None
     if carry is None:
         return "silent" if projection == "o" else "new", ()
     dense = projection is None or layer.projections[projection].name == "dense"
     action, ends = "transplanted", tuple[str, ...]()
     if not (dense or end == f"{projection}.bias"):  # the operator replaces the weight as a whole
         action, ends = "fitted", (f"{projection}.weight",)
+    elif part == "ffn" and end != "down.bias" and _narrower(source, layer, groups[index]):
+        action, ends = "pruned", (end,)
     elif carry.unchanged:
         action, ends = "averaged" if len(groups[index]) > 1 else "kept", (end,)
     if not carry.unchanged:
         ends = tuple(f"{module}.weight" for module in carry.sources)
     parents = (source_name(f"layers.{old}.{part}.{item}") for old in groups[index] for item in ends)
     return action, tuple(parent for parent in parents if parent in source.tensors)
+
+
+def _narrower(source: SourceModel, layer: Layer, group: tuple[int, ...]) -> bool:
+    """Return whether a layer's feed-forward part is narrower than in the layers that it is made from."""
+    return any(layer.ffn_dim < source.architecture.layers[old].ffn_dim for old in group)
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -80,6 +80,17 @@ def test_an_operator_is_fitted_to_merged_heads(checkpoint: Make) -> None:
     )
 
 
+def test_a_gate_on_heads_is_not_that_of_the_feed_forward_part(checkpoint: Make) -> None:
+    source = read_source(checkpoint("llama"))
+    rules = [{"match": ["gate"], "operator": "hdpl", "blocks": 4, "rank": 16}]
+    (_, plain), (_, gated) = (
+        execute(source, plan(source, {"projections": rules, "mixers": {"F": {"gate": gate}}}))
+        for gate in (False, True)
+    )
+    errors = [fit.weight_error for fit in gated if fit.projection == "gate"]
+    assert errors == [fit.weight_error for fit in plain]
+
+
 def test_layers_without_a_part_leave_its_tensors_unused(checkpoint: Make) -> None:
     """Against the source with that part's output set to zero."""
     from transformers import AutoModelForCausalLM
