@@ -20,6 +20,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "stats": (),
     "storage": (),
     "data": ("files",),
+    "selection": ("stats",),
     "surrogates": ("stats",),
     "study": ("data", "files", "stats", "storage"),
     "training": ("data", "files", "stats"),
@@ -42,6 +43,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "files": ("torch", "optuna", "transformers", "datasets", "numpy"),
     "stats": ("torch",),
     "surrogates": ("torch", "optuna"),
+    "selection": ("torch", "optuna"),
     "study": ("torch",),
     "training": ("optuna",),
     "healing": ("optuna",),
@@ -52,6 +54,7 @@ WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {
     "data": ("torch",),
     "analysis": ("torch", "scipy"),
     "search": ("scipy",),
+    "selection": ("scipy",),
     "audit": ("scipy",),
 }
 # rooms and files that must be quick to load

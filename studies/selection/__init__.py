@@ -1,0 +1,1 @@
+"""Selects one option per part of a model under exact limits. Arrays in, choices out."""

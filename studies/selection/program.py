@@ -1,0 +1,194 @@
+"""A selection under limits as a mixed integer linear program.
+
+One binary variable per option, those of a part adding up to 1. Rows of costs are integers divided by their
+greatest common divisor, and scaled where they are still large, so that HiGHS's tolerance of 1e-6 stays far
+below one unit of cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.selection.problem import Array, Choice, Integers, Limits, Pair, Selection
+from studies.selection.quiet import quiet
+
+LARGEST_COST = 1e4  # coefficient in a row of costs
+CORE = 2  # options per part that are tried first
+MARGIN = 1.2  # of what the choice before needed
+ROUNDING = 1e-6  # of the scaled objective
+LARGEST_SCORE = 1e3  # coefficient of the objective: HiGHS stops at an absolute gap of 1e-6
+
+
+class Program:
+    """Minimise `objective` x under low <= rows x <= high, x binary for options and in [0, 1] for pairs."""
+
+    def __init__(self, selection: Selection) -> None:
+        """Start with one option per part and the pairs' terms; no limits yet."""
+        self.starts = np.concatenate([[0], np.cumsum(selection.sizes)])
+        self.options = int(self.starts[-1])
+        pairs = selection.interactions
+        scores = np.concatenate([*selection.scores, np.array(list(pairs.values()), dtype=np.float64)])
+        self.allowed = np.isfinite(scores)
+        finite = np.where(self.allowed, scores, 0.0)
+        largest = np.abs(finite).max()
+        self.scale = LARGEST_SCORE / largest if largest > 0 else 1.0
+        self.objective: Array = finite * self.scale
+        self.indices: list[list[int]] = []
+        self.values: list[list[float]] = []
+        self.low: list[float] = []
+        self.high: list[float] = []
+        for start, stop in zip(self.starts[:-1], self.starts[1:], strict=True):
+            self.add(range(start, stop), [1.0] * (stop - start), 1, 1)
+        self._reach = 0.0  # how far answers so far were above their relaxations
+        _add_pairs(self, pairs)
+
+    def add(self, columns: Sequence[int], values: Sequence[float], low: float, high: float) -> None:
+        """Add the row low <= sum of values x[columns] <= high."""
+        self.indices.append(list(columns))
+        self.values.append(list(values))
+        self.low.append(low)
+        self.high.append(high)
+
+    def exclude(self, choice: Choice, distance: int) -> None:
+        """Cut off all choices that differ from this one in fewer than `distance` parts."""
+        columns = [int(start) + option for start, option in zip(self.starts[:-1], choice, strict=True)]
+        self.add(columns, [1.0] * len(columns), -np.inf, len(columns) - distance)
+
+    def minimise(self, gap: float, nodes: int | None) -> tuple[Choice, float] | None:
+        """Return the best choice and a lower bound of its score; None: there is none, or none in `nodes`.
+
+        Most options never appear in a good choice. One whose reduced cost in the relaxation is r makes the
+        objective at least the relaxation's + r, so that options above a guessed r are left out, and the
+        answer is proved by its own value, or the guess raised to it (Balas and Zemel 1980, the core of a
+        knapsack problem).
+        """
+        matrix = self._matrix()
+        relaxed = self._relaxation(matrix)
+        if relaxed is None:
+            return None
+        bound, reduced = relaxed
+        reach = max(MARGIN * self._reach, float(np.sort(reduced)[: CORE * len(self.starts)].max()))
+        while True:
+            inside = reduced <= reach + ROUNDING
+            result = self._solve(matrix, inside & self.allowed, gap, nodes)
+            if result.x is not None:
+                reach = max(reach, float(result.fun) - bound)
+                if (inside == (reduced <= reach + ROUNDING)).all():
+                    break
+            elif inside.all():
+                return None
+            else:
+                reach = 4 * reach + ROUNDING
+        self._reach = max(MARGIN * self._reach, float(result.fun) - bound)
+        parts = np.split(result.x[: self.options], self.starts[1:-1])
+        proved = float(result.mip_dual_bound)
+        if not inside.all():
+            proved = min(proved, bound + reach)
+        return tuple(int(part.argmax()) for part in parts), proved / self.scale
+
+    def _matrix(self) -> Any:
+        from scipy.sparse import csr_array
+
+        pointers = np.concatenate([[0], np.cumsum([len(columns) for columns in self.indices])])
+        columns = np.concatenate(self.indices)
+        return csr_array(
+            (np.concatenate(self.values), columns.astype(np.int32), pointers.astype(np.int32)),
+            shape=(len(self.indices), len(self.objective)),
+        )
+
+    def _relaxation(self, matrix: Any) -> tuple[float, Array] | None:
+        """Return the optimum without integrality, and the reduced cost per variable."""
+        from scipy.optimize import linprog
+        from scipy.sparse import vstack
+
+        low, high = np.array(self.low), np.array(self.high)
+        equal, above, below = low == high, (low < high) & np.isfinite(low), (low < high) & np.isfinite(high)
+        result = linprog(
+            self.objective,
+            A_ub=vstack([matrix[below], -matrix[above]]),
+            b_ub=np.concatenate([high[below], -low[above]]),
+            A_eq=matrix[equal],
+            b_eq=high[equal],
+            bounds=[(0, None if allowed else 0) for allowed in self.allowed],  # at most 1 by the parts' rows
+            method="highs",
+        )
+        if result.x is None or result.status != 0:
+            return None
+        return float(result.fun), np.maximum(np.asarray(result.lower.marginals), 0.0)
+
+    def _solve(self, matrix: Any, allowed: NDArray[np.bool_], gap: float, nodes: int | None) -> Any:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        options: dict[str, float | int] = {"mip_rel_gap": gap}
+        if nodes is not None:
+            options["node_limit"] = nodes
+        with quiet():
+            return milp(
+                self.objective,
+                integrality=(np.arange(len(self.objective)) < self.options).astype(np.int64),
+                bounds=Bounds(0, allowed.astype(np.float64)),
+                constraints=LinearConstraint(matrix, np.array(self.low), np.array(self.high)),
+                options=options,
+            )
+
+
+def program(selection: Selection, limits: Limits) -> Program | None:
+    """Return the program of a selection; None: one of the limits alone can't be kept."""
+    result = Program(selection)
+    for metric, (low, high) in limits.items():
+        base, parts = selection.base[metric], selection.costs[metric]
+        lowest = -math.inf if low is None else math.ceil(low) - base
+        highest = math.inf if high is None else math.floor(high) - base
+        if not _add_limit(result, np.concatenate(parts), lowest, highest):
+            return None
+    return result
+
+
+def _add_limit(rows: Program, costs: Integers, low: float, high: float) -> bool:
+    """Add low <= costs x <= high, as far as it says anything; return whether any choice can keep it."""
+    parts = np.split(np.where(rows.allowed[: rows.options], costs, 0), rows.starts[1:-1])
+    least, most = (sum(int(ends(part)) for part in parts) for ends in (np.min, np.max))
+    if low > most or high < least or low > high:
+        return False
+    if low <= least and high >= most:
+        return True
+    divisor = int(np.gcd.reduce(costs))
+    low = -math.inf if low <= least else -(-int(low) // divisor)
+    high = math.inf if high >= most else int(high) // divisor
+    if low > high:
+        return False
+    columns = np.flatnonzero(costs)
+    values = (costs[columns] // divisor).astype(np.float64)
+    scale = min(1.0, LARGEST_COST / np.abs(values).max())
+    rows.add(columns.tolist(), (values * scale).tolist(), low * scale, high * scale)
+    return True
+
+
+def _add_pairs(rows: Program, pairs: Mapping[Pair, float]) -> None:
+    """Tie each pair's variable y to the product of its options' variables.
+
+    Options of a part exclude each other, so that the pairs of an option with those of another part share
+    their rows: sum_j y_ij <= x_i, and for terms above 0 sum_j y_ij >= x_i + sum_j x_j - 1. Row by row this
+    implies the usual y <= x_i, y <= x_j and y >= x_i + x_j - 1, and bounds the relaxation more tightly.
+    """
+    both: dict[tuple[int, int], list[int]] = defaultdict(list)  # (option, other part) -> variables of pairs
+    partner: dict[tuple[int, int], list[int]] = defaultdict(list)  # those above 0: their other options
+    raising: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for column, ((a, i, b, j), value) in enumerate(pairs.items(), rows.options):
+        first, second = int(rows.starts[a]) + i, int(rows.starts[b]) + j
+        for option, other_part, other in ((first, b, second), (second, a, first)):
+            both[option, other_part].append(column)
+            if value > 0:
+                raising[option, other_part].append(column)
+                partner[option, other_part].append(other)
+    for (option, _), columns in both.items():
+        rows.add([*columns, option], [1.0] * len(columns) + [-1.0], -np.inf, 0)
+    for key, columns in raising.items():
+        others = partner[key]
+        rows.add([*columns, key[0], *others], [1.0] * len(columns) + [-1.0] * (1 + len(others)), -1, np.inf)

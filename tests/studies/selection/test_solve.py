@@ -1,0 +1,136 @@
+"""The solver against all choices, one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from studies.selection.problem import Choice, Selection, distance
+from studies.selection.solve import solve
+from tests.studies.selection.small import every_choice, limits_of, random_selection
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("pairs", [0, 12])
+def test_the_best_choice_is_that_of_brute_force(seed: int, pairs: int) -> None:
+    selection = random_selection(seed, pairs=pairs)
+    limits = limits_of(selection, seed)
+    best, *_ = every_choice(selection, limits)
+    (solution,) = solve(selection, limits)
+    assert solution.score == pytest.approx(selection.score(best), abs=1e-9)
+    assert solution.score == selection.score(solution.choice)
+    assert solution.costs == selection.total(solution.choice)
+    assert selection.keeps(solution.choice, limits)
+    assert solution.gap == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("apart", [1, 2, 3])
+def test_the_pool_is_that_of_brute_force(seed: int, apart: int) -> None:
+    selection = random_selection(seed, pairs=8)
+    limits = limits_of(selection, seed)
+    expected: list[Choice] = []
+    for choice in every_choice(selection, limits):
+        if len(expected) < 6 and all(distance(choice, other) >= apart for other in expected):
+            expected.append(choice)
+    pool = solve(selection, limits, pool=6, distance=apart)
+    assert [item.choice for item in pool] == expected
+
+
+def test_a_pool_ends_where_no_choice_is_left() -> None:
+    selection = random_selection(3, parts=2)
+    every = every_choice(selection, {})
+    assert [item.choice for item in solve(selection, {}, pool=100)] == every
+    assert solve(selection, {}, pool=2, avoid=every) == []
+    assert [item.choice for item in solve(selection, {}, avoid=every[:2])] == every[2:3]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_give_a_best_choice_and_no_choice_twice(seed: int) -> None:
+    selection = random_selection(seed, parts=4, ties=True)
+    limits = limits_of(selection, seed)
+    every = every_choice(selection, limits)
+    pool = solve(selection, limits, pool=1000)
+    assert sorted(item.choice for item in pool) == sorted(every)
+    assert [item.score for item in pool] == [selection.score(choice) for choice in every]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_large_costs_are_kept_to_the_unit(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    selection = random_selection(seed, unit=10**9)
+    jitter = {
+        metric: [np.where(part == 0, 0, part + random.integers(-3, 4, len(part))) for part in parts]
+        for metric, parts in selection.costs.items()
+    }
+    selection = dataclasses.replace(selection, costs=jitter)
+    every = every_choice(selection, {})
+    tight = selection.total(every[len(every) // 2])["params"]
+    for limit in (tight, tight - 1):
+        (solution,) = solve(selection, {"params": (None, limit)})
+        assert solution.costs["params"] <= limit
+        assert solution.score == pytest.approx(
+            selection.score(every_choice(selection, {"params": (None, limit)})[0])
+        )
+
+
+def test_limits_that_no_choice_keeps_give_nothing() -> None:
+    selection = random_selection(0)
+    cheapest = selection.cheapest("params")
+    assert solve(selection, {"params": (None, cheapest - 1)}) == []
+    assert solve(selection, {"params": (5000, None)}) == []
+    assert solve(selection, {"params": (10, 5)}) == []
+    assert (
+        solve(selection, {"params": (selection.base["params"] - 0.75, selection.base["params"] - 0.25)}) == []
+    )
+    (only,) = solve(selection, {"params": (None, cheapest)})
+    assert only.costs["params"] == cheapest
+
+
+def test_costs_with_a_common_divisor_skip_what_lies_between() -> None:
+    selection = Selection([np.array([0.0, 0.5])] * 2, {"a": [np.array([0, -6])] * 2}, {"a": 20})
+    assert solve(selection, {"a": (9, 13)}) == []
+    assert [item.costs["a"] for item in solve(selection, {"a": (None, 13.9)})] == [8]
+
+
+def test_without_limits_everything_is_kept() -> None:
+    selection = random_selection(1)
+    (solution,) = solve(selection, {})
+    assert solution.choice == (0,) * 5
+    assert solution.score == 0
+
+
+def test_what_has_an_infinite_score_is_never_chosen() -> None:
+    scores = [np.array([0.0, np.inf, 0.2]), np.array([0.0, 0.3])]
+    selection = Selection(scores, {"a": [np.array([0, -9, -4]), np.array([0, -5])]}, {"a": 10})
+    assert [item.choice for item in solve(selection, {"a": (None, 6)}, pool=9)] == [(2, 0), (0, 1), (2, 1)]
+    assert solve(selection, {"a": (None, 0)}) == []
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_pairs_of_one_part_with_another(sign: int) -> None:
+    """Every option of a part with every option of another: their rows are shared, and still exact."""
+    random = np.random.default_rng(7)
+    scores = [np.r_[0.0, random.exponential(0.1, 3)] for _ in range(3)]
+    costs = {"a": [-np.arange(4) for _ in range(3)]}
+    pairs = {
+        (a, i, b, j): sign * float(random.exponential(0.2))
+        for a, b in ((0, 1), (0, 2), (1, 2))
+        for i in range(1, 4)
+        for j in range(1, 4)
+    }
+    selection = Selection(scores, costs, {"a": 20}, pairs)
+    for most in range(11, 21):
+        every = every_choice(selection, {"a": (None, most)})
+        pool = solve(selection, {"a": (None, most)}, pool=5)
+        assert [item.choice for item in pool] == every[:5]
+
+
+def test_a_solution_in_few_nodes_says_how_far_it_may_be_from_the_best() -> None:
+    selection = random_selection(5, parts=7, pairs=15)
+    limits = limits_of(selection, 1)
+    best = selection.score(every_choice(selection, limits)[0])
+    for solution in solve(selection, limits, gap=0.5, nodes=1):
+        assert solution.score - solution.gap <= best + 1e-9
