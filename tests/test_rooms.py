@@ -28,6 +28,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "probes": ("files", "training"),
     "evaluation": ("data", "training"),
     "healing": ("data", "files", "training"),
+    "library": ("data", "evaluation", "files", "healing", "training"),
     "reporting": ("analysis", "stats", "storage", "study"),
     "search": ("analysis", "files", "stats", "storage", "study", "surrogates"),
     "workers": ("data", "files", "probes", "search", "stats", "storage", "study", "training"),
@@ -47,6 +48,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "study": ("torch",),
     "training": ("optuna",),
     "healing": ("optuna",),
+    "library": ("optuna",),
     "search": ("torch",),
 }
 WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {

@@ -65,7 +65,7 @@ def evaluate_model(
     """
     tokens = text if isinstance(text, Tokens) else Tokens("given tokens", torch.as_tensor(text).cpu().numpy())
     assert tokenizer is not None or not prompts, "prompts need a tokenizer"
-    with _evaluating(model) as student, _evaluating(teacher) as reference:
+    with as_causal(model) as student, as_causal(teacher) as reference:
         losses = tuple(
             measure(
                 student, tokens, seq_len=length, max_tokens=max_tokens, teacher=reference,
@@ -102,8 +102,8 @@ def _retrieval(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[Any]:
-    """Yield the model as a causal LM of transformers, in evaluation mode; restore its mode afterwards."""
+def as_causal(model: Any) -> Iterator[Any]:
+    """Yield a model as a causal LM of transformers, in evaluation mode; restore its mode afterwards."""
     if model is None:
         yield None
         return

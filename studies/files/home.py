@@ -9,8 +9,18 @@ from surgery.config.paths import expand
 
 
 def data_home() -> Path:
-    """Return `$NAS_HOME/data`, else `$XDG_CACHE_HOME/nas/data`, else `~/.cache/nas/data`."""
+    """Return the folder of prepared text: `data` in the cache's home."""
+    return _home() / "data"
+
+
+def library_home() -> Path:
+    """Return the folder of the libraries of pretrained models: `library` in the cache's home."""
+    return _home() / "library"
+
+
+def _home() -> Path:
+    """Return `$NAS_HOME`, else `$XDG_CACHE_HOME/nas`, else `~/.cache/nas`."""
     if home := os.environ.get("NAS_HOME"):
-        return expand(home) / "data"
+        return expand(home)
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "nas" / "data"
+    return (Path(cache) if cache else Path.home() / ".cache") / "nas"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from studies.data import TokenData
 from studies.healing.settings import HealSettings
@@ -31,9 +32,7 @@ class Teacher:
         self.source, self.device = source, device
         self.model = original(source).eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
-            matrix = parameter.ndim == 2 and not name.startswith("embed.")
-            low = matrix and device.type == "cuda"
-            parameter.data = parameter.data.to(device, torch.bfloat16 if low else torch.float32)
+            parameter.data = placed(name, parameter.data, device)
         self._losses: dict[tuple[str, int, int], Evaluation] = {}
 
     def loss(self, data: TokenData, settings: HealSettings, on_batch: OnBatch | None = None) -> Evaluation:
@@ -62,6 +61,16 @@ class Teacher:
                     1.0,
                 )[2]
         return total.item() / (rows * settings.seq_len)
+
+
+def placed(name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of a model on the device, in the dtype that a `Teacher` has it in there.
+
+    `name` is the tensor's in the model.
+    """
+    matrix = tensor.ndim == 2 and not name.startswith("embed.")
+    low = matrix and device.type == "cuda"
+    return tensor.to(device, torch.bfloat16 if low else torch.float32)
 
 
 def original(source: SourceModel) -> HybridLM:

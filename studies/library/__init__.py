@@ -1,0 +1,1 @@
+"""Libraries of a pretrained model's possible replacements: fitted, scored, assembled and measured."""

@@ -1,0 +1,104 @@
+"""Measuring a whole design: its distance from the original, its loss, and retrieval by generating."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from search_spaces.library import LibrarySettings
+from studies.data import TokenData
+from studies.evaluation.evaluation import as_causal
+from studies.evaluation.retrieval import TASKS, draw_prompts, retrieve
+from studies.evaluation.text import Tokens
+from studies.healing.teacher import Teacher
+from studies.library.divergence import divergences
+from studies.library.prefix import batch_size
+from studies.library.scores import Score
+from studies.library.text import stretch
+from studies.training.devices import autocast, to_device
+from studies.training.loop import Interrupted
+from surgery.hf.tokenizer import load_tokenizer
+from surgery.model import HybridLM
+
+
+@torch.no_grad()
+def measure(
+    model: HybridLM,
+    teacher: Teacher,
+    data: TokenData,
+    settings: LibrarySettings,
+    sample: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Measure a model on held-out text.
+
+    Args:
+        model: on the teacher's device, in evaluation mode.
+        teacher: the original model.
+        data: tokens by the model's own tokenizer.
+        settings: number and length of the sequences, and number of prompts.
+        sample: which stretch of the held-out text; another one gives a replicate.
+        should_stop: asked before every batch.
+
+    Returns:
+        `kl` (KL(teacher || model), nats/token), `val_loss` (nats/token), `val_bpb` (bits/byte) and, with
+        prompts, `retrieval` (share of right answers); each also with `_se`, its standard error over sequences
+        or prompts.
+
+    Raises:
+        Interrupted: `should_stop` returned True.
+        UserError: there is no such stretch of text.
+    """
+    rows = stretch(data, settings, sample)
+    head = teacher.model.head.weight.float()
+    losses, kls = [], []
+    tokens = torch.from_numpy(data.batch(rows, settings.seq_len, "val"))
+    for batch in tokens.split(batch_size(teacher, tokens[:, :-1])):
+        if should_stop():
+            raise Interrupted
+        ids = to_device(batch.numpy(), teacher.device)
+        with autocast(teacher.device):
+            wanted, hidden = teacher.model(ids[:, :-1]), model(ids[:, :-1])
+        loss, kl = divergences(hidden, wanted, head, ids[:, 1:])
+        losses.append(loss.cpu().numpy())
+        kls.append(kl.cpu().numpy())
+    nats = np.concatenate(losses)
+    bytes_ = np.array([
+        data.val_bytes(row * settings.seq_len + 1, (row + 1) * settings.seq_len + 1) for row in rows
+    ])  # fmt: skip
+    results = {"kl": Score.of(np.concatenate(kls)), "val_loss": Score.of(nats)}
+    results["val_bpb"] = _ratio(nats * settings.seq_len / math.log(2), bytes_)
+    if settings.prompts:
+        results["retrieval"] = Score.of(_retrieval(model, teacher, data, settings, sample))
+    named = {name: (score.mean, score.standard_error) for name, score in results.items()}
+    return {key: value for name, (mean, error) in named.items()
+            for key, value in ((name, mean), (f"{name}_se", error))}  # fmt: skip
+
+
+def _ratio(bits: NDArray[np.float64], size: NDArray[np.int64]) -> Score:
+    """Return the ratio of two sums over sequences, and its standard error (delta method)."""
+    ratio = float(bits.sum() / max(1, size.sum()))
+    residuals = bits - ratio * size
+    count = len(bits)
+    error = math.sqrt(count / (count - 1) * float(np.square(residuals).sum())) / max(1, int(size.sum()))
+    return Score(ratio, error)
+
+
+def _retrieval(
+    model: HybridLM, teacher: Teacher, data: TokenData, settings: LibrarySettings, sample: int
+) -> list[float]:
+    """Return 1 for each prompt that the model answers rightly, else 0; all tasks together."""
+    tokenizer = load_tokenizer(teacher.source.folder)
+    text = Tokens("held-out text", np.asarray(data.tokens("val")))
+    right: list[float] = []
+    with as_causal(model) as causal, autocast(teacher.device):
+        for task in TASKS:
+            prompts, new_tokens = draw_prompts(
+                task, text, tokenizer, length=settings.seq_len, number=settings.prompts, seed=sample
+            )
+            right += [float(answer) for answer in retrieve(causal, prompts, new_tokens, tokenizer)]
+    return right

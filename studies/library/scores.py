@@ -1,0 +1,114 @@
+"""Scores of replacements: KL(original || original with this one part replaced), in nats per token.
+
+Loads no torch, so that results can be shown at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.replacements import KEEP, Replacements
+from studies.files.json_file import read_json, write_json
+from studies.library.entries import Entry, entries_of
+
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean over held-out sequences, and its standard error, in nats/token."""
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float] | NDArray[np.float64]) -> Score:
+        """Return mean and standard error of values of sequences, of which there are at least two."""
+        assert len(values) > 1, "one value has no standard error"
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all options of a space by (part's name, label), in its order; keeping a part scores 0."""
+
+    kl: Mapping[tuple[str, str], Score]
+
+    def matrix(self) -> list[NDArray[np.float64]]:
+        """Return, for each part, the score of each of its options."""
+        return self._by_part(lambda score: score.mean)
+
+    def errors(self) -> list[NDArray[np.float64]]:
+        """Return, for each part, the standard error of each score."""
+        return self._by_part(lambda score: score.standard_error)
+
+    def predicted(self, choice: Mapping[str, str]) -> float:
+        """Return the sum of the scores of a choice of labels by part's name."""
+        return sum(self.kl[key].mean for key in choice.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: part's name -> label -> [mean, standard error]."""
+        data: dict[str, Any] = {}
+        for (part, label), score in self.kl.items():
+            data.setdefault(part, {})[label] = [score.mean, score.standard_error]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Sequence[float]]]) -> Scores:
+        """Return the scores that `to_dict` described."""
+        return cls({
+            (part, label): Score(*values)
+            for part, options in data.items()
+            for label, values in options.items()
+        })  # fmt: skip
+
+    def _by_part(self, value: Any) -> list[NDArray[np.float64]]:
+        rows: dict[str, list[float]] = {}
+        for (part, _), score in self.kl.items():
+            rows.setdefault(part, []).append(value(score))
+        return [np.array(row) for row in rows.values()]
+
+
+class ScoreFile:
+    """The scores that a library knows so far, one KL divergence per held-out sequence and replacement."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the folder's file, if there is one.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        self.path = folder / SCORES
+        data = read_json(self.path) or {}
+        self._values: dict[str, list[float]] = data.get("kl", {})
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether a replacement is scored."""
+        return entry.name in self._values
+
+    def add(self, entry: Entry, values: Sequence[float]) -> None:
+        """Write the KL divergence of each sequence in nats/token."""
+        self._values[entry.name] = list(values)
+        write_json(self.path, {"kl": self._values})
+
+    def values(self, entry: Entry) -> NDArray[np.float64]:
+        """Return the KL divergence of each sequence in nats/token."""
+        return np.array(self._values[entry.name])
+
+    def scores(self, parts: Replacements) -> Scores | None:
+        """Return the scores of all options of a space; None if some are missing."""
+        entries = entries_of(parts)
+        if not all(self.has(entry) for entry in entries.values()):
+            return None
+        kl = {}
+        for part in parts.parts:
+            for label in part.labels:
+                key = (part.name, label)
+                kl[key] = Score(0.0, 0.0) if label == KEEP else Score.of(self.values(entries[key]))
+        return Scores(kl)

@@ -1,0 +1,60 @@
+"""The held-out text: sequences that replacements are scored on, and others that designs are measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search_spaces.library import LibrarySettings
+from studies.data import TokenData
+from studies.training.validation import held_out_sequences
+from surgery.config.problems import Problem, UserError
+
+
+def scored_sequences(data: TokenData, settings: LibrarySettings) -> int:
+    """Return the number of sequences of a score: the first ones of the held-out text.
+
+    Raises:
+        UserError: there are fewer than two, which have no standard error.
+    """
+    most = max(settings.score_tokens, 2 * settings.seq_len)
+    count = held_out_sequences(data, settings.seq_len, most)
+    if count < 2:
+        rule = f"must hold two sequences of {settings.seq_len} tokens for a standard error"
+        problem = Problem("val tokens", len(data.tokens("val")), rule, "use more text or a smaller seq_len")
+        raise UserError("too little held-out text", [problem])
+    return count
+
+
+def scores_folder(library: Path, data: TokenData, settings: LibrarySettings) -> Path:
+    """Return the folder of scores on so many sequences, inside of a library."""
+    return library / "scores" / f"{scored_sequences(data, settings)}x{settings.seq_len}"
+
+
+def samples(data: TokenData, settings: LibrarySettings) -> int:
+    """Return the number of stretches of held-out text that designs can be measured on, at least one."""
+    free = data.num_sequences("val", settings.seq_len) - scored_sequences(data, settings)
+    return max(1, free // _evaluated(data, settings))
+
+
+def stretch(data: TokenData, settings: LibrarySettings, sample: int) -> range:
+    """Return the sequences of one stretch of held-out text.
+
+    They are behind those that replacements are scored on, so that choosing by scores does not flatter a
+    design. A text that is too short for that gives its last sequences.
+
+    Raises:
+        UserError: there is no such stretch.
+    """
+    known = samples(data, settings)
+    if not 0 <= sample < known:
+        rule = f"the held-out text has {known} stretches of {settings.eval_tokens} tokens, counted from 0"
+        problem = Problem("sample", sample, rule, "use more held-out text, or a smaller eval_tokens")
+        raise UserError("too little held-out text", [problem])
+    total, size = data.num_sequences("val", settings.seq_len), _evaluated(data, settings)
+    start = min(scored_sequences(data, settings) + sample * size, total - size)
+    return range(start, start + size)
+
+
+def _evaluated(data: TokenData, settings: LibrarySettings) -> int:
+    """Return the sequences of a stretch."""
+    return held_out_sequences(data, settings.seq_len, max(settings.eval_tokens, 2 * settings.seq_len))
