@@ -1,16 +1,21 @@
 """Alignment of a library: all layers' replacements of one kind are trained at once, each on its own part's
-activations in the original model.
+activations in the original model. One that does not come nearer on held-out text stays as it was fitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from search_spaces.library import LibrarySettings
 from search_spaces.replacements import Replacements
 from studies.data import TokenData
+from studies.healing.alignment import output_distance
 from studies.healing.parts import training_only
 from studies.healing.settings import HealSettings
 from studies.healing.stages import Stage, stages
@@ -18,8 +23,11 @@ from studies.healing.teacher import Teacher
 from studies.library.assemble import assemble
 from studies.library.entries import Entry
 from studies.library.library import Library
+from studies.library.prefix import batch_size
+from studies.library.text import scored_sequences
+from studies.training.devices import autocast, to_device
 from studies.training.loop import train
-from surgery.apply.plan import Plan, plan
+from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel
 from surgery.model import HybridLM
 
@@ -60,17 +68,22 @@ def align(
         names = [name for name, _ in model.named_parameters()]
         stage = next(iter(stages(planned, names, teacher, _settings(settings))))
         title = f"aligning {label}, steps"
+        tokens = _held_out(data, settings)
+        before = _distances(teacher, model, group, tokens)
         _train(
             model, stage, data, device, lambda done, total, title=title: progress(title, done, total),  # type: ignore[misc]
             should_stop,
         )  # fmt: skip
-        _write(library, model, planned, group)
+        after = _distances(teacher, model.eval(), group, tokens)
+        dtypes = {tensor.name: getattr(torch, tensor.dtype) for tensor in planned.tensors}
+        for entry, old, new in zip(group, before, after, strict=True):
+            _write(library, model, dtypes, entry, old, new)
 
 
 def _own(model: HybridLM, group: Iterable[Entry]) -> None:
     """Give the replaced parts tensors of their own in float32, since training changes them in place."""
     for entry in group:
-        for parameter in model.get_submodule(entry.prefix.removesuffix(".")).parameters():
+        for parameter in _part(model, entry).parameters():
             parameter.data = parameter.data.to(torch.float32, copy=True)
 
 
@@ -101,14 +114,59 @@ def _train(
         )  # fmt: skip
 
 
-def _write(library: Library, model: HybridLM, planned: Plan, group: Iterable[Entry]) -> None:
-    """Write the trained parts in the dtypes of their plan."""
-    dtypes = {tensor.name: getattr(torch, tensor.dtype) for tensor in planned.tensors}
-    state = model.state_dict()
-    for entry in group:
+def _held_out(data: TokenData, settings: LibrarySettings) -> Int[Tensor, "n t"]:
+    """Return the held-out sequences that decide whether an alignment is kept: those of the scores."""
+    rows = range(scored_sequences(data, settings))
+    return torch.from_numpy(data.batch(rows, settings.seq_len, "val")[:, :-1])
+
+
+@torch.no_grad()
+def _distances(
+    teacher: Teacher, model: HybridLM, group: Sequence[Entry], tokens: Int[Tensor, "n t"]
+) -> list[float]:
+    """Return the distance of each replacement's outputs from the original's (`output_distance`)."""
+    sums = [0.0] * len(group)
+
+    def compare(index: int, part: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            x, context = inputs
+            ours = part(x, replace(context, losses=[]))
+            sums[index] += len(x) * float(output_distance(ours, output))
+
+        return hook
+
+    hooks = [
+        _part(teacher.model, entry).register_forward_hook(compare(index, _part(model, entry)))
+        for index, entry in enumerate(group)
+    ]
+    try:
+        for batch in tokens.split(batch_size(teacher, tokens)):
+            with autocast(teacher.device):
+                teacher.model(to_device(batch.numpy(), teacher.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [total / len(tokens) for total in sums]
+
+
+def _part(model: HybridLM, entry: Entry) -> nn.Module:
+    return model.get_submodule(entry.prefix.removesuffix("."))
+
+
+def _write(
+    library: Library,
+    model: HybridLM,
+    dtypes: Mapping[str, torch.dtype],
+    entry: Entry,
+    before: float,
+    after: float,
+) -> None:
+    """Write a trained part in the dtypes of its plan, or the fitted one again if that is nearer."""
+    tensors = library.state(entry)
+    if after < before:
         tensors = {
-            name.removeprefix(entry.prefix): tensor.to(dtypes[name])
-            for name, tensor in state.items()
-            if name.startswith(entry.prefix)
+            name: tensor.to(dtypes[entry.prefix + name])
+            for name, tensor in _part(model, entry).state_dict().items()
         }
-        library.add(entry, tensors, aligned=True)
+    errors = {**library.errors(entry), "fitted": before, "aligned": min(before, after)}
+    library.add(entry, tensors, errors=errors, aligned=True)

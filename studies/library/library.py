@@ -106,10 +106,11 @@ class Library:
         return bool(self._index.get(entry.name, {}).get("aligned"))
 
     def errors(self, entry: Entry) -> dict[str, float]:
-        """Return the relative errors of a replacement's outputs on the text it was fitted to.
+        """Return the relative errors of a replacement's outputs; there are none where nothing was fitted.
 
-        They are those of the mixer or of single projections, by name; there are none where nothing was
-        fitted.
+        By name: those of the mixer, the feed-forward part or single projections on the text that they were
+        fitted to, and after an alignment the distances of the part on held-out text, `fitted` before it and
+        `aligned` after it.
         """
         return dict(self._index[entry.name]["errors"])
 
