@@ -92,6 +92,11 @@ def read_family_config(data: Mapping[str, Any], problems: Problems) -> FamilyCon
             "start from the full-precision one",
         )  # fmt: skip
         before += 1  # continue, since the rest of the config can be read
+    if data.get("per_layer_config"):
+        rule = "layers of different sizes can't be carried"
+        cursor.at("per_layer_config").problem(
+            data["per_layer_config"], rule, "transformers does not build them"
+        )
     if len(problems.entries) > before:
         return None
     from transformers import CONFIG_MAPPING

@@ -196,7 +196,7 @@ class Architecture:
     @cached_property
     def line(self) -> str:
         """One-line summary, such as `FFFF·hdpl[qkv,gu] b8 r128·loop 2`."""
-        return summarize(self.layout, self.layers, self.loop_count, self.loop_windows, self.backbone.ffn_dim)
+        return summarize(self.layout, self.layers, self.loop_count, self.loop_windows, self.backbone)
 
     def warnings(self) -> list[str]:
         """Return a warning per option that can have no effect, without duplicates."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from surgery.architecture.layers import Layer
 from surgery.architecture.layout import shorten
-from surgery.config.backbone import FFN_PROJECTIONS
+from surgery.config.backbone import FFN_PROJECTIONS, Backbone
 from surgery.config.selector import write_layers
+from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
 _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
@@ -18,13 +19,20 @@ def summarize(
     layers: Sequence[Layer],
     loop_count: int,
     loop_windows: Sequence[int | None],
-    ffn_dim: int,
+    backbone: Backbone,
 ) -> str:
-    """Return a summary such as `FFFF·hdpl[qkv,gu] b8 r128·ffn[3:none]·loop 2`.
+    """Return a summary such as `FFFF·hdpl[qkv,gu] b8 r128·kv[0:1]·ffn[3:none]·loop 2`.
 
-    It has the layout, the operators, the feed-forward widths other than `ffn_dim`, and the loop.
+    It has the layout, the operators, the numbers of key/value heads and the feed-forward widths other than
+    the backbone's, and the loop.
     """
-    parts = [shorten(layout), *(_operators(layers) or ["dense"]), *_widths(layers, ffn_dim)]
+    heads = [MIXERS[layer.mixer].kv_heads(backbone, layer.mixer_options) for layer in layers]
+    parts = [
+        shorten(layout),
+        *(_operators(layers) or ["dense"]),
+        *_sizes("kv", [count or backbone.num_kv_heads for count in heads], backbone.num_kv_heads),
+        *_sizes("ffn", [layer.ffn_dim for layer in layers], backbone.ffn_dim),
+    ]
     if loop_count > 1:
         sizes = "-".join(str(size or "full") for size in loop_windows)
         parts.append(f"loop {loop_count}" + (f" w{sizes}" if sizes else ""))
@@ -55,17 +63,17 @@ def _operators(layers: Sequence[Layer]) -> list[str]:
     return parts
 
 
-def _widths(layers: Sequence[Layer], ffn_dim: int) -> list[str]:
-    """Return `ffn[3,7:768 5:none]` for the layers whose feed-forward part is not `ffn_dim` wide."""
+def _sizes(name: str, sizes: Sequence[int], usual: int) -> list[str]:
+    """Return `ffn[3,7:768 5:none]` for the layers whose size is not the usual one; 0 is none."""
     others: dict[int, list[int]] = {}
-    for index, layer in enumerate(layers):
-        if layer.ffn_dim != ffn_dim:
-            others.setdefault(layer.ffn_dim, []).append(index)
+    for index, size in enumerate(sizes):
+        if size != usual:
+            others.setdefault(size, []).append(index)
     texts = []
-    for width, indices in others.items():
-        selector = write_layers(tuple(indices), len(layers))
-        texts.append((f"{selector}:" if selector else "") + (str(width) if width else "none"))
-    return [f"ffn[{' '.join(texts)}]"] if texts else []
+    for size, indices in others.items():
+        selector = write_layers(tuple(indices), len(sizes))
+        texts.append((f"{selector}:" if selector else "") + (str(size) if size else "none"))
+    return [f"{name}[{' '.join(texts)}]"] if texts else []
 
 
 def _projection_letters(names: set[str]) -> str:

@@ -120,4 +120,7 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if name not in known and not name.startswith("_"):
             problems.add(name, value, "is no field of this configuration", nearest(name, {*known, *ours}))
+    if fields.get("per_layer_config"):
+        rule = "must be left out: the field `architecture` has the sizes of every layer"
+        problems.add("per_layer_config", fields["per_layer_config"], rule)
     problems.raise_if_any("can't read the configuration")

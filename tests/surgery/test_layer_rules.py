@@ -59,10 +59,10 @@ def test_it_is_written_and_read_back() -> None:
 
 def test_line_and_picture() -> None:
     arch = Architecture.from_dict(DATA)
-    assert arch.line == "FWWNFW·dense·ffn[2-3:10 5:none]"
-    assert Architecture.from_dict(changed(ffn=[{"dim": 10}])).line == "FWWNFW·dense·ffn[10]"
+    assert arch.line == "FWWNFW·dense·kv[4:1]·ffn[2-3:10 5:none]"
+    assert Architecture.from_dict(changed(ffn=[{"dim": 10}])).line == "FWWNFW·dense·kv[4:1]·ffn[10]"
     looped = Architecture.from_dict(changed(loop={"count": 2}))
-    assert looped.line == "FWWNFW·dense·ffn[2-3:10 5:none]·loop 2"
+    assert looped.line == "FWWNFW·dense·kv[4:1]·ffn[2-3:10 5:none]·loop 2"
     assert plain_strip(arch).splitlines() == [
         "mixer F W W N F W",
         "q     · · ·   · ·",

@@ -46,6 +46,8 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_type"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"per_layer_config": {"1": {"intermediate_size": 16}}}, "per_layer_config"),
+        ({"per_layer_config": {"1": {"skip": ["mlp"]}}}, "per_layer_config"),
     ],
 )
 def test_a_config_that_cannot_be_carried_is_named(

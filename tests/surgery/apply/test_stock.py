@@ -166,3 +166,31 @@ def test_norms_of_half_precision_survive_the_difference_from_one() -> None:
         model.norm.weight.normal_()
     state = stock_state(model, choose_export(arch, "qwen3"))
     assert torch.equal((state["model.norm.weight"] + 1).to(torch.bfloat16), model.norm.weight)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"intermediate_size": 16}, {"num_key_value_heads": 1}, {"skip": ["mlp"]}, {"skip": ["attention"]}],
+)
+def test_no_stock_class_builds_layers_of_different_sizes(sizes: dict[str, Any]) -> None:
+    """`per_layer_config`, since transformers 5.23, is read by configurations alone. Once Llama reads it, such
+    results can be written as Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if not hasattr(LlamaConfig, "per_layer_config"):
+        pytest.skip("older than 5.23")
+    small = {
+        "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    plain = LlamaForCausalLM(LlamaConfig(**small))
+    config = LlamaConfig(**small, per_layer_config={1: sizes})
+    try:
+        model = LlamaForCausalLM(config)
+    except RuntimeError as error:
+        assert "is a per-layer attribute" in str(error)  # noqa: PT017
+        return
+    assert "skip" in sizes
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
+        name: tensor.shape for name, tensor in plain.state_dict().items()
+    }

@@ -9,7 +9,9 @@ import torch
 
 from surgery.apply.verify import verify
 from surgery.architecture import Architecture
+from surgery.config.problems import UserError
 from surgery.config.yaml_source import load_yaml
+from surgery.hf.configuration import NasConfig
 from surgery.hf.export import save
 from tests.models import architecture, build
 
@@ -46,3 +48,10 @@ def test_it_loads_with_the_package(tmp_path: Path) -> None:
     assert loaded.config.build_architecture() == model.architecture
     loaded.resize_token_embeddings(40)
     assert loaded.config.build_architecture().layers[3].ffn_dim == 0
+
+
+def test_sizes_of_layers_have_one_source() -> None:
+    data = different_layers().to_dict()
+    with pytest.raises(UserError, match="must be left out: the field `architecture` has the sizes"):
+        NasConfig(data, per_layer_config={1: {"intermediate_size": 12}})
+    assert NasConfig(data, per_layer_config=None).build_architecture() == different_layers()
