@@ -1,11 +1,17 @@
-"""Shapes in annotations, checked by jaxtyping and beartype while the tests run."""
+"""Shapes in annotations, checked by jaxtyping and beartype while the tests run.
+
+A check takes far longer than most calls on small tensors. So a call is checked only if no earlier one of the
+same function had the same form: shapes, dtypes and numbers of what goes in and comes out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import is_dataclass
-from functools import wraps
+from functools import cache, update_wrapper, wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import jaxtyping
@@ -16,7 +22,7 @@ _jaxtyped = jaxtyping.jaxtyped
 
 def check() -> None:
     """Check the calls of all functions in modules with shapes, which must not be imported yet."""
-    jaxtyping.jaxtyped = _eagerly  # the hook decorates by this name
+    jaxtyping.jaxtyped = each_form  # the hook decorates by this name
     jaxtyping.install_import_hook(annotated(), "beartype.beartype")
 
 
@@ -30,8 +36,8 @@ def annotated() -> list[str]:
     ]
 
 
-def _eagerly(*, typechecker: Any) -> Callable[[Any], Any]:
-    """`jaxtyped`, except where Dynamo compiles them: it can't trace the checks."""
+def each_form(*, typechecker: Any) -> Callable[[Any], Any]:
+    """`jaxtyped` for calls of a new form, except where Dynamo compiles them: it can't trace the checks."""
     import torch
 
     def decorate(function: Any) -> Any:
@@ -41,13 +47,54 @@ def _eagerly(*, typechecker: Any) -> Callable[[Any], Any]:
             return function
         if "<locals>" in function.__qualname__:  # would be decorated at every call
             return function
-        checked = _jaxtyped(function, typechecker=typechecker)
+        check = cache(lambda: _checker(function, typechecker))
+        seen: dict[Hashable, set[Hashable]] = {}  # forms of arguments, and of the results with them
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            run = function if torch.compiler.is_compiling() else checked
-            return run(*args, **kwargs)
+            if torch.compiler.is_compiling():
+                return function(*args, **kwargs)
+            given = _form((args, kwargs))
+            known = seen.get(given)
+            if known is None:
+                result = check()(function, args, kwargs)
+                seen[given] = {_form(result)}
+                return result
+            result = function(*args, **kwargs)
+            form = _form(result)
+            if form not in known:
+                check()(lambda *args, **kwargs: result, args, kwargs)
+                known.add(form)
+            return result
 
         return call
 
+    def _form(value: Any) -> Hashable:
+        """Return all of a value that a check depends on."""
+        if isinstance(value, torch.Tensor):
+            return value.shape, value.dtype
+        if isinstance(value, (tuple, list)):
+            return type(value), *map(_form, value)
+        if isinstance(value, dict):
+            return dict, *((key, _form(item)) for key, item in value.items())
+        return (type(value), value) if isinstance(value, (int, str)) else type(value)
+
     return decorate
+
+
+def _checker(function: FunctionType, typechecker: Any) -> Callable[..., Any]:
+    """Return what calls another function with arguments, and checks both ends by this one's annotations."""
+    called = threading.local()
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        return called.function(*args, **kwargs)
+
+    # jaxtyping reads annotations among the globals of the function that it decorates
+    other = FunctionType(stand_in.__code__, function.__globals__, closure=stand_in.__closure__)
+    checked = _jaxtyped(update_wrapper(other, function), typechecker=typechecker)
+
+    def run(other: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        called.function = other
+        return checked(*args, **kwargs)
+
+    return run
