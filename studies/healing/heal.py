@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -33,6 +34,7 @@ def heal(
     *,
     saved: Saved | None = None,
     watch: Watch | None = None,
+    divergence: bool = True,
 ) -> Healing:
     """Measure a rewritten model, train it in place in float32, and restore every tensor's dtype.
 
@@ -47,6 +49,7 @@ def heal(
         saved: an open folder for the state of the training, from which the same call resumes it after this
             process was killed. None: nothing is kept.
         watch: callbacks.
+        divergence: measure that from the teacher on the held-out text, too; else `kl` of the result is empty.
 
     Raises:
         UserError: text, settings and model don't fit each other.
@@ -70,7 +73,10 @@ def heal(
 
     original = held_out("original", lambda: teacher.loss(data, settings, watch.batches("original")))
     before = held_out("rewritten", lambda: measured("rewritten"))
-    kl = {"rewritten": teacher.divergence(model, data, settings)}
+    kl: dict[str, float] = {}
+    if divergence:
+        from_teacher = partial(teacher.divergence, model, data, settings)
+        kl["rewritten"] = from_teacher() if saved is None else saved.divergence("rewritten", from_teacher)
     kept_dtypes = {name: dtypes.get(plain_name(name), torch.float32) for name in model.state_dict()}
     best = Best(model, kept_dtypes, before)
     results: dict[str, TrainResult] = {}
@@ -84,7 +90,9 @@ def heal(
     restore_dtypes(model, dtypes)
     if best.kept in results:  # as they will be written: rounding to the dtypes has changed them
         model.float()
-        written, kl[best.kept] = measured(best.kept), teacher.divergence(model, data, settings)
+        written = measured(best.kept)
+        if divergence:
+            kl[best.kept] = teacher.divergence(model, data, settings)
         restore_dtypes(model, dtypes)
         results[best.kept] = replace(results[best.kept], val_loss=written.val_loss, val_bpb=written.val_bpb)
     elif results:

@@ -18,11 +18,11 @@ from surgery.apply.source import SourceModel
 from surgery.config.problems import Problem, UserError
 from surgery.files.lock import Lock
 
-KEY, LOSSES, LOCK = "key.json", "losses.json", ".lock"
+KEY, MEASURED, LOCK = "key.json", "measured.json", ".lock"
 
 
 class Saved:
-    """Checkpoints and losses of one healing, kept until it is done.
+    """Checkpoints and measurements of one healing, kept until it is done.
 
     The key describes everything that the healing depends on. A folder with another key is emptied.
     """
@@ -68,11 +68,18 @@ class Saved:
 
     def loss(self, what: str, measure: Callable[[], Evaluation]) -> Evaluation:
         """Return a held-out loss, measured once."""
-        losses = _read(self.path / LOSSES) or {}
-        if what not in losses:
-            losses[what] = asdict(measure())
-            write_json(self.path / LOSSES, losses)
-        return Evaluation(**losses[what])
+        return Evaluation(**self._once(what, lambda: asdict(measure())))
+
+    def divergence(self, what: str, measure: Callable[[], float]) -> float:
+        """Return a divergence from the original model, measured once."""
+        return float(self._once(f"kl {what}", measure))
+
+    def _once(self, what: str, measure: Callable[[], Any]) -> Any:
+        known = _read(self.path / MEASURED) or {}
+        if what not in known:
+            known[what] = measure()
+            write_json(self.path / MEASURED, known)
+        return known[what]
 
     def remove(self) -> None:
         """Delete the folder."""
