@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,10 @@ class TensorPlan:
     @property
     def bytes(self) -> int:
         """Size in the checkpoint."""
-        return 0 if self.action == "shared" else _bytes(self.shape, self.dtype)
+        if self.action == "shared":
+            return 0
+        width: int = getattr(torch, self.dtype).itemsize
+        return width * math.prod(self.shape)
 
     @property
     def layer(self) -> int | None:
@@ -136,10 +140,3 @@ def _narrower(source: SourceModel, layer: Layer, group: tuple[int, ...]) -> bool
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-    size = int(getattr(torch, dtype).itemsize)
-    for length in shape:
-        size *= length
-    return size

@@ -43,14 +43,6 @@ class TensorInfo:
     offset: float = 0.0
     more: tuple[TensorInfo, ...] = ()  # stored ones that are joined behind it before rows are chosen
 
-    @property
-    def bytes(self) -> int:
-        """Size in the file."""
-        size = self.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
-
     def read(self, opened: safe_open) -> Tensor:
         """Read the tensor from its opened file. Products and sums are rounded to the stored dtype."""
         view = opened.get_slice(self.stored)
