@@ -33,12 +33,13 @@ from studies.data.shards import (
     TokenData,
     content_hash,
     is_own,
+    read_state,
     summary,
     token_dtype,
 )
 from studies.data.tokenizers import TextTokenizer
 from studies.data.writing import sweep
-from studies.files.json_file import read_json, write_json
+from studies.files.json_file import write_json
 from surgery.config.problems import Problem, UserError
 from surgery.files.atomic import TEMPORARY
 
@@ -88,7 +89,7 @@ class Preparation:
         """
         sweep(self.folder, is_own)
         try:
-            state = read_json(self.folder / PROGRESS) or {}
+            state = read_state(self.folder / PROGRESS) or {}
             if (
                 state.get("request") != self.request
             ):  # new, or begun for another request and abandoned before its first part

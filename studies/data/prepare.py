@@ -10,12 +10,11 @@ from typing import Any
 from studies.data.corpora import open_corpus
 from studies.data.parts import Preparation, Progress
 from studies.data.request import default_val_fraction, folder_name
-from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData, is_own
+from studies.data.shards import FORMAT_VERSION, META, PROGRESS, TOKENIZER, TokenData, is_own, read_state
 from studies.data.tokenizers import canonical_spec
 from studies.data.writing import writing
 from studies.files.folder_lock import LOCK, locked
 from studies.files.home import data_home
-from studies.files.json_file import read_json
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, Problems, UserError
 from surgery.files.atomic import TEMPORARY
@@ -83,7 +82,7 @@ def prepare(
             try:
                 return Preparation(folder, corpus, tokenizer, request).run(progress)
             except Exception:
-                if not (read_json(folder / PROGRESS) or {}).get("parts"):
+                if not (read_state(folder / PROGRESS) or {}).get("parts"):
                     _clear(folder, missing)
                 raise
 
@@ -109,7 +108,7 @@ def finished(folder: Path, request: dict[str, Any]) -> TokenData | None:
     Raises:
         UserError: the folder is finished or begun with other settings, or holds other files.
     """
-    state = read_json(folder / META) or read_json(folder / PROGRESS) or {}
+    state = read_state(folder / META) or read_state(folder / PROGRESS) or {}
     title = "This folder can't take the prepared data"
     if "content_hash" not in state and not state.get("parts"):
         # the first file that a preparation writes holds its request

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from studies.data.corpora import open_corpus
-from studies.data.shards import META, PROGRESS
+from studies.data.shards import META, PROGRESS, read_state
 from studies.files.home import data_home
-from studies.files.json_file import read_json
 from surgery.config.paths import expand
 from surgery.config.problems import UserError
 
@@ -70,12 +69,12 @@ def corpus_info(spec: str, column: str | None = None) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> Prepared | None:
-    meta = read_json(folder / META)
+    meta = read_state(folder / META)
     if meta is not None:
         tokenizer = str(meta["tokenizer"]["spec"])
         tokens = [int(meta[split]["tokens"]) for split in ("train", "val")]
         return Prepared(folder, str(meta["corpus"]["spec"]), tokenizer, tokens[0], tokens[1], True)
-    begun = read_json(folder / PROGRESS)
+    begun = read_state(folder / PROGRESS)
     if begun is None:
         return None
     request = begun["request"]

@@ -44,6 +44,15 @@ def is_own(name: str) -> bool:
     return _OWN.fullmatch(name) is not None
 
 
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Return the object in META or PROGRESS of a folder; None if there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_json(path, "remove the folder and prepare again")
+
+
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the smallest unsigned dtype, uint16 or uint32, for token ids."""
     return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
@@ -180,7 +189,7 @@ class TokenData:
             UserError: not a prepared folder, not finished, truncated or changed.
         """
         folder = Path(folder)
-        meta = read_json(folder / META)
+        meta = read_state(folder / META)
         title = "This prepared data can't be used"
         if meta is None:
             rule = "its preparation is not finished" if (folder / PROGRESS).exists() else "holds no meta.json"

@@ -17,8 +17,14 @@ def write_json(path: Path, data: object) -> None:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(
+    path: Path, hint: str = "restore it, or remove it and run the command again"
+) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no such file.
+
+    Args:
+        path: the file.
+        hint: what to do if it is damaged.
 
     Raises:
         UserError: the file is damaged.
@@ -28,7 +34,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        problem = Problem(
-            "folder", str(path), f"can't be read: {error}", "remove the folder and prepare again"
-        )
-        raise UserError("Prepared data is damaged", [problem]) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = Problem(path.name, str(path), f"can't be read: {reason}", hint)
+        raise UserError("a file that nas wrote is damaged", [problem]) from error
