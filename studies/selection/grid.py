@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from studies.selection.interactions import SecondOrder
+from studies.selection.local_search import local_search
 from studies.selection.problem import Choice, Limits, Selection, Solution
 from studies.selection.solve import solve
 from studies.stats.pareto import undominated
@@ -69,15 +71,21 @@ def sweep(
     distance: int = 1,
     gap: float = 0.0,
     nodes: int | None = None,
+    model: SecondOrder | None = None,
 ) -> list[Solution]:
     """Return the solutions of all budgets, each choice once, by rising score.
 
-    Arguments are those of `solve`. Budgets that no choice keeps add nothing.
+    Budgets that no choice keeps add nothing. Other arguments are those of `solve`.
+
+    Args:
+        model: of all pairs; each solution is improved by a local search under it, and has its prediction as
+            the score. Solutions of a budget may then be nearer to each other than `distance`.
     """
     result: dict[Choice, Solution] = {}
     for limits in grid:
         for solution in solve(selection, limits, pool=pool, distance=distance, gap=gap, nodes=nodes):
-            result.setdefault(solution.choice, solution)
+            final = local_search(model, solution.choice, limits) if model else solution
+            result.setdefault(final.choice, final)
     return sorted(result.values(), key=lambda solution: (solution.score, solution.choice))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from studies.selection.grid import budgets, predicted_front, sweep
+from studies.selection.interactions import SecondOrder, pair_terms, rescaled
 from studies.selection.problem import Selection
 from studies.selection.solve import solve
 from tests.studies.selection.small import every_choice, random_selection
@@ -56,6 +57,20 @@ def test_the_sweep_has_each_best_choice_once(seed: int) -> None:
     for limits in grid:
         best = every_choice(selection, limits)[:2]
         assert {item.choice for item in solve(selection, limits, pool=2)} == set(best) <= chosen
+
+
+def test_a_sweep_under_all_pairs_is_no_worse_than_without() -> None:
+    selection = random_selection(4, parts=6)
+    random = np.random.default_rng(0)
+    features = [random.normal(size=(size, 3)) for size in selection.sizes]
+    model = SecondOrder(selection, pair_terms(rescaled(features, selection.scores)))
+    grid = budgets(selection, ["params"], 6)
+    for limits in grid:
+        plain = sweep(selection, [limits], pool=2)
+        better = sweep(selection, [limits], pool=2, model=model)
+        assert better[0].score <= min(model.predict(item.choice) for item in plain)
+        assert all(selection.keeps(item.choice, limits) for item in better)
+        assert all(item.score == model.predict(item.choice) for item in better)
 
 
 def test_the_predicted_front_has_none_that_another_dominates() -> None:

@@ -128,6 +128,61 @@ def test_pairs_of_one_part_with_another(sign: int) -> None:
         assert [item.choice for item in pool] == every[:5]
 
 
+def best_by_capacity(scores: np.ndarray, savings: np.ndarray, least: int) -> float:
+    """Return the lowest sum of scores with at least this much saved, by dynamic programming.
+
+    Args:
+        scores: (parts, options).
+        savings: (parts, options) small integers.
+    """
+    best = np.full(least + 1, np.inf)  # by what is saved, everything beyond `least` counting as `least`
+    best[0] = 0
+    for score, saving in zip(scores, savings, strict=True):
+        after = np.full_like(best, np.inf)
+        for value, saved in zip(score, saving, strict=True):
+            np.minimum.at(after, np.minimum(np.arange(least + 1) + saved, least), best + value)
+        best = after
+    return float(best[least])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_many_parts_under_one_limit_are_solved_as_by_dynamic_programming(share: float) -> None:
+    random = np.random.default_rng(int(10 * share))
+    savings = random.integers(0, 60, size=(40, 8))
+    savings[:, 0] = 0
+    scores = savings / 60 * random.exponential(0.1, size=(40, 1)) * np.exp(random.normal(0, 0.3, (40, 8)))
+    selection = Selection(list(scores), {"a": list(-savings * 7919)}, {"a": 10**8})
+    least = int(share * savings.max(axis=1).sum())
+    (solution,) = solve(selection, {"a": (None, 10**8 - 7919 * least)})
+    assert solution.score == pytest.approx(best_by_capacity(scores, savings, least), abs=1e-9)
+
+
+def test_many_parts_under_two_limits_keep_them_and_the_lagrangian_bound() -> None:
+    random = np.random.default_rng(11)
+    sizes = random.integers(3, 9, size=30)
+    scores = [np.r_[0.0, random.exponential(0.1, size - 1)] for size in sizes]
+    costs = {name: [-np.r_[0, random.integers(0, 10**7, size - 1)] for size in sizes] for name in "ab"}
+    selection = Selection(scores, costs, {"a": 10**9, "b": 10**9})
+    limits = {name: (None, (10**9 + selection.cheapest(name)) // 2) for name in "ab"}
+    solutions = solve(selection, limits, pool=3, distance=4)
+    # whatever the prices per unit, no choice within the limits scores lower than the best price-adjusted one
+    bound = max(
+        sum(
+            float((score + x * a + y * b).min())
+            for score, a, b in zip(scores, costs["a"], costs["b"], strict=True)
+        )
+        - sum(price * (limits[name][1] - 10**9) for name, price in (("a", x), ("b", y)))
+        for x in np.linspace(0, 2e-8, 41)
+        for y in np.linspace(0, 2e-8, 41)
+    )
+    assert 0 < bound <= solutions[0].score <= 1.05 * bound
+    assert [item.score for item in solutions] == sorted(item.score for item in solutions)
+    for number, solution in enumerate(solutions):
+        assert all(selection.total(solution.choice)[name] <= limits[name][1] for name in "ab")
+        assert solution.gap < 1e-8
+        assert all(distance(solution.choice, other.choice) >= 4 for other in solutions[:number])
+
+
 def test_a_solution_in_few_nodes_says_how_far_it_may_be_from_the_best() -> None:
     selection = random_selection(5, parts=7, pairs=15)
     limits = limits_of(selection, 1)
