@@ -2,7 +2,8 @@
 
 A channel i of down(silu(gate(x)) up(x)) is one row of gate, one of up and one column of down. As in width
 pruning by activations (Minitron, arXiv 2407.14679, section 2.2), channels are ranked on a text; here by the
-energy that each adds to the output, E[(silu(g_i) u_i)^2] |down_i|^2.
+energy that each adds to the output, E[(silu(g_i) u_i)^2] |down_i|^2
+(docs/papers.md, Narrower feed-forward parts).
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ ARCHITECTURE = """\
 backbone: {vocab_size: 300, dim: 32, num_layers: 2, num_heads: 2, num_kv_heads: 1, head_dim: 16,
            ffn_dim: 64, rope_theta: 10000, norm_eps: 1.0e-6, tie_embeddings: true}
 layout: FG
-mixers: {G: {expand_v: 2, conv_size: 4}}
+mixers: {F: [{layers: "0", kv_heads: 2}], G: {expand_v: 2, conv_size: 4}}
+ffn: [{layers: "1", dim: 48}]
 projections:
   - {match: [q, gate], layers: "0", operator: hdpl, blocks: 2, rank: 8, kl_weight: 1.0e-3, kl: mean}
   - {match: all, operator: dense}

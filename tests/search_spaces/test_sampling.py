@@ -53,6 +53,21 @@ def test_an_architecture_of_another_backbone_is_not_in_the_space(other: Architec
     assert space_of({"loop.count": {"range": [1, 3]}}).params_of(other) is None
 
 
+def test_layers_without_mixing_and_heads_of_keys_can_be_searched() -> None:
+    space = space_of({
+        "mixers.ratio": {"full": [1, 2], "none": [0, 2]}, "mixers.full.kv_heads": {"choice": [0, 1]},
+    })  # fmt: skip
+    drawn = [architecture for _, architecture in every_trial(space)]
+    assert {frozenset(architecture.layout) for architecture in drawn} == {frozenset("F"), frozenset("FN")}
+    assert all(space.params_of(architecture) is not None for architecture in drawn)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "sprint", "hybrid", "hdpl"])
+def test_presets_have_a_mixer_in_every_layer(preset: str) -> None:
+    space = load_space(preset)
+    assert not any("N" in space.sample(RandomTrial(seed)).layout for seed in range(20))
+
+
 def test_fields_without_effect_are_not_drawn() -> None:
     extra = {"hdpl.layers": {"choice": ["all", "0-1"]}, "loop.count": {"choice": [1, 2]}}
     space = space_of({**HDPL, **extra})

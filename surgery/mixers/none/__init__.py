@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class NoneSpec(MixerSpec):
-    """The residual stream passes unchanged: no parameters, no norm, no cache, no FLOPs."""
+    """The residual stream passes unchanged: no parameters, no norm, no cache, no FLOPs.
+
+    transformers has no word for such a layer; `layer_type` stays that of attention.
+    """
 
     letter = "N"
     word = "none"

@@ -109,8 +109,8 @@ def test_a_worse_result_is_refused(
 
 def test_rates_follow_what_a_tensor_comes_from() -> None:
     settings = replace(SETTINGS, lr=1e-4)
-    rates = {action: settings.rate(action) for action in ("kept", "fitted", "transplanted", "new")}
-    assert rates == {"kept": 1e-4, "fitted": 1e-4, "transplanted": 4e-4, "new": 4e-4}
+    rates = {action: settings.rate(action) for action in ("kept", "fitted", "pruned", "transplanted", "new")}
+    assert rates == {"kept": 1e-4, "fitted": 1e-4, "pruned": 1e-4, "transplanted": 4e-4, "new": 4e-4}
     settings = replace(settings, lr_new=1e-3)
     rates = {action: settings.rate(action) for action in ("shared", "fitted", "transplanted", "silent")}
     assert rates == {"shared": 1e-4, "fitted": 1e-3, "transplanted": 1e-3, "silent": 1e-3}
