@@ -1,4 +1,4 @@
-"""Opening the study named on the command line."""
+"""Opening the study or the space named on the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING
 from nas_cli.render.screen import print_warnings
 
 if TYPE_CHECKING:
+    from search_spaces import SearchSpace
     from studies.study import Study
+
+
+def open_space(space: str, model: str | None) -> SearchSpace:
+    """Load a space, with the pretrained model whose parts it replaces, if there is one.
+
+    Raises:
+        UserError: space or model can't be read, or don't fit each other.
+    """
+    from search_spaces import load_space
+
+    if model is None:
+        return load_space(space)
+    from studies.workers.designs import model_section
+
+    return load_space(space, model_section(model))
 
 
 def open_study(study: str, runs: Path, storage: str | None) -> Study:

@@ -100,6 +100,10 @@ TrustOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StudyArgument = Annotated[str, typer.Argument(help="Name or folder of a study.")]
 SpaceArgument = Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Folder or Hub id of the pretrained model whose parts are replaced."),
+]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Number of parallel training processes.")
 ]

@@ -122,7 +122,7 @@ def _read_options(
         option = _read_option(item, part, model, here)
         if option is None or item == KEEP:
             continue
-        if option.label in result:
+        if option.label in result and model is not None:  # sizes in shares are not known without it
             here.problem(item, f"is listed twice, as {option.label}", "remove one")
         result[option.label] = option
     return tuple(result.values())

@@ -9,11 +9,13 @@ from typing import Any
 from search_spaces.catalog import list_presets, load_space
 from search_spaces.constraints import values
 from search_spaces.fields import fields
+from search_spaces.replacements import Replacements
 from search_spaces.space import SearchSpace
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 from surgery.config.problems import UserError
+from surgery.config.selector import write_layers
 
 SAMPLES = 500
 _SECTION = "search:"
@@ -82,17 +84,13 @@ def costs_of(space: SearchSpace, architecture: Architecture) -> dict[str, int]:
 def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
     """Return everything that `nas space show` prints, as JSON values."""
     size = space.size()
-    known = fields()
-    varying = {name: item for name, item in space.search.items() if not item.fixed}
     return {
         "name": space.name,
         "summary": about(space.text),
         "source": space.source,
         "backbone": space.backbone.to_dict(),
-        "search": {
-            name: {"distribution": item.plain(), "help": known[name].help} for name, item in varying.items()
-        },
-        "fixed": {name: item.plain() for name, item in space.search.items() if item.fixed},
+        "model": space.model.name if space.model is not None else None,
+        **(_replacements(space.replacements) if space.replacements is not None else _fields(space)),
         "size": {"settings": size.count, "continuous": list(size.continuous)},
         "costs": {
             name: dict(zip(("min", "median", "max"), space.cost_range(name, samples), strict=True))
@@ -102,10 +100,40 @@ def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
         "feasible_share": space.feasible_share(samples) if space.constraints else 1.0,
         "objectives": {item.name: item.direction for item in space.objectives},
         "baselines": {name: describe_architecture(space, item) for name, item in space.baselines.items()},
-        "proxy": {**space.proxy.to_dict(), "steps": space.proxy.steps},
+        "proxy": {**space.proxy.to_dict(), "steps": space.proxy.steps} if space.library is None else None,
+        "library": space.library.to_dict() if space.library is not None else None,
         "data": space.data.to_dict(),
         "warnings": space.warnings(),
         "digest": space.digest,
+    }
+
+
+def _fields(space: SearchSpace) -> dict[str, Any]:
+    known = fields()
+    varying = {name: item for name, item in space.search.items() if not item.fixed}
+    return {
+        "search": {
+            name: {"distribution": item.plain(), "help": known[name].help} for name, item in varying.items()
+        },
+        "fixed": {name: item.plain() for name, item in space.search.items() if item.fixed},
+    }
+
+
+def _replacements(replacements: Replacements) -> dict[str, Any]:
+    """Return the options of mixers and feed-forward networks, with the layers that offer them."""
+    layers: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for part in replacements.parts:
+        layers.setdefault((part.part, part.labels), []).append(part.layer)
+    depth = len(replacements.model.layers)
+    return {
+        "search": {
+            f"layers.{kind}": {
+                "distribution": {"choice": list(labels)},
+                "help": f"in layers {write_layers(tuple(where), depth) or 'all'}",
+            }
+            for (kind, labels), where in layers.items()
+        },
+        "fixed": {},
     }
 
 

@@ -30,8 +30,10 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "healing": ("data", "files", "training"),
     "library": ("data", "evaluation", "files", "healing", "training"),
     "reporting": ("analysis", "stats", "storage", "study"),
-    "search": ("analysis", "files", "stats", "storage", "study", "surrogates"),
-    "workers": ("data", "files", "probes", "search", "stats", "storage", "study", "training"),
+    "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
+    "workers": (
+        "data", "files", "healing", "library", "probes", "search", "stats", "storage", "study", "training",
+    ),
     "audit": ("data", "files", "reporting", "stats", "storage", "study", "training", "workers"),
     "replay": ("data", "search", "stats", "storage", "study", "surrogates", "training", "workers"),
     "benchmarks": (

@@ -28,7 +28,10 @@ def pick(
     study: StudyArgument,
     limit: Annotated[
         list[str] | None,
-        typer.Option(help='A limit such as "params<=40M" or "val_loss<=4.5"; may be repeated.'),
+        typer.Option(
+            help='A limit such as "params<=40M", "val_loss<=4.5" or, of a pretrained model\'s own cost, '
+            '"cache_bytes@8192<=25%"; may be repeated.'
+        ),
     ] = None,
     best: Annotated[
         str | None, typer.Option(help="Pick the best in this objective. Default: the knee of the front.")
@@ -48,8 +51,10 @@ def pick(
     from studies.analysis.pick import PickRequest, read_limits
     from studies.analysis.standings import Standings
 
-    request = PickRequest(tuple(read_limits(limit or [])), best, trial)
     opened = open_study(study, runs, storage)
+    model = opened.space.model
+    limits = read_limits(limit or [], model.architecture if model is not None else None)
+    request = PickRequest(tuple(limits), best, trial)
     standings = Standings.of(opened)
     choice = request.choose(opened, standings)
     record = choice.record
@@ -64,6 +69,8 @@ def pick(
         console.print(text, markup=False, soft_wrap=True)
     else:
         command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
+        if model is not None:
+            command = f"nas apply {output} {model.name} -o OUT --heal TOKENS --control"
         console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from nas_cli.opening import open_space
 from nas_cli.options import (
     MOST,
     MOST_SEED,
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
+    ModelOption,
     RunsOption,
     SpaceArgument,
     StorageOption,
@@ -39,6 +41,7 @@ def add_to(app: typer.Typer) -> None:
 
 def search(
     space: SpaceArgument,
+    model: ModelOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the study. Default: the space's name.")] = None,
     trials: Annotated[
         int, typer.Option(min=1, max=MOST, help="Total trained architectures, including earlier ones.")
@@ -60,7 +63,10 @@ def search(
     ] = None,
     sampler: Annotated[
         str,
-        typer.Option(help="gain (expected hypervolume improvement), tpe, nsga2, nsga3, gp or random."),
+        typer.Option(
+            help="gain (expected hypervolume improvement), tpe, nsga2, nsga3, gp or random. With --model the "
+            "default is milp, the exact solver."
+        ),
     ] = DEFAULT_SAMPLER,
     stopping: Annotated[
         str,
@@ -78,15 +84,17 @@ def search(
 ) -> None:
     """Search a space: train architectures on real text and find the Pareto front.
 
+    With --model: fit and score replacements of the parts of a pretrained model, solve for the best designs,
+    and measure them.
+
     The same name resumes a study; --trials includes what it already has. Ctrl-C stops; nothing is lost.
     """
     from nas_cli.render.live import print_lines, show_live, watch
-    from search_spaces import load_space
     from studies.training.devices import crowding, pick_device
     from studies.workers.request import SearchRequest
 
     request = SearchRequest(
-        load_space(space), name=name, trials=trials, timeout=timeout, workers=workers, data=data,
+        open_space(space, model), name=name, trials=trials, timeout=timeout, workers=workers, data=data,
         tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device, compile=compile,
         cpu_precision=cpu_precision, threads=threads, runs=runs, storage=storage,
     )  # fmt: skip
@@ -105,6 +113,8 @@ def search(
 
 
 def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
+    from surgery.config.quantities import format_count
+
     space, settings = study.space, study.settings
     verb = "resumes" if resumed else "starts"
     console.print(
@@ -114,8 +124,12 @@ def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: i
     )
     low = ", bfloat16 matmuls on CPU" if settings.cpu_precision == "bfloat16" else ""
     has = f"{supervisor.trained_before} trained, " if resumed else ""
+    what = f"trained architectures, {_budget(space.proxy)}"
+    if space.library is not None:
+        held_out = format_count(space.library.eval_tokens)
+        what = f"measured designs of {space.backbone.num_layers} layers, {held_out} held-out tokens each"
     console.print(
-        f"{has}target {supervisor.target} trained architectures, {_budget(space.proxy)}, "
+        f"{has}target {supervisor.target} {what}, "
         f"{workers} worker{_s(workers)} with {settings.threads} thread{_s(settings.threads)}"
         f"{' each' if workers > 1 else ''}, "
         f"sampler {settings.sampler}, "

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_cli.files import write_architecture
-from nas_cli.options import MOST_SEED, JsonOption, SpaceArgument
+from nas_cli.opening import open_space
+from nas_cli.options import MOST_SEED, JsonOption, ModelOption, SpaceArgument
 from nas_cli.probes import recall_words, state_words
 from nas_cli.render.screen import console, print_json, print_warnings
 
@@ -43,7 +44,8 @@ def list_spaces(as_json: JsonOption = False) -> None:
                 "name": item.name,
                 "kind": item.kind,
                 "summary": item.summary,
-                "valid": item.space is not None,
+                "valid": item.space is not None or item.needs_model,
+                "needs_model": item.needs_model,
                 "problems": item.problems,
                 "settings": item.space.size().count if item.space else None,
                 "objectives": _objectives(item.space) if item.space else None,
@@ -55,7 +57,10 @@ def list_spaces(as_json: JsonOption = False) -> None:
     for name, justify in (("space", "left"), ("", "left"), ("settings", "right"), ("about", "left")):
         table.add_column(name, justify=justify, no_wrap=name != "about")  # type: ignore[arg-type]
     for item in spaces:
-        if item.space is None:
+        if item.needs_model:
+            note = Text(f"{item.summary}")
+            table.add_row(Text(item.name, style="bold"), item.kind, "--model", note)
+        elif item.space is None:
             count = f"{item.problems} problem{'s' if item.problems != 1 else ''}"
             note = Text(f"{count}; see nas space validate {item.name}", style="red")
             table.add_row(Text(item.name, style="bold"), item.kind, "–", note)
@@ -68,16 +73,16 @@ def list_spaces(as_json: JsonOption = False) -> None:
 
 def show(
     space: SpaceArgument,
+    model: ModelOption = None,
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print the file itself, including comments.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a space: searched fields, size, costs of its architectures, and the proxy."""
-    from search_spaces import load_space
     from search_spaces.summary import summarise
 
-    loaded = load_space(space)
+    loaded = open_space(space, model)
     if as_yaml:
         print(loaded.to_yaml(), end="")
         return
@@ -91,17 +96,17 @@ def show(
 
 def validate(
     spaces: Annotated[list[str], typer.Argument(help="Presets or YAML files.", metavar="SPACE...")],
+    model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check spaces; report all problems at once, with their lines (exit code 2)."""
-    from search_spaces import load_space
     from surgery.config.problems import UserError
 
     results: list[dict[str, Any]] = []
     wrong = 0
     for name in spaces:
         try:
-            loaded = load_space(name)
+            loaded = open_space(name, model)
         except UserError as error:
             wrong += 1
             if not as_json:
@@ -133,6 +138,7 @@ def validate(
 
 def sample(
     space: SpaceArgument,
+    model: ModelOption = None,
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, max=1000, help="Number of architectures.")
     ] = 3,
@@ -146,11 +152,10 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Sample random architectures: show a picture, costs, and whether they meet the constraints."""
-    from search_spaces import load_space
     from search_spaces.summary import describe_architecture, draw
     from surgery.config.problems import Problem, UserError
 
-    loaded = load_space(space)
+    loaded = open_space(space, model)
     drawn = draw(loaded, 1 if output else number, seed, feasible=not anything)
     if not drawn:
         problem = Problem(
@@ -214,10 +219,14 @@ def _print_space(space: SearchSpace, data: dict[str, Any]) -> None:
     limits = ", ".join(map(str, space.constraints))
     rows.add_row("constraints", f"{limits}  [dim]{share}[/]" if limits else "none")
     rows.add_row("objectives", ", ".join(f"{name} {better}" for name, better in data["objectives"].items()))
-    rows.add_row("proxy", _proxy(data["proxy"]))
-    for name, describe in (("recall", recall_words), ("state", state_words)):
-        if name in data["proxy"]:
-            rows.add_row(name, describe(data["proxy"][name]))
+    if data["library"] is not None:
+        rows.add_row("model", data["model"])
+        rows.add_row("library", _library(data["library"]))
+    else:
+        rows.add_row("proxy", _proxy(data["proxy"]))
+        for name, describe in (("recall", recall_words), ("state", state_words)):
+            if name in data["proxy"]:
+                rows.add_row(name, describe(data["proxy"][name]))
     rows.add_row("data", f"{data['data']['corpus']}, tokenizer {data['data']['tokenizer']}")
     console.print(rows)
 
@@ -315,6 +324,19 @@ def _proxy(data: dict[str, Any]) -> str:
         f"{time}{format_count(data['tokens'])} tokens in {data['steps']:,} steps of "
         f"{data['batch_tokens']:,}, sequences of {data['seq_len']:,}, lr {data['lr']:g}, "
         f"warm-up {warmup}, weight decay {data['weight_decay']:g}, rungs {rungs}{seeds}"
+    )
+
+
+def _library(data: dict[str, Any]) -> str:
+    from surgery.config.quantities import format_count
+
+    fit, align, scored, measured = (
+        format_count(data[f"{name}_tokens"]) for name in ("fit", "align", "score", "eval")
+    )
+    aligned = f", aligned on {align}" if data["align_tokens"] else ""
+    return (
+        f"replacements fitted to {fit} tokens{aligned}, scored on {scored} and designs measured on "
+        f"{measured} held-out tokens, sequences of {data['seq_len']:,}"
     )
 
 

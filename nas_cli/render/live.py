@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -84,7 +84,13 @@ def show_live(supervisor: Supervisor) -> None:
 def print_lines(supervisor: Supervisor) -> None:
     """Print a line for each trial that ends."""
     printed = {(record.number, record.state) for record in supervisor.study.records() if record.trained}
+    stages: dict[str, str] = {}  # the last line on each worker's stage
     for snapshot in supervisor.watch():
+        for worker in snapshot.workers:
+            text = _stage(worker)
+            if text and stages.get(worker["worker"], "").partition(" %")[0] != text.partition(" %")[0]:
+                stages[worker["worker"]] = text
+                console.print(text, markup=False, soft_wrap=True)
         on_front = {record.number for record in snapshot.front}
         for record in snapshot.records:
             if not record.trained or (record.number, record.state) in printed:
@@ -132,7 +138,7 @@ def workers_table(snapshot: Snapshot) -> Table:
     table = Table.grid(padding=(0, 1))
     for worker in snapshot.workers:
         if worker.get("state") != "training":
-            table.add_row(Text("waiting", style="dim"))
+            table.add_row(*_other_work(worker))
             continue
         table.add_row(
             f"#{worker['trial']}",
@@ -142,6 +148,25 @@ def workers_table(snapshot: Snapshot) -> Table:
             Text(worker["line"], overflow="ellipsis", no_wrap=True),
         )
     return table
+
+
+def _other_work(worker: dict[str, Any]) -> list[RenderableType]:
+    """Return the cells of a worker that does not train."""
+    state = Text(str(worker.get("state", "waiting")), style="dim")
+    if "done" not in worker:
+        return [state, "", "", "", Text(str(worker.get("line", "")), overflow="ellipsis", no_wrap=True)]
+    left = f"{duration(worker['eta'])} left" if worker.get("eta") is not None else ""
+    bar = ProgressBar(total=1.0, completed=worker["done"], width=20)
+    return [state, bar, str(worker["line"]), left, ""]
+
+
+def _stage(worker: dict[str, Any]) -> str:
+    """Return a line on a stage of building a library, which changes with every tenth; empty for others."""
+    if "eta" not in worker:
+        return ""
+    tenth = int(10 * worker["done"]) * 10
+    left = f", {duration(worker['eta'])} left" if worker["eta"] is not None else ""
+    return f"{worker['state']}: {tenth} % ({worker['line']}{left})"
 
 
 def _status(snapshot: Snapshot) -> Text:

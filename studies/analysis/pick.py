@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search_spaces.constraints import read_limit
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standing, Standings
 from studies.stats.pareto import ideal_distances
 from studies.study import Study
 from studies.study.trial_record import TrialRecord
+from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import Metric, parse_metric
 from surgery.config.problems import Problems, UserError
@@ -119,8 +121,12 @@ class PickRequest:
         return choose(standings, self.limits, self.best)
 
 
-def read_limits(texts: Sequence[str]) -> list[Limit]:
+def read_limits(texts: Sequence[str], model: Architecture | None = None) -> list[Limit]:
     """Parse limits such as `params<=40M`, `cache_bytes@4096<=8MiB` or `val_loss<=4.5`.
+
+    Args:
+        texts: the limits.
+        model: the pretrained model of the study, of whose costs limits such as `25%` are shares.
 
     Raises:
         UserError: lists every limit that can't be parsed.
@@ -134,10 +140,10 @@ def read_limits(texts: Sequence[str]) -> list[Limit]:
             continue
         name, comparison, value = match.groups()
         try:
-            metric, _ = parse_metric(name)
+            metric, context = parse_metric(name)
             if comparison == "=":
                 comparison = "<=" if metric.better == "min" else ">="
-            limits.append(Limit(name, metric, comparison, metric.parse(value)))
+            limits.append(Limit(name, metric, comparison, read_limit(metric, context, value, model)))
         except ValueError as error:
             problems.add("--limit", text, str(error))
     problems.raise_if_any("can't read the limits")

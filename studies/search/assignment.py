@@ -125,13 +125,16 @@ def _queue(
 ) -> None:
     """Queue what is tried next, unless Optuna's sampler chooses it.
 
-    It is one of the few untried architectures that are `left`, or the choice of the sampler `gain`.
+    It is one of the few untried architectures that are `left`, or the choice of the search's chooser of
+    designs or of the sampler `gain`.
     """
     if _waits(records):
         return  # the waiting trial is taken first, unchanged
     if left:
         index = derive_seed(search.settings.seed, "untried", len(records)) % len(left)
         search.study.inner.enqueue_trial(left[index])
+    elif search.chooser is not None and (design := search.chooser.suggest(records)) is not None:
+        search.study.inner.enqueue_trial(design.params, user_attrs=design.attributes)
     elif search.sampler.name == GAIN and not explore and (params := search.gain.suggest(records)) is not None:
         search.study.inner.enqueue_trial(params, user_attrs={SUGGESTED_BY: GAIN})
 
@@ -211,7 +214,7 @@ def admit(
         architecture = records[original].build()
         if records[original].params:
             space.sample(trial)  # for readers of the storage: they are set already
-    elif baseline is None:
+    elif baseline not in space.baselines:  # none, or a design to beat, which is queued with its parameters
         architecture = space.sample(trial)
     else:
         architecture = space.baselines[baseline]

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies.stats.seeds import derive_seed
 from studies.storage.attributes import REPEAT, REPEAT_OF
-from studies.study.settings import GAIN
+from studies.study.settings import GAIN, MILP
 from surgery.config.problems import Problem, UserError, nearest
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -30,6 +30,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     # what `studies.search.gain_sampler` can't choose, at the start and when its pool is empty, is random
     GAIN: lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    MILP: lambda seed: optuna.samplers.RandomSampler(seed=seed),  # once the solver's designs are all taken
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 HISTORY = 500  # trials of each state that TPE sees
@@ -111,7 +112,7 @@ class SeededSampler(BaseSampler):
     @property
     def looks_at_trials(self) -> bool:
         """Return whether it learns from other trials; for `gain`, Optuna only draws at random."""
-        return self.name not in (GAIN, "random")
+        return self.name not in (GAIN, MILP, "random")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler for this trial."""

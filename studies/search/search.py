@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from studies.search.designs import DesignChooser
 from studies.search.facts import ArchitectureFacts
 from studies.search.gain_sampler import GainSampler
 from studies.search.observe import LOSSES, Observer
@@ -24,6 +25,7 @@ class Search:
         facts: exact costs and descriptors by architecture hash.
         observer: observations as arrays, renewed as trials change.
         gain: the sampler `gain`, which chooses among candidates by expected hypervolume improvement.
+        chooser: chooses designs of a pretrained model, once its library is scored.
         checkpoints_gone: numbers of paused trials that can no longer resume.
         compares: whether losses at rungs say anything about the objectives; without them nothing is paused.
     """
@@ -36,6 +38,7 @@ class Search:
         self.facts = ArchitectureFacts(self.space)
         self.observer = Observer(self.space, self.facts)
         self.gain = GainSampler(self.space, self.settings.seed, self.facts, self.observer)
+        self.chooser: DesignChooser | None = None
         self.checkpoints_gone: set[int] = set()
         self.compares = any(item.name in LOSSES for item in self.space.objectives)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from studies.files.defaults import DEFAULT_CPU_PRECISION, DEFAULT_SAMPLER, DEFAULT_STOPPING
 
 GAIN = "gain"  # the sampler by expected hypervolume improvement
+MILP = "milp"  # designs of a pretrained model, solved for their scores
 
 # fields of StudySettings that may not change when the study is resumed
 FIXED = (

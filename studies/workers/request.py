@@ -15,13 +15,14 @@ from studies.search.samplers import check_sampler
 from studies.search.stopping_rules import check_stopping_rule
 from studies.study import Study
 from studies.study.lookup import check_new
-from studies.study.settings import StudySettings
+from studies.study.settings import MILP, StudySettings
 from studies.training.batches import check_data
 from studies.training.compilation import check_compile
 from studies.training.devices import check_memory, check_workers, pick_device
 from studies.training.threads import choose_threads
 from studies.workers.proxy import prepare_for, train_settings
 from studies.workers.supervisor import Supervisor
+from surgery.config.problems import Problem, UserError
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SearchRequest:
 
     Attributes:
         space: the space to search.
-        name: name of the study; None: the space's.
+        name: name of the study; None: the space's, or the last part of the pretrained model's.
         trials: trained architectures that the study shall have, including earlier ones.
         timeout: most seconds of this run.
         workers: parallel training processes.
@@ -58,9 +59,18 @@ class SearchRequest:
     storage: str | None = None
 
     @property
+    def chosen_sampler(self) -> str:
+        """The sampler: over a pretrained model the default is the solver."""
+        default = self.space.model is not None and self.sampler == DEFAULT_SAMPLER
+        return MILP if default else self.sampler
+
+    @property
     def study_name(self) -> str:
         """Name of the study."""
-        return self.space.name if self.name is None else self.name
+        if self.name is not None:
+            return self.name
+        model = self.space.model
+        return self.space.name if model is None else Path(model.name).name
 
     def check(self) -> None:
         """Check everything that can be checked before the text is read.
@@ -70,6 +80,11 @@ class SearchRequest:
         """
         check_new(self.study_name, self.runs, self.storage)
         check_sampler(self.sampler)
+        if self.sampler == MILP and self.space.model is None:
+            problem = Problem(
+                "sampler", MILP, "solves for replacements in a pretrained model", "give --model"
+            )
+            raise UserError("the sampler does not suit this space", [problem])
         check_stopping_rule(self.stopping)
         device = pick_device(self.device)
         check_compile(self.compile, device)
@@ -101,7 +116,7 @@ class SearchRequest:
         """
         settings = StudySettings(
             seed=self.seed,
-            sampler=self.sampler,
+            sampler=self.chosen_sampler,
             stopping=self.stopping,
             corpus=self._corpus,
             tokenizer=self._tokenizer,

@@ -26,6 +26,7 @@ from studies.storage.opening import STORAGE_ERRORS, explain_storage_errors
 from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
+from studies.study.settings import MILP
 from studies.study.trial_record import TrialRecord
 from studies.training.batches import check_data
 from studies.training.devices import DeviceLost, describe, make_ready, pick_device
@@ -34,6 +35,7 @@ from studies.training.loop import Interrupted, Progress, Rung, Stopped, train
 from studies.training.profiling import mark
 from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time
+from studies.workers.designs import Designs
 from studies.workers.proxy import metrics_of, open_data, settings_of, train_settings
 from studies.workers.signals import Stop, stop_on_signals
 from surgery.architecture.metrics import METRICS as ALL_METRICS
@@ -79,6 +81,10 @@ def work(
     ):
         search = Search(study)
         worker = _Worker(search, data, torch_device, lease, stop, log)
+        if study.space.model is not None:
+            worker.designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
+            if study.settings.sampler == MILP:
+                search.chooser = worker.designs.chooser()
         while not stop():
             assignment = take_next(search, lease.worker, target, stop)
             mark("take")
@@ -103,6 +109,7 @@ class _Worker:
         self.data, self.device, self.lease, self.stop = data, device, lease, stop
         self.log = log
         self.settings = settings_of(self.study)
+        self.designs: Designs | None = None  # of a pretrained model, in place of training
         self.failures = 0
         self.last_beat = time.monotonic()
 
@@ -123,7 +130,12 @@ class _Worker:
             return record.seconds + time.time() - started
 
         try:
-            metrics = metrics_of(self.study.space, assignment.architecture, self._train(assignment, record))
+            (self.study.trial_folder(number) / "architecture.yaml").write_text(
+                assignment.architecture.to_yaml(), encoding="utf-8"
+            )
+            assignment.trial.set_user_attr(ENVIRONMENT, describe(self.device))
+            results = self._train(assignment, record) if self.designs is None else self._measure(assignment)
+            metrics = metrics_of(self.study.space, assignment.architecture, results)
         except (KeyboardInterrupt, Interrupted):
             requeue(self.study, number)
             self.log(f"trial {number}: interrupted, requeued")
@@ -150,6 +162,15 @@ class _Worker:
         text = f"trial {number} done in {seconds():.0f} s: {', '.join(shown)}"
         self._finish(assignment, {METRICS: metrics, SECONDS: seconds()}, values, text)
 
+    def _measure(self, assignment: Assignment) -> list[dict[str, float]]:
+        """Assemble a design of the pretrained model and measure it; a replicate on other held-out text."""
+        assert self.designs is not None
+        trial, line = assignment.trial, assignment.architecture.line
+        self._beat(trial)
+        self.lease.report_status({"state": "measuring", "trial": trial.number, "line": line})
+        sample = trial.user_attrs.get(REPEAT, 0)
+        return [self.designs.measure(assignment.architecture, sample, self.stop)]
+
     def _train(self, assignment: Assignment, record: TrialRecord) -> list[dict[str, float]]:
         """Train the architecture and return its measured metrics, one dictionary per seed.
 
@@ -157,14 +178,12 @@ class _Worker:
         """
         trial, architecture = assignment.trial, assignment.architecture
         folder = self.study.trial_folder(trial.number)
-        (folder / "architecture.yaml").write_text(architecture.to_yaml(), encoding="utf-8")
         count = self.study.space.proxy.seeds
         used = trial.user_attrs.get(REPEAT, 0) * count  # by the original trial and its earlier replicates
         seeds = [
             derive_seed(self.study.settings.seed, architecture.hash, used + index) for index in range(count)
         ]
         trial.set_user_attr(SEEDS, seeds)
-        trial.set_user_attr(ENVIRONMENT, describe(self.device))
         probes = self.study.space.proxy.probes
 
         def should_stop() -> bool:

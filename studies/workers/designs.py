@@ -1,0 +1,137 @@
+"""A pretrained model as a worker needs it: a library built and scored, designs assembled and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search_spaces import SearchSpace
+from search_spaces.pretrained import ModelSection
+from studies.data import TokenData
+from studies.files.json_file import write_json
+from studies.healing.saved import weights_hash
+from studies.healing.teacher import Teacher
+from studies.library.assemble import assemble
+from studies.library.build import build
+from studies.library.library import Library, library_folder, library_key
+from studies.library.measure import measure
+from studies.library.scores import Scores
+from studies.library.scoring import score
+from studies.search.designs import DesignChooser
+from studies.study import Study
+from studies.training.loop import Interrupted
+from surgery.apply.source import SourceModel, read_source
+from surgery.architecture import Architecture
+from surgery.config.problems import Problem, UserError
+
+SCORES = "scores.json"
+Report = Callable[[Mapping[str, Any]], None]
+Log = Callable[[str], None]
+
+
+def model_section(model: str) -> ModelSection:
+    """Read a checkpoint's config and fingerprint.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    source = read_source(model)
+    name = source.hub_id or str(Path(source.folder).resolve())
+    return ModelSection(name, weights_hash(source), source.architecture)
+
+
+class Designs:
+    """Assembles and measures designs of a space over a pretrained model."""
+
+    def __init__(
+        self, space: SearchSpace, teacher: Teacher, library: Library, data: TokenData, scores: Scores
+    ) -> None:
+        assert space.replacements is not None
+        assert space.library is not None
+        self.space, self.teacher, self.library, self.data, self.scores = space, teacher, library, data, scores
+        self.replacements, self.settings = space.replacements, space.library
+
+    @classmethod
+    def open(
+        cls, study: Study, data: TokenData, device: torch.device, report: Report,
+        should_stop: Callable[[], bool], log: Log,
+    ) -> Designs:  # fmt: skip
+        """Open the model and its library; build and score what is missing.
+
+        Only one process builds a library at a time; the others wait for it.
+
+        Raises:
+            UserError: the model can't be read or is another one than the study's, or the library's folder
+                can't be used.
+            KeyboardInterrupt: asked to stop; what is built is kept.
+        """
+        space = study.space
+        assert space.model is not None
+        assert space.library is not None
+        assert space.replacements is not None
+        source = _open(space.model)
+        teacher = Teacher(source, device)
+        key = library_key(space.model.architecture, space.model.weights, data.content_hash, space.library)
+        library = Library.open(library_folder(key), key)
+
+        progress = _Stages(report)
+        parts, settings = space.replacements, space.library
+        try:
+            build(library, source, parts, data, settings, device, progress, should_stop)
+            log(f"the library {library.path} is built")
+            scores = score(library, teacher, parts, data, settings, progress, should_stop)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        write_json(study.folder / SCORES, scores.to_dict())
+        return cls(space, teacher, library, data, scores)
+
+    def chooser(self) -> DesignChooser:
+        """Return the chooser of the next design, by these scores."""
+        return DesignChooser(self.space, {key: item.mean for key, item in self.scores.kl.items()})
+
+    def measure(
+        self, architecture: Architecture, sample: int, should_stop: Callable[[], bool]
+    ) -> dict[str, float]:
+        """Return the measured metrics of a design of the space.
+
+        Args:
+            architecture: the design.
+            sample: which stretch of the held-out text; 0 for a design's first measurement.
+            should_stop: asked before every batch.
+
+        Raises:
+            Interrupted: `should_stop` returned True.
+        """
+        choice = self.replacements.choice(architecture)
+        assert choice is not None, "trials are designs of the space"
+        model = assemble(self.teacher, self.replacements, choice, self.library)
+        return measure(model, self.teacher, self.data, self.settings, sample, should_stop)
+
+
+class _Stages:
+    """Reports how far a stage is, and the seconds that it will still take at the speed so far."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._began: dict[str, tuple[float, int]] = {}  # by stage: time of the first report, and done then
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start, before = self._began.setdefault(stage, (now, done))
+        eta = (now - start) / (done - before) * (total - done) if done > before else None
+        share = done / max(1, total)
+        self._report({"state": stage, "done": share, "line": f"{done} of {total}", "eta": eta})
+
+
+def _open(model: ModelSection) -> SourceModel:
+    source = read_source(model.name)
+    weights = weights_hash(source)
+    if weights != model.weights:
+        rule = f"has the fingerprint {weights}, the study's model {model.weights}"
+        hint = "give the study's model this path, or start a new study under another --name"
+        raise UserError("not this study's model", [Problem("model", model.name, rule, hint)])
+    return source

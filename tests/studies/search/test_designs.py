@@ -1,0 +1,148 @@
+"""Choosing designs of a pretrained model: designs to beat, the solver's designs, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from search_spaces.catalog import load_space
+from search_spaces.pretrained import ModelSection
+from search_spaces.replacements import KEEP
+from search_spaces.space import SearchSpace
+from studies.search.comparisons import comparisons
+from studies.search.designs import Design, DesignChooser
+from studies.storage.attributes import BASELINE, SUGGESTED_BY
+from studies.study.trial_record import DONE, TrialRecord
+from surgery.architecture import Architecture
+from surgery.architecture.costs import cost
+
+CACHE = "cache_bytes@1024"
+W = "W window=32 sinks=4"
+MODEL = Architecture.from_dict({
+    "backbone": {
+        "vocab_size": 512, "dim": 64, "num_layers": 8, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 128,
+    },
+})  # fmt: skip
+TEXT = f"""
+search:
+  layers.mixer: {{choice: [keep, W: {{window: 32, sinks: 4}}, none]}}
+  layers.ffn: {{choice: [keep, none]}}
+objectives: {{kl: min, {CACHE}: min}}
+"""
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> SearchSpace:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    return load_space(path, ModelSection("model", "0123", MODEL))
+
+
+def scores(space: SearchSpace, seed: int = 0) -> dict[tuple[str, str], float]:
+    draw = np.random.default_rng(seed)
+    assert space.replacements is not None
+    return {
+        (part.name, label): float(draw.uniform(0.01, 0.2) * (1 if label == W else 5))
+        for part in space.replacements.parts
+        for label in part.labels[1:]
+    }
+
+
+def record(space: SearchSpace, number: int, design: Design, kl: float) -> TrialRecord:
+    architecture = space.replacements.architecture(design.params) if space.replacements else MODEL
+    metrics = {"kl": kl, CACHE: float(cost(architecture, CACHE))}
+    empty = TrialRecord(
+        number, DONE, tuple(metrics.values()), metrics, architecture.line, architecture.hash,
+        architecture.to_dict(), design.attributes.get(BASELINE), True, "", "", 1.0, (),
+    )  # fmt: skip
+    return replace(empty, params=design.params)
+
+
+def summed(kl: dict[tuple[str, str], float], params: dict[str, str]) -> float:
+    return sum(kl[item] for item in params.items() if item[1] != KEEP)
+
+
+def run(space: SearchSpace, chooser: DesignChooser, kl: dict[tuple[str, str], float]) -> list[TrialRecord]:
+    records: list[TrialRecord] = []
+    while (design := chooser.suggest(records)) is not None:
+        records.append(record(space, len(records), design, summed(kl, design.params)))
+    return records
+
+
+def test_designs_to_beat(space: SearchSpace) -> None:
+    assert space.replacements is not None
+    kl = scores(space)
+    rivals = {item.name: item.choice for item in comparisons(space.replacements, kl, CACHE)}
+    uniform = rivals[f"uniform {W} 50%"]
+    # a window of 36 of 1,024 tokens takes 96 % off the cache of a layer: five of eight layers take off half
+    assert list(uniform) == [f"layer.{layer}.mixer" for layer in (0, 2, 3, 5, 7)]
+    lowest = rivals[f"lowest {W} 50%"]
+    ranked = sorted(range(8), key=lambda layer: kl[f"layer.{layer}.mixer", W])
+    assert set(lowest) == {f"layer.{layer}.mixer" for layer in ranked[:5]}
+    dropped = rivals["dropped layers 25%"]
+    assert len(dropped) == 12
+    assert set(dropped.values()) == {"none"}
+
+
+def test_every_design_to_beat_is_within_its_budget(space: SearchSpace) -> None:
+    assert space.replacements is not None
+    base = cost(MODEL, CACHE)
+    for item in comparisons(space.replacements, scores(space), CACHE):
+        share = float(item.name.rpartition(" ")[2].rstrip("%")) / 100
+        assert cost(space.replacements.architecture(item.choice), CACHE) <= share * base
+
+
+def test_the_original_and_the_designs_to_beat_come_first(space: SearchSpace) -> None:
+    kl = scores(space)
+    records = run(space, DesignChooser(space, kl), kl)
+    named = [item.baseline for item in records if item.baseline]
+    assert named[0] == "original"
+    assert records[0].hash == MODEL.hash
+    assert [item.baseline for item in records[: len(named)]] == named
+
+
+def test_no_design_twice_and_none_beyond_the_pool(space: SearchSpace) -> None:
+    kl = scores(space)
+    records = run(space, DesignChooser(space, kl), kl)
+    assert len({item.hash for item in records}) == len(records) > 20
+
+
+def test_every_design_to_beat_has_an_answer(space: SearchSpace) -> None:
+    kl = scores(space)
+    chooser = DesignChooser(space, kl)
+    best = [pool[0] for pool in chooser.solutions]
+    assert space.replacements is not None
+    for rival in comparisons(space.replacements, kl, CACHE):
+        budget = cost(space.replacements.architecture(rival.choice), CACHE)
+        answers = [item.score for item in best if item.costs[CACHE] <= budget]
+        assert min(answers) <= summed(kl, rival.choice) * 1.002, rival.name
+
+
+def test_a_resumed_study_goes_on_alike(space: SearchSpace) -> None:
+    kl = scores(space)
+    whole = run(space, DesignChooser(space, kl), kl)
+    again = DesignChooser(space, kl)
+    for count in (0, 3, len(whole) - 1):
+        design = again.suggest(whole[:count])
+        assert design is not None
+        assert design.params == whole[count].params
+
+
+def test_who_suggested_it(space: SearchSpace) -> None:
+    chooser = DesignChooser(space, scores(space))
+    first, second = (chooser.suggest(records) for records in ([], _all_named(space, chooser)))
+    assert first is not None
+    assert first.attributes == {BASELINE: "original"}
+    assert second is not None
+    assert second.attributes == {SUGGESTED_BY: "milp"}
+
+
+def _all_named(space: SearchSpace, chooser: DesignChooser) -> Sequence[TrialRecord]:
+    records: list[TrialRecord] = []
+    while (design := chooser.suggest(records)) is not None and BASELINE in design.attributes:
+        records.append(record(space, len(records), design, 0.1))
+    return records
