@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from search_spaces.library import LibrarySettings
 from studies.data import TokenData
@@ -23,6 +25,8 @@ from studies.training.devices import autocast, to_device
 from studies.training.loop import Interrupted
 from surgery.hf.tokenizer import load_tokenizer
 from surgery.model import HybridLM
+
+MOST_KEPT = 2**30  # bytes of a teacher's outputs that are kept for the next design
 
 
 @torch.no_grad()
@@ -54,16 +58,17 @@ def measure(
         UserError: there is no such stretch of text.
     """
     rows = stretch(data, settings, sample)
+    reference = _reference(teacher, data, settings, rows)
     head = teacher.model.head.weight.float()
     losses, kls = [], []
     tokens = torch.from_numpy(data.batch(rows, settings.seq_len, "val"))
-    for batch in tokens.split(batch_size(teacher, tokens[:, :-1])):
+    for index, batch in enumerate(tokens.split(batch_size(teacher, tokens[:, :-1]))):
         if should_stop():
             raise Interrupted
         ids = to_device(batch.numpy(), teacher.device)
         with autocast(teacher.device):
-            wanted, hidden = teacher.model(ids[:, :-1]), model(ids[:, :-1])
-        loss, kl = divergences(hidden, wanted, head, ids[:, 1:])
+            hidden = model(ids[:, :-1])
+        loss, kl = divergences(hidden, reference.outputs(index, ids[:, :-1]), head, ids[:, 1:])
         losses.append(loss.cpu().numpy())
         kls.append(kl.cpu().numpy())
     nats = np.concatenate(losses)
@@ -77,6 +82,38 @@ def measure(
     named = {name: (score.mean, score.standard_error) for name, score in results.items()}
     return {key: value for name, (mean, error) in named.items()
             for key, value in ((name, mean), (f"{name}_se", error))}  # fmt: skip
+
+
+class _Reference:
+    """The teacher's normed outputs on one stretch of text, computed once and kept in the CPU's memory."""
+
+    def __init__(self, model: HybridLM, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.known: dict[int, Tensor] = {}
+        self.bytes = 0
+
+    def outputs(self, index: int, tokens: Tensor) -> Tensor:
+        """Return the outputs on the tokens of batch `index`."""
+        if index in self.known:
+            return self.known[index].to(self.device)
+        with autocast(self.device):
+            outputs: Tensor = self.model(tokens)
+        if self.bytes + outputs.nbytes <= MOST_KEPT:
+            self.known[index] = outputs.cpu()
+            self.bytes += outputs.nbytes
+        return outputs
+
+
+# of each teacher the last one, with what it is about
+_REFERENCES: WeakKeyDictionary[Teacher, tuple[object, _Reference]] = WeakKeyDictionary()
+
+
+def _reference(teacher: Teacher, data: TokenData, settings: LibrarySettings, rows: range) -> _Reference:
+    """Return the teacher's outputs on these sequences, those that an earlier call computed included."""
+    about = (data.content_hash, settings.seq_len, rows)
+    if teacher not in _REFERENCES or _REFERENCES[teacher][0] != about:
+        _REFERENCES[teacher] = about, _Reference(teacher.model, teacher.device)
+    return _REFERENCES[teacher][1]
 
 
 def _ratio(bits: NDArray[np.float64], size: NDArray[np.int64]) -> Score:

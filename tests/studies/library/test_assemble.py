@@ -17,8 +17,9 @@ from studies.library.entries import entries_of
 from studies.library.library import Library
 from studies.library.measure import measure
 from studies.library.text import samples, scored_sequences, stretch
+from surgery.apply.source import SourceModel
 from surgery.config.problems import UserError
-from tests.studies.library.conftest import SETTINGS
+from tests.studies.library.conftest import CPU, SETTINGS
 
 CHOICE = {"layer.1.mixer": "G", "layer.1.ffn": "none", "layer.2.mixer": "keep", "layer.2.ffn": "hdpl"}
 
@@ -72,6 +73,20 @@ def test_measurements_are_means_over_sequences(
     size = text.val_bytes(rows.start * SETTINGS.seq_len + 1, rows.stop * SETTINGS.seq_len + 1)
     assert result["val_bpb"] == pytest.approx(nats.sum().item() / np.log(2) / size, rel=1e-5)
     assert 0 < result["val_bpb_se"] < result["val_bpb"]
+
+
+def test_the_original_runs_once_for_many_designs(
+    library: Library, source: SourceModel, parts: Replacements, text: TokenData
+) -> None:
+    teacher = Teacher(source, CPU)
+    runs: list[int] = []
+    teacher.model.register_forward_pre_hook(lambda *_: runs.append(1))
+    designs = [assemble(teacher, parts, choice, library) for choice in (CHOICE, {}, CHOICE)]
+    first, _, last = (measure(model, teacher, text, SETTINGS) for model in designs)
+    assert first == last
+    assert len(runs) == 1  # batch
+    assert measure(designs[0], teacher, text, SETTINGS, sample=1) != first
+    assert len(runs) == 2
 
 
 def test_retrieval_by_generating(
