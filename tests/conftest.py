@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repo")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what imports have made out of garbage collections, which accelerate runs by itself."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,6 @@ def test_the_paper_tied() -> None:
     assert cost(example(tied), "params_nonembedding") == cost(example(), "params_nonembedding")
 
 
-@settings(max_examples=100)
 @given(architectures(), st.integers(1, 12))
 def test_analytic_costs_equal_counts_on_the_built_model(arch: Architecture, context: int) -> None:
     model = HybridLM(arch).eval()
@@ -107,7 +106,7 @@ def without_index_loss(model: HybridLM) -> HybridLM:
     return model
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(architectures(), st.integers(1, 9))
 def test_train_flops_are_three_forwards_with_causal_attention(arch: Architecture, length: int) -> None:
     # training computes what evaluation leaves out, such as the latent's variance
@@ -117,7 +116,7 @@ def test_train_flops_are_three_forwards_with_causal_attention(arch: Architecture
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(architectures(), st.integers(1, 9))
 def test_backward_really_costs_two_forwards(arch: Architecture, length: int) -> None:
     if not set(arch.layout) <= set("FWK"):  # torch counts the gradients of short convolutions as if dense

@@ -22,7 +22,9 @@ def mixed(seed: int) -> str:
 
 @pytest.mark.parametrize(
     ("layout", "loops"),
-    [(letter, 1) for letter in MIXERS] + [(mixed(loops), loops) for loops in (1, 2, 3, 4)],
+    [(letter, 1) for letter in MIXERS]
+    + [(mixed(loops), loops) for loops in (1, 2)]
+    + [pytest.param(mixed(loops), loops, marks=pytest.mark.slow) for loops in (3, 4)],
 )
 def test_decoding_equals_one_pass_over_256_tokens(layout: str, loops: int) -> None:
     torch.manual_seed(loops)

@@ -31,7 +31,9 @@ def test_a_failure_says_where(name: str, chosen: Recall | State) -> None:
         train_probe(architecture(), replace(chosen, lr=1e30), 0, CPU)
 
 
-@pytest.mark.parametrize("names", [["recall"], ["recall", "state"]])
+@pytest.mark.parametrize(
+    "names", [pytest.param(["recall"], marks=pytest.mark.slow), ["recall", "state"]], ids=" and ".join
+)
 def test_a_study_with_probes(names: list[str], make_study: MakeStudy, quiet: Callable[[str], None]) -> None:
     text = space_with(*reversed(names))
     study = make_study(text=text)

@@ -251,7 +251,14 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     assert sum(record.trained for record in study.records()) == TARGET
 
 
-@pytest.mark.parametrize("name", [name for name in STOPPING_RULES if name != "scripted"])
+@pytest.mark.parametrize(
+    "name",
+    ["forecast", *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in STOPPING_RULES
+        if name not in ("forecast", "scripted")
+    )],
+)  # fmt: skip
 def test_every_stopping_rule_runs_a_study(make_study: MakeStudy, quiet: Quiet, name: str) -> None:
     text = SPACE.replace("rungs: [0.5, 1.0]", "rungs: [0.25, 0.5, 1.0]")
     study = make_study(stopping=name, text=text)

@@ -105,7 +105,13 @@ def test_operators_are_fitted_in_hybrids(source: SourceModel) -> None:
     assert model(TEXT[0][None]).isfinite().all()
 
 
-def test_a_result_is_written_as_the_class_of_the_checkpoint(source: SourceModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "family", ["qwen3_5_text", "olmo_hybrid", pytest.param("qwen3_next", marks=pytest.mark.slow)]
+)
+def test_a_result_is_written_as_the_class_of_the_checkpoint(
+    checkpoint: Make, tmp_path: Path, family: str
+) -> None:
+    source = read_source(checkpoint(family, **OPTIONS[family]))
     result = apply(source.folder, {}, tmp_path / "out")
     assert result.plan.export.model_type == source.family
     again = read_source(tmp_path / "out")

@@ -125,7 +125,7 @@ def test_the_family_of_the_checkpoint_is_preferred() -> None:
     assert choose_export(hybrid, "qwen3").model_type == "qwen3_5_text"
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_a_result_is_proven_without_this_package(checkpoint: Make, tmp_path: Path, family: str) -> None:
     """In a process that can't import `surgery`; with windows, and for Qwen3 with Gated DeltaNet."""
     from transformers import AutoModelForCausalLM

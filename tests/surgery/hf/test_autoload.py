@@ -62,7 +62,10 @@ def test_import_alone_is_light(tmp_path: Path) -> None:
     [
         "import surgery",
         "from transformers import AutoModelForCausalLM, AutoTokenizer\nimport surgery",
-        "import transformers, surgery\nfrom surgery.hf.modeling import NasForCausalLM",
+        pytest.param(
+            "import transformers, surgery\nfrom surgery.hf.modeling import NasForCausalLM",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["surgery first", "auto classes first", "transformers and our class first"],
 )
