@@ -69,15 +69,18 @@ def each_form(*, typechecker: Any) -> Callable[[Any], Any]:
 
         return call
 
+    tensors, sequences, plain = {torch.Tensor, torch.nn.Parameter}, {tuple, list}, {int, bool, str}
+
     def _form(value: Any) -> Hashable:
-        """Return all of a value that a check depends on."""
-        if isinstance(value, torch.Tensor):
+        """Return all of a value that a check depends on. By exact types, since this runs at every call."""
+        kind = type(value)
+        if kind in tensors:
             return value.shape, value.dtype
-        if isinstance(value, (tuple, list)):
-            return type(value), *map(_form, value)
-        if isinstance(value, dict):
-            return dict, *((key, _form(item)) for key, item in value.items())
-        return (type(value), value) if isinstance(value, (int, str)) else type(value)
+        if kind in sequences:
+            return kind, *[_form(item) for item in value]
+        if kind is dict:
+            return kind, *[(key, _form(item)) for key, item in value.items()]
+        return (kind, value) if kind in plain else kind
 
     return decorate
 
