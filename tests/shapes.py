@@ -50,10 +50,7 @@ def each_form(*, typechecker: Any) -> Callable[[Any], Any]:
         check = cache(lambda: _checker(function, typechecker))
         seen: dict[Hashable, set[Hashable]] = {}  # forms of arguments, and of the results with them
 
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
-                return function(*args, **kwargs)
+        def run(*args: Any, **kwargs: Any) -> Any:
             given = _form((args, kwargs))
             known = seen.get(given)
             if known is None:
@@ -66,6 +63,10 @@ def each_form(*, typechecker: Any) -> Callable[[Any], Any]:
                 check()(lambda *args, **kwargs: result, args, kwargs)
                 known.add(form)
             return result
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (function if torch.compiler.is_compiling() else run)(*args, **kwargs)
 
         return call
 
