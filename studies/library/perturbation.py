@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from studies.library.divergence import chunks
 from studies.library.entries import Entry
 from studies.library.sketch import write_sketch
 from surgery.files.atomic import replacing
 
 TOKENS = 4096  # of a sketch
 DRAWS = 16  # vocabulary entries per token
-CHUNK_LOGITS = 2**22  # that are compared at once
 SEED = 0
 _FILE = "draws.npz"
 
@@ -47,20 +48,27 @@ class Perturbation:
         self.wanted = wanted.flatten(0, 1)[self.rows]
 
     @torch.no_grad()
-    def features(self, hidden: Float[Tensor, "n t d"]) -> Float[Tensor, "m draws"]:
-        """Return (d(v) - E_p d) / sqrt(2), d being the change of the logits at each token's entries v."""
-        ours = hidden.flatten(0, 1)[self.rows]
-        parts = []
-        for chunk in _chunks(len(ours), len(self.head)):
-            logits = self.wanted[chunk] @ self.head.T
-            change = ours[chunk] @ self.head.T - logits
-            mean = (logits.softmax(-1) * change).sum(-1, keepdim=True)
-            parts.append((change.gather(1, self.draws[chunk]) - mean) * 0.5**0.5)
-        return torch.cat(parts)
+    def features(
+        self, hidden: Float[Tensor, "n t d"], change: Float[Tensor, "n t"]
+    ) -> Float[Tensor, "m draws"]:
+        """Return (d(v) - E_p d) / sqrt(2), d being the change of the logits at each token's entries v.
 
-    def write(self, entry: Entry, hidden: Float[Tensor, "n t d"]) -> None:
-        """Write the sketch of a replacement, given the model's normed outputs with it."""
-        write_sketch(self.folder, entry, self.features(hidden).flatten().cpu().numpy())
+        Args:
+            hidden: the model's normed outputs on all tokens.
+            change: E_p d of all tokens.
+        """
+        moved = hidden.flatten(0, 1)[self.rows] - self.wanted
+        mean = change.flatten()[self.rows, None]
+        parts = [
+            torch.einsum("md,msd->ms", moved[rows], self.head[self.draws[rows]])
+            for rows in chunks(len(moved), DRAWS * self.head.shape[1], self.head.device)
+        ]
+        drawn = torch.cat(parts)
+        return (drawn - mean) * math.sqrt(0.5)
+
+    def write(self, entry: Entry, hidden: Float[Tensor, "n t d"], change: Float[Tensor, "n t"]) -> None:
+        """Write the sketch of a replacement; arguments as in `features`."""
+        write_sketch(self.folder, entry, self.features(hidden, change).flatten().cpu().numpy())
 
 
 def _spread(tokens: int) -> Int[Tensor, " m"]:
@@ -75,12 +83,7 @@ def _draw(hidden: Float[Tensor, "m d"], head: Float[Tensor, "v d"]) -> Int[Tenso
     generator = torch.Generator().manual_seed(SEED)
     uniform = torch.rand(len(hidden), DRAWS, dtype=torch.float64, generator=generator).to(hidden.device)
     parts = []
-    for chunk in _chunks(len(hidden), len(head)):
-        sums = (hidden[chunk] @ head.T).double().softmax(-1).cumsum(-1)
-        parts.append(torch.searchsorted(sums, uniform[chunk] * sums[:, -1:]).clamp(max=len(head) - 1))
+    for rows in chunks(len(hidden), len(head), head.device):
+        sums = (hidden[rows] @ head.T).double().softmax(-1).cumsum(-1)
+        parts.append(torch.searchsorted(sums, uniform[rows] * sums[:, -1:]).clamp(max=len(head) - 1))
     return torch.cat(parts)
-
-
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_LOGITS // vocabulary)
-    return [slice(start, start + size) for start in range(0, tokens, size)]

@@ -12,7 +12,7 @@ from search_spaces.replacements import Replacements
 from studies.data import TokenData
 from studies.healing.teacher import Teacher
 from studies.library.assemble import replaced_block
-from studies.library.divergence import divergences
+from studies.library.divergence import compare
 from studies.library.entries import Entry, entries_of
 from studies.library.library import Library
 from studies.library.perturbation import Perturbation
@@ -93,9 +93,9 @@ class _Run:
         architecture = parts.architecture(dict([entry.key]))
         block = replaced_block(self.teacher, architecture, entry, library)
         hidden = torch.cat(list(self._outputs(block)))
-        kl = divergences(hidden, self.wanted, self.head, self.targets)[1]
-        self.perturbation.write(entry, hidden)
-        return [float(value) for value in kl.tolist()]
+        result = compare(hidden, self.wanted, self.head, self.targets)
+        self.perturbation.write(entry, hidden, result.change)
+        return [float(value) for value in result.kl.double().mean(1).tolist()]
 
     def _outputs(self, block: nn.Module | None) -> list[Tensor]:
         outputs = []
