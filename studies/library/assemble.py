@@ -13,7 +13,10 @@ from studies.library.entries import Entry, chosen
 from studies.library.library import Library
 from surgery.apply.execute import assemble as build_model
 from surgery.architecture import Architecture
+from surgery.config.backbone import PROJECTIONS
 from surgery.model import Block, HybridLM
+
+_DENSE = frozenset(f"{name}.weight" for name in PROJECTIONS)
 
 
 def assemble(teacher: Teacher, parts: Replacements, choice: Mapping[str, str], library: Library) -> HybridLM:
@@ -56,6 +59,15 @@ def replaced_block(teacher: Teacher, architecture: Architecture, entry: Entry, l
 
 
 def _tensors(entry: Entry, library: Library, device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors of a replacement by their names in the model, ready to compute with."""
+    """Return the tensors of a replacement by their names in the model, ready to compute with.
+
+    Weights of dense projections have the dtype that the teacher's have; all others are in float32, as while
+    a rewritten model is trained.
+    """
     state = {} if entry.absent else library.state(entry)
-    return {entry.prefix + name: placed(entry.prefix + name, value, device) for name, value in state.items()}
+    tensors = {}
+    for name, value in state.items():
+        whole = entry.prefix + name
+        dense = name in _DENSE
+        tensors[whole] = placed(whole, value, device) if dense else value.to(device, torch.float32)
+    return tensors

@@ -60,8 +60,7 @@ def build(
         UserError: the library can't be read or written.
     """
     entries = list(entries_of(parts).values())
-    with library.lock():
-        library.refresh()
+    with library.lock(should_stop):
         missing = library.missing(entries)
         todo = list(_planned(source, parts, missing))
         done = len(entries) - len(missing)

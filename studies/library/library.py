@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from search_spaces.library import LibrarySettings
-from studies.files.folder_lock import locked
+from studies.files.folder_lock import LOCK
 from studies.files.home import library_home
 from studies.files.json_file import read_json, write_json
 from studies.library.entries import Entry
+from studies.training.loop import Interrupted
 from surgery.architecture import Architecture
 from surgery.config.problems import Problem, UserError
 from surgery.files.atomic import replacing
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from surgery.files.lock import Lock
 
 INDEX, TENSORS = "index.json", "entries"
 FORMAT = 1
+POLL_SECONDS = 0.2  # between attempts to lock
 
 
 def library_key(model: Architecture, weights: str, text: str, settings: LibrarySettings) -> dict[str, Any]:
@@ -93,9 +98,26 @@ class Library:
             raise _unusable(self.path, f"has no usable {INDEX}", "remove the folder and build it again")
         self.key, self._index = data["key"], data["entries"]
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Return a context in which no other process extends the library; it waits for the others."""
-        return locked(self.path)
+    @contextmanager
+    def lock(self, should_stop: Callable[[], bool]) -> Iterator[None]:
+        """Hold the folder in this block, so that no other process extends it, and read the index again.
+
+        Waits for another process that holds it, which may take as long as a whole build.
+
+        Raises:
+            Interrupted: `should_stop` returned True meanwhile.
+            UserError: the index is damaged.
+        """
+        lock = Lock(self.path / LOCK)
+        while not lock.acquire(wait=False):
+            if should_stop():
+                raise Interrupted
+            time.sleep(POLL_SECONDS)
+        try:
+            self.refresh()
+            yield
+        finally:
+            lock.release()
 
     def has(self, entry: Entry) -> bool:
         """Return whether a replacement was fitted."""
@@ -120,9 +142,6 @@ class Library:
         Raises:
             UserError: the file is missing or damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         assert self.has(entry), f"{entry.name} is not built"
         if not self._index[entry.name]["tensors"]:
             return {}
@@ -152,8 +171,6 @@ class Library:
         Raises:
             UserError: the folder can't be written.
         """
-        from safetensors.torch import save_file
-
         known = self._index.get(entry.name, {}).get("errors", {})
         try:
             if tensors:

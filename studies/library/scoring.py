@@ -52,9 +52,8 @@ def score(
         UserError: too little held-out text, or the library can't be read or written.
     """
     folder = scores_folder(library.path, data, settings)
-    with library.lock():
+    with library.lock(should_stop):
         folder.mkdir(parents=True, exist_ok=True)
-        library.refresh()
         file = ScoreFile(folder)
         entries = list(entries_of(parts).values())
         assert not library.missing(entries), "the library is built before it is scored"

@@ -181,6 +181,16 @@ def test_an_alignment_that_does_harm_is_not_kept(
         assert torch.equal(tensor, library.state(entry)[name]), name
 
 
+def test_a_library_that_another_process_builds_is_waited_for(
+    source: SourceModel, text: TokenData, tmp_path: Path
+) -> None:
+    mine, theirs = (open_library(tmp_path / "mine", source, text, SETTINGS) for _ in range(2))
+    with theirs.lock(lambda: False), pytest.raises(Interrupted), mine.lock(stops_after(1)):
+        pass
+    with mine.lock(lambda: True):
+        pass
+
+
 def test_damaged_and_foreign_folders(source: SourceModel, text: TokenData, tmp_path: Path) -> None:
     mine = open_library(tmp_path / "mine", source, text, SETTINGS)
     with pytest.raises(UserError, match="belongs to another"):
