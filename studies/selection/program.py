@@ -85,7 +85,7 @@ class Program:
                 return None
             else:
                 reach = 4 * reach + ROUNDING
-        self._reach = max(MARGIN * self._reach, float(result.fun) - bound)
+        self._reach = max(self._reach, float(result.fun) - bound)
         parts = np.split(result.x[: self.options], self.starts[1:-1])
         proved = float(result.mip_dual_bound)
         if not inside.all():
@@ -118,8 +118,10 @@ class Program:
             bounds=[(0, None if allowed else 0) for allowed in self.allowed],  # at most 1 by the parts' rows
             method="highs",
         )
-        if result.x is None or result.status != 0:
+        if result.status == 2:
             return None
+        if result.status != 0:  # numerical trouble: no bound, and no option is left out
+            return -np.inf, np.zeros_like(self.objective)
         return float(result.fun), np.maximum(np.asarray(result.lower.marginals), 0.0)
 
     def _solve(self, matrix: Any, allowed: NDArray[np.bool_], gap: float, nodes: int | None) -> Any:
@@ -128,14 +130,18 @@ class Program:
         options: dict[str, float | int] = {"mip_rel_gap": gap}
         if nodes is not None:
             options["node_limit"] = nodes
-        with quiet():
-            return milp(
-                self.objective,
-                integrality=(np.arange(len(self.objective)) < self.options).astype(np.int64),
-                bounds=Bounds(0, allowed.astype(np.float64)),
-                constraints=LinearConstraint(matrix, np.array(self.low), np.array(self.high)),
-                options=options,
-            )
+        for presolve in (True, False):  # with it HiGHS now and then ends in "Solve error" on small programs
+            with quiet():
+                result = milp(
+                    self.objective,
+                    integrality=(np.arange(len(self.objective)) < self.options).astype(np.int64),
+                    bounds=Bounds(0, allowed.astype(np.float64)),
+                    constraints=LinearConstraint(matrix, np.array(self.low), np.array(self.high)),
+                    options={**options, "presolve": presolve},
+                )
+            if result.status in (0, 1, 2):  # optimal, out of nodes, infeasible
+                return result
+        raise RuntimeError(f"HiGHS solved neither with nor without presolve: {result.message}")
 
 
 def program(selection: Selection, limits: Limits) -> Program | None:
