@@ -76,7 +76,7 @@ def sweep(
     """Return the solutions of all budgets, each choice once, by rising score.
 
     Budgets that no choice keeps add nothing. Other arguments are those of `solve`. On one core 16 budgets
-    with a pool of 4 over 60 parts of 8 to 12 options take 3 to 7 s, with a model up to 9 s. 50 pairs in the
+    with a pool of 4 over 60 parts of 8 to 12 options take 3 to 7 s, with a model 7 to 12 s. 50 pairs in the
     selection add little to that, but 200 take up to 50 s even with a gap of 1e-3: prefer a model there.
 
     Args:
