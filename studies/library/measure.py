@@ -17,7 +17,7 @@ from studies.evaluation.evaluation import as_causal
 from studies.evaluation.retrieval import TASKS, draw_prompts, retrieve
 from studies.evaluation.text import Tokens
 from studies.healing.teacher import Teacher
-from studies.library.divergence import compare
+from studies.library.divergence import TeacherLogits, compare
 from studies.library.prefix import batch_size
 from studies.library.scores import Score
 from studies.library.text import stretch
@@ -68,7 +68,8 @@ def measure(
         ids = to_device(batch.numpy(), teacher.device)
         with autocast(teacher.device):
             hidden = model(ids[:, :-1])
-        result = compare(hidden, reference.outputs(index, ids[:, :-1]), head, ids[:, 1:])
+        logits = TeacherLogits(reference.outputs(index, ids[:, :-1]), head, keep=0)
+        result = compare(hidden, logits, ids[:, 1:])
         losses.append(result.loss.double().mean(1).cpu().numpy())
         kls.append(result.kl.double().mean(1).cpu().numpy())
     nats = np.concatenate(losses)

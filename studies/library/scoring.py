@@ -12,7 +12,7 @@ from search_spaces.replacements import Replacements
 from studies.data import TokenData
 from studies.healing.teacher import Teacher
 from studies.library.assemble import replaced_block
-from studies.library.divergence import compare
+from studies.library.divergence import TeacherLogits, compare
 from studies.library.entries import Entry, entries_of
 from studies.library.library import Library
 from studies.library.perturbation import Perturbation
@@ -79,11 +79,11 @@ class _Run:
         self, teacher: Teacher, tokens: Tensor, perturbation: Perturbation, should_stop: Callable[[], bool]
     ) -> None:
         self.teacher, self.should_stop, self.perturbation = teacher, should_stop, perturbation
-        self.head = teacher.model.head.weight.float()
         self.targets = tokens[:, 1:]
         self.prefix = Prefix(teacher, tokens[:, :-1])
-        self.wanted = torch.cat(list(self._outputs(None)))
-        perturbation.begin(self.wanted, self.head)
+        wanted = torch.cat(self._outputs(None))
+        self.logits = TeacherLogits(wanted, teacher.model.head.weight)
+        perturbation.begin(wanted, self.logits.head)
 
     def score(self, entry: Entry, parts: Replacements, library: Library) -> list[float]:
         """Return the KL divergence of each sequence, and write the sketch of the replacement."""
@@ -91,8 +91,8 @@ class _Run:
             self.prefix.advance()
         architecture = parts.architecture(dict([entry.key]))
         block = replaced_block(self.teacher, architecture, entry, library)
-        hidden = torch.cat(list(self._outputs(block)))
-        result = compare(hidden, self.wanted, self.head, self.targets)
+        hidden = torch.cat(self._outputs(block))
+        result = compare(hidden, self.logits, self.targets)
         self.perturbation.write(entry, hidden, result.change)
         return [float(value) for value in result.kl.double().mean(1).tolist()]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from studies.library.divergence import CHUNK_LOGITS, compare
+from studies.library.divergence import CHUNK_LOGITS, TeacherLogits, compare
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 100.0])
@@ -15,7 +15,9 @@ def test_losses_and_divergences_of_tokens(spread: float, monkeypatch: pytest.Mon
     wanted, head = torch.randn(2, 7, 16), torch.randn(100, 16)
     hidden, targets = wanted + spread * torch.randn(2, 7, 16), torch.randint(100, (2, 7))
     log_p, log_q = ((states.double() @ head.double().T).log_softmax(-1) for states in (wanted, hidden))
-    result = compare(hidden, wanted, head, targets)
+    teacher = TeacherLogits(wanted, head, keep=6 * 100 * 4)  # of two chunks
+    compare(wanted, teacher, targets)
+    result = compare(hidden, teacher, targets)
     loss = F.nll_loss(log_q.flatten(0, 1), targets.flatten(), reduction="none").view(2, 7)
     kl = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(result.loss.double(), loss, rtol=1e-5, atol=1e-5)

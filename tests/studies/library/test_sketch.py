@@ -12,7 +12,7 @@ import torch
 from search_spaces.replacements import Replacements
 from studies.data import TokenData
 from studies.healing.teacher import Teacher
-from studies.library.divergence import compare
+from studies.library.divergence import TeacherLogits, compare
 from studies.library.library import Library
 from studies.library.perturbation import DRAWS, Perturbation
 from studies.library.scoring import score
@@ -28,16 +28,16 @@ def test_products_are_divergences_and_interactions(tmp_path: Path) -> None:
     changes = [0.02 * (common + torch.randn(8, 64, 16)) for _ in range(2)] + [0.02 * torch.randn(8, 64, 16)]
     perturbation = Perturbation(tmp_path)
     perturbation.begin(wanted, head)
-    targets = torch.zeros(8, 64, dtype=torch.long)
+    teacher, targets = TeacherLogits(wanted, head), torch.zeros(8, 64, dtype=torch.long)
     rows = torch.stack([
-        perturbation.features(hidden, compare(hidden, wanted, head, targets).change).flatten()
+        perturbation.features(hidden, compare(hidden, teacher, targets).change).flatten()
         for hidden in (wanted + change for change in changes)
     ])  # fmt: skip
     features = (rows / rows.shape[1] ** 0.5).numpy()
 
     def exact(chosen: tuple[int, ...]) -> float:
         hidden = wanted + torch.stack([changes[index] for index in chosen]).sum(0)
-        return compare(hidden, wanted, head, targets).kl.mean().item()
+        return compare(hidden, teacher, targets).kl.mean().item()
 
     for size in (1, 2, 3):
         for chosen in combinations(range(3), size):
