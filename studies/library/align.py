@@ -91,10 +91,11 @@ def _settings(settings: LibrarySettings) -> HealSettings:
     """Return the settings of an alignment, with nearly no evaluation: a model whose every layer has the same
     replacement is of no interest.
     """
-    return HealSettings(
-        tokens=0, align_tokens=settings.align_tokens, seq_len=settings.seq_len,
-        eval_tokens=settings.seq_len, eval_every=settings.align_tokens, seed=SEED,
-    )  # fmt: skip
+    tokens, length = max(settings.align_tokens, settings.seq_len), settings.seq_len
+    usual = HealSettings(
+        tokens=0, align_tokens=tokens, seq_len=length, eval_tokens=length, eval_every=tokens, seed=SEED
+    )
+    return replace(usual, batch_tokens=min(usual.step_tokens, tokens // length * length))
 
 
 def _train(

@@ -20,6 +20,7 @@ from studies.healing.parts import new_tensors
 from studies.library.align import align
 from studies.library.entries import Entry, entries_of
 from studies.library.library import Library
+from studies.library.text import check_text
 from studies.training.loop import Interrupted
 from surgery.apply.calibrate import Stream, make_block
 from surgery.apply.execute import carried, fit_layer
@@ -57,11 +58,15 @@ def build(
 
     Raises:
         Interrupted: `should_stop` returned True.
-        UserError: the library can't be read or written.
+        UserError: model, text and settings don't fit each other (`check_text`), the model's weights can't be
+            used, or the library can't be read or written.
     """
+    check_text(source, data, settings)
     entries = list(entries_of(parts).values())
     with library.lock(should_stop):
         missing = library.missing(entries)
+        if missing:
+            source.check_values()
         todo = list(_planned(source, parts, missing))
         done = len(entries) - len(missing)
         for item in list(todo):

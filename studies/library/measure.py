@@ -15,12 +15,11 @@ from search_spaces.library import LibrarySettings
 from studies.data import TokenData
 from studies.evaluation.evaluation import as_causal
 from studies.evaluation.retrieval import TASKS, draw_prompts, retrieve
-from studies.evaluation.text import Tokens
 from studies.healing.teacher import Teacher
 from studies.library.divergence import TeacherLogits, compare
 from studies.library.prefix import batch_size
 from studies.library.scores import Score
-from studies.library.text import stretch
+from studies.library.text import filler, stretch
 from studies.training.devices import autocast, to_device
 from studies.training.loop import Interrupted
 from surgery.hf.tokenizer import load_tokenizer
@@ -131,7 +130,7 @@ def _retrieval(
 ) -> list[float]:
     """Return 1 for each prompt that the model answers rightly, else 0; all tasks together."""
     tokenizer = load_tokenizer(teacher.source.folder)
-    text = Tokens("held-out text", np.asarray(data.tokens("val")))
+    text = filler(data)
     right: list[float] = []
     with as_causal(model) as causal, autocast(teacher.device):
         for task in TASKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,7 @@ from studies.library.scores import ScoreFile, Scores
 from studies.library.text import scored_sequences, scores_folder
 from studies.training.devices import to_device
 from studies.training.loop import Interrupted
+from surgery.config.problems import Problem, UserError
 
 
 def score(
@@ -49,7 +51,8 @@ def score(
 
     Raises:
         Interrupted: `should_stop` returned True.
-        UserError: too little held-out text, or the library can't be read or written.
+        UserError: too little held-out text, a replacement that breaks the model, or the library can't be
+            read or written.
     """
     folder = scores_folder(library.path, data, settings)
     with library.lock(should_stop):
@@ -93,8 +96,13 @@ class _Run:
         block = replaced_block(self.teacher, architecture, entry, library)
         hidden = torch.cat(self._outputs(block))
         result = compare(hidden, self.logits, self.targets)
+        values: list[float] = result.kl.double().mean(1).tolist()
+        if not all(map(math.isfinite, values)):
+            rule = "makes the model's predictions NaN or infinite"
+            problem = Problem(entry.key[0], entry.label, rule, "leave it out of the space")
+            raise UserError("can't score a replacement", [problem])
         self.perturbation.write(entry, hidden, result.change)
-        return [float(value) for value in result.kl.double().mean(1).tolist()]
+        return values
 
     def _outputs(self, block: nn.Module | None) -> list[Tensor]:
         outputs = []

@@ -4,10 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from search_spaces.library import LibrarySettings
 from studies.data import TokenData
+from studies.evaluation.retrieval import TASKS, draw_prompts
+from studies.evaluation.text import Tokens
+from studies.healing.settings import HealSettings
+from studies.training.batches import check_data
 from studies.training.validation import held_out_sequences
+from surgery.apply.source import SourceModel
 from surgery.config.problems import Problem, UserError
+from surgery.hf.tokenizer import load_tokenizer
+
+
+def check_text(source: SourceModel, data: TokenData, settings: LibrarySettings) -> None:
+    """Check that a model, its text and the settings of a library fit each other.
+
+    Raises:
+        UserError: sequences exceed the model's context, there is too little text or it has other tokens, or
+            prompts don't fit into a sequence.
+    """
+    longest = source.backbone.max_position_embeddings
+    if settings.seq_len > longest:
+        rule = f"exceeds the model's context of {longest} tokens"
+        problem = Problem("library.seq_len", settings.seq_len, rule, "give fewer")
+        raise UserError("model and library don't fit", [problem])
+    fit = HealSettings(tokens=0, seq_len=settings.seq_len, batch_tokens=settings.seq_len)
+    check_data(data, fit.training(), source.backbone.vocab_size)
+    scored_sequences(data, settings)
+    if settings.prompts:
+        tokenizer = load_tokenizer(source.folder)
+        for task in TASKS:
+            draw_prompts(task, filler(data), tokenizer, length=settings.seq_len, number=1, seed=0)
+
+
+def filler(data: TokenData) -> Tokens:
+    """Return the held-out text, in which prompts hide their facts."""
+    return Tokens("the held-out text", np.asarray(data.tokens("val")))
 
 
 def scored_sequences(data: TokenData, settings: LibrarySettings) -> int:

@@ -191,6 +191,43 @@ def test_a_library_that_another_process_builds_is_waited_for(
         pass
 
 
+def test_text_that_does_not_fit_is_refused_before_anything_is_built(
+    source: SourceModel, parts: Replacements, text: TokenData, library: Library
+) -> None:
+    cases = {
+        "context of 256 tokens": replace(SETTINGS, seq_len=512),
+        "too short for retrieval": replace(SETTINGS, prompts=1),
+        "two sequences": replace(SETTINGS, seq_len=250, score_tokens=250, eval_tokens=250),
+    }
+    few = TokenData(text.folder, text.meta)
+    few.tokens = lambda split: text.tokens(split)[:400]  # type: ignore[method-assign]
+    for rule, settings in cases.items():
+        with pytest.raises(UserError, match=rule):
+            build(library, source, parts, few, settings, CPU)
+
+
+def test_an_alignment_of_less_than_a_step(
+    source: SourceModel, parts: Replacements, text: TokenData, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, align_tokens=1)
+    few = Replacements(parts.model, (Part(1, "ffn", parts.parts[1].options[:2]),))
+    mine = open_library(tmp_path / "mine", source, text, settings)
+    build(mine, source, few, text, settings, CPU)
+    assert mine.is_aligned(entries_of(few)["layer.1.ffn", "hdpl"])
+
+
+def test_a_replacement_that_breaks_the_model(
+    source: SourceModel, teacher: Teacher, parts: Replacements, text: TokenData, tmp_path: Path
+) -> None:
+    few = Replacements(parts.model, (Part(1, "ffn", parts.parts[1].options[:2]),))
+    mine = open_library(tmp_path / "mine", source, text, SETTINGS)
+    build(mine, source, few, text, SETTINGS, CPU)
+    entry = entries_of(few)["layer.1.ffn", "hdpl"]
+    mine.add(entry, {name: tensor * torch.nan for name, tensor in mine.state(entry).items()})
+    with pytest.raises(UserError, match=r"layer\.1\.ffn = 'hdpl': makes the model's predictions NaN"):
+        score(mine, teacher, few, text, SETTINGS)
+
+
 def test_damaged_and_foreign_folders(source: SourceModel, text: TokenData, tmp_path: Path) -> None:
     mine = open_library(tmp_path / "mine", source, text, SETTINGS)
     with pytest.raises(UserError, match="belongs to another"):
