@@ -134,8 +134,9 @@ class SearchSpace:
     def warnings(self) -> list[str]:
         """Return warnings about valid settings that have no effect, or probably not the intended one."""
         twins, early = _twin_objectives(self.objectives), _early_rungs(self.proxy)
-        if isinstance(self.variation, Replacements):
-            return [*twins]
+        if self.library is not None or isinstance(self.variation, Replacements):
+            assert self.library is not None
+            return [*twins, *_longer_contexts(self.objectives, self.constraints, self.library)]
         return [*_idle_options(self.variation), *twins, *early, *_too_large(self.baselines)]
 
     def to_yaml(self) -> str:
@@ -216,6 +217,18 @@ def _idle_options(variation: Variation) -> Iterator[str]:
                 continue
             where = "anywhere in this space" if len(reasons) == len(idle) else "in part of this space"
             yield f"{operator}.{option} is idle {where} and not sampled there: {reasons[0]}"
+
+
+def _longer_contexts(
+    objectives: tuple[Objective, ...], constraints: tuple[Constraint, ...], library: LibrarySettings
+) -> Iterator[str]:
+    contexts = [item.context or 0 for item in objectives] + [item.context or 0 for item in constraints]
+    longest = max(contexts)
+    if longest > 4 * library.seq_len:
+        yield (
+            f"costs are counted at {longest:,} tokens, designs are measured on sequences of "
+            f"{library.seq_len:,} (library.seq_len): what windows and states lose beyond that does not show"
+        )
 
 
 def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:

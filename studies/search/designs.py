@@ -7,17 +7,21 @@ design with the largest expected improvement over what was measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_spaces import SearchSpace
 from search_spaces.replacements import KEEP, Replacements
 from studies.search.comparisons import Comparison, Kl, comparisons
+from studies.selection.calibration import Calibration
 from studies.selection.grid import budgets
-from studies.selection.problem import Selection, Solution
+from studies.selection.interactions import SecondOrder, pair_terms, rescaled
+from studies.selection.local_search import local_search
+from studies.selection.problem import Choice, Limits, Selection, Solution
 from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
 from studies.study.settings import MILP
@@ -25,11 +29,15 @@ from studies.study.trial_record import DONE, TrialRecord
 from surgery.architecture.costs import cost
 
 BUDGETS = 8  # of each cost
-POOL = 4  # designs of each budget
+POOL = 2  # designs of each budget
 GAP = 1e-3  # share of the score by which a design may miss the optimum: less than scores are known to
 DISTANCE = 2  # parts in which the designs of a pool differ at least
-NARROW = 0.05  # spread of log(measured / predicted) that is assumed at least
-BROAD = 0.5  # likewise, before anything was measured
+# nats/token: a model so far from the original has lost what made it worth keeping, and healing it is training
+# from scratch; improvements beyond it don't count
+WORST = 1.0
+Sketches = Mapping[
+    tuple[str, str], NDArray[np.float32]
+]  # by (part's name, label), see studies.library.sketch
 
 
 class Design(NamedTuple):
@@ -45,18 +53,19 @@ class DesignChooser:
     The order is decided by the study's trials alone, so that a resumed study equals an uninterrupted one.
     """
 
-    def __init__(self, space: SearchSpace, kl: Kl) -> None:
+    def __init__(self, space: SearchSpace, kl: Kl, sketches: Sketches | None = None) -> None:
         """Set up the problem; it is solved when the first design is asked for.
 
         Args:
             space: the space, with replacements.
             kl: score of every replacement in nats/token by (part's name, label).
+            sketches: of every replacement, for the interactions of pairs; None: scores simply add up.
         """
         assert space.replacements is not None
-        self.space, self.kl = space, kl
+        self.space, self.kl, self.sketches = space, kl, sketches
         self.replacements: Replacements = space.replacements
-        named = [item.name for item in space.objectives if item.metric.analytic]
-        self.metrics = list(dict.fromkeys([*named, *(item.name for item in space.constraints)]))
+        self.objectives = [item.name for item in space.objectives if item.metric.analytic]
+        self.metrics = list(dict.fromkeys([*self.objectives, *(item.name for item in space.constraints)]))
 
     def suggest(self, records: Sequence[TrialRecord]) -> Design | None:
         """Return the next design that no trial has; None if all of them are taken."""
@@ -65,21 +74,22 @@ class DesignChooser:
             if digest not in taken:
                 attributes = {SUGGESTED_BY: MILP} if name is None else {BASELINE: name}
                 return Design(params, attributes)
-        left = [solution for solution in self._pool if self._hash(solution) not in taken]
+        left = [solution for solution in self.solutions if self._hash(solution.choice) not in taken]
         if not left:
             return None
-        gains = self._expected_improvement(left, records)
-        return Design(self._params(left[int(np.argmax(gains))]), {SUGGESTED_BY: MILP})
+        gains = self._expected_improvements(left, records)
+        return Design(self._params(left[int(np.argmax(gains))].choice), {SUGGESTED_BY: MILP})
 
     @cached_property
     def selection(self) -> Selection:
         """The problem for the solver: scores and exact costs of every option of every part."""
         parts = self.replacements.parts
+        scores = [
+            np.array([0.0 if label == KEEP else self.kl[part.name, label] for label in part.labels])
+            for part in parts
+        ]
         return Selection(
-            scores=[
-                np.array([0.0 if label == KEEP else self.kl[part.name, label] for label in part.labels])
-                for part in parts
-            ],
+            scores=[np.where(row > WORST, np.inf, row) for row in scores],
             costs={
                 metric: [np.array(row, dtype=np.int64) for row in self.replacements.differences(metric)]
                 for metric in self.metrics
@@ -88,84 +98,103 @@ class DesignChooser:
         )
 
     @cached_property
-    def solutions(self) -> list[list[Solution]]:
-        """The pool of every budget that some design meets, the best first.
+    def model(self) -> SecondOrder | None:
+        """Predicts a design's KL from all pairs of its replacements; None without sketches."""
+        if self.sketches is None:
+            return None
+        nothing = np.zeros(len(next(iter(self.sketches.values()))), dtype=np.float32)
+        rows = [
+            np.stack([self.sketches.get((part.name, label), nothing) for label in part.labels]).astype(float)
+            for part in self.replacements.parts
+        ]
+        return SecondOrder(self.selection, pair_terms(rescaled(rows, self.selection.scores)))
+
+    @cached_property
+    def pools(self) -> list[list[Solution]]:
+        """The designs of every budget, the best predicted first; those beyond `WORST` are left out.
 
         The budgets are what each design to beat costs, so that there is an answer to it, then a grid.
         """
-        objectives = [item.name for item in self.space.objectives if item.metric.analytic]
         fixed = self._constraints()
-        grid = [
+        grid: list[Limits] = [
             {name: _within(fixed.get(name), limits.get(name)) for name in {**fixed, **limits}}
-            for limits in self._rival_costs(objectives)
+            for limits in self._rival_costs()
         ]
-        grid += budgets(self.selection, objectives, BUDGETS * len(objectives), fixed)
-        pools = [solve(self.selection, limits, pool=POOL, distance=DISTANCE, gap=GAP) for limits in grid]
+        grid += budgets(self.selection, self.objectives, BUDGETS * len(self.objectives), fixed)
+        pools = []
+        for limits in grid:
+            pool = solve(self.selection, limits, pool=POOL, distance=DISTANCE, gap=GAP)
+            if self.model is not None and pool:
+                pool = [local_search(self.model, pool[0].choice, limits), *pool]
+            known = {item.choice: item for item in pool if self.predict(item.choice) < WORST}
+            pools.append(sorted(known.values(), key=lambda item: (self.predict(item.choice), item.choice)))
         return [pool for pool in pools if pool]
 
     @cached_property
-    def _rivals(self) -> list[Comparison]:
-        """The designs to beat, at budgets of the first cost objective."""
-        costs = [item.name for item in self.space.objectives if item.metric.analytic]
-        return list(comparisons(self.replacements, self.kl, costs[0])) if costs else []
+    def solutions(self) -> list[Solution]:
+        """The designs of all budgets, each once."""
+        return list({solution.choice: solution for pool in self.pools for solution in pool}.values())
 
-    def _rival_costs(self, metrics: Sequence[str]) -> list[dict[str, tuple[float | None, float | None]]]:
+    def predict(self, choice: Choice) -> float:
+        """Return the predicted KL of a design in nats/token."""
+        return self.selection.score(choice) if self.model is None else self.model.predict(choice)
+
+    @cached_property
+    def _rivals(self) -> list[Comparison]:
+        """The designs to beat, at budgets of the first cost objective; hopeless ones are left out."""
+        if not self.objectives:
+            return []
+        rivals = comparisons(self.replacements, self.kl, self.objectives[0])
+        return [item for item in rivals if self.predict(self._choice(item.choice)) < WORST]
+
+    def _rival_costs(self) -> list[dict[str, tuple[float | None, float | None]]]:
         """Return the exact costs of the designs to beat as limits, each once."""
         costs: dict[tuple[int, ...], dict[str, tuple[float | None, float | None]]] = {}
         for rival in self._rivals:
-            architecture = self.replacements.architecture(rival.choice)
-            values = tuple(cost(architecture, metric) for metric in metrics)
-            costs[values] = {
-                metric: (None, float(value)) for metric, value in zip(metrics, values, strict=True)
-            }
+            total = self.selection.total(self._choice(rival.choice))
+            limits = {metric: (None, float(total[metric])) for metric in self.objectives}
+            costs[tuple(total[metric] for metric in self.objectives)] = {**limits}
         return list(costs.values())
 
     @cached_property
     def _first(self) -> list[tuple[str | None, dict[str, Any], str]]:
         """(name of a design to beat, parameters, hash): what is measured whatever the results are."""
-        designs: list[tuple[str | None, dict[str, str]]] = [("original", {})]
-        designs += [(item.name, item.choice) for item in self._rivals]
-        result = [(name, *self._named(choice)) for name, choice in designs]
-        best = [(None, self._params(pool[0]), self._hash(pool[0])) for pool in self.solutions]
-        return [*result, *best]
+        designs: list[tuple[str | None, Choice]] = [("original", self._choice({}))]
+        designs += [(item.name, self._choice(item.choice)) for item in self._rivals]
+        designs += [(None, pool[0].choice) for pool in self.pools]
+        return [(name, self._params(choice), self._hash(choice)) for name, choice in designs]
 
-    @cached_property
-    def _pool(self) -> list[Solution]:
-        return list({solution.choice: solution for pool in self.solutions for solution in pool}.values())
-
-    def _expected_improvement(
+    def _expected_improvements(
         self, solutions: Sequence[Solution], records: Sequence[TrialRecord]
     ) -> list[float]:
         """Return by how much each solution is expected to lower log KL against designs that cost no more.
 
-        Scores only nearly add up: log(measured / predicted) of the designs measured so far gives the mean
-        and the spread of what is to be expected of others.
+        The designs measured so far show how far predictions are off, and how unsure others are.
         """
-        objectives = [item.name for item in self.space.objectives if item.metric.analytic]
-        known = [record for record in records if record.state == DONE and record.feasible and record.metrics]
-        points = [(record.metrics["kl"], [record.metrics[name] for name in objectives]) for record in known]
-        ratios = [
-            math.log(record.metrics["kl"] / predicted)
-            for record in known
-            if (predicted := self._predicted(record)) > 0 < record.metrics["kl"]
+        known = [
+            record for record in records
+            if record.state == DONE and record.feasible and self._is_design(record)
+        ]  # fmt: skip
+        points = [
+            (record.metrics["kl"], [record.metrics[name] for name in self.objectives]) for record in known
         ]
-        shift = float(np.median(ratios)) if ratios else 0.0
-        spread = max(NARROW, float(np.std(ratios))) if len(ratios) > 2 else BROAD
+        calibration = Calibration(
+            [self.predict(self._choice(record.params)) for record in known], [kl for kl, _ in points]
+        )
+        means, deviations = calibration.predict([self.predict(item.choice) for item in solutions])
         gains = []
-        for solution in solutions:
-            costs = [solution.costs[name] for name in objectives]
+        for solution, mean, deviation in zip(solutions, means, deviations, strict=True):
+            costs = [solution.costs[name] for name in self.objectives]
             rivals = [kl for kl, theirs in points if all(a <= b for a, b in zip(theirs, costs, strict=True))]
-            best = math.log(max(min(rivals, default=math.inf), 1e-9)) if rivals else None
-            mean = math.log(max(solution.score, 1e-9)) + shift
-            gains.append(math.inf if best is None else _improvement(best - mean, spread))
+            best = max(min(rivals, default=WORST), 1e-9)
+            variance = math.log1p((deviation / mean) ** 2)  # of the logarithm
+            gains.append(_improvement(math.log(best) - math.log(mean) + variance / 2, math.sqrt(variance)))
         return gains
 
-    def _predicted(self, record: TrialRecord) -> float:
-        """Return the summed scores of a trial's design; 0 if it is not in the space."""
-        choice = record.params
-        if any(part.name not in choice for part in self.replacements.parts):
-            return 0.0
-        return sum(self.kl.get((part.name, choice[part.name]), 0.0) for part in self.replacements.parts)
+    def _is_design(self, record: TrialRecord) -> bool:
+        """Return whether a trial measured a design of the space, by its parameters."""
+        known = all(record.params.get(part.name) in part.labels for part in self.replacements.parts)
+        return known and "kl" in record.metrics
 
     def _constraints(self) -> dict[str, tuple[float | None, float | None]]:
         limits: dict[str, tuple[float | None, float | None]] = {}
@@ -173,23 +202,21 @@ class DesignChooser:
             limits[item.name] = _within(limits.get(item.name), item.interval)
         return limits
 
-    def _params(self, solution: Solution) -> dict[str, Any]:
+    def _choice(self, labels: Mapping[str, str]) -> Choice:
+        return tuple(part.labels.index(labels.get(part.name, KEEP)) for part in self.replacements.parts)
+
+    def _params(self, choice: Choice) -> dict[str, Any]:
         return {
-            part.name: part.labels[index]
-            for part, index in zip(self.replacements.parts, solution.choice, strict=True)
+            part.name: part.labels[index] for part, index in zip(self.replacements.parts, choice, strict=True)
         }
 
-    def _named(self, choice: dict[str, str]) -> tuple[dict[str, Any], str]:
-        params = {part.name: choice.get(part.name, KEEP) for part in self.replacements.parts}
-        return params, self.replacements.architecture(params).hash
-
-    def _hash(self, solution: Solution) -> str:
-        if solution.choice not in self._hashes:
-            self._hashes[solution.choice] = self.replacements.architecture(self._params(solution)).hash
-        return self._hashes[solution.choice]
+    def _hash(self, choice: Choice) -> str:
+        if choice not in self._hashes:
+            self._hashes[choice] = self.replacements.architecture(self._params(choice)).hash
+        return self._hashes[choice]
 
     @cached_property
-    def _hashes(self) -> dict[tuple[int, ...], str]:
+    def _hashes(self) -> dict[Choice, str]:
         return {}
 
 

@@ -21,7 +21,9 @@ from studies.library.library import Library, library_folder, library_key
 from studies.library.measure import measure
 from studies.library.scores import Scores
 from studies.library.scoring import score
-from studies.search.designs import DesignChooser
+from studies.library.sketch import read_sketch
+from studies.library.text import scores_folder
+from studies.search.designs import DesignChooser, Sketches
 from studies.study import Study
 from studies.training.loop import Interrupted
 from surgery.apply.source import SourceModel, read_source
@@ -48,11 +50,13 @@ class Designs:
     """Assembles and measures designs of a space over a pretrained model."""
 
     def __init__(
-        self, space: SearchSpace, teacher: Teacher, library: Library, data: TokenData, scores: Scores
-    ) -> None:
+        self, space: SearchSpace, teacher: Teacher, library: Library, data: TokenData, scores: Scores,
+        sketches: Sketches,
+    ) -> None:  # fmt: skip
         assert space.replacements is not None
         assert space.library is not None
         self.space, self.teacher, self.library, self.data, self.scores = space, teacher, library, data, scores
+        self.sketches = sketches
         self.replacements, self.settings = space.replacements, space.library
 
     @classmethod
@@ -87,11 +91,13 @@ class Designs:
         except Interrupted:
             raise KeyboardInterrupt from None
         write_json(study.folder / SCORES, scores.to_dict())
-        return cls(space, teacher, library, data, scores)
+        keys, features = read_sketch(scores_folder(library.path, data, settings), parts)
+        return cls(space, teacher, library, data, scores, dict(zip(keys, features, strict=True)))
 
     def chooser(self) -> DesignChooser:
         """Return the chooser of the next design, by these scores."""
-        return DesignChooser(self.space, {key: item.mean for key, item in self.scores.kl.items()})
+        kl = {key: item.mean for key, item in self.scores.kl.items()}
+        return DesignChooser(self.space, kl, self.sketches)
 
     def measure(
         self, architecture: Architecture, sample: int, should_stop: Callable[[], bool]

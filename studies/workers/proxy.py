@@ -9,6 +9,7 @@ from statistics import fmean
 
 from search_spaces import SearchSpace
 from studies.data import TokenData, open_or_prepare
+from studies.data.request import VAL_FRACTION
 from studies.study import Study
 from studies.training.settings import TrainSettings
 from surgery.architecture import Architecture
@@ -40,8 +41,17 @@ def prepare_for(
 ) -> TokenData:  # fmt: skip
     """Prepare enough tokens of a Hub data set for one proxy, or the whole of a local corpus."""
     remote = corpus.startswith(("hf:", "fineweb-edu"))
-    limit = space.proxy.tokens if remote else None
+    limit = _text_tokens(space) if remote else None
     return open_or_prepare(corpus, tokenizer, max_tokens=limit, progress=progress)
+
+
+def _text_tokens(space: SearchSpace) -> int:
+    """Return how much of a streamed text a study needs, in tokens."""
+    library = space.library
+    if library is None:
+        return space.proxy.tokens
+    held_out = library.score_tokens + 2 * library.eval_tokens  # a replicate is measured on other text
+    return max(library.fit_tokens + library.align_tokens, round(held_out / VAL_FRACTION))
 
 
 def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:

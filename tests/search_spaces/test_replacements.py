@@ -133,6 +133,27 @@ def test_a_space_of_replacements_needs_a_model(tmp_path: Path) -> None:
         load_space(path)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"dim": 576, "num_layers": 30, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64, "ffn_dim": 1536},
+        {"dim": 2048, "num_layers": 22, "num_heads": 32, "num_kv_heads": 4, "ffn_dim": 5632},
+        {"dim": 896, "num_layers": 24, "num_heads": 14, "num_kv_heads": 2, "ffn_dim": 4864, "biases": ["q"]},
+    ],
+    ids=["SmolLM2-135M", "TinyLlama-1.1B", "like Qwen2-0.5B"],
+)
+def test_the_preset_fits_models(sizes: dict[str, object]) -> None:
+    model = Architecture.from_dict({"backbone": {"vocab_size": 1000, **sizes}})
+    space = load_space("pretrained", ModelSection("model", "0123", model))
+    assert {part.layer for part in replacements(space).parts} == set(range(1, len(model.layers)))
+    assert not space.warnings()
+
+
+def test_costs_at_longer_texts_than_are_measured(tmp_path: Path) -> None:
+    space = load(tmp_path, SEARCH + "objectives: {kl: min, cache_bytes@8192: min}\n")
+    assert "library.seq_len" in space.warnings()[0]
+
+
 def test_a_model_is_no_use_to_a_space_from_scratch() -> None:
     with pytest.raises(UserError, match="from scratch"):
         load_space("tiny", ModelSection("model", "0123", MODEL))

@@ -114,7 +114,7 @@ def test_no_design_twice_and_none_beyond_the_pool(space: SearchSpace) -> None:
 def test_every_design_to_beat_has_an_answer(space: SearchSpace) -> None:
     kl = scores(space)
     chooser = DesignChooser(space, kl)
-    best = [pool[0] for pool in chooser.solutions]
+    best = [pool[0] for pool in chooser.pools]
     assert space.replacements is not None
     for rival in comparisons(space.replacements, kl, CACHE):
         budget = cost(space.replacements.architecture(rival.choice), CACHE)
