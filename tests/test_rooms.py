@@ -34,7 +34,10 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "workers": (
         "data", "files", "healing", "library", "probes", "search", "stats", "storage", "study", "training",
     ),
-    "audit": ("data", "files", "reporting", "stats", "storage", "study", "training", "workers"),
+    "audit": (
+        "data", "files", "healing", "library", "reporting", "stats", "storage", "study", "training",
+        "workers",
+    ),
     "replay": ("data", "search", "stats", "storage", "study", "surrogates", "training", "workers"),
     "benchmarks": (
         "data", "files", "replay", "reporting", "search", "stats", "storage", "study", "surrogates",

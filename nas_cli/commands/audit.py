@@ -20,7 +20,9 @@ from nas_cli.options import (
     StudyArgument,
     TimeoutOption,
     WorkersOption,
+    refuse_without_effect,
 )
+from nas_cli.render.counts import tokens
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
 from studies.files.defaults import DEFAULT_RUNS
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 # epochs of a long run: after 3.8, 24 models of 30 M parameters overfitted a text by 0.5 to 1.0 nats, each
 # differently; after 1.9, by 0.1 to 0.2
 MOST_EPOCHS = 2.0
+HEAL_TOKENS = 1_000_000
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,8 +47,20 @@ def add_to(app: typer.Typer) -> None:
 def audit(
     study: StudyArgument,
     times: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Train for this many times the proxy's tokens.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            min=2, max=10_000, show_default="4", help="Train for this many times the proxy's tokens."
+        ),
+    ] = None,
+    heal: Annotated[
+        int | None,
+        typer.Option(
+            parser=tokens,
+            metavar="TOKENS",
+            show_default="1M",
+            help="For designs of a pretrained model: heal each, and the control, on so much text.",
+        ),
+    ] = None,
     architectures: Annotated[
         int,
         typer.Option(
@@ -65,6 +80,8 @@ def audit(
 ) -> None:
     """Check whether the short proxy ranks architectures as longer training does.
 
+    For a pretrained model: whether the KL divergence of its designs ranks them as healing does.
+
     Finished runs are kept: the same command resumes, and several may run at once. When all runs are trained,
     or the time limit is reached, it prints the result of the finished runs.
     """
@@ -77,7 +94,13 @@ def audit(
     if plot is not None:
         check_plot_path(plot)
     check_workers(workers)
-    opened = open_audit(open_study(study, runs, storage), times, architectures)
+    searched = open_study(study, runs, storage)
+    if searched.space.model is None:
+        refuse_without_effect({"heal": heal}, "on architectures trained from scratch", "give --times")
+        opened = open_audit(searched, times or 4, architectures)
+    else:
+        refuse_without_effect({"times": times}, "on designs of a pretrained model", "give --heal TOKENS")
+        opened = open_audit(searched, 1, architectures, heal or HEAL_TOKENS)
     _train(opened, seeds, workers, device, timeout)
     result = report(opened)
     if plot is not None:
@@ -112,10 +135,13 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         return
     took = {record.number: record.seconds for record in audit.study.records()}
     expected = audit.times * sum(took[run.member.number] for run in left) / workers
-    each = _budget(audit.study.space.proxy.seconds, long_settings(audit).tokens, audit.times)
+    if audit.heal is None:
+        each = _budget(audit.study.space.proxy.seconds, long_settings(audit).tokens, audit.times)
+        about = f"{each} each, about {duration(expected)}"
+    else:
+        about = f"{_budget(None, audit.heal)} of healing each, and as many for the control"
     errors.print(
-        f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, {each} each, "
-        f"about {duration(expected)}",
+        f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, {about}",
         soft_wrap=True,
     )
 
@@ -148,17 +174,30 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
 
 
 def _print(result: Report) -> None:
-    from studies.audit.report import GOOD, PROXY
+    from studies.audit.report import GOOD
 
     data, count = result.to_dict(), len(result.points)
     longest = max((len(point.long_losses) for point in result.points), default=0)
-    console.print(
-        f"[bold]{data['study']}[/]: {count} architectures, proxy of "
-        f"{_budget(data['proxy_seconds'], data['proxy_tokens'])}, judged by {data['proxy_loss']}, against "
-        f"{_budget(data['proxy_seconds'], data['long_tokens'], data['times'])} ({data['times']} times), "
-        f"{longest} seed{'s' if longest != 1 else ''} each",
-        soft_wrap=True,
-    )
+    if data["heal_tokens"] is None:
+        runs = (
+            f"proxy of {_budget(data['proxy_seconds'], data['proxy_tokens'])}, judged by "
+            f"{data['proxy_loss']}, against "
+            f"{_budget(data['proxy_seconds'], data['long_tokens'], data['times'])} ({data['times']} times)"
+        )
+    else:
+        runs = (
+            f"{data['proxy_loss']} before against loss after {_budget(None, data['heal_tokens'])} of healing"
+        )
+    seeds = f"{longest} seed{'s' if longest != 1 else ''} each"
+    console.print(f"[bold]{data['study']}[/]: {count} architectures, {runs}, {seeds}", soft_wrap=True)
+    if data["control"] is not None:
+        healed = sorted(point.long_loss for point in result.points)
+        console.print(
+            f"original {data['control']['original']:.4f}, control {data['control']['control']:.4f}, healed "
+            f"designs {healed[0]:.4f} to {healed[-1]:.4f} nats/token"
+            if healed
+            else "nothing is healed yet"
+        )
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("predictor", no_wrap=True)
     for head in ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by"):
@@ -166,7 +205,7 @@ def _print(result: Report) -> None:
     for row in result.rows:
         name = row.name if row.count == count else f"{row.name} ({row.count})"
         table.add_row(
-            f"[bold]{name}[/]" if row.name == PROXY else name,
+            f"[bold]{name}[/]" if row is result.rows[0] else name,
             *map(_interval, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
             _ahead(row.ahead),
         )

@@ -4,6 +4,8 @@ runs/NAME/audit/4x/  plan.json       the chosen trials and the seed they were ch
                      HASH-0.json     result of an architecture's first long run, once it is finished
                      HASH-0.jsonl    its loss curve
                      HASH-0.lock     locked while a process trains it
+
+Designs of a pretrained model are healed instead: audit/heal-1000000/, with control.json.
 """
 
 from __future__ import annotations
@@ -54,9 +56,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Audit:
-    """An audit of a study with `times` times the proxy's tokens.
+    """An audit of a study with `times` times the proxy's tokens, or of designs that are healed.
 
     Attributes:
+        heal: tokens of the healing of designs of a pretrained model; None: architectures are trained longer.
         members: every architecture that it ever chose.
         wanted: number of them to train; finished runs of the others count as well.
     """
@@ -66,6 +69,12 @@ class Audit:
     folder: Path
     members: tuple[Member, ...]
     wanted: int
+    heal: int | None = None
+
+    @property
+    def judge(self) -> str:
+        """The metric by which the study ranks."""
+        return end_loss(self.study.space.objectives)
 
     def runs(self, seeds: int) -> list[Run]:
         """Return the runs to train: the first seed of every architecture before the second of any."""
@@ -86,13 +95,19 @@ class Audit:
         return results
 
 
-def open_audit(study: Study, times: int, architectures: int) -> Audit:
+def open_audit(study: Study, times: int, architectures: int, heal: int | None = None) -> Audit:
     """Open the study's audit of this length, extended to at least `architectures` members.
+
+    Args:
+        study: the study.
+        times: length of the long runs, in proxies.
+        architectures: number of members.
+        heal: tokens of a healing, in place of long runs.
 
     Raises:
         UserError: fewer than two architectures are trained, or the folder can't be written.
     """
-    folder = study.folder / "audit" / f"{times}x"
+    folder = study.folder / "audit" / (f"{times}x" if heal is None else f"heal-{heal}")
     records = study.records()
     trained = len(auditable(records))
     if trained < 2:
@@ -103,7 +118,7 @@ def open_audit(study: Study, times: int, architectures: int) -> Audit:
         plan = read_json(folder / "plan.json") or {"members": []}
         kept = [Member.from_dict(item) for item in plan["members"]]
         if len(kept) < min(architectures, trained):
-            seed = derive_seed(study.settings.seed, "audit", times)
+            seed = derive_seed(study.settings.seed, "audit", times if heal is None else f"heal {heal}")
             on_front = {record.number for record in study.front()}
             kept = choose_members(
                 records, on_front, architectures, seed, kept, end_loss(study.space.objectives)
@@ -111,8 +126,9 @@ def open_audit(study: Study, times: int, architectures: int) -> Audit:
             plan = {
                 "study": study.name,
                 "times": times,
+                **({} if heal is None else {"heal": heal}),
                 "seed": seed,
                 "members": [member.to_dict() for member in kept],
             }
             write_json(folder / "plan.json", plan)
-    return Audit(study, times, folder, tuple(kept), architectures)
+    return Audit(study, times, folder, tuple(kept), architectures, heal)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from studies.reporting.drawing import draw
 from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, Panel, Series
-from studies.stats.extrapolation import end_loss
+from surgery.config.quantities import format_count
 
 if TYPE_CHECKING:
     from studies.audit.report import Point, Report
@@ -21,9 +21,15 @@ def plot_audit(report: Report, path: Path) -> None:
     Raises:
         UserError: the path can't be written or has an unknown extension.
     """
-    proxy, times = report.rows[0], report.audit.times
-    across = Axis(f"proxy: {end_loss(report.audit.study.space.objectives)} (nats/token)")
-    up = Axis(f"loss after {times} times the tokens (nats/token)")
+    proxy, audit = report.rows[0], report.audit
+    before = "proxy" if audit.heal is None else "before healing"
+    across = Axis(f"{before}: {audit.judge} (nats/token)")
+    longer = (
+        f"{audit.times} times the tokens"
+        if audit.heal is None
+        else f"{format_count(audit.heal)} tokens of healing"
+    )
+    up = Axis(f"loss after {longer} (nats/token)")
     series = [_series(name, points) for name, points in _groups(report).items() if points]
     title = f"{report.audit.study.name}: Spearman {proxy.spearman}, tau-b {proxy.kendall}"
     draw(Figure(title, [Panel(across, up, series)], width=6, height=5), path)

@@ -13,7 +13,9 @@ import numpy as np
 from studies.audit.kinds import Misjudged, misjudged
 from studies.audit.plan import Audit
 from studies.audit.runs import long_settings
-from studies.stats.extrapolation import end_loss, extrapolated_losses
+from studies.files.json_file import read_json
+from studies.library.scores import Scores
+from studies.stats.extrapolation import extrapolated_losses
 from studies.stats.rank_correlation import (
     LEVEL,
     Array,
@@ -30,8 +32,10 @@ from surgery.architecture.costs import cost
 from surgery.architecture.metrics import AHEAD
 
 FEWEST = 8  # architectures, for a verdict
+SHARES = (0.1, 0.3)  # of a healing, after which a loss is looked at
 GOOD = 0.7  # least Spearman's rho of a good proxy
 PROXY, PARAMS, FLOPS = "proxy loss", "parameters only", "FLOPs only"
+KL, SUM = "KL before healing", "summed scores"  # of designs of a pretrained model
 NONE = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -100,6 +104,7 @@ class Report:
     verdict: str
     epochs: float
     environments: tuple[dict[str, str], ...]
+    control: dict[str, float] | None = None  # losses: `original`, and `control`, which is trained alike
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -107,10 +112,12 @@ class Report:
         return {
             "study": self.audit.study.name,
             "times": self.audit.times,
-            "proxy_loss": end_loss(self.audit.study.space.objectives),
+            "heal_tokens": self.audit.heal,
+            "control": self.control,
+            "proxy_loss": self.audit.judge,
             "proxy_seconds": proxy.seconds,
             "proxy_tokens": proxy.steps * proxy.batch_tokens,
-            "long_tokens": long_settings(self.audit).steps * proxy.batch_tokens,
+            "long_tokens": self.audit.heal or long_settings(self.audit).steps * proxy.batch_tokens,
             "epochs": self.epochs,
             "interval": LEVEL,
             "predictors": [row.to_dict() for row in self.rows],
@@ -156,41 +163,48 @@ def report(audit: Audit) -> Report:
                 epochs = max(epochs, result["epochs"])
         if losses:
             record = records[member.number]
-            proxy_loss = record.metrics[end_loss(study.space.objectives)]
+            proxy_loss = record.metrics[audit.judge]
             points.append(Point(record, proxy_loss, tuple(losses), member.number in on_front))
     target = np.array([point.long_loss for point in points])
     rows = tuple(_rows(audit, points, target))
     proxy, params = rows[0], next(row for row in rows if row.name == PARAMS)
     return Report(
         audit, tuple(points), failed, rows, _better_half(points), _misjudged(points), _chance(len(points)),
-        verdict(len(points), audit.times, proxy.spearman, proxy.partial_spearman, params.ahead),
-        epochs, tuple(environments),
+        verdict(len(points), _words(audit), proxy.spearman, proxy.partial_spearman, params.ahead),
+        epochs, tuple(environments), read_json(audit.folder / "control.json"),
     )  # fmt: skip
 
 
-def verdict(count: int, times: int, proxy: Estimate, beyond: Estimate, ahead: Estimate) -> str:
+def _words(audit: Audit) -> tuple[str, str]:
+    """Return what ranks, and what it should rank like."""
+    if audit.heal is not None:
+        return "the KL before healing", "healing"
+    return "the proxy", f"training {audit.times} times longer"
+
+
+def verdict(count: int, words: tuple[str, str], proxy: Estimate, beyond: Estimate, ahead: Estimate) -> str:
     """Return the verdict as one sentence.
 
     Args:
         count: number of architectures.
-        times: length of the long runs, in proxies.
-        proxy: Spearman of the proxy with the long loss.
+        words: what ranks, and what it should rank like.
+        proxy: Spearman of the former with the long loss.
         beyond: likewise with parameters partialled out.
         ahead: the proxy's Spearman minus that of parameters only.
     """
+    what, longer = words
     if count < FEWEST or math.isnan(proxy.value):
         return (
-            f"Can't tell: {count} architectures are too few to judge the proxy; "
+            f"Can't tell: {count} architectures are too few to judge {what}; "
             f"audit at least {FEWEST}, better 24."
         )
     estimate = f"Spearman {proxy.value:.2f}, 90 % interval {proxy.low:.2f} to {proxy.high:.2f}"
-    longer = f"training {times} times longer"
     if proxy.low >= GOOD:
-        first = f"Good: the proxy ranks much as {longer} does ({estimate})"
+        first = f"Good: {what} ranks much as {longer} does ({estimate})"
     elif proxy.high < GOOD:
-        first = f"Bad: the proxy does not rank as {longer} does ({estimate})"
+        first = f"Bad: {what} does not rank as {longer} does ({estimate})"
     else:
-        first = f"Unclear: the proxy may or may not rank as {longer} does ({estimate})"
+        first = f"Unclear: {what} may or may not rank as {longer} does ({estimate})"
     return f"{first}; {_against_params(beyond, ahead)}."
 
 
@@ -214,8 +228,9 @@ def _rows(audit: Audit, points: Sequence[Point], target: Array) -> list[Row]:
     length = audit.study.space.proxy.seq_len
     # more parameters and more FLOPs are expected to lower the loss: the sign makes that direction positive
     flops = -np.array([float(cost(point.record.build(), f"train_flops@{length}")) for point in points])
-    rows = [_row(PROXY, proxy, proxy, target, params)]
-    for name, losses in _curve_predictors(audit, points).items():
+    rows = [_row(PROXY if audit.heal is None else KL, proxy, proxy, target, params)]
+    others = _curve_predictors(audit, points) if audit.heal is None else _heal_predictors(audit, points)
+    for name, losses in others.items():
         rows.append(_row(name, losses, proxy, target, params))
     rows.append(_row(PARAMS, -params, proxy, target, None))
     rows.append(_row(FLOPS, flops, proxy, target, params))
@@ -229,7 +244,7 @@ def _row(name: str, predictor: Array, proxy: Array, target: Array, params: Array
     if params is not None:
         partial_rho = bootstrap(partial_spearman, x, y, params[known])
         partial_tau = bootstrap(partial_kendall, x, y, params[known])
-    if name != PROXY:
+    if name not in (PROXY, KL):
         ahead = bootstrap(_difference(spearman), p, x, y)
     rho, tau = bootstrap(spearman, x, y), bootstrap(kendall, x, y)
     return Row(name, int(known.sum()), rho, tau, partial_rho, partial_tau, ahead)
@@ -245,7 +260,7 @@ def _curve_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]
     Values are NaN for a trial whose curve is not in this folder.
     """
     space = audit.study.space
-    proxy, judge = space.proxy, end_loss(space.objectives)
+    proxy, judge = space.proxy, audit.judge
     curves = np.full((len(points), len(proxy.rungs)), math.nan)
     for index, point in enumerate(points):
         steps = point.record.whole_steps(proxy)
@@ -259,6 +274,26 @@ def _curve_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]
     names = [name for name in AHEAD if name != judge and all(name in item for item in ahead)]
     extrapolated = {f"{name} by its curve": np.array([item[name] for item in ahead]) for name in names}
     return {**at_rungs, **extrapolated}
+
+
+def _heal_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]:
+    """Return the other predictors of healed losses: summed scores, and losses early in the healing."""
+    data = read_json(audit.study.folder / "scores.json")
+    scores = Scores.from_dict(data) if data is not None else None
+    sums = [
+        scores.predicted(point.record.params) if scores is not None and point.record.params else math.nan
+        for point in points
+    ]
+    results = audit.results()
+    curves = [results[point.record.hash][0].get("losses", []) for point in points]
+    early = {
+        f"loss after {share:.0%} of it": [
+            curve[round(share * len(curve)) - 1] if round(share * len(curve)) >= 1 else math.nan
+            for curve in curves
+        ]
+        for share in SHARES
+    }
+    return {SUM: np.array(sums), **{name: np.array(values) for name, values in early.items()}}
 
 
 def _better_half(points: Sequence[Point]) -> Estimate:

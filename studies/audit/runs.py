@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from studies.audit.healed import HealedRuns
 from studies.audit.plan import Audit, Run, open_audit
 from studies.data import TokenData
 from studies.files.json_file import read_json, write_json
@@ -65,8 +67,18 @@ def train_runs(
     on_done: OnDone | None = None,
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
+    control: bool = True,
 ) -> None:
     """Train runs until every run has a result, from this process or another.
+
+    Args:
+        audit: the audit.
+        seeds: runs of each architecture.
+        device: where to train.
+        on_done: called as runs end, in any process.
+        on_step: called after every step of a run here.
+        should_stop: asked after every step.
+        control: train the control of healed designs first, unless it is known; one process should.
 
     Raises:
         UserError: data, device or folder are not usable here, or this version trains by other rules than
@@ -88,13 +100,16 @@ def train_runs(
             if on_done is not None:
                 on_done(Done(run, read_json(run.result) or {}, len(left)))
 
+    healed = HealedRuns(audit, data, chosen) if audit.heal is not None and left else None
+    if healed is not None and control:
+        healed.control(lambda progress: _stop_if(should_stop))
     with explain_storage_errors(audit.study.folder):
         while left:
             idle = True
             for run in tuple(left):
                 with run.claimed() as mine:
                     if mine:
-                        write_json(run.result, _train(audit, run, data, chosen, on_step, should_stop))
+                        write_json(run.result, _train(audit, run, data, chosen, on_step, should_stop, healed))
                         idle = False
                 report_ended()
             if idle and left:  # other processes train the rest
@@ -109,7 +124,7 @@ def helpers(audit: Audit, seeds: int, count: int, device: str) -> Iterator[None]
     from multiprocessing import get_context
 
     study = audit.study
-    where = (str(study.folder.resolve()), study.url, audit.times, audit.wanted, seeds)
+    where = (str(study.folder.resolve()), study.url, audit.times, audit.wanted, audit.heal, seeds)
     context = get_context("spawn")
     processes = [
         context.Process(
@@ -129,16 +144,22 @@ def helpers(audit: Audit, seeds: int, count: int, device: str) -> Iterator[None]
 
 
 def _help(
-    folder: str, url: str | None, times: int, architectures: int, seeds: int, device: str, parent: int
-) -> None:
+    folder: str, url: str | None, times: int, architectures: int, heal: int | None, seeds: int, device: str,
+    parent: int,
+) -> None:  # fmt: skip
     """Train runs in a helper process, which ends with its parent even if that is killed."""
     import signal
     from contextlib import suppress
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its helpers
-    audit = open_audit(Study.open(folder, Path(folder).parent, url), times, architectures)
+    audit = open_audit(Study.open(folder, Path(folder).parent, url), times, architectures, heal)
     with suppress(Interrupted):
-        train_runs(audit, seeds, device, should_stop=lambda: os.getppid() != parent)
+        train_runs(audit, seeds, device, should_stop=lambda: os.getppid() != parent, control=False)
+
+
+def _stop_if(should_stop: Callable[[], bool] | None) -> None:
+    if should_stop is not None and should_stop():
+        raise Interrupted
 
 
 def _train(
@@ -148,6 +169,7 @@ def _train(
     device: torch.device,
     on_step: OnStep | None,
     should_stop: Callable[[], bool] | None,
+    healed: HealedRuns | None,
 ) -> dict[str, Any]:
     """Train a run and return its measurements, or the reason for its failure.
 
@@ -167,6 +189,9 @@ def _train(
         "environment": describe(device),
     }
     try:
+        if healed is not None:
+            step = None if on_step is None else partial(on_step, run)
+            return {**about, **healed.heal(run, step, should_stop)}
         result = train(
             HybridLM(record.build()), data, long_settings(audit, record.steps), seed=seed, device=device,
             curve=run.curve,

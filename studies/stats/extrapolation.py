@@ -10,7 +10,8 @@ from surgery.architecture.metrics import AHEAD
 
 def end_loss(objectives: Sequence[Objective]) -> str:
     """Return the name of the metric, in nats/token, that a study judges a finished run by."""
-    return next((item.name for item in objectives if item.name in AHEAD), "val_loss")
+    judges = (item.name for item in objectives if item.name in AHEAD or item.name == "kl")
+    return next(judges, "val_loss")
 
 
 def extrapolated_losses(losses: Sequence[float], rungs: Sequence[float]) -> dict[str, float]:

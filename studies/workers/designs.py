@@ -29,6 +29,7 @@ from studies.training.loop import Interrupted
 from surgery.apply.source import SourceModel, read_source
 from surgery.architecture import Architecture
 from surgery.config.problems import Problem, UserError
+from surgery.model import HybridLM
 
 SCORES = "scores.json"
 Report = Callable[[Mapping[str, Any]], None]
@@ -99,6 +100,12 @@ class Designs:
         kl = {key: item.mean for key, item in self.scores.kl.items()}
         return DesignChooser(self.space, kl, self.sketches)
 
+    def assemble(self, architecture: Architecture) -> HybridLM:
+        """Return a design of the space, whose tensors are the library's and the original model's own."""
+        choice = self.replacements.choice(architecture)
+        assert choice is not None, "trials are designs of the space"
+        return assemble(self.teacher, self.replacements, choice, self.library)
+
     def measure(
         self, architecture: Architecture, sample: int, should_stop: Callable[[], bool]
     ) -> dict[str, float]:
@@ -112,9 +119,7 @@ class Designs:
         Raises:
             Interrupted: `should_stop` returned True.
         """
-        choice = self.replacements.choice(architecture)
-        assert choice is not None, "trials are designs of the space"
-        model = assemble(self.teacher, self.replacements, choice, self.library)
+        model = self.assemble(architecture)
         return measure(model, self.teacher, self.data, self.settings, sample, should_stop)
 
 

@@ -47,6 +47,9 @@ def study(trained: Path, tmp_path: Path) -> Study:
     return Study.open(str(shutil.copytree(trained, tmp_path / "runs" / trained.name)))
 
 
+WORDS = ("the proxy", "training 4 times longer")
+
+
 def record(number: int, loss: float, params: float, state: str = DONE) -> TrialRecord:
     return TrialRecord(
         number=number, state=state, values=(loss, params), metrics={"val_loss": loss, "params": params},
@@ -249,19 +252,19 @@ def test_the_plan_is_recorded(study: Study) -> None:
 def test_verdicts() -> None:
     good, unsure, bad = Estimate(0.9, 0.8, 0.96), Estimate(0.75, 0.5, 0.9), Estimate(0.3, -0.1, 0.6)
     ahead = Estimate(0.4, 0.1, 0.6)
-    text = verdict(24, 4, good, good, ahead)
+    text = verdict(24, WORDS, good, good, ahead)
     assert text.startswith("Good")
     assert "0.80 to 0.96" in text
     assert "ranks better than parameters only" in text
-    assert verdict(24, 4, unsure, good, ahead).startswith("Unclear")
-    assert verdict(24, 4, bad, good, ahead).startswith("Bad")
-    assert "still unclear" in verdict(24, 4, good, bad, ahead)
+    assert verdict(24, WORDS, unsure, good, ahead).startswith("Unclear")
+    assert verdict(24, WORDS, bad, good, ahead).startswith("Bad")
+    assert "still unclear" in verdict(24, WORDS, good, bad, ahead)
     assert "still unclear whether it ranks better than parameters only" in verdict(
-        24, 4, good, good, Estimate(0.1, -0.1, 0.3)
+        24, WORDS, good, good, Estimate(0.1, -0.1, 0.3)
     )
-    assert "misleads" in verdict(24, 4, good, Estimate(-0.5, -0.8, -0.2), ahead)
-    assert "but parameters only rank better" in verdict(24, 4, good, good, Estimate(-0.3, -0.5, -0.1))
-    assert "do not vary enough" in verdict(24, 4, good, NONE, ahead)
-    few = verdict(FEWEST - 1, 4, good, good, ahead)
+    assert "misleads" in verdict(24, WORDS, good, Estimate(-0.5, -0.8, -0.2), ahead)
+    assert "but parameters only rank better" in verdict(24, WORDS, good, good, Estimate(-0.3, -0.5, -0.1))
+    assert "do not vary enough" in verdict(24, WORDS, good, NONE, ahead)
+    few = verdict(FEWEST - 1, WORDS, good, good, ahead)
     assert few.startswith("Can't tell")
     assert "too few" in few
