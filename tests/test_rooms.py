@@ -29,7 +29,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "evaluation": ("data", "training"),
     "healing": ("data", "files", "training"),
     "library": ("data", "evaluation", "files", "healing", "training"),
-    "reporting": ("analysis", "stats", "storage", "study"),
+    "reporting": ("analysis", "library", "stats", "storage", "study"),
     "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
     "workers": (
         "data", "files", "healing", "library", "probes", "search", "stats", "storage", "study", "training",

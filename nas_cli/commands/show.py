@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from studies.analysis.dead_knobs import DeadKnob
     from studies.analysis.importances import Importances
     from studies.analysis.standings import Standing, Standings
+    from studies.reporting.explanation import Explanation
     from studies.study import Study
     from studies.study.trial_record import TrialRecord
     from surgery.architecture import Architecture
@@ -35,9 +36,16 @@ def show(
     importances: Annotated[
         bool, typer.Option("--importances", help="For a study: importances and dead hyperparameters.")
     ] = False,
+    scores: Annotated[
+        bool,
+        typer.Option("--scores", help="For a study of a pretrained model: the score of every replacement."),
+    ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="For a study: write a plot of its hypervolume: .png, .svg, .pdf or .html."),
+        typer.Option(
+            help="For a study: write a plot of its hypervolume, or with --scores of these: .png, .svg, .pdf "
+            "or .html."
+        ),
     ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
@@ -45,8 +53,7 @@ def show(
 ) -> None:
     """Show a trial (architecture, costs, losses, curve), the state of a study, or an architecture file."""
     is_file = os.path.isfile(what)
-    if is_file or trial is not None:
-        _refuse(importances, plot)
+    _refuse(importances, scores, plot, one=is_file or trial is not None)
     if is_file:
         from surgery.architecture import Architecture
 
@@ -54,14 +61,16 @@ def show(
         return
 
     opened = open_study(what, runs, storage)
-    if trial is None:
+    if scores:
+        _show_scores(opened, as_json, plot)
+    elif trial is None:
         _show_study(opened, as_json, importances, plot)
     else:
         _show_trial(opened, opened.record(trial), as_json)
 
 
-def _refuse(importances: bool, plot: Path | None) -> None:
-    """Reject options that only apply to a whole study.
+def _refuse(importances: bool, scores: bool, plot: Path | None, *, one: bool) -> None:
+    """Reject options that don't go together, or with a trial or a file, of which there is `one`.
 
     Raises:
         UserError: one of them was given.
@@ -69,9 +78,12 @@ def _refuse(importances: bool, plot: Path | None) -> None:
     from surgery.config.problems import Problems
 
     problems = Problems()
-    for option, value in (("--importances", importances or None), ("--plot", plot)):
+    given = (("--importances", importances or None), ("--scores", scores or None), ("--plot", plot))
+    for option, value in given if one else ():
         if value is not None:
             problems.add(option, str(value), "applies to a whole study", "omit it, or the trial number")
+    if importances and scores:
+        problems.add("--importances", None, "can't be shown together with --scores", "omit one of them")
     problems.raise_if_any("can't show that")
 
 
@@ -160,6 +172,22 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         console.print(f"wrote {plot}")
 
 
+def _show_scores(study: Study, as_json: bool, plot: Path | None) -> None:
+    from studies.reporting.score_map import ScoreMap
+
+    scores = ScoreMap.of(study)
+    if plot is not None:
+        scores.plot(plot)
+    if as_json:
+        print_json(scores.to_dict())
+        return
+    from nas_cli.render.score_map import print_score_map
+
+    print_score_map(scores)
+    if plot is not None:
+        console.print(f"wrote {plot}")
+
+
 def _understand(study: Study) -> tuple[Importances, list[DeadKnob], bool]:
     """Return importances, dead hyperparameters, and whether gradients were checked."""
     from studies.analysis.dead_knobs import dead_knobs
@@ -195,22 +223,30 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     costs = _costs(architecture)
     curve = study.curve(record.number)
     standings = Standings.of(study)
+    explanation = _explanation(study, record)
     if as_json:
         known = standings.to_dict(standings.standing(record))
-        print_json({**known, "costs": costs, "curve": curve, "yaml": architecture.to_dict()})
+        why = {"summed_kl": None, "why": None} if explanation is None else explanation.to_dict()
+        print_json({**known, "costs": costs, "curve": curve, **why, "yaml": architecture.to_dict()})
         return
     from nas_cli.render.strip import layer_strip
 
     line = escape(record.line)
     console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
+    if explanation is not None and study.space.replacements is not None:
+        from nas_cli.render.explanation import print_explanation
+        from search_spaces.short_labels import short_labels
+
+        print_explanation(explanation, short_labels(study.space.replacements))
     _print_metrics({**costs, **record.measured, **record.metrics})
     if rungs := record.at_rungs(study.space.proxy.rungs):
         console.print(f"  held-out loss {rungs} of its tokens")
     _print_runs(standings, standings.standing(record))
     if record.seconds:
         steps = "" if record.steps is None else f", {record.steps:,} steps"
-        console.print(f"  took {duration(record.seconds)}{steps}, seeds {', '.join(map(str, record.seeds))}")
+        seeds = f", seeds {', '.join(map(str, record.seeds))}" if record.seeds else ""
+        console.print(f"  took {duration(record.seconds)}{steps}{seeds}")
     if record.environment:
         console.print(
             "  " + ", ".join(f"{key} {value}" for key, value in record.environment.items()), soft_wrap=True
@@ -221,14 +257,29 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     print_warnings(architecture.warnings())
 
 
+def _explanation(study: Study, record: TrialRecord) -> Explanation | None:
+    """Return why a design of a pretrained model was chosen; None for others, and before there are scores."""
+    if study.space.replacements is None:
+        return None
+    from studies.reporting.explanation import Explanation
+    from studies.reporting.score_map import scores_of
+
+    scores = scores_of(study)
+    return None if scores is None else Explanation.of(study.space, scores, record)
+
+
 def _print_metrics(values: dict[str, Any]) -> None:
+    from rich.table import Table
+
     from surgery.architecture.metrics import parse_metric
 
+    table = Table.grid(padding=(0, 2))
     for name, value in values.items():
         metric, _ = parse_metric(name)
         text = metric.format(value)
         text += "" if metric.unit == "bytes" else f" {metric.unit}"
-        console.print(f"  {name:<24}{text:<28}[dim]{metric.summary}[/]")
+        table.add_row(f"  {name}", text, f"[dim]{metric.summary}[/]")
+    console.print(table)
 
 
 def _print_runs(standings: Standings, row: Standing) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from search_spaces.replacements import KEEP, Replacements
 from studies.files.json_file import read_json, write_json
 from studies.library.entries import Entry, entries_of
+from surgery.config.problems import Problem, UserError
 
 SCORES = "scores.json"
 
@@ -73,6 +74,35 @@ class Scores:
         for (part, _), score in self.kl.items():
             rows.setdefault(part, []).append(value(score))
         return [np.array(row) for row in rows.values()]
+
+
+def write_scores(folder: Path, scores: Scores) -> None:
+    """Write the scores of a study's space into the study's folder."""
+    write_json(folder / SCORES, scores.to_dict())
+
+
+def read_scores(folder: Path, parts: Replacements) -> Scores | None:
+    """Read the scores of a study's space from the study's folder; None if they are not there (yet).
+
+    Raises:
+        UserError: the file is damaged, or is of another space.
+    """
+    hint = "remove it and run the search again, which writes it anew from the library"
+    data = read_json(folder / SCORES, hint)
+    if data is None:
+        return None
+    try:
+        kl = {
+            (part.name, label): Score(*(float(value) for value in data[part.name][label]))
+            for part in parts.parts
+            for label in part.labels
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        rule = "does not have the mean and the standard error of every replacement of the study's space"
+        raise UserError(
+            "no scores of this study", [Problem(SCORES, str(folder / SCORES), rule, hint)]
+        ) from error
+    return Scores(kl)
 
 
 class ScoreFile:

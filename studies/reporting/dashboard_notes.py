@@ -6,6 +6,7 @@ import hashlib
 
 import optuna
 
+from studies.reporting.score_map import ScoreMap, scores_of
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
 from studies.study.trial_record import DONE, INFEASIBLE, TrialRecord
@@ -82,7 +83,7 @@ def _rungs(study: Study, record: TrialRecord) -> str:
 
 
 def study_note(study: Study) -> str:
-    """Return the Markdown note of the study: settings, front with architectures, and the space file."""
+    """Return the Markdown note of the study: settings, front with architectures, scores, the space file."""
     objectives = study.space.objectives
     rows = [
         [
@@ -100,12 +101,21 @@ def study_note(study: Study) -> str:
         f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
         "are on the front.",
         *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
+        *_scores(study),
         "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
         "Trials shown as pruned were not trained: they break a constraint or duplicate another one. "
         "Those shown as running may be paused at a rung, to be resumed when promising: their notes say so.",
         f"```yaml\n{study.space.text.strip()}\n```",
     ]
     return "\n\n".join(parts)
+
+
+def _scores(study: Study) -> list[str]:
+    """Return a paragraph and a table of the scores of replacements, if the study has them."""
+    if scores_of(study) is None:
+        return []
+    scores = ScoreMap.of(study)
+    return [f"Scores of replacements in `{scores.model}`: {scores.legend}.", scores.markdown()]
 
 
 def _formatted(metric: Metric, value: float) -> str:

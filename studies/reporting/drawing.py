@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from studies.reporting.figure import Axis, Figure, Panel, Series, Values
+from studies.reporting.figure import Axis, Figure, HeatMap, Panel, Series, Values
+from studies.reporting.heat_map import add_heat_map, heat_map_trace
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.files.outputs import MARK, check_output, output
@@ -63,6 +64,9 @@ def picture(figure: Figure) -> Any:
     drawn = Picture(figsize=(figure.width * count, figure.height), layout="constrained", dpi=120)
     for number, panel in enumerate(figure.panels, start=1):
         axes = drawn.add_subplot(1, count, number)
+        if isinstance(panel, HeatMap):
+            add_heat_map(axes, panel, last=number == count)
+            continue
         # first, because it resets the ticks
         axes.set(xscale="log" if panel.x.log else "linear", yscale="log" if panel.y.log else "linear")
         for item in panel.series:
@@ -112,9 +116,15 @@ def page(figure: Figure) -> Any:
     """Return the plotly figure."""
     from plotly.subplots import make_subplots
 
-    drawn = make_subplots(rows=1, cols=len(figure.panels))
+    titles = [panel.title if isinstance(panel, HeatMap) else "" for panel in figure.panels]
+    drawn = make_subplots(rows=1, cols=len(figure.panels), subplot_titles=titles)
     named: set[str] = set()
     for column, panel in enumerate(figure.panels, start=1):
+        if isinstance(panel, HeatMap):
+            drawn.add_trace(heat_map_trace(panel, last=column == len(figure.panels)), row=1, col=column)
+            drawn.update_yaxes(autorange="reversed", type="category", row=1, col=column)
+            drawn.update_xaxes(type="category", row=1, col=column)
+            continue
         for trace in chain.from_iterable(_traces(panel, item) for item in panel.series):
             trace.showlegend = bool(trace.name) and trace.name not in named
             named.add(trace.name)

@@ -1,4 +1,4 @@
-"""Descriptions of plots: panels with series of points, curves and bands, to be drawn as pictures or pages."""
+"""Descriptions of plots: panels with points, curves and bands, or heat maps; drawn as pictures or pages."""
 
 from __future__ import annotations
 
@@ -76,10 +76,35 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """A panel whose cells have colours from green to red, by the logarithm of their values.
+
+    Attributes:
+        title: above the panel.
+        rows, columns: names, of the rows from the top.
+        values: (rows, columns) positive numbers; NaN: an empty cell.
+        texts: (rows, columns), in the cells.
+        hover: (rows, columns), what a page shows at a cell.
+        label: quantity and unit of the values.
+        low, high: values of the first and the last colour; lower and higher ones have these, too.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+    texts: Sequence[Sequence[str]]
+    hover: Sequence[Sequence[str]]
+    label: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Figure:
     """Panels side by side under a title; each `width` by `height` inches as a picture."""
 
     title: str
-    panels: Sequence[Panel]
+    panels: Sequence[Panel | HeatMap]
     width: float = 5.2
     height: float = 4.4

@@ -12,14 +12,13 @@ import torch
 from search_spaces import SearchSpace
 from search_spaces.pretrained import ModelSection
 from studies.data import TokenData
-from studies.files.json_file import write_json
 from studies.healing.saved import weights_hash
 from studies.healing.teacher import Teacher
 from studies.library.assemble import assemble
 from studies.library.build import build
 from studies.library.library import Library, library_folder, library_key
 from studies.library.measure import measure
-from studies.library.scores import Scores
+from studies.library.scores import Scores, write_scores
 from studies.library.scoring import score
 from studies.library.sketch import read_sketch
 from studies.library.text import scores_folder
@@ -31,7 +30,6 @@ from surgery.architecture import Architecture
 from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 
-SCORES = "scores.json"
 Report = Callable[[Mapping[str, Any]], None]
 Log = Callable[[str], None]
 
@@ -91,7 +89,7 @@ class Designs:
             scores = score(library, teacher, parts, data, settings, progress, should_stop)
         except Interrupted:
             raise KeyboardInterrupt from None
-        write_json(study.folder / SCORES, scores.to_dict())
+        write_scores(study.folder, scores)
         keys, features = read_sketch(scores_folder(library.path, data, settings), parts)
         return cls(space, teacher, library, data, scores, dict(zip(keys, features, strict=True)))
 

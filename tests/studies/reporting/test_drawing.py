@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from studies.reporting.drawing import check_plot_path, draw, page, picture
-from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, Panel, Series
+from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, HeatMap, Panel, Series
 from surgery.config.problems import UserError
 from surgery.files.outputs import MARK
 
@@ -82,3 +82,24 @@ def test_what_cannot_be_drawn(tmp_path: Path, name: str, rule: str) -> None:
     with pytest.raises(UserError) as caught:
         check_plot_path(tmp_path / name)
     assert rule in str(caught.value)
+
+
+HEAT = HeatMap(
+    "heat", ["a", "b"], ["p", "q", "r"], [[1e-5, 0.01, nan], [0.1, 1.0, 10.0]],
+    [["x", "y", ""], ["z", "u", "v"]], [["one"] * 3] * 2, "KL", low=1e-3, high=1.0,
+)  # fmt: skip
+
+
+def test_heat_maps_are_clipped_to_the_colours_and_share_one_bar() -> None:
+    first, second, bar = picture(Figure("maps", [HEAT, HEAT])).axes
+    assert bar.get_ylabel() == "KL"
+    assert first.images[0].get_array().tolist() == [[1e-3, 0.01, None], [0.1, 1.0, 1.0]]
+    assert [text.get_text() for text in second.texts] == ["x", "y", "", "z", "u", "v"]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
+
+    left, right = page(Figure("maps", [HEAT, HEAT])).data
+    assert np.array(left.z)[1].tolist() == pytest.approx([-1, 0, 0])
+    assert np.isnan(np.array(left.z)[0, 2])
+    assert (left.showscale, right.showscale) == (False, True)
+    assert (left.zmin, left.zmax) == (-3, 0)
+    assert right.colorbar.ticktext == ("0.001", "0.01", "0.1", "1")

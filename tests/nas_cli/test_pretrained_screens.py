@@ -1,0 +1,145 @@
+"""The map of scores of a study over a pretrained model, and the reasons for a trial, in `nas show`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from nas_cli.render.score_map import colour
+from nas_cli.render.screen import console
+from search_spaces import parse_space
+from studies.study import Study
+from studies.study.settings import StudySettings
+from surgery.architecture.costs import cost
+from tests.nas_cli.conftest import MICRO
+from tests.nas_cli.test_json_keys import compare
+from tests.pretrained import CACHE, W8, W32, kl_of, make_study
+
+Nas = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return make_study(tmp_path_factory.mktemp("hybrid") / "runs")
+
+
+@pytest.fixture
+def show(nas: Nas, study: Study, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs `nas show` on the study in a terminal of some width."""
+
+    def run(*args: object, width: int = 80, command: str = "show") -> str:
+        monkeypatch.setattr(console, "_width", width)
+        result = nas(command, study.name, *args, "--dir", study.folder.parent)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+def test_the_map(show: Callable[..., str]) -> None:
+    lines = show("--scores").splitlines()
+    assert max(map(len, lines)) <= 80
+    top = next(number for number, line in enumerate(lines) if line.startswith("layer"))
+    assert lines[top].split() == ["layer", "mixer", "ffn"]
+    assert lines[top + 1].split() == ["W", "32", "4", "W", "8", "4", "none", "dim", "64", "none"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[top + 2 :] if line[2:3].isdigit()}
+    assert rows["0"] == ["F", *"·····"]  # a layer that is kept
+    assert rows["2"] == ["F", ".0040", ".030", "2.50", ".250", "2.50"]
+    points = {line.index(".") for line in lines if line[2:3].isdigit() and line[2] != "0"}
+    assert len(points) == 1
+    legend = " ".join(lines[-3:])
+    assert "nats/token" in legend
+    assert "16.4k held-out tokens" in legend
+    assert "10%" in legend
+
+
+def test_a_narrow_terminal_gets_the_parts_apart(show: Callable[..., str]) -> None:
+    lines = show("--scores", width=30).splitlines()
+    assert [line.split() for line in lines if line.startswith("layer")] == [
+        ["layer", "mixer"],
+        ["layer", "ffn"],
+    ]
+    assert all(len(line) <= 30 for line in lines if line[2:3].isdigit())
+
+
+def test_colours_go_from_green_over_yellow_to_red() -> None:
+    assert colour(1e-6) == colour(1e-3)
+    assert colour(1.0) == colour(50.0)
+    green, middle, red = (
+        [int(text[i : i + 2], 16) for i in (1, 3, 5)] for text in map(colour, (1e-3, 0.0316, 1))
+    )
+    assert green[1] > green[0] > 0
+    assert min(middle[:2]) > 220
+    assert red[0] > red[1]
+
+
+def test_the_numbers(show: Callable[..., str]) -> None:
+    data = json.loads(show("--scores", "--json"))
+    compare("nas show STUDY --scores", data)
+    assert (data["layout"], data["score_tokens"]) == ("FFFF", 16384)
+    kls = {(item["layer"], item["part"], item["replacement"]): item["kl"] for item in data["scores"]}
+    assert kls[3, "mixer", W8] == kl_of(3, W8)
+    assert len(kls) == 3 * 5
+
+
+@pytest.mark.parametrize("kind", ["svg", "html"])
+def test_the_plot(show: Callable[..., str], tmp_path: Path, kind: str) -> None:
+    show("--scores", "--plot", tmp_path / f"map.{kind}")
+    text = (tmp_path / f"map.{kind}").read_text(encoding="utf-8")
+    assert ("nats/token" if kind == "svg" else "W 32 4") in text
+
+
+def test_why_a_trial(show: Callable[..., str], study: Study) -> None:
+    data = json.loads(show(2, "--json"))
+    compare("nas show STUDY TRIAL", data, ("Standing", "Trial"))
+    first, second, third = data["why"]
+    assert (first["layer"], first["replacement"], first["rank"], first["layers"]) == (1, W8, 1, 3)
+    assert (second["replacement"], second["rank"]) == (W32, 2)
+    assert (third["part"], third["saves"][CACHE]) == ("ffn", 0)
+    assert study.space.model is not None
+    own = cost(study.space.model.architecture, CACHE)
+    assert (
+        own - sum(item["saves"][CACHE] for item in data["why"])
+        == data["costs" if CACHE in data["costs"] else "metrics"][CACHE]
+    )
+    assert data["summed_kl"] == pytest.approx(sum(item["kl"] for item in data["why"]))
+    text = show(2)
+    assert "scores add up to 0.3940" in text
+    assert "the design measured 0.5910" in text
+    assert "W 32 4" in text
+    assert "nothing is replaced" in show(0)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--scores", 0), "applies to a whole study"),
+        (("--scores", "--importances"), "together with --scores"),
+    ],
+)
+def test_options_that_do_not_go_together(nas: Nas, study: Study, args: tuple[Any, ...], message: str) -> None:
+    result = nas("show", study.name, *args, "--dir", study.folder.parent)
+    assert result.exit_code == 2
+    assert message in str(result.exception)
+
+
+def test_no_scores(nas: Nas, tmp_path: Path) -> None:
+    plain = Study.create("plain", parse_space(MICRO, "micro.yaml"), StudySettings(), tmp_path / "runs")
+    result = nas("show", plain.name, "--scores", "--dir", plain.folder.parent)
+    assert result.exit_code == 2
+    assert "trains from scratch" in str(result.exception)
+    early = make_study(tmp_path / "runs", scored=False)
+    result = nas("show", early.name, "--scores", "--dir", early.folder.parent)
+    assert result.exit_code == 2
+    assert "no scores.json" in str(result.exception)
+    shown = json.loads(nas("show", early.name, 2, "--json", "--dir", early.folder.parent).stdout)
+    assert (shown["why"], shown["summed_kl"]) == (None, None)
+    (early.folder / "scores.json").write_text('{"layer.1.mixer": {"keep": [0]}}')
+    result = nas("show", early.name, "--scores", "--dir", early.folder.parent)
+    assert result.exit_code == 2
+    assert "every replacement" in str(result.exception)
