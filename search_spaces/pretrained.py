@@ -79,8 +79,9 @@ def read_model(data: object, cursor: Cursor) -> ModelSection | None:
 def read_replacements(data: object, model: Architecture | None, cursor: Cursor) -> Replacements | None:
     """Read the section `search`; None after adding problems, or if the model is unknown."""
     given = cursor.mapping(data, FIELDS)
+    indices: dict[tuple[str, str], int] = {}
     options = {
-        part: _read_options(given.get(f"layers.{part}"), part, model, cursor.at(f"layers.{part}"))
+        part: _read_options(given.get(f"layers.{part}"), part, model, cursor.at(f"layers.{part}"), indices)
         for part in PARTS
     }
     if not any(len(items) > 1 for items in options.values()):
@@ -101,14 +102,14 @@ def read_replacements(data: object, model: Architecture | None, cursor: Cursor) 
     if not parts and any(len(items) > 1 for items in options.values()):
         cursor.at("layers.keep").problem(given["layers.keep"], "keeps every layer", "leave some to replace")
     replacements = Replacements(model, parts)
-    _check(replacements, options, given, cursor)
+    _check(replacements, indices, cursor)
     return replacements if parts else None
 
 
 def _read_options(
-    data: object, part: str, model: Architecture | None, cursor: Cursor
+    data: object, part: str, model: Architecture | None, cursor: Cursor, indices: dict[tuple[str, str], int]
 ) -> tuple[Replacement, ...]:
-    """Return the options of a part, the first of which is to keep it."""
+    """Return the options of a part, the first of which is to keep it; note their indices in `indices`."""
     keep = Replacement(part, KEEP)
     if data is None:
         return (keep,)
@@ -125,6 +126,7 @@ def _read_options(
         if option.label in result and model is not None:  # sizes in shares are not known without it
             here.problem(item, f"is listed twice, as {option.label}", "remove one")
         result[option.label] = option
+        indices[part, option.label] = index
     return tuple(result.values())
 
 
@@ -200,25 +202,21 @@ def _read_operator(
     return Replacement(part, label, rules=(rule,))
 
 
-def _check(
-    replacements: Replacements, options: Mapping[str, tuple[Replacement, ...]], given: Mapping[str, Any],
-    cursor: Cursor,
-) -> None:  # fmt: skip
-    """Add a problem for every replacement that does not fit the model."""
-    for part, items in options.items():
-        listed = [item for item in _choices(given.get(f"layers.{part}")) if item != KEEP]
-        for option in items[1:]:
-            try:
-                replacements.uniform(part, option.label)
-            except UserError as error:
-                index = _choices(given[f"layers.{part}"]).index(listed[items.index(option) - 1])
-                for problem in error.problems:
-                    here = cursor.at(f"layers.{part}", "choice", index)
-                    here.problem(option.label, f"{problem.field} {problem.rule}", problem.hint)
+def _check(replacements: Replacements, indices: Mapping[tuple[str, str], int], cursor: Cursor) -> None:
+    """Add a problem for every replacement that does not fit the model.
 
-
-def _choices(data: Any) -> list[Any]:
-    return list(data["choice"]) if isinstance(data, dict) and isinstance(data.get("choice"), list) else []
+    Args:
+        replacements: the options.
+        indices: index in the file by (part, label).
+        cursor: position of the section.
+    """
+    for (part, label), index in indices.items():
+        try:
+            replacements.uniform(part, label)
+        except UserError as error:
+            here = cursor.at(f"layers.{part}", "choice", index)
+            for problem in error.problems:
+                here.problem(label, f"{problem.field} {problem.rule}", problem.hint)
 
 
 def _size(value: object, whole: int | None) -> object:

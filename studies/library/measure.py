@@ -75,7 +75,7 @@ def measure(
     bytes_ = np.array([
         data.val_bytes(row * settings.seq_len + 1, (row + 1) * settings.seq_len + 1) for row in rows
     ])  # fmt: skip
-    results = {"kl": Score.of(np.concatenate(kls)), "val_loss": Score.of(nats)}
+    results = {"kl": Score.of(np.maximum(np.concatenate(kls), 0.0)), "val_loss": Score.of(nats)}
     results["val_bpb"] = _ratio(nats * settings.seq_len / math.log(2), bytes_)
     if settings.prompts:
         results["retrieval"] = Score.of(_retrieval(model, teacher, data, settings, sample))

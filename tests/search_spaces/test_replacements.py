@@ -115,6 +115,11 @@ def test_the_space_survives_pickling_and_its_own_text(space: SearchSpace) -> Non
             "search.layers.ffn.choice[1]",
             "blocks",
         ),
+        (
+            "search: {layers.mixer: {choice: [keep, X, F: {kv_heads: 3}]}}\n" + OBJECTIVES,
+            "search.layers.mixer.choice[2]",
+            "must divide",
+        ),
         ("search: {layers.mixer: {choice: [keep]}}\n" + OBJECTIVES, "search", "nothing varies"),
         (SEARCH.replace("0,-1", "0-5") + OBJECTIVES, "search.layers.keep", "keeps every layer"),
         (SEARCH.replace("0,-1", "9") + OBJECTIVES, "search.layers.keep", "layer 9 does not exist"),
