@@ -108,12 +108,15 @@ class SoftmaxSpec(MixerSpec):
     ) -> dict[str, Carry]:
         """Keep all of other softmax attention.
 
-        Keys and values change with the number of their heads, and `o` with a gate that only one of them has.
+        Keys and values change with the number of their heads, and `o` with a gate that only one of them has,
+        or where fewer heads change what it reads.
         """
         if not is_softmax(old):
             return {}
         same = kept("q", "k", "v", "o", "q_norm", "k_norm")
-        if self.kv_heads(backbone, options) != kv_heads(backbone, old_options):
+        heads, before = self.kv_heads(backbone, options), kv_heads(backbone, old_options)
+        if heads != before:
+            same |= {"o": Carry(("o",))} if heads < before else {}
             same |= {name: Carry((name,)) for name in ("k", "v")}
             same |= {"k_norm": Carry(("k_norm",))} if backbone.joint_qk_norm else {}
         if options["gate"] == old_options["gate"]:

@@ -14,20 +14,21 @@ from surgery.mixers.transplant import Text, fit_output
 
 @torch.no_grad()
 def transplant(new: Any, old: Any, text: Text) -> None:
-    """Merge key/value heads, double `o` under a new gate, and fit it where the old one had a gate.
+    """Merge key/value heads, double `o` under a new gate, and fit it where what it reads has changed.
 
-    Doubling is exact, in every floating-point format: a new gate starts at one half.
+    Doubling is exact, in every floating-point format: a new gate starts at one half. Merged heads change what
+    `o` reads: fitted anew, it takes back part of the loss (SmolLM2-135M, one head left of three in layer 15:
+    KL 0.061 instead of 0.085 nats/token). Without a text the old one stays.
     """
+    fewer = len(new.k.weight) < len(old.k.weight)
     if new.k.weight.shape != old.k.weight.shape:
         _merge_heads(new, old)
-    if (new.gate is None) == (old.gate is None):
-        return  # `o` is the old one
-    if new.gate is None:
-        fit_output(new, old, text, prior=old.o.weight)
-        return
-    new.o.weight.copy_(2 * old.o.weight)
+    without_gate = new.gate is None and old.gate is not None
+    new.o.weight.copy_(2 * old.o.weight if new.gate is not None and old.gate is None else old.o.weight)
     if old.o.bias is not None:
         new.o.bias.copy_(old.o.bias)
+    if without_gate or (fewer and text):
+        fit_output(new, old, text, prior=new.o.weight.clone())
 
 
 def _merge_heads(new: Any, old: Any) -> None:
