@@ -93,6 +93,12 @@ ThreadsOption = Annotated[
         "and an equal share of the cores for wider ones.",
     ),
 ]  # fmt: skip
+ExportOption = Annotated[
+    Literal["auto", "nas"],
+    typer.Option(
+        help="Class of the result. auto: one of transformers if it computes the same; nas: always ours."
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow running code that comes with the model.")

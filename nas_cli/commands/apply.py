@@ -15,6 +15,7 @@ from nas_cli.options import (
     MOST,
     MOST_SEED,
     DeviceOption,
+    ExportOption,
     JsonOption,
     OverwriteOption,
     given,
@@ -47,12 +48,7 @@ def apply(
     ],
     model: Annotated[str, typer.Argument(help="A Llama-family model: a folder or a Hub id.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the new model.")] = None,
-    export: Annotated[
-        Literal["auto", "nas"],
-        typer.Option(
-            help="Class of the result. auto: one of transformers if it computes the same; nas: always ours."
-        ),
-    ] = "auto",
+    export: ExportOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan without writing anything.")
     ] = False,

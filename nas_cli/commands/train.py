@@ -16,6 +16,7 @@ from nas_cli.options import (
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
+    ExportOption,
     JsonOption,
     OverwriteOption,
     ThreadsOption,
@@ -76,6 +77,7 @@ def train(
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens for the validation loss.")
     ] = 65_536,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for weights, noise, data order.")] = 0,
+    export: ExportOption = "auto",
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
@@ -97,7 +99,7 @@ def train(
         chosen, output, data=data, tokenizer=tokenizer, tokens=budget, seq_len=seq_len,
         batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule, warmup=warmup, weight_decay=weight_decay,
         eval_tokens=eval_tokens, seed=seed, overwrite=overwrite, device=device, compile=compile,
-        cpu_precision=cpu_precision, threads=threads,
+        cpu_precision=cpu_precision, threads=threads, export=export,
     )  # fmt: skip
     request.check()
     with data_progress() as on_data:

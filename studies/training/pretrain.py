@@ -17,11 +17,12 @@ from studies.training.batches import check_data
 from studies.training.devices import describe
 from studies.training.loop import Progress, TrainResult, train
 from studies.training.settings import TrainSettings
+from surgery.apply.stock import OURS, choose_export
+from surgery.apply.stock_export import write_as
 from surgery.architecture import Architecture
 from surgery.config.paths import expand
 from surgery.config.problems import Problems, nearest
 from surgery.hf.card import card, table
-from surgery.hf.export import write
 from surgery.hf.staging import check_target, staged
 from surgery.model import HybridLM
 
@@ -86,10 +87,14 @@ def pretrain(
     *,
     seed: int,
     device: torch.device,
+    stock: bool = True,
     overwrite: bool = False,
     on_step: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
     """Train from random weights and write the folder `out`, which exists only after a successful run.
+
+    A model that a class of transformers computes exactly is written as that class, so that other software
+    and `nas apply` read it; `stock=False` always writes ours.
 
     The same seed gives the same weights on the same machine. The folder also has `curve.jsonl` (losses of the
     run) and `training.json` (settings, result, text, versions).
@@ -104,10 +109,14 @@ def pretrain(
         torch.manual_seed(seed)
         model = HybridLM(architecture)
         result = train(model, data, settings, seed=seed, device=device, curve=folder / CURVE, on_step=on_step)
-        write(model.cpu().eval(), folder, tokenizer_dir=data.tokenizer_dir)
+        export = choose_export(architecture, "llama") if stock else OURS
+        write_as(model.cpu().eval(), export, folder, tokenizer_dir=data.tokenizer_dir)
         record = record_of(data, settings, result, seed, device)
         write_json(folder / RECORD, {"architecture": architecture.line, "hash": architecture.hash, **record})
-        body = card(architecture, title=out.name, text=f"## Training\n\n{training_table(record)}")
+        body = card(
+            architecture, title=out.name, text=f"## Training\n\n{training_table(record)}",
+            model_type=export.model_type,
+        )  # fmt: skip
         (folder / "README.md").write_text(body, encoding="utf-8")
     return result
 

@@ -35,6 +35,7 @@ class TrainRequest:
         warmup: share of the steps.
         eval_tokens: held-out tokens for the validation loss.
         threads: CPU threads; None: by a rule (`choose_threads`).
+        export: `auto` writes a class of transformers if one computes the same; `nas` always ours.
     """
 
     architecture: Architecture
@@ -55,6 +56,7 @@ class TrainRequest:
     compile: str = "auto"
     cpu_precision: str | None = None
     threads: int | None = None
+    export: str = "auto"
 
     @property
     def settings(self) -> TrainSettings:
@@ -110,6 +112,7 @@ class TrainRequest:
             self.output,
             seed=self.seed,
             device=pick_device(self.device),
+            stock=self.export == "auto",
             overwrite=self.overwrite,
             on_step=on_step,
         )

@@ -18,11 +18,10 @@ from surgery.apply.fit import FitReport, check_form
 from surgery.apply.plan import Plan, plan
 from surgery.apply.report import sections
 from surgery.apply.source import SourceModel, read_source
-from surgery.apply.stock_export import write_stock
+from surgery.apply.stock_export import write_as
 from surgery.apply.verify import Verification, verify
 from surgery.architecture import Architecture
 from surgery.hf.card import card
-from surgery.hf.export import write
 from surgery.hf.staging import check_target, staged
 from surgery.hf.written import TOKENIZER_FILES
 from surgery.model import HybridLM
@@ -130,10 +129,7 @@ def publish(
             "tokenizer_dir": source.folder if has_tokenizer else None,
             "generation_config": generation_defaults(source)[0],
         }
-        if planned.export.is_stock:
-            write_stock(model, planned.export, folder, **arguments)
-        else:
-            write(model, folder, **arguments)
+        write_as(model, planned.export, folder, **arguments)
         verification = verify(folder, model, remote_code=planned.export.is_stock)
         body = card(
             planned.after,

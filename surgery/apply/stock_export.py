@@ -1,9 +1,10 @@
-"""Writing a model as a stock class of transformers: its tensors by that class's names, and its config."""
+"""Writing a model as the class chosen for it: a stock class of transformers, or ours."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,29 @@ from surgery.apply.hybrids import GATED
 from surgery.apply.parts import parts
 from surgery.apply.stock import Export, stock_config
 from surgery.architecture import Architecture
-from surgery.hf.export import main_dtype, write_generation, write_weights
+from surgery.hf.export import main_dtype, write, write_generation, write_weights
 from surgery.model import HybridLM
+
+
+def write_as(
+    model: HybridLM,
+    export: Export,
+    folder: Path,
+    *,
+    tokenizer_dir: str | os.PathLike[str] | None = None,
+    generation_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write everything but the card into an existing folder, as the class of `export`.
+
+    Args:
+        model: the model.
+        export: the class, such as `choose_export` gives.
+        folder: an existing folder.
+        tokenizer_dir: a folder whose tokenizer files are copied; the configs get its special tokens.
+        generation_config: defaults of `generate`.
+    """
+    writer = partial(write_stock, export=export) if export.is_stock else write
+    writer(model, folder=folder, tokenizer_dir=tokenizer_dir, generation_config=generation_config)
 
 
 def write_stock(

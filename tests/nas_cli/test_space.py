@@ -40,7 +40,16 @@ def test_list_names_presets_and_own_spaces(run: Run, tmp_path: Path, monkeypatch
     (tmp_path / "pick.yaml").write_text("layout: FFFF\n")
     monkeypatch.chdir(tmp_path)
     data = {item["name"]: item for item in json.loads(run("list", "--json").stdout)}
-    assert {"tiny", "sprint", "hdpl", "hybrid", "pretrained", "mine.yaml", "broken.yaml"} == set(data)
+    assert {
+        "tiny",
+        "sprint",
+        "hdpl",
+        "hybrid",
+        "pretrained",
+        "pretrained-tiny",
+        "mine.yaml",
+        "broken.yaml",
+    } == set(data)
     assert data["pretrained"]["needs_model"]
     assert data["mine.yaml"]["kind"] == "file"
     assert data["mine.yaml"]["settings"] == data["tiny"]["settings"]

@@ -44,6 +44,33 @@ def test_a_trained_folder_loads_and_says_what_it_is(
     assert AutoModelForCausalLM.from_pretrained(out).config.architecture["loop"] == {"count": 2}
 
 
+def test_a_plain_model_is_written_as_llama_and_can_be_rewritten(
+    nas: Nas, architecture_file: Path, prepared: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(architecture_file.read_text().partition("projections:")[0])
+    folder, ours = tmp_path / "model", tmp_path / "ours"
+    for out, export in ((folder, "auto"), (ours, "nas")):
+        result = nas(
+            "train", plain, "--data", prepared, *SMALL[2:], "--tokens", "1k", "-o", out, "--export", export
+        )
+        assert result.exit_code == 0, result.output
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    from surgery.apply.source import read_source
+    from surgery.hf.modeling import NasForCausalLM
+
+    ids = torch.arange(20)[None]
+    one, other = (AutoModelForCausalLM.from_pretrained(path) for path in (folder, ours))
+    assert isinstance(one, LlamaForCausalLM)
+    assert isinstance(other, NasForCausalLM)
+    torch.testing.assert_close(one(ids).logits, other(ids).logits, rtol=0, atol=1e-5)
+    assert read_source(folder).architecture == Architecture.from_yaml(plain)
+    assert 'AutoModelForCausalLM.from_pretrained("path/to/this/folder")' in (folder / "README.md").read_text()
+    assert "import surgery" not in (folder / "README.md").read_text()
+
+
 def test_the_same_seed_gives_the_same_weights(
     nas: Nas, architecture_file: Path, prepared: Path, tmp_path: Path
 ) -> None:
