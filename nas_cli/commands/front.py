@@ -59,10 +59,11 @@ def front(
     if baselines:
         from nas_cli.render.designs import print_designs
 
-        print_designs(report.versus_baselines)
+        print_designs(report.versus_baselines, opened.space)
     else:
         _print(report, runs)
-        console.print(str(report.versus_random))
+        if opened.space.replacements is None:  # designs of a pretrained model are never drawn at random
+            console.print(str(report.versus_random))
     for path in (plot, csv):
         if path is not None:
             console.print(f"wrote {path}")
@@ -80,15 +81,16 @@ def _print(report: FrontReport, runs: Path) -> None:
         return
     objectives = study.space.objectives
     front = [row.record for row in standings.front]
-    title = f"{study.name}: {len(front)} of {done} trained are on the front"
+    verb = "trained" if study.space.replacements is None else "measured"
+    title = f"{study.name}: {len(front)} of {done} {verb} are on the front"
     if report.every:
-        title = f"{study.name}: all {done} trained"
+        title = f"{study.name}: all {done} {verb}"
     elif standings.near:
         title += f", {len(standings.near)} more may be"
     if console.is_terminal and len(objectives) > 1:
         width, height = min(console.width, 110), 16
         console.print(scatter(records, front, objectives, width=width, height=height))
-    console.print(trial_table(report.shown, objectives, title=title, standings=standings))
+    console.print(trial_table(report.shown, study.space, title=title, standings=standings))
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
     console.print(f"[dim]{units}[/]")
     print_verdict(study.name, records, standings, runs)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from nas_cli.files import write_architecture
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption, StudyArgument
+from nas_cli.render.names import Names
 from nas_cli.render.screen import console, print_json
 from studies.files.defaults import DEFAULT_RUNS
 
@@ -64,7 +65,7 @@ def pick(
     if as_json:
         print_json(choice.to_dict(standings))
         return
-    _print(choice, standings)
+    _print(choice, standings, Names(opened.space))
     if output is None:
         console.print(text, markup=False, soft_wrap=True)
     else:
@@ -74,14 +75,14 @@ def pick(
         console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
 
 
-def _print(choice: Choice, standings: Standings) -> None:
+def _print(choice: Choice, standings: Standings, names: Names) -> None:
     record, row = choice.record, standings.standing(choice.record)
-    console.print(f"[bold]{record.name}[/] {escape(record.line)}  ({escape(choice.reason)})", soft_wrap=True)
+    title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
+    console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
     for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):
         spread = f" ±{objective.metric.format(half)}" if half is not None else ""
-        console.print(
-            f"  {objective.name:<24}{objective.metric.format(value)}{spread} {objective.metric.unit}"
-        )
+        unit = "" if objective.metric.unit == "bytes" else f" {objective.metric.unit}"
+        console.print(f"  {objective.name:<24}{objective.metric.format(value)}{spread}{unit}")
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
         with_ties = f"; tied with {ties}" if ties else ""

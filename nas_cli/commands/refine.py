@@ -109,16 +109,18 @@ def _live(supervisor: Supervisor) -> None:
 
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         for snapshot, standings in _renewed(supervisor):
-            rows = max(3, console.height - len(snapshot.workers) - 6)
+            rows = max(3, console.height - len(snapshot.workers) - 7)
             shown = [row.record for row in standings.shown]
-            parts = [trial_table(shown[:rows], standings.objectives, title="front", standings=standings)]
+            table = trial_table(
+                shown[:rows], supervisor.study.space, title="front", standings=standings, one_line=True
+            )
             hidden = [Text(f"… and {len(shown) - rows} more", style="dim")] if len(shown) > rows else []
             wanted = f" of {supervisor.target - supervisor.trained_before}" if supervisor.target else ""
             status = Text(
                 f"{snapshot.trained_here}{wanted} repeats · {_open(standings)} · "
                 f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s · {duration(snapshot.elapsed)} elapsed"
             )
-            live.update(Group(*parts, *hidden, workers_table(snapshot), status))
+            live.update(Group(table, *hidden, workers_table(snapshot), status))
 
 
 def _lines(supervisor: Supervisor) -> None:
@@ -160,7 +162,7 @@ def _print_end(study: Study, supervisor: Supervisor, before: Standings, each: in
     after = Standings.of(study, last.records)
     shown = [row.record for row in after.shown]
     title = f"front of {study.name}"
-    console.print(trial_table(shown, study.space.objectives, title=title, standings=after))
+    console.print(trial_table(shown, study.space, title=title, standings=after))
     print_verdict(study.name, last.records, after, folder, each)
     was = {row.record.number for row in before.front}
     now = {row.record.number for row in after.front}

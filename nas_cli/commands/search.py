@@ -170,7 +170,7 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
 
     last = supervisor.snapshot()
     report_failures(supervisor, last)
-    console.print(trial_table(last.front, study.space.objectives, title=f"front of {study.name}"))
+    console.print(trial_table(last.front, study.space, title=f"front of {study.name}"))
     console.print(
         f"{last.count('done')} trained, {last.count('stopped')} stopped early"
         f"{_saved(study, last)}, {last.count('failed')} failed, "

@@ -154,6 +154,14 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         f"[bold]{study.name}[/] in {study.folder}, space {study.space.name} {study.space.digest}",
         soft_wrap=True,
     )
+    if study.space.replacements is not None and study.space.model is not None:
+        replacements = study.space.replacements
+        console.print(
+            f"  model {study.space.model.name}, {len(replacements.model.layers)} layers, "
+            f"{len(replacements.parts)} parts with up to "
+            f"{max(len(part.options) for part in replacements.parts)} options each",
+            soft_wrap=True,
+        )
     console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
     console.print(
         f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
@@ -165,7 +173,8 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
             text = f"{escape(record.line)}: {escape(record.reason)}"
             console.print(f"  [red]{record.name} failed[/] {text}", soft_wrap=True)
     print_growth(grown)
-    console.print(f"  {rivals}")
+    if study.space.replacements is None:  # designs of a pretrained model are never drawn at random
+        console.print(f"  {rivals}")
     if importances:
         _print_understood(study)
     if plot is not None:

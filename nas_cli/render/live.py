@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.render.names import Names
 from nas_cli.render.scatter import scatter
 from nas_cli.render.screen import console, duration, errors
 from nas_cli.render.tables import trial_table
@@ -84,6 +85,7 @@ def show_live(supervisor: Supervisor) -> None:
 def print_lines(supervisor: Supervisor) -> None:
     """Print a line for each trial that ends."""
     printed = {(record.number, record.state) for record in supervisor.study.records() if record.trained}
+    names = Names(supervisor.study.space)
     stages: dict[str, str] = {}  # the last line on each worker's stage
     for snapshot in supervisor.watch():
         for worker in snapshot.workers:
@@ -106,8 +108,8 @@ def print_lines(supervisor: Supervisor) -> None:
                 )
             mark = " front" if record.number in on_front else ""
             console.print(
-                f"[{snapshot.trained}/{snapshot.target}] {record.name} {record.state}: {record.line} {result}"
-                f"{mark} eta {duration(snapshot.eta)}",
+                f"[{snapshot.trained}/{snapshot.target}] {names.name(record)} {record.state}: "
+                f"{names.design(record)} {result}{mark} eta {duration(snapshot.eta)}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -116,7 +118,7 @@ def print_lines(supervisor: Supervisor) -> None:
 def screen(study: Study, snapshot: Snapshot) -> RenderableType:
     """Return the live screen, fitted to the terminal's height; the front has priority."""
     objectives = study.space.objectives
-    spare = console.height - len(snapshot.workers) - 8
+    spare = console.height - len(snapshot.workers) - 9
     plot = len(objectives) > 1 and len(snapshot.front) > 0 and spare >= PLOT_HEIGHT + FEWEST_ROWS
     rows = max(FEWEST_ROWS, spare - (PLOT_HEIGHT if plot else 0))
     parts: list[RenderableType] = []
@@ -126,7 +128,10 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
     title = f"front: {len(snapshot.front)} of {snapshot.count('done')} trained"
-    parts.append(trial_table(shown, objectives, title=title) if shown else Text("no finished trials yet"))
+    if shown:
+        parts.append(trial_table(shown, study.space, title=title, one_line=True))
+    else:
+        parts.append(Text("no finished trials yet"))
     if hidden:
         parts.append(Text(f"… and {hidden} more", style="dim"))
     parts += [workers_table(snapshot), _status(snapshot)]

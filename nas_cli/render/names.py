@@ -1,0 +1,78 @@
+"""Short names of trials and their architectures for tables; `--json` and `nas show` have the whole ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search_spaces import SearchSpace
+    from search_spaces.replacements import Part, Replacements
+    from studies.study.trial_record import TrialRecord
+
+LONGEST_LAYOUT = 40  # letters; longer ones are shortened where they repeat
+
+
+class Names:
+    """Names for tables of a space's trials.
+
+    A design of a pretrained model is written as its layout and how often it has the replacements that the
+    layout does not tell apart: `FWWF W[256,4]×2 ffn[768]×3`.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._replacements = space.replacements
+        self._short: dict[tuple[str, str], str] = {}
+        self._tags: dict[tuple[str, str], str] = {}
+        if space.replacements is not None:
+            from search_spaces.short_labels import short_labels
+
+            self._short = short_labels(space.replacements)
+            self._tags = _tags(space.replacements, self._short)
+
+    def name(self, record: TrialRecord) -> str:
+        """Return `#4 lowest W 256 4 75%`: the trial's name with short labels."""
+        text = record.name
+        for (_, label), short in sorted(self._short.items(), key=lambda item: -len(item[0][1])):
+            text = text.replace(f" {label} ", f" {short} ")
+        return text
+
+    def design(self, record: TrialRecord) -> str:
+        """Return the architecture on one line."""
+        if self._replacements is None:
+            return record.line
+        parts = self._replacements.parts
+        if record.architecture is None or any(part.name not in record.params for part in parts):
+            return "·".join(word for word in record.line.split("·") if word != "dense")
+        tags = Counter(
+            tag for part in parts if (tag := self._tags.get((part.part, record.params[part.name])))
+        )
+        counts = [f"{tag}×{tags[tag]}" for tag in dict.fromkeys(self._tags.values()) if tags[tag]]
+        layout = str(record.architecture["layout"])
+        return " ".join([layout if len(layout) <= LONGEST_LAYOUT else record.line.split("·")[0], *counts])
+
+
+def _tags(replacements: Replacements, short: dict[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    """Return how replacements are counted, by (part, label), without those that the layout shows."""
+    first = {part.part: part for part in reversed(replacements.parts)}  # options are those of every layer
+    own = set(replacements.model.layout)
+    tags = {}
+    for part in sorted(first.values(), key=lambda item: item.part != "mixer"):
+        letters = Counter(option.letter for option in part.options)
+        for option in part.options[1:]:
+            text = short[part.part, option.label]
+            if option.letter is None:
+                tags[part.part, option.label] = f"{part.part}[{_value(text, part, short)}]"
+            elif letters[option.letter] > 1 or option.letter in own:
+                values = text.split(" ")[1:]
+                tags[part.part, option.label] = option.letter + (f"[{','.join(values)}]" if values else "")
+    return tags
+
+
+def _value(text: str, part: Part, short: dict[tuple[str, str], str]) -> str:
+    """Return `768` for `dim 768`, and an operator's name where only one option has it."""
+    words = text.split(" ")
+    if words[0] == "dim":
+        return words[1]
+    names = Counter(short[part.part, label].split(" ")[0] for label in part.labels)
+    return words[0] if names[words[0]] == 1 else ",".join(words)

@@ -1,0 +1,53 @@
+"""Tables of designs of a pretrained model: short names, and layouts that are not torn apart."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from nas_cli.render.names import Names
+from nas_cli.render.screen import console
+from nas_cli.render.tables import trial_table
+from search_spaces import parse_space
+from studies.study import Study
+from tests.nas_cli.conftest import MICRO
+from tests.pretrained import make_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return make_study(tmp_path_factory.mktemp("names") / "runs", scored=False)
+
+
+def test_names_and_designs_are_short(study: Study) -> None:
+    names, records = Names(study.space), study.records()
+    measured = [record for record in records if record.state == "done"]
+    assert [names.name(record).split(" ", 1)[1:] for record in measured] == [
+        ["original"], ["lowest W 32 4 75%"], [], [],
+    ]  # fmt: skip
+    assert [names.design(record) for record in measured] == [
+        "FFFF", "FFWW W[32,4]×2", "FWWF W[32,4]×1 W[8,4]×1 ffn[64]×1", "FNNW W[8,4]×1 ffn[none]×1",
+    ]  # fmt: skip
+
+
+def test_other_studies_keep_their_names(study: Study) -> None:
+    record = study.records()[-1]
+    names = Names(parse_space(MICRO, "micro.yaml"))
+    assert (names.name(record), names.design(record)) == (record.name, record.line)
+
+
+@pytest.mark.parametrize("width", [50, 120])
+def test_words_stay_whole(study: Study, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", width)
+    screen = Console(width=width)
+    records = [record for record in study.records() if record.state == "done"]
+    with screen.capture() as printed:
+        screen.print(trial_table(records, study.space))
+    text = printed.get()
+    lines = text.splitlines()
+    assert all(len(line) <= width for line in lines)
+    for word in ("FNNW", "W[32,4]×2", "ffn[none]×1", "cache_bytes", "@1024"):
+        assert word in text
+    assert any("lowest W 32 4 75%" in line for line in lines) == (width == 120)
+    one_line = trial_table(records, study.space, one_line=True)
+    assert len(screen.render_lines(one_line)) == len(records) + 2
