@@ -11,6 +11,7 @@ from rich.text import Text
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.files import write_plan
 from nas_cli.healing import loss_lines, refuse_healing_options, show_progress
+from nas_cli.imports import quick_imports
 from nas_cli.options import (
     MOST,
     MOST_SEED,
@@ -180,19 +181,20 @@ def apply(
     if output is None and not dry_run:
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     refuse_healing_options(context, heal, align, data)
-    from studies.healing.request import ApplyRequest
+    with quick_imports():
+        from studies.healing.request import ApplyRequest
 
-    request = ApplyRequest(
-        architecture, model, output, dry_run=dry_run, fold=fold, export=export, hdpl_fit=hdpl_fit,
-        calibrate=calibrate,
-        calibrate_tokens=calibrate_tokens, heal=heal, align=align, data=data, heal_loss=heal_loss,
-        lr=lr, lr_new=lr_new,
-        hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
-        freeze=tuple(freeze or ()), control=control,
-        seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,
-        device=device,
-    )  # fmt: skip
-    surgery = request.plan()
+        request = ApplyRequest(
+            architecture, model, output, dry_run=dry_run, fold=fold, export=export, hdpl_fit=hdpl_fit,
+            calibrate=calibrate,
+            calibrate_tokens=calibrate_tokens, heal=heal, align=align, data=data, heal_loss=heal_loss,
+            lr=lr, lr_new=lr_new,
+            hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
+            freeze=tuple(freeze or ()), control=control,
+            seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,
+            device=device,
+        )  # fmt: skip
+        surgery = request.plan()
     if not as_json:
         print_plan(surgery.planned)
     if plan_file is not None:

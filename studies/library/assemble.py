@@ -11,9 +11,9 @@ from search_spaces.replacements import Replacements
 from studies.healing.teacher import Teacher, placed
 from studies.library.entries import Entry, chosen
 from studies.library.library import Library
-from surgery.apply.execute import assemble as build_model
 from surgery.architecture import Architecture
 from surgery.config.backbone import PROJECTIONS
+from surgery.hf.lazy import LazyModel, LazyTensor
 from surgery.model import Block, HybridLM
 
 _DENSE = frozenset(f"{name}.weight" for name in PROJECTIONS)
@@ -37,8 +37,8 @@ def assemble(teacher: Teacher, parts: Replacements, choice: Mapping[str, str], l
     state = teacher.model.state_dict()
     with torch.device("meta"):
         names = HybridLM(architecture).state_dict().keys()
-    model = build_model(architecture, {name: own[name] if name in own else state[name] for name in names})
-    return model.requires_grad_(False)
+    tensors = {name: LazyTensor.of(own[name] if name in own else state[name]) for name in names}
+    return LazyModel(architecture, tensors).read().requires_grad_(False)
 
 
 def replaced_block(teacher: Teacher, architecture: Architecture, entry: Entry, library: Library) -> Block:

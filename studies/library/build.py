@@ -22,11 +22,12 @@ from studies.library.entries import Entry, entries_of
 from studies.library.library import Library
 from studies.library.text import check_text
 from studies.training.loop import Interrupted
-from surgery.apply.calibrate import Stream, make_block
+from surgery.apply.calibrate import Stream
 from surgery.apply.execute import carried, fit_layer
 from surgery.apply.names import EMBEDDING
 from surgery.apply.plan import Plan, plan
 from surgery.apply.source import SourceModel
+from surgery.hf.lazy import in_float32, make_block
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 ShouldStop = Callable[[], bool]
@@ -127,15 +128,15 @@ def _fit(
                 raise Interrupted
             assert item.plan is not None, "it has new tensors"
             state = carried(source, item.plan, index)
-            block = make_block(item.plan.after, index, state, device)
+            block = make_block(item.plan.after, index, state, in_float32(device))
             reports = list(fit_layer(source, item.plan, index, state, block, stream, "full", device))
-            tensors = {name.removeprefix(item.entry.prefix): state[name] for name in item.new}
+            tensors = {name.removeprefix(item.entry.prefix): state[name].read() for name in item.new}
             errors = {report.projection: report.output_error or 0.0 for report in reports}
             library.add(item.entry, tensors, errors=errors)
             yield item.entry
         if index < last:
             original = carried(source, unchanged, index)
-            stream.advance(make_block(source.architecture, index, original, device))
+            stream.advance(make_block(source.architecture, index, original, in_float32(device)))
 
 
 def calibration(data: TokenData, settings: LibrarySettings) -> list[Tensor]:

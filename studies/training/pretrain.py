@@ -23,6 +23,7 @@ from surgery.architecture import Architecture
 from surgery.config.paths import expand
 from surgery.config.problems import Problems, nearest
 from surgery.hf.card import card, table
+from surgery.hf.lazy import LazyModel
 from surgery.hf.staging import check_target, staged
 from surgery.model import HybridLM
 
@@ -110,7 +111,8 @@ def pretrain(
         model = HybridLM(architecture)
         result = train(model, data, settings, seed=seed, device=device, curve=folder / CURVE, on_step=on_step)
         export = choose_export(architecture, "llama") if stock else OURS
-        write_as(model.cpu().eval(), export, folder, tokenizer_dir=data.tokenizer_dir)
+        trained = LazyModel.of(model.cpu().eval())
+        write_as(trained, export, folder, tokenizer_dir=data.tokenizer_dir)
         record = record_of(data, settings, result, seed, device)
         write_json(folder / RECORD, {"architecture": architecture.line, "hash": architecture.hash, **record})
         body = card(

@@ -18,7 +18,6 @@ from surgery.model import Block
 from surgery.ops.rotary import rotary_tables
 
 Calibration = Sequence[str] | Sequence[Tensor] | Sequence[Sequence[int]]
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 MAX_LENGTH = 2048  # tokens of a calibration sequence
 
@@ -141,17 +140,6 @@ class Stream:
     def _context(self, state: Tensor) -> Context:
         positions = torch.arange(state.shape[1], device=state.device)[None]
         return Context(rotary_tables(self.architecture.backbone, positions))
-
-
-def make_block(
-    architecture: Architecture, index: int, state: Mapping[str, Tensor], device: torch.device
-) -> Block:
-    """Build one layer in float32 from a model's tensors; missing ones stay on the meta device."""
-    with torch.device("meta"):
-        block = Block(architecture.backbone, architecture.layers[index])
-    load(block, {name.removeprefix(f"layers.{index}."): tensor for name, tensor in state.items()
-                 if name.startswith(f"layers.{index}.")}, device)  # fmt: skip
-    return block.eval()
 
 
 def load(part: nn.Module, state: Mapping[str, Tensor], device: torch.device) -> None:

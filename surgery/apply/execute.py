@@ -1,8 +1,9 @@
-"""Execution of a plan in memory: tensors are kept, averaged, transplanted or fitted into the new model."""
+"""Execution of a plan: tensors are kept, averaged, transplanted or fitted into the new model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,25 +12,24 @@ from torch import Tensor
 from surgery.apply.calibrate import (
     STAGES,
     Calibration,
-    Progress,
     Stream,
     as_tokens,
     load,
-    make_block,
     module,
 )
 from surgery.apply.fit import FitReport, fitter_of, weight_error
 from surgery.apply.importance import GATED, row_importance
 from surgery.apply.plan import Plan
 from surgery.apply.prune import prune
-from surgery.apply.source import SourceModel
+from surgery.apply.source import SourceModel, ValueCheck
 from surgery.apply.transplants import source_tensor, transplant
-from surgery.architecture import Architecture
 from surgery.config.backbone import FFN_PROJECTIONS
+from surgery.hf.lazy import LazyModel, LazyTensor, in_float32, make_block
+from surgery.hf.weights import Progress
 from surgery.model import Block, HybridLM
 from surgery.projections import PROJECTION_OPERATORS
 
-State = dict[str, Tensor]
+State = dict[str, LazyTensor]
 MADE = ("fitted", "transplanted", "pruned")  # actions of the tensors that `fit_layer` makes
 
 
@@ -42,7 +42,31 @@ def execute(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> tuple[HybridLM, tuple[FitReport, ...]]:
-    """Build the new model, on the CPU and in evaluation mode, each tensor in its source's dtype.
+    """Build the new model in memory, on the CPU and in evaluation mode. Arguments and errors as in `rewrite`.
+
+    Returns:
+        The model, and a report on each fitted projection and each transplanted mixer.
+    """
+    model, reports = rewrite(
+        source, plan, calibration=calibration, hdpl_fit=hdpl_fit, device=device, progress=progress
+    )
+    return model.read(), reports
+
+
+def rewrite(
+    source: SourceModel,
+    plan: Plan,
+    *,
+    calibration: Calibration | None = None,
+    hdpl_fit: str = "full",
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+    check: ValueCheck | None = None,
+) -> tuple[LazyModel, tuple[FitReport, ...]]:
+    """Return the new model, each tensor in its source's dtype.
+
+    Tensors that are made by `fit_layer` or new are in memory. The others are read from the checkpoint, and
+    averaged, whenever they are asked for.
 
     Args:
         source: the checkpoint.
@@ -53,6 +77,7 @@ def execute(
         hdpl_fit: form of fitted latents, see `surgery.apply.fit.FORMS`.
         device: device of fitting and calibration.
         progress: called with (stage, done, total).
+        check: sees every tensor that is carried, as it is read.
 
     Returns:
         The model, and a report on each fitted projection and each transplanted mixer.
@@ -66,44 +91,34 @@ def execute(
         sequences = as_tokens(
             calibration, source.folder, backbone.vocab_size, backbone.max_position_embeddings
         )
-    state = carried(source, plan, progress=progress)
+    state = carried(source, plan, check=check)
     reports: tuple[FitReport, ...] = ()
     if plan.uses_text:
         reports = tuple(_fit(source, plan, state, sequences, hdpl_fit, torch.device(device), progress))
-    return assemble(plan.after, state), reports
-
-
-def assemble(architecture: Architecture, state: State) -> HybridLM:
-    """Build the model of an architecture from these tensors, without copying them."""
-    with torch.device("meta"):
-        model = HybridLM(architecture)
-    if architecture.backbone.tie_embeddings:
-        state = {**state, "head.weight": state["embed.weight"]}
-    model.load_state_dict(state, assign=True)
-    if architecture.backbone.tie_embeddings:
-        model.head.weight = model.embed.weight
-    return model.requires_grad_(True).eval()
+    if plan.after.backbone.tie_embeddings:
+        state["head.weight"] = state["embed.weight"]
+    return LazyModel(plan.after, {item.name: state[item.name] for item in plan.tensors}), reports
 
 
 def carried(
-    source: SourceModel, plan: Plan, layer: int | None = None, progress: Progress | None = None
+    source: SourceModel, plan: Plan, layer: int | None = None, check: ValueCheck | None = None
 ) -> State:
     """Return all tensors that are not made in `fit_layer`; only those of one layer if it is given."""
     items = [item for item in plan.tensors if layer is None or item.layer == layer]
     items = [item for item in items if item.action not in (*MADE, "shared")]
     state: State = {}
     fresh = _fresh(plan, {item.name for item in items if item.action in ("new", "silent")})
-    for done, item in enumerate(items):
+    for item in items:
+        dtype = getattr(torch, item.dtype)
         if item.name in fresh:
-            state[item.name] = fresh[item.name].to(getattr(torch, item.dtype))
+            state[item.name] = LazyTensor.of(fresh[item.name].to(dtype))
         else:
-            state[item.name] = source_tensor(source, item.sources)
-        if progress is not None:
-            progress("carrying", done + 1, len(items))
+            read = partial(source_tensor, source, item.sources, check)
+            state[item.name] = LazyTensor(item.shape, dtype, read)
     return state
 
 
-def _fresh(plan: Plan, names: set[str]) -> State:
+def _fresh(plan: Plan, names: set[str]) -> dict[str, Tensor]:
     """Return deterministic initial values of these tensors, which have no counterpart in the source model."""
     items = [item for item in plan.tensors if item.name in names]
     if all(item.name == "loop_gate" for item in items):
@@ -127,11 +142,11 @@ def _fit(
     progress: Progress | None,
 ) -> Iterator[FitReport]:
     """Transplant and fit layer after layer, and add the parameters to `state`."""
-    stream = Stream(plan.after, state["embed.weight"], sequences, device) if sequences else None
+    stream = Stream(plan.after, state["embed.weight"].read(), sequences, device) if sequences else None
     layers = {layer for layer, _ in plan.fitted} | set(plan.transplanted) | set(plan.pruned)
     done = 0
     for index in range(max(layers) + 1):
-        block = make_block(plan.after, index, state, device) if stream is not None else None
+        block = make_block(plan.after, index, state, in_float32(device)) if stream is not None else None
         for report in fit_layer(source, plan, index, state, block, stream, form, device):
             yield report
             if progress is not None and report.projection == "mixer":
@@ -168,7 +183,7 @@ def fit_layer(
         device: where to compute.
     """
     replaced = {item.projection: item.sources for item in plan.tensors if item.action == "fitted"}
-    dense: State = {}
+    dense: dict[str, Tensor] = {}
     if index in plan.transplanted:
         text = stream.mixer_inputs(block) if stream is not None and block is not None else []
         dense, report = transplant(source, plan, index, state, text, device)
@@ -204,7 +219,7 @@ def fit_layer(
             dtype = source.tensors[replaced[index, name][0]].dtype
             stored = {key: value.to("cpu", dtype) for key, value in fitted.parameters.items()}
             for key, value in stored.items():
-                state[f"layers.{index}.{part}.{name}.{key}"] = value.contiguous()
+                state[f"layers.{index}.{part}.{name}.{key}"] = LazyTensor.of(value.contiguous())
             if block is not None:
                 load(module(block, name), stored, device)
             of_weight, of_output = weight_error(target, fitted.weight), None
@@ -220,17 +235,17 @@ def _feed_forward(
     source: SourceModel,
     replaced: dict[tuple[int, str], tuple[str, ...]],
     state: State,
-    dense: State,
+    dense: dict[str, Tensor],
     index: int,
     device: torch.device,
-) -> State:
+) -> dict[str, Tensor]:
     """Return the original weights of a layer's gate, up and down in float32, or the pruned ones (`dense`)."""
     weights = {
         name: dense[f"{name}.weight"]
         if dense
         else source_tensor(source, replaced[index, name])
         if (index, name) in replaced
-        else state[f"layers.{index}.ffn.{name}.weight"]
+        else state[f"layers.{index}.ffn.{name}.weight"].read()
         for name in FFN_PROJECTIONS
     }
     return {name: weight.to(device, torch.float32) for name, weight in weights.items()}

@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 
-from surgery.apply.calibrate import Calibration, Progress
+from surgery.apply.calibrate import Calibration
 from surgery.apply.defaults import generation_defaults
-from surgery.apply.execute import execute
+from surgery.apply.execute import rewrite
 from surgery.apply.fit import FitReport, check_form
 from surgery.apply.plan import Plan, plan
 from surgery.apply.report import sections
-from surgery.apply.source import SourceModel, read_source
+from surgery.apply.source import SourceModel, ValueCheck, read_source
 from surgery.apply.stock_export import write_as
-from surgery.apply.verify import Verification, verify
+from surgery.apply.verify import Verification, Verifier
 from surgery.architecture import Architecture
 from surgery.hf.card import card
+from surgery.hf.lazy import LazyModel
 from surgery.hf.staging import check_target, staged
+from surgery.hf.weights import Progress
 from surgery.hf.written import TOKENIZER_FILES
 from surgery.model import HybridLM
 
@@ -92,45 +94,72 @@ def apply(
     planned = plan(source, architecture, fold=fold, out=out, stock=stock)
     if out is not None:
         check_target(out, overwrite=overwrite, source=source.folder)
-    source.check_values()
+    check = ValueCheck(source)
+    if dry_run or planned.uses_text or heal is not None:
+        check.finish()  # else tensors are checked when they are carried, and nothing is computed from them
     if dry_run:
         return ApplyReport(planned, seconds=time.monotonic() - began)
     assert out is not None, "only a dry run has no output"
     planned.check_disk()
-    built, fits = execute(
-        source, planned, calibration=calibration, hdpl_fit=hdpl_fit, device=device, progress=progress
-    )
-    healed = heal(built) if heal is not None else ""
+    rewritten, fits = rewrite(
+        source, planned,
+        calibration=calibration, hdpl_fit=hdpl_fit, device=device, progress=progress, check=check,
+    )  # fmt: skip
+    healed = ""
+    if heal is not None:
+        built = rewritten.read()
+        healed = heal(built)
+        rewritten = LazyModel.of(built.eval())
     verification = publish(
-        built.eval(), source, planned, fits, out, text=healed, on_verified=on_verified, overwrite=overwrite
-    )
+        rewritten, source, planned, fits, out,
+        text=healed, check=check, on_verified=on_verified, overwrite=overwrite, progress=progress,
+    )  # fmt: skip
     return ApplyReport(planned, Path(out), fits, verification, time.monotonic() - began)
 
 
 def publish(
-    model: HybridLM,
+    model: LazyModel,
     source: SourceModel,
     planned: Plan,
     fits: tuple[FitReport, ...],
     out: str | os.PathLike[str],
     *,
     text: str = "",
+    check: ValueCheck | None = None,
     on_verified: Callable[[], None] | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Verification:
     """Write the model's folder, verify it in a fresh process, add the card, and move it to `out`.
 
+    Args:
+        model: the new model, which is written tensor by tensor.
+        source: the checkpoint.
+        planned: the plan that made the model.
+        fits: reports for the card.
+        out: the folder to write.
+        text: Markdown to add to the card.
+        check: finished once all tensors are written, before anything is computed from them.
+        on_verified: see `apply`.
+        overwrite: see `apply`.
+        progress: see `apply`.
+
     Raises:
-        UserError: `out` can't be written, or the verification failed. Nothing is left behind.
+        UserError: `out` can't be written, the checkpoint's values can't be used, or the verification failed.
+            Nothing is left behind.
     """
     has_tokenizer = any((source.folder / name).is_file() for name in TOKENIZER_FILES)
     with staged(out, overwrite=overwrite) as folder:
-        arguments: dict[str, Any] = {
-            "tokenizer_dir": source.folder if has_tokenizer else None,
-            "generation_config": generation_defaults(source)[0],
-        }
-        write_as(model, planned.export, folder, **arguments)
-        verification = verify(folder, model, remote_code=planned.export.is_stock)
+        with Verifier(folder, remote_code=planned.export.is_stock) as verifier:
+            write_as(
+                model, planned.export, folder,
+                tokenizer_dir=source.folder if has_tokenizer else None,
+                generation_config=generation_defaults(source)[0],
+                shard_bytes=source.shard_bytes, progress=progress,
+            )  # fmt: skip
+            if check is not None:
+                check.finish()
+            verification = verifier.verify(model)
         body = card(
             planned.after,
             title=Path(out).absolute().name,

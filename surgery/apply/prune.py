@@ -21,6 +21,7 @@ from surgery.apply.plan import Plan
 from surgery.apply.source import SourceModel
 from surgery.apply.transplants import source_tensor
 from surgery.config.backbone import FFN_PROJECTIONS
+from surgery.hf.lazy import LazyTensor
 
 State = Mapping[str, Tensor]  # of a feed-forward part: `gate.weight`, `up.bias`, ...
 
@@ -29,7 +30,7 @@ def prune(
     source: SourceModel,
     plan: Plan,
     index: int,
-    state: dict[str, Tensor],
+    state: dict[str, LazyTensor],
     text: Sequence[Float[Tensor, "_ d"]],
     device: torch.device,
 ) -> tuple[dict[str, Tensor], FitReport]:
@@ -55,7 +56,7 @@ def prune(
     for name, tensor in selected(before, channels.cpu()).items():
         item = planned.get(f"layers.{index}.ffn.{name}")
         if item is not None and item.action == "pruned":
-            state[item.name] = tensor.contiguous()
+            state[item.name] = LazyTensor.of(tensor.contiguous())
     narrow = selected(wide, channels)
     label = f"{len(wide['gate.weight'])} -> {width}"
     return narrow, FitReport(index, "ffn", label, None, output_error(wide, narrow, text), 1)

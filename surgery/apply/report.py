@@ -68,7 +68,7 @@ def _origin(plan: Plan) -> str:
 def _verified(result: Verification) -> str:
     return (
         f"Loaded in a fresh process (transformers {result.transformers}, torch {result.torch}) and compared "
-        f"in {result.dtype} with the model in memory: logits differ by at most "
+        f"in {result.dtype} with the tensors as planned: logits differ by at most "
         f"{result.max_logit_difference:.1e}, the largest being {result.max_logit:.1f}; "
         f"greedy generation with and without cache agrees on "
         f"{result.equal_tokens} of {result.new_tokens} tokens."

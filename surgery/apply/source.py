@@ -69,21 +69,55 @@ class SourceModel:
         """Check all values of all tensors.
 
         Raises:
+            UserError: as `ValueCheck.finish`.
+        """
+        ValueCheck(self).finish()
+
+    @property
+    def shard_bytes(self) -> int | None:
+        """Size of the largest of its weight files, if it has several."""
+        files = {info.file for info in self.tensors.values()}
+        return max(file.stat().st_size for file in files) if len(files) > 1 else None
+
+
+class ValueCheck:
+    """A check of a checkpoint's values that takes tensors that are read anyway, and reads the rest itself."""
+
+    def __init__(self, source: SourceModel) -> None:
+        self._source = source
+        self._rules: dict[str, str] = {}  # broken ones of the tensors seen; empty if they are sound
+
+    def see(self, name: str, tensor: Tensor) -> None:
+        """Check a tensor that has been read."""
+        if name in self._rules:
+            return
+        rule = ""
+        # one pass without another tensor of this size; NaN is the extreme of any tensor that holds it
+        if tensor.numel() and not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):
+            count = int((~torch.isfinite(tensor)).sum())
+            rule = f"holds {count} NaN or infinite numbers of {tensor.numel()}"
+        self._rules[name] = rule
+
+    def finish(self) -> None:
+        """Check the tensors that were not seen.
+
+        Raises:
             UserError: tensors hold NaN or infinite numbers (all are listed), or a tied head differs from the
                 embedding.
         """
-        problems = Problems()
-        for name, tensor in self.read(self.tensors):
-            if not bool(torch.isfinite(tensor).all()):
-                count = int((~torch.isfinite(tensor)).sum())
-                problems.add(name, None, f"holds {count} NaN or infinite numbers of {tensor.numel()}")
-        both = self.backbone.tie_embeddings and HEAD in self.tensors
-        if both and not torch.equal(self.tensor(HEAD), self.tensor(EMBEDDING)):
+        source, problems = self._source, Problems()
+        for name, tensor in source.read(name for name in source.tensors if name not in self._rules):
+            self.see(name, tensor)
+        for name in source.tensors:
+            if rule := self._rules[name]:
+                problems.add(name, None, rule)
+        both = source.backbone.tie_embeddings and HEAD in source.tensors
+        if both and not torch.equal(source.tensor(HEAD), source.tensor(EMBEDDING)):
             problems.add(
                 HEAD, None, "differs from the embedding that the config ties it to",
                 "set tie_word_embeddings: false in its config.json",
             )  # fmt: skip
-        problems.raise_if_any(f"{self.name}: the weights can't be used")
+        problems.raise_if_any(f"{source.name}: the weights can't be used")
 
 
 def read_source(model: str | os.PathLike[str]) -> SourceModel:

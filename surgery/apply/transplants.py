@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from surgery.apply.families import source_name
 from surgery.apply.fit import FitReport
 from surgery.apply.plan import Plan
-from surgery.apply.source import SourceModel
+from surgery.apply.source import SourceModel, ValueCheck
 from surgery.apply.tensors import mixer_origins
 from surgery.architecture import Layer
 from surgery.config.backbone import Backbone
+from surgery.hf.lazy import LazyTensor
 from surgery.mixers import MIXERS
 from surgery.mixers.transplant import Text, Transplanter, output_error
 from surgery.projections import PROJECTION_OPERATORS
@@ -23,7 +24,7 @@ def transplant(
     source: SourceModel,
     plan: Plan,
     index: int,
-    state: dict[str, Tensor],
+    state: dict[str, LazyTensor],
     text: Text,
     device: torch.device,
 ) -> tuple[dict[str, Tensor], FitReport]:
@@ -52,7 +53,9 @@ def transplant(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(index)
         new = _dense(backbone, layer).to(device)
-    known = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    known = {
+        name.removeprefix(prefix): value.read() for name, value in state.items() if name.startswith(prefix)
+    }
     origins = mixer_origins(plan.before, plan.after, index, group) or {}
     for name in new.state_dict():
         origin = origins.get(name.split(".")[0])
@@ -72,19 +75,28 @@ def transplant(
     for name, value in values.items():
         if prefix + name in planned:
             dtype = getattr(torch, planned[prefix + name].dtype)
-            state[prefix + name] = value.to("cpu", dtype).contiguous()
+            state[prefix + name] = LazyTensor.of(value.to("cpu", dtype).contiguous())
     return values, FitReport(index, "mixer", layer.mixer, None, output_error(new, old, text), 1)
 
 
-def source_tensor(source: SourceModel, names: tuple[str, ...]) -> Tensor:
-    """Return a tensor unchanged, or the mean of several in the first one's dtype."""
-    if len(names) == 1:
-        return source.tensor(names[0])
-    tensors = [source.tensor(name) for name in names]
-    total = torch.zeros(tensors[0].shape, dtype=torch.float64)
-    for tensor in tensors:
-        total += tensor
-    return (total / len(tensors)).to(tensors[0].dtype)
+def source_tensor(source: SourceModel, names: tuple[str, ...], check: ValueCheck | None = None) -> Tensor:
+    """Return a tensor unchanged, or the mean of several in the first one's dtype.
+
+    `check` sees what is read.
+    """
+    mean: Tensor | None = None
+    dtype = source.tensors[names[0]].dtype
+    for name in names:
+        tensor = source.tensor(name)
+        if check is not None:
+            check.see(name, tensor)
+        if len(names) == 1:
+            return tensor
+        if mean is None:
+            mean = torch.zeros(tensor.shape, dtype=torch.float64)
+        mean += tensor
+    assert mean is not None, "a tensor without sources"
+    return (mean / len(names)).to(dtype)
 
 
 def _parent(name: str, layer: int) -> str:

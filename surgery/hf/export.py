@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
-from torch import Tensor
 from transformers import GenerationConfig
 
+from surgery.architecture import Architecture
 from surgery.config.json_source import read_object
 from surgery.config.problems import Problem, UserError
 from surgery.hf.card import card
 from surgery.hf.configuration import NasConfig
+from surgery.hf.lazy import LazyModel, LazyTensor, main_dtype
 from surgery.hf.remote_code import write_remote_code
 from surgery.hf.staging import staged
+from surgery.hf.weights import Progress, write_weights
 from surgery.hf.written import TOKENIZER_FILES
 from surgery.model import HybridLM
 
-SHARD_SIZE = "5GB"
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -54,21 +50,23 @@ def save(
         UserError: `out` exists, or its disk is read-only or full, or the tokenizer folder has no tokenizer.
     """
     with staged(out, overwrite=overwrite) as folder:
-        write(model, folder, tokenizer_dir=tokenizer_dir, generation_config=generation_config)
+        write(LazyModel.of(model), folder, tokenizer_dir=tokenizer_dir, generation_config=generation_config)
         body = card(model.architecture, title=title or Path(out).name, text=text)
         (folder / "README.md").write_text(body, encoding="utf-8")
     return Path(out)
 
 
 def write(
-    model: HybridLM,
+    model: LazyModel,
     folder: Path,
     *,
     tokenizer_dir: str | os.PathLike[str] | None = None,
     generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+    shard_bytes: int | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write everything but the card into an existing folder. Arguments as in `save`."""
-    tokens = write_generation(model, folder, tokenizer_dir, generation_config)
+    """Write everything but the card into an existing folder. Arguments as in `save` and `write_weights`."""
+    tokens = write_generation(model.architecture, folder, tokenizer_dir, generation_config)
     state = checkpoint(model)
     config = NasConfig(model.architecture.to_dict(), **tokens)
     config.architectures = ["NasForCausalLM"]
@@ -76,11 +74,11 @@ def write(
     config.to_json_file(folder / "config.json")
     (folder / "architecture.yaml").write_text(model.architecture.to_yaml(), encoding="utf-8")
     write_remote_code(folder)
-    write_weights(state, folder)
+    write_weights(state, folder, shard_bytes=shard_bytes, progress=progress)
 
 
 def write_generation(
-    model: HybridLM,
+    architecture: Architecture,
     folder: Path,
     tokenizer_dir: str | os.PathLike[str] | None,
     generation_config: GenerationConfig | Mapping[str, Any] | None,
@@ -88,29 +86,21 @@ def write_generation(
     """Write tokenizer and generation_config.json; return the special tokens that the model has rows for."""
     tokens = copy_tokenizer(Path(tokenizer_dir), folder) if tokenizer_dir is not None else {}
     generation = _plain(generation_config)
-    rows = model.architecture.backbone.vocab_size
+    rows = architecture.backbone.vocab_size
     tokens = {name: number for name, number in tokens.items() if number < rows}  # others have no embedding
     tokens |= {name: generation[name] for name in _TOKENS if generation.get(name) is not None}
     GenerationConfig(**{**tokens, **generation}).to_json_file(folder / "generation_config.json")
     return tokens
 
 
-def checkpoint(model: HybridLM) -> dict[str, Tensor]:
+def checkpoint(model: LazyModel) -> dict[str, LazyTensor]:
     """Return the tensors by the names of `NasForCausalLM`; a tied head is stored once, as the embedding."""
     tied = model.architecture.backbone.tie_embeddings
     return {
-        f"model.{name}": tensor.detach()
-        for name, tensor in model.state_dict().items()
+        f"model.{name}": tensor
+        for name, tensor in model.tensors.items()
         if not (tied and name == "head.weight")
     }
-
-
-def main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the dtype of most elements, in which the checkpoint is loaded."""
-    sizes: Counter[torch.dtype] = Counter()
-    for tensor in state.values():
-        sizes[tensor.dtype] += tensor.numel()
-    return sizes.most_common(1)[0][0]
 
 
 def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:
@@ -158,15 +148,3 @@ def _plain(generation_config: GenerationConfig | Mapping[str, Any] | None) -> di
     if isinstance(generation_config, GenerationConfig):
         return dict(generation_config.to_diff_dict())
     return dict(generation_config)
-
-
-def write_weights(state: dict[str, Tensor], folder: Path) -> None:
-    """Write `model.safetensors`, or shards with an index if one file would be too large."""
-    split = split_torch_state_dict_into_shards(state, max_shard_size=SHARD_SIZE)
-    for name, keys in split.filename_to_tensors.items():
-        save_file({key: state[key].contiguous() for key in keys}, folder / name, metadata={"format": "pt"})
-        os.chmod(folder / name, 0o666 & (folder.stat().st_mode & 0o777))
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        path = folder / "model.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")

@@ -61,6 +61,7 @@ def build(home: Path) -> None:
     from studies.workers.worker import work
     from surgery.architecture import Architecture
     from surgery.hf.export import write
+    from surgery.hf.lazy import LazyModel
     from surgery.model import HybridLM
 
     torch.set_num_threads(1)
@@ -81,7 +82,7 @@ def build(home: Path) -> None:
     torch.manual_seed(0)
     architecture = Architecture.from_yaml(home / "arch.yaml")
     (home / "ours").mkdir()
-    write(HybridLM(architecture).eval(), home / "ours", tokenizer_dir=data.tokenizer_dir)
+    write(LazyModel.of(HybridLM(architecture).eval()), home / "ours", tokenizer_dir=data.tokenizer_dir)
     save_random_llama(home / "llama", data.tokenizer_dir.iterdir(), TOKENS)
 
     settings = StudySettings(

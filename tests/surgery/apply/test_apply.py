@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from surgery.apply import pipeline, verify
 from surgery.apply.calibrate import as_tokens
-from surgery.apply.execute import execute
+from surgery.apply.execute import execute, rewrite
 from surgery.apply.pipeline import apply
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
@@ -33,7 +34,8 @@ def words(count: int = 6, length: int = 40) -> list[torch.Tensor]:
 def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what happens around verification: a fresh process takes seconds."""
     result = verify.Verification("float32", 0.0, 1.0, 1, 1, False, "0", "0")
-    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: result)
+    verifier = SimpleNamespace(verify=lambda *_, **__: result)
+    monkeypatch.setattr(pipeline, "Verifier", lambda *_, **__: nullcontext(verifier))
 
 
 def test_from_checkpoint_to_verified_folder(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_the_source_in_the_folder_alone_gives_the_same_model(
 ) -> None:
     source = read_source(checkpoint("qwen3"))
     drawn = plan(source, {"projections": HDPL})
-    model, fits = execute(source, drawn)
+    model, fits = rewrite(source, drawn)
     pipeline.publish(model, source, drawn, fits, tmp_path / "out")
     assert verify.verify(tmp_path / "out", model, remote_code=True).passed
 
@@ -110,12 +112,13 @@ def test_too_small_a_disk_is_told_before_the_work(
 def test_a_model_that_does_not_verify_is_not_kept(
     checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other_logits(job: dict[str, Any], scratch: str) -> dict[str, Any]:
-        save_file({"logits": torch.zeros(2, 32, 61)}, Path(scratch, "logits.safetensors"))
-        return {"equal_tokens": job["new_tokens"], "transformers": "0", "torch": "0"}
+    def other_logits(verifier: verify.Verifier) -> dict[str, Any]:
+        (scratch,) = verifier.folder.glob(".verify-*")
+        save_file({"logits": torch.zeros(2, 32, 61)}, scratch / "logits.safetensors")
+        return {"equal_tokens": 64, "transformers": "0", "torch": "0"}
 
-    monkeypatch.setattr(verify, "_in_fresh_process", other_logits)
-    with pytest.raises(UserError, match="not the one in memory"):
+    monkeypatch.setattr(verify.Verifier, "_answer", other_logits)
+    with pytest.raises(UserError, match="not the planned one"):
         apply(checkpoint(), {}, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source-llama"]
 
@@ -124,7 +127,7 @@ def test_a_folder_that_can_not_be_loaded_does_not_verify(
     checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     source = read_source(checkpoint())
-    model, _ = execute(source, plan(source, {}))
+    model, _ = rewrite(source, plan(source, {}))
     (tmp_path / "broken").mkdir()
     with pytest.raises(UserError, match="can't be loaded"):
         verify.verify(tmp_path / "broken", model)

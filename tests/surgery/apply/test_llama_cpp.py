@@ -16,6 +16,7 @@ from surgery.apply.source import read_source
 from surgery.apply.stock import choose_export
 from surgery.apply.stock_export import write_stock
 from surgery.hf.card import in_llama_cpp
+from surgery.hf.lazy import LazyModel
 from surgery.model import HybridLM
 from tests import llama_cpp
 from tests.models import architecture, build
@@ -64,7 +65,7 @@ def test_a_healed_smollm2_says_the_same_in_llama_cpp(smollm2: Path, tmp_path: Pa
     model, _ = execute(source, drawn)
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     heal(model, tokenizer(HEALING)["input_ids"])
-    write_stock(model, drawn.export, tmp_path, tokenizer_dir=smollm2)
+    write_stock(LazyModel.of(model), drawn.export, tmp_path, tokenizer_dir=smollm2)
     del model
     ids = expected(tmp_path, tokenizer(PROMPT)["input_ids"])
     generated, text = llama_cpp.greedy(llama_cpp.convert(tmp_path, tmp_path / "model.gguf"), PROMPT, TOKENS)
@@ -159,7 +160,7 @@ def both(
     model = build(architecture(layout, vocab_size=49152, **options), spread=0.3)
     export = choose_export(model.architecture, kind)
     assert export.model_type == kind
-    write_stock(model, export, folder, tokenizer_dir=data / "smollm2-tokenizer")
+    write_stock(LazyModel.of(model), export, folder, tokenizer_dir=data / "smollm2-tokenizer")
     prompt = torch.randint(100, 40000, (24,), generator=torch.Generator().manual_seed(2)).tolist()
     ids = expected(folder, prompt)
     extra = ["--no-mtp"] if kind in GATED else []  # no heads for multi-token prediction

@@ -16,6 +16,7 @@ from surgery.apply.plan import Plan, plan
 from surgery.apply.prune import channel_importance, most_important, output_error, selected
 from surgery.apply.source import read_source
 from surgery.config.problems import UserError
+from surgery.hf.lazy import LazyModel
 from tests.surgery.apply.conftest import random_model
 
 Make = Callable[..., Path]
@@ -137,7 +138,7 @@ def test_the_same_width_in_all_layers_is_a_stock_class(checkpoint: Make, tmp_pat
     drawn = plan(source, {"ffn": [{"dim": 32}]})
     assert (drawn.export.model_type, drawn.export.reasons) == ("llama", ())
     model, fits = execute(source, drawn, calibration=TEXT)
-    assert publish(model, source, drawn, fits, tmp_path / "out").passed
+    assert publish(LazyModel.of(model), source, drawn, fits, tmp_path / "out").passed
     assert read_source(tmp_path / "out").backbone.ffn_dim == 32
     assert "12 pruned" in (tmp_path / "out" / "README.md").read_text()
 

@@ -194,7 +194,7 @@ def test_a_shard_that_the_index_names_must_be_there(checkpoint: Make) -> None:
         read_source(folder)
 
 
-def test_nan_weights_are_found_before_anything_is_written(checkpoint: Make, tmp_path: Path) -> None:
+def test_nan_weights_are_refused_and_nothing_is_left(checkpoint: Make, tmp_path: Path) -> None:
     def change(state: dict[str, torch.Tensor]) -> None:
         state["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
         state["model.norm.weight"][3] = float("inf")
@@ -203,10 +203,11 @@ def test_nan_weights_are_found_before_anything_is_written(checkpoint: Make, tmp_
     for dry_run in (True, False):
         with pytest.raises(UserError) as caught:
             apply(folder, {}, tmp_path / "out", dry_run=dry_run)
-        assert {problem.field for problem in caught.value.problems} == {
-            "model.layers.1.mlp.up_proj.weight", "model.norm.weight",
-        }  # fmt: skip
-    assert not (tmp_path / "out").exists()
+        assert [(problem.field, problem.rule) for problem in caught.value.problems] == [
+            ("model.layers.1.mlp.up_proj.weight", "holds 1 NaN or infinite numbers of 1536"),
+            ("model.norm.weight", "holds 1 NaN or infinite numbers of 32"),
+        ]
+    assert [path.name for path in tmp_path.iterdir()] == ["source-llama"]
 
 
 def test_a_tied_head_that_differs_is_refused(checkpoint: Make) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from surgery.apply.execute import execute
+from surgery.apply.execute import rewrite
 from surgery.apply.pipeline import publish
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
@@ -18,6 +18,7 @@ from surgery.apply.stock import choose_export
 from surgery.apply.stock_export import write_stock
 from surgery.apply.verify import verify
 from surgery.architecture import Architecture
+from surgery.hf.lazy import LazyModel
 from surgery.model import HybridLM
 from tests.models import BACKBONE, architecture, build
 
@@ -65,7 +66,7 @@ def test_a_stock_class_gives_the_same_logits_and_tokens(
     model = build(architecture(layout, mixers=mixers, **backbone), spread=0.3)
     export = choose_export(model.architecture, kind if kind == "qwen3_next" else "llama")
     assert (export.model_type, export.reasons) == (kind, ())
-    write_stock(model, export, tmp_path)
+    write_stock(LazyModel.of(model), export, tmp_path)
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert type(loaded).__name__ == export.class_name
     assert not info["missing_keys"]
@@ -134,7 +135,7 @@ def test_a_result_is_proven_without_this_package(checkpoint: Make, tmp_path: Pat
     design = {"layout": "FW", "mixers": W} if family == "llama" else {"layout": "GF", "mixers": G}
     drawn = plan(source, design)
     assert drawn.to_dict()["export"]["model_type"] == {"llama": "smollm3", "qwen3": "qwen3_5_text"}[family]
-    model, fits = execute(source, drawn)
+    model, fits = rewrite(source, drawn)
     verification = publish(model, source, drawn, fits, tmp_path / "out")
     assert verification.remote_code
     assert verification.passed
@@ -164,8 +165,8 @@ def test_norms_of_half_precision_survive_the_difference_from_one() -> None:
     model = HybridLM(arch).to(torch.bfloat16)
     with torch.no_grad():
         model.norm.weight.normal_()
-    state = stock_state(model, choose_export(arch, "qwen3"))
-    assert torch.equal((state["model.norm.weight"] + 1).to(torch.bfloat16), model.norm.weight)
+    state = stock_state(LazyModel.of(model), choose_export(arch, "qwen3"))
+    assert torch.equal((state["model.norm.weight"].read() + 1).to(torch.bfloat16), model.norm.weight)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from surgery.apply.defaults import generation_defaults
-from surgery.apply.execute import execute
+from surgery.apply.execute import rewrite
 from surgery.apply.plan import plan
 from surgery.apply.source import read_source
 from surgery.config.problems import UserError
@@ -44,7 +44,7 @@ def edit(path: Path, **changes: Any) -> None:
 def written(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json and generation_config.json of the model that a surgery without changes writes."""
     source = read_source(folder)
-    model, _ = execute(source, plan(source, {}))
+    model, _ = rewrite(source, plan(source, {}))
     out.mkdir()
     write(model, out, tokenizer_dir=folder, generation_config=generation_defaults(source)[0])
     first, second = (

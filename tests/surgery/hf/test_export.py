@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from surgery.architecture import Architecture
 from surgery.config.problems import UserError
-from surgery.hf import export
+from surgery.hf import export, weights
 from surgery.hf.export import save
 from surgery.hf.modeling import NasForCausalLM
 from surgery.hf.staging import staged
@@ -85,7 +85,7 @@ def test_the_tokenizer_and_its_special_tokens_come_along(shared_data: Path, tmp_
 
 
 def test_large_models_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "SHARD_SIZE", "10KB")
+    monkeypatch.setattr(weights, "SHARD_BYTES", 10_000)
     model = build(architecture("F", tie_embeddings=True))
     save(model, tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())
@@ -181,7 +181,7 @@ def test_a_read_only_place_is_told(tmp_path: Path) -> None:
 
 
 def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "write_weights", interrupted)

@@ -13,6 +13,7 @@ from surgery.config.problems import UserError
 from surgery.config.yaml_source import load_yaml
 from surgery.hf.configuration import NasConfig
 from surgery.hf.export import save
+from surgery.hf.lazy import LazyModel
 from tests.models import architecture, build
 
 
@@ -29,7 +30,7 @@ def test_it_loads_and_generates_with_the_source_in_the_folder_alone(tmp_path: Pa
     """In a process that can't import this package; prompts are longer than the window."""
     model = build(different_layers(), spread=0.3)
     save(model, tmp_path / "out")
-    result = verify(tmp_path / "out", model, remote_code=True)
+    result = verify(tmp_path / "out", LazyModel.of(model), remote_code=True)
     assert result.passed
     assert result.remote_code
     written = Architecture.from_dict(load_yaml(tmp_path / "out" / "architecture.yaml").data)
