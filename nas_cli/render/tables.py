@@ -13,15 +13,16 @@ from nas_cli.render.screen import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from search_spaces import SearchSpace
     from studies.analysis.standings import Standings
     from studies.study.trial_record import TrialRecord
 
 MOST_TIES = 3  # tied trials named per row
-SHORTEST_NAME = 12  # columns that a trial's name gets at least
-GAP = 2  # between columns
+GAP = 2  # columns of the terminal between two columns of the table
+SHORTEST_NAME = 12  # columns that a trial's name gets at least, if it needs so many
+SHORTEST_DESIGN = 12  # likewise an architecture; with less room there is no column for it
+NAME, DESIGN = 0, 1  # indices of the table's columns
 
 
 def trial_table(
@@ -47,17 +48,10 @@ def trial_table(
     if standings is not None and standings.noise is None:
         standings = None
     objectives, names = space.objectives, Names(space)
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    folded: dict[str, Any] = {"no_wrap": one_line, "overflow": "ellipsis" if one_line else "fold"}
-    designs = [names.design(record) for record in records]
-    table.add_column("trial", **folded)
-    table.add_column("architecture", **folded)
-    for objective in objectives:
-        table.add_column(header(objective.name), justify="right", no_wrap=True)
+    heads, folded = ["trial", "architecture", *(header(item.name) for item in objectives)], [NAME, DESIGN]
     if standings is not None:
-        for head in ("runs", "P(front)"):
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("tied with", overflow="fold")
+        heads += ["runs", "P(front)", "tied with"]
+        folded.append(len(heads) - 1)
     best = [
         (min if objective.direction == "min" else max)(
             (record.values[column] for record in records if record.values), default=None
@@ -70,33 +64,56 @@ def trial_table(
             Text(objective.metric.format(value), style="bold green" if value == best[column] else "")
             for column, (objective, value) in enumerate(zip(objectives, record.values or (), strict=True))
         ]
+        style = "" if standings is None else _add_standing(cells, record, standings)
         name = Text(names.name(record), style="magenta" if record.baseline else "")
-        style = ""
-        if standings is not None:
-            style = _add_standing(cells, record, standings)
-        rows.append((name, cells, style))
-    if designs:
-        values = [cells[: len(objectives)] for _, cells, _ in rows]
-        room = console.width - _widest_words(["architecture", *designs]) - _value_widths(table, values)
-        longest = max(name.cell_len for name, _, _ in rows)
-        table.columns[0].width = min(longest, max(SHORTEST_NAME, room))
-    for (name, cells, style), design in zip(rows, designs, strict=True):
-        table.add_row(name, Text(design), *cells, style=style)
+        rows.append(([name, Text(names.design(record)), *cells], style))
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    widths = _widths(heads, [cells for cells, _ in rows], folded)
+    for index, width in widths.items():
+        if index in folded:
+            overflow = "ellipsis" if one_line else "fold"
+            table.add_column(heads[index], width=width, no_wrap=one_line, overflow=overflow)  # type: ignore[arg-type]
+        else:
+            table.add_column(heads[index], justify="right", no_wrap=True)
+    for cells, style in rows:
+        table.add_row(*(cells[index] for index in widths), style=style)
+    if DESIGN not in widths:
+        table.caption, table.caption_justify = "a wider terminal also shows the architectures", "left"
     return table
 
 
-def _widest_words(texts: Sequence[str]) -> int:
-    """Return the width of the widest word, which is not to be broken."""
-    return max(len(word) for text in texts for word in text.split(" "))
+def _widths(heads: Sequence[str], rows: Sequence[Sequence[Text]], folded: Sequence[int]) -> dict[int, int]:
+    """Return the widths of the columns that there is room for, by index.
+
+    Folded columns share what the others leave: each gets its widest word, then the ties the rest of what they
+    need, then the names, then the architectures.
+    """
+    texts = [[head, *(row[index].plain for row in rows)] for index, head in enumerate(heads)]
+    needed = [max(_longest(text.splitlines()) for text in column) for column in texts]
+    least = {index: max(_longest(text.split()) for text in texts[index]) for index in folded}
+    least[NAME] = min(needed[NAME], SHORTEST_NAME)
+    fixed = sum(width for index, width in enumerate(needed) if index not in folded)
+    rest = console.width - GAP * (len(heads) - 1) - fixed - sum(least.values())
+    if rest < 0:
+        short = least.pop(DESIGN)
+        if short + rest >= SHORTEST_DESIGN:
+            least[DESIGN], rest = short + rest, 0
+        else:
+            rest += short + GAP
+    widths = {}
+    for index in sorted(least, key=lambda item: (item == DESIGN, item == NAME)):
+        widths[index] = min(needed[index], least[index] + max(rest, 0))
+        rest -= widths[index] - least[index]
+    return {
+        index: widths.get(index, width)
+        for index, width in enumerate(needed)
+        if index in widths or index not in folded
+    }
 
 
-def _value_widths(table: Table, rows: Sequence[Sequence[Text]]) -> int:
-    """Return the width of a table's columns behind the first two, with the gaps before all but the first."""
-    heads = [max(map(len, str(column.header).splitlines())) for column in table.columns[2:]]
-    cells = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
-    cells += [0] * (len(heads) - len(cells))
-    widths: list[int] = [max(pair) for pair in zip(heads, cells, strict=True)]
-    return sum(widths) + GAP * (len(widths) + 1)
+def _longest(words: Sequence[str]) -> int:
+    return max(map(len, words), default=0)
 
 
 def _add_standing(cells: list[Text], record: TrialRecord, standings: Standings) -> str:

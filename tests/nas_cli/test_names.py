@@ -51,3 +51,12 @@ def test_words_stay_whole(study: Study, width: int, monkeypatch: pytest.MonkeyPa
     assert any("lowest W 32 4 75%" in line for line in lines) == (width == 120)
     one_line = trial_table(records, study.space, one_line=True)
     assert len(screen.render_lines(one_line)) == len(records) + 2
+
+
+def test_a_narrow_terminal_has_no_column_of_torn_layouts(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_width", 42)
+    table = trial_table([record for record in study.records() if record.state == "done"], study.space)
+    assert [column.header for column in table.columns] == ["trial", "kl", "cache_bytes\n@1024"]
+    assert "wider terminal" in str(table.caption)
