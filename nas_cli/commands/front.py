@@ -10,7 +10,7 @@ import typer
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, PlotOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
-from studies.files.defaults import DEFAULT_RUNS
+from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.analysis.front_report import FrontReport
@@ -76,12 +76,14 @@ def _print(report: FrontReport, runs: Path) -> None:
 
     study, records, standings = report.study, report.records, report.standings
     done = sum(record.state == "done" for record in records)
+    scratch = study.space.model is None
+    verb = "trained" if scratch else "measured"
     if not done:
-        console.print(f"study {study.name} has no trained architecture yet")
+        what = "trained architecture" if scratch else "measured design"
+        console.print(f"study {study.name} has no {what} yet")
         return
     objectives = study.space.objectives
     front = [row.record for row in standings.front]
-    verb = "trained" if study.space.replacements is None else "measured"
     title = f"{study.name}: {len(front)} of {done} {verb} are on the front"
     if report.every:
         title = f"{study.name}: all {done} {verb}"
@@ -93,4 +95,9 @@ def _print(report: FrontReport, runs: Path) -> None:
     console.print(trial_table(report.shown, study.space, title=title, standings=standings))
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
     console.print(f"[dim]{units}[/]")
-    print_verdict(study.name, records, standings, runs)
+    each = DEFAULT_EACH
+    if not scratch and standings.undecided:
+        from studies.workers.designs import most_runs
+
+        each = most_runs(study, each)
+    print_verdict(study.name, records, standings, runs, each, trained=scratch)

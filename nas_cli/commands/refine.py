@@ -51,13 +51,17 @@ def refine(
 ) -> None:
     """Retrain architectures on and near the front with new seeds, until the front is settled.
 
+    Designs of a pretrained model are measured on other stretches of the held-out text instead.
+
     What is undecided after --each runs counts as a tie. After Ctrl-C the same command resumes.
     """
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
+    from studies.search.refinement import limited_by_text
     from studies.training.devices import check_workers, crowding, pick_device
+    from studies.workers.designs import most_runs
     from studies.workers.supervisor import Supervisor
-    from surgery.config.problems import UserError
+    from surgery.config.problems import Problem, UserError
 
     check_workers(workers)
     opened = open_study(study, folder, storage)
@@ -66,7 +70,16 @@ def refine(
     before = Standings.of(opened)
     if not before.rows:
         raise UserError("the study has no trained architecture yet")
-    supervisor = Supervisor(opened, workers=workers, target=None, device=device, timeout=timeout, refine=each)
+    possible = most_runs(opened, each)
+    if possible == 1:
+        hint = "start another study with more text, or with a smaller library.eval_tokens"
+        problem = Problem("held-out text", None, limited_by_text(possible), hint)
+        raise UserError("nothing can be measured again", [problem])
+    if possible < each:
+        print_warnings([limited_by_text(possible)])
+    supervisor = Supervisor(
+        opened, workers=workers, target=None, device=device, timeout=timeout, refine=possible
+    )
     if runs is not None:
         supervisor.target = supervisor.trained_before + runs
     known = supervisor.trained_before
@@ -76,7 +89,7 @@ def refine(
         soft_wrap=True,
     )
     watch(supervisor, _lines, _live)
-    _print_end(opened, supervisor, before, each, folder)
+    _print_end(opened, supervisor, before, possible, folder)
 
 
 def _open(standings: Standings) -> str:
@@ -163,7 +176,7 @@ def _print_end(study: Study, supervisor: Supervisor, before: Standings, each: in
     shown = [row.record for row in after.shown]
     title = f"front of {study.name}"
     console.print(trial_table(shown, study.space, title=title, standings=after))
-    print_verdict(study.name, last.records, after, folder, each)
+    print_verdict(study.name, last.records, after, folder, each, trained=study.space.model is None)
     was = {row.record.number for row in before.front}
     now = {row.record.number for row in after.front}
     moves = [

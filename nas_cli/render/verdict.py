@@ -18,29 +18,44 @@ MOST_UNDECIDED = 5  # undecided architectures listed
 
 
 def print_verdict(
-    name: str, records: Sequence[TrialRecord], standings: Standings, folder: Path, each: int = DEFAULT_EACH
-) -> None:
-    """Print the seed noise, the coverage of the intervals, and each undecided architecture."""
+    name: str, records: Sequence[TrialRecord], standings: Standings, folder: Path, each: int = DEFAULT_EACH,
+    *, trained: bool = True,
+) -> None:  # fmt: skip
+    """Print the seed noise, the coverage of the intervals, and each undecided architecture.
+
+    Args:
+        name: of the study.
+        records: its trials.
+        standings: of these.
+        folder: that of all studies.
+        each: the most runs of one architecture.
+        trained: False where runs are measurements of a pretrained model's designs, on other text each.
+    """
     from studies.search.refinement import is_settled
 
     command = f"nas refine {name}" + ("" if folder == DEFAULT_RUNS else f" --dir {folder}")
     if standings.noise is None:
         _print(
             f"no architecture was trained twice: [bold]{command}[/] measures seed noise and adds intervals"
+            if trained
+            else f"no design was measured twice: [bold]{command}[/] measures them on other held-out text and "
+            "adds intervals"
         )
         return
     measured = [item for item in standings.objectives if item.measured]
     noise = ", ".join(
         f"{item.name} {item.metric.format(sd)}" for item, sd in zip(measured, standings.noise.sd, strict=True)
     )
+    one, many, what = ("run", "seeds", "architectures") if trained else ("text", "texts", "designs")
     _print(
-        f"[dim]±: 90% interval of the mean over seeds; standard deviation of a single run: {noise} "
-        f"({standings.noise.df} degrees of freedom from {standings.repeated} architectures)[/]"
+        f"[dim]±: 90% interval of the mean over {many}; standard deviation of a single {one}: {noise} "
+        f"({standings.noise.df} degrees of freedom from {standings.repeated} {what})[/]"
     )
     for metric, coverage in standings.coverage.items():
         if coverage.held_out:
+            new = "seed" if trained else "text"
             _print(
-                f"[dim]90% intervals for a new seed's {metric} covered {coverage.covered} of "
+                f"[dim]90% intervals for a new {new}'s {metric} covered {coverage.covered} of "
                 f"{coverage.held_out} held-out repeats ({coverage.share:.0%})[/]"
             )
     undecided = standings.undecided
@@ -54,7 +69,8 @@ def print_verdict(
     if len(undecided) > MOST_UNDECIDED:
         _print(f"… and {len(undecided) - MOST_UNDECIDED} more")
     if not final:
-        _print(f"[bold]{command}[/] retrains them with new seeds")
+        verb = "retrains them with new seeds" if trained else "measures them on other held-out text"
+        _print(f"[bold]{command}[/] {verb}")
 
 
 def _against(row: Standing, standings: Standings) -> str:

@@ -57,13 +57,24 @@ def take_repeat(
             return Nothing(wait=True)
         trial = _waiting(study, records)
         if trial is None:
-            chosen = next_run(records, Standings.of(study, records), most)
+            possible = most if search.most_runs is None else min(most, search.most_runs)
+            chosen = next_run(records, Standings.of(study, records), possible)
             if chosen is None:
-                return Nothing(wait=running > 0, reason=f"nothing is left to repeat after {ended} repeats")
+                reason = f"nothing is left to repeat after {ended} repeats"
+                if possible < most:
+                    reason += f"; {limited_by_text(possible)}"
+                return Nothing(wait=running > 0, reason=reason)
             trial = _begin(study, worker, chosen, records)
         assignment = admit(search, trial, worker, records)
         assert assignment is not None, "a repeat is always trained"
         return assignment
+
+
+def limited_by_text(stretches: int) -> str:
+    """Return, in words, why a design of a pretrained model is measured no more often."""
+    count = "a single stretch" if stretches == 1 else f"{stretches} stretches"
+    times = "once" if stretches == 1 else f"at most {stretches} times"
+    return f"the held-out text has {count} of eval_tokens tokens: a design is measured {times}"
 
 
 def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) -> TrialRecord | None:

@@ -26,6 +26,7 @@ class Search:
         observer: observations as arrays, renewed as trials change.
         gain: the sampler `gain`, which chooses among candidates by expected hypervolume improvement.
         chooser: chooses designs of a pretrained model, once its library is scored.
+        most_runs: how many runs of one architecture are possible; None: any number.
         checkpoints_gone: numbers of paused trials that can no longer resume.
         compares: whether losses at rungs say anything about the objectives; without them nothing is paused.
     """
@@ -39,6 +40,7 @@ class Search:
         self.observer = Observer(self.space, self.facts)
         self.gain = GainSampler(self.space, self.settings.seed, self.facts, self.observer)
         self.chooser: DesignChooser | None = None
+        self.most_runs: int | None = None
         self.checkpoints_gone: set[int] = set()
         self.compares = any(item.name in LOSSES for item in self.space.objectives)
 

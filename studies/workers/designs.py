@@ -21,7 +21,7 @@ from studies.library.measure import measure
 from studies.library.scores import Scores, write_scores
 from studies.library.scoring import score
 from studies.library.sketch import read_sketch
-from studies.library.text import scores_folder
+from studies.library.text import samples, scores_folder
 from studies.search.designs import DesignChooser, Sketches
 from studies.study import Study
 from studies.training.loop import Interrupted
@@ -43,6 +43,18 @@ def model_section(model: str) -> ModelSection:
     source = read_source(model)
     name = source.hub_id or str(Path(source.folder).resolve())
     return ModelSection(name, weights_hash(source), source.architecture)
+
+
+def most_runs(study: Study, each: int) -> int:
+    """Return how many runs of one architecture are possible: at most `each`.
+
+    A design of a pretrained model can be measured once on each stretch of the held-out text. Where the text
+    is not on this machine, `each` is returned.
+    """
+    settings, folder = study.space.library, Path(study.settings.data_folder)
+    if settings is None or not (folder / "meta.json").is_file():
+        return each
+    return min(each, samples(TokenData.open(folder), settings))
 
 
 class Designs:
@@ -92,6 +104,11 @@ class Designs:
         write_scores(study.folder, scores)
         keys, features = read_sketch(scores_folder(library.path, data, settings), parts)
         return cls(space, teacher, library, data, scores, dict(zip(keys, features, strict=True)))
+
+    @property
+    def stretches(self) -> int:
+        """Number of stretches of held-out text there are, on each of which a design can be measured once."""
+        return samples(self.data, self.settings)
 
     def chooser(self) -> DesignChooser:
         """Return the chooser of the next design, by these scores."""

@@ -83,6 +83,7 @@ def work(
         worker = _Worker(search, data, torch_device, lease, stop, log)
         if study.space.model is not None:
             worker.designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
+            search.most_runs = worker.designs.stretches
             if study.settings.sampler == MILP:
                 search.chooser = worker.designs.chooser()
         while not stop():
