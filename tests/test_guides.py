@@ -32,7 +32,7 @@ BUDGETS = {
     "--architectures": "3",
     "--tokens": "20k",
     "--heal": "8k",
-    "--align": "4k",
+    "--align": "8k",
     "--retrieval": "2",
 }
 TOKENS = ("tokens: 100k ", "tokens: 4k ")  # of tiny's proxy
