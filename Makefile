@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all coverage test-newest test-oldest lint docs lock clean
+.PHONY: help setup demo demo-pretrained test test-all coverage test-newest test-oldest lint docs lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -25,6 +25,20 @@ demo: setup ## Search the `tiny` space on the built-in text and show the front
 	$(BIN)/nas search tiny --name demo --dir $(RUNS) --trials 24 --workers 2
 	$(BIN)/nas front demo --dir $(RUNS) --plot $(RUNS)/demo/front.png
 	$(BIN)/nas pick demo --dir $(RUNS) --output $(RUNS)/demo/pick.yaml
+
+# The model is trained once; delete its folder to train it anew.
+demo-pretrained: setup $(RUNS)/tiny-llama ## Train a small model, search its replacements, rewrite and heal the pick
+	$(BIN)/nas search pretrained-tiny --model $(RUNS)/tiny-llama --name demo-pretrained --dir $(RUNS) --trials 32
+	$(BIN)/nas front demo-pretrained --dir $(RUNS)
+	$(BIN)/nas pick demo-pretrained --dir $(RUNS) --limit "cache_bytes@512 <= 50%" --best kl \
+		--output $(RUNS)/demo-pretrained/pick.yaml
+	$(BIN)/nas apply $(RUNS)/demo-pretrained/pick.yaml $(RUNS)/tiny-llama --output $(RUNS)/tiny-hybrid --overwrite \
+		--heal 100k --heal-loss kl --seq-len 256 --control
+	$(BIN)/nas eval $(RUNS)/tiny-hybrid --against $(RUNS)/tiny-llama --lengths 256,512 --max-tokens 16k
+
+$(RUNS)/tiny-llama: | setup
+	$(BIN)/nas train examples/tiny-llama.yaml --output $@ --tokens 1M --seq-len 256 --batch-tokens 4096 --lr 3e-3 \
+		--threads 2
 
 test: lint ## All checks: ruff, mypy, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model"

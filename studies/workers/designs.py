@@ -107,7 +107,7 @@ class Designs:
 
     @property
     def stretches(self) -> int:
-        """Number of stretches of held-out text there are, on each of which a design can be measured once."""
+        """Number of stretches of held-out text, on each of which a design can be measured once."""
         return samples(self.data, self.settings)
 
     def chooser(self) -> DesignChooser:
