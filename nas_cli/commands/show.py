@@ -270,11 +270,11 @@ def _explanation(study: Study, record: TrialRecord) -> Explanation | None:
     """Return why a design of a pretrained model was chosen; None for others, and before there are scores."""
     if study.space.replacements is None:
         return None
-    from studies.reporting.explanation import Explanation
+    from studies.reporting.explanation import Explainer
     from studies.reporting.score_map import scores_of
 
     scores = scores_of(study)
-    return None if scores is None else Explanation.of(study.space, scores, record)
+    return None if scores is None else Explainer(study.space, scores).explain(record)
 
 
 def _print_metrics(values: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ def print_explanation(explanation: Explanation, short: Mapping[tuple[str, str], 
         explanation: of the trial.
         short: labels for the table by (part, label).
     """
-    from surgery.architecture.metrics import parse_metric
+    from studies.reporting.explanation import saving
 
     if not explanation.reasons:
         console.print("  nothing is replaced: this is the original model")
@@ -35,10 +35,7 @@ def print_explanation(explanation: Explanation, short: Mapping[tuple[str, str], 
     for head in ("KL", "±", "rank", *(f"saves\n{header(name)}" for name in metrics)):
         table.add_column(head, justify="right", no_wrap=True)
     for item in explanation.reasons:
-        saves = []
-        for name, value in item.saves.items():
-            text = parse_metric(name)[0].format(abs(value))
-            saves.append(f"-{text}" if value < 0 else text)
+        saves = [saving(name, value) for name, value in item.saves.items()]
         table.add_row(
             str(item.layer), item.part, short[item.part, item.replacement], f"{item.kl:.5f}",
             f"{item.standard_error:.5f}", f"{item.rank}/{item.layers}", *saves,

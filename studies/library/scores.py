@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def read_scores(folder: Path, parts: Replacements) -> Scores | None:
             for part in parts.parts
             for label in part.labels
         }
+        if not all(isfinite(score.mean + score.standard_error) for score in kl.values()):
+            raise ValueError("a score is no finite number")
     except (KeyError, TypeError, ValueError) as error:
         rule = "does not have the mean and the standard error of every replacement of the study's space"
         raise UserError(

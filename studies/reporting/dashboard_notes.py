@@ -6,6 +6,8 @@ import hashlib
 
 import optuna
 
+from studies.reporting.explanation import Explainer
+from studies.reporting.markdown import markdown_table
 from studies.reporting.score_map import ScoreMap, scores_of
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
@@ -36,16 +38,19 @@ def write_notes(study: Study) -> int:
         set_study_system_attr(study.inner, f"{_DIGEST}:{key}", digest)
         written += 1
 
+    scores = scores_of(study)
+    explainer = None if scores is None else Explainer(study.space, scores)
     for trial in study.inner.get_trials(deepcopy=False):
         record = TrialRecord.read(trial)
         if record.architecture is not None:
-            put(str(record.number), as_trial(study.inner, trial), trial_note(study, record))
+            put(str(record.number), as_trial(study.inner, trial), trial_note(study, record, explainer))
     put("study", study.inner, study_note(study))
     return written
 
 
-def trial_note(study: Study, record: TrialRecord) -> str:
-    """Return the Markdown note of one trial."""
+def trial_note(study: Study, record: TrialRecord, explainer: Explainer | None = None) -> str:
+    """Return the Markdown note of one trial; with an explainer also what each replacement costs and saves."""
+    why = None if explainer is None else explainer.explain(record)
     architecture = record.build()
     named = {item.name for item in study.space.objectives} | {item.name for item in study.space.constraints}
     names = [name for name, metric in METRICS.items() if metric.analytic and not metric.takes_context]
@@ -67,7 +72,8 @@ def trial_note(study: Study, record: TrialRecord) -> str:
         *([f"**{reason}**"] if reason else []),
         *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
         *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
-        _table(["metric", "value"], rows),
+        *([why.markdown()] if why is not None else []),
+        markdown_table(["metric", "value"], rows),
         *(
             [f"Hyperparameters without effect: {'; '.join(warnings)}"]
             if (warnings := architecture.warnings())
@@ -100,7 +106,11 @@ def study_note(study: Study) -> str:
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
         f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
         "are on the front.",
-        *([_table(["trial", "architecture", *(item.name for item in objectives)], rows)] if rows else []),
+        *(
+            [markdown_table(["trial", "architecture", *(item.name for item in objectives)], rows)]
+            if rows
+            else []
+        ),
         *_scores(study),
         "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
         "Trials shown as pruned were not trained: they break a constraint or duplicate another one. "
@@ -121,11 +131,6 @@ def _scores(study: Study) -> list[str]:
 def _formatted(metric: Metric, value: float) -> str:
     unit = "" if metric.unit == "bytes" else f" {metric.unit}"
     return f"{metric.format(value)}{unit}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _digest(body: str) -> str:

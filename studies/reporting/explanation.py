@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from search_spaces.replacements import KEEP, Replacements
+from search_spaces.replacements import KEEP, Part
 from search_spaces.space import SearchSpace
 from studies.library.scores import Scores
+from studies.reporting.markdown import markdown_table
 from studies.study.trial_record import TrialRecord
+from surgery.architecture.metrics import parse_metric
 
 
 @dataclass(frozen=True)
@@ -51,46 +54,89 @@ class Explanation:
     summed: float
     measured: float | None
 
-    @classmethod
-    def of(cls, space: SearchSpace, scores: Scores, record: TrialRecord) -> Explanation | None:
-        """Explain a trial; None if its architecture is not in the space."""
-        replacements = space.replacements
-        assert replacements is not None
-        choice = replacements.choice(record.build())
-        if choice is None:
-            return None
-        metrics = [item.name for item in space.objectives if item.metric.analytic]
-        saved = {metric: _saved(replacements, metric) for metric in metrics}
-        reasons = []
-        for part in replacements.parts:
-            label = choice[part.name]
-            if label == KEEP:
-                continue
-            rivals = [
-                scores.kl[other.name, label].mean
-                for other in replacements.parts
-                if other.part == part.part and label in other.labels
+    def markdown(self) -> str:
+        """Return a table of the replaced parts, and a line below it."""
+        if not self.reasons:
+            return "Nothing is replaced: this is the original model."
+        metrics = list(self.reasons[0].saves)
+        head = ["layer", "part", "replacement", "KL", "±", "rank", *(f"saves {name}" for name in metrics)]
+        rows = [
+            [
+                str(item.layer),
+                item.part,
+                item.replacement,
+                f"{item.kl:.5f}",
+                f"{item.standard_error:.5f}",
+                f"{item.rank}/{item.layers}",
+                *(saving(name, value) for name, value in item.saves.items()),
             ]
-            score = scores.kl[part.name, label]
-            rank = 1 + sum(rival < score.mean for rival in rivals)
-            saves = {metric: saved[metric][part.name, label] for metric in metrics}
-            reasons.append(
-                Reason(
-                    part.layer, part.part, label, score.mean, score.standard_error, rank, len(rivals), saves
-                )
-            )
-        measured = {**record.measured, **record.metrics}.get("kl")
-        return cls(tuple(reasons), scores.predicted(choice), measured)
+            for item in self.reasons
+        ]
+        measured = "" if self.measured is None else f"; the design measured {self.measured:.4f}"
+        table = markdown_table(head, rows)
+        return f"{table}\n\nThe scores (KL) add up to {self.summed:.4f} nats/token{measured}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for `--json`; the keys are stable."""
         return {"summed_kl": self.summed, "why": [asdict(reason) for reason in self.reasons]}
 
 
-def _saved(replacements: Replacements, metric: str) -> dict[tuple[str, str], int]:
-    """Return what each option takes off a cost by (part's name, label)."""
-    return {
-        (part.name, label): -change
-        for part, row in zip(replacements.parts, replacements.differences(metric), strict=True)
-        for label, change in zip(part.labels, row, strict=True)
-    }
+def saving(metric: str, value: int) -> str:
+    """Return what a replacement saves of a cost as text; it may be negative."""
+    text = parse_metric(metric)[0].format(abs(value))
+    return f"-{text}" if value < 0 else text
+
+
+class Explainer:
+    """Explains trials of a study."""
+
+    def __init__(self, space: SearchSpace, scores: Scores) -> None:
+        """Set up for a space over a pretrained model, with its scores."""
+        assert space.replacements is not None
+        self.replacements, self.scores = space.replacements, scores
+        self.metrics = [item.name for item in space.objectives if item.metric.analytic]
+
+    def explain(self, record: TrialRecord) -> Explanation | None:
+        """Return the replaced parts of a trial; None if its architecture is not in the space."""
+        parts = self.replacements.parts
+        if all(part.name in record.params for part in parts):
+            choice = {part.name: record.params[part.name] for part in parts}
+        else:  # given from outside
+            choice = self.replacements.choice(record.build()) or {}
+        if not choice:
+            return None
+        reasons = [self._reason(part, choice[part.name]) for part in parts if choice[part.name] != KEEP]
+        measured = {**record.measured, **record.metrics}.get("kl")
+        return Explanation(tuple(reasons), self.scores.predicted(choice), measured)
+
+    def _reason(self, part: Part, label: str) -> Reason:
+        rivals = self._rivals[part.part, label]
+        score = self.scores.kl[part.name, label]
+        rank = 1 + sum(rival < score.mean for rival in rivals)
+        saves = {metric: self._saved[metric][part.name, label] for metric in self.metrics}
+        return Reason(
+            part.layer, part.part, label, score.mean, score.standard_error, rank, len(rivals), saves
+        )
+
+    @cached_property
+    def _rivals(self) -> dict[tuple[str, str], list[float]]:
+        """Scores of a replacement in all layers that have it, by (part, label)."""
+        rivals: dict[tuple[str, str], list[float]] = {}
+        for part in self.replacements.parts:
+            for label in part.labels:
+                rivals.setdefault((part.part, label), []).append(self.scores.kl[part.name, label].mean)
+        return rivals
+
+    @cached_property
+    def _saved(self) -> dict[str, dict[tuple[str, str], int]]:
+        """What each option takes off each cost objective, by (part's name, label)."""
+        return {
+            metric: {
+                (part.name, label): -change
+                for part, row in zip(
+                    self.replacements.parts, self.replacements.differences(metric), strict=True
+                )
+                for label, change in zip(part.labels, row, strict=True)
+            }
+            for metric in self.metrics
+        }

@@ -13,6 +13,7 @@ from search_spaces.short_labels import short_labels
 from studies.library.scores import Score, Scores, read_scores
 from studies.reporting.drawing import draw
 from studies.reporting.figure import Figure, HeatMap
+from studies.reporting.markdown import markdown_table
 from studies.study import Study
 from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_count
@@ -125,8 +126,7 @@ class ScoreMap:
             [f"{layer} {letter}", *(self.cell(layer, column) for column in self.columns)]
             for layer, letter in enumerate(self.letters)
         ]
-        lines = [head, ["---", *["---:"] * len(self.columns)], *rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return markdown_table(head, rows)
 
     def plot(self, path: Path) -> None:
         """Draw the map, a panel for each part.
@@ -175,6 +175,7 @@ def scores_of(study: Study) -> Scores | None:
 
 def brief(kl: float) -> str:
     """Return a score with two or three digits: `.0003`, `.012`, `.125`, `1.25`, `12.5`."""
+    kl = max(kl, 0.0)  # of a replacement without effect it may be just below
     if kl >= 9.995:
         return f"{kl:.1f}"
     if kl >= 0.9995:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from studies.reporting.dashboard_notes import study_note
-from studies.reporting.score_map import brief
+from studies.reporting.dashboard_notes import study_note, trial_note
+from studies.reporting.explanation import Explainer
+from studies.reporting.score_map import brief, scores_of
 from tests.pretrained import make_study
 
 
@@ -27,3 +28,15 @@ def test_the_note_has_the_map_as_soon_as_there_are_scores(tmp_path: Path) -> Non
     note = study_note(make_study(tmp_path / "runs"))
     assert "| layer | mixer W 32 4 | mixer W 8 4 | mixer none | ffn dim 64 | ffn none |" in note
     assert "| 1 F | .0020 | .015 | 1.25 | .125 | 1.25 |" in note
+
+
+def test_the_note_of_a_trial_says_why_it_was_chosen(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "runs")
+    scores, records = scores_of(study), study.records()
+    assert scores is not None
+    explainer = Explainer(study.space, scores)
+    note = trial_note(study, records[2], explainer)
+    assert "| 2 | mixer | W window=32 sinks=4 | 0.00400 | 0.00040 | 2/3 |" in note
+    assert "add up to 0.3940 nats/token; the design measured 0.5910." in note
+    assert "Nothing is replaced" in trial_note(study, records[0], explainer)
+    assert "| layer |" not in trial_note(study, records[2])
