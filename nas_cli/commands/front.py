@@ -61,8 +61,10 @@ def front(
 
         print_designs(report.versus_baselines, opened.space)
     else:
+        from studies.study.settings import MILP
+
         _print(report, runs)
-        if opened.space.replacements is None:  # designs of a pretrained model are never drawn at random
+        if opened.settings.sampler != MILP:  # it draws nothing at random
             console.print(str(report.versus_random))
     for path in (plot, csv):
         if path is not None:
@@ -70,17 +72,17 @@ def front(
 
 
 def _print(report: FrontReport, runs: Path) -> None:
+    from nas_cli.render.names import done_word
     from nas_cli.render.scatter import scatter
     from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
 
     study, records, standings = report.study, report.records, report.standings
     done = sum(record.state == "done" for record in records)
-    scratch = study.space.model is None
-    verb = "trained" if scratch else "measured"
+    scratch, verb = study.space.model is None, done_word(study.space)
     if not done:
-        what = "trained architecture" if scratch else "measured design"
-        console.print(f"study {study.name} has no {what} yet")
+        what = "architecture" if scratch else "design"
+        console.print(f"study {study.name} has no {verb} {what} yet")
         return
     objectives = study.space.objectives
     front = [row.record for row in standings.front]

@@ -113,6 +113,7 @@ def search(
 
 
 def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
+    from nas_cli.render.names import done_word
     from surgery.config.quantities import format_count
 
     space, settings = study.space, study.settings
@@ -123,7 +124,7 @@ def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: i
         soft_wrap=True,
     )
     low = ", bfloat16 matmuls on CPU" if settings.cpu_precision == "bfloat16" else ""
-    has = f"{supervisor.trained_before} trained, " if resumed else ""
+    has = f"{supervisor.trained_before} {done_word(space)}, " if resumed else ""
     what = f"trained architectures, {_budget(space.proxy)}"
     if space.library is not None:
         held_out = format_count(space.library.eval_tokens)
@@ -166,17 +167,23 @@ def _saved(study: Study, last: Snapshot) -> str:
 
 def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     from nas_cli.render.live import exit_if_died, report_failures
+    from nas_cli.render.names import done_word
     from nas_cli.render.tables import trial_table
+    from studies.study.settings import MILP
 
     last = supervisor.snapshot()
     report_failures(supervisor, last)
     console.print(trial_table(last.front, study.space, title=f"front of {study.name}"))
-    console.print(
-        f"{last.count('done')} trained, {last.count('stopped')} stopped early"
-        f"{_saved(study, last)}, {last.count('failed')} failed, "
-        f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions not "
-        f"trained; took {duration(last.elapsed)}"
-    )
+    not_trained = f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions"
+    counts = [
+        f"{last.count('done')} {done_word(study.space)}",
+        f"{last.count('stopped')} stopped early{_saved(study, last)}",
+        f"{last.count('failed')} failed",
+        f"{not_trained} not trained",
+    ]
+    if study.settings.sampler == MILP:  # suggests neither, and designs are not stopped
+        counts = [counts[0], counts[2]]
+    console.print(f"{', '.join(counts)}; took {duration(last.elapsed)}")
     if supervisor.target is not None and last.trained < supervisor.target:
         why = "time limit reached" if supervisor.timed_out else supervisor.last_output().splitlines()[-1]
         console.print(
@@ -184,8 +191,9 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
         )
     exit_if_died(supervisor)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
+    scores = f"[bold]nas show {study.name}{where} --scores[/], " if study.space.replacements else ""
     console.print(
-        f"next: [bold]nas front {study.name}{where}[/], [bold]nas pick {study.name}{where} -o pick.yaml[/], "
-        f"[bold]nas dashboard {study.name}{where}[/]",
+        f"next: [bold]nas front {study.name}{where}[/], {scores}"
+        f"[bold]nas pick {study.name}{where} -o pick.yaml[/], [bold]nas dashboard {study.name}{where}[/]",
         soft_wrap=True,
     )

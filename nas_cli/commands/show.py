@@ -126,6 +126,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     from studies.analysis.versus_random import compare
     from studies.reporting.hypervolume_plot import plot_growth
     from studies.storage.addresses import shown
+    from studies.study.settings import MILP
 
     records = study.records()
     states = Counter(record.state for record in records)
@@ -173,7 +174,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
             text = f"{escape(record.line)}: {escape(record.reason)}"
             console.print(f"  [red]{record.name} failed[/] {text}", soft_wrap=True)
     print_growth(grown)
-    if study.space.replacements is None:  # designs of a pretrained model are never drawn at random
+    if settings.sampler != MILP:  # it draws nothing at random
         console.print(f"  {rivals}")
     if importances:
         _print_understood(study)

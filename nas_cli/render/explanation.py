@@ -21,7 +21,7 @@ def print_explanation(explanation: Explanation, short: Mapping[tuple[str, str], 
         explanation: of the trial.
         short: labels for the table by (part, label).
     """
-    from studies.reporting.explanation import saving
+    from studies.reporting.explanation import precise, saving
 
     if not explanation.reasons:
         console.print("  nothing is replaced: this is the original model")
@@ -37,8 +37,8 @@ def print_explanation(explanation: Explanation, short: Mapping[tuple[str, str], 
     for item in explanation.reasons:
         saves = [saving(name, value) for name, value in item.saves.items()]
         table.add_row(
-            str(item.layer), item.part, short[item.part, item.replacement], f"{item.kl:.5f}",
-            f"{item.standard_error:.5f}", f"{item.rank}/{item.layers}", *saves,
+            str(item.layer), item.part, short[item.part, item.replacement], precise(item.kl),
+            precise(item.standard_error), f"{item.rank}/{item.layers}", *saves,
         )  # fmt: skip
     console.print(table)
     measured = "" if explanation.measured is None else f", the design measured {explanation.measured:.4f}"

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.render.names import Names
+from nas_cli.render.names import Names, done_word
 from nas_cli.render.scatter import scatter
 from nas_cli.render.screen import console, duration, errors
 from nas_cli.render.tables import trial_table
@@ -127,14 +127,14 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
         parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=height))
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
-    title = f"front: {len(snapshot.front)} of {snapshot.count('done')} trained"
+    title = f"front: {len(snapshot.front)} of {snapshot.count('done')} {done_word(study.space)}"
     if shown:
         parts.append(trial_table(shown, study.space, title=title, one_line=True))
     else:
         parts.append(Text("no finished trials yet"))
     if hidden:
         parts.append(Text(f"… and {hidden} more", style="dim"))
-    parts += [workers_table(snapshot), _status(snapshot)]
+    parts += [workers_table(snapshot), _status(snapshot, done_word(study.space))]
     return Group(*parts)
 
 
@@ -174,10 +174,10 @@ def _stage(worker: dict[str, Any]) -> str:
     return f"{worker['state']}: {tenth} % ({worker['line']}{left})"
 
 
-def _status(snapshot: Snapshot) -> Text:
+def _status(snapshot: Snapshot, done: str) -> Text:
     target = f"/{snapshot.target}" if snapshot.target is not None else ""
     parts = [
-        f"[bold]{snapshot.trained}{target}[/] trained",
+        f"[bold]{snapshot.trained}{target}[/] {done}",
         f"{snapshot.count('running')} running",
         f"{snapshot.count('stopped')} stopped early",
         f"[red]{snapshot.count('failed')} failed[/]" if snapshot.count("failed") else "0 failed",

@@ -107,6 +107,8 @@ def _wrapped(label: str, width: int) -> list[str]:
 def _aligned(text: str, digits: int) -> str:
     """Return a number with its point below those of the others."""
     before, point, after = text.partition(".")
+    if not point:
+        return f"{text:>{digits + _DECIMALS}}"
     return f"{before:>{digits}}{point + after:<{_DECIMALS}}"
 
 

@@ -65,8 +65,8 @@ class Explanation:
                 str(item.layer),
                 item.part,
                 item.replacement,
-                f"{item.kl:.5f}",
-                f"{item.standard_error:.5f}",
+                precise(item.kl),
+                precise(item.standard_error),
                 f"{item.rank}/{item.layers}",
                 *(saving(name, value) for name, value in item.saves.items()),
             ]
@@ -79,6 +79,11 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for `--json`; the keys are stable."""
         return {"summed_kl": self.summed, "why": [asdict(reason) for reason in self.reasons]}
+
+
+def precise(kl: float) -> str:
+    """Return a score or its standard error with five decimals, or one digit where these are zeros."""
+    return f"{kl:.0e}".replace("e-0", "e-") if 0 < kl < 5e-6 else f"{kl:.5f}"
 
 
 def saving(metric: str, value: int) -> str:

@@ -19,6 +19,7 @@ from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_count
 
 LOW, HIGH = 1e-3, 1.0  # nats/token at the ends of the colours: hardly measurable, and a broken model
+_TINY = 5e-5  # below, four decimals have no digit
 _NONE = "·"  # of a layer that does not have the option
 
 
@@ -174,8 +175,9 @@ def scores_of(study: Study) -> Scores | None:
 
 
 def brief(kl: float) -> str:
-    """Return a score with two or three digits: `.0003`, `.012`, `.125`, `1.25`, `12.5`."""
-    kl = max(kl, 0.0)  # of a replacement without effect it may be just below
+    """Return a score with at most three digits: `5e-6`, `.0003`, `.012`, `.125`, `1.25`, `12.5`."""
+    if kl < _TINY:
+        return f"{kl:.0e}".replace("e-0", "e-") if kl > 0 else "0"  # rounding may take it just below
     if kl >= 9.995:
         return f"{kl:.1f}"
     if kl >= 0.9995:
