@@ -134,7 +134,7 @@ class Explainer:
 
     @cached_property
     def _saved(self) -> dict[str, dict[tuple[str, str], int]]:
-        """What each option takes off each cost objective, by (part's name, label)."""
+        """Savings of each option in each cost objective, by (part's name, label)."""
         return {
             metric: {
                 (part.name, label): -change
