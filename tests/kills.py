@@ -2,7 +2,8 @@
 
 python -m tests.kills WHAT TEMPLATE FOLDER SEED KILLS [WORDS...]
 
-WHAT is `search`, `refine` or `audit` of the study at TEMPLATE, or `command`, for `nas WORDS...`. Each life is
+WHAT is `search`, `designs` (a search in a pretrained model, with a library of the copy's own), `refine` or
+`audit` of the study at TEMPLATE, or `command`, for `nas WORDS...`. Each life is
 a fork of this process, which never trains, so that a life costs no imports. Lives are killed before, in and
 after writes (of the journal, checkpoints, weights, any file moved into place, any folder) and a random time
 after one. When a life reaches the end, the work starts again on a new copy of TEMPLATE, until there were
@@ -33,6 +34,7 @@ import transformers  # noqa: F401
 from nas_cli import main as nas
 from studies.audit.plan import open_audit
 from studies.audit.runs import train_runs
+from studies.library import library
 from studies.search import assignment as trials
 from studies.search import requeue
 from studies.search.refinement import take_repeat
@@ -42,7 +44,7 @@ from studies.study import Study
 from studies.workers.worker import Take, work
 from surgery.hf import export
 
-TRAINED, REPEATS, TIMES, AUDITED = 10, 4, 2, 4
+TRAINED, REPEATS, TIMES, AUDITED, DESIGNS = 10, 4, 2, 4, 12
 SIGNS = ("before", "in", "after", "later")
 MOST_LIVES = 400
 Run = Callable[[Path], None]
@@ -58,6 +60,22 @@ def train(take_next: Take, target: int) -> Run:
         study.write_front()
 
     return run
+
+
+def designs(folder: Path) -> None:
+    os.environ["NAS_HOME"] = str(folder / "home")
+    train(trials.take, DESIGNS)(folder)
+
+
+def fitted(folder: Path) -> dict[Path, int]:
+    """When the replacements that the copy's library lists were written, in ns."""
+    result = {}
+    for index in folder.glob("home/library/*/index.json"):
+        for name in json.loads(index.read_text())["entries"]:
+            file = index.parent / "entries" / f"{name}.safetensors"
+            if file.is_file():  # some have no tensors of their own
+                result[file] = file.stat().st_mtime_ns
+    return result
 
 
 def audit(folder: Path) -> None:
@@ -94,7 +112,7 @@ class Writes:
         save, append = torch.save, JournalFile._write
         torch.save = self.wrapped(save, lambda state, path: half(save, state, path))
         JournalFile._write = self.wrapped(append, half_a_batch)  # type: ignore[method-assign]
-        for module in (safetensors.torch, export):
+        for module in (safetensors.torch, export, library):
             if hasattr(module, "save_file"):
                 real = module.save_file
                 module.save_file = self.wrapped(real, lambda *a, real=real, **o: half(real, *a, **o))
@@ -173,7 +191,10 @@ def main(run: Run, template: Path, out: Path, seed: int, kills: int, *, keeps: b
         sign = rng.choice(SIGNS)
         point = rng.randint(0 if sign == "later" else 1, most)
         plan = (point, sign, rng.uniform(0, lasts if point == 0 and not keeps else lasts / whole.count))
+        before = fitted(folder)
         code = live(run, folder, Writes() if done else Writes(*plan))
+        if not before.items() <= fitted(folder).items():
+            sys.exit("what a life has fitted, the next has fitted again")
         if code == -signal.SIGKILL:
             points[sign] += 1
             if not keeps and any(not name.startswith(".") for name in os.listdir(folder)):
@@ -198,6 +219,7 @@ if __name__ == "__main__":
         "search": train(trials.take, TRAINED),
         "refine": train(take_repeat, REPEATS),
         "audit": audit,
+        "designs": designs,
         "command": command(words),
     }
     result = main(runs[what], Path(template), Path(out), int(seed), int(kills), keeps=what != "command")

@@ -1,4 +1,4 @@
-"""SIGKILL anywhere in `search`, `refine`, `audit`, `apply --heal`: nothing lost, nothing twice, no leftovers.
+"""SIGKILL anywhere in searches, `refine`, `audit`, `apply --heal`: nothing lost, nothing twice, no leftovers.
 
 What was killed 25 times ends as what never was: the same trials, the same losses bit for bit, the same files.
 """
@@ -18,8 +18,10 @@ from studies.data import TokenData, prepare
 from studies.study import Study
 from studies.study.trial_record import TrialRecord
 from studies.workers.worker import work
-from tests.kills import AUDITED, REPEATS, TRAINED
+from tests.kills import AUDITED, DESIGNS, REPEATS, TRAINED
 from tests.nas_cli.conftest import architecture_file, llama_folder, prepared, text_file
+from tests.pretrained import SPACE as REPLACEMENTS
+from tests.pretrained import begin, save_model
 from tests.studies.conftest import SPACE, outcome, study_settings
 
 __all__ = ["architecture_file", "llama_folder", "prepared", "text_file"]  # fixtures
@@ -104,6 +106,15 @@ def test_refine(study: Study, tmp_path: Path) -> None:
     work(study, target=4, device="cpu", log=lambda line: None)
     whole = same_studies(killed("refine", study.folder, tmp_path / "killed", 2))
     assert sum(record.repeated for record in whole.records()) == REPEATS
+
+
+def test_search_in_a_pretrained_model(prepared: Path, tmp_path: Path) -> None:
+    """The library is built, scored and used in the copies; what is fitted is not fitted again."""
+    space = tmp_path / "small.yaml"
+    space.write_text(REPLACEMENTS)
+    study = begin(space, save_model(tmp_path / "llama", prepared), prepared, tmp_path / "template")
+    whole = same_studies(killed("designs", study.folder, tmp_path / "killed", 5))
+    assert len(trials(whole)) == DESIGNS
 
 
 def test_audit(study: Study, tmp_path: Path) -> None:

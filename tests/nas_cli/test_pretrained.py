@@ -9,42 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from nas_cli.opening import open_space
 from studies.data import TokenData
 from studies.search.refinement import take_repeat
 from studies.study import Study
-from studies.workers.request import SearchRequest
 from studies.workers.worker import work
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.config.problems import UserError
-from tests.llama import save_random_llama
+from tests.pretrained import CACHE, SPACE, begin, save_model
 from tests.studies.conftest import outcome
 
 Nas = Callable[..., Result]
-CACHE = "cache_bytes@256"
-SPACE = f"""
-name: small
-search:
-  layers.mixer: {{choice: [keep, W: {{window: 16, sinks: 2}}, none]}}
-  layers.ffn: {{choice: [keep, dim: 50%]}}
-  layers.keep: "0"
-objectives: {{kl: min, {CACHE}: min}}
-library: {{fit_tokens: 512, seq_len: 64, score_tokens: 512, eval_tokens: 1024}}
-"""
 TARGET = 10
-
-
-def save_model(folder: Path, prepared: Path, factor: float = 5) -> Path:
-    """Save a Llama whose weights are those of transformers' initialisation times `factor`."""
-    save_random_llama(folder, (prepared / "tokenizer").iterdir(), 320, num_hidden_layers=3)
-    file = folder / "model.safetensors"
-    tensors = {name: item if "norm" in name else factor * item for name, item in load_file(file).items()}
-    save_file(tensors, file, metadata={"format": "pt"})
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,16 +44,6 @@ def space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("space") / "small.yaml"
     path.write_text(SPACE)
     return path
-
-
-def begin(space: Path, model: Path, prepared: Path, runs: Path) -> Study:
-    """Open the study as `nas search SPACE --model MODEL --name small --data PREPARED --dir RUNS` does."""
-    request = SearchRequest(
-        open_space(str(space), str(model)), name="small", data=str(prepared), runs=runs, device="cpu"
-    )
-    request.check()
-    study, _ = request.open(request.prepare(None))
-    return study
 
 
 def search(study: Study, target: int) -> None:
