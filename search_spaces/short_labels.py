@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from search_spaces.replacements import Replacements
 
@@ -23,3 +24,15 @@ def short_labels(replacements: Replacements) -> dict[tuple[str, str], str]:
     }
     times = Counter((part, text) for (part, _), text in short.items())
     return {(part, label): text if times[part, text] == 1 else label for (part, label), text in short.items()}
+
+
+def shorten(name: str, short: Mapping[tuple[str, str], str]) -> str:
+    """Return the name of a design to beat, such as `lowest W window=256 sinks=4 75%`, with short labels.
+
+    Args:
+        name: of the design, or of its trial.
+        short: as `short_labels` gives them; names are unchanged without any.
+    """
+    for (_, label), text in sorted(short.items(), key=lambda item: -len(item[0][1])):
+        name = name.replace(f" {label} ", f" {text} ")
+    return name

@@ -37,10 +37,9 @@ class Names:
 
     def name(self, record: TrialRecord) -> str:
         """Return `#4 lowest W 256 4 75%`: the trial's name with short labels."""
-        text = record.name
-        for (_, label), short in sorted(self._short.items(), key=lambda item: -len(item[0][1])):
-            text = text.replace(f" {label} ", f" {short} ")
-        return text
+        from search_spaces.short_labels import shorten
+
+        return shorten(record.name, self._short)
 
     def design(self, record: TrialRecord) -> str:
         """Return the architecture on one line."""

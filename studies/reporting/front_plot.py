@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.objectives import Objective
+from search_spaces.short_labels import short_labels, shorten
 from studies.analysis.standings import Standings
 from studies.reporting.drawing import draw
 from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, Panel, Series
@@ -17,6 +18,10 @@ from studies.study.trial_record import DONE, TrialRecord
 
 if TYPE_CHECKING:
     from studies.study import Study
+
+
+MOST_LABELS = 8  # baselines whose names a plot has room for
+LEAST_KL = 1e-4  # nats/token: where the logarithmic axis of KL divergences ends; the original itself has 0
 
 
 def plot_front(study: Study, standings: Standings, path: Path) -> None:
@@ -30,11 +35,16 @@ def plot_front(study: Study, standings: Standings, path: Path) -> None:
     records = [record for record in study.records() if record.state == DONE and record.values]
     objectives = study.space.objectives
     panels = [
-        Panel(_axis(objectives[along]), _axis(objectives[up]), _series(records, standings, along, up))
+        Panel(_axis(objectives[along]), _axis(objectives[up]), _series(study, records, standings, along, up))
         for along, up in _pairs(objectives) or [(0, 0)]
     ]
-    trained = f"{len(standings.front)} of {len(records)} trained architectures are on the front"
-    draw(Figure(f"{study.name}: {trained}", panels), path)
+    what = f"{_done_word(study)} {'architectures' if study.space.replacements is None else 'designs'}"
+    title = f"{study.name}: {len(standings.front)} of {len(records)} {what} are on the front"
+    draw(Figure(title, panels), path)
+
+
+def _done_word(study: Study) -> str:
+    return "trained" if study.space.replacements is None else "measured"
 
 
 def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
@@ -48,39 +58,56 @@ def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
 
 def _axis(objective: Objective) -> Axis:
     label = f"{objective.name} ({objective.metric.unit})"
+    if objective.name == "kl":
+        label = f"{label}, from {LEAST_KL:g} on"
+        return Axis(label, ".3~g", ticks=lambda value: f"{value:.3g}", log=True)
     if objective.measured:
         return Axis(label, ".4~f", ticks=lambda value: f"{value:.3g}")
     return Axis(label, ".4~s", ticks=objective.metric.format)
 
 
-def _series(records: list[TrialRecord], standings: Standings, along: int, up: int) -> list[Series]:
+def _series(
+    study: Study, records: list[TrialRecord], standings: Standings, along: int, up: int
+) -> list[Series]:
     on_front = {row.record.number for row in standings.front}
     front = [record for record in records if record.number in on_front]
     rest = [record for record in records if record.number not in on_front]
     baselines = [record for record in records if record.baseline]
+    replacements = study.space.replacements
+    short = {} if replacements is None else short_labels(replacements)
+
+    def shown(record: TrialRecord) -> list[float]:
+        return [
+            max(value, LEAST_KL) if item.name == "kl" else value
+            for item, value in zip(standings.objectives, record.values or (), strict=True)
+        ]
 
     def points(
-        name: str, chosen: list[TrialRecord], colour: str, size: float, labels: Sequence[str] = ()
+        name: str, chosen: list[TrialRecord], colour: str, size: float, labels: Sequence[str] | None = None
     ) -> Series:
-        table = [record.values for record in chosen if record.values]
+        table = [shown(record) for record in chosen if record.values]
+        dots = labels is None
         return Series(
             name, [values[along] for values in table], [values[up] for values in table], colour,
-            "square" if labels else "dot", size, labels=labels,
-            x_error=None if labels else _error(standings, chosen, along),
-            y_error=None if labels else _error(standings, chosen, up),
+            "dot" if dots else "square", size, labels=labels or (),
+            x_error=_error(standings, chosen, along) if dots else None,
+            y_error=_error(standings, chosen, up) if dots else None,
             hover=[_hover(standings, record) for record in chosen],
         )  # fmt: skip
 
-    series = [points("trained", rest, GREY, 4), points("on the front", front, GREEN, 6)]
+    series = [points(_done_word(study), rest, GREY, 4), points("on the front", front, GREEN, 6)]
     pair = (standings.objectives[along], standings.objectives[up])
-    both = [(record.values[along], record.values[up]) for record in front if record.values]
+    both = [(shown(record)[along], shown(record)[up]) for record in front]
     steps = sorted(both[index] for index in front_indices(both, pair)) if along != up else []
     if len(steps) > 1:
         x, y = zip(*steps, strict=True)
         # towards what is dominated
         series.append(Series("", x, y, GREEN, curve="after" if pair[0].direction == "min" else "before"))
     if baselines:
-        series.append(points("baseline", baselines, PURPLE, 7, [str(item.baseline) for item in baselines]))
+        labels = [shorten(f"{item.baseline} ", short).strip() for item in baselines]
+        if len(labels) > MOST_LABELS:
+            labels = []
+        series.append(points("baseline", baselines, PURPLE, 7, labels))
     return series
 
 
