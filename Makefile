@@ -33,7 +33,7 @@ demo-pretrained: setup $(RUNS)/tiny-llama ## Train a small model, search its rep
 	$(BIN)/nas pick demo-pretrained --dir $(RUNS) --limit "cache_bytes@512 <= 50%" --best kl \
 		--output $(RUNS)/demo-pretrained/pick.yaml
 	$(BIN)/nas apply $(RUNS)/demo-pretrained/pick.yaml $(RUNS)/tiny-llama --output $(RUNS)/tiny-hybrid --overwrite \
-		--heal 100k --heal-loss kl --seq-len 256 --control
+		--heal 100k --seq-len 256 --control
 	$(BIN)/nas eval $(RUNS)/tiny-hybrid --against $(RUNS)/tiny-llama --lengths 256,512 --max-tokens 16k
 
 $(RUNS)/tiny-llama: | setup

@@ -15,18 +15,18 @@ from studies.data import TokenData
 from studies.files.home import data_home
 from studies.files.json_file import read_json, write_json
 from studies.healing.heal import heal
+from studies.healing.report import Control
 from studies.healing.saved import Saved, short_hash, weights_hash
 from studies.healing.settings import HealSettings
 from studies.healing.teacher import Teacher, original
 from studies.healing.watch import Watch
 from studies.training.devices import describe
-from studies.training.validation import Evaluation
 from surgery.apply.plan import plan
 
 
 def control_loss(
     teacher: Teacher, data: TokenData, settings: HealSettings, watch: Watch | None = None
-) -> Evaluation:
+) -> Control:
     """Return the held-out loss of the original model after training by the same recipe.
 
     It trains on as many tokens as alignment and healing together, with the same loss (the divergence is that
@@ -54,11 +54,12 @@ def control_loss(
             model, planned = original(teacher.source), plan(teacher.source, teacher.source.architecture)
             healing = heal(
                 model, planned, teacher, data, settings, saved=saved, watch=only,
-                divergence=False,  # that of the original from itself is known
+                divergence=False,  # before the training it is 0
             )  # fmt: skip
             loss = healing.after if healing.after is not None and healing.step else healing.original
             known = {
                 "key": key,
+                "kl": teacher.divergence(model.float(), data, settings) if healing.step else 0.0,
                 "loss": {"val_loss": loss.val_loss, "val_bpb": loss.val_bpb},
                 "step": healing.step,
                 "original": asdict(healing.original),
@@ -67,7 +68,7 @@ def control_loss(
             shutil.rmtree(folder, ignore_errors=True)
     else:
         watch.on_note(f"the control is known from an earlier run ({result})")
-    measured = Evaluation(**{**known["original"], **known["loss"]})
+    measured = Control(**{**known["original"], **known["loss"]}, kl=known.get("kl"))
     watch.report("control", measured)
     return measured
 

@@ -19,6 +19,17 @@ LOSS_NAMES = {
 
 
 @dataclass(frozen=True)
+class Control(Evaluation):
+    """The trained control on the held-out text.
+
+    Attributes:
+        kl: KL divergence from the original model, nats/token; None of one that an earlier version measured.
+    """
+
+    kl: float | None = None
+
+
+@dataclass(frozen=True)
 class Healing:
     """Held-out losses of a surgery and of the training after it.
 
@@ -46,7 +57,7 @@ class Healing:
     step: int
     settings: HealSettings
     kl: Mapping[str, float]
-    control: Evaluation | None = None
+    control: Control | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -62,7 +73,9 @@ class Healing:
             "healed": self.after,
         }
         return [
-            (name, of.val_loss, of.val_bpb, self.kl.get(name)) for name, of in named.items() if of is not None
+            (name, of.val_loss, of.val_bpb, of.kl if isinstance(of, Control) else self.kl.get(name))
+            for name, of in named.items()
+            if of is not None
         ]
 
     def card(self) -> str:
