@@ -83,8 +83,9 @@ def refine(
     if runs is not None:
         supervisor.target = supervisor.trained_before + runs
     known = supervisor.trained_before
+    what = "architectures" if opened.space.model is None else "designs"
     console.print(
-        f"study [bold]{opened.name}[/]: {len(before.front)} of {len(before.rows)} architectures are on the "
+        f"study [bold]{opened.name}[/]: {len(before.front)} of {len(before.rows)} {what} are on the "
         f"front, {known} repeat{'' if known == 1 else 's'} so far, {_open(before)}",
         soft_wrap=True,
     )

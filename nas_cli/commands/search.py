@@ -126,6 +126,7 @@ def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: i
     low = ", bfloat16 matmuls on CPU" if settings.cpu_precision == "bfloat16" else ""
     has = f"{supervisor.trained_before} {done_word(space)}, " if resumed else ""
     what = f"trained architectures, {_budget(space.proxy)}"
+    stopping = f"stopping {settings.stopping}, " if space.library is None else ""  # designs are not stopped
     if space.library is not None:
         held_out = format_count(space.library.eval_tokens)
         what = f"measured designs of {space.backbone.num_layers} layers, {held_out} held-out tokens each"
@@ -133,8 +134,7 @@ def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: i
         f"{has}target {supervisor.target} {what}, "
         f"{workers} worker{_s(workers)} with {settings.threads} thread{_s(settings.threads)}"
         f"{' each' if workers > 1 else ''}, "
-        f"sampler {settings.sampler}, "
-        f"stopping {settings.stopping}, seed {settings.seed}{low}, folder {study.folder}",
+        f"sampler {settings.sampler}, {stopping}seed {settings.seed}{low}, folder {study.folder}",
         soft_wrap=True,
     )
 
@@ -185,9 +185,10 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
         counts = [counts[0], counts[2]]
     console.print(f"{', '.join(counts)}; took {duration(last.elapsed)}")
     if supervisor.target is not None and last.trained < supervisor.target:
+        what = "architectures" if study.space.library is None else "designs"
         why = "time limit reached" if supervisor.timed_out else supervisor.last_output().splitlines()[-1]
         console.print(
-            f"[yellow]{supervisor.target - last.trained} architectures short of the target: {escape(why)}[/]"
+            f"[yellow]{supervisor.target - last.trained} {what} short of the target: {escape(why)}[/]"
         )
     exit_if_died(supervisor)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"

@@ -26,6 +26,7 @@ from studies.storage.optuna_access import as_trial, create_running_trial, set_st
 from studies.study import Study
 from studies.study.trial_record import REPEAT_RUNNING, REPEAT_WAITING, TrialRecord
 
+ORIGINAL = "original"  # a pretrained model itself: its KL is 0 on every text, which says nothing of the noise
 FEWEST_DF = 6  # with fewer, intervals are wide because the noise itself is hardly known
 
 
@@ -85,7 +86,7 @@ def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) ->
     attempts = {
         record.number: len(record.runs) + record.failed_runs + begun[record.number]
         for record in records
-        if record.runs
+        if record.runs and record.baseline != ORIGINAL
     }
     free = {number for number, count in attempts.items() if count < most}
     if (standings.noise.df if standings.noise else 0) + begun.total() < FEWEST_DF:

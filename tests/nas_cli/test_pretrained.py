@@ -12,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from studies.data import TokenData
-from studies.search.refinement import take_repeat
+from studies.search.refinement import ORIGINAL, take_repeat
 from studies.study import Study
 from studies.workers.worker import work
 from surgery.architecture import Architecture
@@ -130,8 +130,9 @@ def test_refining_measures_other_text_until_it_runs_out(
     repeats = [record for record in copy.records() if record.repeated]
     assert {record.state for record in repeats} == {"repeat"}
     assert max(record.repeat for record in repeats) < stretches
-    losses = {record.values for record in repeats if record.repeat_of == 0}
-    assert len(losses) == sum(record.repeat_of == 0 for record in repeats)
+    assert copy.record(0).baseline == ORIGINAL
+    assert 0 not in {record.repeat_of for record in repeats}  # it is exact
+    assert len({record.values for record in repeats}) == len(repeats)
     text = nas("front", copy.folder).output
     assert "±" in text
     assert "mean over texts" in text
