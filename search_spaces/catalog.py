@@ -31,7 +31,7 @@ class Preset:
 def list_presets() -> list[Preset]:
     """Return the presets sorted by name; the summary is the first comment of the file."""
     presets = []
-    for path in sorted(PRESETS.glob("*.yaml")):
+    for path in sorted(PRESETS.glob("*.yaml"), key=lambda path: path.stem):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         presets.append(Preset(path.stem, first.lstrip("# ").strip(), path))
     return presets

@@ -11,7 +11,7 @@ from nas_cli.render.tables import trial_table
 from search_spaces import parse_space
 from studies.study import Study
 from tests.nas_cli.conftest import MICRO
-from tests.pretrained import make_study
+from tests.scored_study import make_study
 
 
 @pytest.fixture(scope="module")

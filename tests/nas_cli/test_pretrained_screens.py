@@ -18,7 +18,7 @@ from studies.study.settings import StudySettings
 from surgery.architecture.costs import cost
 from tests.nas_cli.conftest import MICRO
 from tests.nas_cli.test_json_keys import compare
-from tests.pretrained import CACHE, W8, W32, kl_of, make_study
+from tests.scored_study import CACHE, W8, W32, kl_of, make_study
 
 Nas = Callable[..., Result]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from search_spaces.catalog import load_space
 from search_spaces.pretrained import ModelSection
 from search_spaces.short_labels import short_labels
-from tests.pretrained import MODEL
+from tests.scored_study import MODEL
 
 SPACE = """
 search:

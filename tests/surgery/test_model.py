@@ -180,8 +180,11 @@ def test_the_stack_starts_as_the_identity_and_every_way_out_learns(arch: Archite
     loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
     for block in model.layers:
-        last = (block.mixer.o, block.ffn.down)  # what the stream passes last, before it is added
-        for way_out in (block.mixer_norm, block.ffn_norm) if block.post_norm else last:
+        # what the stream passes last, before it is added; a part may be left out
+        last = [block.mixer.o] if block.mixer is not None else []
+        last += [block.ffn.down] if block.ffn is not None else []
+        norms = [norm for norm in (block.mixer_norm, block.ffn_norm) if norm is not None]
+        for way_out in norms if block.post_norm else last:
             gradients = [parameter.grad for parameter in way_out.parameters() if parameter.grad is not None]
             assert any(gradient.any() for gradient in gradients)
 

@@ -161,7 +161,7 @@ def test_selecting_everything_is_full_attention(
     monkeypatch.setitem(module.GATHER_FROM, "cpu", gather_from)
     bones = sizes(**backbone)
     mixer = sparse(bones, top_k=top_k)
-    full = SoftmaxAttention(bones, projections(bones), gated=False)
+    full = SoftmaxAttention(bones, projections(bones), kv_heads=bones.num_kv_heads, gated=False)
     full.load_state_dict({k: v for k, v in mixer.state_dict().items() if not k.startswith("indexer.")})
     trunk = [parameter for name, parameter in mixer.named_parameters() if not name.startswith("indexer.")]
     x = torch.randn(2, 21, 24)

@@ -11,7 +11,7 @@ from studies.analysis.standings import Standings
 from studies.reporting import front_plot
 from studies.reporting.figure import Figure, Panel
 from studies.reporting.front_plot import LEAST_KL, plot_front
-from tests.pretrained import make_study
+from tests.scored_study import make_study
 
 
 def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

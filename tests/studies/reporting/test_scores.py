@@ -9,7 +9,7 @@ import pytest
 from studies.reporting.dashboard_notes import study_note, trial_note
 from studies.reporting.explanation import Explainer
 from studies.reporting.score_map import brief, scores_of
-from tests.pretrained import make_study
+from tests.scored_study import make_study
 
 
 @pytest.mark.parametrize(
