@@ -44,7 +44,8 @@ def print_verdict(
         return
     measured = [item for item in standings.objectives if item.measured]
     noise = ", ".join(
-        f"{item.name} {item.metric.format(sd)}" for item, sd in zip(measured, standings.noise.sd, strict=True)
+        f"{item.name} {f'{sd:.1%}' if relative else item.metric.format(sd)}"
+        for item, sd, relative in zip(measured, standings.noise.sd, standings.relative, strict=True)
     )
     one, many, what = ("run", "seeds", "architectures") if trained else ("text", "texts", "designs")
     _print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,17 @@ import numpy as np
 
 from search_spaces.objectives import Objective
 from studies.stats.front_probability import FrontProbability
-from studies.stats.seed_noise import Array, Coverage, Noise, coverage, pool
+from studies.stats.seed_noise import LEVEL, Array, Coverage, Noise, coverage, pool
 from studies.stats.seeds import derive_seed
 from studies.study.trial_record import DONE, TrialRecord, front_records
 
 if TYPE_CHECKING:
     from studies.study import Study
 
+# objectives whose noise grows with their value: a KL divergence of 0.5 nats/token differs more between texts
+# than one of 0.01. Their logarithms are what has one standard deviation for all architectures.
+RELATIVE = ("kl",)
+SMALLEST = 1e-9  # of such an objective, for its logarithm
 MAYBE, SURE = 0.1, 0.9  # probabilities between which it is undecided whether an architecture is on the front
 
 
@@ -52,7 +57,8 @@ class Standings:
     """All trained architectures that meet the constraints, best first in the first objective.
 
     Attributes:
-        noise: seed noise of one run in the measured objectives; None without replicates.
+        noise: seed noise of one run in the measured objectives, in logarithms of those in RELATIVE; None
+            without replicates.
         coverage: coverage of the intervals on held-out replicates, by measured objective.
         measured: columns of the objectives that are measured by training.
         repeated: number of architectures with more than one run.
@@ -64,7 +70,10 @@ class Standings:
         self.measured = [column for column, item in enumerate(objectives) if item.measured]
         self._exact = [column for column, item in enumerate(objectives) if not item.measured]
         trained = [record for record in records if record.state == DONE and record.values]
-        tables = [_table(record)[:, self.measured] for record in trained]
+        self.relative = np.array(
+            [objectives[column].name in RELATIVE for column in self.measured], dtype=bool
+        )
+        tables = [self._scaled(_table(record)[:, self.measured]) for record in trained]
         self.noise: Noise | None = pool(tables)
         self.coverage: dict[str, Coverage] = {
             objectives[column].name: coverage([table[:, index] for table in tables], skip=1)
@@ -120,9 +129,25 @@ class Standings:
         assert one.record.values is not None
         assert other.record.values is not None
         difference = abs(one.record.values[column] - other.record.values[column])
+        return difference, self.half_of_gap(one.record, other.record, column)
+
+    def half_of_gap(
+        self, one: TrialRecord, other: TrialRecord, column: int, level: float = LEVEL
+    ) -> float | None:
+        """Return the half width of the interval of two architectures' difference in an objective.
+
+        None for an exact objective and without replicates. Where noise is relative, a difference is within
+        it if and only if the ratio of both is.
+        """
         if self.noise is None or column not in self.measured:
-            return difference, None
-        return difference, float(self.noise.difference(one.runs, other.runs)[self.measured.index(column)])
+            return None
+        index = self.measured.index(column)
+        half = float(self.noise.difference(len(one.runs), len(other.runs), level)[index])
+        if not self.relative[index]:
+            return half
+        assert one.values is not None
+        assert other.values is not None
+        return max(one.values[column], other.values[column]) * -math.expm1(-half)
 
     def tied(self, one: Standing, other: Standing) -> bool:
         """Return whether every difference in a measured objective is within its 90 % interval."""
@@ -149,8 +174,8 @@ class Standings:
             "on_front": row.on_front,
             "p_front": row.p_front,
             "undecided": row.undecided,
-            "intervals": {name: _interval(row, row.half, self._column(name)) for name in measured},
-            "fresh_intervals": {name: _interval(row, row.fresh, self._column(name)) for name in measured},
+            "intervals": {name: self._interval(row, row.half, name) for name in measured},
+            "fresh_intervals": {name: self._interval(row, row.fresh, name) for name in measured},
             "ties": [other.record.number for other in self.ties(row)],
         }
 
@@ -176,11 +201,18 @@ class Standings:
         if self.noise is None or not records:
             return None
         signs = np.array([1.0 if item.direction == "min" else -1.0 for item in self.objectives])
-        values = np.array([record.values for record in records], dtype=np.float64) * signs
+        raw = np.array([record.values for record in records], dtype=np.float64)
+        values = raw * signs
+        measured = self._scaled(raw[:, self.measured]) * signs[self.measured]
         flip = np.outer(signs[self.measured], signs[self.measured])
         noise = Noise(self.noise.covariance * flip, self.noise.df)
         runs = np.array([len(record.runs) for record in records])
-        return FrontProbability(values[:, self._exact], values[:, self.measured], runs, noise, seed)
+        return FrontProbability(values[:, self._exact], measured, runs, noise, seed)
+
+    def _scaled(self, values: Array) -> Array:
+        """Return measured objectives (n, measured) on the scale of their noise."""
+        logarithms = np.log(np.maximum(values, SMALLEST))
+        return np.where(self.relative, logarithms, values)
 
     def _standing(self, record: TrialRecord, index: int | None, *, on_front: bool) -> Standing:
         probability = None
@@ -190,19 +222,30 @@ class Standings:
         fresh = half
         if self.noise is not None and record.runs:
             runs = len(record.runs)
-            half, fresh = self._spread(self.noise.mean(runs)), self._spread(self.noise.fresh(runs))
+            half = self._spread(self.noise.mean(runs), record)
+            fresh = self._spread(self.noise.fresh(runs), record)
         return Standing(record, on_front, probability, half, fresh)
 
-    def _spread(self, widths: Array) -> tuple[float | None, ...]:
+    def _spread(self, widths: Array, record: TrialRecord) -> tuple[float | None, ...]:
+        """Return half widths in the objectives' units; the upper half where the noise is relative."""
+        assert record.values is not None
+        values = np.array(record.values)[self.measured]
+        widths = np.where(self.relative, values * np.expm1(np.where(self.relative, widths, 0.0)), widths)
         known = dict(zip(self.measured, map(float, widths), strict=True))
         return tuple(known.get(column) for column in range(len(self.objectives)))
+
+    def _interval(self, row: Standing, widths: Sequence[float | None], name: str) -> list[float] | None:
+        column = self._column(name)
+        half, values = widths[column], row.record.values
+        if half is None or values is None:
+            return None
+        value = values[column]
+        low = value - half
+        if name in RELATIVE and value > 0:  # as far below by its ratio as the upper end is above
+            low = value**2 / (value + half)
+        return [low, value + half]
 
 
 def _table(record: TrialRecord) -> Array:
     """Return the (runs, objectives) values of a trial."""
     return np.array([run.values for run in record.runs], dtype=np.float64)
-
-
-def _interval(row: Standing, widths: Sequence[float | None], column: int) -> list[float] | None:
-    half, values = widths[column], row.record.values
-    return None if half is None or values is None else [values[column] - half, values[column] + half]

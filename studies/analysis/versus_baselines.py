@@ -116,12 +116,7 @@ class VersusBaselines:
         return sign * (self.value(baseline) - self.value(record))
 
     def _half(self, record: TrialRecord, baseline: TrialRecord, rivals: int) -> float | None:
-        noise = self.standings.noise
-        if noise is None:
-            return None
-        level = 1 - (1 - LEVEL) / rivals
-        widths = noise.difference(len(record.runs), len(baseline.runs), level)
-        return float(widths[self.standings.measured.index(self.column)])
+        return self.standings.half_of_gap(record, baseline, self.column, 1 - (1 - LEVEL) / rivals)
 
 
 def costs_of(space: SearchSpace) -> dict[str, bool]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from search_spaces.objectives import Objective
 from studies.analysis.standings import Standings
 from studies.reporting.csv_table import write_csv
 from studies.stats.seed_noise import t_factor
+from surgery.architecture.metrics import METRICS
 from tests.studies.tables import OBJECTIVES, record
 
 # #0 and #1 are apart by far more than the noise, #1 and #2 are not; #3 is dearer and worse than all
@@ -86,3 +89,31 @@ def test_the_table_has_them(standings: Standings, tmp_path: Path) -> None:
     assert [row["runs"] for row in rows] == ["2", "2", "1", "1", "2"]
     assert rows[4]["p_front"] == ""
     assert float(rows[2]["val_loss_half"]) == pytest.approx(t_factor(0.9, 3) * SD)
+
+
+def test_the_noise_of_a_divergence_is_a_share_of_it() -> None:
+    """Runs 10 % apart, at 0.01 and at 1 nats/token: both have the same noise, in logarithms."""
+    objectives = (Objective(METRICS["kl"], None, "min"), Objective(METRICS["params"], None, "min"))
+    ratio = 1.1
+    records = [
+        record(0, [(0.01, 400.0), (0.01 * ratio, 400.0)]),
+        record(1, [(1.0, 200.0), (1.0 * ratio, 200.0)]),
+        record(2, [(0.0, 500.0)]),  # the original
+        record(3, [(1.15, 300.0)]),
+    ]
+    standings = Standings(records, objectives, seed=0)
+    assert standings.noise is not None
+    sd = math.log(ratio) / 2**0.5
+    assert standings.noise.sd[0] == pytest.approx(sd)
+    small, large, original, other = (standings.standing(item) for item in records)
+    for row in (small, large):
+        assert row.record.values is not None
+        value = row.record.values[0]
+        factor = math.exp(t_factor(0.9, 2) * sd / 2**0.5)
+        assert standings.to_dict(row)["intervals"]["kl"] == pytest.approx([value / factor, value * factor])
+    assert original.half[0] == 0
+    assert standings.tied(large, other)
+    assert not standings.tied(small, large)
+    difference, half = standings.gap(large, other, 0)
+    assert half is not None
+    assert (difference <= half) == (math.log(1.15 / 1.05) <= t_factor(0.9, 2) * sd * 1.5**0.5)
