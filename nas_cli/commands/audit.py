@@ -193,7 +193,8 @@ def _print(result: Report) -> None:
     if data["control"] is not None:
         healed = sorted(point.long_loss for point in result.points)
         console.print(
-            f"original {data['control']['original']:.4f}, control {data['control']['control']:.4f}, healed "
+            f"original {data['control']['original']:.4f}, control {data['control']['control']:.4f}"
+            f"{_kl(data['control'].get('control_kl'))}, healed "
             f"designs {healed[0]:.4f} to {healed[-1]:.4f} nats/token"
             if healed
             else "nothing is healed yet"
@@ -233,6 +234,10 @@ def _print(result: Report) -> None:
     console.print(f"[dim]good: the whole interval at or above {GOOD}; bad: all of it below[/]")
     for environment in result.environments:
         console.print(f"[dim]{environment['device']}, torch {environment['torch']}[/]")
+
+
+def _kl(divergence: float | None) -> str:
+    return "" if divergence is None else f" (KL {divergence:.4f} from the original)"
 
 
 def _budget(seconds: float | None, tokens: int, times: int = 1) -> str:

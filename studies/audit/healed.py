@@ -43,7 +43,10 @@ class HealedRuns:
         )
 
     def control(self, on_step: OnStep) -> None:
-        """Write the losses of the original model, as it is and trained by the same recipe, once."""
+        """Write the losses of the original model, as it is and trained by the same recipe, once.
+
+        With the KL divergence of the latter from the former.
+        """
         path = self.audit.folder / CONTROL
         if read_json(path) is not None:
             return
@@ -52,7 +55,9 @@ class HealedRuns:
         watch = Watch(on_step=lambda stage, progress: on_step(progress))
         trained = control_loss(teacher, self.data, settings, watch)
         original = teacher.loss(self.data, settings)
-        write_json(path, {"original": original.val_loss, "control": trained.val_loss})
+        write_json(
+            path, {"original": original.val_loss, "control": trained.val_loss, "control_kl": trained.kl}
+        )
 
     def heal(
         self, run: Run, on_step: OnStep | None, should_stop: Callable[[], bool] | None

@@ -104,7 +104,8 @@ class Report:
     verdict: str
     epochs: float
     environments: tuple[dict[str, str], ...]
-    control: dict[str, float] | None = None  # losses: `original`, and `control`, which is trained alike
+    # losses of the `original` and of the `control`, which is trained alike, and the latter's `control_kl`
+    control: dict[str, float | None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -1,7 +1,7 @@
 """Choosing designs of a pretrained model: predicted by scores, exact in their costs.
 
 First come the designs to beat and the best predicted design of every budget, then, of the solver's pools, the
-design with the largest expected improvement over what was measured.
+design with the largest expected improvement over what was measured, and in the end neighbours of the front.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from studies.selection.problem import Choice, Limits, Selection, Solution
 from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
 from studies.study.settings import MILP
-from studies.study.trial_record import DONE, TrialRecord
+from studies.study.trial_record import DONE, TrialRecord, front_records
 from surgery.architecture.costs import cost
 
 BUDGETS = 8  # of each cost
 POOL = 2  # designs of each budget
+PARENTS = 16  # designs of the front whose neighbours are looked at
 GAP = 1e-3  # share of the score by which a design may miss the optimum: less than scores are known to
 DISTANCE = 2  # parts in which the designs of a pool differ at least
 # nats/token: a model so far from the original has lost what made it worth keeping, and healing it is training
@@ -68,13 +69,14 @@ class DesignChooser:
         self.metrics = list(dict.fromkeys([*self.objectives, *(item.name for item in space.constraints)]))
 
     def suggest(self, records: Sequence[TrialRecord]) -> Design | None:
-        """Return the next design that no trial has; None if all of them are taken."""
+        """Return the next design that no trial has; None if all of them are taken, neighbours included."""
         taken = {record.hash for record in records}
         for name, params, digest in self._first:
             if digest not in taken:
                 attributes = {SUGGESTED_BY: MILP} if name is None else {BASELINE: name}
                 return Design(params, attributes)
         left = [solution for solution in self.solutions if self._hash(solution.choice) not in taken]
+        left = left or self._neighbours(records)
         if not left:
             return None
         gains = self._expected_improvements(left, records)
@@ -163,6 +165,28 @@ class DesignChooser:
         designs += [(item.name, self._choice(item.choice)) for item in self._rivals]
         designs += [(None, pool[0].choice) for pool in self.pools]
         return [(name, self._params(choice), self._hash(choice)) for name, choice in designs]
+
+    def _neighbours(self, records: Sequence[TrialRecord]) -> list[Solution]:
+        """Return designs that differ in one part from measured ones on the front.
+
+        They meet the constraints, and no trial has their parameters. The solver's own come first.
+        """
+        known = [record for record in records if self._is_design(record)]
+        taken = {self._choice(record.params) for record in known}
+        front = front_records(known, self.space.objectives)
+        limits = self._constraints()
+        choices = {
+            (*parent[:index], option, *parent[index + 1 :]): None
+            for parent in (self._choice(record.params) for record in front[:PARENTS])
+            for index, part in enumerate(self.replacements.parts)
+            for option in range(len(part.options))
+        }
+        near = [
+            Solution(choice, self.predict(choice), self.selection.total(choice))
+            for choice in choices
+            if choice not in taken and self.selection.keeps(choice, limits)
+        ]
+        return [item for item in near if item.score < WORST]
 
     def _expected_improvements(
         self, solutions: Sequence[Solution], records: Sequence[TrialRecord]

@@ -67,8 +67,13 @@ def summed(kl: dict[tuple[str, str], float], params: dict[str, str]) -> float:
 
 
 def run(space: SearchSpace, chooser: DesignChooser, kl: dict[tuple[str, str], float]) -> list[TrialRecord]:
+    """All designs of the chooser but the neighbours of the front, of which it has three."""
     records: list[TrialRecord] = []
-    while (design := chooser.suggest(records)) is not None:
+    beyond = 0
+    while beyond < 3 and (design := chooser.suggest(records)) is not None:
+        beyond += not any(chooser._params(item.choice) == design.params for item in chooser.solutions) and (
+            BASELINE not in design.attributes
+        )
         records.append(record(space, len(records), design, summed(kl, design.params)))
     return records
 
@@ -120,6 +125,15 @@ def test_every_design_to_beat_has_an_answer(space: SearchSpace) -> None:
         budget = cost(space.replacements.architecture(rival.choice), CACHE)
         answers = [item.score for item in best if item.costs[CACHE] <= budget]
         assert min(answers) <= summed(kl, rival.choice) * 1.002, rival.name
+
+
+def test_neighbours_of_the_front_come_last(space: SearchSpace) -> None:
+    kl = scores(space)
+    records = run(space, DesignChooser(space, kl), kl)
+    for last in records[-3:]:
+        others = [item for item in records if item.number < last.number]
+        apart = min(sum(last.params[name] != item.params[name] for name in last.params) for item in others)
+        assert apart == 1
 
 
 def test_a_resumed_study_goes_on_alike(space: SearchSpace) -> None:
