@@ -21,7 +21,7 @@ from studies.selection.calibration import Calibration
 from studies.selection.grid import budgets
 from studies.selection.interactions import SecondOrder, pair_terms, rescaled
 from studies.selection.local_search import local_search
-from studies.selection.problem import Choice, Limits, Selection, Solution
+from studies.selection.problem import Choice, Limits, Selection, Solution, within
 from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
 from studies.study.settings import MILP
@@ -154,8 +154,10 @@ class DesignChooser:
         costs: dict[tuple[int, ...], dict[str, tuple[float | None, float | None]]] = {}
         for rival in self._rivals:
             total = self.selection.total(self._choice(rival.choice))
-            limits = {metric: (None, float(total[metric])) for metric in self.objectives}
-            costs[tuple(total[metric] for metric in self.objectives)] = {**limits}
+            values = tuple(total[metric] for metric in self.objectives)
+            costs[values] = {
+                metric: (None, value) for metric, value in zip(self.objectives, values, strict=True)
+            }
         return list(costs.values())
 
     @cached_property
@@ -171,9 +173,8 @@ class DesignChooser:
 
         They meet the constraints, and no trial has their parameters. The solver's own come first.
         """
-        known = [record for record in records if self._is_design(record)]
-        taken = {self._choice(record.params) for record in known}
-        front = front_records(known, self.space.objectives)
+        taken = {self._choice(record.params) for record in records if self._is_design(record)}
+        front = front_records(self._measured(records), self.space.objectives)
         limits = self._constraints()
         choices = {
             (*parent[:index], option, *parent[index + 1 :]): None
@@ -184,9 +185,9 @@ class DesignChooser:
         near = [
             Solution(choice, self.predict(choice), self.selection.total(choice))
             for choice in choices
-            if choice not in taken and self.selection.keeps(choice, limits)
+            if choice not in taken
         ]
-        return [item for item in near if item.score < WORST]
+        return [item for item in near if item.score < WORST and within(item.costs, limits)]
 
     def _expected_improvements(
         self, solutions: Sequence[Solution], records: Sequence[TrialRecord]
@@ -195,10 +196,7 @@ class DesignChooser:
 
         The designs measured so far show how far predictions are off, and how unsure others are.
         """
-        known = [
-            record for record in records
-            if record.state == DONE and record.feasible and self._is_design(record)
-        ]  # fmt: skip
+        known = self._measured(records)
         points = [
             (record.metrics["kl"], [record.metrics[name] for name in self.objectives]) for record in known
         ]
@@ -216,9 +214,15 @@ class DesignChooser:
         return gains
 
     def _is_design(self, record: TrialRecord) -> bool:
-        """Return whether a trial measured a design of the space, by its parameters."""
-        known = all(record.params.get(part.name) in part.labels for part in self.replacements.parts)
-        return known and "kl" in record.metrics
+        """Return whether a trial is a design of the space, measured or not, by its parameters."""
+        return all(record.params.get(part.name) in part.labels for part in self.replacements.parts)
+
+    def _measured(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Return the trials that measured a design within the constraints."""
+        return [
+            record for record in records
+            if record.state == DONE and record.feasible and self._is_design(record) and "kl" in record.metrics
+        ]  # fmt: skip
 
     def _constraints(self) -> dict[str, tuple[float | None, float | None]]:
         limits: dict[str, tuple[float | None, float | None]] = {}

@@ -16,7 +16,7 @@ from search_spaces.space import SearchSpace
 from studies.search.comparisons import comparisons
 from studies.search.designs import Design, DesignChooser
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
-from studies.study.trial_record import DONE, TrialRecord
+from studies.study.trial_record import DONE, RUNNING, TrialRecord
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 
@@ -134,6 +134,18 @@ def test_neighbours_of_the_front_come_last(space: SearchSpace) -> None:
         others = [item for item in records if item.number < last.number]
         apart = min(sum(last.params[name] != item.params[name] for name in last.params) for item in others)
         assert apart == 1
+
+
+def test_what_another_worker_measures_now_is_not_suggested_again(space: SearchSpace) -> None:
+    kl = scores(space)
+    chooser = DesignChooser(space, kl)
+    records = run(space, chooser, kl)
+    for _ in range(3):
+        design = chooser.suggest(records)
+        assert design is not None
+        assert all(design.params != item.params for item in records)
+        begun = record(space, len(records), design, 0.0)
+        records.append(replace(begun, state=RUNNING, values=None, metrics={}))
 
 
 def test_a_resumed_study_goes_on_alike(space: SearchSpace) -> None:
