@@ -11,6 +11,7 @@ from surgery.architecture import Architecture
 from surgery.architecture.costs import FORMULAS
 from surgery.architecture.metrics import METRICS, Metric, parse_metric
 from surgery.config.options import Cursor
+from surgery.config.quantities import parse_share
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -20,7 +21,6 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _SHAPE = re.compile(r"\s*([A-Za-z_][\w.@]*)\s*([<>=!~]+)\s*(.+?)\s*")
-_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 MOST = 100  # constraints per space
 EXAMPLE = 'write it as "params <= 70M" or "cache_bytes@4096 <= 8MiB"'
 
@@ -175,14 +175,14 @@ def read_limit(metric: Metric, context: int | None, text: str, model: Architectu
     Raises:
         ValueError: not a value of this metric, or a share of nothing that is known.
     """
-    match = _SHARE.fullmatch(text)
-    if match is None:
+    share = parse_share(text)
+    if share is None:
         return metric.parse(text)
     if not metric.analytic:
         raise ValueError("can't be a share: only exact costs can")
     if model is None:
         raise ValueError("is a share, but there is no pretrained model to take it of")
-    return float(match[1]) / 100 * FORMULAS[metric.name](model, context or 0)
+    return share * FORMULAS[metric.name](model, context or 0)
 
 
 def _conflict(one: Constraint, other: Constraint) -> bool:

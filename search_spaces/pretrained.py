@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from surgery.architecture.rules import Rule
 from surgery.config.backbone import FFN_PROJECTIONS, PROJECTIONS
 from surgery.config.options import Cursor, Option
 from surgery.config.problems import UserError, nearest
+from surgery.config.quantities import parse_share
 from surgery.config.selector import select_layers
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
@@ -25,7 +25,6 @@ FIELDS = {
 EXAMPLE = "such as {choice: [keep, G, {W: {window: 256, sinks: 4}}, none]}"
 NONE = "none"
 NO_MIXER = "N"  # letter of the mixer that adds nothing
-_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _MULTIPLE = 8  # sizes given as shares are rounded to a multiple of it
 _DIM = Option(int, low=1, help="hidden width of the feed-forward network, or a share such as 75%")
 _MODEL = ("name", "weights", "architecture")
@@ -221,10 +220,9 @@ def _check(replacements: Replacements, indices: Mapping[tuple[str, str], int], c
 
 def _size(value: object, whole: int | None) -> object:
     """Return a size; a share such as `25%` is taken of `whole`, and is 8 while that is unknown."""
-    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    share = parse_share(value)
+    if share is None:
         return value
-    share = float(match[1]) / 100
     if not 0 < share <= 1:
         raise ValueError("must be a share above 0 % and at most 100 %")
     return max(_MULTIPLE, round(share * (whole or 0) / _MULTIPLE) * _MULTIPLE)

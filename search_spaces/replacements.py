@@ -195,7 +195,7 @@ class Replacements:
         layout = list(self.model.layout)
         settings: dict[str, dict[int, Mapping[str, Any]]] = {}  # letter -> layer -> options
         for index, letter in enumerate(layout):
-            settings.setdefault(letter, {})[index] = self._own_options(index)
+            settings.setdefault(letter, {})[index] = self.model.layers[index].mixer_options
         widths: dict[int, list[int]] = {}
         rules: dict[Rule, list[int]] = {}
         for part, option in chosen:
@@ -221,10 +221,6 @@ class Replacements:
             for rule, layers in rules.items()
         ] + own["projections"]
         return data
-
-    def _own_options(self, layer: int) -> Mapping[str, Any]:
-        item = self.model.layers[layer]
-        return dict(item.mixer_options)
 
 
 def _by_layers(by_layer: Mapping[int, Mapping[str, Any]], depth: int) -> Any:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from studies.audit.healed import CONTROL
 from studies.audit.kinds import Misjudged, misjudged
 from studies.audit.plan import Audit
 from studies.audit.runs import long_settings
 from studies.files.json_file import read_json
-from studies.library.scores import Scores
+from studies.library.scores import read_scores
 from studies.stats.extrapolation import extrapolated_losses
 from studies.stats.rank_correlation import (
     LEVEL,
@@ -172,7 +173,7 @@ def report(audit: Audit) -> Report:
     return Report(
         audit, tuple(points), failed, rows, _better_half(points), _misjudged(points), _chance(len(points)),
         verdict(len(points), _words(audit), proxy.spearman, proxy.partial_spearman, params.ahead),
-        epochs, tuple(environments), read_json(audit.folder / "control.json"),
+        epochs, tuple(environments), read_json(audit.folder / CONTROL),
     )  # fmt: skip
 
 
@@ -279,8 +280,9 @@ def _curve_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]
 
 def _heal_predictors(audit: Audit, points: Sequence[Point]) -> dict[str, Array]:
     """Return the other predictors of healed losses: summed scores, and losses early in the healing."""
-    data = read_json(audit.study.folder / "scores.json")
-    scores = Scores.from_dict(data) if data is not None else None
+    parts = audit.study.space.replacements
+    assert parts is not None, "only designs of a pretrained model are healed"
+    scores = read_scores(audit.study.folder, parts)
     sums = [
         scores.predicted(point.record.params) if scores is not None and point.record.params else math.nan
         for point in points

@@ -61,15 +61,6 @@ class Scores:
             data.setdefault(part, {})[label] = [score.mean, score.standard_error]
         return data
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Mapping[str, Sequence[float]]]) -> Scores:
-        """Return the scores that `to_dict` described."""
-        return cls({
-            (part, label): Score(*values)
-            for part, options in data.items()
-            for label, values in options.items()
-        })  # fmt: skip
-
     def _by_part(self, value: Any) -> list[NDArray[np.float64]]:
         rows: dict[str, list[float]] = {}
         for (part, _), score in self.kl.items():

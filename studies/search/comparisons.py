@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_spaces.replacements import KEEP, Part, Replacements
+from search_spaces.replacements import Part, Replacements
+from surgery.architecture.costs import cost
 
 SHARES = (0.75, 0.5, 0.25)  # of the model's own cost
 Kl = Mapping[tuple[str, str], float]  # score in nats/token by (part's name, label)
@@ -35,7 +36,7 @@ def comparisons(replacements: Replacements, kl: Kl, metric: str) -> Iterator[Com
         for part, row in zip(replacements.parts, replacements.differences(metric), strict=True)
         for label, value in zip(part.labels, row, strict=True)
     }
-    base = _cost(replacements, metric)
+    base = cost(replacements.model, metric)
     labels = dict.fromkeys((part.part, label) for part in replacements.parts for label in part.labels[1:])
     seen: set[tuple[tuple[str, str], ...]] = set()
     for share in SHARES:
@@ -100,14 +101,3 @@ def _fewest(
         if -sum(differences[item] for item in choice.items()) >= wanted:
             return choice
     return None
-
-
-def _cost(replacements: Replacements, metric: str) -> int:
-    from surgery.architecture.costs import cost
-
-    return cost(replacements.model, metric)
-
-
-def kept(choice: Mapping[str, str]) -> dict[str, str]:
-    """Return a choice without the parts that it keeps."""
-    return {name: label for name, label in choice.items() if label != KEEP}

@@ -11,6 +11,7 @@ _BYTES = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
+_PERCENTAGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _NUMBER = re.compile(r"\s*([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([A-Za-z]*)\s*")
 
 
@@ -30,6 +31,12 @@ def parse_bytes(value: object) -> int:
         ValueError: not a whole, non-negative number of bytes.
     """
     return _parse(value, _BYTES, "a size such as 4096, 512KiB, 8MiB or 1.5GB")
+
+
+def parse_share(value: object) -> float | None:
+    """Parse `25%` as 0.25; None if it is not a percentage."""
+    match = _PERCENTAGE.fullmatch(value) if isinstance(value, str) else None
+    return None if match is None else float(match[1]) / 100
 
 
 def format_count(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from studies.healing.teacher import Teacher
 from studies.library.assemble import assemble
 from studies.library.build import calibration
 from studies.library.library import Library
-from studies.library.scores import Score, Scores
+from studies.library.scores import Score, read_scores, write_scores
 from studies.library.scoring import score
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
@@ -69,10 +70,11 @@ def test_replacing_by_surgery_gives_the_same_score(
 
 
 def test_a_torch_free_reader_has_the_same_scores(
-    library: Library, teacher: Teacher, parts: Replacements, text: TokenData
+    library: Library, teacher: Teacher, parts: Replacements, text: TokenData, tmp_path: Path
 ) -> None:
     result = score(library, teacher, parts, text, SETTINGS)
-    again = Scores.from_dict(result.to_dict())
+    write_scores(tmp_path, result)
+    again = read_scores(tmp_path, parts)
     assert again == result
     assert [row.tolist() for row in again.matrix()] == [
         [result.kl[part.name, label].mean for label in part.labels] for part in parts.parts
