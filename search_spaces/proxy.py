@@ -30,7 +30,8 @@ _SETTINGS = {
         str,
         choices=LR_RULES,
         help="roles: lr for matrices, 6 lr for embeddings, norms and gates; width: like roles, with a higher "
-        "rate for HDPL's blocks and decoders the fewer inputs they have; uniform: lr for all",
+        "rate for HDPL's blocks and decoders, and that of low_rank, the fewer inputs they have; "
+        "uniform: lr for all",
     ),
     "warmup": Option(  # or a count
         float,

@@ -23,7 +23,7 @@ def test_a_new_mixer_and_operator_go_from_a_space_file_to_a_model_that_generates
     assert result["combinations"][0] == result["combinations"][1]
     assert result["combinations"][0] % (2 * 2 * (1 + 3)) == 0
     assert result["warnings"] == [
-        "lowrank.penalty is idle in part of this space and not sampled there: rank 1 has none"
+        "bottleneck.penalty is idle in part of this space and not sampled there: rank 1 has none"
     ]
     assert {"F", "M"} == set(result["layout"])
     assert result["fits"] > 0

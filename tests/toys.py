@@ -1,4 +1,4 @@
-"""A sixth mixer and a third projection operator, each one spec, one module and one registry line.
+"""A mixer and a projection operator of its own, each one spec, one module and one registry line.
 
 python -m tests.toys FOLDER takes both from a space file to an exported model in FOLDER that loads and
 generates. It has a process of its own, so that the registries are complete before anything reads them.
@@ -76,17 +76,17 @@ def transplant_mean(new: Any, old: Any, text: Any) -> None:
     fit_output(new, old, text)
 
 
-class LowRankSpec(ProjectionSpec):
+class BottleneckSpec(ProjectionSpec):
     """y = U V x, with a weight on an auxiliary loss that is idle at rank 1."""
 
-    name = "lowrank"
+    name = "bottleneck"
     options = {
         "rank": Option(int, low=1, help="inner width"),
         "penalty": Option(float, 0.1, low=0, help="weight of |V x|^2"),
     }
     conditional = ("penalty",)
     colour = "bright_cyan"
-    fitter = "tests.toys:fit_low_rank"
+    fitter = "tests.toys:fit_bottleneck"
 
     def idle_options(self, options: Options) -> dict[str, str]:
         return {"penalty": "rank 1 has none"} if options["rank"] == 1 else {}
@@ -101,10 +101,10 @@ class LowRankSpec(ProjectionSpec):
         return f"r{options['rank']}"
 
     def build(self, d_in: int, d_out: int, bias: bool, options: Options) -> nn.Module:
-        return LowRank(d_in, d_out, options["rank"])
+        return Bottleneck(d_in, d_out, options["rank"])
 
 
-class LowRank(nn.Module):
+class Bottleneck(nn.Module):
     def __init__(self, d_in: int, d_out: int, rank: int) -> None:
         super().__init__()
         self.V = nn.Parameter(torch.randn(rank, d_in) * d_in**-0.5)
@@ -118,7 +118,7 @@ class LowRank(nn.Module):
         self.U.zero_()
 
 
-def fit_low_rank(
+def fit_bottleneck(
     weight: Tensor, moments: Tensor | None, options: Options, form: str, importance: Tensor | None
 ) -> Any:
     from surgery.apply.fit import Fitted
@@ -135,9 +135,9 @@ backbone: {vocab_size: 300, dim: 32, num_layers: 4, num_heads: 4, num_kv_heads: 
 search:
   mixers.ratio: {full: [1, 2], mean: [1, 2]}
   mixers.mean.sharpness: {choice: [0.5, 1.0]}
-  lowrank.projections: {choice: [[q, up], [down]]}
-  lowrank.rank: {choice: [1, 4]}
-  lowrank.penalty: {choice: [0.1, 0.2, 0.3]}
+  bottleneck.projections: {choice: [[q, up], [down]]}
+  bottleneck.rank: {choice: [1, 4]}
+  bottleneck.penalty: {choice: [0.1, 0.2, 0.3]}
 objectives: {val_loss: min, params: min}
 baselines: [dense]
 proxy: {tokens: 2k, seq_len: 32, batch_tokens: 256}
@@ -147,7 +147,7 @@ proxy: {tokens: 2k, seq_len: 32, batch_tokens: 256}
 def main(out: Path) -> dict[str, Any]:
     MIXERS["M"] = MeanSpec()  # the registry line of each
     MIXER_WORDS["M"] = "mean"
-    PROJECTION_OPERATORS["lowrank"] = LowRankSpec()
+    PROJECTION_OPERATORS["bottleneck"] = BottleneckSpec()
 
     from transformers import AutoModelForCausalLM
 

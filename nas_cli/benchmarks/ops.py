@@ -35,7 +35,7 @@ def ops(
             parser=count_tokens, metavar="TOKENS", help="Tokens. Default: 32,768 on CUDA, else 2,048."
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, max=MOST, help="Rank of HDPL.")] = 128,
+    rank: Annotated[int, typer.Option(min=1, max=MOST, help="Rank of HDPL and low_rank.")] = 128,
     blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Blocks of HDPL.")] = 8,
     kl: Annotated[str, typer.Option(help="KL form of HDPL: reference, mean or free_bits.")] = "reference",
     rounds: RoundsOption = 5,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GATED = ("gate", "up")  # projections whose outputs it weights
+LEAST = 1e-3  # of an output, relative to the mean, so that none is left to chance
 
 
 @torch.inference_mode()
@@ -36,3 +37,17 @@ def row_importance(
         total["up"] += silu.square().sum(0)
         count += len(x)
     return {name: (sums * columns / count).clone() for name, sums in total.items()}
+
+
+def row_scale(
+    weight: Float[Tensor, "d_out d_in"], importance: Float[Tensor, " d_out"] | None
+) -> Float[Tensor, " d_out"]:
+    """Return the factors by which a weight's rows are multiplied, so that plain least squares weights them.
+
+    Args:
+        weight: the weight.
+        importance: weights of the squared errors of each output; None, or all zero: ones.
+    """
+    if importance is None or not float(importance.mean()) > 0:
+        return weight.new_ones(len(weight))
+    return (importance / importance.mean()).clamp(min=LEAST).sqrt().to(weight.dtype)

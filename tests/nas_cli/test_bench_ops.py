@@ -44,7 +44,7 @@ def test_as_a_table(nas: Nas) -> None:
 
 def test_what_does_not_fit_is_said(nas: Nas) -> None:
     result = nas("bench", "ops", "--shapes", "15:2x15", *SMALL, "--json")
-    assert [item["operator"] for item in json.loads(result.stdout)["measured"]] == ["dense"]
+    assert [item["operator"] for item in json.loads(result.stdout)["measured"]] == ["dense", "low_rank"]
     assert "must divide both 15 and 15" in result.stderr
 
 

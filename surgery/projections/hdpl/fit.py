@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surgery.apply.fit import FORMS, Fitted
+from surgery.apply.importance import row_scale
 
 DAMPING = 1e-2  # fraction of the mean activation energy added to every direction, for small samples
 QUIET = 2e-2  # std of the latents' noise at the start of training, relative to their RMS
-LEAST_IMPORTANCE = 1e-3  # of an output, relative to the mean, so that none is left to chance
 MAX_STEPS = 40
 TOLERANCE = 5e-4  # relative improvement per step below which fitting stops
 
@@ -56,7 +56,7 @@ def fit_hdpl(
     full = form == "full" and root is not None
     rank = options["rank"]
     usable = rank if full else rank // 2
-    rows = _row_scale(weight, importance)
+    rows = row_scale(weight, importance)
     blocks, decoder, encoder, steps = _alternate(rows[:, None] * weight, root, options["blocks"], usable)
     blocks, decoder = blocks / rows.view(*blocks.shape[:2], 1), decoder / rows[:, None]
     fitted = torch.block_diag(*blocks) + decoder @ encoder
@@ -83,13 +83,6 @@ def _padded(encoder: Tensor, decoder: Tensor, rank: int) -> tuple[Tensor, Tensor
     """Return both with unused latents, which are zero, up to the rank."""
     unused = rank - len(encoder)
     return F.pad(encoder, (0, 0, 0, unused)), F.pad(decoder, (0, unused))
-
-
-def _row_scale(weight: Tensor, importance: Tensor | None) -> Tensor:
-    """Return the factors (d_out,) by which rows are multiplied, so that plain least squares weights them."""
-    if importance is None or not float(importance.mean()) > 0:
-        return weight.new_ones(len(weight))
-    return (importance / importance.mean()).clamp(min=LEAST_IMPORTANCE).sqrt().to(weight.dtype)
 
 
 def _root(moments: Tensor | None, weight: Tensor) -> Tensor | None:

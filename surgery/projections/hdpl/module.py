@@ -12,13 +12,7 @@ from torch import Tensor, nn
 from surgery.context import Context
 from surgery.ops.plain import is_plain, owns_weights
 from surgery.projections.hdpl.group import evaluate, evaluate_by_modules, train, train_by_modules
-
-# Exponent with which AdamW's best learning rate of a map falls with its number of inputs; 1 in muP. At width
-# 512 and 7.5e-4, blocks of 64 inputs and decoders of 64 and 128 learned best with four times the rate of
-# dense maps: after 1.25 M tokens the loss was 0.05 to 0.09 nats lower with mostly attention layers and mostly
-# HDPL projections, and up to 0.07 nats higher with Gated DeltaNet and few HDPL projections; exponents of 1/2
-# and 1 give similar results.
-RATE_EXPONENT = 2 / 3
+from surgery.projections.rates import relative_rate
 
 
 class HDPL(nn.Module):
@@ -72,8 +66,8 @@ class HDPL(nn.Module):
         """Learning rates relative to a dense map's, by parameter; used by the rule `width`."""
         d_in, rank = self.mu.in_features, self.decoder.in_features
         return {
-            "blocks": self.blocks.shape[0] ** RATE_EXPONENT,
-            "decoder.weight": max(1.0, d_in / rank) ** RATE_EXPONENT,
+            "blocks": relative_rate(d_in, self.blocks.shape[2]),
+            "decoder.weight": relative_rate(d_in, rank),
         }
 
     @torch.no_grad()

@@ -35,6 +35,7 @@ MIXERS = (
 FFNS = (
     Replacement("ffn", KEEP),
     Replacement("ffn", "hdpl", rules=(Rule(("gate", "up"), "hdpl", HDPL),)),
+    Replacement("ffn", "low_rank", rules=(Rule(("gate", "up", "down"), "low_rank", {"rank": 16}),)),
     Replacement("ffn", "dim 32", ffn_dim=32),
     Replacement("ffn", "none", ffn_dim=0),
 )

@@ -60,6 +60,7 @@ def test_replacing_by_surgery_gives_the_same_score(
     for name, label in (
         ("layer.1.mixer", "G"),
         ("layer.2.ffn", "hdpl"),
+        ("layer.1.ffn", "low_rank"),
         ("layer.2.mixer", "F kv1"),
         ("layer.2.ffn", "dim 32"),
     ):

@@ -19,7 +19,9 @@ HDPL = [{"match": ["q", "v", "gate", "up"], "operator": "hdpl", "blocks": 2, "ra
 TOKENS = torch.randint(1, 37, (2, 11), generator=torch.Generator().manual_seed(1))
 NAMED = {
     "task_type": "CAUSAL_LM", "feedforward_modules": ["down"],
-    "target_modules": ["k", "o", "down", "mu", "logvar", "decoder", "beta", "decay", "output_gate"],
+    "target_modules": [
+        "k", "o", "down", "mu", "logvar", "encoder", "decoder", "beta", "decay", "output_gate",
+    ],
 }  # fmt: skip
 LINEAR = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
 
@@ -41,10 +43,13 @@ def wrapped(layout: str = "FGWSK", **options: Any) -> NasForCausalLM:
 )
 def test_every_adapter_learns_and_merges(config: Any) -> None:
     """Two steps: after one, LoRA's second factors are no longer zero."""
-    rules = [{"match": ["v", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 6, "kl": "mean"}]
+    rules = [
+        {"match": ["v", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 6, "kl": "mean"},
+        {"match": ["q"], "operator": "low_rank", "rank": 6},
+    ]
     model = peft.get_peft_model(wrapped(projections=rules), config()).train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert any(".mu." in name for name in trained)
+    assert all(any(f".{part}." in name for name in trained) for part in ("mu", "encoder"))
     assert any(".indexer." in name for name in trained)
     optimizer = torch.optim.SGD(trained.values(), lr=0.3)
     for _ in range(2):
