@@ -42,14 +42,6 @@ class Scores:
 
     kl: Mapping[tuple[str, str], Score]
 
-    def matrix(self) -> list[NDArray[np.float64]]:
-        """Return, for each part, the score of each of its options."""
-        return self._by_part(lambda score: score.mean)
-
-    def errors(self) -> list[NDArray[np.float64]]:
-        """Return, for each part, the standard error of each score."""
-        return self._by_part(lambda score: score.standard_error)
-
     def predicted(self, choice: Mapping[str, str]) -> float:
         """Return the sum of the scores of a choice of labels by part's name."""
         return sum(self.kl[key].mean for key in choice.items())
@@ -60,12 +52,6 @@ class Scores:
         for (part, label), score in self.kl.items():
             data.setdefault(part, {})[label] = [score.mean, score.standard_error]
         return data
-
-    def _by_part(self, value: Any) -> list[NDArray[np.float64]]:
-        rows: dict[str, list[float]] = {}
-        for (part, _), score in self.kl.items():
-            rows.setdefault(part, []).append(value(score))
-        return [np.array(row) for row in rows.values()]
 
 
 def write_scores(folder: Path, scores: Scores) -> None:

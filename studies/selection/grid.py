@@ -1,17 +1,13 @@
-"""A grid of budgets for the costs, and the predicted front over what was selected for them."""
+"""A grid of budgets for the costs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from studies.selection.interactions import SecondOrder
-from studies.selection.local_search import local_search
-from studies.selection.problem import Choice, Limits, Selection, Solution
-from studies.selection.solve import solve
-from studies.stats.pareto import undominated
+from studies.selection.problem import Limits, Selection
 
 
 def budgets(
@@ -61,39 +57,3 @@ def _spread(dimensions: int) -> Iterator[list[float]]:
         ratio = (1 + ratio) ** (1 / (dimensions + 1))
     for number in itertools.count(1):
         yield [(0.5 + number * ratio ** -(axis + 1)) % 1 for axis in range(dimensions)]
-
-
-def sweep(
-    selection: Selection,
-    grid: Iterable[Limits],
-    *,
-    pool: int = 1,
-    distance: int = 1,
-    gap: float = 0.0,
-    nodes: int | None = None,
-    model: SecondOrder | None = None,
-) -> list[Solution]:
-    """Return the solutions of all budgets, each choice once, by rising score.
-
-    Budgets that no choice keeps add nothing. Other arguments are those of `solve`. On one core 16 budgets
-    with a pool of 4 over 60 parts of 8 to 12 options take 3 to 7 s, with a model 7 to 12 s. 50 pairs in the
-    selection add little to that, but 200 take up to 50 s even with a gap of 1e-3: prefer a model there.
-
-    Args:
-        model: of all pairs; each solution is improved by a local search under it, and has its prediction as
-            the score. Solutions of a budget may then be nearer to each other than `distance`.
-    """
-    result: dict[Choice, Solution] = {}
-    for limits in grid:
-        for solution in solve(selection, limits, pool=pool, distance=distance, gap=gap, nodes=nodes):
-            final = local_search(model, solution.choice, limits) if model else solution
-            result.setdefault(final.choice, final)
-    return sorted(result.values(), key=lambda solution: (solution.score, solution.choice))
-
-
-def predicted_front(solutions: Sequence[Solution], metrics: Sequence[str]) -> list[Solution]:
-    """Return the solutions that none dominates in score and the metrics' costs, by rising score."""
-    if not solutions:
-        return []
-    table = [[item.score, *(item.costs[metric] for metric in metrics)] for item in solutions]
-    return [solutions[index] for index in undominated(np.array(table, dtype=np.float64))]
