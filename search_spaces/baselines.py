@@ -52,9 +52,12 @@ class Baseline:
 
     def build(self, backbone: Backbone) -> Architecture:
         """Return the design with the sizes of `backbone`."""
-        depth = backbone.num_layers
-        layout = self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
-        return Architecture(backbone, layout, self.mixers, self.rules(backbone), self.loops)
+        letters = self.letters(backbone.num_layers)
+        return Architecture(backbone, letters, self.mixers, self.rules(backbone), self.loops)
+
+    def letters(self, depth: int) -> str:
+        """Return the layout of a stack of this depth."""
+        return self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
 
 
 def hdpl_paper_rules(backbone: Backbone) -> tuple[Rule, ...]:

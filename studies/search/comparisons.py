@@ -1,17 +1,22 @@
 """Designs to beat: what one would try without a search, at the budgets that the search is asked for.
 
-Uniform interleaves, the lowest scores of a single replacement, and leaving whole layers out.
+Uniform interleaves, the lowest scores of a single replacement, leaving whole layers out, and the layouts of
+published designs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from search_spaces.replacements import Part, Replacements
+from studies.search.published import published
 from surgery.architecture.costs import cost
 
 SHARES = (0.75, 0.5, 0.25)  # of the model's own cost
+BEST = 2  # designs of each family at each budget
 Kl = Mapping[tuple[str, str], float]  # score in nats/token by (part's name, label)
 
 
@@ -23,14 +28,53 @@ class Comparison:
     choice: dict[str, str]
 
 
-def comparisons(replacements: Replacements, kl: Kl, metric: str) -> Iterator[Comparison]:
-    """Yield the designs to beat under shares of the model's cost in `metric`, each with the fewest changes.
+def comparisons(
+    replacements: Replacements, kl: Kl, metrics: Sequence[str], predict: Callable[[dict[str, str]], float]
+) -> Iterator[Comparison]:
+    """Yield the designs to beat, each once.
+
+    Under shares of the model's cost in each metric these are the best predicted ones of each family, each
+    with the fewest changes; then come the published layouts, at the cost that they have.
 
     Args:
         replacements: the options of every part.
         kl: their scores.
-        metric: an exact cost, such as `cache_bytes@8192`.
+        metrics: exact costs, such as `cache_bytes@8192`. Names of designs under limits of any but the first
+            say which.
+        predict: KL of a design in nats/token by the labels of its replaced parts; designs for which it is
+            not finite are left out.
     """
+    seen: set[tuple[tuple[str, str], ...]] = set()
+    words = dict(zip(metrics, _words(metrics), strict=True))
+    for metric in metrics:
+        suffix = f" {words[metric]}" if metric != metrics[0] else ""
+        for item in _under_shares(replacements, kl, metric, predict):
+            if _is_new(item.choice, seen):
+                yield Comparison(item.name + suffix, item.choice)
+    for name, choice in published(replacements, kl):
+        if isfinite(predict(choice)) and _is_new(choice, seen):
+            yield Comparison(name, choice)
+
+
+def _is_new(choice: dict[str, str], seen: set[tuple[tuple[str, str], ...]]) -> bool:
+    """Return whether a choice is not in `seen`, and add it."""
+    key = tuple(sorted(choice.items()))
+    known = key in seen
+    seen.add(key)
+    return not known
+
+
+def _words(metrics: Sequence[str]) -> list[str]:
+    """Return a word for each metric, such as `decode` for `decode_flops@8192`, or its name if shared."""
+    words = [metric.partition("@")[0].partition("_")[0] for metric in metrics]
+    times = Counter(words)
+    return [word if times[word] == 1 else metric for word, metric in zip(words, metrics, strict=True)]
+
+
+def _under_shares(
+    replacements: Replacements, kl: Kl, metric: str, predict: Callable[[dict[str, str]], float]
+) -> Iterator[Comparison]:
+    """Yield the best predicted designs of each family under each share of the model's cost."""
     differences = {
         (part.name, label): value
         for part, row in zip(replacements.parts, replacements.differences(metric), strict=True)
@@ -38,14 +82,16 @@ def comparisons(replacements: Replacements, kl: Kl, metric: str) -> Iterator[Com
     }
     base = cost(replacements.model, metric)
     labels = dict.fromkeys((part.part, label) for part in replacements.parts for label in part.labels[1:])
-    seen: set[tuple[tuple[str, str], ...]] = set()
     for share in SHARES:
-        for kind, orders in _orders(replacements, labels, kl):
+        families: dict[str, list[tuple[float, Comparison]]] = {}
+        for family, name, orders in _orders(replacements, labels, kl):
             choice = _fewest(orders, differences, (1 - share) * base)
-            if choice is None or (key := tuple(sorted(choice.items()))) in seen:
-                continue
-            seen.add(key)
-            yield Comparison(f"{kind} {share:.0%}", choice)
+            if choice is not None and isfinite(predicted := predict(choice)):
+                item = Comparison(f"{name} {share:.0%}", choice)
+                families.setdefault(family, []).append((predicted, item))
+        for items in families.values():
+            ranked = sorted(items, key=lambda item: item[0])
+            yield from (item for _, item in ranked[:BEST])
 
 
 # Choices of one kind by their number of replaced layers: 1, 2, ...
@@ -54,18 +100,21 @@ Orders = Sequence[dict[str, str]]
 
 def _orders(
     replacements: Replacements, labels: Mapping[tuple[str, str], None], kl: Kl
-) -> Iterator[tuple[str, Orders]]:
+) -> Iterator[tuple[str, str, Orders]]:
+    """Yield (family, name, choices) of every kind of design."""
     for kind, label in labels:
         parts = [part for part in replacements.parts if part.part == kind and label in part.labels]
         if label != "none":
-            yield f"uniform {label}", [_at(parts, label, _spread(len(parts), n)) for n in _counts(parts)]
+            orders = [_at(parts, label, _spread(len(parts), n)) for n in _counts(parts)]
+            yield "uniform", f"uniform {label}", orders
         ranked = sorted(range(len(parts)), key=lambda index: kl[parts[index].name, label])
-        yield f"lowest {label}", [_at(parts, label, ranked[:n]) for n in _counts(parts)]
+        yield "lowest", f"lowest {label}", [_at(parts, label, ranked[:n]) for n in _counts(parts)]
     whole = _droppable(replacements)
     if whole:
         scores = {layer: sum(kl[part.name, "none"] for part in parts) for layer, parts in whole.items()}
         ranked = sorted(whole, key=lambda layer: scores[layer])
         yield (
+            "dropped",
             "dropped layers",
             [{part.name: "none" for layer in ranked[:n] for part in whole[layer]} for n in _counts(ranked)],
         )

@@ -143,11 +143,15 @@ class DesignChooser:
 
     @cached_property
     def _rivals(self) -> list[Comparison]:
-        """The designs to beat, at budgets of the first cost objective; hopeless ones are left out."""
+        """The designs to beat, at budgets of each cost objective; hopeless ones are left out."""
         if not self.objectives:
             return []
-        rivals = comparisons(self.replacements, self.kl, self.objectives[0])
-        return [item for item in rivals if self.predict(self._choice(item.choice)) < WORST]
+
+        def predict(labels: Mapping[str, str]) -> float:
+            return self.predict(self._choice(labels))
+
+        rivals = comparisons(self.replacements, self.kl, self.objectives, predict)
+        return [item for item in rivals if predict(item.choice) < WORST]
 
     def _rival_costs(self) -> list[dict[str, tuple[float | None, float | None]]]:
         """Return the exact costs of the designs to beat as limits, each once."""

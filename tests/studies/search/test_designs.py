@@ -14,7 +14,9 @@ from search_spaces.pretrained import ModelSection
 from search_spaces.replacements import KEEP
 from search_spaces.space import SearchSpace
 from studies.search.comparisons import comparisons
-from studies.search.designs import Design, DesignChooser
+from studies.search.designs import BUDGETS, GAP, WORST, Design, DesignChooser
+from studies.selection.grid import budgets
+from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
 from studies.study.trial_record import DONE, RUNNING, TrialRecord
 from surgery.architecture import Architecture
@@ -78,29 +80,6 @@ def run(space: SearchSpace, chooser: DesignChooser, kl: dict[tuple[str, str], fl
     return records
 
 
-def test_designs_to_beat(space: SearchSpace) -> None:
-    assert space.replacements is not None
-    kl = scores(space)
-    rivals = {item.name: item.choice for item in comparisons(space.replacements, kl, CACHE)}
-    uniform = rivals[f"uniform {W} 50%"]
-    # a window of 36 of 1,024 tokens takes 96 % off the cache of a layer: five of eight layers take off half
-    assert list(uniform) == [f"layer.{layer}.mixer" for layer in (0, 2, 3, 5, 7)]
-    lowest = rivals[f"lowest {W} 50%"]
-    ranked = sorted(range(8), key=lambda layer: kl[f"layer.{layer}.mixer", W])
-    assert set(lowest) == {f"layer.{layer}.mixer" for layer in ranked[:5]}
-    dropped = rivals["dropped layers 25%"]
-    assert len(dropped) == 12
-    assert set(dropped.values()) == {"none"}
-
-
-def test_every_design_to_beat_is_within_its_budget(space: SearchSpace) -> None:
-    assert space.replacements is not None
-    base = cost(MODEL, CACHE)
-    for item in comparisons(space.replacements, scores(space), CACHE):
-        share = float(item.name.rpartition(" ")[2].rstrip("%")) / 100
-        assert cost(space.replacements.architecture(item.choice), CACHE) <= share * base
-
-
 def test_the_original_and_the_designs_to_beat_come_first(space: SearchSpace) -> None:
     kl = scores(space)
     records = run(space, DesignChooser(space, kl), kl)
@@ -121,10 +100,26 @@ def test_every_design_to_beat_has_an_answer(space: SearchSpace) -> None:
     chooser = DesignChooser(space, kl)
     best = [pool[0] for pool in chooser.pools]
     assert space.replacements is not None
-    for rival in comparisons(space.replacements, kl, CACHE):
+    for rival in comparisons(space.replacements, kl, [CACHE], lambda choice: summed(kl, choice)):
         budget = cost(space.replacements.architecture(rival.choice), CACHE)
         answers = [item.score for item in best if item.costs[CACHE] <= budget]
         assert min(answers) <= summed(kl, rival.choice) * 1.002, rival.name
+
+
+def test_a_pool_has_the_best_sum_of_scores_and_what_interactions_make_of_it(space: SearchSpace) -> None:
+    kl = scores(space)
+    random = np.random.default_rng(1)
+    sketches = {key: random.normal(size=3).astype(np.float32) for key in kl}
+    chooser = DesignChooser(space, kl, sketches)
+    improved = 0
+    for limits in budgets(chooser.selection, [CACHE], BUDGETS):
+        (additive,) = solve(chooser.selection, limits, gap=GAP)
+        pool = next((pool for pool in chooser.pools if additive.choice in {item.choice for item in pool}), [])
+        assert pool or chooser.predict(additive.choice) >= WORST
+        predictions = [chooser.predict(item.choice) for item in pool]
+        assert predictions == sorted(predictions)
+        improved += bool(pool) and pool[0].choice != additive.choice
+    assert improved > 0
 
 
 def test_neighbours_of_the_front_come_last(space: SearchSpace) -> None:
