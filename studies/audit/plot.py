@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studies.reporting.drawing import draw
-from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, Panel, Series
+from studies.reporting.figure import BLUE, GREY, ORANGE, Axis, Figure, Panel, Series
 from surgery.config.quantities import format_count
 
 if TYPE_CHECKING:
     from studies.audit.report import Point, Report
 
-_COLOURS = {"trained": GREY, "on the front": GREEN, "baseline": PURPLE}
+_COLOURS = {"trained": GREY, "on the front": BLUE, "baseline": ORANGE}
 
 
 def plot_audit(report: Report, path: Path) -> None:
@@ -32,7 +32,7 @@ def plot_audit(report: Report, path: Path) -> None:
     up = Axis(f"loss after {longer} (nats/token)")
     series = [_series(name, points) for name, points in _groups(report).items() if points]
     title = f"{report.audit.study.name}: Spearman {proxy.spearman}, tau-b {proxy.kendall}"
-    draw(Figure(title, [Panel(across, up, series)], width=6, height=5), path)
+    draw(Figure(title, [Panel(across, up, series)], width=5, height=4.2), path)
 
 
 def _groups(report: Report) -> dict[str, list[Point]]:
@@ -50,5 +50,9 @@ def _series(name: str, points: list[Point]) -> Series:
         name, [point.proxy_loss for point in points], [point.long_loss for point in points], _COLOURS[name],
         "dot", y_error=(below, above) if any(above) else None,
         labels=[point.record.baseline or "" for point in points] if name == "baseline" else (),
-        hover=[f"{point.record.name}<br>{point.record.line}" for point in points],
+        hover=[
+            f"{point.record.name}<br>{point.record.line}<br>"
+            f"{point.proxy_loss:.4f}, then {point.long_loss:.4f} nats/token"
+            for point in points
+        ],
     )  # fmt: skip

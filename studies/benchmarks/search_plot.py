@@ -10,11 +10,11 @@ import numpy as np
 
 from studies.benchmarks.search import Replayed, band
 from studies.reporting.drawing import draw
-from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Dash, Figure, Panel, Series
+from studies.reporting.figure import GREY, Axis, Dash, Figure, Panel, Series
 
 _COLOURS = {
-    "gain": GREEN,
-    "tpe": PURPLE,
+    "gain": "#15803d",
+    "tpe": "#7e22ce",
     "random": GREY,
     "nsga2": "#c2410c",
     "nsga3": "#a16207",

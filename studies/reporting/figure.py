@@ -1,4 +1,4 @@
-"""Descriptions of plots: panels with points, curves and bands, or heat maps; drawn as pictures or pages."""
+"""Descriptions of plots: panels with points, curves and bands, or heat maps; drawn as pictures or graphs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-GREY, GREEN, PURPLE = "#9aa0a6", "#15803d", "#7e22ce"
+# Distinguishable by people with any colour blindness (Okabe and Ito 2008); shapes differ as well.
+GREY, BLUE, ORANGE, BLACK = "#8a8f94", "#0072b2", "#d55e00", "#1f2328"
 Values = Sequence[float] | NDArray[Any]
 Dash = Literal["solid", "dash", "dot", "dashdot"]
+Marker = Literal["dot", "ring", "square", "star", "frame", "up", "down", "right", "left"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,11 @@ class Axis:
 
     Attributes:
         label: quantity and unit.
-        format: how pages show its values, in the notation of d3-format.
-        ticks: how pictures show its values; matplotlib's way if None.
+        format: how graphs and pages show its values, in the notation of d3-format.
+        ticks: how its values are shown at ticks; the library's way if None.
         log: logarithmic.
         low, high: limits, each from the data if None.
+        steps: allowed distances of ticks, between 1 and 10, times any power of 10; the library's if empty.
     """
 
     label: str
@@ -31,6 +34,7 @@ class Axis:
     log: bool = False
     low: float | None = None
     high: float | None = None
+    steps: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,23 @@ class Series:
         name: in the legend, once for all series of this name; not there if empty.
         x, y: (n,) coordinates; NaN in y interrupts the curve.
         colour: as #rrggbb.
-        marker: of points, a filled dot or an open square; None for a curve without points.
+        marker: of points: a filled dot or star, an open ring, square or larger frame, or a triangle that
+            points to where the true point is, beyond the axis; None for a curve without points.
         size: diameter of the markers in points (1/72 inch).
         curve: connection of the points: straight lines, or steps after or before each; None for points only.
         dash: of the curve.
         band: (lower, upper) edges (n,) of a band around the curve.
         x_error, y_error: (below, above), lengths (n,) of error bars; NaN for none.
-        labels: (n,) text next to the points.
-        hover: (n,) text that a page shows with the coordinates.
+        labels: (n,) texts next to the points, empty for none; left out where there is no room, the last
+            series' last.
+        hover: (n,) text that a page shows at a point.
     """
 
     name: str
     x: Values
     y: Values
     colour: str
-    marker: Literal["dot", "square"] | None = None
+    marker: Marker | None = None
     size: float = 6.0
     curve: Literal["straight", "after", "before"] | None = None
     dash: Dash = "solid"
@@ -77,7 +83,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A panel whose cells have colours from green to red, by the logarithm of their values.
+    """A panel whose cells have colours from light to dark, by the logarithm of their values.
 
     Attributes:
         title: above the panel.
@@ -102,9 +108,13 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side under a title; each `width` by `height` inches as a picture."""
+    """Panels under a title, each `width` by `height` inches as a picture, at most `columns` side by side.
+
+    The defaults fit two panels into the text width of a paper, with letters of 7 to 8 points.
+    """
 
     title: str
     panels: Sequence[Panel | HeatMap]
-    width: float = 5.2
-    height: float = 4.4
+    width: float = 3.4
+    height: float = 2.7
+    columns: int = 2

@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from search_spaces.objectives import Objective
 from search_spaces.short_labels import short_labels, shorten
-from studies.analysis.standings import Standings
+from studies.analysis.pick import choose
+from studies.analysis.standings import RELATIVE, Standings
 from studies.reporting.drawing import draw
-from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, Panel, Series
+from studies.reporting.figure import BLACK, BLUE, GREY, ORANGE, Axis, Figure, Marker, Panel, Series
+from studies.reporting.ticks import plain_ticks
 from studies.stats.pareto import front_indices
-from studies.study.trial_record import DONE, TrialRecord
+from studies.stats.seed_noise import Array
+from studies.study.trial_record import DONE, STOPPED, TrialRecord
+from surgery.architecture import Architecture
+from surgery.architecture.costs import cost
+from surgery.config.problems import UserError
 
 if TYPE_CHECKING:
     from studies.study import Study
 
-
 MOST_LABELS = 8  # baselines whose names a plot has room for
 LEAST_KL = 1e-4  # nats/token: where the logarithmic axis of KL divergences ends; the original itself has 0
+WIDE = 10  # costs that differ by this factor are on a logarithmic axis
+FEWEST = 5  # results from which an axis may be cut
+FENCE = 3.0  # interquartile ranges above the upper quartile, beyond which an outlier is (Tukey 1977)
+PICK = "pick.yaml"  # in the study's folder, of `nas pick`
 
 
 def plot_front(study: Study, standings: Standings, path: Path) -> None:
-    """Plot the front among all trained architectures; one panel per pair of objectives.
-
-    Bars are 90 % intervals of the means of architectures on or near the front, if there are replicates.
+    """Draw `front_figure` into a file.
 
     Raises:
         UserError: the path can't be written or has an unknown extension.
     """
+    draw(front_figure(study, standings), path)
+
+
+def front_figure(study: Study, standings: Standings) -> Figure:
+    """Return the plot of the front among all trained architectures; one panel per pair of objectives.
+
+    Bars are 90 % intervals of the means of architectures on or near the front, if there are replicates.
+    Points beyond an axis are triangles at its end. Paused runs have the loss of their last rung.
+    """
     records = [record for record in study.records() if record.state == DONE and record.values]
     objectives = study.space.objectives
     panels = [
-        Panel(_axis(objectives[along]), _axis(objectives[up]), _series(study, records, standings, along, up))
+        _FrontPanel(study, records, standings, along, up).panel()
         for along, up in _pairs(objectives) or [(0, 0)]
     ]
     what = f"{_done_word(study)} {'architectures' if study.space.replacements is None else 'designs'}"
     title = f"{study.name}: {len(standings.front)} of {len(records)} {what} are on the front"
-    draw(Figure(title, panels), path)
+    if standings.noise is not None:
+        title += "; bars: 90 % intervals"
+    return Figure(title, panels)
+
+
+def picked(study: Study) -> str | None:
+    """Return the hash of the architecture in the study folder's `pick.yaml`; None without a readable one."""
+    path = study.folder / PICK
+    if not path.is_file():
+        return None
+    try:
+        return Architecture.from_yaml(path).hash
+    except UserError:  # a file of the user's
+        return None
 
 
 def _done_word(study: Study) -> str:
@@ -56,76 +88,186 @@ def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
     ]
 
 
-def _axis(objective: Objective) -> Axis:
-    label = f"{objective.name} ({objective.metric.unit})"
-    if objective.name == "kl":
-        label = f"{label}, from {LEAST_KL:g} on"
-        return Axis(label, ".3~g", ticks=lambda value: f"{value:.3g}", log=True)
-    if objective.measured:
-        return Axis(label, ".4~f", ticks=lambda value: f"{value:.3g}")
-    return Axis(label, ".4~s", ticks=objective.metric.format)
+class _FrontPanel:
+    """The panel of two objectives."""
 
+    def __init__(
+        self, study: Study, records: list[TrialRecord], standings: Standings, along: int, up: int
+    ) -> None:
+        self.study, self.records, self.standings = study, records, standings
+        self.columns = (along, up)
+        self.on_front = {row.record.number for row in standings.front}
+        self.paused = [record for record in study.records() if record.state == STOPPED]
+        shown = {row.record.number for row in standings.shown}
+        self.axes = tuple(self._axis(column, shown) for column in self.columns)
 
-def _series(
-    study: Study, records: list[TrialRecord], standings: Standings, along: int, up: int
-) -> list[Series]:
-    on_front = {row.record.number for row in standings.front}
-    front = [record for record in records if record.number in on_front]
-    rest = [record for record in records if record.number not in on_front]
-    baselines = [record for record in records if record.baseline]
-    replacements = study.space.replacements
-    short = {} if replacements is None else short_labels(replacements)
-
-    def shown(record: TrialRecord) -> list[float]:
-        return [
-            max(value, LEAST_KL) if item.name == "kl" else value
-            for item, value in zip(standings.objectives, record.values or (), strict=True)
+    def panel(self) -> Panel:
+        """Return the panel: trained, paused, front, baselines, knee and pick."""
+        front = [record for record in self.records if record.number in self.on_front]
+        rest = [record for record in self.records if record.number not in self.on_front]
+        baselines = [record for record in self.records if record.baseline]
+        replacements = self.study.space.replacements
+        short = {} if replacements is None else short_labels(replacements)
+        named = [shorten(record.name, short) for record in baselines]
+        if len(named) > MOST_LABELS:
+            named = []
+        known = {record.number for record in baselines} if named else set()
+        numbers = ["" if record.number in known else f"#{record.number}" for record in front]
+        series = [
+            *self._points(_done_word(self.study), rest, GREY, "dot", 3.5, bars=True),
+            *self._points("paused, loss so far", self.paused, GREY, "ring", 4),
+            *self._points("on the front", front, BLUE, "dot", 4.5, numbers, bars=True),
+            *self._staircase(front),
+            *self._points("baseline", baselines, ORANGE, "square", 6.5, named),
         ]
+        if front:
+            knee = choose(self.standings, [], None).record
+            series += self._points("knee", [knee], BLACK, "star", 7)
+        pick = picked(self.study)
+        series += self._points(
+            "picked", [item for item in self.records if item.hash == pick], BLACK, "frame", 8
+        )
+        return Panel(self.axes[0], self.axes[1], series)
 
-    def points(
-        name: str, chosen: list[TrialRecord], colour: str, size: float, labels: Sequence[str] | None = None
-    ) -> Series:
-        table = [shown(record) for record in chosen if record.values]
-        dots = labels is None
-        return Series(
-            name, [values[along] for values in table], [values[up] for values in table], colour,
-            "dot" if dots else "square", size, labels=labels or (),
-            x_error=_error(standings, chosen, along) if dots else None,
-            y_error=_error(standings, chosen, up) if dots else None,
-            hover=[_hover(standings, record) for record in chosen],
-        )  # fmt: skip
+    def _axis(self, column: int, shown: set[int]) -> Axis:
+        """Return an axis on which the front, and what is near it, has room."""
+        objective = self.standings.objectives[column]
+        label = f"{objective.name} ({objective.metric.unit})"
+        if objective.name == "kl":
+            label = f"{label}, from {LEAST_KL:g} on"
+            return Axis(label, ".3~g", ticks=lambda value: f"{value:.3g}", log=True)
+        values = np.array([self._value(record, column) for record in self.records])
+        kept = np.array([self._value(item, column) for item in self.records if item.number in shown])
+        axis = Axis(label, ".4~f", ticks=lambda value: f"{value:.4g}")
+        if not objective.measured:
+            axis = Axis(label, ".4~s", ticks=plain_ticks(objective.metric.format))
+            if len(values) and values.min() > 0 and values.max() >= WIDE * values.min():
+                return replace(axis, log=True)
+        paused = np.array([self._value(item, column) for item in self.paused])
+        return _fenced(axis, values, kept, paused, objective.direction)
 
-    series = [points(_done_word(study), rest, GREY, 4), points("on the front", front, GREEN, 6)]
-    pair = (standings.objectives[along], standings.objectives[up])
-    both = [(shown(record)[along], shown(record)[up]) for record in front]
-    steps = sorted(both[index] for index in front_indices(both, pair)) if along != up else []
-    if len(steps) > 1:
+    def _value(self, record: TrialRecord, column: int) -> float:
+        """Return a trial's value: of a paused one its cost, or what was measured at its last rung."""
+        objective = self.standings.objectives[column]
+        if record.values is not None:
+            value = record.values[column]
+        elif objective.metric.analytic:
+            value = float(cost(record.build(), objective.name))
+        else:
+            known = {"val_loss": record.rungs[-1] if record.rungs else nan, **record.measured}
+            value = known.get(objective.name, nan)
+        return max(value, LEAST_KL) if objective.name == "kl" else value
+
+    def _points(
+        self, name: str, chosen: list[TrialRecord], colour: str, marker: Marker, size: float,
+        labels: Sequence[str] = (), *, bars: bool = False,
+    ) -> list[Series]:  # fmt: skip
+        """Return the points in one series, and those beyond an axis in one per direction."""
+        groups: dict[Marker, list[int]] = {marker: []}
+        positions = [[self._value(record, column) for column in self.columns] for record in chosen]
+        for index, position in enumerate(positions):
+            beyond = marker
+            for number, (axis, directions) in enumerate(
+                zip(self.axes, (("left", "right"), ("down", "up")), strict=True)
+            ):
+                if axis.high is not None and position[number] > axis.high:
+                    position[number], beyond = axis.high, directions[1]  # type: ignore[assignment]
+                elif axis.low is not None and position[number] < axis.low:
+                    position[number], beyond = axis.low, directions[0]  # type: ignore[assignment]
+            if isfinite(sum(position)):
+                # a ring or a star at the edge stays what it is; dots and squares point to where they are
+                groups.setdefault(beyond if marker in ("dot", "square") else marker, []).append(index)
+        every = []
+        for shape, indices in groups.items():
+            inside = shape == marker
+            records = [chosen[index] for index in indices]
+            if not records:
+                continue
+            every.append(
+                Series(
+                    name if inside or not groups[marker] else "",
+                    [positions[index][0] for index in indices], [positions[index][1] for index in indices],
+                    colour, shape, size if inside else 5,
+                    labels=[self._label(labels[index], chosen[index], inside) for index in indices]
+                    if labels else (),
+                    x_error=self._error(records, self.columns[0]) if bars and inside else None,
+                    y_error=self._error(records, self.columns[1]) if bars and inside else None,
+                    hover=[self._hover(record) for record in records],
+                )
+            )  # fmt: skip
+        return every
+
+    def _label(self, text: str, record: TrialRecord, inside: bool) -> str:
+        """Return a label; beyond an axis with the value that the axis does not show."""
+        if inside or not text:
+            return text
+        beyond = []
+        for axis, column in zip(self.axes, self.columns, strict=True):
+            value = self._value(record, column)
+            if not (axis.low or -np.inf) <= value <= (axis.high or np.inf):
+                beyond.append(self.standings.objectives[column].metric.format(value))
+        return f"{text}: {', '.join(beyond)}"
+
+    def _staircase(self, front: list[TrialRecord]) -> list[Series]:
+        """Return the border of what the front dominates in these two objectives."""
+        along, up = self.columns
+        if along == up:
+            return []
+        pair = (self.standings.objectives[along], self.standings.objectives[up])
+        both = [(self._value(record, along), self._value(record, up)) for record in front]
+        steps = sorted(both[index] for index in front_indices(both, pair))
+        if len(steps) < 2:
+            return []
         x, y = zip(*steps, strict=True)
         # towards what is dominated
-        series.append(Series("", x, y, GREEN, curve="after" if pair[0].direction == "min" else "before"))
-    if baselines:
-        labels = [shorten(f"{item.baseline} ", short).strip() for item in baselines]
-        if len(labels) > MOST_LABELS:
-            labels = []
-        series.append(points("baseline", baselines, PURPLE, 7, labels))
-    return series
+        return [Series("", x, y, BLUE, curve="after" if pair[0].direction == "min" else "before")]
+
+    def _error(self, records: list[TrialRecord], column: int) -> tuple[list[float], list[float]] | None:
+        """Return half intervals of architectures that are or may be on the front; None without any."""
+        shown = {row.record.number: row.half[column] for row in self.standings.shown}
+        halves = [shown.get(record.number) for record in records]
+        if not any(halves):
+            return None
+        above = [nan if half is None else half for half in halves]
+        if self.standings.objectives[column].name not in RELATIVE:
+            return above, above
+        values = [self._value(record, column) for record in records]
+        # as far below by its ratio as the upper end is above
+        return [value * half / (value + half) for value, half in zip(values, above, strict=True)], above
+
+    def _hover(self, record: TrialRecord) -> str:
+        row = self.standings.standing(record)
+        parts = [record.name, record.line]
+        for column, objective in enumerate(self.standings.objectives):
+            value, half = self._value(record, column), row.half[column]
+            if record.values is not None and objective.name == "kl":
+                value = record.values[column]
+            spread = "" if half is None else f" ±{objective.metric.format(half)}"
+            unit = "" if objective.metric.unit == "bytes" else f" {objective.metric.unit}"
+            parts.append(f"{objective.name}: {objective.metric.format(value)}{spread}{unit}")
+        if record.state == STOPPED:
+            parts.append(f"paused at rung {len(record.rungs)}")
+        if row.p_front is not None:
+            parts.append(f"{row.runs} runs, P(front) {row.p_front:.2f}")
+        return "<br>".join(parts)
 
 
-def _error(
-    standings: Standings, records: list[TrialRecord], column: int
-) -> tuple[list[float], list[float]] | None:
-    """Return the half intervals of architectures that are or may be on the front; None without any."""
-    shown = {row.record.number: row.half[column] for row in standings.shown}
-    halves = [shown.get(record.number) for record in records]
-    if not any(halves):
-        return None
-    lengths = [nan if half is None else half for half in halves]
-    return lengths, lengths
+def _fenced(axis: Axis, values: Array, kept: Array, paused: Array, direction: str) -> Axis:
+    """Return the axis cut on its worse side where outliers, or paused runs, would squeeze the rest.
 
-
-def _hover(standings: Standings, record: TrialRecord) -> str:
-    row = standings.standing(record)
-    text = f"{record.name}<br>{record.line}"
-    if row.p_front is None:
-        return text
-    return f"{text}<br>{row.runs} runs, P(front) {row.p_front:.2f}"
+    The values that are `kept` are never cut off.
+    """
+    if len(values) < FEWEST:
+        return axis
+    sign = 1 if direction == "min" else -1
+    worse = sign * values
+    low, high = np.quantile(worse, [0.25, 0.75])
+    fence = high + FENCE * (high - low)
+    if len(kept):
+        fence = max(fence, float((sign * kept).max()))
+    beyond = np.concatenate([worse, sign * paused[np.isfinite(paused)]])
+    if beyond.max() <= fence:
+        return axis
+    inside = worse[worse <= fence]
+    limit = sign * float(inside.max() + 0.12 * np.ptp(inside))
+    return replace(axis, high=limit) if sign > 0 else replace(axis, low=limit)

@@ -1,4 +1,4 @@
-"""Drawing of heat maps, as a part of a picture or of a page."""
+"""Drawing of heat maps, as a part of a picture or of a graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from studies.reporting.figure import HeatMap
 
-_COLOURS = "RdYlGn"  # known to matplotlib and plotly, and reversed here: low values are good
+_COLOURS = "YlOrBr"  # known to matplotlib and plotly; from light to dark for people with any colour blindness
+_DARK = 0.6  # share of the scale from which letters are white
 
 
 def add_heat_map(axes: Any, panel: HeatMap, *, last: bool) -> None:
@@ -18,15 +19,18 @@ def add_heat_map(axes: Any, panel: HeatMap, *, last: bool) -> None:
 
     values = np.clip(np.asarray(panel.values, dtype=float), panel.low, panel.high)
     colours = LogNorm(panel.low, panel.high)
-    image = axes.imshow(values, cmap=f"{_COLOURS}_r", norm=colours, aspect="auto", alpha=0.75)
+    image = axes.imshow(values, cmap=_COLOURS, norm=colours, aspect="auto")
     for row, texts in enumerate(panel.texts):
         for column, text in enumerate(texts):
-            axes.text(column, row, text, ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=7)
+            dark = colours(values[row, column]) > _DARK
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black"
+            )
+    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(panel.rows)), panel.rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(panel.title, fontsize=8)
     if last:
         axes.figure.colorbar(image, ax=axes, label=panel.label, extend="both")
 
@@ -40,8 +44,8 @@ def heat_map_trace(panel: HeatMap, *, last: bool) -> Any:
     logs = np.log10(np.clip(np.asarray(panel.values, dtype=float), panel.low, panel.high))
     powers = list(range(ceil(low), floor(high) + 1))
     return go.Heatmap(
-        x=list(panel.columns), y=list(panel.rows), z=logs, zmin=low, zmax=high,
-        colorscale=_COLOURS, reversescale=True, opacity=0.75, xgap=1, ygap=1,
+        x=list(panel.columns), y=list(panel.rows), z=logs.round(3), zmin=low, zmax=high,
+        colorscale=_COLOURS, xgap=1, ygap=1,
         text=[list(row) for row in panel.texts], texttemplate="%{text}",
         hovertext=[list(row) for row in panel.hover], hovertemplate="%{hovertext}<extra></extra>",
         showscale=last,

@@ -6,39 +6,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studies.reporting.drawing import draw
-from studies.reporting.figure import GREEN, GREY, PURPLE, Axis, Figure, Panel, Series
+from studies.reporting.figure import BLUE, GREY, ORANGE, Axis, Figure, Panel, Series
+from studies.reporting.ticks import plain_ticks, time_unit
 from studies.study.trial_record import RANDOM
 from surgery.config.quantities import format_count
 
 if TYPE_CHECKING:
     from studies.analysis.hypervolume_growth import Growth
 
-# attribute of the growth: its axis, and the unit of the axis
-_ACROSS = {
-    "tokens": (Axis("text trained on (tokens)", ".4~s", ticks=format_count, low=0), 1),
-    "seconds": (Axis("training time, over all workers (minutes)", ".4~g", low=0), 60),
-}
-_UP = Axis("hypervolume (share of the box)", ".3~f", low=0)
+_UP = Axis("hypervolume (share of the box)", ".3~f", ticks=lambda value: f"{value:g}", low=0)
 
 
 def plot_growth(name: str, curve: Growth, path: Path) -> None:
-    """Plot the growth of a study's hypervolume.
+    """Draw `growth_figure` into a file.
 
     Raises:
         UserError: the path can't be written or has an unknown extension.
     """
-    panels = [Panel(axis, _UP, _series(curve, what, unit)) for what, (axis, unit) in _ACROSS.items()]
-    draw(Figure(f"{name}: what its front dominates", panels, width=5, height=4), path)
+    draw(growth_figure(name, curve), path)
+
+
+def growth_figure(name: str, curve: Growth) -> Figure:
+    """Return the plot of the growth of a study's hypervolume."""
+    most = float(curve.seconds[-1]) if len(curve.seconds) else 0.0
+    unit, seconds, steps = time_unit(most)
+    tokens = Axis("tokens trained on", ".4~s", ticks=plain_ticks(format_count), low=0)
+    time = Axis(
+        f"training time of all workers ({unit})", ".4~g", ticks=lambda value: f"{value:g}", low=0, steps=steps
+    )
+    panels = [
+        Panel(tokens, _UP, _series(curve, "tokens", 1)),
+        Panel(time, _UP, _series(curve, "seconds", seconds)),
+    ]
+    return Figure(
+        f"{name}: share that its front dominates of the box from the worst to the best of every objective",
+        panels,
+    )
 
 
 def _series(curve: Growth, what: str, unit: int) -> list[Series]:
-    numbers = [f"#{number}" for number in curve.numbers]
+    hover = [
+        f"after #{number}<br>hypervolume {volume:.3f}"
+        for number, volume in zip(curve.numbers, curve.volumes, strict=True)
+    ]
     across = getattr(curve, what) / unit
-    series = [Series("the whole study", across, curve.volumes, GREEN, curve="after", hover=numbers)]
+    series = []
     for sampler, line in curve.alone.items():
         mean, low, high = line.volumes
-        label = f"{sampler} trials alone (mean and 90 % over orders)"
-        colour = GREY if sampler == RANDOM else PURPLE
-        across = getattr(line, what) / unit
-        series.append(Series(label, across, mean, colour, "dot", curve="straight", band=(low, high)))
+        label = f"{sampler} trials alone (mean, 90 % of orders)"
+        colour = GREY if sampler == RANDOM else ORANGE
+        alone = getattr(line, what) / unit
+        series.append(Series(label, alone, mean, colour, "dot", 3, curve="straight", band=(low, high)))
+    series.append(Series("the whole study", across, curve.volumes, BLUE, curve="after", hover=hover))
     return series

@@ -135,9 +135,13 @@ class ScoreMap:
         Raises:
             UserError: the path can't be written or has an unknown extension.
         """
+        draw(self.figure(), path)
+
+    def figure(self) -> Figure:
+        """Return the map as a plot."""
         panels = [self._panel(kind) for kind in PARTS if any(item.part == kind for item in self.columns)]
         title = f"{self.study}: one part of {self.model} replaced at a time"
-        draw(Figure(title, panels, width=5.2, height=1.8 + 0.22 * len(self.letters)), path)
+        return Figure(title, panels, width=4.2, height=1.8 + 0.17 * len(self.letters))
 
     def _panel(self, kind: str) -> HeatMap:
         columns = [column for column in self.columns if column.part == kind]

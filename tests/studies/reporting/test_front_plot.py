@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas_cli.render.scatter import scatter
 from studies.analysis.standings import Standings
 from studies.reporting import front_plot
-from studies.reporting.figure import Figure, Panel
-from studies.reporting.front_plot import LEAST_KL, plot_front
+from studies.reporting.figure import Axis, Figure, Panel
+from studies.reporting.front_plot import LEAST_KL, _fenced, plot_front
+from studies.reporting.ticks import plain_ticks, time_unit
+from surgery.config.quantities import format_bytes, format_count
 from tests.scored_study import make_study
 
 
@@ -24,8 +28,8 @@ def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(panel, Panel)
     assert panel.y.log
     assert not panel.x.log
-    baselines = panel.series[-1]
-    assert list(baselines.labels) == ["original", "lowest W 32 4 75%"]
+    baselines = next(series for series in panel.series if series.name == "baseline")
+    assert list(baselines.labels) == ["#0 original", "#1 lowest W 32 4 75%"]
     assert min(baselines.y) == LEAST_KL  # the original has 0, which has no logarithm
     assert "measured designs" in drawn[0].title
 
@@ -33,7 +37,16 @@ def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.Mon
     plot_front(study, standings, tmp_path / "front.svg")
     (panel,) = drawn[1].panels
     assert isinstance(panel, Panel)
-    assert (panel.series[-1].marker, list(panel.series[-1].labels)) == ("square", [])
+    baselines = next(series for series in panel.series if series.name == "baseline")
+    assert (baselines.marker, list(baselines.labels)) == ("square", [])
+    front = next(series for series in panel.series if series.name == "on the front")
+    assert "#0" in front.labels  # by their numbers then
+    assert [series.name for series in panel.series][-1] == "knee"
+    (study.folder / "pick.yaml").write_text(study.front()[0].build().to_yaml(), encoding="utf-8")
+    plot_front(study, standings, tmp_path / "front.svg")
+    (panel,) = drawn[2].panels
+    assert isinstance(panel, Panel)
+    assert (panel.series[-1].name, len(panel.series[-1].x)) == ("picked", 1)
 
 
 def test_the_terminal_has_a_logarithmic_axis(tmp_path: Path) -> None:
@@ -41,3 +54,29 @@ def test_the_terminal_has_a_logarithmic_axis(tmp_path: Path) -> None:
     text = scatter(study.records(), study.front(), study.space.objectives, width=60, height=12).plain
     assert "0.0001" in text
     assert "kl (min)" in text
+
+
+def test_outliers_and_paused_runs_do_not_squeeze_the_front() -> None:
+    values = np.array([4.3, 4.31, 4.33, 4.35, 4.36, 4.4, 9.0])
+    front = values[:2]
+    axis = _fenced(Axis("loss"), values, front, np.array([5.2, nan]), "min")
+    assert axis.low is None
+    assert axis.high is not None
+    assert 4.4 < axis.high < 4.5
+    assert _fenced(Axis("loss"), values[:-1], front, np.array([]), "min") == Axis("loss")
+    kept = _fenced(Axis("loss"), values, values[-1:], np.array([]), "min")
+    assert kept.high is None
+    accuracy = _fenced(Axis("recall"), -values, -front, np.array([]), "max")
+    assert accuracy.high is None
+    assert accuracy.low == -axis.high
+
+
+def test_ticks_have_no_superfluous_zeros_and_times_fit() -> None:
+    short = plain_ticks(format_count)
+    assert [short(value) for value in (400_000, 412_500, 500_000_000, 1_000_000, 100)] == [
+        "400k", "412.5k", "500M", "1M", "100",
+    ]  # fmt: skip
+    assert plain_ticks(format_bytes)(8 * 2**20) == "8 MiB"
+    assert [time_unit(seconds)[:2] for seconds in (90, 390, 40_000, 900_000)] == [
+        ("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400),
+    ]  # fmt: skip
