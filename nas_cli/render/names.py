@@ -74,9 +74,11 @@ def _tags(replacements: Replacements, short: dict[tuple[str, str], str]) -> dict
 
 
 def _value(text: str, part: Part, short: dict[tuple[str, str], str]) -> str:
-    """Return `768` for `dim 768`, and an operator's name where only one option has it."""
+    """Return `768` for `dim 768`, and an operator's name with what tells it from others of that name."""
     words = text.split(" ")
     if words[0] == "dim":
         return words[1]
-    names = Counter(short[part.part, label].split(" ")[0] for label in part.labels)
-    return words[0] if names[words[0]] == 1 else ",".join(words)
+    all_words = [short[part.part, label].split(" ") for label in part.labels]
+    same_name = [others for others in all_words if others[0] == words[0]]
+    own = [word for word in words[1:] if not all(word in others for others in same_name)]
+    return ",".join([words[0], *own])

@@ -92,10 +92,10 @@ def _header(
 
 
 def _wrapped(label: str, width: int) -> list[str]:
-    """Return a label in lines of at most `width`, broken at spaces, commas and colons where possible."""
+    """Return a label in lines of at most `width`, broken at spaces or after `,`, `:`, `_` where possible."""
     lines = [""]
-    for word in label.replace(",", ", ").replace(":", ": ").split(" "):
-        glue = "" if not lines[-1] or lines[-1][-1] in ",:" else " "
+    for word in label.replace(",", ", ").replace(":", ": ").replace("_", "_ ").split(" "):
+        glue = "" if not lines[-1] or lines[-1][-1] in ",:_" else " "
         if lines[-1] and len(lines[-1] + glue + word) <= width:
             lines[-1] += glue + word
             continue

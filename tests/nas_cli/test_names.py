@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
@@ -9,9 +11,18 @@ from nas_cli.render.names import Names
 from nas_cli.render.screen import console
 from nas_cli.render.tables import trial_table
 from search_spaces import parse_space
+from search_spaces.catalog import load_space
 from studies.study import Study
 from tests.nas_cli.conftest import MICRO
 from tests.scored_study import make_study
+
+OPERATORS = """
+search:
+  layers.ffn:
+    choice: [keep, hdpl: {match: [gate, up], blocks: 4, rank: 8},
+             low_rank: {match: [gate, up, down], rank: 8}, low_rank: {match: [gate, up, down], rank: 16}]
+objectives: {kl: min, params: min}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +39,18 @@ def test_names_and_designs_are_short(study: Study) -> None:
     assert [names.design(record) for record in measured] == [
         "FFFF", "FFWW W[32,4]×2", "FWWF W[32,4]×1 W[8,4]×1 ffn[64]×1", "FNNW W[8,4]×1 ffn[none]×1",
     ]  # fmt: skip
+
+
+def test_an_operator_has_only_what_tells_it_from_others(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OPERATORS)
+    assert study.space.model is not None
+    space = load_space(path, study.space.model)
+    assert space.replacements is not None
+    labels = next(part.labels for part in space.replacements.parts if part.part == "ffn")
+    names = Names(space)
+    tags = [names._tags["ffn", label] for label in labels[1:]]
+    assert tags == ["ffn[hdpl]", "ffn[low_rank,r8]", "ffn[low_rank,r16]"]
 
 
 def test_other_studies_keep_their_names(study: Study) -> None:
