@@ -15,8 +15,9 @@ _COUNTS = {
     "score_tokens": "held-out tokens that each replacement is scored on",
     "eval_tokens": "held-out tokens that each whole design is measured on",
     "prompts": "generated prompts of each retrieval task per design; 0: no retrieval",
+    "score_prompts": "prompts of each retrieval task that each replacement is scored on; 0: on text alone",
 }
-_MAY_BE_ZERO = ("align_tokens", "prompts")
+_MAY_BE_ZERO = ("align_tokens", "prompts", "score_prompts")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class LibrarySettings:
         seq_len: length of all sequences, in tokens.
         score_tokens: held-out text of a score, in tokens.
         eval_tokens: held-out text of a design's loss and KL divergence, in tokens.
-        prompts: prompts of each retrieval task.
+        prompts: prompts of each retrieval task that designs answer.
+        score_prompts: prompts of each retrieval task that single replacements are scored on.
     """
 
     fit_tokens: int = 32_768
@@ -38,6 +40,7 @@ class LibrarySettings:
     score_tokens: int = 16_384
     eval_tokens: int = 65_536
     prompts: int = 0
+    score_prompts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings."""
@@ -61,4 +64,7 @@ def read_library(data: object, cursor: Cursor) -> LibrarySettings:
         if name in values and values[name] < settings.seq_len:
             rule = f"is less than one sequence ({settings.seq_len} tokens)"
             cursor.at(name).problem(given[name], rule)
+    if settings.score_prompts and not settings.prompts:
+        rule = "are scored, but designs don't answer any"
+        cursor.at("prompts").problem(0, rule, "write prompts: 25, or leave out score_prompts")
     return settings

@@ -20,7 +20,7 @@ from search_spaces.reading import read_distribution
 from search_spaces.space import SearchSpace
 from search_spaces.text import read_data
 from search_spaces.variation import OPERATORS, Variation
-from surgery.architecture.metrics import AHEAD, TEACHED, TRAINED
+from surgery.architecture.metrics import AHEAD, PROMPTED, TEACHED, TRAINED
 from surgery.config.backbone import Backbone
 from surgery.config.options import REQUIRED, Cursor
 from surgery.config.problems import Problems
@@ -87,8 +87,9 @@ def _read_pretrained(root: Cursor, default_name: str) -> SearchSpace:
     objectives = read_objectives(given.get("objectives"), root.at("objectives"))
     _refuse(objectives, TRAINED, "is measured by training from scratch", root.at("objectives"))
     library = read_library(given.get("library"), root.at("library"))
-    if library.prompts == 0 and any(item.metric.name == "retrieval" for item in objectives):
-        rule = "is an objective, but no prompts are generated"
+    retrieved = [item.metric.name for item in objectives if item.metric.name in PROMPTED]
+    if library.prompts == 0 and retrieved:
+        rule = f"but {' and '.join(retrieved)} in objectives needs prompts"
         root.at("library", "prompts").problem(library.prompts, rule, "write prompts: 50 in library")
     corpus = root.at("data").mapping(given.get("data"), ("corpus",))  # the tokenizer is the model's
     data = read_data({**corpus, "tokenizer": model.name if model else "."}, None, root.at("data"))

@@ -183,17 +183,18 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
 
 
 def _show_scores(study: Study, as_json: bool, plot: Path | None) -> None:
-    from studies.reporting.score_map import ScoreMap
+    from studies.reporting.score_map import ScoreMap, map_data, plot_maps
 
-    scores = ScoreMap.of(study)
+    maps = ScoreMap.of(study)
     if plot is not None:
-        scores.plot(plot)
+        plot_maps(maps, plot)
     if as_json:
-        print_json(scores.to_dict())
+        print_json(map_data(maps))
         return
     from nas_cli.render.score_map import print_score_map
 
-    print_score_map(scores)
+    for scores in maps:
+        print_score_map(scores)
     if plot is not None:
         console.print(f"wrote {plot}")
 

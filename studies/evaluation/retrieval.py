@@ -119,7 +119,7 @@ def draw_prompts(
     bos = beginning(tokenizer)
     prompts = []
     drawn = [TASKS[task](draw) for _ in range(number)]
-    new_tokens = 2 + max(len(_ids(tokenizer, f" {item.answer}")) for item in drawn)
+    new_tokens = 2 + max(len(answer_ids(tokenizer, item.answer)) for item in drawn)
     for index, item in enumerate(drawn):
         start, facts, question = (_ids(tokenizer, part) for part in item[:3])
         if bos is not None:
@@ -175,6 +175,11 @@ def summarise(
     depths = {f"{depth:g}": float(np.mean(matches)) for depth, matches in sorted(by_depth.items())}
     relative = accuracy / teacher if teacher else None
     return Retrieval(task, length, len(prompts), accuracy, depths, teacher, relative)
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Return the token ids of an answer as it continues the prompt's question."""
+    return _ids(tokenizer, f" {answer}")
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -17,10 +17,11 @@ from studies.evaluation.evaluation import as_causal
 from studies.evaluation.retrieval import TASKS, draw_prompts, retrieve
 from studies.healing.teacher import Teacher
 from studies.library.divergence import TeacherLogits, compare
+from studies.library.passages import Passages, answer_passages, means, text_passages
 from studies.library.prefix import batch_size
 from studies.library.scores import Score
 from studies.library.text import filler, stretch
-from studies.training.devices import autocast, to_device
+from studies.training.devices import autocast
 from studies.training.loop import Interrupted
 from surgery.hf.tokenizer import load_tokenizer
 from surgery.model import HybridLM
@@ -49,71 +50,87 @@ def measure(
 
     Returns:
         `kl` (KL(teacher || model), nats/token), `val_loss` (nats/token), `val_bpb` (bits/byte) and, with
-        prompts, `retrieval` (share of right answers); each also with `_se`, its standard error over sequences
-        or prompts.
+        prompts, `retrieval` (share of right answers) and `retrieval_kl` (KL(teacher || model) at the answers,
+        nats/token); each also with `_se`, its standard error over sequences or prompts.
 
     Raises:
         Interrupted: `should_stop` returned True.
         UserError: there is no such stretch of text.
     """
     rows = stretch(data, settings, sample)
-    reference = _reference(teacher, data, settings, rows)
-    head = teacher.model.head.weight.float()
-    losses, kls = [], []
-    tokens = torch.from_numpy(data.batch(rows, settings.seq_len, "val"))
-    for index, batch in enumerate(tokens.split(batch_size(teacher, tokens[:, :-1]))):
-        if should_stop():
-            raise Interrupted
-        ids = to_device(batch.numpy(), teacher.device)
-        with autocast(teacher.device):
-            hidden = model(ids[:, :-1])
-        logits = TeacherLogits(reference.outputs(index, ids[:, :-1]), head, keep=0)
-        result = compare(hidden, logits, ids[:, 1:])
-        losses.append(result.loss.double().mean(1).cpu().numpy())
-        kls.append(result.kl.double().mean(1).cpu().numpy())
-    nats = np.concatenate(losses)
+    passages = text_passages(data, rows, settings, teacher.device)
+    kls, nats = _compared(model, teacher, passages, (data.content_hash, settings.seq_len, rows), should_stop)
     bytes_ = np.array([
         data.val_bytes(row * settings.seq_len + 1, (row + 1) * settings.seq_len + 1) for row in rows
     ])  # fmt: skip
-    results = {"kl": Score.of(np.maximum(np.concatenate(kls), 0.0)), "val_loss": Score.of(nats)}
+    results = {"kl": Score.of(kls), "val_loss": Score.of(nats)}
     results["val_bpb"] = _ratio(nats * settings.seq_len / math.log(2), bytes_)
     if settings.prompts:
         results["retrieval"] = Score.of(_retrieval(model, teacher, data, settings, sample))
+        number = settings.prompts
+        passages = answer_passages(teacher.source, data, settings, number, sample, teacher.device)
+        about = (data.content_hash, settings.seq_len, number, sample)
+        kls, _ = _compared(model, teacher, passages, about, should_stop)
+        results["retrieval_kl"] = Score.of(kls)
     named = {name: (score.mean, score.standard_error) for name, score in results.items()}
     return {key: value for name, (mean, error) in named.items()
             for key, value in ((name, mean), (f"{name}_se", error))}  # fmt: skip
 
 
+def _compared(
+    model: HybridLM, teacher: Teacher, passages: Passages, about: object, should_stop: Callable[[], bool]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return KL(teacher || model) and the loss of each sequence (nats/token); `about` names the passages."""
+    reference = _reference(teacher, about)
+    head = teacher.model.head.weight.float()
+    kls, losses = [], []
+    size = batch_size(teacher, passages.tokens[:, :-1])
+    for index, (ids, counted) in enumerate(zip(*(part.split(size) for part in passages), strict=True)):
+        if should_stop():
+            raise Interrupted
+        batch = Passages(ids, counted)
+        with autocast(teacher.device):
+            hidden = model(ids[:, :-1])[counted]
+        logits = TeacherLogits(reference.outputs(index, batch)[None], head, keep=0)
+        result = compare(hidden[None], logits, batch.targets[None])
+        kls += means(result.kl[0], batch.sizes)
+        losses += means(result.loss[0], batch.sizes)
+    return np.maximum(kls, 0.0), np.array(losses)
+
+
 class _Reference:
-    """The teacher's normed outputs on one stretch of text, computed once and kept in the CPU's memory."""
+    """The teacher's normed outputs on some passages, computed once and kept in the CPU's memory."""
 
     def __init__(self, model: HybridLM, device: torch.device) -> None:
         self.model, self.device = model, device
         self.known: dict[int, Tensor] = {}
         self.bytes = 0
 
-    def outputs(self, index: int, tokens: Tensor) -> Tensor:
-        """Return the outputs on the tokens of batch `index`."""
+    def outputs(self, index: int, batch: Passages) -> Tensor:
+        """Return the outputs (m, d) on batch `index`, where predictions count."""
         if index in self.known:
             return self.known[index].to(self.device)
         with autocast(self.device):
-            outputs: Tensor = self.model(tokens)
+            outputs: Tensor = self.model(batch.tokens[:, :-1])[batch.counted]
         if self.bytes + outputs.nbytes <= MOST_KEPT:
             self.known[index] = outputs.cpu()
             self.bytes += outputs.nbytes
         return outputs
 
 
-# of each teacher the last one, with what it is about
-_REFERENCES: WeakKeyDictionary[Teacher, tuple[object, _Reference]] = WeakKeyDictionary()
+# of each teacher the latest ones, by what they are about
+_REFERENCES: WeakKeyDictionary[Teacher, dict[object, _Reference]] = WeakKeyDictionary()
+_KEPT = 2  # text and answers of one stretch
 
 
-def _reference(teacher: Teacher, data: TokenData, settings: LibrarySettings, rows: range) -> _Reference:
-    """Return the teacher's outputs on these sequences, those that an earlier call computed included."""
-    about = (data.content_hash, settings.seq_len, rows)
-    if teacher not in _REFERENCES or _REFERENCES[teacher][0] != about:
-        _REFERENCES[teacher] = about, _Reference(teacher.model, teacher.device)
-    return _REFERENCES[teacher][1]
+def _reference(teacher: Teacher, about: object) -> _Reference:
+    """Return the teacher's outputs on some passages, those that an earlier call computed included."""
+    known = _REFERENCES.setdefault(teacher, {})
+    if about not in known:
+        for old in list(known)[: len(known) + 1 - _KEPT]:
+            del known[old]
+        known[about] = _Reference(teacher.model, teacher.device)
+    return known[about]
 
 
 def _ratio(bits: NDArray[np.float64], size: NDArray[np.int64]) -> Score:

@@ -5,6 +5,7 @@ Loads no torch, so that results can be shown at once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -38,19 +39,27 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of all options of a space by (part's name, label), in its order; keeping a part scores 0."""
+    """Scores of all options of a space by (part's name, label), in its order; keeping a part scores 0.
+
+    Attributes:
+        kl: on held-out text.
+        retrieval: at the answers of retrieval prompts; None: not scored.
+    """
 
     kl: Mapping[tuple[str, str], Score]
+    retrieval: Mapping[tuple[str, str], Score] | None = None
 
     def predicted(self, choice: Mapping[str, str]) -> float:
         """Return the sum of the scores of a choice of labels by part's name."""
         return sum(self.kl[key].mean for key in choice.items())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: part's name -> label -> [mean, standard error]."""
+        """Return plain JSON values: part's name -> label -> [mean, standard error], twice with retrieval."""
         data: dict[str, Any] = {}
-        for (part, label), score in self.kl.items():
-            data.setdefault(part, {})[label] = [score.mean, score.standard_error]
+        for scores in (self.kl, self.retrieval or {}):
+            for (part, label), score in scores.items():
+                values = data.setdefault(part, {}).setdefault(label, [])
+                values += [score.mean, score.standard_error]
         return data
 
 
@@ -70,19 +79,21 @@ def read_scores(folder: Path, parts: Replacements) -> Scores | None:
     if data is None:
         return None
     try:
-        kl = {
-            (part.name, label): Score(*(float(value) for value in data[part.name][label]))
+        rows = {
+            (part.name, label): [float(value) for value in data[part.name][label]]
             for part in parts.parts
             for label in part.labels
         }
-        if not all(isfinite(score.mean + score.standard_error) for score in kl.values()):
-            raise ValueError("a score is no finite number")
+        sizes = {len(row) for row in rows.values()}
+        if sizes not in ({2}, {4}) or not all(map(isfinite, itertools.chain(*rows.values()))):
+            raise ValueError("a score is missing or no finite number")
     except (KeyError, TypeError, ValueError) as error:
         rule = "does not have the mean and the standard error of every replacement of the study's space"
         raise UserError(
             "no scores of this study", [Problem(SCORES, str(folder / SCORES), rule, hint)]
         ) from error
-    return Scores(kl)
+    kl = {key: Score(*row[:2]) for key, row in rows.items()}
+    return Scores(kl, {key: Score(*row[2:]) for key, row in rows.items()} if sizes == {4} else None)
 
 
 class ScoreFile:
@@ -111,14 +122,14 @@ class ScoreFile:
         """Return the KL divergence of each sequence in nats/token."""
         return np.array(self._values[entry.name])
 
-    def scores(self, parts: Replacements) -> Scores | None:
+    def scores(self, parts: Replacements) -> dict[tuple[str, str], Score] | None:
         """Return the scores of all options of a space; None if some are missing."""
         entries = entries_of(parts)
         if not all(self.has(entry) for entry in entries.values()):
             return None
-        kl = {}
+        scores = {}
         for part in parts.parts:
             for label in part.labels:
                 key = (part.name, label)
-                kl[key] = Score(0.0, 0.0) if label == KEEP else Score.of(self.values(entries[key]))
-        return Scores(kl)
+                scores[key] = Score(0.0, 0.0) if label == KEEP else Score.of(self.values(entries[key]))
+        return scores

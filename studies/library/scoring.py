@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,11 @@ from studies.library.assemble import replaced_block
 from studies.library.divergence import TeacherLogits, compare
 from studies.library.entries import Entry, entries_of
 from studies.library.library import Library
+from studies.library.passages import SCORED, Passages, answer_passages, means, text_passages
 from studies.library.perturbation import Perturbation
 from studies.library.prefix import Prefix
 from studies.library.scores import ScoreFile, Scores
-from studies.library.text import scored_sequences, scores_folder
-from studies.training.devices import to_device
+from studies.library.text import answers_folder, scored_sequences, scores_folder
 from studies.training.loop import Interrupted
 from surgery.config.problems import Problem, UserError
 
@@ -54,38 +55,48 @@ def score(
         UserError: too little held-out text, a replacement that breaks the model, or the library can't be
             read or written.
     """
-    folder = scores_folder(library.path, data, settings)
+    entries = list(entries_of(parts).values())
     with library.lock(should_stop):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = ScoreFile(folder)
-        entries = list(entries_of(parts).values())
         assert not library.missing(entries), "the library is built before it is scored"
-        todo = [entry for entry in entries if not file.has(entry)]
-        done = len(entries) - len(todo)
-        if todo:
-            rows = range(scored_sequences(data, settings))
-            tokens = to_device(data.batch(rows, settings.seq_len, "val"), teacher.device)
-            run = _Run(teacher, tokens, Perturbation(folder), should_stop)
-            for entry in sorted(todo, key=lambda entry: entry.layer):
-                file.add(entry, run.score(entry, parts, library))
-                done += 1
-                progress("scoring replacements", done, len(entries))
-        scores = file.scores(parts)
-    assert scores is not None, "all are scored now"
-    return scores
+
+        def scored(folder: Path, passages: Callable[[], Passages], stage: str) -> ScoreFile:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = ScoreFile(folder)
+            todo = [entry for entry in entries if not file.has(entry)]
+            if todo:
+                run = _Run(teacher, passages(), Perturbation(folder), should_stop)
+                for done, entry in enumerate(sorted(todo, key=lambda entry: entry.layer), 1):
+                    file.add(entry, run.score(entry, parts, library))
+                    progress(stage, len(entries) - len(todo) + done, len(entries))
+            return file
+
+        def text() -> Passages:
+            return text_passages(data, range(scored_sequences(data, settings)), settings, teacher.device)
+
+        def answers() -> Passages:
+            number = settings.score_prompts
+            return answer_passages(teacher.source, data, settings, number, SCORED, teacher.device)
+
+        kl = scored(scores_folder(library.path, data, settings), text, "scoring replacements").scores(parts)
+        assert kl is not None, "all are scored now"
+        if not settings.score_prompts:
+            return Scores(kl)
+        retrieval = scored(answers_folder(library.path, settings), answers, "scoring retrieval")
+        return Scores(kl, retrieval.scores(parts))
 
 
 class _Run:
     """The original model on the scored text: its outputs, and its states at the layer that is scored."""
 
     def __init__(
-        self, teacher: Teacher, tokens: Tensor, perturbation: Perturbation, should_stop: Callable[[], bool]
-    ) -> None:
+        self, teacher: Teacher, passages: Passages, perturbation: Perturbation,
+        should_stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self.teacher, self.should_stop, self.perturbation = teacher, should_stop, perturbation
-        self.targets = tokens[:, 1:]
-        self.prefix = Prefix(teacher, tokens[:, :-1])
-        wanted = torch.cat(self._outputs(None))
-        self.logits = TeacherLogits(wanted, teacher.model.head.weight)
+        self.passages = passages
+        self.prefix = Prefix(teacher, passages.tokens[:, :-1])
+        wanted = self._outputs(None)
+        self.logits = TeacherLogits(wanted[None], teacher.model.head.weight)
         perturbation.begin(wanted, self.logits.head)
 
     def score(self, entry: Entry, parts: Replacements, library: Library) -> list[float]:
@@ -94,20 +105,22 @@ class _Run:
             self.prefix.advance()
         architecture = parts.architecture(dict([entry.key]))
         block = replaced_block(self.teacher, architecture, entry, library)
-        hidden = torch.cat(self._outputs(block))
-        result = compare(hidden, self.logits, self.targets)
-        values: list[float] = result.kl.double().mean(1).tolist()
+        hidden = self._outputs(block)
+        result = compare(hidden[None], self.logits, self.passages.targets[None])
+        values = means(result.kl[0], self.passages.sizes)
         if not all(map(math.isfinite, values)):
             rule = "makes the model's predictions NaN or infinite"
             problem = Problem(entry.key[0], entry.label, rule, "leave it out of the space")
             raise UserError("can't score a replacement", [problem])
-        self.perturbation.write(entry, hidden, result.change)
+        self.perturbation.write(entry, hidden, result.change[0])
         return values
 
-    def _outputs(self, block: nn.Module | None) -> list[Tensor]:
-        outputs = []
+    def _outputs(self, block: nn.Module | None) -> Tensor:
+        """Return the normed outputs (m, d) in float32 where predictions count."""
+        outputs, start = [], 0
         for hidden in self.prefix.outputs(block):
             if self.should_stop():
                 raise Interrupted
-            outputs.append(hidden.float())
-        return outputs
+            outputs.append(hidden[self.passages.counted[start : start + len(hidden)]].float())
+            start += len(hidden)
+        return torch.cat(outputs)

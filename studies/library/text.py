@@ -64,6 +64,11 @@ def scores_folder(library: Path, data: TokenData, settings: LibrarySettings) -> 
     return library / "scores" / f"{scored_sequences(data, settings)}x{settings.seq_len}"
 
 
+def answers_folder(library: Path, settings: LibrarySettings) -> Path:
+    """Return the folder of scores on the answers of so many prompts of each task, inside of a library."""
+    return library / "scores" / f"answers {settings.score_prompts}x{settings.seq_len}"
+
+
 def samples(data: TokenData, settings: LibrarySettings) -> int:
     """Return the number of stretches of held-out text that designs can be measured on, at least one."""
     free = data.num_sequences("val", settings.seq_len) - scored_sequences(data, settings)

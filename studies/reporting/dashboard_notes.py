@@ -121,11 +121,13 @@ def study_note(study: Study) -> str:
 
 
 def _scores(study: Study) -> list[str]:
-    """Return a paragraph and a table of the scores of replacements, if the study has them."""
+    """Return a paragraph and a table of each kind of scores of replacements, if the study has them."""
     if scores_of(study) is None:
         return []
-    scores = ScoreMap.of(study)
-    return [f"Scores of replacements in `{scores.model}`: {scores.legend}.", scores.markdown()]
+    lines = []
+    for scores in ScoreMap.of(study):
+        lines += [f"Scores of replacements in `{scores.model}`: {scores.legend}.", scores.markdown()]
+    return lines
 
 
 def _formatted(metric: Metric, value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -42,6 +42,7 @@ class ScoreMap:
         columns: the options, those of the mixer first.
         scores: by (layer, part, label); layers that are kept have none.
         tokens: held-out tokens of each score.
+        prompts: of each retrieval task, at whose answers the scores are; None: they are scores on text.
     """
 
     study: str
@@ -50,10 +51,11 @@ class ScoreMap:
     columns: tuple[Column, ...]
     scores: Mapping[tuple[int, str, str], Score]
     tokens: int
+    prompts: int | None = None
 
     @classmethod
-    def of(cls, study: Study) -> ScoreMap:
-        """Read the scores of a study.
+    def of(cls, study: Study) -> list[ScoreMap]:
+        """Read the scores of a study: on text, and behind them those at answers, if there are any.
 
         Raises:
             UserError: it has none (yet), or its file of scores is damaged.
@@ -71,13 +73,19 @@ class ScoreMap:
             for kind in PARTS for part in parts if part.part == kind
             for label in part.labels if label != KEEP
         )  # fmt: skip
-        by_layer = {
-            (part.layer, part.part, label): scores.kl[part.name, label]
-            for part in parts for label in part.labels if label != KEEP
-        }  # fmt: skip
         letters = space.replacements.model.layout
-        tokens = space.library.score_tokens
-        return cls(study.name, space.model.name, letters, tuple(columns), by_layer, tokens)
+        maps = []
+        for values, prompts in ((scores.kl, None), (scores.retrieval, space.library.score_prompts)):
+            if values is not None:
+                by_layer = {
+                    (part.layer, part.part, label): values[part.name, label]
+                    for part in parts for label in part.labels if label != KEEP
+                }  # fmt: skip
+                tokens = space.library.score_tokens
+                maps.append(cls(
+                    study.name, space.model.name, letters, tuple(columns), by_layer, tokens, prompts
+                ))  # fmt: skip
+        return maps
 
     def score(self, layer: int, column: Column) -> Score | None:
         """Return the score of an option in a layer; None if the layer does not have it."""
@@ -96,29 +104,10 @@ class ScoreMap:
         if shares:
             errors = f"; standard errors are {median(shares):.0%} of the score in the median, "
             errors += f"{max(shares):.0%} at most"
-        return (
-            "KL divergence from the model with this one part replaced, in nats/token, over "
-            f"{format_count(self.tokens)} held-out tokens{errors}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the numbers for `--json`; its keys are stable."""
-        return {
-            "study": self.study,
-            "model": self.model,
-            "layout": self.letters,
-            "score_tokens": self.tokens,
-            "scores": [
-                {
-                    "layer": layer,
-                    "part": part,
-                    "replacement": label,
-                    "kl": score.mean,
-                    "standard_error": score.standard_error,
-                }
-                for (layer, part, label), score in self.scores.items()
-            ],
-        }
+        passages = f"over {format_count(self.tokens)} held-out tokens"
+        if self.prompts is not None:
+            passages = f"at the answers to {self.prompts} prompts of each retrieval task"
+        return f"KL divergence from the model with this one part replaced, in nats/token, {passages}{errors}"
 
     def markdown(self) -> str:
         """Return a table of the scores."""
@@ -129,26 +118,13 @@ class ScoreMap:
         ]
         return markdown_table(head, rows)
 
-    def plot(self, path: Path) -> None:
-        """Draw the map, a panel for each part.
-
-        Raises:
-            UserError: the path can't be written or has an unknown extension.
-        """
-        draw(self.figure(), path)
-
-    def figure(self) -> Figure:
-        """Return the map as a plot."""
-        panels = [self._panel(kind) for kind in PARTS if any(item.part == kind for item in self.columns)]
-        title = f"{self.study}: one part of {self.model} replaced at a time"
-        return Figure(title, panels, width=4.2, height=1.8 + 0.17 * len(self.letters))
-
-    def _panel(self, kind: str) -> HeatMap:
+    def panel(self, kind: str) -> HeatMap:
+        """Return the picture of a part's options."""
         columns = [column for column in self.columns if column.part == kind]
         layers = range(len(self.letters))
         grid = [[self.score(layer, column) for column in columns] for layer in layers]
         return HeatMap(
-            kind,
+            kind if self.prompts is None else f"{kind}, answers to prompts",
             rows=[f"{layer} {self.letters[layer]}" for layer in layers],
             columns=[column.short for column in columns],
             values=[[float("nan") if item is None else item.mean for item in row] for row in grid],
@@ -166,6 +142,54 @@ class ScoreMap:
             low=LOW,
             high=HIGH,
         )
+
+
+def map_data(maps: Sequence[ScoreMap]) -> dict[str, Any]:
+    """Return the numbers of a study's maps for `--json`; its keys are stable."""
+    text, answers = maps[0], maps[1] if len(maps) > 1 else None
+
+    def of_answers(key: tuple[int, str, str]) -> tuple[float | None, float | None]:
+        score = answers.scores[key] if answers is not None else None
+        return (None, None) if score is None else (score.mean, score.standard_error)
+
+    return {
+        "study": text.study,
+        "model": text.model,
+        "layout": text.letters,
+        "score_tokens": text.tokens,
+        "score_prompts": None if answers is None else answers.prompts,
+        "scores": [
+            {
+                "layer": layer,
+                "part": part,
+                "replacement": label,
+                "kl": score.mean,
+                "standard_error": score.standard_error,
+                "retrieval_kl": of_answers((layer, part, label))[0],
+                "retrieval_standard_error": of_answers((layer, part, label))[1],
+            }
+            for (layer, part, label), score in text.scores.items()
+        ],
+    }
+
+
+def plot_maps(maps: Sequence[ScoreMap], path: Path) -> None:
+    """Draw the maps of a study, a panel for each part.
+
+    Raises:
+        UserError: the path can't be written or has an unknown extension.
+    """
+    draw(maps_figure(maps), path)
+
+
+def maps_figure(maps: Sequence[ScoreMap]) -> Figure:
+    """Return the maps of a study as a plot."""
+    panels = [
+        item.panel(kind) for item in maps
+        for kind in PARTS if any(column.part == kind for column in item.columns)
+    ]  # fmt: skip
+    title = f"{maps[0].study}: one part of {maps[0].model} replaced at a time"
+    return Figure(title, panels, width=4.2, height=1.8 + 0.17 * len(maps[0].letters))
 
 
 def scores_of(study: Study) -> Scores | None:

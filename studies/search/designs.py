@@ -12,33 +12,23 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_spaces import SearchSpace
 from search_spaces.replacements import KEEP, Replacements
-from studies.search.comparisons import Comparison, Kl, comparisons
+from studies.search.comparisons import Comparison, comparisons
+from studies.search.prediction import WORST, Prediction, Scored
 from studies.selection.calibration import Calibration
 from studies.selection.grid import budgets
-from studies.selection.interactions import SecondOrder, pair_terms, rescaled
-from studies.selection.local_search import local_search
 from studies.selection.problem import Choice, Limits, Selection, Solution, within
-from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
 from studies.study.settings import MILP
 from studies.study.trial_record import DONE, TrialRecord, front_records
-from surgery.architecture.costs import cost
 
 BUDGETS = 8  # of each cost
-POOL = 2  # designs of each budget
 PARENTS = 16  # designs of the front whose neighbours are looked at
-GAP = 1e-3  # share of the score by which a design may miss the optimum: less than scores are known to
-DISTANCE = 2  # parts in which the designs of a pool differ at least
-# nats/token: a model so far from the original has lost what made it worth keeping, and healing it is training
-# from scratch; improvements beyond it don't count
-WORST = 1.0
-Sketches = Mapping[
-    tuple[str, str], NDArray[np.float32]
-]  # by (part's name, label), see studies.library.sketch
+# What is minimised beside the text's KL divergence: that at the answers of retrieval prompts, times these.
+# Text hardly tells what a model can still retrieve, and healing text does not teach it.
+WEIGHTS = (0.03, 0.3)
 
 
 class Design(NamedTuple):
@@ -54,19 +44,23 @@ class DesignChooser:
     The order is decided by the study's trials alone, so that a resumed study equals an uninterrupted one.
     """
 
-    def __init__(self, space: SearchSpace, kl: Kl, sketches: Sketches | None = None) -> None:
+    def __init__(self, space: SearchSpace, text: Scored, answers: Scored | None = None) -> None:
         """Set up the problem; it is solved when the first design is asked for.
 
         Args:
             space: the space, with replacements.
-            kl: score of every replacement in nats/token by (part's name, label).
-            sketches: of every replacement, for the interactions of pairs; None: scores simply add up.
+            text: what is known of every replacement on text.
+            answers: the same at the answers of retrieval prompts; None: designs are chosen by text alone.
         """
         assert space.replacements is not None
-        self.space, self.kl, self.sketches = space, kl, sketches
+        self.space, self.text = space, text
         self.replacements: Replacements = space.replacements
         self.objectives = [item.name for item in space.objectives if item.metric.analytic]
-        self.metrics = list(dict.fromkeys([*self.objectives, *(item.name for item in space.constraints)]))
+        metrics = list(dict.fromkeys([*self.objectives, *(item.name for item in space.constraints)]))
+        weights = (0.0,) if answers is None else (0.0, *WEIGHTS)
+        self.predictions = [
+            Prediction(self.replacements, metrics, text, answers, weight) for weight in weights
+        ]
 
     def suggest(self, records: Sequence[TrialRecord]) -> Design | None:
         """Return the next design that no trial has; None if all of them are taken, neighbours included."""
@@ -82,64 +76,46 @@ class DesignChooser:
         gains = self._expected_improvements(left, records)
         return Design(self._params(left[int(np.argmax(gains))].choice), {SUGGESTED_BY: MILP})
 
-    @cached_property
+    @property
     def selection(self) -> Selection:
-        """The problem for the solver: scores and exact costs of every option of every part."""
-        parts = self.replacements.parts
-        scores = [
-            np.array([0.0 if label == KEEP else self.kl[part.name, label] for label in part.labels])
-            for part in parts
-        ]
-        return Selection(
-            scores=[np.where(row > WORST, np.inf, row) for row in scores],
-            costs={
-                metric: [np.array(row, dtype=np.int64) for row in self.replacements.differences(metric)]
-                for metric in self.metrics
-            },
-            base={metric: cost(self.replacements.model, metric) for metric in self.metrics},
-        )
-
-    @cached_property
-    def model(self) -> SecondOrder | None:
-        """Predicts a design's KL from all pairs of its replacements; None without sketches."""
-        if self.sketches is None:
-            return None
-        nothing = np.zeros(len(next(iter(self.sketches.values()))), dtype=np.float32)
-        rows = [
-            np.stack([self.sketches.get((part.name, label), nothing) for label in part.labels]).astype(float)
-            for part in self.replacements.parts
-        ]
-        return SecondOrder(self.selection, pair_terms(rescaled(rows, self.selection.scores)))
+        """The options of every part with their scores on text and exact costs."""
+        return self.predictions[0].selection
 
     @cached_property
     def pools(self) -> list[list[Solution]]:
-        """The designs of every budget, the best predicted first; those beyond `WORST` are left out.
+        """The designs of every budget, the best predicted on text first; those beyond `WORST` are left out.
 
         The budgets are what each design to beat costs, so that there is an answer to it, then a grid.
         """
-        fixed = self._constraints()
-        grid: list[Limits] = [
-            {name: _within(fixed.get(name), limits.get(name)) for name in {**fixed, **limits}}
-            for limits in self._rival_costs()
-        ]
-        grid += budgets(self.selection, self.objectives, BUDGETS * len(self.objectives), fixed)
-        pools = []
-        for limits in grid:
-            pool = solve(self.selection, limits, pool=POOL, distance=DISTANCE, gap=GAP)
-            if self.model is not None and pool:
-                pool = [local_search(self.model, pool[0].choice, limits), *pool]
-            known = {item.choice: item for item in pool if self.predict(item.choice) < WORST}
-            pools.append(sorted(known.values(), key=lambda item: (self.predict(item.choice), item.choice)))
+        pools = [self._within_reach(self.predictions[0].best(limits)) for limits in self._grid]
         return [pool for pool in pools if pool]
 
     @cached_property
     def solutions(self) -> list[Solution]:
-        """The designs of all budgets, each once."""
-        return list({solution.choice: solution for pool in self.pools for solution in pool}.values())
+        """The designs of all budgets, by every prediction, each once."""
+        others = [
+            self._within_reach(prediction.best(limits))
+            for prediction in self.predictions[1:]
+            for limits in self._grid
+        ]
+        return list({item.choice: item for pool in [*self.pools, *others] for item in pool}.values())
 
     def predict(self, choice: Choice) -> float:
-        """Return the predicted KL of a design in nats/token."""
-        return self.selection.score(choice) if self.model is None else self.model.predict(choice)
+        """Return the predicted KL of a design on text in nats/token."""
+        return self.predictions[0].predict(choice)
+
+    def _within_reach(self, pool: Sequence[Solution]) -> list[Solution]:
+        return [item for item in pool if self.predict(item.choice) < WORST]
+
+    @cached_property
+    def _grid(self) -> list[Limits]:
+        """The limits of every budget."""
+        fixed = self._constraints()
+        rivals: list[Limits] = [
+            {name: _within(fixed.get(name), limits.get(name)) for name in {**fixed, **limits}}
+            for limits in self._rival_costs()
+        ]
+        return rivals + budgets(self.selection, self.objectives, BUDGETS * len(self.objectives), fixed)
 
     @cached_property
     def _rivals(self) -> list[Comparison]:
@@ -150,7 +126,7 @@ class DesignChooser:
         def predict(labels: Mapping[str, str]) -> float:
             return self.predict(self._choice(labels))
 
-        rivals = comparisons(self.replacements, self.kl, self.objectives, predict)
+        rivals = comparisons(self.replacements, self.text.scores, self.objectives, predict)
         return [item for item in rivals if predict(item.choice) < WORST]
 
     def _rival_costs(self) -> list[dict[str, tuple[float | None, float | None]]]:
@@ -196,26 +172,29 @@ class DesignChooser:
     def _expected_improvements(
         self, solutions: Sequence[Solution], records: Sequence[TrialRecord]
     ) -> list[float]:
-        """Return by how much each solution is expected to lower log KL against designs that cost no more.
+        """Return by how much each solution is expected to lower a logarithm against those that cost no more.
 
-        The designs measured so far show how far predictions are off, and how unsure others are.
+        It is the logarithm of the KL divergence on text, with each of the weights of answers; the largest
+        counts. The designs measured so far show how far predictions are off, and how unsure others are.
         """
         known = self._measured(records)
-        points = [
-            (record.metrics["kl"], [record.metrics[name] for name in self.objectives]) for record in known
-        ]
-        calibration = Calibration(
-            [self.predict(self._choice(record.params)) for record in known], [kl for kl, _ in points]
-        )
-        means, deviations = calibration.predict([self.predict(item.choice) for item in solutions])
-        gains = []
-        for solution, mean, deviation in zip(solutions, means, deviations, strict=True):
-            costs = [solution.costs[name] for name in self.objectives]
-            rivals = [kl for kl, theirs in points if all(a <= b for a, b in zip(theirs, costs, strict=True))]
-            best = max(min(rivals, default=WORST), 1e-9)
-            variance = math.log1p((deviation / mean) ** 2)  # of the logarithm
-            gains.append(_improvement(math.log(best) - math.log(mean) + variance / 2, math.sqrt(variance)))
-        return gains
+        costs = [[record.metrics[name] for name in self.objectives] for record in known]
+        choices = [self._choice(record.params) for record in known]
+        gains = np.full(len(solutions), -np.inf)
+        for prediction in self.predictions:
+            measured = [prediction.measured(record.metrics) for record in known]
+            calibration = Calibration([prediction.predict(choice) for choice in choices], measured)
+            means, deviations = calibration.predict([prediction.predict(item.choice) for item in solutions])
+            points = list(zip(measured, costs, strict=True))
+            for index, (item, mean, deviation) in enumerate(zip(solutions, means, deviations, strict=True)):
+                limit = [item.costs[name] for name in self.objectives]
+                rivals = [value for value, theirs in points
+                          if all(a <= b for a, b in zip(theirs, limit, strict=True))]  # fmt: skip
+                best = max(min(rivals, default=WORST), 1e-9)
+                variance = math.log1p((deviation / mean) ** 2)  # of the logarithm
+                gap = math.log(best) - math.log(mean) + variance / 2
+                gains[index] = max(gains[index], _improvement(gap, math.sqrt(variance)))
+        return gains.tolist()
 
     def _is_design(self, record: TrialRecord) -> bool:
         """Return whether a trial is a design of the space, measured or not, by its parameters."""

@@ -18,11 +18,12 @@ from studies.library.assemble import assemble
 from studies.library.build import build
 from studies.library.library import Library, library_folder, library_key
 from studies.library.measure import measure
-from studies.library.scores import Scores, write_scores
+from studies.library.scores import Score, Scores, write_scores
 from studies.library.scoring import score
 from studies.library.sketch import read_sketch
-from studies.library.text import samples, scores_folder
-from studies.search.designs import DesignChooser, Sketches
+from studies.library.text import answers_folder, samples, scores_folder
+from studies.search.designs import DesignChooser
+from studies.search.prediction import Scored
 from studies.study import Study
 from studies.training.loop import Interrupted
 from surgery.apply.source import SourceModel, read_source
@@ -61,13 +62,11 @@ class Designs:
     """Assembles and measures designs of a space over a pretrained model."""
 
     def __init__(
-        self, space: SearchSpace, teacher: Teacher, library: Library, data: TokenData, scores: Scores,
-        sketches: Sketches,
-    ) -> None:  # fmt: skip
+        self, space: SearchSpace, teacher: Teacher, library: Library, data: TokenData, scores: Scores
+    ) -> None:
         assert space.replacements is not None
         assert space.library is not None
         self.space, self.teacher, self.library, self.data, self.scores = space, teacher, library, data, scores
-        self.sketches = sketches
         self.replacements, self.settings = space.replacements, space.library
 
     @classmethod
@@ -102,8 +101,7 @@ class Designs:
         except Interrupted:
             raise KeyboardInterrupt from None
         write_scores(study.folder, scores)
-        keys, features = read_sketch(scores_folder(library.path, data, settings), parts)
-        return cls(space, teacher, library, data, scores, dict(zip(keys, features, strict=True)))
+        return cls(space, teacher, library, data, scores)
 
     @property
     def stretches(self) -> int:
@@ -112,8 +110,16 @@ class Designs:
 
     def chooser(self) -> DesignChooser:
         """Return the chooser of the next design, by these scores."""
-        kl = {key: item.mean for key, item in self.scores.kl.items()}
-        return DesignChooser(self.space, kl, self.sketches)
+        text = self._scored(self.scores.kl, scores_folder(self.library.path, self.data, self.settings))
+        if self.scores.retrieval is None:
+            return DesignChooser(self.space, text)
+        folder = answers_folder(self.library.path, self.settings)
+        return DesignChooser(self.space, text, self._scored(self.scores.retrieval, folder))
+
+    def _scored(self, scores: Mapping[tuple[str, str], Score], folder: Path) -> Scored:
+        keys, features = read_sketch(folder, self.replacements)
+        sketches = dict(zip(keys, features, strict=True))
+        return Scored({key: item.mean for key, item in scores.items()}, sketches)
 
     def assemble(self, architecture: Architecture) -> HybridLM:
         """Return a design of the space, whose tensors are the library's and the original model's own."""

@@ -55,7 +55,8 @@ class Metric:
 AHEAD = {f"val_loss@{times}x": times for times in (2, 4)}
 
 # only measured of a rewritten pretrained model, and only of a model trained from scratch
-TEACHED = ("kl", "retrieval")
+TEACHED = ("kl", "retrieval", "retrieval_kl")
+PROMPTED = ("retrieval", "retrieval_kl")  # need retrieval prompts
 TRAINED = (*AHEAD, "recall", "state", "train_tokens_per_s", "peak_memory")
 
 METRICS: dict[str, Metric] = {
@@ -71,6 +72,7 @@ METRICS: dict[str, Metric] = {
         Metric("state", "accuracy", "max", "state tracking in words over a group, from 0 to 1"),
         Metric("kl", "nats/token", "min", "KL divergence of a rewritten model from the original"),
         Metric("retrieval", "accuracy", "max", "pass keys and values found by generating, from 0 to 1"),
+        Metric("retrieval_kl", "nats/token", "min", "the same as kl, at the answers of retrieval prompts"),
         Metric("params", "parameters", "min", "stored parameters", analytic=True),
         Metric(
             "params_nonembedding", "parameters", "min", "stored parameters without embedding and head",

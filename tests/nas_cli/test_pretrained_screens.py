@@ -13,6 +13,8 @@ from typer.testing import Result
 from nas_cli.render.score_map import colour
 from nas_cli.render.screen import console
 from search_spaces import parse_space
+from studies.library.scores import Score, Scores, write_scores
+from studies.reporting.score_map import scores_of
 from studies.study import Study
 from studies.study.settings import StudySettings
 from surgery.architecture.costs import cost
@@ -143,3 +145,24 @@ def test_no_scores(nas: Nas, tmp_path: Path) -> None:
     result = nas("show", early.name, "--scores", "--dir", early.folder.parent)
     assert result.exit_code == 2
     assert "every replacement" in str(result.exception)
+
+
+def test_scores_at_answers_have_a_map_of_their_own(nas: Nas, tmp_path: Path) -> None:
+    study = make_study(tmp_path / "runs")
+    scores = scores_of(study)
+    assert scores is not None
+    doubled = {key: Score(2 * item.mean, item.standard_error) for key, item in scores.kl.items()}
+    write_scores(study.folder, Scores(scores.kl, doubled))
+    first, second = nas("show", study.name, "--scores", "--dir", study.folder.parent).stdout.split(
+        "held-out tokens"
+    )
+    assert ".250" in first
+    assert ".500" in second
+    assert "prompts of each retrieval task" in " ".join(second.split())
+    text = nas("show", study.name, "--scores", "--json", "--dir", study.folder.parent).stdout
+    items = json.loads(text)["scores"]
+    assert items
+    assert all(item["retrieval_kl"] == 2 * item["kl"] for item in items)
+    result = nas("show", study.name, "--scores", "--plot", tmp_path / "map.png", "--dir", study.folder.parent)
+    assert result.exit_code == 0
+    assert (tmp_path / "map.png").stat().st_size > 10_000

@@ -98,7 +98,7 @@ def test_the_space_survives_pickling_and_its_own_text(space: SearchSpace) -> Non
     [
         (SEARCH + "objectives: {recall: max}\n", "objectives.recall", "is measured by training from scratch"),
         (SEARCH + OBJECTIVES + "library: {prompts: -1}\n", "library.prompts", ""),
-        (SEARCH + "objectives: {kl: min, retrieval: max}\n", "library.prompts", "no prompts are generated"),
+        (SEARCH + "objectives: {kl: min, retrieval: max}\n", "library.prompts", "needs prompts"),
         (SEARCH + OBJECTIVES + 'constraints: ["cache_bytes@1024 <= 1%"]\n', "constraints[0]", "no arch"),
         (
             "search: {layers.mixer: {choice: [keep, X]}}\n" + OBJECTIVES,

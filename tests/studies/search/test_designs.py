@@ -14,7 +14,8 @@ from search_spaces.pretrained import ModelSection
 from search_spaces.replacements import KEEP
 from search_spaces.space import SearchSpace
 from studies.search.comparisons import comparisons
-from studies.search.designs import BUDGETS, GAP, WORST, Design, DesignChooser
+from studies.search.designs import BUDGETS, Design, DesignChooser
+from studies.search.prediction import GAP, WORST, Prediction, Scored
 from studies.selection.grid import budgets
 from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
@@ -82,7 +83,7 @@ def run(space: SearchSpace, chooser: DesignChooser, kl: dict[tuple[str, str], fl
 
 def test_the_original_and_the_designs_to_beat_come_first(space: SearchSpace) -> None:
     kl = scores(space)
-    records = run(space, DesignChooser(space, kl), kl)
+    records = run(space, DesignChooser(space, Scored(kl)), kl)
     named = [item.baseline for item in records if item.baseline]
     assert named[0] == "original"
     assert records[0].hash == MODEL.hash
@@ -91,13 +92,13 @@ def test_the_original_and_the_designs_to_beat_come_first(space: SearchSpace) -> 
 
 def test_no_design_twice_and_none_beyond_the_pool(space: SearchSpace) -> None:
     kl = scores(space)
-    records = run(space, DesignChooser(space, kl), kl)
+    records = run(space, DesignChooser(space, Scored(kl)), kl)
     assert len({item.hash for item in records}) == len(records) > 20
 
 
 def test_every_design_to_beat_has_an_answer(space: SearchSpace) -> None:
     kl = scores(space)
-    chooser = DesignChooser(space, kl)
+    chooser = DesignChooser(space, Scored(kl))
     best = [pool[0] for pool in chooser.pools]
     assert space.replacements is not None
     for rival in comparisons(space.replacements, kl, [CACHE], lambda choice: summed(kl, choice)):
@@ -110,7 +111,7 @@ def test_a_pool_has_the_best_sum_of_scores_and_what_interactions_make_of_it(spac
     kl = scores(space)
     random = np.random.default_rng(1)
     sketches = {key: random.normal(size=3).astype(np.float32) for key in kl}
-    chooser = DesignChooser(space, kl, sketches)
+    chooser = DesignChooser(space, Scored(kl, sketches))
     improved = 0
     for limits in budgets(chooser.selection, [CACHE], BUDGETS):
         (additive,) = solve(chooser.selection, limits, gap=GAP)
@@ -124,7 +125,7 @@ def test_a_pool_has_the_best_sum_of_scores_and_what_interactions_make_of_it(spac
 
 def test_neighbours_of_the_front_come_last(space: SearchSpace) -> None:
     kl = scores(space)
-    records = run(space, DesignChooser(space, kl), kl)
+    records = run(space, DesignChooser(space, Scored(kl)), kl)
     for last in records[-3:]:
         others = [item for item in records if item.number < last.number]
         apart = min(sum(last.params[name] != item.params[name] for name in last.params) for item in others)
@@ -133,7 +134,7 @@ def test_neighbours_of_the_front_come_last(space: SearchSpace) -> None:
 
 def test_what_another_worker_measures_now_is_not_suggested_again(space: SearchSpace) -> None:
     kl = scores(space)
-    chooser = DesignChooser(space, kl)
+    chooser = DesignChooser(space, Scored(kl))
     records = run(space, chooser, kl)
     for _ in range(3):
         design = chooser.suggest(records)
@@ -145,8 +146,8 @@ def test_what_another_worker_measures_now_is_not_suggested_again(space: SearchSp
 
 def test_a_resumed_study_goes_on_alike(space: SearchSpace) -> None:
     kl = scores(space)
-    whole = run(space, DesignChooser(space, kl), kl)
-    again = DesignChooser(space, kl)
+    whole = run(space, DesignChooser(space, Scored(kl)), kl)
+    again = DesignChooser(space, Scored(kl))
     for count in (0, 3, len(whole) - 1):
         design = again.suggest(whole[:count])
         assert design is not None
@@ -154,7 +155,7 @@ def test_a_resumed_study_goes_on_alike(space: SearchSpace) -> None:
 
 
 def test_who_suggested_it(space: SearchSpace) -> None:
-    chooser = DesignChooser(space, scores(space))
+    chooser = DesignChooser(space, Scored(scores(space)))
     first, second = (chooser.suggest(records) for records in ([], _all_named(space, chooser)))
     assert first is not None
     assert first.attributes == {BASELINE: "original"}
@@ -167,3 +168,41 @@ def _all_named(space: SearchSpace, chooser: DesignChooser) -> Sequence[TrialReco
     while (design := chooser.suggest(records)) is not None and BASELINE in design.attributes:
         records.append(record(space, len(records), design, 0.1))
     return records
+
+
+def _answers(space: SearchSpace) -> dict[tuple[str, str], float]:
+    """Scores at answers that disagree with the text's: the layers cheapest on text are the worst here."""
+    kl = scores(space)
+    return {key: 0.4 / (1 + 40 * value) for key, value in kl.items()}
+
+
+@pytest.mark.parametrize("weight", [0.03, 0.3, 3.0])
+def test_a_prediction_is_the_weighted_sum(space: SearchSpace, weight: float) -> None:
+    assert space.replacements is not None
+    kl, answers = scores(space), _answers(space)
+    both = Prediction(space.replacements, [CACHE], Scored(kl), Scored(answers), weight)
+    summed_up = {key: value + weight * answers[key] for key, value in kl.items()}
+    wanted = Prediction(space.replacements, [CACHE], Scored(summed_up))
+    limits = {CACHE: (None, 0.5 * cost(MODEL, CACHE))}
+    assert both.best(limits)[0].score == pytest.approx(wanted.best(limits)[0].score, rel=2e-3)
+    measured = {"kl": 0.1, "retrieval_kl": 2.0}
+    assert both.measured(measured) == pytest.approx(0.1 + weight * 2)
+
+
+def test_what_text_does_not_tell_is_searched_too(space: SearchSpace) -> None:
+    kl, answers = scores(space), _answers(space)
+
+    def lowest(chooser: DesignChooser) -> float:
+        """The best answers of what it suggests under half of the cache, within 60 designs."""
+        records: list[TrialRecord] = []
+        while len(records) < 60 and (design := chooser.suggest(records)) is not None:
+            done = record(space, len(records), design, summed(kl, design.params))
+            metrics = {**done.metrics, "retrieval_kl": summed(answers, design.params)}
+            records.append(replace(done, metrics=metrics))
+        return min(
+            item.metrics["retrieval_kl"] for item in records
+            if item.baseline is None and item.metrics[CACHE] <= 0.5 * cost(MODEL, CACHE)
+        )  # fmt: skip
+
+    text_alone = lowest(DesignChooser(space, Scored(kl)))
+    assert lowest(DesignChooser(space, Scored(kl), Scored(answers))) < 0.95 * text_alone
