@@ -16,7 +16,6 @@ from studies.search.published import published
 from surgery.architecture.costs import cost
 
 SHARES = (0.75, 0.5, 0.25)  # of the model's own cost
-BEST = 2  # designs of each family at each budget
 Kl = Mapping[tuple[str, str], float]  # score in nats/token by (part's name, label)
 
 
@@ -33,8 +32,9 @@ def comparisons(
 ) -> Iterator[Comparison]:
     """Yield the designs to beat, each once.
 
-    Under shares of the model's cost in each metric these are the best predicted ones of each family, each
-    with the fewest changes; then come the published layouts, at the cost that they have.
+    Under shares of the model's cost in each metric these are, of each mixer and operator, the best predicted
+    uniform one and that with the lowest scores, each with the fewest changes; then come the published
+    layouts, at the cost that they have.
 
     Args:
         replacements: the options of every part.
@@ -74,7 +74,7 @@ def _words(metrics: Sequence[str]) -> list[str]:
 def _under_shares(
     replacements: Replacements, kl: Kl, metric: str, predict: Callable[[dict[str, str]], float]
 ) -> Iterator[Comparison]:
-    """Yield the best predicted designs of each family under each share of the model's cost."""
+    """Yield the best predicted design of each family under each share of the model's cost."""
     differences = {
         (part.name, label): value
         for part, row in zip(replacements.parts, replacements.differences(metric), strict=True)
@@ -83,15 +83,14 @@ def _under_shares(
     base = cost(replacements.model, metric)
     labels = dict.fromkeys((part.part, label) for part in replacements.parts for label in part.labels[1:])
     for share in SHARES:
-        families: dict[str, list[tuple[float, Comparison]]] = {}
+        best: dict[tuple[str, str], tuple[float, Comparison]] = {}
         for family, name, orders in _orders(replacements, labels, kl):
             choice = _fewest(orders, differences, (1 - share) * base)
             if choice is not None and isfinite(predicted := predict(choice)):
                 item = Comparison(f"{name} {share:.0%}", choice)
-                families.setdefault(family, []).append((predicted, item))
-        for items in families.values():
-            ranked = sorted(items, key=lambda item: item[0])
-            yield from (item for _, item in ranked[:BEST])
+                if family not in best or predicted < best[family][0]:
+                    best[family] = predicted, item
+        yield from (item for _, item in best.values())
 
 
 # Choices of one kind by their number of replaced layers: 1, 2, ...
@@ -100,21 +99,25 @@ Orders = Sequence[dict[str, str]]
 
 def _orders(
     replacements: Replacements, labels: Mapping[tuple[str, str], None], kl: Kl
-) -> Iterator[tuple[str, str, Orders]]:
-    """Yield (family, name, choices) of every kind of design."""
+) -> Iterator[tuple[tuple[str, str], str, Orders]]:
+    """Yield (family, name, choices) of every kind; a family is an order of one mixer or operator."""
     for kind, label in labels:
         parts = [part for part in replacements.parts if part.part == kind and label in part.labels]
         if label != "none":
             orders = [_at(parts, label, _spread(len(parts), n)) for n in _counts(parts)]
-            yield "uniform", f"uniform {label}", orders
+            yield ("uniform", label.split()[0]), f"uniform {label}", orders
         ranked = sorted(range(len(parts)), key=lambda index: kl[parts[index].name, label])
-        yield "lowest", f"lowest {label}", [_at(parts, label, ranked[:n]) for n in _counts(parts)]
+        yield (
+            ("lowest", label.split()[0]),
+            f"lowest {label}",
+            [_at(parts, label, ranked[:n]) for n in _counts(parts)],
+        )
     whole = _droppable(replacements)
     if whole:
         scores = {layer: sum(kl[part.name, "none"] for part in parts) for layer, parts in whole.items()}
         ranked = sorted(whole, key=lambda layer: scores[layer])
         yield (
-            "dropped",
+            ("dropped", ""),
             "dropped layers",
             [{part.name: "none" for layer in ranked[:n] for part in whole[layer]} for n in _counts(ranked)],
         )

@@ -9,8 +9,9 @@ import pytest
 from search_spaces.catalog import load_space
 from search_spaces.pretrained import ModelSection
 from search_spaces.space import SearchSpace
-from studies.search.comparisons import BEST, comparisons
+from studies.search.comparisons import comparisons
 from studies.search.designs import DesignChooser
+from studies.search.prediction import Scored
 from studies.search.published import published
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
@@ -85,29 +86,26 @@ def test_every_design_to_beat_is_within_the_budget_of_its_name(
     assert all(counts.values())
 
 
-def test_of_each_family_the_best_predicted_are_kept(tmp_path: Path) -> None:
-    text = PAPERS.replace('layers.keep: "0"', "")
-    space = load(tmp_path, text)
+def test_of_each_operator_the_best_predicted_is_kept(tmp_path: Path) -> None:
+    space = load(tmp_path, PAPERS.replace('layers.keep: "0"', ""))
     kl = scores(space)
     rivals = rivals_of(space, kl, CACHE)
-    for family in ("uniform", "lowest"):
-        at_half = [name for name in rivals if name.startswith(family) and name.endswith(" 50%")]
-        assert len(at_half) == BEST
-        predictions = [summed(kl, rivals[name]) for name in at_half]
-        assert predictions == sorted(predictions)
     assert space.replacements is not None
-    ours = rivals[next(name for name in rivals if name.startswith("lowest") and name.endswith(" 50%"))]
-    for label in dict.fromkeys(ours.values()):  # no other label keeps half of the cache with lower scores
-        others = [other for other in space.replacements.parts[0].labels[1:] if other != label]
-        for other in others:
-            names = sorted(
-                (kl[part.name, other], part.name) for part in space.replacements.parts if part.part == "mixer"
-            )
-            for count in range(1, len(names) + 1):
-                choice = {name: other for _, name in names[:count]}
-                if cost(space.replacements.architecture(choice), CACHE) <= cost(MODEL, CACHE) / 2:
-                    assert summed(kl, choice) >= summed(kl, ours)
-                    break
+    labels = [label for label in space.replacements.parts[0].labels if label.startswith("G ")]
+    assert len(labels) == 2
+    names = [name for name in rivals if name.startswith("lowest G") and name.endswith(" 50%")]
+    assert len(names) == 1
+    for label in labels:
+        ranked = sorted(
+            (kl[part.name, label], part.name) for part in space.replacements.parts if part.part == "mixer"
+        )
+        for count in range(1, len(ranked) + 1):
+            choice = {name: label for _, name in ranked[:count]}
+            if cost(space.replacements.architecture(choice), CACHE) <= cost(MODEL, CACHE) / 2:
+                assert summed(kl, choice) >= summed(kl, rivals[names[0]])
+                break
+    operators = {name.split()[1] for name in rivals if name.startswith("lowest") and name.endswith(" 50%")}
+    assert {"G", "W"} <= operators
 
 
 def test_designs_whose_prediction_is_not_finite_are_left_out(space: SearchSpace) -> None:
@@ -177,6 +175,6 @@ def test_a_design_that_lacks_a_part_is_left_out(tmp_path: Path) -> None:
 def test_a_search_measures_them_under_their_names(tmp_path: Path) -> None:
     space = load(tmp_path, PAPERS)
     kl = {key: value / 20 for key, value in scores(space).items()}
-    names = [name for name, _, _ in DesignChooser(space, kl)._first if name]
+    names = [name for name, _, _ in DesignChooser(space, Scored(kl))._first if name]
     assert names[0] == "original"
     assert {"gka-hybrid", "lt2-full-gdn"} <= set(names)
