@@ -74,7 +74,8 @@ def cost_range(
     """
     metric, context = parse_metric(name)
     if not metric.analytic:
-        raise ValueError(f"{name} is measured by training, not computed")
+        by = "on a device" if metric.timed else "by training"
+        raise ValueError(f"{name} is measured {by}, not computed")
     measure, at = FORMULAS[metric.name], context or 0
     source = random.Random(seed)
     drawn = [measure(variation.random(source), at) for _ in range(samples)]
@@ -89,7 +90,8 @@ def cost_range(
 def feasible_share(
     variation: Variation | Replacements, constraints: Sequence[Constraint], samples: int, seed: int
 ) -> float:
-    """Return the fraction of random architectures that meet every constraint."""
+    """Return the fraction of random architectures that meet every constraint on exact costs."""
+    constraints = [item for item in constraints if item.metric.analytic]
     source = random.Random(seed)
     return sum(_meets(constraints, variation.random(source)) for _ in range(samples)) / samples
 
@@ -97,7 +99,8 @@ def feasible_share(
 def check_possible(
     variation: Variation, constraints: Sequence[tuple[int, Constraint]], cursor: Cursor
 ) -> None:
-    """Add problems for constraints that no architecture of the space meets."""
+    """Add problems for constraints that no architecture of the space meets; latencies are not known here."""
+    constraints = [item for item in constraints if item[1].metric.analytic]
     wanted = [constraint for _, constraint in constraints]
     source = random.Random(SEED)
     met: set[int] = set()
@@ -127,12 +130,15 @@ def _check_reach(variation: Variation, index: int, constraint: Constraint, curso
 
 
 def check_range(constraint: Constraint, reach: tuple[float, float], cursor: Cursor) -> bool:
-    """Return whether the range that a metric reaches overlaps the constraint's; add a problem if not."""
+    """Return whether the range that a metric reaches overlaps the constraint's; add a problem if not.
+
+    The range is in steps of the metric.
+    """
     low, high = reach
     least, most = constraint.interval
     if (most is None or low <= most) and (least is None or high >= least):
         return True
-    text = f"from {constraint.metric.format(low)} to {constraint.metric.format(high)}"
+    text = f"from {constraint.format(low)} to {constraint.format(high)}"
     rule = f"no architecture of this space meets it: {constraint.name} reaches {text}"
     cursor.problem(str(constraint), rule, "change the limit or widen the search")
     return False

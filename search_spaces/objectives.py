@@ -29,8 +29,8 @@ class Objective:
 
     @property
     def measured(self) -> bool:
-        """True if the metric is only known after training."""
-        return not self.metric.analytic
+        """True if the metric is only known after training: neither computed nor a sum of block times."""
+        return not self.metric.is_cost
 
     def __str__(self) -> str:
         return f"{self.name} {self.direction}"
@@ -54,8 +54,8 @@ def read_objectives(data: object, cursor: Cursor) -> tuple[Objective, ...]:
             here.problem(direction, "must be min or max", hint)
             continue
         objective = Objective(metric, context, str(direction))
-        if objective.measured and direction != metric.better:
-            # a cost may go either way (the largest model under a limit); a worse loss is never intended
+        if not metric.analytic and direction != metric.better:
+            # a size may go either way (the largest model under a limit); a worse loss is never intended
             here.problem(direction, f"would prefer the worse {metric.name}", f"write {metric.better}")
         elif any(objective.name == other.name for other in objectives):
             here.problem(None, f"repeats {objective.name}")

@@ -12,7 +12,8 @@ from typing import Any
 from search_spaces.distributions import Choice, Distribution
 from search_spaces.trial import RandomTrial, Trial
 from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
+from surgery.architecture.block_times import BlockTimes
+from surgery.architecture.costs import cost_in_steps
 from surgery.architecture.layers import Layer
 from surgery.architecture.rules import Rule
 from surgery.config.backbone import FFN_PROJECTIONS, Backbone
@@ -147,12 +148,16 @@ class Replacements:
             return None
         return {part.name: choice[part.name] for part in self.parts if len(part.options) > 1}
 
-    def differences(self, metric: str) -> list[list[int]]:
-        """Return, for each part, what each option adds to an exact cost of the model; keeping adds 0.
+    def differences(self, metric: str, times: BlockTimes | None = None) -> list[list[int]]:
+        """Return, for each part, what each option adds to a cost of the model, in steps; keeping adds 0.
 
         Costs add up over parts: the cost of a design is the model's plus the differences of its options.
+
+        Args:
+            metric: a cost, such as `cache_bytes@8192`.
+            times: of the blocks, for a latency.
         """
-        base = cost(self.model, metric)
+        base = cost_in_steps(self.model, metric, times)
         known: dict[tuple[int, str, str], int] = {}  # equal layers of the model have equal differences
         result = []
         for part in self.parts:
@@ -160,14 +165,16 @@ class Replacements:
             for option in part.options:
                 key = (id(self.model.layers[part.layer]), part.part, option.label)
                 if key not in known:
-                    known[key] = cost(self.architecture({part.name: option.label}), metric) - base
+                    known[key] = (
+                        cost_in_steps(self.architecture({part.name: option.label}), metric, times) - base
+                    )
                 row.append(known[key])
             result.append(row)
         return result
 
-    def cost_range(self, metric: str) -> tuple[int, int]:
-        """Return the lowest and the highest cost of a design, exactly."""
-        base, rows = cost(self.model, metric), self.differences(metric)
+    def cost_range(self, metric: str, times: BlockTimes | None = None) -> tuple[int, int]:
+        """Return the lowest and the highest cost of a design in steps, exactly."""
+        base, rows = cost_in_steps(self.model, metric, times), self.differences(metric, times)
         return base + sum(map(min, rows)), base + sum(map(max, rows))
 
     @cached_property

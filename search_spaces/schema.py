@@ -7,10 +7,11 @@ from typing import Any
 
 from search_spaces.baselines import read_baselines
 from search_spaces.compatibility import check_fit
-from search_spaces.constraints import read_constraints
+from search_spaces.constraints import Constraint, read_constraints
 from search_spaces.distributions import Distribution, placement_matters
 from search_spaces.extremes import check_possible, check_range
 from search_spaces.fields import fields, unknown_field
+from search_spaces.latency import LatencySettings, read_latency
 from search_spaces.library import read_library
 from search_spaces.objectives import Objective, read_objectives
 from search_spaces.pretrained import is_pretrained, read_model, read_replacements
@@ -28,8 +29,12 @@ from surgery.config.yaml_source import Source
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
-SECTIONS = ("name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "data")
-PRETRAINED_SECTIONS = ("name", "model", "search", "constraints", "objectives", "library", "data")
+SECTIONS = (
+    "name", "backbone", "search", "constraints", "objectives", "baselines", "proxy", "latency", "data",
+)  # fmt: skip
+PRETRAINED_SECTIONS = (
+    "name", "model", "search", "constraints", "objectives", "library", "latency", "data",
+)  # fmt: skip
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -60,6 +65,7 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     if proxy is not None:
         for metric in (item.name for item in objectives if item.name in AHEAD):
             check_ahead(proxy, 1 / AHEAD[metric], root.at("objectives").at(metric))
+    latency = _read_latency(given, limits, objectives, root)
     data = read_data(given.get("data"), vocab_size, root.at("data"))
     if backbone is not None and search:
         variation = Variation(backbone, given["backbone"], search)
@@ -70,8 +76,9 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     assert proxy is not None
     constraints = tuple(constraint for _, constraint in limits)
     return SearchSpace(
-        name, variation, constraints, objectives, baselines, proxy, data, source.text, source.name
-    )
+        name, variation, constraints, objectives, baselines, proxy, data, source.text, source.name,
+        latency=latency,
+    )  # fmt: skip
 
 
 def _read_pretrained(root: Cursor, default_name: str) -> SearchSpace:
@@ -91,10 +98,13 @@ def _read_pretrained(root: Cursor, default_name: str) -> SearchSpace:
     if library.prompts == 0 and retrieved:
         rule = f"but {' and '.join(retrieved)} in objectives needs prompts"
         root.at("library", "prompts").problem(library.prompts, rule, "write prompts: 50 in library")
+    latency = _read_latency(given, limits, objectives, root)
     corpus = root.at("data").mapping(given.get("data"), ("corpus",))  # the tokenizer is the model's
     data = read_data({**corpus, "tokenizer": model.name if model else "."}, None, root.at("data"))
     if replacements is not None:
         for index, constraint in limits:
+            if constraint.metric.timed:  # not known yet
+                continue
             check_range(constraint, replacements.cost_range(constraint.name), root.at("constraints", index))
     _raise_if_any(root)
     assert replacements is not None
@@ -105,8 +115,24 @@ def _read_pretrained(root: Cursor, default_name: str) -> SearchSpace:
     )  # fmt: skip
     constraints = tuple(constraint for _, constraint in limits)
     return SearchSpace(
-        name, replacements, constraints, objectives, (), proxy, data, source.text, source.name, model, library
-    )
+        name, replacements, constraints, objectives, (), proxy, data, source.text, source.name, model,
+        library, latency,
+    )  # fmt: skip
+
+
+def _read_latency(
+    given: dict[str, Any],
+    limits: list[tuple[int, Constraint]],
+    objectives: tuple[Objective, ...],
+    root: Cursor,
+) -> LatencySettings:
+    """Read the section `latency`, which only a space with a latency may have."""
+    cursor = root.at("latency")
+    named = any(item.metric.timed for item in objectives) or any(item.metric.timed for _, item in limits)
+    if "latency" in given and not named and not root.problems.entries:
+        hint = "add one, such as decode_ms@4096: min, or remove the section"
+        cursor.problem(None, "has no effect: no objective or constraint is a latency", hint)
+    return read_latency(given.get("latency"), cursor)
 
 
 def _raise_if_any(root: Cursor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from search_spaces.constraints import Constraint, Violation
 from search_spaces.distributions import Distribution
 from search_spaces.extremes import cost_range, feasible_share
 from search_spaces.fields import fields
+from search_spaces.latency import LatencySettings
 from search_spaces.library import LibrarySettings
 from search_spaces.objectives import Objective
 from search_spaces.params_of import params_of
@@ -25,7 +26,8 @@ from search_spaces.text import Data
 from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, rule_settings
 from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
+from surgery.architecture.block_times import BlockTimes
+from surgery.architecture.costs import cost, cost_in_units
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
 from surgery.architecture.metrics import AHEAD
 from surgery.config.backbone import DERIVED_SIZES, Backbone
@@ -57,6 +59,8 @@ class SearchSpace:
         source: the file's name, for messages.
         model, library: the pretrained model, and how its replacements are made and measured; None for
             architectures that are trained from scratch.
+        latency: how blocks are timed, where a latency is an objective or constraint.
+        times: of the blocks, once they are measured (`with_times`).
     """
 
     name: str
@@ -70,6 +74,29 @@ class SearchSpace:
     source: str = ""
     model: ModelSection | None = None
     library: LibrarySettings | None = None
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    times: BlockTimes | None = None
+
+    @cached_property
+    def timed_metrics(self) -> tuple[str, ...]:
+        """The latencies that are objectives or constraints, such as `decode_ms@4096`, each once."""
+        named = [item.name for item in self.objectives if item.metric.timed]
+        named += [item.name for item in self.constraints if item.metric.timed]
+        return tuple(dict.fromkeys(named))
+
+    def with_times(self, times: BlockTimes) -> SearchSpace:
+        """Return the space with measured times of blocks; limits that are shares of latencies get values."""
+        model = self.model.architecture if self.model is not None else None
+        constraints = tuple(item.resolve(model, times) for item in self.constraints)
+        return replace(self, constraints=constraints, times=times)
+
+    def cost(self, architecture: Architecture, name: str) -> float:
+        """Return a cost of an architecture in its unit: exact, or a latency by the measured times.
+
+        Raises:
+            UserError: a latency of blocks that are not timed.
+        """
+        return cost_in_units(architecture, name, self.times)
 
     @property
     def replacements(self) -> Replacements | None:
@@ -106,12 +133,20 @@ class SearchSpace:
         return params_of(self.variation, architecture)
 
     def constraint_values(self, architecture: Architecture) -> tuple[float, ...]:
-        """Return one number per constraint, in order: at most 0 if it holds, else the relative excess."""
-        return limits.values(self.constraints, architecture)
+        """Return one number per constraint, in order: at most 0 if it holds, else the relative excess.
+
+        Raises:
+            UserError: one is on a latency of blocks that are not timed.
+        """
+        return limits.values(self.constraints, architecture, self.times)
 
     def violations(self, architecture: Architecture) -> list[Violation]:
-        """Return the constraints that the architecture violates; empty if it is feasible."""
-        return limits.violations(self.constraints, architecture)
+        """Return the constraints that the architecture violates; empty if it is feasible.
+
+        Those on latencies are left out before blocks are timed.
+        """
+        known = [item for item in self.constraints if item.metric.analytic or self.times is not None]
+        return limits.violations(known, architecture, self.times)
 
     def size(self) -> SpaceSize:
         """Return the number of distinct settings."""
@@ -153,6 +188,7 @@ class SearchSpace:
                 "objectives": {item.name: item.direction for item in self.objectives},
                 "library": self.library.to_dict(),
                 "data": self.data.to_dict(),
+                **self._latency_section(),
             }
         backbone = self.backbone.to_dict()
         if (
@@ -170,7 +206,12 @@ class SearchSpace:
             "baselines": list(self.baseline_names),
             "proxy": self.proxy.to_dict(),
             "data": self.data.to_dict(),
+            **self._latency_section(),
         }
+
+    def _latency_section(self) -> dict[str, Any]:
+        """Return the settings of latencies as a section, if the space names any."""
+        return {"latency": self.latency.to_dict()} if self.timed_metrics else {}
 
     @cached_property
     def digest(self) -> str:

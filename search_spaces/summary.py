@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.catalog import list_presets, load_space
-from search_spaces.constraints import values
 from search_spaces.fields import fields
 from search_spaces.replacements import Replacements
 from search_spaces.space import SearchSpace
@@ -66,8 +65,8 @@ def about(text: str) -> str:
 
 def cost_names(space: SearchSpace) -> tuple[str, ...]:
     """Return the analytic metrics that a space names, plus params, a decode cost and a cache size."""
-    named = [item.name for item in space.objectives if not item.measured]
-    named += [item.name for item in space.constraints]
+    named = [item.name for item in space.objectives if item.metric.analytic]
+    named += [item.name for item in space.constraints if item.metric.analytic]
     for base in ("params", "decode_flops", "cache_bytes"):
         if not any(name.partition("@")[0] == base for name in named):
             context = next((item.context for item in space.objectives if item.context), DEFAULT_CONTEXT)
@@ -102,6 +101,7 @@ def summarise(space: SearchSpace, samples: int = SAMPLES) -> dict[str, Any]:
         "baselines": {name: describe_architecture(space, item) for name, item in space.baselines.items()},
         "proxy": {**space.proxy.to_dict(), "steps": space.proxy.steps} if space.library is None else None,
         "library": space.library.to_dict() if space.library is not None else None,
+        "latency": space.latency.to_dict() if space.timed_metrics else None,
         "data": space.data.to_dict(),
         "warnings": space.warnings(),
         "digest": space.digest,
@@ -143,7 +143,7 @@ def describe_architecture(space: SearchSpace, architecture: Architecture) -> dic
         "line": architecture.line,
         "hash": architecture.hash,
         "costs": costs_of(space, architecture),
-        "feasible": all(amount <= 0 for amount in values(space.constraints, architecture)),
+        "feasible": not space.violations(architecture),
         "violations": [str(item) for item in space.violations(architecture)],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from surgery.architecture.architecture import Architecture
+from surgery.architecture.block_times import BlockTimes, untimed
 from surgery.architecture.layers import Layer
 from surgery.architecture.metrics import parse_metric
 from surgery.mixers import MIXERS
@@ -101,6 +102,31 @@ def cost(arch: Architecture, name: str) -> int:
     if not metric.analytic:
         raise ValueError(f"{name} is measured by training, not computed")
     return FORMULAS[metric.name](arch, context or 0)
+
+
+def cost_in_steps(arch: Architecture, name: str, times: BlockTimes | None = None) -> int:
+    """Compute a cost by name in whole steps (`Metric.steps`): an analytic metric, or a latency.
+
+    Args:
+        arch: the architecture.
+        name: of the metric, such as `decode_ms@4096`.
+        times: measured times of blocks, of which latencies are sums.
+
+    Raises:
+        ValueError: not a metric, or one that only training can measure.
+        UserError: a latency without the times that it needs.
+    """
+    metric, context = parse_metric(name)
+    if not metric.timed:
+        return cost(arch, name)
+    if times is None:
+        raise untimed(name, "no blocks are timed yet")
+    return times.nanoseconds(arch, metric.name, context or 0)
+
+
+def cost_in_units(arch: Architecture, name: str, times: BlockTimes | None = None) -> float:
+    """Compute a cost by name in the metric's own unit; see `cost_in_steps`."""
+    return cost_in_steps(arch, name, times) / parse_metric(name)[0].steps
 
 
 def _layer_flops(arch: Architecture, layer: Layer, *, training: bool) -> int:

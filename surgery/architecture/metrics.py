@@ -8,24 +8,41 @@ from dataclasses import dataclass
 from surgery.config.problems import nearest
 from surgery.config.quantities import format_bytes, format_count, parse_bytes, parse_count
 
+NANOSECONDS = 1_000_000  # in a millisecond
 DEFAULT_CONTEXT = 4096  # tokens, where metrics that depend on the context length are shown and none is given
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with its unit and the better direction (`min` or `max`)."""
+    """A metric with its unit and the better direction (`min` or `max`).
+
+    Attributes:
+        analytic: computed from the architecture (`surgery.architecture.costs`), not measured.
+        timed: the sum of the times of the architecture's blocks, each measured once on a device.
+        steps: whole steps in one unit of the metric. Costs are counted in steps, which add up exactly:
+            nanoseconds for milliseconds.
+    """
 
     name: str
     unit: str
     better: str
     summary: str
     takes_context: bool = False
-    analytic: bool = False  # computed from the architecture (`surgery.architecture.costs`), not measured
+    analytic: bool = False
+    timed: bool = False
+    steps: int = 1
+
+    @property
+    def is_cost(self) -> bool:
+        """Return whether the metric is known before an architecture is trained or assembled."""
+        return self.analytic or self.timed
 
     def format(self, value: float) -> str:
         """Format a value in this metric's unit."""
         if self.unit == "bytes":
             return format_bytes(value)
+        if self.timed:
+            return f"{value:#.3g}" if abs(value) < 99.95 else f"{value:,.0f}"
         if self.analytic or self.unit == "tokens/s":
             return format_count(value)
         return f"{value:.3f}" if self.unit == "accuracy" else f"{value:.4f}"
@@ -40,11 +57,12 @@ class Metric:
             return parse_bytes(text)
         if self.analytic:
             return parse_count(text)
+        words = str(text).removesuffix(self.unit) if self.timed else str(text)  # 12ms and 12 ms
         try:
-            value = float(str(text))
+            value = float(words)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if not math.isfinite(value) or (self.timed and value < 0):
             raise ValueError(f"must be a number of {self.unit}")
         if self.unit == "accuracy" and not 0 <= value <= 1:
             raise ValueError("must be an accuracy from 0 to 1")
@@ -89,6 +107,14 @@ METRICS: dict[str, Metric] = {
         Metric(
             "cache_bytes", "bytes", "min", "decode cache of one sequence at context C of a bfloat16 model",
             takes_context=True, analytic=True,
+        ),
+        Metric(
+            "decode_ms", "ms", "min", "one decoded token at context C, summed over timed blocks",
+            takes_context=True, timed=True, steps=NANOSECONDS,
+        ),
+        Metric(
+            "prefill_ms", "ms", "min", "a prompt of T tokens, summed over timed blocks",
+            takes_context=True, timed=True, steps=NANOSECONDS,
         ),
         Metric("train_tokens_per_s", "tokens/s", "max", "measured while training the proxy"),
         Metric("peak_memory", "bytes", "min", "measured while training the proxy"),

@@ -43,6 +43,7 @@ class MixerSpec(ABC):
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
     mixes: ClassVar[bool] = True  # False: its layers have neither a mixer nor the norm of its input or output
+    training_only: ClassVar[tuple[str, ...]] = ()  # options that change nothing in evaluation
     windowed: ClassVar[bool] = False  # whether the loop pass's window applies to it
     layer_type: ClassVar[str] = "full_attention"  # its name in `layer_types` of a transformers config
     colour: ClassVar[str] = "white"  # Rich colour of its letter on a terminal

@@ -20,6 +20,7 @@ class ProjectionSpec(ABC):
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
     conditional: ClassVar[tuple[str, ...]] = ()  # options that have no effect for some values of others
+    training_only: ClassVar[tuple[str, ...]] = ()  # options that change nothing in evaluation
     colour: ClassVar[str] = "bright_yellow"  # Rich colour of its mark on a terminal
     # "module:function" of the operator's `surgery.apply.fit.Fitter`; None if it has none. A name, not an
     # import: an exported model carries this file and all that it imports.

@@ -21,6 +21,7 @@ class SparseSpec(MixerSpec):
     name = "sparse top-k attention"
     layer_type = "indexed_attention"
     colour = "yellow"
+    training_only = ("index_weight",)
     transplanter = "surgery.mixers.sparse.transplant:transplant"
     options = {
         # at least 2: the indexer's KL over a single token is always zero

@@ -23,6 +23,7 @@ class HDPLSpec(ProjectionSpec):
     colour = "bright_red"
     fitter = "surgery.projections.hdpl.fit:fit_hdpl"
     conditional = ("kl_weight",)
+    training_only = ("kl_weight", "kl")
     options = {
         "blocks": Option(int, low=1, help="diagonal blocks; must divide both sides"),
         "rank": Option(int, low=1, help="latent dimensions", scales="width"),
