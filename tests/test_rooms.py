@@ -28,11 +28,13 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "probes": ("files", "training"),
     "evaluation": ("data", "training"),
     "healing": ("data", "files", "training"),
+    "latency": ("files", "training"),
     "library": ("data", "evaluation", "files", "healing", "training"),
     "reporting": ("analysis", "library", "stats", "storage", "study"),
     "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
     "workers": (
-        "data", "files", "healing", "library", "probes", "search", "stats", "storage", "study", "training",
+        "data", "files", "healing", "latency", "library", "probes", "search", "stats", "storage", "study",
+        "training",
     ),
     "audit": (
         "data", "files", "healing", "library", "reporting", "stats", "storage", "study", "training",
@@ -40,8 +42,8 @@ STUDIES: dict[str, tuple[str, ...]] = {
     ),
     "replay": ("data", "search", "stats", "storage", "study", "surrogates", "training", "workers"),
     "benchmarks": (
-        "data", "files", "replay", "reporting", "search", "stats", "storage", "study", "surrogates",
-        "training", "workers",
+        "data", "files", "latency", "replay", "reporting", "search", "stats", "storage", "study",
+        "surrogates", "training", "workers",
     ),
 }  # fmt: skip
 # What each room promises not to load, anywhere in it.
@@ -53,6 +55,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "study": ("torch",),
     "training": ("optuna",),
     "healing": ("optuna",),
+    "latency": ("optuna",),
     "library": ("optuna",),
     "search": ("torch",),
 }
@@ -70,7 +73,8 @@ LIGHT_SURGERY = (
     "config/rope_scaling",
     "architecture/__init__", "architecture/architecture", "architecture/layers", "architecture/layout",
     "architecture/naming", "architecture/reading", "architecture/rules", "architecture/metrics",
-    "architecture/costs", "files/atomic", "files/lock", "files/outputs",
+    "architecture/costs", "architecture/timed_parts", "architecture/block_times",
+    "files/atomic", "files/lock", "files/outputs",
 )  # fmt: skip
 # the only modules that may use names that Optuna keeps private
 OPTUNA_ADAPTERS = (

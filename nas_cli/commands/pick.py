@@ -54,7 +54,7 @@ def pick(
 
     opened = open_study(study, runs, storage)
     model = opened.space.model
-    limits = read_limits(limit or [], model.architecture if model is not None else None)
+    limits = read_limits(limit or [], model.architecture if model is not None else None, opened.space.times)
     request = PickRequest(tuple(limits), best, trial)
     standings = Standings.of(opened)
     choice = request.choose(opened, standings)

@@ -143,6 +143,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
             "space": study.space.name,
             "digest": study.space.digest,
             "settings": asdict(study.settings),
+            "latency": dict(study.space.times.machine) if study.space.times is not None else None,
             "states": dict(states),
             "hypervolume": grown.to_dict(),
             "versus_random": rivals.to_dict(),
@@ -168,6 +169,10 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
         f"{settings.threads} threads per worker, {settings.cpu_precision} on CPU"
     )
+    if study.space.times is not None:
+        from surgery.architecture.block_times import machine_text
+
+        console.print(f"  latencies of {machine_text(study.space.times.machine)}", soft_wrap=True)
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:
         if record.state == "failed":

@@ -79,7 +79,10 @@ def show(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a space: searched fields, size, costs of its architectures, and the proxy."""
+    """Show a space: searched fields, size, costs of its architectures, and the proxy.
+
+    Latencies (decode_ms, prefill_ms) depend on a device and are not measured here: `nas search` does that.
+    """
     from search_spaces.summary import summarise
 
     loaded = open_space(space, model)
@@ -99,7 +102,10 @@ def validate(
     model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check spaces; report all problems at once, with their lines (exit code 2)."""
+    """Check spaces; report all problems at once, with their lines (exit code 2).
+
+    Limits on latencies are not checked against a device; `nas search` does that once its blocks are timed.
+    """
     from surgery.config.problems import UserError
 
     results: list[dict[str, Any]] = []
@@ -196,8 +202,10 @@ def _facts(space: SearchSpace, architecture: Architecture) -> list[Text]:
     broken = space.violations(architecture)
     if broken:
         lines += [Text(str(item), style="red") for item in broken]
-    elif space.constraints:
-        lines.append(Text(f"meets {', '.join(map(str, space.constraints))}", style="green"))
+    elif checked := [str(item) for item in space.constraints if item.metric.analytic]:
+        lines.append(Text(f"meets {', '.join(checked)}", style="green"))
+    if space.timed_metrics:
+        lines.append(Text(f"{', '.join(space.timed_metrics)}: not measured here", style="dim"))
     return lines
 
 
@@ -216,9 +224,14 @@ def _print_space(space: SearchSpace, data: dict[str, Any]) -> None:
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column()
     share = f"{data['feasible_share']:.1%} of random architectures meet them"
+    if any(item.metric.timed for item in space.constraints):
+        share += ", latencies aside"
     limits = ", ".join(map(str, space.constraints))
     rows.add_row("constraints", f"{limits}  [dim]{share}[/]" if limits else "none")
     rows.add_row("objectives", ", ".join(f"{name} {better}" for name, better in data["objectives"].items()))
+    if data["latency"] is not None:
+        sequences = f"batch {data['latency']['batch']}"
+        rows.add_row("latency", f"{', '.join(space.timed_metrics)}: {sequences}, timed by nas search")
     if data["library"] is not None:
         rows.add_row("model", data["model"])
         rows.add_row("library", _library(data["library"]))

@@ -188,7 +188,7 @@ def _changes(
     study: Study, name: str, records: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> tuple[bool, bool]:
     """Return whether other values of the field change the architecture, and the costs, in a few trials."""
-    exact = [item.name for item in objectives if not item.measured]
+    exact = [item.name for item in objectives if item.metric.analytic]  # other blocks may not be timed
     architecture = costs = False
     for record in records[:LOOKED_AT]:
         here = study.space.sample(ReplayTrial(record.params))

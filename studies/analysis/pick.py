@@ -14,6 +14,7 @@ from studies.stats.pareto import ideal_distances
 from studies.study import Study
 from studies.study.trial_record import TrialRecord
 from surgery.architecture import Architecture
+from surgery.architecture.block_times import BlockTimes
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import Metric, parse_metric
 from surgery.config.problems import Problems, UserError
@@ -38,7 +39,7 @@ class Limit:
         return measured <= self.value if self.comparison == "<=" else measured >= self.value
 
     def measure(self, record: TrialRecord) -> float | None:
-        """Return the trial's value, if known; costs that the study did not ask for are computed."""
+        """Return the trial's value, if known; exact costs that the study did not ask for are computed."""
         if self.name in record.metrics:
             return record.metrics[self.name]
         return float(cost(record.build(), self.name)) if self.metric.analytic else None
@@ -121,12 +122,15 @@ class PickRequest:
         return choose(standings, self.limits, self.best)
 
 
-def read_limits(texts: Sequence[str], model: Architecture | None = None) -> list[Limit]:
+def read_limits(
+    texts: Sequence[str], model: Architecture | None = None, times: BlockTimes | None = None
+) -> list[Limit]:
     """Parse limits such as `params<=40M`, `cache_bytes@4096<=8MiB` or `val_loss<=4.5`.
 
     Args:
         texts: the limits.
         model: the pretrained model of the study, of whose costs limits such as `25%` are shares.
+        times: of the study's blocks, for shares of a latency.
 
     Raises:
         UserError: lists every limit that can't be parsed.
@@ -143,7 +147,9 @@ def read_limits(texts: Sequence[str], model: Architecture | None = None) -> list
             metric, context = parse_metric(name)
             if comparison == "=":
                 comparison = "<=" if metric.better == "min" else ">="
-            limits.append(Limit(name, metric, comparison, read_limit(metric, context, value, model)))
+            limits.append(Limit(name, metric, comparison, read_limit(metric, context, value, model, times)))
+        except UserError as error:  # a share of a latency that is not known
+            problems.add("--limit", text, error.problems[0].rule, error.problems[0].hint)
         except ValueError as error:
             problems.add("--limit", text, str(error))
     problems.raise_if_any("can't read the limits")
@@ -169,8 +175,10 @@ def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> C
     if not allowed:
         for limit in limits:
             values = [value for row in front if (value := limit.measure(row.record)) is not None]
-            low, high = (limit.metric.format(value) for value in (min(values), max(values)))
-            reach = f"the front goes from {low} to {high}"
+            reach = f"{limit.name} is not known of any: it is no metric of this study"
+            if values:
+                low, high = (limit.metric.format(value) for value in (min(values), max(values)))
+                reach = f"the front goes from {low} to {high}"
             problems.add(
                 "--limit", str(limit), f"leaves {len(front) - excluded[str(limit)]} of {len(front)}", reach
             )

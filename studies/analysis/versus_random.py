@@ -27,7 +27,6 @@ from studies.stats.seeds import derive_seed
 from studies.storage.attributes import BASELINE
 from studies.study import Study
 from studies.study.trial_record import DONE, FAILED, RANDOM, TrialRecord
-from surgery.architecture.costs import cost
 from surgery.architecture.metrics import AHEAD
 
 LEVEL = 0.05
@@ -106,7 +105,9 @@ def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
     if not all(name in exact or name in held_out for name in names):
         return replace(record, state=FAILED, values=None)
     architecture = record.build()
-    values = (float(cost(architecture, name) if name in exact else held_out[name]) for name in names)
+    values = (
+        study.space.cost(architecture, name) if name in exact else float(held_out[name]) for name in names
+    )
     return replace(record, state=DONE, values=tuple(values))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from studies.benchmarks.peak import peak_flops
-from studies.benchmarks.timing import summary, timed
+from studies.latency.timing import summary, timed
 from studies.training.devices import autocast
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost

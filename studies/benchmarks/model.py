@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from studies.benchmarks.bare import BareModel
 from studies.benchmarks.peak import peak_flops
-from studies.benchmarks.timing import summary, timed
+from studies.latency.timing import summary, timed
 from studies.training.compilation import pays
 from studies.training.devices import autocast, peak_memory, reset_peak_memory
 from studies.training.profiling import mark, watching

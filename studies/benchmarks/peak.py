@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from studies.benchmarks.timing import timed
+from studies.latency.timing import timed
 
 ROUNDS = 7
 

@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from search_spaces import SearchSpace, parse_space
-from studies.benchmarks.timing import summary
 from studies.data import TokenData
+from studies.latency.timing import summary
 from studies.study import Study
 from studies.study.settings import StudySettings
 from studies.study.trial_record import DONE

@@ -18,6 +18,11 @@ def library_home() -> Path:
     return _home() / "library"
 
 
+def latency_home() -> Path:
+    """Return the folder of tables of block times: `latency` in the cache's home."""
+    return _home() / "latency"
+
+
 def _home() -> Path:
     """Return `$NAS_HOME`, else `$XDG_CACHE_HOME/nas`, else `~/.cache/nas`."""
     if home := os.environ.get("NAS_HOME"):

@@ -24,13 +24,15 @@ def summary(seconds: Sequence[float]) -> Summary:
     return Summary(1000 * middle, (max(seconds) - min(seconds)) / middle if middle else 0.0)
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
+def timed(
+    work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Return the seconds until the device has finished `work`."""
     wait(device)
-    started = time.perf_counter()
+    started = clock()
     work()
     wait(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def wait(device: torch.device) -> None:

@@ -54,7 +54,7 @@ def trial_note(study: Study, record: TrialRecord, explainer: Explainer | None = 
     architecture = record.build()
     named = {item.name for item in study.space.objectives} | {item.name for item in study.space.constraints}
     names = [name for name, metric in METRICS.items() if metric.analytic and not metric.takes_context]
-    names += sorted(name for name in named if "@" in name)
+    names += sorted(name for name in named if "@" in name and parse_metric(name)[0].analytic)
     rows = []
     for name in names:
         metric, _ = parse_metric(name)

@@ -27,7 +27,7 @@ class Reason:
         standard_error: of the score.
         rank: of the score among all layers that have this replacement; 1 is the lowest.
         layers: how many have it.
-        saves: cost objective: by how much the replacement lowers it, exactly.
+        saves: cost objective: by how much the replacement lowers it, exactly, in its unit.
     """
 
     layer: int
@@ -37,7 +37,7 @@ class Reason:
     standard_error: float
     rank: int
     layers: int
-    saves: Mapping[str, int]
+    saves: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def precise(kl: float) -> str:
     return f"{kl:.0e}".replace("e-0", "e-") if 0 < kl < 5e-6 else f"{kl:.5f}"
 
 
-def saving(metric: str, value: int) -> str:
+def saving(metric: str, value: float) -> str:
     """Return what a replacement saves of a cost as text; it may be negative."""
     text = parse_metric(metric)[0].format(abs(value))
     return f"-{text}" if value < 0 else text
@@ -98,8 +98,8 @@ class Explainer:
     def __init__(self, space: SearchSpace, scores: Scores) -> None:
         """Set up for a space over a pretrained model, with its scores."""
         assert space.replacements is not None
-        self.replacements, self.scores = space.replacements, scores
-        self.metrics = [item.name for item in space.objectives if item.metric.analytic]
+        self.space, self.replacements, self.scores = space, space.replacements, scores
+        self.metrics = [item.name for item in space.objectives if item.metric.is_cost]
 
     def explain(self, record: TrialRecord) -> Explanation | None:
         """Return the replaced parts of a trial; None if its architecture is not in the space."""
@@ -133,15 +133,15 @@ class Explainer:
         return rivals
 
     @cached_property
-    def _saved(self) -> dict[str, dict[tuple[str, str], int]]:
-        """Savings of each option in each cost objective, by (part's name, label)."""
+    def _saved(self) -> dict[str, dict[tuple[str, str], float]]:
+        """Savings of each option in each cost objective, in its unit, by (part's name, label)."""
+        return {metric: self._saved_of(metric) for metric in self.metrics}
+
+    def _saved_of(self, name: str) -> dict[tuple[str, str], float]:
+        metric, _ = parse_metric(name)
+        rows = self.replacements.differences(name, self.space.times)
         return {
-            metric: {
-                (part.name, label): -change
-                for part, row in zip(
-                    self.replacements.parts, self.replacements.differences(metric), strict=True
-                )
-                for label, change in zip(part.labels, row, strict=True)
-            }
-            for metric in self.metrics
+            (part.name, label): -change if metric.analytic else -change / metric.steps
+            for part, row in zip(self.replacements.parts, rows, strict=True)
+            for label, change in zip(part.labels, row, strict=True)
         }

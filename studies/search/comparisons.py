@@ -13,7 +13,8 @@ from math import isfinite
 
 from search_spaces.replacements import Part, Replacements
 from studies.search.published import published
-from surgery.architecture.costs import cost
+from surgery.architecture.block_times import BlockTimes
+from surgery.architecture.costs import cost_in_steps
 
 SHARES = (0.75, 0.5, 0.25)  # of the model's own cost
 Kl = Mapping[tuple[str, str], float]  # score in nats/token by (part's name, label)
@@ -28,7 +29,11 @@ class Comparison:
 
 
 def comparisons(
-    replacements: Replacements, kl: Kl, metrics: Sequence[str], predict: Callable[[dict[str, str]], float]
+    replacements: Replacements,
+    kl: Kl,
+    metrics: Sequence[str],
+    predict: Callable[[dict[str, str]], float],
+    times: BlockTimes | None = None,
 ) -> Iterator[Comparison]:
     """Yield the designs to beat, each once.
 
@@ -39,16 +44,17 @@ def comparisons(
     Args:
         replacements: the options of every part.
         kl: their scores.
-        metrics: exact costs, such as `cache_bytes@8192`. Names of designs under limits of any but the first
+        metrics: costs, such as `cache_bytes@8192`. Names of designs under limits of any but the first
             say which.
         predict: KL of a design in nats/token by the labels of its replaced parts; designs for which it is
             not finite are left out.
+        times: of the blocks, for latencies.
     """
     seen: set[tuple[tuple[str, str], ...]] = set()
     words = dict(zip(metrics, _words(metrics), strict=True))
     for metric in metrics:
         suffix = f" {words[metric]}" if metric != metrics[0] else ""
-        for item in _under_shares(replacements, kl, metric, predict):
+        for item in _under_shares(replacements, kl, metric, predict, times):
             if _is_new(item.choice, seen):
                 yield Comparison(item.name + suffix, item.choice)
     for name, choice in published(replacements, kl):
@@ -72,15 +78,19 @@ def _words(metrics: Sequence[str]) -> list[str]:
 
 
 def _under_shares(
-    replacements: Replacements, kl: Kl, metric: str, predict: Callable[[dict[str, str]], float]
+    replacements: Replacements,
+    kl: Kl,
+    metric: str,
+    predict: Callable[[dict[str, str]], float],
+    times: BlockTimes | None,
 ) -> Iterator[Comparison]:
     """Yield the best predicted design of each family under each share of the model's cost."""
     differences = {
         (part.name, label): value
-        for part, row in zip(replacements.parts, replacements.differences(metric), strict=True)
+        for part, row in zip(replacements.parts, replacements.differences(metric, times), strict=True)
         for label, value in zip(part.labels, row, strict=True)
     }
-    base = cost(replacements.model, metric)
+    base = cost_in_steps(replacements.model, metric, times)
     labels = dict.fromkeys((part.part, label) for part in replacements.parts for label in part.labels[1:])
     for share in SHARES:
         best: dict[tuple[str, str], tuple[float, Comparison]] = {}

@@ -1,4 +1,4 @@
-"""Choosing designs of a pretrained model: predicted by scores, exact in their costs.
+"""Choosing designs of a pretrained model: predicted by scores, exact in their costs, counted in steps.
 
 First come the designs to beat and the best predicted design of every budget, then, of the solver's pools, the
 design with the largest expected improvement over what was measured, and in the end neighbours of the front.
@@ -23,6 +23,7 @@ from studies.selection.problem import Choice, Limits, Selection, Solution, withi
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
 from studies.study.settings import MILP
 from studies.study.trial_record import DONE, TrialRecord, front_records
+from surgery.architecture.metrics import parse_metric
 
 BUDGETS = 8  # of each cost
 PARENTS = 16  # designs of the front whose neighbours are looked at
@@ -55,11 +56,11 @@ class DesignChooser:
         assert space.replacements is not None
         self.space, self.text = space, text
         self.replacements: Replacements = space.replacements
-        self.objectives = [item.name for item in space.objectives if item.metric.analytic]
+        self.objectives = [item.name for item in space.objectives if item.metric.is_cost]
         metrics = list(dict.fromkeys([*self.objectives, *(item.name for item in space.constraints)]))
         weights = (0.0,) if answers is None else (0.0, *WEIGHTS)
         self.predictions = [
-            Prediction(self.replacements, metrics, text, answers, weight) for weight in weights
+            Prediction(self.replacements, metrics, text, answers, weight, space.times) for weight in weights
         ]
 
     def suggest(self, records: Sequence[TrialRecord]) -> Design | None:
@@ -126,7 +127,7 @@ class DesignChooser:
         def predict(labels: Mapping[str, str]) -> float:
             return self.predict(self._choice(labels))
 
-        rivals = comparisons(self.replacements, self.text.scores, self.objectives, predict)
+        rivals = comparisons(self.replacements, self.text.scores, self.objectives, predict, self.space.times)
         return [item for item in rivals if predict(item.choice) < WORST]
 
     def _rival_costs(self) -> list[dict[str, tuple[float | None, float | None]]]:
@@ -178,7 +179,7 @@ class DesignChooser:
         counts. The designs measured so far show how far predictions are off, and how unsure others are.
         """
         known = self._measured(records)
-        costs = [[record.metrics[name] for name in self.objectives] for record in known]
+        costs = [[self._steps(record, name) for name in self.objectives] for record in known]
         choices = [self._choice(record.params) for record in known]
         gains = np.full(len(solutions), -np.inf)
         for prediction in self.predictions:
@@ -195,6 +196,10 @@ class DesignChooser:
                 gap = math.log(best) - math.log(mean) + variance / 2
                 gains[index] = max(gains[index], _improvement(gap, math.sqrt(variance)))
         return gains.tolist()
+
+    def _steps(self, record: TrialRecord, metric: str) -> int:
+        """Return a measured design's cost in whole steps, as the solver counts."""
+        return round(record.metrics[metric] * parse_metric(metric)[0].steps)
 
     def _is_design(self, record: TrialRecord) -> bool:
         """Return whether a trial is a design of the space, measured or not, by its parameters."""

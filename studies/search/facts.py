@@ -11,7 +11,6 @@ from search_spaces.enumeration import every_architecture
 from studies.study.trial_record import INFEASIBLE, TrialRecord
 from studies.surrogates.descriptors import features
 from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
 
 COUNTABLE = 5000  # settings of a space that are enumerated, to know when all are tried
 
@@ -46,7 +45,7 @@ class ArchitectureFacts:
 
     def describe(self, architecture: Architecture) -> Facts:
         """Return the facts of any architecture, without computing its hash and without keeping them."""
-        return {name: float(cost(architecture, name)) for name in self._exact}, features(architecture)
+        return {name: self.space.cost(architecture, name) for name in self._exact}, features(architecture)
 
     def known_costs(self, records: Sequence[TrialRecord]) -> set[tuple[float, ...]]:
         """Return the costs of all trials that may be trained, as tuples; extended from call to call."""

@@ -15,7 +15,8 @@ from studies.selection.interactions import SecondOrder, pair_terms, rescaled
 from studies.selection.local_search import local_search
 from studies.selection.problem import Array, Choice, Limits, Selection, Solution
 from studies.selection.solve import solve
-from surgery.architecture.costs import cost
+from surgery.architecture.block_times import BlockTimes
+from surgery.architecture.costs import cost_in_steps
 
 POOL = 2  # designs of each budget
 GAP = 1e-3  # share of the score by which a design may miss the optimum: less than scores are known to
@@ -48,20 +49,21 @@ class Prediction:
 
     def __init__(
         self, replacements: Replacements, metrics: list[str], text: Scored,
-        answers: Scored | None = None, weight: float = 0.0,
+        answers: Scored | None = None, weight: float = 0.0, times: BlockTimes | None = None,
     ) -> None:  # fmt: skip
         """Describe what is minimised.
 
         Args:
             replacements: the options of every part.
-            metrics: exact costs that may be limited.
+            metrics: costs that may be limited.
             text: scores on text.
             answers: scores at the answers of retrieval prompts.
             weight: of the answers.
+            times: of the blocks, for latencies.
         """
         assert answers is not None or weight == 0
         self.replacements, self.metrics, self.weight = replacements, metrics, weight
-        self.text, self.answers = text, answers
+        self.text, self.answers, self.times = text, answers, times
 
     def measured(self, metrics: Mapping[str, float]) -> float:
         """Return what was measured of what is predicted, given the metrics of a design."""
@@ -90,10 +92,15 @@ class Prediction:
         return Selection(
             scores=[np.where(row > WORST, np.inf, all_) for row, all_ in zip(text, total, strict=True)],
             costs={
-                metric: [np.array(row, dtype=np.int64) for row in self.replacements.differences(metric)]
+                metric: [
+                    np.array(row, dtype=np.int64)
+                    for row in self.replacements.differences(metric, self.times)
+                ]
                 for metric in self.metrics
             },
-            base={metric: cost(self.replacements.model, metric) for metric in self.metrics},
+            base={
+                metric: cost_in_steps(self.replacements.model, metric, self.times) for metric in self.metrics
+            },
         )  # fmt: skip
 
     @cached_property

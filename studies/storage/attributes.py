@@ -36,4 +36,9 @@ REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains agai
 ATTRIBUTE = "nas"  # of the Optuna study: everything a worker on another machine needs; written last
 
 
+# system attributes of the Optuna study, which Optuna Dashboard does not show
+LATENCY = "nas:latency"  # the machine that the study's block times are of
+BLOCK_TIME = "nas:time "  # first part of the name of each block's time
+
+
 MARK = "nas:made"  # of the Optuna study: the process that made it; written first

@@ -31,6 +31,7 @@ from studies.storage.attributes import ATTRIBUTE
 from studies.storage.journal import Embedded
 from studies.storage.opening import JOURNAL, explain_storage_errors, open_storage
 from studies.storage.optuna_access import batched_writes, stored_trial
+from studies.study.block_times import read_times, store_times
 from studies.study.creation import (
     creating,
     deleting_on_error,
@@ -50,6 +51,7 @@ from studies.study.record_cache import RecordCache
 from studies.study.rules import changed_rules, rules_of
 from studies.study.settings import FIXED, StudySettings
 from studies.study.trial_record import TrialRecord, front_records
+from surgery.architecture.block_times import BlockTimes
 from surgery.config.problems import Problem, UserError
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -85,6 +87,8 @@ class Study:
         """Return a complete stored study, opened."""
         content = stored.inner.user_attrs[ATTRIBUTE]
         space = parse_space(content["space"], f"{folder.name}.yaml")
+        if space.timed_metrics and (times := read_times(stored.inner)) is not None:
+            space = space.with_times(times)
         known = {item.name for item in fields(StudySettings)}
         settings = StudySettings(**{key: value for key, value in content.items() if key in known})
         study = cls(folder, space, settings, stored.inner, stored.url)
@@ -174,6 +178,22 @@ class Study:
                 url = stored_url(folder) if url is None else absolute(url)
             forget(folder)
             return cls._create(folder, space, settings, url), False
+
+    def stored_times(self) -> BlockTimes | None:
+        """Return the block times that the study has now; None before blocks were timed."""
+        return read_times(self.inner)
+
+    def use_times(self, times: BlockTimes, keys: Collection[str]) -> BlockTimes:
+        """Store the block times of these keys, unless the study has others, and use what is stored then.
+
+        Not inside `batched_writes`.
+        """
+        with self.batched_writes():
+            store_times(self.inner, times, keys)
+        stored = read_times(self.inner)
+        assert stored is not None, "just written"
+        self.space = self.space.with_times(stored)
+        return stored
 
     @property
     def remark(self) -> str:

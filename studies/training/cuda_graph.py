@@ -1,13 +1,36 @@
-"""Training steps as one CUDA graph, which launches their hundreds of small kernels at once."""
+"""Work as one CUDA graph, which launches its hundreds of small kernels at once: training steps, decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Work = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+T = TypeVar("T")
+
+
+def capture(work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture `work` as a CUDA graph, which executes no kernels; return the graph and what `work` returned.
+
+    Whatever `work` allocates once or compiles in its first calls must exist already.
+
+    Raises:
+        RuntimeError: `work` synchronizes with the device, or a second copy does not fit into memory.
+    """
+    graph = torch.cuda.CUDAGraph()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = work()
+    except BaseException:
+        # a failed capture would leave the generator waiting for the capture's end
+        generator.graphsafe_set_state(before)
+        raise
+    return graph, outputs
 
 
 class CapturedStep:
@@ -27,16 +50,7 @@ class CapturedStep:
             RuntimeError: `work` synchronizes with the device, or a second copy does not fit into memory.
         """
         self.inputs, self.targets = inputs.clone(), targets.clone()
-        self.graph = torch.cuda.CUDAGraph()
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = generator.clone_state()
-        try:
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.outputs = work(self.inputs, self.targets)
-        except BaseException:
-            # a failed capture would leave the generator waiting for the capture's end
-            generator.graphsafe_set_state(before)
-            raise
+        self.graph, self.outputs = capture(lambda: work(self.inputs, self.targets))
 
     def fits(self, inputs: Tensor, targets: Tensor) -> bool:
         """Return whether a batch has the captured shapes."""

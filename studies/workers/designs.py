@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,12 +24,12 @@ from studies.search.designs import DesignChooser
 from studies.search.prediction import Scored
 from studies.study import Study
 from studies.training.loop import Interrupted
+from studies.workers.progress import Report, Stages
 from surgery.apply.source import SourceModel, read_source
 from surgery.architecture import Architecture
 from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
 
-Report = Callable[[Mapping[str, Any]], None]
 Log = Callable[[str], None]
 
 
@@ -92,7 +90,7 @@ class Designs:
         key = library_key(space.model.architecture, space.model.weights, data.content_hash, space.library)
         library = Library.open(library_folder(key), key)
 
-        progress = _Stages(report)
+        progress = Stages(report)
         parts, settings = space.replacements, space.library
         try:
             build(library, source, parts, data, settings, device, progress, should_stop)
@@ -108,13 +106,13 @@ class Designs:
         """Number of stretches of held-out text, on each of which a design can be measured once."""
         return samples(self.data, self.settings)
 
-    def chooser(self) -> DesignChooser:
-        """Return the chooser of the next design, by these scores."""
+    def chooser(self, space: SearchSpace) -> DesignChooser:
+        """Return the chooser of the next design, by these scores and the costs of the space."""
         text = self._scored(self.scores.kl, scores_folder(self.library.path, self.data, self.settings))
         if self.scores.retrieval is None:
-            return DesignChooser(self.space, text)
+            return DesignChooser(space, text)
         folder = answers_folder(self.library.path, self.settings)
-        return DesignChooser(self.space, text, self._scored(self.scores.retrieval, folder))
+        return DesignChooser(space, text, self._scored(self.scores.retrieval, folder))
 
     def _scored(self, scores: Mapping[tuple[str, str], Score], folder: Path) -> Scored:
         keys, features = read_sketch(folder, self.replacements)
@@ -142,21 +140,6 @@ class Designs:
         """
         model = self.assemble(architecture)
         return measure(model, self.teacher, self.data, self.settings, sample, should_stop)
-
-
-class _Stages:
-    """Reports how far a stage is, and the seconds that it will still take at the speed so far."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._began: dict[str, tuple[float, int]] = {}  # by stage: time of the first report, and done then
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        start, before = self._began.setdefault(stage, (now, done))
-        eta = (now - start) / (done - before) * (total - done) if done > before else None
-        share = done / max(1, total)
-        self._report({"state": stage, "done": share, "line": f"{done} of {total}", "eta": eta})
 
 
 def _open(model: ModelSection) -> SourceModel:

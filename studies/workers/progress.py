@@ -1,12 +1,16 @@
-"""Progress of a search at one moment: counts, rates, ETA."""
+"""Progress of a search at one moment: counts, rates, ETA; and of the stages before its first trial."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from studies.study.trial_record import TrialRecord
+
+Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,18 @@ class Snapshot:
             return None
         left: float = self.target - self.ended - sum(worker.get("done", 0.0) for worker in self.workers)
         return max(0.0, left) * fmean(times) / len(self.workers)
+
+
+class Stages:
+    """Reports how far a stage is, and the seconds that it will still take at the speed so far."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._began: dict[str, tuple[float, int]] = {}  # by stage: time of the first report, and done then
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        start, before = self._began.setdefault(stage, (now, done))
+        eta = (now - start) / (done - before) * (total - done) if done > before else None
+        share = done / max(1, total)
+        self._report({"state": stage, "done": share, "line": f"{done} of {total}", "eta": eta})

@@ -13,7 +13,6 @@ from studies.data.request import VAL_FRACTION
 from studies.study import Study
 from studies.training.settings import TrainSettings
 from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
 from surgery.architecture.metrics import METRICS as ALL_METRICS
 from surgery.config.problems import Problem, UserError
 
@@ -90,9 +89,9 @@ def metrics_of(
     measured = {
         name: fmean(result[name] for result in results)
         for name, metric in ALL_METRICS.items()
-        if not metric.analytic and name in results[0]
+        if not metric.is_cost and name in results[0]
     }
     names = [name for name, metric in ALL_METRICS.items() if metric.analytic and not metric.takes_context]
-    names += [item.name for item in space.objectives if item.metric.analytic]
+    names += [item.name for item in space.objectives if item.metric.is_cost]
     names += [item.name for item in space.constraints]
-    return {**measured, **{name: float(cost(architecture, name)) for name in dict.fromkeys(names)}}
+    return {**measured, **{name: space.cost(architecture, name) for name in dict.fromkeys(names)}}

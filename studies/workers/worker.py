@@ -36,6 +36,8 @@ from studies.training.profiling import mark
 from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time
 from studies.workers.designs import Designs
+from studies.workers.latency import time_blocks
+from studies.workers.progress import Stages
 from studies.workers.proxy import metrics_of, open_data, settings_of, train_settings
 from studies.workers.signals import Stop, stop_on_signals
 from surgery.architecture.metrics import METRICS as ALL_METRICS
@@ -79,13 +81,16 @@ def work(
         Lease(study.workers_folder) as lease,
         stop_on_signals() as stop,
     ):
-        search = Search(study)
-        worker = _Worker(search, data, torch_device, lease, stop, log)
+        designs = None
         if study.space.model is not None:
-            worker.designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
-            search.most_runs = worker.designs.stretches
+            designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
+        time_blocks(study, torch_device, Stages(lease.report_status), stop, log)
+        search = Search(study)
+        worker = _Worker(search, data, torch_device, lease, stop, log, designs)
+        if designs is not None:
+            search.most_runs = designs.stretches
             if study.settings.sampler == MILP:
-                search.chooser = worker.designs.chooser()
+                search.chooser = designs.chooser(study.space)
         while not stop():
             assignment = take_next(search, lease.worker, target, stop)
             mark("take")
@@ -104,13 +109,14 @@ class _Worker:
     """A worker's state, shared by the trials that it trains one after the other."""
 
     def __init__(
-        self, search: Search, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log
-    ) -> None:
+        self, search: Search, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log,
+        designs: Designs | None,
+    ) -> None:  # fmt: skip
         self.search, self.study = search, search.study
         self.data, self.device, self.lease, self.stop = data, device, lease, stop
         self.log = log
         self.settings = settings_of(self.study)
-        self.designs: Designs | None = None  # of a pretrained model, in place of training
+        self.designs = designs  # of a pretrained model, in place of training
         self.failures = 0
         self.last_beat = time.monotonic()
 
