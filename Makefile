@@ -24,17 +24,17 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup ## Search the `tiny` space on the built-in text and show the front
 	$(BIN)/nas search tiny --name demo --dir $(RUNS) --trials 24 --workers 2
 	$(BIN)/nas front demo --dir $(RUNS) --plot $(RUNS)/demo/front.png
-	$(BIN)/nas pick demo --dir $(RUNS) --output $(RUNS)/demo/pick.yaml
+	$(BIN)/nas pick demo --dir $(RUNS) --output $(RUNS)/demo/pick.yaml --overwrite
 
 # The model is trained once; delete its folder to train it anew.
 demo-pretrained: setup $(RUNS)/tiny-llama ## Train a small model, search its replacements, rewrite and heal the pick
 	$(BIN)/nas search pretrained-tiny --model $(RUNS)/tiny-llama --name demo-pretrained --dir $(RUNS) --trials 32
 	$(BIN)/nas front demo-pretrained --dir $(RUNS)
 	$(BIN)/nas pick demo-pretrained --dir $(RUNS) --limit "cache_bytes@512 <= 50%" --best kl \
-		--output $(RUNS)/demo-pretrained/pick.yaml
+		--output $(RUNS)/demo-pretrained/pick.yaml --overwrite
 	$(BIN)/nas apply $(RUNS)/demo-pretrained/pick.yaml $(RUNS)/tiny-llama --output $(RUNS)/tiny-hybrid --overwrite \
 		--heal 100k --seq-len 256 --control
-	$(BIN)/nas eval $(RUNS)/tiny-hybrid --against $(RUNS)/tiny-llama --lengths 256,512 --max-tokens 16k
+	$(BIN)/nas eval $(RUNS)/tiny-hybrid --against $(RUNS)/tiny-llama --lengths 256,512 --tokens 16k
 
 $(RUNS)/tiny-llama: | setup
 	$(BIN)/nas train examples/tiny-llama.yaml --output $@ --tokens 1M --seq-len 256 --batch-tokens 4096 --lr 3e-3 \

@@ -5,6 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def check_free(path: Path, option: str = "--output") -> None:
+    """Refuse a file that exists, before any work is done for it. What is no file, such as a pipe, is free.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    from surgery.config.paths import expand
+    from surgery.config.problems import Problem, UserError
+
+    if expand(path).is_file():
+        problem = Problem(option, str(path), "exists", "name another file, or add --overwrite")
+        raise UserError("can't write the architecture", [problem])
+
+
 def write_plan(path: Path, text: str) -> None:
     """Write the file of a plan.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+_CHOICE = re.compile(r"'([^']*)' is not one of (.*)\.")  # as Typer words it
 FREE_TEXT = ("text",)  # arguments that may be empty: the prompt of `nas generate`
 
 
@@ -37,7 +39,23 @@ def _guard_parameter(parameter: Any) -> None:
             if isinstance(item, str) and not item.strip():
                 hint = "; omit it to use the default" if not parameter.required else ""
                 raise typer.BadParameter(f"must not be empty{hint}", ctx=ctx, param=parameter)
-        return process(ctx, value)
+        try:
+            return process(ctx, value)
+        except typer.BadParameter as error:
+            error.message = _with_suggestion(error.message)
+            raise
 
     parameter.process_value = checked
     parameter.guarded = True
+
+
+def _with_suggestion(message: str) -> str:
+    """Return Typer's message about a wrong choice with the nearest right one; others unchanged."""
+    message = message.removeprefix("Value error, ")
+    match = _CHOICE.fullmatch(message)
+    if match is None:
+        return message
+    from surgery.config.problems import nearest
+
+    hint = nearest(match[1], re.findall(r"'([^']*)'", match[2]))
+    return f"{message} {hint[0].upper()}{hint[1:]}" if hint else message

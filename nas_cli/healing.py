@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nas_cli.options import given, refuse_without_effect
 from nas_cli.render.bars import step_text
-from nas_cli.render.screen import errors
+from nas_cli.render.screen import notes
 
 if TYPE_CHECKING:
     from studies.healing.watch import Watch
@@ -49,10 +49,10 @@ def loss_lines() -> Watch:
 
     def show_loss(what: str, loss: float, bpb: float) -> None:
         losses = f"loss {loss:.4f} nats/token, {bpb:.4f} bits/byte on held-out text"
-        errors.print(Text.assemble((f"{what} model: ", "bold"), losses), soft_wrap=True)
+        notes.print(Text.assemble((f"{what} model: ", "bold"), losses), soft_wrap=True)
 
     def show_note(note: str) -> None:
-        errors.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+        notes.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
 
     return Watch(on_loss=show_loss, on_note=show_note)
 

@@ -45,7 +45,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def nas(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Search hybrid language-model architectures and apply them to real models."""
@@ -106,6 +106,7 @@ def _report(error: Exception) -> int:
         return code
     if addresses := sys.modules.get("studies.storage.addresses"):  # else no password was read
         text = addresses.redacted(text)
+    screen.log.error("%s", text)
     screen.errors.print(text, markup=False, soft_wrap=True)
     return code
 

@@ -22,9 +22,33 @@ def open_space(space: str, model: str | None) -> SearchSpace:
 
     if model is None:
         return load_space(space)
+    check_model(model)
     from studies.workers.designs import model_section
 
     return load_space(space, model_section(model))
+
+
+def check_model(model: str) -> None:
+    """Refuse what is no model before torch is loaded; download one from the Hub.
+
+    Raises:
+        UserError: no such folder, something else than a model, or the Hub has none or can't be reached.
+    """
+    from surgery.hf.locate import locate
+
+    locate(model)
+
+
+def check_corpus(data: str | None, option: str = "--data") -> None:
+    """Refuse a text that does not exist before torch is loaded. None is none to check.
+
+    Raises:
+        UserError: no such text; the problem names the option.
+    """
+    if data is not None:
+        from studies.healing.text import check_text
+
+        check_text(data, option)
 
 
 def open_study(study: str, runs: Path, storage: str | None) -> Study:

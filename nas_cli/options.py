@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from nas_cli import completion
 from studies.files.defaults import DEFAULT_CPU_PRECISION
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DURATION = re.compile(r"(?:(\d{1,9})\s*h)?\s*(?:(\d{1,9})\s*m(?:in)?)?\s*(?:(\d{1,9})\s*s)?", re.ASCII)
 LONGEST_HOURS = 24 * 366
-MOST_SEED = 2**63 - 1  # the largest seed that every generator accepts
 MOST = 1_000_000  # upper bound of trials, repeats, steps and other counts
 
 
@@ -50,6 +50,24 @@ def parse_folder(text: str | Path) -> Path:
         raise typer.BadParameter(str(error)) from None
 
 
+def parse_device(name: str) -> str:
+    """Return the name of a device.
+
+    Raises:
+        typer.BadParameter: it names no device, or a GPU on a machine without one.
+    """
+    from studies.training.device_names import check_device_name
+    from surgery.config.problems import UserError
+
+    try:
+        check_device_name(name)
+    except UserError as error:
+        problem = error.problems[0]
+        hint = f" ({problem.hint})" if problem.hint else ""
+        raise typer.BadParameter(f"{problem.shown} {problem.rule}{hint}") from None
+    return name
+
+
 RunsOption = Annotated[
     Path,
     typer.Option(
@@ -60,7 +78,7 @@ RunsOption = Annotated[
 StorageOption = Annotated[
     str | None,
     typer.Option(
-        "--storage", envvar="NAS_STORAGE", show_envvar=True,
+        "--storage", metavar="URL", envvar="NAS_STORAGE", show_envvar=True,
         help="Database of the studies, such as postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE. "
         "Default: a journal file in the study's folder.",
     ),
@@ -71,7 +89,16 @@ TimeoutOption = Annotated[
         "--timeout", parser=parse_duration, metavar="TIME", help="Stop after this time, such as 20m or 1h30m."
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        parser=parse_device,
+        metavar="<auto|cpu|cuda|cuda:N>",
+        autocompletion=lambda: ["auto", "cpu", "cuda"],
+        help="Where to compute; auto takes a GPU if there is one.",
+    ),
+]
 CompileOption = Annotated[
     Literal["off", "auto", "max"],
     typer.Option(
@@ -88,7 +115,7 @@ CpuPrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, max=1024,
+        "--threads", min=1, max=1024, metavar="N",
         help="CPU threads per process. Default: OMP_NUM_THREADS if set; else 1 for models narrower than 256, "
         "and an equal share of the cores for wider ones.",
     ),
@@ -104,22 +131,39 @@ TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow running code that comes with the model.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-StudyArgument = Annotated[str, typer.Argument(help="Name or folder of a study.")]
-SpaceArgument = Annotated[str, typer.Argument(help="A preset (see `nas space list`) or a YAML file.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="Name or folder of a study.", autocompletion=completion.studies),
+]
+SpaceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPACE",
+        help="A preset (see `nas space list`) or a YAML file.",
+        autocompletion=completion.spaces,
+    ),
+]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="Folder or Hub id of the pretrained model whose parts are replaced."),
+    typer.Option(
+        "--model", metavar="MODEL", help="Folder or Hub id of the pretrained model whose parts are replaced."
+    ),
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=1, help="Number of parallel training processes.")
+    int, typer.Option("--workers", min=1, metavar="N", help="Number of parallel training processes.")
 ]
-PlotOption = Annotated[Path | None, typer.Option("--plot", help="Write a plot: .png, .svg, .pdf or .html.")]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot: .png, .svg, .pdf or .html.")
+]
 EachOption = Annotated[
     int,
-    typer.Option("--each", min=2, max=1000, help="Maximum runs per architecture, including the first."),
+    typer.Option(
+        "--each", min=2, max=1000, metavar="N", help="Maximum runs per architecture, including the first."
+    ),
 ]
 RoundsOption = Annotated[
-    int, typer.Option("--rounds", min=1, max=MOST, help="Measurements per entry; medians are shown.")
+    int,
+    typer.Option("--rounds", min=1, max=MOST, metavar="N", help="Measurements per entry; medians are shown."),
 ]
 
 

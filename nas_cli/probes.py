@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.opening import check_model
 from nas_cli.render.screen import console, duration, errors, print_json
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from surgery.architecture import Architecture
 
 # option -> field, where a probe names the field differently
-_FIELDS = {"state": {"seq_len": "length"}}
+_FIELDS = {"recall": {"batch_sequences": "batch"}, "state": {"seq_len": "length", "batch_sequences": "batch"}}
 
 
 def run_probe(
@@ -35,7 +37,14 @@ def run_probe(
     Raises:
         typer.Exit: training failed (exit code 1).
     """
+    from surgery.architecture import Architecture
+    from surgery.config.paths import expand
+
     settings = read_settings(name, given)
+    if Path(model).suffix.lower() in (".yaml", ".yml"):
+        Architecture.from_yaml(expand(model))
+    else:
+        check_model(model)
     from nas_cli.render.bars import training_progress
     from studies.evaluation.model_folder import read_layers
     from studies.probes import measure

@@ -14,6 +14,7 @@ from search_spaces.schema import read_space
 from search_spaces.space import SearchSpace
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError, nearest
+from surgery.config.recognise import refuse_other
 from surgery.config.yaml_source import Source, load_yaml
 
 PRESETS = Path(__file__).parent / "presets"
@@ -49,6 +50,7 @@ def load_space(name_or_path: str | Path, model: ModelSection | None = None) -> S
     """
     path = expand(name_or_path)
     if os.path.isfile(path):
+        refuse_other(path, "space")
         return read_space(_with_model(load_yaml(path), model), _name_of(path))
     name = str(name_or_path)
     presets = {preset.name: preset for preset in list_presets()}
@@ -56,6 +58,7 @@ def load_space(name_or_path: str | Path, model: ModelSection | None = None) -> S
         return read_space(_with_model(load_yaml(presets[name].path), model), name)
     known = f"presets are {', '.join(presets)}"
     if os.path.isdir(path):
+        refuse_other(path, "space")
         raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         hint = f"{nearest(path.stem, presets)} {known}".strip()

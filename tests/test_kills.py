@@ -73,7 +73,7 @@ def files(folder: Path) -> list[str]:
 
 
 def trials(study: Study) -> list[TrialRecord]:
-    return [record for record in study.records() if record.trained]
+    return [record for record in study.records() if record.counted]
 
 
 def same_studies(copies: list[Path]) -> Study:
@@ -95,7 +95,7 @@ def same_studies(copies: list[Path]) -> Study:
 def test_search(study: Study, tmp_path: Path) -> None:
     whole = same_studies(killed("search", study.folder, tmp_path / "killed", 1))
     assert len(trials(whole)) == TRAINED
-    paused = [record.number for record in whole.records() if record.state == "stopped"]
+    paused = [record.number for record in whole.records() if record.state == "paused"]
     assert paused
     assert any(record.passed for record in whole.records())
     checkpoints = [int(path.parent.name) for path in whole.folder.rglob("checkpoint.*")]

@@ -70,7 +70,7 @@ WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {
 # rooms and files that must be quick to load
 LIGHT_SURGERY = (
     "config/problems", "config/quantities", "config/yaml_source", "config/options", "config/backbone",
-    "config/rope_scaling",
+    "config/rope_scaling", "config/recognise",
     "architecture/__init__", "architecture/architecture", "architecture/layers", "architecture/layout",
     "architecture/naming", "architecture/reading", "architecture/rules", "architecture/metrics",
     "architecture/costs", "architecture/timed_parts", "architecture/block_times",

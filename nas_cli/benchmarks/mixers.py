@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.help import add_command
 from nas_cli.options import MOST, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
 from nas_cli.render.screen import console, print_json
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 def add_to(bench: typer.Typer) -> None:
     """Add `mixers` to `bench`."""
-    bench.command("mixers")(mixers)
+    add_command(
+        bench,
+        "mixers",
+        mixers,
+        "nas bench mixers",
+        "nas bench mixers --mixers FGW --lengths 512,2048,8192 --device cuda",
+    )
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.help import add_command
 from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
 from nas_cli.render.screen import console, print_json
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 def add_to(bench: typer.Typer) -> None:
     """Add `model` to `bench`."""
-    bench.command("model")(model)
+    add_command(
+        bench,
+        "model",
+        model,
+        "nas bench model pick.yaml",
+        "nas bench model dense hdpl-paper --space hybrid --compile max",
+    )
 
 
 def model(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.choices import KlForm
+from nas_cli.help import add_command
 from nas_cli.options import MOST, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens as count_tokens
 from nas_cli.render.screen import console, print_json, print_warnings
@@ -21,7 +23,7 @@ TOKENS = {"cuda": 32768, "cpu": 2048}  # defaults by device
 
 def add_to(bench: typer.Typer) -> None:
     """Add `ops` to `bench`."""
-    bench.command("ops")(ops)
+    add_command(bench, "ops", ops, "nas bench ops", "nas bench ops --shapes 512:3x512 --rank 64 --kl mean")
 
 
 def ops(
@@ -37,7 +39,7 @@ def ops(
     ] = None,
     rank: Annotated[int, typer.Option(min=1, max=MOST, help="Rank of HDPL and low_rank.")] = 128,
     blocks: Annotated[int, typer.Option(min=1, max=MOST, help="Blocks of HDPL.")] = 8,
-    kl: Annotated[str, typer.Option(help="KL form of HDPL: reference, mean or free_bits.")] = "reference",
+    kl: Annotated[KlForm, typer.Option(help="KL form of HDPL.")] = "reference",
     rounds: RoundsOption = 5,
     compiled: Annotated[
         bool | None,
@@ -52,12 +54,7 @@ def ops(
     """Compare projection operators with dense: siblings that share an input, forward and with backward."""
     from studies.benchmarks.ops import TABLE, Plan, broken_rules, measure
     from studies.training.devices import describe, pick_device
-    from surgery.projections import PROJECTION_OPERATORS
 
-    try:
-        PROJECTION_OPERATORS["hdpl"].options["kl"].read(kl)
-    except ValueError as error:
-        raise typer.BadParameter(f"'{kl}' {error}", param_hint="'--kl'") from None
     torch_device = pick_device(device)
     plan = Plan(
         _shapes(shapes) if shapes is not None else TABLE,

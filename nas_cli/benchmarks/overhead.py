@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.choices import Stopping
+from nas_cli.completion import samplers
+from nas_cli.help import add_command
 from nas_cli.options import MOST, JsonOption, SpaceArgument
 from nas_cli.render.screen import console, print_json
 from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
@@ -17,15 +20,23 @@ if TYPE_CHECKING:
 
 def add_to(bench: typer.Typer) -> None:
     """Add `overhead` to `bench`."""
-    bench.command("overhead")(overhead)
+    add_command(bench, "overhead", overhead, "nas bench overhead tiny --samplers gain,random --at 100,500")
 
 
 def overhead(
     space: SpaceArgument = "hybrid",
-    samplers: Annotated[
-        str, typer.Option(metavar="SAMPLER,...", help="Samplers, each in its own study.")
+    chosen_samplers: Annotated[
+        str,
+        typer.Option(
+            "--samplers",
+            metavar="SAMPLER,...",
+            autocompletion=samplers,
+            help="Samplers, each in its own study.",
+        ),
     ] = DEFAULT_SAMPLER,
-    stopping: Annotated[str, typer.Option(help="Early-stopping rule of all studies.")] = DEFAULT_STOPPING,
+    stopping: Annotated[
+        Stopping, typer.Option(help="Early-stopping rule of all studies.")
+    ] = DEFAULT_STOPPING,
     at: Annotated[
         str, typer.Option(metavar="TRIALS,...", help="Trial counts to report at, increasing.")
     ] = "500",
@@ -39,7 +50,7 @@ def overhead(
     chosen, counts = load_space(space), _counts(at)
     results: dict[str, list[Overhead]] = {}
     with console.status("measuring") as status:
-        for sampler in dict.fromkeys(samplers.split(",")):
+        for sampler in dict.fromkeys(chosen_samplers.split(",")):
             plan = OverheadPlan(chosen, sampler, stopping, counts, workers_simulated)
             results[sampler] = measure_overhead(plan, status.update)
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.help import add_command
 from nas_cli.options import MOST, JsonOption, PlotOption
 from nas_cli.render.counts import number
 from nas_cli.render.screen import console, print_json
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 def add_to(bench: typer.Typer) -> None:
     """Add `search` to `bench`."""
-    bench.command("search")(search)
+    add_command(
+        bench,
+        "search",
+        search,
+        "nas bench search --seeds 5 --workers 2",
+        "nas bench search --methods gain/forecast,random/none --plot searches.png",
+    )
 
 
 def search(
@@ -54,7 +61,7 @@ def search(
             metavar="NAME=FILE", help="Searches of another scheduler, as written by studies.replay.moasha."
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, max=MOST, help="Parallel replays.")] = 1,
+    processes: Annotated[int, typer.Option("--workers", min=1, max=MOST, help="Parallel replays.")] = 1,
     plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,7 +83,7 @@ def search(
     from studies.reporting.drawing import check_plot_path
     from studies.training.devices import check_workers
 
-    check_workers(processes, "--processes")
+    check_workers(processes)
     if plot is not None:
         check_plot_path(plot)
     plan = SearchPlan(

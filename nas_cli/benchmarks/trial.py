@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli.completion import baselines
+from nas_cli.help import add_command
 from nas_cli.options import (
     CompileOption,
     DeviceOption,
@@ -23,13 +25,16 @@ if TYPE_CHECKING:
 
 def add_to(bench: typer.Typer) -> None:
     """Add `trial` to `bench`."""
-    bench.command("trial")(trial)
+    add_command(
+        bench, "trial", trial, "nas bench trial tiny", "nas bench trial hybrid --baseline dense --device cuda"
+    )
 
 
 def trial(
     space: SpaceArgument,
     baseline: Annotated[
-        str | None, typer.Option(help="Baseline to train. Default: the space's first.")
+        str | None,
+        typer.Option(autocompletion=baselines, help="Baseline to train. Default: the space's first."),
     ] = None,
     threads: ThreadsOption = None,
     rounds: RoundsOption = 1,

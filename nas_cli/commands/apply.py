@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.text import Text
 
+from nas_cli.choices import Fold, HealLoss
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.files import write_plan
 from nas_cli.healing import loss_lines, refuse_healing_options, show_progress
+from nas_cli.help import add_command
 from nas_cli.imports import quick_imports
+from nas_cli.opening import check_corpus, check_model
 from nas_cli.options import (
     MOST,
-    MOST_SEED,
     DeviceOption,
     ExportOption,
     JsonOption,
@@ -23,6 +25,7 @@ from nas_cli.options import (
 )
 from nas_cli.render.bars import stage_progress
 from nas_cli.render.counts import learning_rate, number, tokens
+from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.healing import print_healing
 from nas_cli.render.plan import print_plan, print_result
 from nas_cli.render.progress import data_progress
@@ -36,7 +39,13 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `apply` to `app`."""
-    app.command("apply")(apply)
+    add_command(
+        app,
+        "apply",
+        apply,
+        "nas apply design.yaml HuggingFaceTB/SmolLM2-135M --dry-run",
+        "nas apply design.yaml HuggingFaceTB/SmolLM2-135M -o hybrid --heal 1M --control",
+    )
 
 
 def apply(
@@ -48,7 +57,9 @@ def apply(
         ),
     ],
     model: Annotated[str, typer.Argument(help="A Llama-family model: a folder or a Hub id.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the new model.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the new model.")
+    ] = None,
     export: ExportOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan without writing anything.")
@@ -58,7 +69,7 @@ def apply(
         typer.Option("--plan", metavar="FILE", help="Write the plan to this file; edited, it can be ARCH."),
     ] = None,
     fold: Annotated[
-        str, typer.Option(help="How folded layers are merged into one: average or first.")
+        Fold, typer.Option(help="How layers are merged where the architecture has fewer.")
     ] = "average",
     hdpl_fit: Annotated[
         Literal["full", "paired"],
@@ -93,9 +104,10 @@ def apply(
         ),
     ] = None,
     heal_loss: Annotated[
-        str,
+        HealLoss,
         typer.Option(
-            help="Loss of --heal: ce (the text's tokens), kl (the original model's distributions) or both."
+            help="Loss of --heal. ce: cross-entropy with the text's tokens; kl: divergence from the original "
+            "model; both: their mean."
         ),
     ] = "both",
     # a tenth of the usual training rate, since the weights are already good
@@ -168,7 +180,7 @@ def apply(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed for data order and noise when healing.")
+        int, typer.Option(parser=seed_number, help="Seed for data order and noise when healing.")
     ] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
@@ -181,6 +193,7 @@ def apply(
     if output is None and not dry_run:
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     refuse_healing_options(context, heal, align, data)
+    _check(architecture, model, data, calibrate)
     with quick_imports():
         from studies.healing.request import ApplyRequest
 
@@ -215,6 +228,22 @@ def apply(
     if healing is not None:
         print_healing(healing)
     print_result(report)
+
+
+def _check(architecture: Path, model: str, data: str | None, calibrate: str) -> None:
+    """Refuse what is something else than it should be before torch is loaded.
+
+    Raises:
+        UserError: no such architecture, model or text.
+    """
+    from surgery.config.recognise import refuse_other
+    from surgery.config.yaml_source import load_yaml
+
+    refuse_other(architecture, "architecture", "design", "plan")
+    load_yaml(architecture)
+    check_model(model)
+    check_corpus(data)
+    check_corpus(calibrate if calibrate != "none" else None, "--calibrate")
 
 
 def _run(surgery: Surgery, healer: Healer | None) -> ApplyReport:

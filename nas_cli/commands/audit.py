@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import (
     MOST,
@@ -23,7 +24,7 @@ from nas_cli.options import (
     refuse_without_effect,
 )
 from nas_cli.render.counts import tokens
-from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
+from nas_cli.render.screen import console, duration, errors, notes, print_json, print_warnings
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ HEAL_TOKENS = 1_000_000
 
 def add_to(app: typer.Typer) -> None:
     """Add `audit` to `app`."""
-    app.command("audit")(audit)
+    add_command(
+        app,
+        "audit",
+        audit,
+        "nas audit demo --times 8 --architectures 24",
+        "nas audit replacements --heal 1M --plot audit.png",
+    )
 
 
 def audit(
@@ -85,6 +92,7 @@ def audit(
     Finished runs are kept: the same command resumes, and several may run at once. When all runs are trained,
     or the time limit is reached, it prints the result of the finished runs.
     """
+    searched = open_study(study, runs, storage)
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report
@@ -94,7 +102,6 @@ def audit(
     if plot is not None:
         check_plot_path(plot)
     check_workers(workers)
-    searched = open_study(study, runs, storage)
     if searched.space.model is None:
         refuse_without_effect({"heal": heal}, "on architectures trained from scratch", "give --times")
         opened = open_audit(searched, times or 4, architectures)
@@ -140,7 +147,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         about = f"{each} each, about {duration(expected)}"
     else:
         about = f"{_budget(None, audit.heal)} of healing each, and as many for the control"
-    errors.print(
+    notes.print(
         f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, {about}",
         soft_wrap=True,
     )
@@ -154,10 +161,10 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         )
         count = f"[{len(everything) - done.left}/{len(everything)}]"
         name = f"#{result['number']} {result['architecture']}"
-        errors.print(f"{count} {name}: {outcome}", markup=False, soft_wrap=True)
+        notes.print(f"{count} {name}: {outcome}", markup=False, soft_wrap=True)
 
     with ExitStack() as stack:
-        bar = stack.enter_context(training_progress("audit")) if errors.is_terminal else None
+        bar = stack.enter_context(training_progress("audit")) if notes.is_terminal else None
         stack.enter_context(helpers(audit, seeds, min(workers, len(left)) - 1, device))
         try:
             train_runs(
@@ -167,7 +174,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
             )  # fmt: skip
         except Interrupted:
             count = sum(not run.result.exists() for run in everything)
-            errors.print(f"time limit reached: {count} runs unfinished, run the same command to resume")
+            notes.print(f"time limit reached: {count} runs unfinished, run the same command to resume")
         except KeyboardInterrupt:
             errors.print("Interrupted. Run the same command to resume.")
             raise

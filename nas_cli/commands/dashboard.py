@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, errors, print_warnings
@@ -16,7 +17,13 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 def add_to(app: typer.Typer) -> None:
     """Add `dashboard` to `app`."""
-    app.command("dashboard")(dashboard)
+    add_command(
+        app,
+        "dashboard",
+        dashboard,
+        "nas dashboard demo",
+        "nas dashboard demo --port 0",
+    )
 
 
 def dashboard(

@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.help import add_command
 from nas_cli.options import JsonOption
 from nas_cli.render.counts import tokens
-from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
+from nas_cli.render.screen import console, duration, errors, notes, print_json, print_warnings
 
 CORPUS_HELP = (
     "builtin, fineweb-edu, hf:NAME, a .jsonl, .parquet or .txt file (also .gz), or a folder of them."
@@ -22,8 +23,15 @@ STREAMED_TOKENS = 100_000_000  # default limit for a corpus of unknown size
 def add_to(app: typer.Typer) -> None:
     """Add the `data` commands to `app`."""
     group = typer.Typer(no_args_is_help=True)
-    group.command("prepare")(prepare)
-    group.command("info")(info)
+    add_command(
+        group,
+        "prepare",
+        prepare,
+        "nas data prepare builtin",
+        "nas data prepare fineweb-edu --tokenizer bpe:8192 --tokens 100M",
+        "nas data prepare notes.jsonl?column=body -o prepared",
+    )
+    add_command(group, "info", info, "nas data info", "nas data info prepared --verify")
     app.add_typer(group, name="data", help="Tokenize text: prepare, info.")
 
 
@@ -33,12 +41,16 @@ def prepare(
         str, typer.Option(help="bpe:SIZE (trained on the text) or a Hugging Face tokenizer.")
     ] = "bpe:4096",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output folder. Default: one in ~/.cache/nas.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Output folder. Default: one in ~/.cache/nas."),
     ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            parser=tokens, metavar="TOKENS", help="Stop after this many tokens. Default for streams: 100M."
+            "--tokens",
+            parser=tokens,
+            metavar="TOKENS",
+            help="Stop after this many tokens. Default for streams: 100M.",
         ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column that contains the text.")] = None,
@@ -59,7 +71,7 @@ def prepare(
     opened = open_corpus(corpus, column)
     if max_tokens is None and opened.text_bytes() is None:
         max_tokens = STREAMED_TOKENS
-        errors.print(f"streaming corpus: stopping after {max_tokens:,} tokens (--max-tokens)")
+        notes.print(f"streaming corpus: stopping after {max_tokens:,} tokens (--tokens)")
     started = time.monotonic()
     try:
         with data_progress() as progress:

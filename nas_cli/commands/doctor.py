@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.help import add_command
 from nas_cli.options import JsonOption, RunsOption, StorageOption
 from nas_cli.render.screen import console, print_json
 from studies.files.defaults import DEFAULT_RUNS
@@ -21,7 +22,14 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 def add_to(app: typer.Typer) -> None:
     """Add `doctor` to `app`."""
-    app.command("doctor")(doctor)
+    add_command(
+        app,
+        "doctor",
+        doctor,
+        "nas doctor",
+        "nas doctor demo",
+        "nas doctor demo --repair",
+    )
 
 
 def doctor(

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas_cli.choices import GroupName, ProbeName
 from nas_cli.commands.data import CORPUS_HELP
+from nas_cli.help import add_command
+from nas_cli.opening import check_corpus, check_model
 from nas_cli.options import (
     MOST,
-    MOST_SEED,
     DeviceOption,
     JsonOption,
     TrustOption,
     refuse_without_effect,
 )
+from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.counts import token_list, tokens
 from nas_cli.render.screen import print_json, print_warnings
 
@@ -31,7 +34,14 @@ HELD_OUT_TOKENS = 65_536
 
 def add_to(app: typer.Typer) -> None:
     """Add `eval` to `app`."""
-    app.command("eval")(evaluate)
+    add_command(
+        app,
+        "eval",
+        evaluate,
+        "nas eval hybrid",
+        "nas eval hybrid --against HuggingFaceTB/SmolLM2-135M --lengths 256,512 --retrieval 50",
+        "nas eval pick.yaml --probe recall --pairs 8",
+    )
 
 
 def evaluate(
@@ -46,7 +56,10 @@ def evaluate(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            parser=tokens, metavar="TOKENS", help="Maximum tokens. Default for held-out text: 65,536."
+            "--tokens",
+            parser=tokens,
+            metavar="TOKENS",
+            help="Most tokens. Default for held-out text: 65,536.",
         ),
     ] = None,
     seq_len: Annotated[
@@ -95,10 +108,10 @@ def evaluate(
         bool, typer.Option("--card", help="Write the results into the model card of MODEL, a local folder.")
     ] = False,
     probe: Annotated[
-        str | None,
+        ProbeName | None,
         typer.Option(
-            help="Train the model's layers from scratch on a task instead: recall (associative recall, MQAR) "
-            "or state (state tracking).",
+            help="Train the model's layers from scratch on a task instead. recall: associative recall, MQAR; "
+            "state: state tracking.",
         ),
     ] = None,
     pairs: Annotated[int | None, typer.Option(help="recall: key-value pairs to remember.")] = None,
@@ -106,9 +119,9 @@ def evaluate(
         int | None, typer.Option(help="recall: filler tokens between the pairs and the first query.")
     ] = None,
     alphabet: Annotated[int | None, typer.Option(help="recall: number of distinct keys and values.")] = None,
-    group: Annotated[str | None, typer.Option(help="state: parity, s3, s4, a5 or s5.")] = None,
+    group: Annotated[GroupName | None, typer.Option(help="state: the group to track.")] = None,
     steps: Annotated[int | None, typer.Option(help="Probe: optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Probe: sequences per step.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch-sequences", help="Probe: sequences per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Probe: peak learning rate of AdamW.")] = None,
     seeds: Annotated[
         int | None,
@@ -117,7 +130,7 @@ def evaluate(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MOST_SEED, help="Seed of --retrieval, or the first of --probe.", show_default="0"
+            parser=seed_number, help="Seed of --retrieval, or the first of --probe.", show_default="0"
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -131,7 +144,7 @@ def evaluate(
     """
     settings = {
         "pairs": pairs, "distance": distance, "alphabet": alphabet, "group": group, "steps": steps,
-        "batch": batch, "lr": lr,
+        "batch_sequences": batch, "lr": lr,
     }  # fmt: skip
     if probe is None:
         refuse_without_effect({**settings, "seeds": seeds}, "on text", "add --probe recall")
@@ -148,7 +161,7 @@ def evaluate(
         )  # fmt: skip
         return
     text_only: dict[str, object] = {
-        "data": data, "max_tokens": max_tokens, "lengths": lengths, "against": against,
+        "data": data, "tokens": max_tokens, "lengths": lengths, "against": against,
         "retrieval": retrieval, "tasks": tasks, "limit": limit, "card": card or None,
         "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
@@ -163,6 +176,10 @@ def _on_text(
     prompts: int, tasks: list[str], limit: int | None, seed: int, card: bool, trusted: bool, device: str,
     as_json: bool,
 ) -> None:  # fmt: skip
+    for name in (model, against):
+        if name is not None:
+            check_model(name)
+    check_corpus(data)
     import time
 
     from nas_cli.render.bars import stage_progress

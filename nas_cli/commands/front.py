@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, PlotOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `front` to `app`."""
-    app.command("front")(front)
+    add_command(
+        app,
+        "front",
+        front,
+        "nas front demo",
+        "nas front demo --baselines",
+        "nas front demo --plot front.png --csv front.csv",
+    )
 
 
 def front(
@@ -78,7 +86,7 @@ def _print(report: FrontReport, runs: Path) -> None:
     from nas_cli.render.verdict import print_verdict
 
     study, records, standings = report.study, report.records, report.standings
-    done = sum(record.state == "done" for record in records)
+    done = sum(record.state == "trained" for record in records)
     scratch, verb = study.space.model is None, done_word(study.space)
     if not done:
         what = "architecture" if scratch else "design"

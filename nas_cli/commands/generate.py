@@ -7,22 +7,33 @@ from typing import Annotated
 
 import typer
 
-from nas_cli.options import MOST, MOST_SEED, DeviceOption, TrustOption
+from nas_cli.help import add_command
+from nas_cli.opening import check_model
+from nas_cli.options import MOST, DeviceOption, TrustOption
 from nas_cli.render.counts import number
-from nas_cli.render.screen import errors, print_warnings
+from nas_cli.render.counts import seed as seed_number
+from nas_cli.render.screen import notes, print_warnings
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a Hub id.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `generate` to `app`."""
-    app.command("generate")(generate)
+    add_command(
+        app,
+        "generate",
+        generate,
+        'nas generate hybrid "Once upon a time"',
+        'nas generate hybrid "Once" --temperature 0 --tokens 40',
+    )
 
 
 def generate(
     model: ModelArgument,
     text: Annotated[str, typer.Argument(help="The prompt.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST, help="Tokens to generate.")] = 100,
+    max_new_tokens: Annotated[
+        int, typer.Option("--tokens", min=1, max=MOST, help="Tokens to generate.")
+    ] = 100,
     temperature: Annotated[
         float,
         typer.Option(
@@ -32,7 +43,7 @@ def generate(
     top_k: Annotated[
         int, typer.Option(min=0, max=MOST, help="Sample from this many most likely tokens; 0: all.")
     ] = 50,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(parser=seed_number, help="Random seed.")] = 0,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Recompute the whole sequence for every token.")
     ] = False,
@@ -40,6 +51,7 @@ def generate(
     device: DeviceOption = "auto",
 ) -> None:
     """Generate text from a prompt. Text goes to stdout, timing to stderr."""
+    check_model(model)
     from studies.evaluation.generation import generate as run
     from studies.evaluation.model_folder import load
     from studies.training.devices import pick_device
@@ -57,7 +69,7 @@ def generate(
     )  # fmt: skip
     write("\n")
     cached = "without cache" if no_cache else "with cache"
-    errors.print(
+    notes.print(
         f"[dim]{result.prompt_tokens} + {result.new_tokens} tokens in {result.seconds:.1f} s, "
         f"{result.tokens_per_s:.1f} tokens/s {cached}[/]"
     )

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from nas_cli.files import write_architecture
+from nas_cli.files import check_free, write_architecture
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.names import Names
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import notes, print_json
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `pick` to `app`."""
-    app.command("pick")(pick)
+    add_command(
+        app,
+        "pick",
+        pick,
+        "nas pick demo -o pick.yaml",
+        "nas pick demo > pick.yaml",
+        'nas pick demo --limit "params<=40M" --best val_loss',
+        "nas pick demo --trial 12 --portable -o design.yaml",
+    )
 
 
 def pick(
@@ -44,13 +53,20 @@ def pick(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the architecture to this file.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
-    """Choose an architecture: the knee of the front or the best in an objective, within limits."""
+    """Choose an architecture: the knee of the front or the best in an objective, within limits.
+
+    Standard output holds the architecture's YAML and nothing else; what speaks for it is on stderr.
+    """
+    if output is not None and not overwrite:
+        check_free(output)
     from studies.analysis.pick import PickRequest, read_limits
     from studies.analysis.standings import Standings
+    from surgery.files.outputs import signed
 
     opened = open_study(study, runs, storage)
     model = opened.space.model
@@ -59,38 +75,39 @@ def pick(
     standings = Standings.of(opened)
     choice = request.choose(opened, standings)
     record = choice.record
-    text = record.build().to_yaml(tried_on=opened.space.proxy.seq_len if portable else None)
+    plain = record.build().to_yaml(tried_on=opened.space.proxy.seq_len if portable else None)
+    text = f"# {record.name} of study {opened.name}: {record.line}\n{plain}"
     if output is not None:
-        write_architecture(output, f"# {record.name} of study {opened.name}: {record.line}\n{text}")
+        write_architecture(output, text)
     if as_json:
         print_json(choice.to_dict(standings))
         return
     _print(choice, standings, Names(opened.space))
     if output is None:
-        console.print(text, markup=False, soft_wrap=True)
+        print(signed(text), end="")
     else:
         command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
         if model is not None:
             command = f"nas apply {output} {model.name} -o OUT --heal TOKENS --control"
-        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
+        notes.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
 
 
 def _print(choice: Choice, standings: Standings, names: Names) -> None:
     record, row = choice.record, standings.standing(choice.record)
     title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
-    console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
+    notes.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
     for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):
         spread = f" ±{objective.metric.format(half)}" if half is not None else ""
         unit = "" if objective.metric.unit == "bytes" else f" {objective.metric.unit}"
-        console.print(f"  {objective.name:<24}{objective.metric.format(value)}{spread}{unit}")
+        notes.print(f"  {objective.name:<24}{objective.metric.format(value)}{spread}{unit}")
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
         with_ties = f"; tied with {ties}" if ties else ""
         runs_text = f"{row.runs} run{'' if row.runs == 1 else 's'}"
-        console.print(
+        notes.print(
             f"  on the front with probability {row.p_front:.2f} ({runs_text}){with_ties}", soft_wrap=True
         )
     for limit_text, count in choice.excluded.items():
-        console.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
+        notes.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
     if choice.next_better is not None:
-        console.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)
+        notes.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)

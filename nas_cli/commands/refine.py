@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import (
     MOST,
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `refine` to `app`."""
-    app.command("refine")(refine)
+    add_command(
+        app,
+        "refine",
+        refine,
+        "nas refine demo --timeout 1h",
+        "nas refine demo --runs 10 --workers 2",
+    )
 
 
 def refine(
@@ -55,6 +62,7 @@ def refine(
 
     What is undecided after --each runs counts as a tie. After Ctrl-C the same command resumes.
     """
+    opened = open_study(study, folder, storage)
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
     from studies.search.refinement import limited_by_text
@@ -64,7 +72,6 @@ def refine(
     from surgery.config.problems import Problem, UserError
 
     check_workers(workers)
-    opened = open_study(study, folder, storage)
     opened.join()
     print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
     before = Standings.of(opened)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from nas_cli.opening import open_space
+from nas_cli.choices import Sampler, Stopping
+from nas_cli.help import add_command
+from nas_cli.opening import check_corpus, open_space
 from nas_cli.options import (
     MOST,
-    MOST_SEED,
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
@@ -23,6 +24,7 @@ from nas_cli.options import (
     TimeoutOption,
     WorkersOption,
 )
+from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, print_warnings
 from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
@@ -36,7 +38,14 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `search` to `app`."""
-    app.command("search")(search)
+    add_command(
+        app,
+        "search",
+        search,
+        "nas search tiny --trials 24 --workers 2",
+        "nas search hybrid --data fineweb-edu --timeout 8h --device cuda",
+        "nas search pretrained --model HuggingFaceTB/SmolLM2-135M --trials 40",
+    )
 
 
 def search(
@@ -44,7 +53,13 @@ def search(
     model: ModelOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the study. Default: the space's name.")] = None,
     trials: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Total trained architectures, including earlier ones.")
+        int,
+        typer.Option(
+            min=1,
+            max=MOST,
+            help="Architectures that the study shall have, counting earlier, paused and failed ones, "
+            "but no infeasible ones and duplicates.",
+        ),
     ] = DEFAULT_TRIALS,
     timeout: TimeoutOption = None,
     workers: WorkersOption = 1,
@@ -62,18 +77,17 @@ def search(
         ),
     ] = None,
     sampler: Annotated[
-        str,
+        Sampler,
         typer.Option(
-            help="gain (expected hypervolume improvement), tpe, nsga2, nsga3, gp or random. With --model the "
-            "default is milp, the exact solver."
+            help="How architectures are suggested; gain: by expected hypervolume improvement. With --model "
+            "the default is milp, the exact solver."
         ),
     ] = DEFAULT_SAMPLER,
     stopping: Annotated[
-        str,
-        typer.Option(help="Early-stopping rule applied at each rung: forecast, pareto, median or none."),
+        Stopping, typer.Option(help="Early-stopping rule applied at each rung.")
     ] = DEFAULT_STOPPING,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed for sampling, weights and data order.")
+        int, typer.Option(parser=seed_number, help="Seed for sampling, weights and data order.")
     ] = 0,
     device: DeviceOption = "auto",
     compile: CompileOption = "auto",
@@ -89,12 +103,15 @@ def search(
 
     The same name resumes a study; --trials includes what it already has. Ctrl-C stops; nothing is lost.
     """
+    searched = open_space(space, model)
+    check_corpus(data)
+    _check_name(name, runs, storage)
     from nas_cli.render.live import print_lines, show_live, watch
     from studies.training.devices import crowding, pick_device
     from studies.workers.request import SearchRequest
 
     request = SearchRequest(
-        open_space(space, model), name=name, trials=trials, timeout=timeout, workers=workers, data=data,
+        searched, name=name, trials=trials, timeout=timeout, workers=workers, data=data,
         tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device, compile=compile,
         cpu_precision=cpu_precision, threads=threads, runs=runs, storage=storage,
     )  # fmt: skip
@@ -110,6 +127,18 @@ def search(
     print_warnings([study.remark] if study.remark else [])
     watch(supervisor, print_lines, show_live)
     _print_end(study, supervisor, runs)
+
+
+def _check_name(name: str | None, runs: Path, storage: str | None) -> None:
+    """Refuse a study's name before torch is loaded.
+
+    Raises:
+        UserError: the name or the address of the storage is not valid.
+    """
+    if name is not None:
+        from studies.study.lookup import check_new
+
+        check_new(name, runs, storage)
 
 
 def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
@@ -154,8 +183,8 @@ def _budget(proxy: Proxy) -> str:
 
 def _saved(study: Study, last: Snapshot) -> str:
     """Return the tokens used as a share of those without early stopping; empty if no trial was stopped."""
-    trained = [record for record in last.records if record.state in ("done", "stopped")]
-    if not last.count("stopped"):
+    trained = [record for record in last.records if record.state in ("trained", "paused")]
+    if not last.count("paused"):
         return ""
     proxy = study.space.proxy
     whole = [record.whole_steps(proxy) * proxy.batch_tokens for record in trained]
@@ -176,19 +205,19 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     console.print(trial_table(last.front, study.space, title=f"front of {study.name}"))
     not_trained = f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions"
     counts = [
-        f"{last.count('done')} {done_word(study.space)}",
-        f"{last.count('stopped')} stopped early{_saved(study, last)}",
+        f"{last.count('trained')} {done_word(study.space)}",
+        f"{last.count('paused')} stopped early{_saved(study, last)}",
         f"{last.count('failed')} failed",
         f"{not_trained} not trained",
     ]
     if study.settings.sampler == MILP:  # suggests neither, and designs are not stopped
         counts = [counts[0], counts[2]]
     console.print(f"{', '.join(counts)}; took {duration(last.elapsed)}")
-    if supervisor.target is not None and last.trained < supervisor.target:
+    if supervisor.target is not None and last.counted < supervisor.target:
         what = "architectures" if study.space.library is None else "designs"
         why = "time limit reached" if supervisor.timed_out else supervisor.last_output().splitlines()[-1]
         console.print(
-            f"[yellow]{supervisor.target - last.trained} {what} short of the target: {escape(why)}[/]"
+            f"[yellow]{supervisor.target - last.counted} {what} short of the target: {escape(why)}[/]"
         )
     exit_if_died(supervisor)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption
 from nas_cli.render.screen import console, duration, print_json, print_warnings
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `show` to `app`."""
-    app.command("show")(show)
+    add_command(
+        app,
+        "show",
+        show,
+        "nas show demo",
+        "nas show demo 12",
+        "nas show demo --importances",
+        "nas show pick.yaml",
+    )
 
 
 def show(

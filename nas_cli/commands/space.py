@@ -11,10 +11,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.files import write_architecture
+from nas_cli.files import check_free, write_architecture
+from nas_cli.help import add_command
 from nas_cli.opening import open_space
-from nas_cli.options import MOST_SEED, JsonOption, ModelOption, SpaceArgument
+from nas_cli.options import JsonOption, ModelOption, SpaceArgument
 from nas_cli.probes import recall_words, state_words
+from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.screen import console, print_json, print_warnings
 
 if TYPE_CHECKING:
@@ -26,10 +28,23 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Add the `space` commands to `app`."""
     group = typer.Typer(no_args_is_help=True)
-    group.command("list")(list_spaces)
-    group.command("show")(show)
-    group.command("validate")(validate)
-    group.command("sample")(sample)
+    add_command(group, "list", list_spaces, "nas space list", "nas space list --json")
+    add_command(
+        group,
+        "show",
+        show,
+        "nas space show tiny",
+        "nas space show tiny --yaml > mine.yaml",
+        "nas space show pretrained --model HuggingFaceTB/SmolLM2-135M",
+    )
+    add_command(group, "validate", validate, "nas space validate mine.yaml")
+    add_command(
+        group,
+        "sample",
+        sample,
+        "nas space sample tiny -n 5",
+        "nas space sample tiny --seed 7 -o architecture.yaml",
+    )
     app.add_typer(group, name="space", help="Inspect search spaces: list, show, validate, sample.")
 
 
@@ -148,19 +163,22 @@ def sample(
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, max=1000, help="Number of architectures.")
     ] = 3,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(parser=seed_number, help="Random seed.")] = 0,
     anything: Annotated[
         bool, typer.Option("--any", help="Include architectures that violate constraints.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the first one to this file, for `nas train`.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Sample random architectures: show a picture, costs, and whether they meet the constraints."""
     from search_spaces.summary import describe_architecture, draw
     from surgery.config.problems import Problem, UserError
 
+    if output is not None and not overwrite:
+        check_free(output)
     loaded = open_space(space, model)
     drawn = draw(loaded, 1 if output else number, seed, feasible=not anything)
     if not drawn:

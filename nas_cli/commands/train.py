@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from nas_cli.choices import LrRule
 from nas_cli.commands.data import CORPUS_HELP
+from nas_cli.help import add_command
+from nas_cli.opening import check_corpus
 from nas_cli.options import (
-    MOST_SEED,
     CompileOption,
     CpuPrecisionOption,
     DeviceOption,
@@ -23,6 +25,7 @@ from nas_cli.options import (
 )
 from nas_cli.render.bars import training_progress
 from nas_cli.render.counts import SeqLenOption, learning_rate, number, tokens
+from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
 
@@ -34,14 +37,20 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add `train` to `app`."""
-    app.command("train")(train)
+    add_command(
+        app,
+        "train",
+        train,
+        "nas train pick.yaml -o model --tokens 20M",
+        "nas train pick.yaml -o model --data fineweb-edu --tokens 1G --device cuda",
+    )
 
 
 def train(
     architecture: Annotated[
         Path, typer.Argument(metavar="ARCH", help="An architecture file, such as one written by `nas pick`.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model.")],
     data: Annotated[
         str, typer.Option(help=f"A folder made by `nas data prepare`, or {CORPUS_HELP}")
     ] = "builtin",
@@ -62,8 +71,11 @@ def train(
         float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of AdamW.")
     ] = 1e-3,
     lr_rule: Annotated[
-        str,
-        typer.Option(help="Rate by parameter: roles (6 lr for embeddings, norms, gates), width or uniform."),
+        LrRule,
+        typer.Option(
+            help="Rates of parameters. roles: 6 times --lr for embeddings, norms and gates; width: by their "
+            "input's width; uniform: the same for all."
+        ),
     ] = "roles",
     warmup: Annotated[
         float,
@@ -76,7 +88,7 @@ def train(
     eval_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens for the validation loss.")
     ] = 65_536,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for weights, noise, data order.")] = 0,
+    seed: Annotated[int, typer.Option(parser=seed_number, help="Seed for weights, noise, data order.")] = 0,
     export: ExportOption = "auto",
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
@@ -90,9 +102,12 @@ def train(
     Ctrl-C stops without leaving anything behind.
     """
     from surgery.architecture import Architecture
+    from surgery.hf.staging import check_target
 
     chosen = Architecture.from_yaml(architecture)
     print_warnings(chosen.warnings())
+    check_corpus(data)
+    check_target(output, overwrite=overwrite)
     from studies.training.request import TrainRequest
 
     request = TrainRequest(

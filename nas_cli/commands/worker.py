@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import (
     MOST,
@@ -21,7 +22,13 @@ from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
 def add_to(app: typer.Typer) -> None:
     """Add `worker` to `app`."""
-    app.command("worker")(worker)
+    add_command(
+        app,
+        "worker",
+        worker,
+        "nas worker demo --trials 50",
+        "nas worker demo --storage postgresql://USER:PASSWORD@HOST/DATABASE --device cuda:1",
+    )
 
 
 def worker(
@@ -46,11 +53,11 @@ def worker(
 
     On another machine, give the study's --storage URL; the same text is prepared there again.
     """
+    opened = open_study(study, runs, storage)
     from studies.training.devices import DeviceLost
     from studies.workers.join import join
     from studies.workers.supervisor import LOST
 
-    opened = open_study(study, runs, storage)
     opened.join()
     try:
         reason = join(

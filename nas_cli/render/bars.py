@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nas_cli.render.progress import PLAIN_SECONDS
-from nas_cli.render.screen import duration, errors
+from nas_cli.render.screen import duration, notes
 
 if TYPE_CHECKING:
     from studies.training.loop import Progress
@@ -46,14 +46,14 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yield a callback (done, total, text)."""
-    if not errors.is_terminal:
+    if not notes.is_terminal:
         last = time.monotonic()
 
         def line(done: int, total: int, text: str) -> None:
             nonlocal last
             if time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
-                errors.print(f"{label}: {text}" if label else text, soft_wrap=True)
+                notes.print(f"{label}: {text}" if label else text, soft_wrap=True)
 
         yield line
         return
@@ -61,7 +61,7 @@ def _bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    with Bar(*columns, console=errors, transient=True) as bar:
+    with Bar(*columns, console=notes, transient=True) as bar:
         task = bar.add_task(label, total=None, text="")
 
         def update(done: int, total: int, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+MOST_SEED = 2**63 - 1  # the largest seed that every generator accepts
 MOST_TOKENS = 10**15  # more than any model has been trained with
 
 
@@ -59,6 +60,18 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 learning_rate = number(1e-8, 1.0)
+
+
+def seed(text: str) -> int:
+    """Convert the number of a seed. A parser, since the range of seeds is no help to read.
+
+    Raises:
+        typer.BadParameter: `text` is not a whole number from 0 to MOST_SEED.
+    """
+    word = str(text).strip()
+    if not word.isdecimal() or not word.isascii() or int(word) > MOST_SEED:
+        raise typer.BadParameter(f"must be a whole number from 0 to {MOST_SEED:,}")
+    return int(word)
 
 
 SeqLenOption = Annotated[

@@ -84,7 +84,7 @@ def show_live(supervisor: Supervisor) -> None:
 
 def print_lines(supervisor: Supervisor) -> None:
     """Print a line for each trial that ends."""
-    printed = {(record.number, record.state) for record in supervisor.study.records() if record.trained}
+    printed = {(record.number, record.state) for record in supervisor.study.records() if record.counted}
     names = Names(supervisor.study.space)
     stages: dict[str, str] = {}  # the last line on each worker's stage
     for snapshot in supervisor.watch():
@@ -95,11 +95,11 @@ def print_lines(supervisor: Supervisor) -> None:
                 console.print(text, markup=False, soft_wrap=True)
         on_front = {record.number for record in snapshot.front}
         for record in snapshot.records:
-            if not record.trained or (record.number, record.state) in printed:
+            if not record.counted or (record.number, record.state) in printed:
                 continue
             printed.add((record.number, record.state))
             result = record.reason
-            if record.state == "stopped":
+            if record.state == "paused":
                 result = f"val_loss {record.at_rungs(supervisor.study.space.proxy.rungs)} of its tokens"
             if record.values is not None:
                 result = " ".join(
@@ -108,7 +108,7 @@ def print_lines(supervisor: Supervisor) -> None:
                 )
             mark = " front" if record.number in on_front else ""
             console.print(
-                f"[{snapshot.trained}/{snapshot.target}] {names.name(record)} {record.state}: "
+                f"[{snapshot.counted}/{snapshot.target}] {names.name(record)} {record.state}: "
                 f"{names.design(record)} {result}{mark} eta {duration(snapshot.eta)}",
                 markup=False,
                 soft_wrap=True,
@@ -127,7 +127,7 @@ def screen(study: Study, snapshot: Snapshot) -> RenderableType:
         parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=height))
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
-    title = f"front: {len(snapshot.front)} of {snapshot.count('done')} {done_word(study.space)}"
+    title = f"front: {len(snapshot.front)} of {snapshot.count('trained')} {done_word(study.space)}"
     if shown:
         parts.append(trial_table(shown, study.space, title=title, one_line=True))
     else:
@@ -177,9 +177,9 @@ def _stage(worker: dict[str, Any]) -> str:
 def _status(snapshot: Snapshot, done: str) -> Text:
     target = f"/{snapshot.target}" if snapshot.target is not None else ""
     parts = [
-        f"[bold]{snapshot.trained}{target}[/] {done}",
+        f"[bold]{snapshot.counted}{target}[/] {done}",
         f"{snapshot.count('running')} running",
-        f"{snapshot.count('stopped')} stopped early",
+        f"{snapshot.count('paused')} stopped early",
         f"[red]{snapshot.count('failed')} failed[/]" if snapshot.count("failed") else "0 failed",
         f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s",
         f"{snapshot.trials_per_hour:.0f} trials/h",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from nas_cli.render.screen import errors
+from nas_cli.render.screen import notes
 
 PLAIN_SECONDS = 5.0  # between lines if there is no terminal
 
@@ -14,14 +14,14 @@ PLAIN_SECONDS = 5.0  # between lines if there is no terminal
 @contextmanager
 def data_progress() -> Iterator[Callable[[int, int, int | None], None]]:
     """Yield a callback (documents, tokens, target tokens or None) that shows the progress of tokenizing."""
-    if not errors.is_terminal:
+    if not notes.is_terminal:
         last = time.monotonic()
 
         def line(documents: int, tokens: int, wanted: int | None) -> None:
             nonlocal last
             if time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
-                errors.print(f"preparing text: {documents:,} documents, {tokens:,} tokens")
+                notes.print(f"preparing text: {documents:,} documents, {tokens:,} tokens")
 
         yield line
         return
@@ -29,7 +29,7 @@ def data_progress() -> Iterator[Callable[[int, int, int | None], None]]:
 
     with Progress(
         TextColumn("preparing text"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(),
-        console=errors, transient=True,
+        console=notes, transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task("text", total=None, text="")
 

@@ -34,7 +34,7 @@ def scatter(
     on_front = {record.number for record in front}
     groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for record in records:
-        if record.values is None or record.state != "done":
+        if record.values is None or record.state != "trained":
             continue
         mark = "B" if record.baseline else "◆" if record.number in on_front else "•"
         colour = "green+" if record.number in on_front else "gray"

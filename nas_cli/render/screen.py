@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,6 +16,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from surgery.config.problems import UserError
 
@@ -28,8 +31,65 @@ def _width(stream: TextIO) -> int | None:
 
 console = Console(highlight=False, width=_width(sys.stdout))
 errors = Console(stderr=True, highlight=False, width=_width(sys.stderr))
+notes = Console(stderr=True, highlight=False, width=_width(sys.stderr))  # progress; silent with --quiet
 
 MOST_PROBLEMS = 20  # problems printed at once
+
+log = logging.getLogger("nas")  # what --log writes to its file
+log.propagate = False  # the terminal shows it already
+log.addHandler(logging.NullHandler())
+
+
+def set_up(*, quiet: bool, verbose: bool, log: Path | None) -> None:
+    """Apply the output options of a command.
+
+    Args:
+        quiet: print nothing but results and errors.
+        verbose: print what the libraries log, on stderr.
+        log: file to append to, with times: the command, its notes and errors, and what the libraries log.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    if quiet and verbose:
+        from surgery.config.problems import Problem, UserError
+
+        problem = Problem("--quiet", None, "can't be given with --verbose", "omit one of them")
+        raise UserError("incompatible options", [problem])
+    notes.quiet = quiet
+    if verbose:
+        _listen(logging.StreamHandler())
+    if log is not None:
+        _log_to(log)
+
+
+def is_live() -> bool:
+    """Return whether progress is redrawn in place: in a terminal, and not with --quiet."""
+    return console.is_terminal and not notes.quiet
+
+
+def _log_to(path: Path) -> None:
+    from surgery.config.paths import expand
+    from surgery.config.problems import Problem, UserError
+
+    try:
+        handler = logging.FileHandler(expand(path), encoding="utf-8")
+    except OSError as error:
+        problem = Problem("--log", str(path), error.strerror or str(error), "name a file you may write")
+        raise UserError("can't write the log", [problem]) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    _listen(handler)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.info("%s", shlex.join(["nas", *sys.argv[1:]]))
+
+
+def _listen(handler: logging.Handler) -> None:
+    """Send what libraries log to a handler; those that are loaded already may have quietened themselves."""
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "info"
 
 
 def print_json(data: Any) -> None:
@@ -39,6 +99,7 @@ def print_json(data: Any) -> None:
 
 def print_error(error: UserError) -> None:
     """Print the title, then each problem with its line, field, rule and hint, to stderr."""
+    log.error("%s", error)
     if not errors.is_terminal:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return
@@ -66,7 +127,8 @@ def print_error(error: UserError) -> None:
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print warnings about valid but probably unintended settings to stderr."""
     for warning in warnings:
-        errors.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=not errors.is_terminal)
+        log.warning("%s", warning)
+        notes.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=not notes.is_terminal)
 
 
 def duration(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from studies.analysis.standings import Standings
 from studies.analysis.versus_baselines import VersusBaselines
 from studies.analysis.versus_random import Comparison, compare
 from studies.study import Study
-from studies.study.trial_record import TrialRecord
+from studies.study.trial_record import DONE, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,20 @@ class FrontReport:
     def shown(self) -> list[TrialRecord]:
         """Trials of the table, in its order."""
         if self.every:
-            return [record for record in self.records if record.state == "done"]
+            return [record for record in self.records if record.state == DONE]
         return [row.record for row in self.standings.shown]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
+        states = Counter(record.state for record in self.records)
         standings, objectives = self.standings, self.study.space.objectives
         rows = [standings.standing(record) for record in self.shown] if self.every else standings.front
         return {
             "study": self.study.name,
             "objectives": {item.name: item.direction for item in objectives},
             "units": {item.name: item.metric.unit for item in objectives},
-            "trained": sum(record.trained for record in self.records),
+            "trained": states[DONE],
+            "states": dict(states),
             "repeats": sum(record.repeated for record in self.records),
             "noise": standings.noise_dict(),
             "settled": standings.noise is not None and not standings.undecided,

@@ -46,7 +46,7 @@ class Spent:
 
 def spent(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> list[Spent]:
     """Return every trained trial by its end, failed and paused ones included since they cost tokens too."""
-    used = [record for record in records if record.trained or (record.tokens and record.ended)]
+    used = [record for record in records if record.counted or (record.tokens and record.ended)]
     used.sort(key=lambda record: (record.ended or datetime.max, record.number))
     finished = [record for record in used if record.state == DONE and record.values is not None]
     points: dict[int, Array] = {}

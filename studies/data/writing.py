@@ -36,9 +36,11 @@ def writing(folder: Path) -> Iterator[None]:
         hints = {
             errno.ENOSPC: "free some space or name another folder, then run again: finished shards are kept",
             errno.EDQUOT: "free some of your quota or name another folder, then run again",
-            errno.EACCES: "name a folder you may write to (--out, or NAS_HOME for the default folder)",
-            errno.EROFS: "name a folder you may write to (--out, or NAS_HOME for the default folder)",
+            errno.EACCES: "name a folder you may write to (--output, or NAS_HOME for the default folder)",
+            errno.EROFS: "name a folder you may write to (--output, or NAS_HOME for the default folder)",
         }
-        hint = hints.get(error.errno or 0, "name another folder (--out, or NAS_HOME for the default folder)")
+        hint = hints.get(
+            error.errno or 0, "name another folder (--output, or NAS_HOME for the default folder)"
+        )
         problem = Problem("out", str(folder), f"can't be written: {error.strerror or error}", hint)
         raise UserError("The prepared data can't be written", [problem]) from error

@@ -13,7 +13,7 @@ import torch
 from surgery.apply.config_json import read_family_config
 from surgery.apply.families import IGNORED_SUFFIXES
 from surgery.apply.names import by_layers, explain_names
-from surgery.apply.source import GENERATION, locate, read_config
+from surgery.apply.source import GENERATION, read_config
 from surgery.apply.tokens import SPECIAL, usable_ids
 from surgery.apply.weights import check_files, find_weights, read_headers
 from surgery.architecture import Architecture
@@ -24,6 +24,7 @@ from surgery.config.problems import Problem, Problems, UserError
 from surgery.hf.configuration import MODEL_TYPE
 from surgery.hf.custom_code import TRUST, check_model_code
 from surgery.hf.generation_settings import check_generation
+from surgery.hf.locate import locate
 from surgery.hf.tokenizer import RESIZE, check_tokenizer_files, find_rowless, load_tokenizer
 from surgery.model import HybridLM
 

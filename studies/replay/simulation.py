@@ -119,7 +119,7 @@ class _Simulation:
                 self.course.overhead.append(0.0)
             elif taken.wait:
                 idle.append(worker)
-        self.course.stopped = [item.hash for item in self.study.records() if item.state == "stopped"]
+        self.course.stopped = [item.hash for item in self.study.records() if item.state == "paused"]
         return self.course
 
     def _next_step(self, worker: int) -> int:

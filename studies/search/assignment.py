@@ -90,7 +90,7 @@ def take(
 def _suggest(search: Search, worker: str, target: int | None) -> Assignment | Nothing | None:
     """Return one suggestion, or what to do instead; None if it was answered without training."""
     records = search.study.records()
-    trained = sum(record.trained for record in records)
+    trained = sum(record.counted for record in records)
     running = sum(record.state == RUNNING for record in records)
     if target is not None and trained + running >= target:
         if _promote(search, records, ending=True):
@@ -252,7 +252,7 @@ def _answer_known(
         trial.set_user_attr(METRICS, original.metrics)
         study.inner.tell(trial, original.values)
         return True
-    other = next((record for record in same if record.trained or record.state == RUNNING), None)
+    other = next((record for record in same if record.counted or record.state == RUNNING), None)
     if other is not None:
         trial.set_user_attr(DUPLICATE, other.number)
         study.inner.tell(trial, state=TrialState.PRUNED)

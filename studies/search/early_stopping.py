@@ -23,7 +23,7 @@ from studies.storage.optuna_access import refreshed, set_attr, set_state
 from studies.study import Study
 from studies.study.checkpoints import checkpoint_of
 from studies.study.names import CHECKPOINT
-from studies.study.trial_record import STOPPED, TrialRecord
+from studies.study.trial_record import PAUSED, TrialRecord
 from studies.surrogates.learning_curves import extrapolate
 from studies.surrogates.observations import Observations
 from surgery.architecture.metrics import AHEAD
@@ -107,14 +107,14 @@ def promote(study: Study, number: int) -> None:
 
 def expected_values(search: Search, records: Sequence[TrialRecord]) -> dict[int, list[float]]:
     """Return the objectives that paused trials would end with, by number: samplers learn from them."""
-    if not any(record.state == STOPPED for record in records) or not search.compares:
+    if not any(record.state == PAUSED for record in records) or not search.compares:
         return {}
     observations = search.observe(records)
     predicted = extrapolate(observations).mean
     expected = {}
     for row, number in enumerate(observations.numbers.tolist()):
         record = records[number]
-        if record.state == STOPPED:
+        if record.state == PAUSED:
             loss = record.rungs[-1] if math.isnan(predicted[row]) else float(predicted[row])
             growth = loss / record.rungs[-1]
             losses = dict.fromkeys(("val_loss", *AHEAD), loss)
@@ -146,7 +146,7 @@ def _resumable(search: Search, records: Sequence[TrialRecord]) -> list[int]:
     paused = [
         record.number
         for record in records
-        if record.state == STOPPED and record.number not in search.checkpoints_gone
+        if record.state == PAUSED and record.number not in search.checkpoints_gone
     ]
     there = [number for number in paused if os.path.isfile(f"{folder}/trials/{number:05d}/{CHECKPOINT}")]
     search.checkpoints_gone.update(set(paused).difference(there))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from search_spaces import SearchSpace
 from studies.search.facts import ArchitectureFacts
 from studies.stats.extrapolation import end_loss
-from studies.study.trial_record import DONE, RUNNING, STOPPED, WAITING, TrialRecord
+from studies.study.trial_record import DONE, RUNNING, PAUSED, WAITING, TrialRecord
 from studies.surrogates.observations import Floats, Observations
 from surgery.architecture.metrics import AHEAD
 
@@ -56,7 +56,7 @@ class Observer:
             self._known = _longer(self._known, 2 * index + 16)
         before = bool(self._known[index])
         self._known[index] = record.state == DONE or (
-            bool(record.rungs) and record.state in (RUNNING, STOPPED, WAITING)
+            bool(record.rungs) and record.state in (RUNNING, PAUSED, WAITING)
         )
         if not self._known[index]:
             return before

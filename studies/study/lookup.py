@@ -17,6 +17,7 @@ from studies.study.creation import SPACE_FILE, foreign_journal, where, write_spa
 from studies.study.location import HOME_FILE, URL_FILE, Home, stored_url
 from studies.study.names import check_name, locate
 from surgery.config.problems import Problem, UserError, nearest
+from surgery.config.recognise import other_kind
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class StoredStudy:
         return str(mark.get("id", "")) if isinstance(mark, dict) else ""
 
 
-def find(folder: Path, url: str | None, runs: Path) -> StoredStudy:
-    """Find a study to read; nothing is created.
+def find(folder: Path, url: str | None, name: str) -> StoredStudy:
+    """Find a study to read, which the user called `name`; nothing is created.
 
     Raises:
         UserError: there is none.
@@ -49,7 +50,7 @@ def find(folder: Path, url: str | None, runs: Path) -> StoredStudy:
     url = _asked(folder, url)
     stored_study = _find(folder, url, make=False)
     if stored_study is None:
-        raise _unknown(folder, runs, absolute(url) if url is not None else stored_url(folder))
+        raise _unknown(folder, name, absolute(url) if url is not None else stored_url(folder))
     return stored_study
 
 
@@ -198,13 +199,16 @@ def _elsewhere(folder: Path, url: str, here: str) -> UserError:
     return UserError(f'study "{folder.name}" exists in another storage', [problem])
 
 
-def _unknown(folder: Path, runs: Path, url: str | None) -> UserError:
+def _unknown(folder: Path, name: str, url: str | None) -> UserError:
+    for path in (name, folder):
+        if problem := other_kind(path, "study"):
+            return UserError("no such study", [problem])
     if url is not None:
         studies = open_storage(folder, url, make=False).get_all_studies()
         there = [study.study_name for study in studies if ATTRIBUTE in study.user_attrs]
         rule = f"is not in {shown(url)}"
     else:
-        there, rule = list_studies(runs), f"is not in {folder.parent}"
+        there, rule = list_studies(folder.parent), f"is not in {folder.parent}"
     hint = nearest(folder.name, there) or (
         f"here are: {', '.join(there)}" if there else "start one with nas search"
     )

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from studies.storage.attributes import STOPPED_AT
 from studies.study.replicates import mean_over_runs
-from studies.study.trial_record import STOPPED, TrialRecord
+from studies.study.trial_record import PAUSED, TrialRecord
 
 
 class RecordCache:
@@ -35,7 +35,7 @@ class RecordCache:
             self._records[number : number + 1] = [record]
             self._open.discard(number)
             self._paused.pop(number, None)
-            if record.state == STOPPED:
+            if record.state == PAUSED:
                 self._paused[number] = trials[number]
             elif not trials[number].state.is_finished():
                 self._open.add(number)

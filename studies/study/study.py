@@ -77,7 +77,7 @@ class Study:
         """
         folder = locate(name, runs)
         with explain_storage_errors(folder):
-            stored = find(folder, url, runs)
+            stored = find(folder, url, name)
             if ATTRIBUTE not in stored.inner.user_attrs:
                 raise foreign(stored.inner, where(folder, stored.url))
             return cls._of(folder, stored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -38,11 +38,23 @@ from surgery.architecture import Architecture
 
 RANDOM = "random"
 
-DONE, FAILED, RUNNING, WAITING, STOPPED = "done", "failed", "running", "waiting", "stopped"
-INFEASIBLE, DUPLICATED = "infeasible", "duplicate"
+# One word per state, the same on screens, in JSON and in the guides.
+State = Literal[
+    "trained", "paused", "failed", "running", "waiting", "infeasible", "duplicate",
+    "repeat", "repeat failed", "repeat running", "repeat waiting",
+]  # fmt: skip
+DONE: Literal["trained"] = "trained"  # a design of a pretrained model: measured
+PAUSED: Literal["paused"] = "paused"  # at a rung, by early stopping; it may go on from its checkpoint
+FAILED: Literal["failed"] = "failed"
+RUNNING: Literal["running"] = "running"
+WAITING: Literal["waiting"] = "waiting"
+INFEASIBLE: Literal["infeasible"] = "infeasible"
+DUPLICATED: Literal["duplicate"] = "duplicate"
 # A replicate is no architecture of its own, so counts and lists of the states above leave it out.
-REPEATED, REPEAT_FAILED = "repeat", "repeat failed"
-REPEAT_RUNNING, REPEAT_WAITING = "repeat running", "repeat waiting"
+REPEATED: Literal["repeat"] = "repeat"
+REPEAT_FAILED: Literal["repeat failed"] = "repeat failed"
+REPEAT_RUNNING: Literal["repeat running"] = "repeat running"
+REPEAT_WAITING: Literal["repeat waiting"] = "repeat waiting"
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class TrialRecord:
     """
 
     number: int
-    state: str
+    state: State
     values: tuple[float, ...] | None
     metrics: dict[str, float]
     line: str
@@ -121,9 +133,9 @@ class TrialRecord:
         )
 
     @property
-    def trained(self) -> bool:
-        """Return whether this trains an architecture and has ended: finished, paused at a rung, or failed."""
-        return self.state in (DONE, FAILED, STOPPED)
+    def counted(self) -> bool:
+        """Return whether `--trials` counts this: a trained, paused or failed architecture."""
+        return self.state in (DONE, FAILED, PAUSED)
 
     @property
     def repeated(self) -> bool:
@@ -188,7 +200,7 @@ def front_records(records: Iterable[TrialRecord], objectives: tuple[Objective, .
     return sorted(front, key=lambda record: sign * record.values[0] if record.values else 0.0)
 
 
-def _state(trial: FrozenTrial) -> str:
+def _state(trial: FrozenTrial) -> State:
     if REPEAT_OF in trial.user_attrs:
         return _REPEAT_STATES[trial.state]
     if trial.state == TrialState.PRUNED:
@@ -196,11 +208,16 @@ def _state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return DUPLICATED if DUPLICATE in trial.user_attrs else DONE
     if trial.state == TrialState.RUNNING and trial.user_attrs.get(STOPPED_AT) is not None:
-        return STOPPED
-    return {TrialState.FAIL: FAILED, TrialState.RUNNING: RUNNING, TrialState.WAITING: WAITING}[trial.state]
+        return PAUSED
+    return _STATES[trial.state]
 
 
-_REPEAT_STATES = {
+_STATES: dict[TrialState, State] = {
+    TrialState.FAIL: FAILED,
+    TrialState.RUNNING: RUNNING,
+    TrialState.WAITING: WAITING,
+}
+_REPEAT_STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: REPEATED,
     TrialState.FAIL: REPEAT_FAILED,
     TrialState.PRUNED: REPEAT_FAILED,  # never set by nas; it is no result

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from studies.study.trial_record import TrialRecord
+from studies.study.trial_record import State, TrialRecord
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -25,19 +25,19 @@ class Snapshot:
     trained_here: int  # since this search started, counted as the target is
     refining: bool = False  # replicates are trained and counted
 
-    def count(self, state: str) -> int:
+    def count(self, state: State) -> int:
         """Return the number of trials in a state."""
         return sum(record.state == state for record in self.records)
 
     @property
-    def trained(self) -> int:
-        """Number of trained architectures."""
-        return sum(record.trained for record in self.records)
+    def counted(self) -> int:
+        """Number of architectures that `--trials` counts: trained, paused and failed ones."""
+        return sum(record.counted for record in self.records)
 
     @property
     def ended(self) -> int:
         """Number of ended trainings, counted as the target is."""
-        return sum(record.repeated for record in self.records) if self.refining else self.trained
+        return sum(record.repeated for record in self.records) if self.refining else self.counted
 
     @property
     def tokens_per_s(self) -> float:
@@ -55,7 +55,7 @@ class Snapshot:
 
         Paused trials count in the mean. None without a target, a trained trial or a worker.
         """
-        times = [record.seconds for record in self.records if record.trained and record.seconds > 0]
+        times = [record.seconds for record in self.records if record.counted and record.seconds > 0]
         if self.target is None or not times or not self.workers:
             return None
         left: float = self.target - self.ended - sum(worker.get("done", 0.0) for worker in self.workers)

@@ -90,7 +90,7 @@ class Supervisor:
         )
 
     def _ended(self, records: list[TrialRecord]) -> int:
-        return sum(record.trained if self.refine is None else record.repeated for record in records)
+        return sum(record.counted if self.refine is None else record.repeated for record in records)
 
     @property
     def failed(self) -> bool:

@@ -19,6 +19,7 @@ from surgery.architecture.metrics import METRICS
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.config.quantities import format_bytes
+from surgery.config.recognise import refuse_other
 from surgery.config.selector import write_layers
 from surgery.config.yaml_source import Source, load_yaml
 from surgery.hf.card import costs
@@ -176,6 +177,7 @@ def plan(
     file: PlanFile | None = None
     wanted: Source | Mapping[str, Any] | Architecture
     if isinstance(architecture, str | os.PathLike):
+        refuse_other(architecture, "architecture", "design", "plan")
         wanted = load_yaml(os.fspath(architecture))
         if (file := PlanFile.read(wanted)) is not None:
             wanted = file.architecture

@@ -21,8 +21,9 @@ from surgery.apply.weights import ADAPTER, TensorInfo, find_weights, read_header
 from surgery.architecture import Architecture
 from surgery.config.backbone import Backbone
 from surgery.config.json_source import try_object
-from surgery.config.problems import Problem, Problems, UserError
+from surgery.config.problems import Problems
 from surgery.hf.generation_settings import check_generation
+from surgery.hf.locate import locate
 from surgery.hf.written import TOKENIZER_FILES
 
 GENERATION = "generation_config.json"
@@ -165,43 +166,6 @@ def _hint_at(folder: Path) -> str:
         for path in sorted(folder.glob(pattern)):
             return f"give {path.parent}, which holds a model"
     return f"{folder} is no Hugging Face model folder"
-
-
-def locate(model: str | os.PathLike[str], *, code: bool = False) -> tuple[Path, str | None]:
-    """Return the folder that holds the checkpoint, and its Hub id if it came from there.
-
-    Args:
-        model: a folder or a Hub id.
-        code: also download the model's own code.
-
-    Raises:
-        UserError: no such folder, and the Hub has no such model or can't be reached.
-    """
-    name = str(model)
-    try:
-        path = Path(model).expanduser()
-        if path.is_dir():
-            return path, None
-        exists = path.exists()
-    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
-        reason = getattr(error, "strerror", None) or str(error)
-        problem = Problem("model", name, f"can't be opened: {reason}", "a folder or a Hub id")
-        raise UserError("can't read the model", [problem]) from error
-    if exists or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        rule = "is not a folder" if exists else "does not exist"
-        raise UserError("can't read the model", [Problem("model", name, rule, "a folder or a Hub id")])
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *(["*.py"] if code else [])]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns)), name
-    except Exception as error:  # network, authentication, no such model: many classes, one meaning here
-        reason = f"is no folder here, and the Hub gave {type(error).__name__}"
-        first = str(error).strip().split("\n", 1)[0]
-        hint = "without network give the folder of a downloaded model; a gated one needs `hf auth login`"
-        raise UserError(
-            "can't read the model", [Problem("model", name, f"{reason}: {first[:160]}", hint)]
-        ) from error
 
 
 def needed_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from surgery.architecture.rules import Rule
 from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor
 from surgery.config.problems import Problems
+from surgery.config.recognise import refuse_other
 from surgery.config.rope_scaling import canonical_rope_scaling
 from surgery.config.yaml_source import KeyPath, Source, load_yaml
 from surgery.mixers import MIXERS
@@ -78,8 +79,9 @@ class Architecture:
         """Read an architecture file.
 
         Raises:
-            UserError: unreadable, not YAML, or not a valid architecture.
+            UserError: unreadable, not YAML, something else than an architecture, or not a valid one.
         """
+        refuse_other(path, "architecture", *(("design",) if backbone is not None else ()))
         source = load_yaml(path)
         return cls.from_dict(source.data, source=source, backbone=backbone)
 

@@ -89,5 +89,5 @@ class Problems:
 
 def nearest(word: str, options: Iterable[str]) -> str:
     """Return `did you mean "x"?` for the closest of the allowed spellings, or an empty string."""
-    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else ""

@@ -7,8 +7,6 @@ import os
 import re
 from pathlib import Path
 
-from surgery.hf.configuration import MODEL_TYPE
-
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json", "chat_template.jinja",
@@ -24,6 +22,8 @@ _NUMBERED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|(configuration_nas|mod
 
 def foreign(path: Path) -> str:
     """Describe the contents of a model's folder that nas did not write; empty if there are none."""
+    from surgery.hf.configuration import MODEL_TYPE  # loads transformers, which most refusals need not
+
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

@@ -65,8 +65,8 @@ def _architecture(rng: random.Random, home: Path, folder: Path) -> tuple[str, li
     command = rng.choice((
         ["train", name, "-o", "out", "--data", str(home / "prepared"), *budget],
         ["apply", name, llama, "--dry-run"], ["apply", name, llama, "--dry-run", "--json"],
-        ["eval", name, "--probe", "recall", "--steps", "1", "--batch", "2"],
-        ["eval", name, "--probe", "state", "--steps", "1", "--batch", "2"], ["show", name],
+        ["eval", name, "--probe", "recall", "--steps", "1", "--batch-sequences", "2"],
+        ["eval", name, "--probe", "state", "--steps", "1", "--batch-sequences", "2"], ["show", name],
         ["show", name, "--json"],
     ))  # fmt: skip
     return about, command
@@ -79,9 +79,9 @@ def _on_model(rng: random.Random, home: Path, model: str) -> list[str]:
         return ["apply", arch, model, "-o", "out", "--calibrate", "none"]
     return rng.choice((
         ["apply", arch, model, "--dry-run"], ["apply", arch, model, "--dry-run", "--json"],
-        ["eval", model, "--data", text, "--max-tokens", "64", "--seq-len", "32"],
-        ["generate", model, "Once upon", "--max-new-tokens", "3"],
-        ["eval", model, "--probe", "recall", "--steps", "1", "--batch", "2"],
+        ["eval", model, "--data", text, "--tokens", "64", "--seq-len", "32"],
+        ["generate", model, "Once upon", "--tokens", "3"],
+        ["eval", model, "--probe", "recall", "--steps", "1", "--batch-sequences", "2"],
     ))  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def _corpus(rng: random.Random, home: Path, folder: Path) -> tuple[str, list[str
     command = rng.choice((
         ["data", "prepare", spec, "-o", "out", "--tokenizer", "bpe:280"], ["data", "info", spec],
         ["data", "prepare", spec, "-o", "out", "--tokenizer", str(home / "llama"), "--val-fraction", "0.5"],
-        ["eval", str(home / "ours"), "--data", spec, "--max-tokens", "64", "--seq-len", "32"],
+        ["eval", str(home / "ours"), "--data", spec, "--tokens", "64", "--seq-len", "32"],
     ))  # fmt: skip
     return about, command
 
@@ -170,7 +170,7 @@ def _prepared(rng: random.Random, home: Path, folder: Path) -> tuple[str, list[s
     command = rng.choice((
         ["data", "info", "prepared"], ["data", "info", "prepared", "--verify", "--json"],
         ["train", "arch.yaml", "-o", "out", "--data", "prepared", *budget],
-        ["eval", str(home / "ours"), "--data", "prepared", "--max-tokens", "64", "--seq-len", "32"],
+        ["eval", str(home / "ours"), "--data", "prepared", "--tokens", "64", "--seq-len", "32"],
     ))  # fmt: skip
     return f"prepared: {about}", command
 
@@ -198,13 +198,13 @@ def _journal(rng: random.Random, home: Path, folder: Path) -> tuple[str, list[st
 # A command line that works or is refused at once, and the options (ARG: its first argument) that are broken
 # in it. Values are such that no accepted one makes a command run for long.
 _BUDGET = "--tokens 256 --seq-len 32 --batch-tokens 128 --eval-tokens 64"
-_PROBE = "--steps 1 --batch 2"
+_PROBE = "--steps 1 --batch-sequences 2"
 _OPTIONS = {
     "space sample {home}/space.yaml": "-n --seed -o ARG",
     "space show {home}/space.yaml": "ARG --yaml",
     "space validate {home}/space.yaml": "ARG",
     "data prepare {home}/corpus -o out --tokenizer bpe:280": (
-        "--tokenizer -o --max-tokens --column --val-fraction ARG"
+        "--tokenizer -o --tokens --column --val-fraction ARG"
     ),
     "data info {home}/corpus": "ARG --column",
     f"train {{home}}/arch.yaml -o out --data {{home}}/prepared {_BUDGET}": (
@@ -215,16 +215,14 @@ _OPTIONS = {
         "-o --fold --calibrate --align --heal --heal-loss --data --lr --lr-new --freeze --hidden-weight "
         "--lora --eval-every --seq-len --batch-tokens --seed --device ARG"
     ),
-    "eval {home}/ours --data {home}/corpus/b.txt --max-tokens 64 --seq-len 32": (
-        "--data --max-tokens --seq-len --probe --device --seed ARG"
+    "eval {home}/ours --data {home}/corpus/b.txt --tokens 64 --seq-len 32": (
+        "--data --tokens --seq-len --probe --device --seed ARG"
     ),
     f"eval {{home}}/arch.yaml --probe recall {_PROBE}": (
-        "--pairs --distance --alphabet --group --batch --lr --seed --seq-len ARG"
+        "--pairs --distance --alphabet --group --batch-sequences --lr --seed --seq-len ARG"
     ),
-    f"eval {{home}}/arch.yaml --probe state {_PROBE}": "--group --seq-len --batch --lr --seeds",
-    "generate {home}/ours Once --max-new-tokens 2": (
-        "--max-new-tokens --temperature --top-k --seed --device ARG"
-    ),
+    f"eval {{home}}/arch.yaml --probe state {_PROBE}": "--group --seq-len --batch-sequences --lr --seeds",
+    "generate {home}/ours Once --tokens 2": ("--tokens --temperature --top-k --seed --device ARG"),
     "front {home}/runs/micro": "--csv --plot --dir --storage ARG",
     "show {home}/runs/micro": "--plot --dir --storage ARG",
     "pick {home}/runs/micro": "--limit --best --trial -o --dir --storage ARG",
@@ -242,7 +240,7 @@ _OPTIONS = {
     "bench model nothing": "--space --seq-len --batch-tokens --rounds --threads --steps",
     "bench trial nothing": "--baseline --threads --rounds --device",
     "bench overhead nothing": "--samplers --stopping --at --workers-simulated",
-    "bench search --methods nothing": "--table --seeds --rungs --until --trials --rival --plot --processes",
+    "bench search --methods nothing": "--table --seeds --rungs --until --trials --rival --plot --workers",
 }
 _ARGUMENTS = (
     *(word for word in m.WORDS if word.isprintable() and len(word) < 1000), "bad\udcff", "-5", "1e18",

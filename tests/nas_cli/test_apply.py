@@ -60,7 +60,7 @@ def test_a_rewritten_model_is_verified_and_loads(
     assert result.exit_code == 0
     assert "verified in a fresh process" in result.stdout
     assert "output error" in result.stdout
-    assert nas("generate", out, "The", "--max-new-tokens", 5).exit_code == 0
+    assert nas("generate", out, "The", "--tokens", 5).exit_code == 0
     again = nas("apply", architecture, llama_folder, "-o", out, "--calibrate", text_file)
     assert again.exit_code == 2
     assert "not empty" in str(again.exception)
@@ -84,7 +84,7 @@ def test_healing_trains_the_result_and_says_what_it_brought(
     for what, loss in (("rewritten", healing["before"]), ("healed", healing["after"])):
         assert f"{what} model: loss {loss['val_loss']:.4f}" in result.stderr
         assert f"| {what} | {loss['val_loss']:.4f} |" in card
-    arguments = ("--data", prepared, "--seq-len", 64, "--max-tokens", "32768", "--json")
+    arguments = ("--data", prepared, "--seq-len", 64, "--tokens", "32768", "--json")
     measured = json.loads(nas("eval", out, *arguments).stdout)
     assert measured["loss"] == pytest.approx(healing["after"]["val_loss"], abs=1e-4)
     original = json.loads(nas("eval", llama_folder, *arguments).stdout)

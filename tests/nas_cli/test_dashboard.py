@@ -78,7 +78,7 @@ def test_it_serves_the_trials_with_architecture_notes(study: Study, url: str) ->
 
 def test_constraints_reach_the_dashboard(study: Study, url: str) -> None:
     records = study.records()
-    assert {"done", "infeasible"} <= {record.state for record in records}
+    assert {"trained", "infeasible"} <= {record.state for record in records}
     for shown, record in zip(get(f"{url}/api/studies/0")["trials"], records, strict=True):
         broken = study.space.violations(record.build())
         assert any(amount > 0 for amount in shown["constraints"]) == bool(broken)

@@ -42,7 +42,7 @@ def test_prepare_and_info(nas: Nas, text_file: Path, home: Path) -> None:
 def test_prepare_into_a_folder_with_limits(nas: Nas, text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = nas(
-        "data", "prepare", text_file, "--tokenizer", "bpe:300", "--out", out, "--max-tokens", "20k",
+        "data", "prepare", text_file, "--tokenizer", "bpe:300", "--output", out, "--tokens", "20k",
         "--val-fraction", 0.3, "--json",
     )  # fmt: skip
     facts = json.loads(result.stdout)
@@ -75,7 +75,7 @@ def test_mistakes_are_told(nas: Nas, arguments: list[str], said: str) -> None:
 
 @pytest.mark.parametrize("count", ["0", "many", "1.5"])
 def test_a_count_that_is_none(nas: Nas, count: str) -> None:
-    result = nas("data", "prepare", "builtin", "--max-tokens", count)
+    result = nas("data", "prepare", "builtin", "--tokens", count)
     assert result.exit_code == 2
     assert "max-tokens" in result.stderr
 

@@ -18,7 +18,7 @@ Nas = Callable[..., Result]
 
 def test_it_measures_what_training_measured(nas: Nas, model_folder: Path, prepared: Path) -> None:
     trained = json.loads((model_folder / "training.json").read_text())["result"]
-    arguments = ("eval", model_folder, "--max-tokens", 2048, "--json")  # windows as it was trained on
+    arguments = ("eval", model_folder, "--tokens", 2048, "--json")  # windows as it was trained on
     data = json.loads(nas(*arguments, "--data", prepared).stdout)
     assert data["tokens"] == 2048
     assert data["loss"] == pytest.approx(trained["val_loss"], abs=1e-5)
@@ -103,7 +103,7 @@ def test_a_tokenizer_that_begins_texts_begins_every_window(
 def test_lengths_a_teacher_and_retrieval(
     nas: Nas, llama_folder: Path, model_folder: Path, prepared: Path
 ) -> None:
-    options = ("--lengths", "64,192", "--max-tokens", 768, "--data", prepared, "--device", "cpu")
+    options = ("--lengths", "64,192", "--tokens", 768, "--data", prepared, "--device", "cpu")
     plain = json.loads(nas("eval", llama_folder, *options, "--json").stdout)
     assert [item["seq_len"] for item in plain["lengths"]] == [64, 192]
     assert (plain["loss"], plain["seq_len"]) == (plain["lengths"][0]["loss"], 64)
@@ -112,7 +112,7 @@ def test_lengths_a_teacher_and_retrieval(
         one = nas("eval", llama_folder, "--seq-len", length, *options[2:], "--json")
         assert json.loads(one.stdout)["loss"] in [item["loss"] for item in plain["lengths"]]
     arguments = ("eval", llama_folder, "--against", model_folder, "--retrieval", 5, "--seq-len", 250)
-    arguments = (*arguments, "--max-tokens", 500, "--data", prepared, "--device", "cpu")
+    arguments = (*arguments, "--tokens", 500, "--data", prepared, "--device", "cpu")
     both = json.loads(nas(*arguments, "--json").stdout)
     teacher = json.loads(nas("eval", model_folder, *arguments[6:], "--json").stdout)
     assert both["teacher_loss"] == pytest.approx(teacher["loss"], abs=1e-6)
@@ -135,7 +135,7 @@ def test_results_stand_in_the_model_card(
 
     folder = shutil.copytree(model_folder, tmp_path / "model")
     body = ModelCard.load(folder / "README.md").text
-    arguments = ("eval", folder, "--data", prepared, "--max-tokens", 256, "--seq-len", 32, "--card")
+    arguments = ("eval", folder, "--data", prepared, "--tokens", 256, "--seq-len", 32, "--card")
     printed = json.loads(nas(*arguments, "--json").stdout)
     assert nas(*arguments, "--against", model_folder).exit_code == 0
     card = ModelCard.load(folder / "README.md")
@@ -161,7 +161,7 @@ def test_results_stand_in_the_model_card(
 def test_options_that_do_not_go_together(
     nas: Nas, llama_folder: Path, prepared: Path, options: tuple[object, ...], said: str
 ) -> None:
-    data = () if "--probe" in options else ("--data", prepared, "--max-tokens", 64)
+    data = () if "--probe" in options else ("--data", prepared, "--tokens", 64)
     result = nas("eval", llama_folder, *data, *options)
     assert result.exit_code == 2
     assert said in str(result.exception)
@@ -209,7 +209,7 @@ def test_too_little_text_is_told(nas: Nas, llama_folder: Path, tmp_path: Path) -
 
 
 def test_generate_streams_the_text_and_tells_the_speed(nas: Nas, model_folder: Path) -> None:
-    arguments = ("generate", model_folder, "The module", "--max-new-tokens", 12)
+    arguments = ("generate", model_folder, "The module", "--tokens", 12)
     result = nas(*arguments)
     assert result.exit_code == 0
     assert result.stdout.startswith("The module")
@@ -220,15 +220,15 @@ def test_generate_streams_the_text_and_tells_the_speed(nas: Nas, model_folder: P
 
 def test_greedy_text_is_the_same_without_cache(nas: Nas, model_folder: Path, llama_folder: Path) -> None:
     for folder in (model_folder, llama_folder):
-        arguments = ("generate", folder, "One two", "--max-new-tokens", 24, "--temperature", 0)
+        arguments = ("generate", folder, "One two", "--tokens", 24, "--temperature", 0)
         cached, plain = nas(*arguments), nas(*arguments, "--no-cache")
         assert cached.stdout == plain.stdout
         assert "without cache" in plain.stderr
 
 
 def test_generate_from_nothing_and_beyond_the_context(nas: Nas, llama_folder: Path) -> None:
-    assert nas("generate", llama_folder, "", "--max-new-tokens", 4).exit_code == 0
-    result = nas("generate", llama_folder, "text", "--max-new-tokens", 300)
+    assert nas("generate", llama_folder, "", "--tokens", 4).exit_code == 0
+    result = nas("generate", llama_folder, "text", "--tokens", 300)
     assert result.exit_code == 2
     assert "context of 256" in str(result.exception)
 
@@ -243,7 +243,7 @@ def test_defaults_of_the_checkpoint_do_not_stop_it(
     folder = shutil.copytree(llama_folder, tmp_path / "model")
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **defaults}))
-    arguments = ("The cat", "--max-new-tokens", 5)
+    arguments = ("The cat", "--tokens", 5)
     assert nas("generate", folder, *arguments).stdout == nas("generate", llama_folder, *arguments).stdout
 
 
@@ -253,6 +253,6 @@ def test_defaults_that_a_model_of_ours_can_not_follow_are_named(
     folder = shutil.copytree(model_folder, tmp_path / "model")
     path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cache_implementation": "static"}))
-    result = nas("generate", folder, "The cat", "--max-new-tokens", 5)
+    result = nas("generate", folder, "The cat", "--tokens", 5)
     assert result.exit_code == 2
     assert "cache_implementation = 'static': the model keeps its own cache" in str(result.exception)

@@ -77,7 +77,7 @@ def test_a_local_task_gives_the_likeliest_choices(
                 scores.append(-F.cross_entropy(logits[start - 1 :], ids[start:], reduction="sum").item())
             right += scores.index(max(scores)) == item["answer"]
         expected[folder] = right / len(QUESTIONS)
-    text = ("--data", prepared, "--max-tokens", 64, "--seq-len", 32, "--device", "cpu")
+    text = ("--data", prepared, "--tokens", 64, "--seq-len", 32, "--device", "cpu")
     tasks = f"{task / 'choose.yaml'},{task / 'continue.yaml'}"
     arguments = ("eval", model_folder, "--against", llama_folder, "--tasks", tasks, *text)
     scores = json.loads(nas(*arguments, "--json").stdout)["tasks"]

@@ -104,9 +104,9 @@ def test_models(
     design = tmp_path / "design.yaml"
     design.write_text("projections: [{match: [q], operator: hdpl, blocks: 2, rank: 4}]")
     compare("nas apply", printed("apply", design, llama_folder, "--dry-run"))
-    text = ("--data", prepared, "--max-tokens", 256, "--device", "cpu")
+    text = ("--data", prepared, "--tokens", 256, "--device", "cpu")
     compare("nas eval", printed("eval", llama_folder, "--retrieval", 1, "--seq-len", 250, *text[:-2]))
-    probe = ("--probe", "recall", "--pairs", 2, "--steps", 2, "--batch", 2, "--device", "cpu")
+    probe = ("--probe", "recall", "--pairs", 2, "--steps", 2, "--batch-sequences", 2, "--device", "cpu")
     compare("nas eval --probe", printed("eval", architecture_file, *probe))
     train = (
         "--data",

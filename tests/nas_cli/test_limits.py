@@ -73,10 +73,10 @@ def test_other_numbers_are_finite(nas: Nas, command: tuple[str, ...], option: st
         ("search", "tiny", "--threads", 10**6), ("refine", "s", "--workers", 10**6),
         ("refine", "s", "--each", 10**18), ("audit", "s", "--times", 10**18),
         ("audit", "s", "--workers", 10**6), ("audit", "s", "--seeds", 10**18),
-        ("bench", "search", "--processes", 10**5),
-        ("bench", "mixers", "--dim", 10**18), ("generate", "m", "x", "--max-new-tokens", 10**18),
+        ("bench", "search", "--workers", 10**5),
+        ("bench", "mixers", "--dim", 10**18), ("generate", "m", "x", "--tokens", 10**18),
         ("train", "a.yaml", "-o", "o", "--tokens", "9e18"),
-        ("train", "a.yaml", "-o", "o", "--batch-tokens", 10**18), ("eval", "m", "--max-tokens", 10**40),
+        ("train", "a.yaml", "-o", "o", "--batch-tokens", 10**18), ("eval", "m", "--tokens", 10**40),
     ],
 )  # fmt: skip
 def test_counts_beyond_reason(nas: Nas, arguments: tuple[object, ...]) -> None:

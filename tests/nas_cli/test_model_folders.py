@@ -55,7 +55,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def generate(nas: Nas, folder: Path, *options: object, text: str = "The") -> Result:
-    return nas("generate", folder, text, "--max-new-tokens", 3, "--temperature", 0, *options)
+    return nas("generate", folder, text, "--tokens", 3, "--temperature", 0, *options)
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_weights_that_are_no_numbers(nas: Nas, folder: Path, text_file: Path, va
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     refusals = {
         "can't generate": generate(nas, folder),
-        "can't measure that model": nas("eval", folder, "--data", text_file, "--max-tokens", 64),
+        "can't measure that model": nas("eval", folder, "--data", text_file, "--tokens", 64),
     }
     for title, result in refusals.items():
         assert result.exit_code == 2

@@ -32,7 +32,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_names_and_designs_are_short(study: Study) -> None:
     names, records = Names(study.space), study.records()
-    measured = [record for record in records if record.state == "done"]
+    measured = [record for record in records if record.state == "trained"]
     assert [names.name(record).split(" ", 1)[1:] for record in measured] == [
         ["original"], ["lowest W 32 4 75%"], [], [],
     ]  # fmt: skip
@@ -63,7 +63,7 @@ def test_other_studies_keep_their_names(study: Study) -> None:
 def test_words_stay_whole(study: Study, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_width", width)
     screen = Console(width=width)
-    records = [record for record in study.records() if record.state == "done"]
+    records = [record for record in study.records() if record.state == "trained"]
     with screen.capture() as printed:
         screen.print(trial_table(records, study.space))
     text = printed.get()
@@ -80,6 +80,6 @@ def test_a_narrow_terminal_has_no_column_of_torn_layouts(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "_width", 42)
-    table = trial_table([record for record in study.records() if record.state == "done"], study.space)
+    table = trial_table([record for record in study.records() if record.state == "trained"], study.space)
     assert [column.header for column in table.columns] == ["trial", "kl", "cache_bytes\n@1024"]
     assert "wider terminal" in str(table.caption)

@@ -71,7 +71,7 @@ def test_a_resumed_search_equals_one_without_a_break(
     assert any(name.endswith(".safetensors") for name in before)
     search(begin(space_file, model, prepared, tmp_path), 4)
     again = begin(space_file, model, prepared, tmp_path)
-    assert sum(record.trained for record in again.records()) == 4
+    assert sum(record.counted for record in again.records()) == 4
     search(again, TARGET)
     assert outcome(again) == outcome(study)
     assert entries(home) == before

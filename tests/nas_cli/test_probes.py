@@ -22,7 +22,7 @@ from .conftest import MICRO
 
 Nas = Callable[..., Result]
 CPU = torch.device("cpu")
-QUICK = ("--steps", 8, "--batch", 4, "--device", "cpu")
+QUICK = ("--steps", 8, "--batch-sequences", 4, "--device", "cpu")
 
 
 def test_json_of_state(nas: Nas, architecture_file: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_is_told(nas: Nas, architecture_file: Path) -> None:
         ("--probe state --pairs 4", "--pairs = 4: has no effect on the state probe"),
         ("--probe recall --group s5", "--group = 's5': has no effect on the recall probe"),
         ("--probe recall --data builtin", "--data = 'builtin': has no effect on a probe"),
-        ("--probe recall --max-tokens 9", "--max-tokens = 9: has no effect"),
+        ("--probe recall --tokens 9", "--tokens = 9: has no effect"),
         ("--pairs 4 --seeds 2", "--seeds = 2: has no effect on text"),
         ("--probe state --group s6", "one of parity, s3"),
         ("--probe state --group s6 --steps 0", "at least 1"),

@@ -102,7 +102,7 @@ def test_show(folder: Path) -> None:
     assert shown["curve"][-1]["val_loss"] == shown["metrics"]["val_loss"]
     assert "nats/token" in nas(folder, "show", "micro", "0").stdout
     states = json.loads(nas(folder, "show", "micro", "--json").stdout)["states"]
-    assert states["done"] == TRIALS
+    assert states["trained"] == TRIALS
     missing = nas(folder, "show", "micro", "99999")
     assert missing.returncode == 2
     assert "0 to" in missing.stderr

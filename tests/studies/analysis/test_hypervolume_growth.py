@@ -88,7 +88,7 @@ def test_a_stopped_trial_costs_what_it_was_trained_on() -> None:
     ended = datetime(2026, 1, 1)
     records = [
         record(0, (5.0, 2.0), ended=ended.replace(day=2)),
-        record(1, None, state="stopped", tokens=300, ended=ended),
+        record(1, None, state="paused", tokens=300, ended=ended),
         record(2, None, state="running", tokens=100),
     ]
     used = spent(records, OBJECTIVES, PROXY)
@@ -122,7 +122,7 @@ def test_growth_of_a_real_study(make_study: MakeStudy, quiet: Callable[[str], No
     table = scaled([item.values for item in done if item.values], study.space.objectives)
     feasible = [row for item, row in zip(done, table, strict=True) if item.feasible]
     assert result.volumes[-1] == pytest.approx(volume(feasible))
-    chance = [item for item in records if item.suggested_by == "random" and item.trained]
+    chance = [item for item in records if item.suggested_by == "random" and item.counted]
     assert result.alone["random"].volumes.shape == (3, len(chance))
     assert set(result.alone) == {"random"}
     assert REFERENCE > 1

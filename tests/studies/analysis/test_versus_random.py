@@ -122,7 +122,7 @@ def test_with_stopped_trials_all_are_taken_at_the_first_rung(study: Study) -> No
     result = []
     for stopped in (done[-1:], done[5:9], done):
         changed = [
-            replace(record, state="stopped", values=None, tokens=1024) if record.number in stopped else record
+            replace(record, state="paused", values=None, tokens=1024) if record.number in stopped else record
             for record in records
         ]
         result.append(compare(study, changed))

@@ -39,7 +39,7 @@ def test_a_study_with_probes(names: list[str], make_study: MakeStudy, quiet: Cal
     study = make_study(text=text)
     lines: list[str] = []
     work(study, target=4, device="cpu", log=lines.append)
-    done = [record for record in study.records() if record.state == "done"]
+    done = [record for record in study.records() if record.state == "trained"]
     assert len(done) == 4
     for record in done:
         assert record.values == tuple(record.metrics[item.name] for item in study.space.objectives)

@@ -199,8 +199,8 @@ def test_two_workers_on_a_database(make_study: MakeStudy, url: str, hold: Hold) 
         if len(hold.waiting()) == 2:
             hold.release()
     assert not supervisor.failed, supervisor.last_output()
-    assert last.count("done") == 8
-    assert len({record.worker for record in last.records if record.state == "done"}) == 2
+    assert last.count("trained") == 8
+    assert len({record.worker for record in last.records if record.state == "trained"}) == 2
 
 
 @pytest.mark.parametrize("silent", [0, STALE_SECONDS - 20, STALE_SECONDS + 20])

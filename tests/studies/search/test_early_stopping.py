@@ -62,7 +62,7 @@ def test_a_stopped_trial_waits_for_its_chance_and_goes_on_where_it_was(
     study = make_study("stopped", stopping="scripted", text=FREE)
     scripted.update({3: 0.2, 4: 0.3})
     work(study, target=5, device="cpu", log=quiet)
-    assert [record.state for record in study.records() if record.trained] == ["done"] * 3 + ["stopped"] * 2
+    assert [record.state for record in study.records() if record.counted] == ["trained"] * 3 + ["paused"] * 2
     halves = [study.record(number) for number in (3, 4)]
     assert [(len(item.rungs), item.tokens, item.worker) for item in halves] == [(1, 1024, "")] * 2
     assert checkpoint_of(study, 3).is_file()
@@ -75,13 +75,13 @@ def test_a_stopped_trial_waits_for_its_chance_and_goes_on_where_it_was(
     work(study, target=5, device="cpu", log=lines.append)
     assert lines[0].startswith("trial 4: resuming after rung 1")
     assert len(steps) == 2  # of its four: the first two are not trained again
-    assert study.record(4).state == "done"
-    assert study.record(3).state == "stopped"
+    assert study.record(4).state == "trained"
+    assert study.record(3).state == "paused"
     assert not checkpoint_of(study, 4).is_file()
     scripted[3] = 1.0
     work(study, target=5, device="cpu", log=quiet)
     assert outcome(study) == outcome(whole)
-    assert [record.tokens for record in study.records() if record.trained] == [2048] * 5
+    assert [record.tokens for record in study.records() if record.counted] == [2048] * 5
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -104,8 +104,8 @@ def test_the_papers_own_designs_are_never_stopped(
     study = make_study(stopping="scripted", text=FREE)
     work(study, target=6, device="cpu", log=quiet)
     for record in study.records():
-        if record.trained:
-            assert record.state == ("done" if record.baseline else "stopped")
+        if record.counted:
+            assert record.state == ("trained" if record.baseline else "paused")
 
 
 def test_the_search_ends_only_when_nothing_that_stopped_deserves_to_go_on(
@@ -159,7 +159,7 @@ def test_a_promoted_trial_whose_worker_dies_goes_on_from_its_checkpoint(
         assert taken(study, dead.worker, 4).trial.number == 3
     steps = count_steps(monkeypatch)
     work(study, target=4, device="cpu", log=quiet)
-    assert study.record(3).state == "done"
+    assert study.record(3).state == "trained"
     assert len(steps) == 2
     whole = make_study("whole", stopping="none", text=FREE)
     work(whole, target=4, device="cpu", log=quiet)
@@ -176,7 +176,7 @@ def test_without_its_checkpoint_a_trial_is_stopped_for_good(
     assert [checkpoint_of(study, number).is_file() for number in (3, 4, 5)] == [False, True, True]
     scripted[3] = 1.0
     assert promotable(search_of(study), study.records(), ending=True) is None
-    assert [record.state for record in study.records() if record.trained][3:] == ["stopped"] * 3
+    assert [record.state for record in study.records() if record.counted][3:] == ["paused"] * 3
 
 
 def test_samplers_learn_what_stopped_trials_would_have_become(
@@ -187,7 +187,7 @@ def test_samplers_learn_what_stopped_trials_would_have_become(
     scripted.update({6: 0.0, 7: 0.0})
     work(study, target=8, device="cpu", log=quiet)
     records = study.records()
-    stopped = [record for record in records if record.state == "stopped"]
+    stopped = [record for record in records if record.state == "paused"]
     assert len(stopped) == 2
     values = expected_values(search_of(study), records)
     assert sorted(values) == [record.number for record in stopped]
@@ -212,7 +212,7 @@ def test_objectives_that_no_rung_tells_stop_nothing(
     text = FREE.replace("val_loss: min", "train_tokens_per_s: max")
     study = make_study(stopping="scripted", text=text)
     work(study, target=5, device="cpu", log=quiet)
-    assert {record.state for record in study.records() if record.trained} == {"done"}
+    assert {record.state for record in study.records() if record.counted} == {"trained"}
 
 
 def test_a_probe_is_known_at_the_rungs_and_trained_once(
@@ -234,7 +234,7 @@ def test_a_probe_is_known_at_the_rungs_and_trained_once(
 
     monkeypatch.setattr("studies.workers.worker.train_probe", again)
     work(study, target=4, device="cpu", log=quiet)
-    assert study.record(3).state == "done"
+    assert study.record(3).state == "trained"
     assert study.record(3).metrics["recall"] == score
 
 
@@ -248,7 +248,7 @@ def test_a_study_of_an_older_version_has_no_rungs(make_study: MakeStudy, quiet: 
     assert observations.finished.all()
     assert np.isnan(observations.curves[:, 0]).all()
     work(study, target=TARGET, device="cpu", log=quiet)
-    assert sum(record.trained for record in study.records()) == TARGET
+    assert sum(record.counted for record in study.records()) == TARGET
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_every_stopping_rule_runs_a_study(make_study: MakeStudy, quiet: Quiet, n
     study = make_study(stopping=name, text=text)
     lines: list[str] = []
     work(study, target=14, device="cpu", log=lines.append)
-    records = [record for record in study.records() if record.trained]
+    records = [record for record in study.records() if record.counted]
     assert len(records) == 14
     for record in records:
         folder = study.trial_folder(record.number)
@@ -272,7 +272,7 @@ def test_every_stopping_rule_runs_a_study(make_study: MakeStudy, quiet: Quiet, n
         held_out = [point["val_loss"] for point in curve if "val_loss" in point]
         assert list(record.rungs) == held_out
         assert record.tokens == {1: 512, 2: 1024, 3: 2048}[len(held_out)]
-        assert (folder / CHECKPOINT).is_file() == (record.state == "stopped")
+        assert (folder / CHECKPOINT).is_file() == (record.state == "paused")
         steps = [point["step"] for point in curve if "loss" in point]
         assert len(steps) == len(set(steps))
 

@@ -47,14 +47,14 @@ def test_a_study_starts_at_random_and_goes_on_by_gain(make_study: MakeStudy, qui
         work(study, target=3 + RANDOM_FIRST[GAIN] + 5, device="cpu", log=quiet)
     one, again = ([(item.hash, item.rungs) for item in study.records()] for study in studies)
     assert one == again
-    records = [record for record in studies[0].records() if record.trained]
+    records = [record for record in studies[0].records() if record.counted]
     sources = [record.suggested_by for record in records]
     assert sources == ["baseline"] * 3 + ["random"] * RANDOM_FIRST[GAIN] + ["gain"] * 5
     assert len({record.hash for record in records}) == len(records)
     for record in records[3:]:
         assert not studies[0].space.violations(record.build())
     by_gain = [record for record in studies[0].records() if record.suggested_by == "gain"]
-    assert {record.state for record in by_gain} <= {"done", "stopped"}  # no infeasible, no duplicate
+    assert {record.state for record in by_gain} <= {"trained", "paused"}  # no infeasible, no duplicate
 
 
 def test_it_is_the_best_of_the_pool_by_a_forecast(

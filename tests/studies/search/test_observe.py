@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.search.observe import Observer
-from studies.study.trial_record import DONE, FAILED, INFEASIBLE, RUNNING, STOPPED, WAITING, TrialRecord
+from studies.study.trial_record import DONE, FAILED, INFEASIBLE, RUNNING, PAUSED, WAITING, TrialRecord
 from studies.surrogates.observations import Observations
 
 RUNGS = (0.25, 0.5, 1.0)
@@ -50,7 +50,7 @@ def same(one: Observations, other: Observations) -> bool:
     )
 
 
-states = st.sampled_from([RUNNING, WAITING, STOPPED, DONE, FAILED, INFEASIBLE])
+states = st.sampled_from([RUNNING, WAITING, PAUSED, DONE, FAILED, INFEASIBLE])
 changes = st.lists(
     st.tuples(st.integers(0, 7), states, st.integers(0, 2), st.sampled_from([1.0, 2.0]), st.booleans()),
     min_size=1, max_size=30,

@@ -231,7 +231,7 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
     losses = [run.values[0] for run in records[number].runs]
     assert records[number].metrics["val_loss"] == fmean(losses) == records[number].values[0]  # type: ignore[index]
     # no architecture of its own anywhere
-    assert sum(item.trained for item in records) == 5
+    assert sum(item.counted for item in records) == 5
     assert not {item.number for item in trained.front()} & {item.number for item in actual}
     # the search resumes: it sees neither a duplicate nor new observations
     seen = SeededSampler("tpe", 0)._view(trained.inner)._get_trials(deepcopy=False)
@@ -239,7 +239,7 @@ def test_refining_for_real(trained: Study, tokens: TokenData, quiet: Quiet) -> N
     assert seen[number].values == list(records[number].values or ())
     assert trained.inner.trials[number].values == list(before[number].values or ())
     work(trained, target=6, device="cpu", log=quiet)
-    assert trained.records()[-1].state == "done"
+    assert trained.records()[-1].state == "trained"
 
 
 def test_a_repeat_takes_as_many_seeds_as_a_trial(make_study: MakeStudy, quiet: Quiet) -> None:
@@ -297,7 +297,7 @@ def test_a_search_takes_up_what_refining_left(trained: Study, quiet: Quiet) -> N
     work(trained, target=6, device="cpu", log=quiet)
     records = trained.records()
     assert records[left.trial.number].state == "repeat"
-    assert sum(item.trained for item in records) == 6
+    assert sum(item.counted for item in records) == 6
 
 
 def test_a_baseline_outside_of_the_space_is_repeated(make_study: MakeStudy, quiet: Quiet) -> None:

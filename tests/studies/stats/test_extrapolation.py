@@ -71,7 +71,7 @@ def test_a_study_is_judged_by_it(make_study: MakeStudy) -> None:
     )  # fmt: skip
     assert any(expected), "nothing was stopped"
     assert all(len(values) == 3 for result in expected for values in result.values())
-    done = [record for record in study.records() if record.state == "done"]
+    done = [record for record in study.records() if record.state == "trained"]
     for record in done:
         losses = [point["val_loss"] for point in study.curve(record.number) if "val_loss" in point]
         wanted = extrapolated_losses(losses, study.space.proxy.rungs)[LOSS]

@@ -73,7 +73,7 @@ def test_a_study_of_other_rules_is_read_and_not_trained_in(
     study = make_study()
     work(study, target=3, device="cpu", log=quiet)
     old = forget_rules(study)
-    assert sum(record.trained for record in old.records()) == 3
+    assert sum(record.counted for record in old.records()) == 3
     assert [record.values for record in old.records()] == [record.values for record in study.records()]
     with pytest.raises(UserError, match=TIED):
         work(old, target=4, device="cpu", log=quiet)

@@ -40,7 +40,7 @@ def test_baselines_come_first(make_study: MakeStudy, quiet: Quiet) -> None:
     assert work(study, target=4, device="cpu", log=quiet) == "4 architectures are trained"
     records = study.records()
     assert [record.baseline for record in records[:3]] == ["dense", "hdpl-paper", "lt2-looped"]
-    assert [record.state for record in records[:3]] == ["done"] * 3
+    assert [record.state for record in records[:3]] == ["trained"] * 3
     for record in records[:3]:
         assert record.hash == study.space.baselines[record.baseline or ""].hash
     # breaks the constraint, and is trained all the same
@@ -104,7 +104,7 @@ def test_infeasible_is_never_trained(make_study: MakeStudy, quiet: Quiet) -> Non
         assert record.values is None
         assert not (study.folder / "trials" / f"{record.number:05d}").exists()
     for record in study.records()[3:]:
-        assert record.state != "done" or not study.space.violations(record.build())
+        assert record.state != "trained" or not study.space.violations(record.build())
 
 
 def test_a_finite_space_ends_with_each_architecture_trained_once(
@@ -115,7 +115,7 @@ def test_a_finite_space_ends_with_each_architecture_trained_once(
     assert study.space.size().count == 7
     assert "exhausted" in work(study, target=50, device="cpu", log=quiet)
     records = study.records()
-    trained = [record for record in records if record.state == "done"]
+    trained = [record for record in records if record.state == "trained"]
     every = {study.space.sample_random(seed).hash for seed in range(200)}
     infeasible = {record.hash for record in records if record.state == "infeasible"}
     assert len({record.hash for record in trained}) == len(trained)
@@ -143,7 +143,7 @@ def test_resume_goes_on(make_study: MakeStudy, tokens: TokenData, quiet: Quiet) 
         )
         assert resumed
         work(study, target=target, device="cpu", log=quiet)
-        assert sum(record.trained for record in study.records()) == target
+        assert sum(record.counted for record in study.records()) == target
     assert outcome(study) == outcome(whole)
 
 
@@ -235,7 +235,7 @@ def test_failures_have_a_reason_and_do_not_end_a_study(
     folders = [study.folder / "trials" / f"{record.number:05d}" for record in failed]
     assert (folders[0] / "error.txt").read_text() == "the loss became nan at step 3"
     assert "Traceback" in (folders[1] / "error.txt").read_text()
-    assert sum(record.state == "done" for record in study.records()) == 4
+    assert sum(record.state == "trained" for record in study.records()) == 4
     assert not {record.number for record in failed} & {record.number for record in study.front()}
 
 

@@ -49,7 +49,7 @@ def crash(study: Study, name: str, writes: list[int], target: str = str(TARGET))
 def test_interrupted_anywhere(make_study: MakeStudy, sampler: str, name: str) -> None:
     whole = uninterrupted(make_study, sampler, HARD)
     states = [row[1] for row in whole]
-    assert states.count("done") + states.count("stopped") == TARGET
+    assert states.count("trained") + states.count("paused") == TARGET
     assert states.count("infeasible") > TARGET
     study = make_study("broken", sampler=sampler, stopping="forecast", text=HARD)
     # from the first write (a baseline's) on, at every phase of a trial: taking, sampling, training, telling
@@ -86,7 +86,7 @@ def test_worker_interrupted_by_ctrl_c(make_study: MakeStudy, hold: Hold) -> None
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         wait_until(hold.waiting)
-        assert sum(record.trained for record in study.records()) >= trained
+        assert sum(record.counted for record in study.records()) >= trained
         os.kill(worker.pid, signal.SIGINT)
         output, _ = worker.communicate()
         assert worker.returncode == 130

@@ -51,9 +51,9 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_complete(study: Study, target: int) -> list[TrialRecord]:
     records = study.records()
     assert [record.number for record in records] == list(range(len(records)))
-    assert sum(record.state == "done" for record in records) == target
+    assert sum(record.state == "trained" for record in records) == target
     assert not {record.state for record in records} & {"running", "waiting", "failed"}
-    hashes = [record.hash for record in records if record.state == "done"]
+    hashes = [record.hash for record in records if record.state == "trained"]
     assert len(set(hashes)) == len(hashes)
     front = json.loads((study.folder / "front.json").read_text())["front"]
     assert [item["number"] for item in front] == [record.number for record in study.front()]
@@ -67,7 +67,7 @@ def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenD
     wait_until(lambda: len(hold.waiting()) == 2)
     victim, broken = next(iter(hold.waiting().items()))
     assert study.record(broken).state == "running"
-    finished = [row for row in outcome(study) if row[1] == "done"]
+    finished = [row for row in outcome(study) if row[1] == "trained"]
     assert len(finished) >= 2
     os.kill(victim, signal.SIGKILL)
     dead, alive = sorted(workers, key=lambda worker: worker.pid != victim)
@@ -78,7 +78,7 @@ def test_two_workers_one_killed_in_a_trial(make_study: MakeStudy, tokens: TokenD
     records = check_complete(study, TARGET)
     assert [row for row in outcome(study) if row[0] in {item[0] for item in finished}] == finished
     again = records[broken]
-    assert again.state == "done"
+    assert again.state == "trained"
     assert f"-{alive.pid}-" in again.worker
     assert f"trial {broken}: starting" in output
     # what the survivor measured is what the architecture gives anywhere
@@ -107,9 +107,9 @@ def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy, hold: Hold) 
     assert not supervisor.failed
     assert not supervisor.timed_out
     records = check_complete(study, TARGET)
-    assert records[next(iter(killed.values()))].state == "done"
+    assert records[next(iter(killed.values()))].state == "trained"
     last = snapshots[-1]
-    assert last.trained == last.trained_here == last.count("done") == TARGET
+    assert last.counted == last.trained_here == last.count("trained") == TARGET
     assert last.count("waiting") == 0
     assert [record.number for record in last.front] == [record.number for record in study.front()]
     assert last.trials_per_hour == pytest.approx(3600 * TARGET / last.elapsed)
@@ -151,7 +151,7 @@ def test_a_worker_that_loses_its_device_is_started_anew_and_its_trial_too(
     assert supervisor.respawned == 1
     records = check_complete(study, 3)
     assert study.trial(0).user_attrs[DEATHS] == 0  # counted, and forgiven at the trial's first rung
-    assert records[0].state == "done"
+    assert records[0].state == "trained"
     log = (study.folder / "workers.log").read_text()
     assert log.count("trial 0: starting") == 2
     lost = next(line for line in log.splitlines() if "device is lost" in line)
@@ -225,7 +225,7 @@ def test_workers_that_cannot_start_are_told(make_study: MakeStudy, tokens: Token
     last = list(supervisor.watch())[-1]
     assert supervisor.failed
     assert supervisor.respawned == 0
-    assert last.trained == 0
+    assert last.counted == 0
     assert last.eta is None
     assert "cuda:7" in supervisor.last_output()
     assert "Traceback" not in supervisor.last_output()
@@ -247,7 +247,7 @@ def test_a_full_disk_loses_no_finished_trial(make_study: MakeStudy) -> None:
     assert "can't continue" in full.stderr
     assert "File too large" in full.stderr
     assert "Traceback" not in full.stderr
-    done = [row for row in outcome(study) if row[1] == "done"]
+    done = [row for row in outcome(study) if row[1] == "trained"]
     assert done
     work(study, target=5, device="cpu", log=lambda line: None)
     assert outcome(study) == outcome(whole)
