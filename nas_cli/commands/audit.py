@@ -24,7 +24,7 @@ from nas_cli.options import (
     refuse_without_effect,
 )
 from nas_cli.render.counts import tokens
-from nas_cli.render.screen import console, duration, errors, notes, print_json, print_warnings
+from nas_cli.render.screen import console, duration, notes, print_json, print_warnings, say_resumable
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
             count = sum(not run.result.exists() for run in everything)
             notes.print(f"time limit reached: {count} runs unfinished, run the same command to resume")
         except KeyboardInterrupt:
-            errors.print("Interrupted. Run the same command to resume.")
+            say_resumable()
             raise
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
@@ -18,13 +21,14 @@ from nas_cli.options import (
     TimeoutOption,
     WorkersOption,
 )
-from nas_cli.render.screen import console, duration, print_warnings
+from nas_cli.render.screen import console, duration, notes, print_warnings, speed
 from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from nas_cli.render.live import View
     from studies.analysis.standings import Standings
     from studies.study import Study
     from studies.study.trial_record import TrialRecord
@@ -91,12 +95,15 @@ def refine(
         supervisor.target = supervisor.trained_before + runs
     known = supervisor.trained_before
     what = "architectures" if opened.space.model is None else "designs"
-    console.print(
-        f"study [bold]{opened.name}[/]: {len(before.front)} of {len(before.rows)} {what} are on the "
+    header = Text.assemble(
+        "study ",
+        (opened.name, "bold"),
+        f": {len(before.front)} of {len(before.rows)} {what} are on the "
         f"front, {known} repeat{'' if known == 1 else 's'} so far, {_open(before)}",
-        soft_wrap=True,
     )
-    watch(supervisor, _lines, _live)
+    if not notes.quiet:
+        console.print(header, soft_wrap=True)
+    watch(supervisor, _lines, _live(supervisor, header))
     _print_end(opened, supervisor, before, possible, folder)
 
 
@@ -108,51 +115,58 @@ def _count(standings: Standings) -> str:
     return "unknown" if standings.noise is None else str(len(standings.undecided))
 
 
-def _renewed(supervisor: Supervisor) -> Iterator[tuple[Snapshot, Standings]]:
+def _renewed(supervisor: Supervisor, snapshots: Iterable[Snapshot]) -> Iterator[tuple[Snapshot, Standings]]:
     """Yield snapshots with their standings, which are recomputed when a repeat ends."""
     from studies.analysis.standings import Standings
 
     known = -1
-    for snapshot in supervisor.watch():
+    for snapshot in snapshots:
         if snapshot.ended != known:
             known, standings = snapshot.ended, Standings.of(supervisor.study, snapshot.records)
         yield snapshot, standings
 
 
-def _live(supervisor: Supervisor) -> None:
-    """Redraw the front, the workers and the status in place."""
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
-    from nas_cli.render.live import workers_table
+def _live(supervisor: Supervisor, header: RenderableType) -> View:
+    """Return a view that redraws the front, the workers and the status in place."""
+    from nas_cli.render.live import live_view, workers_table
     from nas_cli.render.tables import trial_table
+    from studies.analysis.standings import Standings
 
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        for snapshot, standings in _renewed(supervisor):
-            rows = max(3, console.height - len(snapshot.workers) - 7)
-            shown = [row.record for row in standings.shown]
-            table = trial_table(
-                shown[:rows], supervisor.study.space, title="front", standings=standings, one_line=True
-            )
-            hidden = [Text(f"… and {len(shown) - rows} more", style="dim")] if len(shown) > rows else []
-            wanted = f" of {supervisor.target - supervisor.trained_before}" if supervisor.target else ""
-            status = Text(
-                f"{snapshot.trained_here}{wanted} repeats · {_open(standings)} · "
-                f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s · {duration(snapshot.elapsed)} elapsed"
-            )
-            live.update(Group(table, *hidden, workers_table(snapshot), status))
+    known: dict[int, Standings] = {}  # by the number of repeats that ended
+
+    def draw(snapshot: Snapshot) -> RenderableType:
+        if snapshot.ended not in known:
+            known.clear()
+            known[snapshot.ended] = Standings.of(supervisor.study, snapshot.records)
+        standings = known[snapshot.ended]
+        rows = max(3, console.height - len(snapshot.workers) - 9)
+        shown = [row.record for row in standings.shown]
+        table = trial_table(
+            shown[:rows], supervisor.study.space, title="front", standings=standings, one_line=True
+        )
+        hidden = [Text(f"… and {len(shown) - rows} more", style="dim")] if len(shown) > rows else []
+        wanted = f" of {supervisor.target - supervisor.trained_before}" if supervisor.target else ""
+        status = Text(
+            f"{snapshot.trained_here}{wanted} repeats · {_open(standings)} · "
+            f"{speed(snapshot.tokens_per_s)} · {duration(snapshot.elapsed)} elapsed"
+        )
+        return Group(header, table, *hidden, workers_table(snapshot), status)
+
+    return live_view(draw)
 
 
-def _lines(supervisor: Supervisor) -> None:
+def _lines(supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
     """Print a line for each repeat that ends."""
     printed = {record.number for record in supervisor.study.records() if record.repeated}
-    for snapshot, standings in _renewed(supervisor):
-        for record in snapshot.records:
-            if not record.repeated or record.number in printed:
-                continue
-            printed.add(record.number)
-            console.print(_line(len(printed), record, snapshot, standings), markup=False, soft_wrap=True)
+    with closing(supervisor.watch(on_stopping)) as snapshots:
+        for snapshot, standings in _renewed(supervisor, snapshots):
+            for record in snapshot.records:
+                if not record.repeated or record.number in printed:
+                    continue
+                printed.add(record.number)
+                line = _line(len(printed), record, snapshot, standings)
+                if not notes.quiet:
+                    console.print(line, markup=False, soft_wrap=True)
 
 
 def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standings) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
 from nas_cli.choices import Sampler, Stopping
 from nas_cli.help import add_command
@@ -26,7 +27,7 @@ from nas_cli.options import (
 )
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
-from nas_cli.render.screen import console, duration, print_warnings
+from nas_cli.render.screen import console, duration, notes, print_warnings, starting
 from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
 
 if TYPE_CHECKING:
@@ -106,26 +107,29 @@ def search(
     searched = open_space(space, model)
     check_corpus(data)
     _check_name(name, runs, storage)
-    from nas_cli.render.live import print_lines, show_live, watch
-    from studies.training.devices import crowding, pick_device
-    from studies.workers.request import SearchRequest
+    with starting(f"{searched.name}: loading PyTorch"):
+        from nas_cli.render.live import print_lines, show_live, watch
+        from studies.training.devices import crowding, pick_device
+        from studies.workers.request import SearchRequest
 
-    request = SearchRequest(
-        searched, name=name, trials=trials, timeout=timeout, workers=workers, data=data,
-        tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device, compile=compile,
-        cpu_precision=cpu_precision, threads=threads, runs=runs, storage=storage,
-    )  # fmt: skip
-    print_warnings(request.space.warnings())
-    request.check()
+        request = SearchRequest(
+            searched, name=name, trials=trials, timeout=timeout, workers=workers, data=data,
+            tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device,
+            compile=compile, cpu_precision=cpu_precision, threads=threads, runs=runs, storage=storage,
+        )  # fmt: skip
+        print_warnings(request.space.warnings())
+        request.check()
     with data_progress() as progress:
         tokens = request.prepare(progress)
     print_warnings(tokens.warnings())
     study, resumed = request.open(tokens)
     supervisor = request.supervise(study)
-    _print_start(study, resumed, supervisor, workers)
+    header = _header(study, resumed, supervisor, workers)
+    if not notes.quiet:
+        console.print(header, soft_wrap=True)
     print_warnings(crowding(workers, study.settings.threads, pick_device(device)))
     print_warnings([study.remark] if study.remark else [])
-    watch(supervisor, print_lines, show_live)
+    watch(supervisor, print_lines, show_live(supervisor, header), end=lambda: _print_front(study, supervisor))
     _print_end(study, supervisor, runs)
 
 
@@ -141,30 +145,30 @@ def _check_name(name: str | None, runs: Path, storage: str | None) -> None:
         check_new(name, runs, storage)
 
 
-def _print_start(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> None:
-    from nas_cli.render.names import done_word
+def _header(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -> Text:
+    """Return what is searched, and how."""
     from surgery.config.quantities import format_count
 
     space, settings = study.space, study.settings
     verb = "resumes" if resumed else "starts"
-    console.print(
-        f"study [bold]{study.name}[/] {verb}: space {space.name} ({space.size()}), "
-        f"text {settings.corpus}, tokenizer {settings.tokenizer}",
-        soft_wrap=True,
+    first = Text.assemble(
+        "study ",
+        (study.name, "bold"),
+        f" {verb}: space {space.name} ({space.size()}), text {settings.corpus}, "
+        f"tokenizer {settings.tokenizer}\n",
     )
     low = ", bfloat16 matmuls on CPU" if settings.cpu_precision == "bfloat16" else ""
-    has = f"{supervisor.trained_before} {done_word(space)}, " if resumed else ""
-    what = f"trained architectures, {_budget(space.proxy)}"
+    has = f"has {supervisor.trained_before} architectures, " if resumed else ""
+    what = f"architectures, {_budget(space.proxy)}"
     stopping = f"stopping {settings.stopping}, " if space.library is None else ""  # designs are not stopped
     if space.library is not None:
         held_out = format_count(space.library.eval_tokens)
         what = f"measured designs of {space.backbone.num_layers} layers, {held_out} held-out tokens each"
-    console.print(
+    return first.append(
         f"{has}target {supervisor.target} {what}, "
         f"{workers} worker{_s(workers)} with {settings.threads} thread{_s(settings.threads)}"
         f"{' each' if workers > 1 else ''}, "
-        f"sampler {settings.sampler}, {stopping}seed {settings.seed}{low}, folder {study.folder}",
-        soft_wrap=True,
+        f"sampler {settings.sampler}, {stopping}seed {settings.seed}{low}, folder {study.folder}"
     )
 
 
@@ -182,7 +186,7 @@ def _budget(proxy: Proxy) -> str:
 
 
 def _saved(study: Study, last: Snapshot) -> str:
-    """Return the tokens used as a share of those without early stopping; empty if no trial was stopped."""
+    """Return the tokens used as a share of those without early stopping; empty if no trial is paused."""
     trained = [record for record in last.records if record.state in ("trained", "paused")]
     if not last.count("paused"):
         return ""
@@ -194,21 +198,28 @@ def _saved(study: Study, last: Snapshot) -> str:
     return f" ({spent / sum(whole):.0%} of the tokens)"
 
 
+def _print_front(study: Study, supervisor: Supervisor) -> None:
+    from nas_cli.render.tables import trial_table
+
+    front = supervisor.snapshot().front
+    if front:
+        console.print(trial_table(front, study.space, title=f"front of {study.name}"))
+
+
 def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     from nas_cli.render.live import exit_if_died, report_failures
     from nas_cli.render.names import done_word
-    from nas_cli.render.tables import trial_table
     from studies.study.settings import MILP
 
     last = supervisor.snapshot()
     report_failures(supervisor, last)
-    console.print(trial_table(last.front, study.space, title=f"front of {study.name}"))
+    _print_front(study, supervisor)
     not_trained = f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions"
     counts = [
         f"{last.count('trained')} {done_word(study.space)}",
-        f"{last.count('paused')} stopped early{_saved(study, last)}",
+        f"{last.count('paused')} paused{_saved(study, last)}",
         f"{last.count('failed')} failed",
-        f"{not_trained} not trained",
+        f"{not_trained} were not trained",
     ]
     if study.settings.sampler == MILP:  # suggests neither, and designs are not stopped
         counts = [counts[0], counts[2]]

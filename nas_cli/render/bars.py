@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nas_cli.render.progress import PLAIN_SECONDS
-from nas_cli.render.screen import duration, notes
+from nas_cli.render.screen import duration, notes, speed
 
 if TYPE_CHECKING:
     from studies.training.loop import Progress
@@ -33,7 +33,7 @@ def step_text(now: Progress, separator: str = ", ", loss: str = "loss") -> str:
         parts.append(f"KL {now.kl:.3f}")
     if now.val_loss is not None:
         parts.append(f"held out {now.val_loss:.3f}")
-    return separator.join([*parts, f"{now.tokens_per_s / 1e3:.1f}k tok/s", f"{duration(left)} left"])
+    return separator.join([*parts, f"{speed(now.tokens_per_s)}", f"{duration(left)} left"])
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -13,32 +14,56 @@ from rich.text import Text
 
 from nas_cli.render.names import Names, done_word
 from nas_cli.render.scatter import scatter
-from nas_cli.render.screen import console, duration, errors
+from nas_cli.render.screen import console, duration, errors, is_live, log, notes, say_resumable, speed
 from nas_cli.render.tables import trial_table
+from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, State, TrialRecord
+from studies.workers.progress import TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from studies.study import Study
     from studies.workers.progress import Snapshot
     from studies.workers.supervisor import Supervisor
 
 FEWEST_ROWS = 3  # rows of the front that are always shown
+TABLE_HEAD = 5  # lines of the front's table besides its rows, and of what it leaves out
 PLOT_HEIGHT = 15
 
 
-def watch(
-    supervisor: Supervisor, lines: Callable[[Supervisor], None], live: Callable[[Supervisor], None]
-) -> None:
+class View(Protocol):
+    """What a command shows while its workers run: redrawn in place, or line by line."""
+
+    def __call__(self, supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
+        """Show the snapshots of a supervisor until the workers end."""
+        ...
+
+
+def watch(supervisor: Supervisor, lines: View, live: View, end: Callable[[], None] | None = None) -> None:
     """Run the workers to their end, with the live screen in a terminal and plain lines otherwise.
+
+    Args:
+        supervisor: of the workers.
+        lines: prints line by line.
+        live: redraws in place.
+        end: prints what there is at the end, on Ctrl-C too, when this raises.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, after printing how to resume.
     """
+
+    def on_stopping() -> None:
+        if not supervisor.timed_out:
+            count = len(supervisor.processes)
+            what = "the worker" if count == 1 else f"{count} workers"
+            errors.print(f"stopping {what}; finished trials and checkpoints are kept …")
+
     try:
-        (live if console.is_terminal else lines)(supervisor)
+        (live if is_live() else lines)(supervisor, on_stopping)
     except KeyboardInterrupt:
-        errors.print("Interrupted. Run the same command to resume.")
+        if end is not None:
+            end()
+        say_resumable()
         raise
 
 
@@ -75,80 +100,114 @@ def exit_if_died(supervisor: Supervisor) -> None:
         raise typer.Exit(1)
 
 
-def show_live(supervisor: Supervisor) -> None:
-    """Redraw the live screen in place until the workers end."""
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        for snapshot in supervisor.watch():
-            live.update(screen(supervisor.study, snapshot))
+def live_view(draw: Callable[[Snapshot], RenderableType]) -> View:
+    """Return a view that redraws in place what `draw` makes of a snapshot.
+
+    It has the terminal's alternate screen, which fits itself to every size; what was printed before is there
+    again when it ends.
+    """
+
+    def view(supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
+        first = Text("starting the workers …", style="dim")
+        with Live(first, console=console, refresh_per_second=4, screen=True) as live:
+
+            def leave() -> None:
+                live.stop()
+                on_stopping()
+
+            with closing(supervisor.watch(leave)) as snapshots:
+                for snapshot in snapshots:
+                    live.update(draw(snapshot))
+
+    return view
 
 
-def print_lines(supervisor: Supervisor) -> None:
+def show_live(supervisor: Supervisor, header: RenderableType) -> View:
+    """Return the live screen of a search below its header."""
+    return live_view(lambda snapshot: screen(supervisor.study, snapshot, header))
+
+
+def print_lines(supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
     """Print a line for each trial that ends."""
     printed = {(record.number, record.state) for record in supervisor.study.records() if record.counted}
     names = Names(supervisor.study.space)
     stages: dict[str, str] = {}  # the last line on each worker's stage
-    for snapshot in supervisor.watch():
-        for worker in snapshot.workers:
-            text = _stage(worker)
-            if text and stages.get(worker["worker"], "").partition(" %")[0] != text.partition(" %")[0]:
-                stages[worker["worker"]] = text
-                console.print(text, markup=False, soft_wrap=True)
-        on_front = {record.number for record in snapshot.front}
-        for record in snapshot.records:
-            if not record.counted or (record.number, record.state) in printed:
-                continue
-            printed.add((record.number, record.state))
-            result = record.reason
-            if record.state == "paused":
-                result = f"val_loss {record.at_rungs(supervisor.study.space.proxy.rungs)} of its tokens"
-            if record.values is not None:
-                result = " ".join(
-                    f"{objective.name}={objective.metric.format(value)}"
-                    for objective, value in zip(supervisor.study.space.objectives, record.values, strict=True)
-                )
-            mark = " front" if record.number in on_front else ""
-            console.print(
-                f"[{snapshot.counted}/{snapshot.target}] {names.name(record)} {record.state}: "
-                f"{names.design(record)} {result}{mark} eta {duration(snapshot.eta)}",
-                markup=False,
-                soft_wrap=True,
-            )
+    with closing(supervisor.watch(on_stopping)) as snapshots:
+        for snapshot in snapshots:
+            for worker in snapshot.workers:
+                text = _stage(worker)
+                if text and stages.get(worker["worker"], "").partition(" %")[0] != text.partition(" %")[0]:
+                    stages[worker["worker"]] = text
+                    if not notes.quiet:
+                        console.print(text, markup=False, soft_wrap=True)
+            for record in snapshot.records:
+                if record.counted and (record.number, record.state) not in printed:
+                    printed.add((record.number, record.state))
+                    line = _line(supervisor.study, snapshot, record, names)
+                    log.info("%s", line)
+                    if not notes.quiet:
+                        console.print(line, markup=False, soft_wrap=True)
 
 
-def screen(study: Study, snapshot: Snapshot) -> RenderableType:
-    """Return the live screen, fitted to the terminal's height; the front has priority."""
-    objectives = study.space.objectives
-    spare = console.height - len(snapshot.workers) - 9
+def _line(study: Study, snapshot: Snapshot, record: TrialRecord, names: Names) -> str:
+    """Return the line of a trial that was trained or paused, or failed."""
+    result = record.reason
+    if record.state == PAUSED:
+        result = f"val_loss {record.at_rungs(study.space.proxy.rungs)} of its tokens"
+    if record.values is not None:
+        result = " ".join(
+            f"{objective.name}={objective.metric.format(value)}"
+            for objective, value in zip(study.space.objectives, record.values, strict=True)
+        )
+    mark = " front" if any(record.number == other.number for other in snapshot.front) else ""
+    state = done_word(study.space) if record.state == DONE else record.state
+    left = f", {duration(snapshot.eta)} left" if snapshot.eta is not None else ""
+    return (
+        f"[{snapshot.counted}/{snapshot.target}{left}] {names.name(record)} {state}: "
+        f"{names.design(record)} {result}{mark}"
+    )
+
+
+def screen(study: Study, snapshot: Snapshot, header: RenderableType | None = None) -> RenderableType:
+    """Return the live screen, fitted to the terminal's height; header, workers and status have priority."""
+    objectives, done = study.space.objectives, done_word(study.space)
+    top: list[RenderableType] = [] if header is None else [header]
+    below: list[RenderableType] = [workers_table(snapshot), _status(snapshot, done)]
+    spare = console.height - _height([*top, *below]) - TABLE_HEAD
     plot = len(objectives) > 1 and len(snapshot.front) > 0 and spare >= PLOT_HEIGHT + FEWEST_ROWS
-    rows = max(FEWEST_ROWS, spare - (PLOT_HEIGHT if plot else 0))
-    parts: list[RenderableType] = []
     if plot:
         width, height = min(console.width, 110), PLOT_HEIGHT - 1
-        parts.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=height))
+        top.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=height))
+    rows = max(FEWEST_ROWS, spare - (PLOT_HEIGHT if plot else 0))
     shown = snapshot.front[:rows]
     hidden = len(snapshot.front) - len(shown)
-    title = f"front: {len(snapshot.front)} of {snapshot.count('trained')} {done_word(study.space)}"
     if shown:
-        parts.append(trial_table(shown, study.space, title=title, one_line=True))
+        title = f"front: {len(snapshot.front)} of {snapshot.count(DONE)} {done}"
+        top.append(trial_table(shown, study.space, title=title, one_line=True))
     else:
-        parts.append(Text("no finished trials yet"))
+        top.append(Text(f"no {'architecture' if study.space.model is None else 'design'} is {done} yet"))
     if hidden:
-        parts.append(Text(f"… and {hidden} more", style="dim"))
-    parts += [workers_table(snapshot), _status(snapshot, done_word(study.space))]
-    return Group(*parts)
+        top.append(Text(f"… and {hidden} more", style="dim"))
+    return Group(*top, *below)
+
+
+def _height(parts: Sequence[RenderableType]) -> int:
+    return sum(len(console.render_lines(part, pad=False)) for part in parts)
 
 
 def workers_table(snapshot: Snapshot) -> Table:
     """Return a table with the state of each worker."""
     table = Table.grid(padding=(0, 1))
+    if not snapshot.workers:
+        table.add_row(Text("the workers are starting, which takes some seconds …", style="dim"))
     for worker in snapshot.workers:
-        if worker.get("state") != "training":
+        if worker.get("state") != TRAINING:
             table.add_row(*_other_work(worker))
             continue
         table.add_row(
             f"#{worker['trial']}",
             ProgressBar(total=1.0, completed=worker["done"], width=20),
-            f"{worker['tokens_per_s'] / 1e3:.1f}k tok/s",
+            speed(worker["tokens_per_s"]),
             f"loss {worker['loss']:.3f}",
             Text(worker["line"], overflow="ellipsis", no_wrap=True),
         )
@@ -175,15 +234,22 @@ def _stage(worker: dict[str, Any]) -> str:
 
 
 def _status(snapshot: Snapshot, done: str) -> Text:
-    target = f"/{snapshot.target}" if snapshot.target is not None else ""
+    """Return the counts by state, which add up to what --trials counts, and the pace."""
+    states: list[tuple[State, str]] = [(DONE, done), (PAUSED, PAUSED), (FAILED, FAILED)]
+    counts = " + ".join(
+        f"[red]{count} {word}[/]" if state == FAILED else f"{count} {word}"
+        for state, word in states
+        if (count := snapshot.count(state)) or state == DONE
+    )
+    target = f" of {snapshot.target}" if snapshot.target is not None else ""
     parts = [
-        f"[bold]{snapshot.counted}{target}[/] {done}",
-        f"{snapshot.count('running')} running",
-        f"{snapshot.count('paused')} stopped early",
-        f"[red]{snapshot.count('failed')} failed[/]" if snapshot.count("failed") else "0 failed",
-        f"{snapshot.tokens_per_s / 1e3:.1f}k tok/s",
+        f"[bold]{snapshot.counted}{target}[/]: {counts}",
+        f"{snapshot.count(RUNNING)} running",
+        speed(snapshot.tokens_per_s),
         f"{snapshot.trials_per_hour:.0f} trials/h",
         f"{escape(duration(snapshot.elapsed))} elapsed",
-        f"{escape(duration(snapshot.eta))} left",
     ]
+    if snapshot.target is not None:
+        left = "time left not known yet" if snapshot.eta is None else f"{duration(snapshot.eta)} left"
+        parts.append(left)
     return Text.from_markup(" · ".join(parts))

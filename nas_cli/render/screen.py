@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from surgery.config.problems import UserError
@@ -64,8 +65,8 @@ def set_up(*, quiet: bool, verbose: bool, log: Path | None) -> None:
 
 
 def is_live() -> bool:
-    """Return whether progress is redrawn in place: in a terminal, and not with --quiet."""
-    return console.is_terminal and not notes.quiet
+    """Return whether progress is redrawn in place: in a terminal that can, and not with --quiet."""
+    return console.is_terminal and not console.is_dumb_terminal and not notes.quiet
 
 
 def _log_to(path: Path) -> None:
@@ -129,6 +130,37 @@ def print_warnings(warnings: Iterable[str]) -> None:
     for warning in warnings:
         log.warning("%s", warning)
         notes.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=not notes.is_terminal)
+
+
+def speed(tokens_per_s: float) -> str:
+    """Format tokens per second in the unit that fits: `37 tok/s`, `4.2k tok/s`, `1.3M tok/s`."""
+    for divisor, unit in ((1e6, "M"), (1e3, "k")):
+        if tokens_per_s >= divisor:
+            return f"{tokens_per_s / divisor:.1f}{unit} tok/s"
+    return f"{tokens_per_s:.0f} tok/s"
+
+
+def own_command() -> str:
+    """Return the command line that is running, without the passwords in it."""
+    from studies.storage.addresses import redacted
+
+    return redacted(shlex.join(["nas", *sys.argv[1:]]))
+
+
+def say_resumable() -> None:
+    """Print that the command was interrupted, and itself, which resumes it."""
+    errors.print("Interrupted. Run the same command to resume:")
+    errors.print(f"  [bold]{escape(own_command())}[/]", soft_wrap=True)
+
+
+@contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Show in a terminal that something is loaded or prepared that takes seconds."""
+    if not notes.is_terminal or notes.is_dumb_terminal or notes.quiet:
+        yield
+        return
+    with notes.status(what):
+        yield
 
 
 def duration(seconds: float | None) -> str:

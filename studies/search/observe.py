@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from search_spaces import SearchSpace
 from studies.search.facts import ArchitectureFacts
 from studies.stats.extrapolation import end_loss
-from studies.study.trial_record import DONE, RUNNING, PAUSED, WAITING, TrialRecord
+from studies.study.trial_record import DONE, PAUSED, RUNNING, WAITING, TrialRecord
 from studies.surrogates.observations import Floats, Observations
 from surgery.architecture.metrics import AHEAD
 

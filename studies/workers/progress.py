@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from studies.study.trial_record import State, TrialRecord
 
 Report = Callable[[Mapping[str, Any]], None]
+
+TRAINING = "training"  # state of a worker; others are stages before it
+LEAST_PACE = 0.5  # trainings after which a pace is shown: earlier it is mostly that of starting
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,32 @@ class Snapshot:
 
     @property
     def trials_per_hour(self) -> float:
-        """Trainings per hour since this search started."""
-        return 3600 * self.trained_here / self.elapsed if self.elapsed > 0 else 0.0
+        """Trainings per hour since this search started, with the parts of those that run.
+
+        Starting, suggestions, evaluations and resumed runs are in it, so that it is what a clock shows.
+        """
+        return 3600 * (self.trained_here + self._parts) / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the target, from the mean time per trial and the progress of running ones.
+        """Seconds until the target at the present pace.
 
-        Paused trials count in the mean. None without a target, a trained trial or a worker.
+        It is at least what the run that is furthest from its end still takes. None without a target, or
+        before this search has half a training behind it.
         """
-        times = [record.seconds for record in self.records if record.counted and record.seconds > 0]
-        if self.target is None or not times or not self.workers:
+        here = self.trained_here + self._parts
+        if self.target is None or not self.workers or here < LEAST_PACE:
             return None
-        left: float = self.target - self.ended - sum(worker.get("done", 0.0) for worker in self.workers)
-        return max(0.0, left) * fmean(times) / len(self.workers)
+        each = self.elapsed / here
+        left = max(0.0, self.target - self.ended - self._parts)
+        own = len(self.workers) * each  # seconds of one training in one worker
+        running = [worker["done"] for worker in self.workers if worker.get("state") == TRAINING]
+        return max(left * each, max((1 - done for done in running), default=0.0) * own if left else 0.0)
+
+    @property
+    def _parts(self) -> float:
+        """Parts of a training that the workers have behind them in those that run."""
+        return float(sum(worker["done"] for worker in self.workers if worker.get("state") == TRAINING))
 
 
 class Stages:

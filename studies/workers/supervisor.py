@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,8 +52,11 @@ class Supervisor:
         self.trained_before = self._ended(study.records())
         self.timed_out = False
 
-    def watch(self) -> Iterator[Snapshot]:
+    def watch(self, on_stopping: Callable[[], None] = lambda: None) -> Generator[Snapshot, None, None]:
         """Start the workers and yield snapshots until all have ended. Leaving the loop early stops them.
+
+        Args:
+            on_stopping: called before workers that still run are stopped, which takes seconds.
 
         Raises:
             UserError: the study's folder or storage can't be used any more.
@@ -70,6 +73,8 @@ class Supervisor:
                     yield self.snapshot()
             finally:
                 try:
+                    if any(process.poll() is None for process in self.processes):
+                        on_stopping()
                     self._stop()
                 finally:
                     with self.study.exclusive():

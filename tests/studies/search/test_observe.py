@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.search.observe import Observer
-from studies.study.trial_record import DONE, FAILED, INFEASIBLE, RUNNING, PAUSED, WAITING, TrialRecord
+from studies.study.trial_record import DONE, FAILED, INFEASIBLE, PAUSED, RUNNING, WAITING, TrialRecord
 from studies.surrogates.observations import Observations
 
 RUNGS = (0.25, 0.5, 1.0)
