@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,18 @@ def check_model(model: str) -> None:
     locate(model)
 
 
-def check_corpus(data: str | None, option: str = "--data") -> None:
+def check_corpus(data: str | None, option: str = "--data", *, plain: bool = False) -> None:
     """Refuse a text that does not exist before torch is loaded. None is none to check.
+
+    Args:
+        data: the text.
+        option: that gave it.
+        plain: whether any file will do.
 
     Raises:
         UserError: no such text; the problem names the option.
     """
-    if data is not None:
+    if data is not None and not (plain and os.path.isfile(os.path.expanduser(data))):
         from studies.healing.text import check_text
 
         check_text(data, option)

@@ -81,7 +81,7 @@ def search(
     )
     from studies.replay.table import FILE
     from studies.reporting.drawing import check_plot_path
-    from studies.training.devices import check_workers
+    from studies.training.cores import check_workers
 
     check_workers(processes)
     if plot is not None:

@@ -92,16 +92,17 @@ def audit(
     Finished runs are kept: the same command resumes, and several may run at once. When all runs are trained,
     or the time limit is reached, it prints the result of the finished runs.
     """
+    from studies.training.cores import check_workers
+
+    check_workers(workers)
     searched = open_study(study, runs, storage)
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report
     from studies.reporting.drawing import check_plot_path
-    from studies.training.devices import check_workers
 
     if plot is not None:
         check_plot_path(plot)
-    check_workers(workers)
     if searched.space.model is None:
         refuse_without_effect({"heal": heal}, "on architectures trained from scratch", "give --times")
         opened = open_audit(searched, times or 4, architectures)

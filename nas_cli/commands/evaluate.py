@@ -179,7 +179,7 @@ def _on_text(
     for name in (model, against):
         if name is not None:
             check_model(name)
-    check_corpus(data)
+    check_corpus(data, plain=True)
     import time
 
     from nas_cli.render.bars import stage_progress

@@ -66,16 +66,18 @@ def refine(
 
     What is undecided after --each runs counts as a tie. After Ctrl-C the same command resumes.
     """
+    from studies.training.cores import check_workers
+
+    check_workers(workers)
     opened = open_study(study, folder, storage)
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
     from studies.search.refinement import limited_by_text
-    from studies.training.devices import check_workers, crowding, pick_device
+    from studies.training.devices import crowding, pick_device
     from studies.workers.designs import most_runs
     from studies.workers.supervisor import Supervisor
     from surgery.config.problems import Problem, UserError
 
-    check_workers(workers)
     opened.join()
     print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
     before = Standings.of(opened)

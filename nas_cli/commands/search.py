@@ -104,9 +104,12 @@ def search(
 
     The same name resumes a study; --trials includes what it already has. Ctrl-C stops; nothing is lost.
     """
+    from studies.training.cores import check_workers
+
     searched = open_space(space, model)
     check_corpus(data)
     _check_name(name, runs, storage)
+    check_workers(workers)
     with starting(f"{searched.name}: loading PyTorch"):
         from nas_cli.render.live import print_lines, show_live, watch
         from studies.training.devices import crowding, pick_device

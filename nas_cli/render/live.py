@@ -32,7 +32,7 @@ PLOT_HEIGHT = 15
 
 
 class View(Protocol):
-    """What a command shows while its workers run: redrawn in place, or line by line."""
+    """A command's screen while its workers run: redrawn in place, or line by line."""
 
     def __call__(self, supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
         """Show the snapshots of a supervisor until the workers end."""

@@ -20,7 +20,7 @@ from studies.reporting.figure import BLACK, BLUE, GREY, ORANGE, Axis, Figure, Ma
 from studies.reporting.ticks import plain_ticks
 from studies.stats.pareto import front_indices
 from studies.stats.seed_noise import Array
-from studies.study.trial_record import DONE, STOPPED, TrialRecord
+from studies.study.trial_record import DONE, PAUSED, TrialRecord
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.config.problems import UserError
@@ -97,7 +97,7 @@ class _FrontPanel:
         self.study, self.records, self.standings = study, records, standings
         self.columns = (along, up)
         self.on_front = {row.record.number for row in standings.front}
-        self.paused = [record for record in study.records() if record.state == STOPPED]
+        self.paused = [record for record in study.records() if record.state == PAUSED]
         shown = {row.record.number for row in standings.shown}
         self.axes = tuple(self._axis(column, shown) for column in self.columns)
 
@@ -245,7 +245,7 @@ class _FrontPanel:
             spread = "" if half is None else f" ±{objective.metric.format(half)}"
             unit = "" if objective.metric.unit == "bytes" else f" {objective.metric.unit}"
             parts.append(f"{objective.name}: {objective.metric.format(value)}{spread}{unit}")
-        if record.state == STOPPED:
+        if record.state == PAUSED:
             parts.append(f"paused at rung {len(record.rungs)}")
         if row.p_front is not None:
             parts.append(f"{row.runs} runs, P(front) {row.p_front:.2f}")

@@ -44,7 +44,7 @@ State = Literal[
     "repeat", "repeat failed", "repeat running", "repeat waiting",
 ]  # fmt: skip
 DONE: Literal["trained"] = "trained"  # a design of a pretrained model: measured
-PAUSED: Literal["paused"] = "paused"  # at a rung, by early stopping; it may go on from its checkpoint
+PAUSED: Literal["paused"] = "paused"  # at a rung, by early stopping; it may resume from its checkpoint
 FAILED: Literal["failed"] = "failed"
 RUNNING: Literal["running"] = "running"
 WAITING: Literal["waiting"] = "waiting"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import platform
 import resource
 from collections.abc import Mapping
@@ -18,17 +16,12 @@ from torch import Tensor
 
 from studies.files.defaults import DEFAULT_CPU_PRECISION
 from studies.training.compilation import keep_code
+from studies.training.cores import cores
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
 from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.quantities import format_bytes
-
-MOST_WORKERS, MOST_PER_CORE = 64, 8
-
-
-CGROUPS = Path("/sys/fs/cgroup")  # Linux control groups, version 2
-PROC_CGROUP = Path("/proc/self/cgroup")
 
 
 class DeviceLost(Exception):
@@ -84,18 +77,6 @@ def check_memory(models: Mapping[str, Architecture], device: torch.device) -> No
     problems.raise_if_any("not enough memory to train that")
 
 
-def check_workers(workers: int, option: str = "--workers") -> None:
-    """Refuse more processes than a machine can start.
-
-    Raises:
-        UserError: beyond `MOST_PER_CORE` per core, and beyond `MOST_WORKERS`.
-    """
-    most = max(MOST_WORKERS, MOST_PER_CORE * cores())
-    if workers > most:
-        rule = f"at most {most} on this machine, which has {cores()} cores"
-        raise UserError("too many workers", [Problem(option, workers, rule, "one per core or GPU")])
-
-
 def make_ready(device: torch.device) -> None:
     """Load in advance what the first trial would wait for: the parts of PyTorch that an optimizer imports,
     and on CUDA the matrix-product libraries."""
@@ -104,26 +85,6 @@ def make_ready(device: torch.device) -> None:
     if device.type == "cuda":
         torch.mm(*(torch.zeros(16, 16, dtype=torch.bfloat16, device=device) for _ in range(2)))
         torch.cuda.synchronize(device)
-
-
-def cores() -> int:
-    """Return the CPU cores that this process may use: its affinity, limited by its container's quota."""
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only
-        allowed = os.cpu_count() or 1
-    return max(1, math.ceil(min(allowed, _quota())))
-
-
-def _quota() -> float:
-    """Return the CPU quota of this process's control groups, in cores; infinite without a limit."""
-    with suppress(OSError, ValueError, IndexError):
-        group = PROC_CGROUP.read_text(encoding="utf-8").partition("0::/")[2].partition("\n")[0]
-        folder = CGROUPS / group
-        limits = [at / "cpu.max" for at in (folder, *folder.parents) if at.is_relative_to(CGROUPS)]
-        words = [path.read_text(encoding="ascii").split() for path in limits if path.is_file()]
-        return min((int(most) / int(period) for most, period in words if most != "max"), default=math.inf)
-    return math.inf
 
 
 def crowding(workers: int, threads: int, device: torch.device) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from studies.training.devices import cores
+from studies.training.cores import cores
 from surgery.config.backbone import Backbone
 
 NARROW = 256  # below this width one thread: operators are too short to parallelize, above all on busy cores

@@ -18,7 +18,8 @@ from studies.storage.opening import JOURNAL
 from studies.study import Study
 from studies.study.leases import dead, statuses
 from studies.study.trial_record import FAILED, RUNNING
-from studies.training.devices import cores, describe
+from studies.training.cores import cores
+from studies.training.devices import describe
 from surgery.config.problems import UserError
 from surgery.ops.kernels import AVAILABLE
 

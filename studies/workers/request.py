@@ -18,7 +18,8 @@ from studies.study.lookup import check_new
 from studies.study.settings import MILP, StudySettings
 from studies.training.batches import check_data
 from studies.training.compilation import check_compile
-from studies.training.devices import check_memory, check_workers, pick_device
+from studies.training.cores import check_workers
+from studies.training.devices import check_memory, pick_device
 from studies.training.threads import choose_threads
 from studies.workers.proxy import prepare_for, train_settings
 from studies.workers.supervisor import Supervisor

@@ -142,7 +142,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     out = tmp_path / "out"
     result = nas("apply", architecture, llama_folder, "-o", out, *change)
     assert result.exit_code == 2
-    assert said in str(result.exception)
+    assert said in str(result.exception) + result.output
     assert not out.exists()
 
 

@@ -38,7 +38,7 @@ def test_figures_of_a_small_study(nas: Nas) -> None:
         (("--at", "20,10"), "must be increasing numbers"),
         (("--at", "x"), "must be increasing numbers"),
         (("--samplers", "gian"), 'did you mean "gain"'),
-        (("--stopping", "medium"), 'did you mean "median"'),
+        (("--stopping", "medium"), 'Did you mean "median"'),
     ],
 )
 def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:

@@ -77,7 +77,7 @@ def test_mistakes_are_told(nas: Nas, arguments: list[str], said: str) -> None:
 def test_a_count_that_is_none(nas: Nas, count: str) -> None:
     result = nas("data", "prepare", "builtin", "--tokens", count)
     assert result.exit_code == 2
-    assert "max-tokens" in result.stderr
+    assert "--tokens" in result.stderr
 
 
 def test_verify_sees_a_changed_shard(nas: Nas, prepared: Path, tmp_path: Path) -> None:

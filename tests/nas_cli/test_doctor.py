@@ -48,7 +48,7 @@ def test_a_study(nas: Nas, folder: Path) -> None:
     findings = {item["what"]: item for item in json.loads(result.stdout)["findings"]}
     count = len((folder / "journal.log").read_bytes().splitlines())
     assert f"{count} lines, none damaged" in findings["storage"]["found"]
-    assert "6 done" in findings["trials"]["found"]
+    assert "6 trained" in findings["trials"]["found"]
     assert findings["workers"] == {
         "what": "workers",
         "state": "ok",

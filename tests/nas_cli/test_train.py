@@ -98,7 +98,7 @@ def test_an_exploding_run_exits_1_and_leaves_nothing(
     [
         (("--tokens", "100"), "less than one step"),
         (("--seq-len", "33"), "multiple of the sequence length"),
-        (("--lr-rule", "rolls"), 'did you mean "roles"'),
+        (("--lr-rule", "rolls"), 'Did you mean "roles"'),
         (("--device", "cuda:77"), "not available"),
         (("--data", "nowhere.jsonl"), "no such file"),
     ],
@@ -109,7 +109,7 @@ def test_mistakes_are_told_before_training(
     out = tmp_path / "out"
     result = nas("train", architecture_file, "--data", prepared, *SMALL, *changed, "-o", out)
     assert result.exit_code == 2
-    assert said in str(result.exception)
+    assert said in str(result.exception) + result.output
     assert not out.exists()
 
 

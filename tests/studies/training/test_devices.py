@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies.training import devices
+from studies.training import cores, devices
 from studies.training.devices import crowding, peak_memory, reset_peak_memory
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_more_threads_than_cores(
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_cores_are_those_this_process_may_use() -> None:
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code = one + "from studies.training.devices import cores; print(cores())"
+    code = one + "from studies.training.cores import cores; print(cores())"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(text) == 1
 
@@ -107,11 +107,11 @@ def test_cores_of_a_container(
 ) -> None:
     """On a machine of eight cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    monkeypatch.setattr(devices, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(devices, "PROC_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cores, "PROC_CGROUP", tmp_path / "cgroup")
     if group is not None:
         (tmp_path / "cgroup").write_text(f"1:name=systemd:/x\n0::{group}\n", encoding="utf-8")
     for name, text in limits.items():
         (tmp_path / "groups" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name / "cpu.max").write_text(text + "\n", encoding="ascii")
-    assert devices.cores() == want
+    assert cores.cores() == want
