@@ -54,6 +54,15 @@ def test_parts_and_their_options(space: SearchSpace) -> None:
     assert space.size().count == (4 * 2) ** 4
 
 
+def test_a_low_rank_product_by_a_share_of_the_width(tmp_path: Path) -> None:
+    search = "search: {layers.ffn: {choice: [keep, low_rank: {match: [gate, up, down], rank: 25%}]}}\n"
+    space = load(tmp_path, search + OBJECTIVES)
+    (label,) = replacements(space).parts[0].labels[1:]
+    assert label == "low_rank gate,up,down r16"
+    row = replacements(space).differences("params")[0]
+    assert row == [0, 3 * (16 * (64 + 128) - 64 * 128)]
+
+
 def test_keeping_everything_is_the_model(space: SearchSpace) -> None:
     assert replacements(space).architecture({}) == MODEL
     assert space.params_of(MODEL) == {part.name: KEEP for part in replacements(space).parts}
@@ -109,6 +118,11 @@ def test_the_space_survives_pickling_and_its_own_text(space: SearchSpace) -> Non
             "search: {layers.ffn: {choice: [keep, hdpl: {match: [q], blocks: 4, rank: 8}]}}\n" + OBJECTIVES,
             "search.layers.ffn.choice[1].hdpl.match",
             "is not in a layer's ffn",
+        ),
+        (
+            "search: {layers.ffn: {choice: [keep, low_rank: {match: up, rank: 72}]}}\n" + OBJECTIVES,
+            "search.layers.ffn.choice[1]",
+            "rank must be at most 64",
         ),
         (
             "search: {layers.ffn: {choice: [keep, hdpl: {match: up, blocks: 7, rank: 8}]}}\n" + OBJECTIVES,

@@ -17,7 +17,7 @@ class LowRankSpec(ProjectionSpec):
     name = "low_rank"
     colour = "bright_magenta"
     fitter = "surgery.projections.low_rank.fit:fit_low_rank"
-    options = {"rank": Option(int, low=1, help="inner width; at most that of either side", scales="width")}
+    options = {"rank": Option(int, low=1, help="inner width, at most the smaller side", scales="width")}
 
     def broken_rule(self, d_in: int, d_out: int, options: Options) -> tuple[str, str] | None:
         """Return (`rank`, broken rule) if it is beyond the rank of a dense map, else None."""
