@@ -25,6 +25,7 @@ class Axis:
         ticks: how its values are shown at ticks; the library's way if None.
         log: logarithmic.
         low, high: limits, each from the data if None.
+        base: of the number system of its ticks: 10, or 2 for bytes.
         steps: allowed distances of ticks, between 1 and 10, times any power of 10; the library's if empty.
     """
 
@@ -34,6 +35,7 @@ class Axis:
     log: bool = False
     low: float | None = None
     high: float | None = None
+    base: int = 10
     steps: Sequence[float] = ()
 
 

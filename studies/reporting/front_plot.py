@@ -140,7 +140,8 @@ class _FrontPanel:
         kept = np.array([self._value(item, column) for item in self.records if item.number in shown])
         axis = Axis(label, ".4~f", ticks=lambda value: f"{value:.4g}")
         if not objective.measured:
-            axis = Axis(label, ".4~s", ticks=plain_ticks(objective.metric.format))
+            base = 2 if objective.metric.unit == "bytes" else 10
+            axis = Axis(label, ".4~s", ticks=plain_ticks(objective.metric.format), base=base)
             if len(values) and values.min() > 0 and values.max() >= WIDE * values.min():
                 return replace(axis, log=True)
         paused = np.array([self._value(item, column) for item in self.paused])

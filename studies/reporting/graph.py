@@ -12,6 +12,7 @@ from studies.reporting.figure import Axis, Figure, HeatMap, Panel, Series, Value
 from studies.reporting.heat_map import heat_map_trace
 from studies.reporting.labels import along, place_labels
 from studies.reporting.picture import bars, corners
+from studies.reporting.ticks import binary_ticks
 
 _BAND_OPACITY = 0.15
 _MARKERS = {
@@ -142,8 +143,13 @@ def _axis(panel: Panel, axis: Axis, *, is_x: bool) -> dict[str, Any]:
         "title": {"text": axis.label}, "tickformat": axis.format, "range": _limits(panel, axis, is_x=is_x),
         "nticks": 6, "showline": True,
     }  # fmt: skip
+    if axis.base == 2 and axis.ticks is not None:
+        low, high = (10**limit if axis.log else limit for limit in form["range"])
+        form["tickvals"] = binary_ticks(low, high, log=axis.log)
+        form["ticktext"] = [axis.ticks(value) for value in form["tickvals"]]
     if axis.log:
         form["type"] = "log"
+    if axis.log and axis.base == 10:
         form["dtick"] = "D1"  # one label per power of ten and digit, where there is room
         if form["range"][1] - form["range"][0] > 1.5:
             form["dtick"] = 1

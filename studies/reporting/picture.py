@@ -10,6 +10,7 @@ import numpy as np
 from studies.reporting.figure import Axis, Figure, HeatMap, Panel, Series
 from studies.reporting.heat_map import add_heat_map
 from studies.reporting.labels import LEADER_FROM, along, place_labels
+from studies.reporting.ticks import binary_ticks
 
 _STYLE = {
     "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
@@ -111,14 +112,18 @@ def _add_series(axes: Any, series: Series, order: int, *, inside: bool) -> None:
 
 
 def _style_axis(axis: Any, described: Axis) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis.set_label_text(described.label)
-    if not described.log:
+    if described.base == 2:
+        low, high = axis.get_data_interval()
+        axis.set_major_locator(FixedLocator(binary_ticks(low, high, log=described.log)))
+        axis.set_minor_locator(FixedLocator([]))
+    elif not described.log:
         axis.set_major_locator(MaxNLocator(5, steps=described.steps or (1, 2, 2.5, 5, 10)))
     if (ticks := described.ticks) is not None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: ticks(value)))
-        if described.log:
+        if described.log and described.base == 10:
             axis.set_minor_formatter(NullFormatter())
             low, high = axis.get_data_interval()
             if 0 < high < _FEW_DECADES * low:

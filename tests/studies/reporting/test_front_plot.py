@@ -13,7 +13,7 @@ from studies.analysis.standings import Standings
 from studies.reporting import front_plot
 from studies.reporting.figure import Axis, Figure, Panel
 from studies.reporting.front_plot import LEAST_KL, _fenced, plot_front
-from studies.reporting.ticks import plain_ticks, time_unit
+from studies.reporting.ticks import binary_ticks, plain_ticks, time_unit
 from surgery.config.quantities import format_bytes, format_count
 from tests.scored_study import make_study
 
@@ -77,6 +77,9 @@ def test_ticks_have_no_superfluous_zeros_and_times_fit() -> None:
         "400k", "412.5k", "500M", "1M", "100",
     ]  # fmt: skip
     assert plain_ticks(format_bytes)(8 * 2**20) == "8 MiB"
+    assert binary_ticks(16e3, 800e3, log=True) == [2**14, 2**16, 2**18]
+    assert binary_ticks(100e3, 500e3, log=False) == [2**17, 2 * 2**17, 3 * 2**17]
+    assert binary_ticks(7, 7, log=False) == [7]
     assert [time_unit(seconds)[:2] for seconds in (90, 390, 40_000, 900_000)] == [
         ("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400),
     ]  # fmt: skip
