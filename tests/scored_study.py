@@ -58,7 +58,8 @@ def make_study(runs: Path, *, scored: bool = True) -> Study:
         metrics = {"kl": kl, CACHE: float(cost(architecture, CACHE))}
         attributes = {
             ARCHITECTURE: architecture.to_dict(), LINE: architecture.line, HASH: architecture.hash,
-            METRICS: metrics, SUGGESTED_BY: MILP, **({BASELINE: name} if name else {}),
+            METRICS: {**metrics, "params": float(cost(architecture, "params"))},
+            SUGGESTED_BY: MILP, **({BASELINE: name} if name else {}),
         }  # fmt: skip
         distributions: dict[str, optuna.distributions.BaseDistribution] = {
             part.name: optuna.distributions.CategoricalDistribution(part.labels)

@@ -30,7 +30,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "healing": ("data", "files", "training"),
     "latency": ("files", "training"),
     "library": ("data", "evaluation", "files", "healing", "training"),
-    "reporting": ("analysis", "library", "stats", "storage", "study"),
+    "reporting": ("analysis", "files", "library", "stats", "storage", "study"),
     "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
     "workers": (
         "data", "files", "healing", "latency", "library", "probes", "search", "stats", "storage", "study",

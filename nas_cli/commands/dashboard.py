@@ -38,6 +38,7 @@ def dashboard(
     """Show a study in the browser, finished or running. Ctrl-C stops the server.
 
     Each trial's note shows its architecture: a picture, costs and the YAML. Notes that you edit are kept.
+    Graphs show the front, layers, loss curves and importances, artifacts the files of each trial.
     """
     from studies.reporting.dashboard import Dashboard
 

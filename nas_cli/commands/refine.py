@@ -72,6 +72,7 @@ def refine(
     opened = open_study(study, folder, storage)
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
+    from studies.reporting.annotator import annotating
     from studies.search.refinement import limited_by_text
     from studies.training.devices import crowding, pick_device
     from studies.workers.designs import most_runs
@@ -105,7 +106,8 @@ def refine(
     )
     if not notes.quiet:
         console.print(header, soft_wrap=True)
-    watch(supervisor, _lines, _live(supervisor, header))
+    with annotating(opened):
+        watch(supervisor, _lines, _live(supervisor, header))
     _print_end(opened, supervisor, before, possible, folder)
 
 

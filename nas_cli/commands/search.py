@@ -112,6 +112,7 @@ def search(
     check_workers(workers)
     with starting(f"{searched.name}: loading PyTorch"):
         from nas_cli.render.live import print_lines, show_live, watch
+        from studies.reporting.annotator import annotating
         from studies.training.devices import crowding, pick_device
         from studies.workers.request import SearchRequest
 
@@ -132,7 +133,13 @@ def search(
         console.print(header, soft_wrap=True)
     print_warnings(crowding(workers, study.settings.threads, pick_device(device)))
     print_warnings([study.remark] if study.remark else [])
-    watch(supervisor, print_lines, show_live(supervisor, header), end=lambda: _print_front(study, supervisor))
+    with annotating(study):
+        watch(
+            supervisor,
+            print_lines,
+            show_live(supervisor, header),
+            end=lambda: _print_front(study, supervisor),
+        )
     _print_end(study, supervisor, runs)
 
 

@@ -1,24 +1,18 @@
-"""Optuna Dashboard for a study's storage, with notes that are updated while it serves."""
+"""Optuna Dashboard for a study's storage, with notes, graphs and artifacts that are kept up to date."""
 
 from __future__ import annotations
 
 import errno
-import logging
-import threading
-from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from studies.reporting.dashboard_notes import write_notes
-from studies.storage.opening import STORAGE_ERRORS
+from studies.reporting.annotator import annotating
+from studies.reporting.artifacts import artifact_folder
+from studies.reporting.dashboard_view import DashboardView
 from studies.storage.optuna_access import storage_of, study_id
 from studies.study import Study
 from surgery.config.problems import Problem, UserError
-
-NOTES_SECONDS = 20.0
-
-log = logging.getLogger(__name__)
 
 
 class Dashboard:
@@ -29,13 +23,14 @@ class Dashboard:
     """
 
     def __init__(self, study: Study, host: str, port: int) -> None:
+        from optuna.artifacts import FileSystemArtifactStore
         from optuna_dashboard import wsgi
 
         self.study = study
-        self.closing = threading.Event()
-        app = wsgi(storage_of(study.inner))
+        app = wsgi(storage_of(study.inner), FileSystemArtifactStore(artifact_folder(study)))
+        view = DashboardView(app, Study.open(str(study.folder.resolve()), url=study.url))
         try:
-            self.server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
+            self.server = make_server(host, port, view, server_class=_Server, handler_class=_Quiet)
         except (OSError, OverflowError) as error:
             raise _refused(error, host, port) from error
         self.host, self.port = host, int(self.server.server_address[1])
@@ -45,29 +40,13 @@ class Dashboard:
         """Address of the study's page."""
         return f"http://{self.host}:{self.port}/dashboard/studies/{study_id(self.study.inner)}"
 
-    def serve(self, on_notes: Callable[[int], None] | None = None) -> None:
-        """Serve requests; write notes at the start and every NOTES_SECONDS."""
-        notes = threading.Thread(target=self._keep_notes, args=(on_notes,), daemon=True, name="notes")
-        notes.start()
-        try:
-            self.server.serve_forever(poll_interval=0.2)
-        finally:
-            self.closing.set()
-            self.server.server_close()
-            notes.join(timeout=5)
-
-    def _keep_notes(self, on_notes: Callable[[int], None] | None) -> None:
-        while not self.closing.is_set():
+    def serve(self) -> None:
+        """Serve requests, and keep the study's notes, graphs and artifacts up to date."""
+        with annotating(self.study):
             try:
-                written = write_notes(self.study)
-                if on_notes is not None and written:
-                    on_notes(written)
-            except STORAGE_ERRORS as error:
-                log.warning("the study can only be read, so it gets no notes: %s", error)
-                return
-            except Exception:  # a failed note must not end the dashboard: the next round retries
-                log.exception("notes can't be written")
-            self.closing.wait(NOTES_SECONDS)
+                self.server.serve_forever(poll_interval=0.2)
+            finally:
+                self.server.server_close()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

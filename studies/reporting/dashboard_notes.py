@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import optuna
 
 from studies.reporting.explanation import Explainer
 from studies.reporting.markdown import markdown_table
-from studies.reporting.score_map import ScoreMap, scores_of
+from studies.reporting.score_map import scores_of
+from studies.reporting.study_note import study_note
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
-from studies.study.trial_record import DONE, INFEASIBLE, TrialRecord
+from studies.study.trial_record import DONE, INFEASIBLE, PAUSED, TrialRecord
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import METRICS, Metric, parse_metric
 from surgery.architecture.strip import plain_strip
@@ -19,36 +21,59 @@ from surgery.architecture.strip import plain_strip
 _DIGEST = "nas:note"  # system attribute: digest of the last note written, so that users' edits are kept
 
 
-def write_notes(study: Study) -> int:
-    """Update the notes and return how many were written. Notes that a user edited are not changed."""
-    from optuna_dashboard import get_note, save_note
+class Notes:
+    """Writer of a study's notes; those of trials are written again only if the trial has changed."""
 
-    written = 0
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._known: dict[int, tuple[TrialRecord, bool]] = {}
+        self._explainer: Explainer | None = None
 
-    def put(key: str, target: optuna.Study | optuna.Trial, body: str) -> None:
-        nonlocal written
-        last = study_system_attrs(study.inner).get(f"{_DIGEST}:{key}")
-        digest = _digest(body)
+    def write(self) -> int:
+        """Update the notes and return how many were written. Notes that a user edited are not changed."""
+        study = self.study
+        if self._explainer is None and (scores := scores_of(study)) is not None:
+            self._explainer = Explainer(study.space, scores)
+            self._known.clear()  # notes say more with scores
+        front = {record.number for record in study.front()}
+        bodies: list[tuple[str, optuna.Study | optuna.Trial, str]] = []
+        trials = study.inner.get_trials(deepcopy=False)
+        for record in study.records()[: len(trials)]:
+            state = (record, record.number in front)
+            if record.architecture is None or self._known.get(record.number) == state:
+                continue
+            target = as_trial(study.inner, trials[record.number])
+            body = trial_note(study, record, self._explainer, on_front=record.number in front)
+            bodies.append((str(record.number), target, body))
+            self._known[record.number] = state
+        bodies.append(("study", study.inner, study_note(study)))
+        with study.batched_writes():
+            known = study_system_attrs(study.inner)
+            return sum(self._put(known, *note) for note in bodies)
+
+    def _put(self, known: dict[str, Any], key: str, target: optuna.Study | optuna.Trial, body: str) -> bool:
+        """Store a note, unless it is there or was edited; `known` are the study's system attributes."""
+        from optuna_dashboard import get_note, save_note
+
+        last, digest = known.get(f"{_DIGEST}:{key}"), _digest(body)
         if digest == last:
-            return
+            return False
         there = get_note(target)
         if there and _digest(there) != last:
-            return
+            return False
         save_note(target, body)
-        set_study_system_attr(study.inner, f"{_DIGEST}:{key}", digest)
-        written += 1
-
-    scores = scores_of(study)
-    explainer = None if scores is None else Explainer(study.space, scores)
-    for trial in study.inner.get_trials(deepcopy=False):
-        record = TrialRecord.read(trial)
-        if record.architecture is not None:
-            put(str(record.number), as_trial(study.inner, trial), trial_note(study, record, explainer))
-    put("study", study.inner, study_note(study))
-    return written
+        set_study_system_attr(self.study.inner, f"{_DIGEST}:{key}", digest)
+        return True
 
 
-def trial_note(study: Study, record: TrialRecord, explainer: Explainer | None = None) -> str:
+def write_notes(study: Study) -> int:
+    """Update the notes of a study once, and return how many were written."""
+    return Notes(study).write()
+
+
+def trial_note(
+    study: Study, record: TrialRecord, explainer: Explainer | None = None, *, on_front: bool = False
+) -> str:
     """Return the Markdown note of one trial; with an explainer also what each replacement costs and saves."""
     why = None if explainer is None else explainer.explain(record)
     architecture = record.build()
@@ -66,7 +91,7 @@ def trial_note(study: Study, record: TrialRecord, explainer: Explainer | None = 
     broken = [f"- {violation}" for violation in study.space.violations(architecture)]
     reason = record.reason if record.state != INFEASIBLE else ""
     parts = [
-        f"## {record.name} {record.state}",
+        f"## {record.name} {_state(study, record)}{', on the front' if on_front else ''}",
         f"`{record.line}` `{record.hash}`",
         f"```\n{plain_strip(architecture)}\n```",
         *([f"**{reason}**"] if reason else []),
@@ -84,50 +109,16 @@ def trial_note(study: Study, record: TrialRecord, explainer: Explainer | None = 
     return "\n\n".join(parts)
 
 
+def _state(study: Study, record: TrialRecord) -> str:
+    if record.state == PAUSED:
+        return f"paused at rung {len(record.rungs)} of {len(study.space.proxy.rungs)}"
+    if record.state == DONE and study.space.replacements is not None:
+        return "measured"
+    return record.state
+
+
 def _rungs(study: Study, record: TrialRecord) -> str:
     return record.at_rungs(study.space.proxy.rungs)
-
-
-def study_note(study: Study) -> str:
-    """Return the Markdown note of the study: settings, front with architectures, scores, the space file."""
-    objectives = study.space.objectives
-    rows = [
-        [
-            record.name,
-            f"`{record.line}`",
-            *(item.metric.format(value) for item, value in zip(objectives, record.values or (), strict=True)),
-        ]
-        for record in study.front()
-    ]
-    done = sum(record.state == DONE for record in study.records())
-    settings = study.settings
-    parts = [
-        f"## {study.name}",
-        f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
-        f"stopping {settings.stopping}, seed {settings.seed}. {len(rows)} of {done} trained architectures "
-        "are on the front.",
-        *(
-            [markdown_table(["trial", "architecture", *(item.name for item in objectives)], rows)]
-            if rows
-            else []
-        ),
-        *_scores(study),
-        "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
-        "Trials shown as pruned were not trained: they break a constraint or duplicate another one. "
-        "Those shown as running may be paused at a rung, to be resumed when promising: their notes say so.",
-        f"```yaml\n{study.space.text.strip()}\n```",
-    ]
-    return "\n\n".join(parts)
-
-
-def _scores(study: Study) -> list[str]:
-    """Return a paragraph and a table of each kind of scores of replacements, if the study has them."""
-    if scores_of(study) is None:
-        return []
-    lines = []
-    for scores in ScoreMap.of(study):
-        lines += [f"Scores of replacements in `{scores.model}`: {scores.legend}.", scores.markdown()]
-    return lines
 
 
 def _formatted(metric: Metric, value: float) -> str:

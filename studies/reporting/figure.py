@@ -93,7 +93,7 @@ class HeatMap:
         values: (rows, columns) positive numbers; NaN: an empty cell.
         texts: (rows, columns), in the cells.
         hover: (rows, columns), what a page shows at a cell.
-        label: quantity and unit of the values.
+        label: quantity and unit of the values; without one there is no colour bar.
         low, high: values of the first and the last colour; lower and higher ones have these, too.
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from studies.reporting.figure import Axis, Figure, HeatMap, Panel, Series, Values
 from studies.reporting.heat_map import heat_map_trace
-from studies.reporting.labels import along, place_labels
+from studies.reporting.labels import LEADER_FROM, along, place_labels
 from studies.reporting.picture import bars, corners
 from studies.reporting.ticks import binary_ticks
 
@@ -22,13 +22,19 @@ _MARKERS = {
 }  # fmt: skip
 _STEPS = {"straight": "linear", "after": "hv", "before": "vh"}
 _INK, _GRID = "#808890", "rgba(128,136,144,0.25)"  # readable on a light and on a dark page
-_WIDTH, _HEIGHT = 480, 380  # pixels of a panel's axes, on which labels are placed; the page may be wider
+_WIDTH, _HEIGHT = (
+    500,
+    260,
+)  # pixels of a panel's axes, on which labels are placed: as the dashboard shows them
 _LETTER, _LINE = 6.6, 13  # pixels of a letter and of a line of a label
 _DIGITS = 6  # significant digits, so that stored graphs stay small
 
 
 def graph(figure: Figure) -> Any:
-    """Return the plotly figure; its background is clear, and its text grey, for light and dark pages."""
+    """Return the plotly figure; its background is clear, and its text grey, for light and dark pages.
+
+    It has the size of its frame, so that one with several panels needs a large one.
+    """
     from plotly.subplots import make_subplots
 
     columns = min(figure.columns, len(figure.panels))
@@ -57,10 +63,15 @@ def graph(figure: Figure) -> Any:
     drawn.update_xaxes(gridcolor=_GRID, linecolor=_INK, zeroline=False, automargin=True)
     drawn.update_yaxes(gridcolor=_GRID, linecolor=_INK, zeroline=False, automargin=True)
     drawn.update_layout(
-        title={"text": figure.title, "font": {"size": 15}}, template="none", font={"color": _INK, "size": 12},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", height=80 + (_HEIGHT + 70) * rows,
-        legend={"orientation": "h", "y": -0.22 / rows, "yanchor": "top"}, hovermode="closest",
-        margin={"l": 60, "r": 20, "t": 50, "b": 60},
+        title={
+            "text": figure.title, "font": {"size": 14}, "x": 0, "xref": "paper", "xanchor": "left", "y": 1,
+            "yref": "paper", "yanchor": "bottom", "pad": {"b": 10},
+        },
+        template="none", font={"color": _INK, "size": 12}, autosize=True,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": _INK},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "y": -0.2 / rows, "yanchor": "top"}, hovermode="closest",
+        margin={"l": 60, "r": 30, "t": 75, "b": 50},
     )  # fmt: skip
     return drawn
 
@@ -78,8 +89,8 @@ def _traces(panel: Panel, series: Series) -> list[Any]:
             go.Scatter(
                 x=_short(np.concatenate([along_x, along_x[::-1]])),
                 y=_short(np.concatenate([low, high[::-1]])),
-                fill="toself", fillcolor=series.colour, opacity=_BAND_OPACITY, line={"width": 0},
-                hoverinfo="skip", legendgroup=series.name,
+                mode="lines", fill="toself", fillcolor=series.colour, opacity=_BAND_OPACITY,
+                line={"width": 0}, hoverinfo="skip", legendgroup=series.name,
             )
         )  # fmt: skip
     modes = {"markers": series.marker, "lines": series.curve}
@@ -88,7 +99,7 @@ def _traces(panel: Panel, series: Series) -> list[Any]:
         go.Scatter(
             x=x, y=y, name=series.name, legendgroup=series.name,
             mode="+".join(mode for mode, wanted in modes.items() if wanted), cliponaxis=not series.marker,
-            marker={"color": series.colour, "symbol": _MARKERS[series.marker], "size": series.size + 3}
+            marker={"color": series.colour, "symbol": _MARKERS[series.marker], "size": 1.2 * series.size + 3}
             if series.marker else None,
             line={"color": series.colour, "dash": series.dash, "shape": _STEPS[series.curve]}
             if series.curve else None,
@@ -150,7 +161,7 @@ def _axis(panel: Panel, axis: Axis, *, is_x: bool) -> dict[str, Any]:
     if axis.log:
         form["type"] = "log"
     if axis.log and axis.base == 10:
-        form["dtick"] = "D1"  # one label per power of ten and digit, where there is room
+        form["dtick"] = "D2"  # labels at 1, 2 and 5 times a power of ten
         if form["range"][1] - form["range"][0] > 1.5:
             form["dtick"] = 1
     return form
@@ -187,14 +198,22 @@ def _labels(panel: Panel) -> list[dict[str, Any]]:
     lines = [along(*at(*corners(series)).T) for series in panel.series if series.curve and not series.marker]
     curves = np.concatenate([np.empty((0, 2)), *lines, *(bars(series, at) for series in panel.series)])
     offsets = place_labels(at(x, y), sizes, points, radii, curves, (_WIDTH, _HEIGHT))
-    return [
-        {
+    annotations = []
+    for index, offset in enumerate(offsets):
+        if offset is None:
+            continue
+        away = np.hypot(*np.maximum(np.abs(offset) - sizes[index] / 2, 0))
+        label: dict[str, Any] = {
             "x": float(np.log10(x[index])) if panel.x.log else float(x[index]),
             "y": float(np.log10(y[index])) if panel.y.log else float(y[index]),
-            "text": texts[index], "ax": round(where[0], 1), "ay": round(-where[1], 1), "showarrow": True,
-            "arrowhead": 0, "arrowwidth": 0.6, "arrowcolor": colours[index], "standoff": 4,
-            "font": {"color": colours[index], "size": 11},
-        }
-        for index, where in enumerate(offsets)
-        if where is not None
-    ]  # fmt: skip
+            "text": texts[index], "font": {"color": colours[index], "size": 11},
+        }  # fmt: skip
+        if away > LEADER_FROM:
+            label |= {
+                "ax": round(offset[0], 1), "ay": round(-offset[1], 1), "showarrow": True, "arrowhead": 0,
+                "arrowwidth": 0.6, "arrowcolor": colours[index], "standoff": 4,
+            }  # fmt: skip
+        else:
+            label |= {"showarrow": False, "xshift": round(offset[0], 1), "yshift": round(offset[1], 1)}
+        annotations.append(label)
+    return annotations

@@ -31,7 +31,7 @@ def add_heat_map(axes: Any, panel: HeatMap, *, last: bool) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(panel.title, fontsize=8)
-    if last:
+    if last and panel.label:
         axes.figure.colorbar(image, ax=axes, label=panel.label, extend="both")
 
 
@@ -48,7 +48,7 @@ def heat_map_trace(panel: HeatMap, *, last: bool) -> Any:
         colorscale=_COLOURS, xgap=1, ygap=1,
         text=[list(row) for row in panel.texts], texttemplate="%{text}",
         hovertext=[list(row) for row in panel.hover], hovertemplate="%{hovertext}<extra></extra>",
-        showscale=last,
+        showscale=last and bool(panel.label),
         colorbar={
             "title": {"text": panel.label}, "tickvals": powers, "ticktext": [f"{10**p:g}" for p in powers],
         },

@@ -29,6 +29,11 @@ def study_id(study: optuna.Study) -> int:
     return study._study_id
 
 
+def trial_id(trial: AnyTrial) -> int:
+    """Return the trial's id in its storage."""
+    return trial._trial_id
+
+
 def stored_trial(study: optuna.Study, number: int) -> FrozenTrial:
     """Return a trial as it is stored now.
 

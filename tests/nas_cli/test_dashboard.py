@@ -1,7 +1,8 @@
-"""`nas dashboard`: the real Optuna Dashboard on a real study, asked over HTTP."""
+"""Optuna Dashboard on a real study, with `nas dashboard` and without nas, asked over HTTP and as WSGI."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
@@ -13,11 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
+from studies.analysis.importances import Field
+from studies.reporting.annotator import Annotator, annotating
+from studies.reporting.artifacts import artifact_folder
 from studies.reporting.dashboard import Dashboard
 from studies.reporting.dashboard_notes import trial_note, write_notes
+from studies.reporting.dashboard_view import DashboardView
+from studies.reporting.importance_map import ImportanceMap
+from studies.storage.attributes import ARCHITECTURE, HASH, LINE, MEASURED, RUNGS, STOPPED_AT
 from studies.study import Study
+from studies.study.settings import StudySettings
 from surgery.architecture.strip import plain_strip
 from surgery.config.problems import UserError
 
@@ -120,3 +129,121 @@ def test_a_taken_port_is_refused(study: Study) -> None:
             Dashboard(study, "127.0.0.1", port)
     with pytest.raises(UserError, match="--host"):
         Dashboard(study, "no.such.host.invalid", 0)
+
+
+def test_notes_graphs_and_artifacts_are_written_meanwhile(study: Study) -> None:
+    with annotating(study, seconds=0.05):
+        pass
+    assert Annotator(Study.open(str(study.folder))).update(last=True) == 0  # all of it was there
+    trained = [record for record in study.records() if record.counted]
+    assert len(list(artifact_folder(study).iterdir())) == 3 * len(trained) + 1  # and the lock
+    with pytest.raises(RuntimeError), annotating(study):  # ends at once
+        raise RuntimeError
+
+
+def test_a_study_that_can_only_be_read_gets_no_notes(study: Study) -> None:
+    (study.folder / "artifacts").write_text("not a folder", encoding="utf-8")
+    with annotating(study):
+        pass
+    assert (study.folder / "artifacts").read_text(encoding="utf-8") == "not a folder"
+
+
+def ask(app: Any, path: str) -> Any:
+    """The answer of a WSGI application: JSON, or bytes."""
+    got: dict[str, Any] = {}
+
+    def start(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
+        got.update(status=status, headers=dict(headers))
+
+    environ = {
+        "REQUEST_METHOD": "GET", "PATH_INFO": path, "SERVER_NAME": "x", "SERVER_PORT": "80", "HTTP_HOST": "x",
+        "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr,
+        "HTTP_ACCEPT_ENCODING": "",
+    }  # fmt: skip
+    body = b"".join(app(environ, start))
+    assert got["status"].startswith("200"), (got, body)
+    return json.loads(body) if "json" in got["headers"]["Content-Type"] else body
+
+
+def pause(study: Study) -> int:
+    """Add a paused trial and return its number."""
+    record = study.records()[0]
+    trial = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        user_attrs={
+            ARCHITECTURE: record.architecture, LINE: record.line, HASH: "0", STOPPED_AT: 1, RUNGS: [5.5],
+            MEASURED: {"val_bpb": 2.5},
+        },
+    )  # fmt: skip
+    study.inner.add_trial(trial)
+    return len(study.records()) - 1
+
+
+@pytest.mark.parametrize("database", [False, True])
+def test_the_dashboard_without_nas_shows_notes_graphs_and_artifacts(
+    study: Study, tmp_path: Path, database: bool
+) -> None:
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import wsgi
+
+    storage = str(study.folder / "journal.log")
+    if database:
+        storage = f"sqlite:///{tmp_path / 'studies.db'}"
+        settings = {key: getattr(study.settings, key) for key in study.settings.__dataclass_fields__}
+        other = Study.create("other", study.space, StudySettings(**settings), tmp_path / "runs", storage)
+        other.inner.add_trials(study.inner.get_trials())
+        study = other
+    Annotator(study).update(last=True)
+    app = wsgi(storage, FileSystemArtifactStore(artifact_folder(study)))
+    detail = ask(app, "/api/studies/1" if database else "/api/studies/0")
+    assert "### Front" in detail["note"]["body"]
+    names = {item["id"].split("-", 2)[2] for item in detail["plotly_graph_objects"]}
+    assert {"front", "layers", "hypervolume"} <= names
+    for shown in detail["trials"]:
+        if not shown["note"]["body"] or shown["state"] != "Complete":
+            continue
+        files = {item["filename"]: item["artifact_id"] for item in shown["artifacts"]}
+        assert {"layers.svg", "pick.yaml"} <= set(files)
+        text = ask(app, f"/artifacts/{shown['study_id']}/{shown['trial_id']}/{files['pick.yaml']}")
+        assert text.decode() == study.records()[shown["number"]].build().to_yaml()
+
+
+def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
+    number = pause(study)
+    Annotator(study).update(last=True)
+    view = Dashboard(study, "127.0.0.1", 0).server.get_app()
+    detail = ask(view, "/api/studies/0")
+    paused = detail["trials"][number]
+    assert paused["state"] == "Waiting"
+    words = {item["key"]: item["value"] for item in paused["user_attrs"]}
+    assert words["paused"].startswith("at rung 1")
+    assert words["loss at rungs"] == "5.5000 at 100%"
+    assert words["val_bpb"] == "2.5000 bits/byte"
+    assert "paused at rung 1 of 1" in paused["note"]["body"]
+    assert f"#{number} (rung 1)" in detail["note"]["body"]
+    for item in [item for trial in detail["trials"] for item in trial["user_attrs"]] + detail["user_attrs"]:
+        assert not item["value"].startswith(("{", "[")), item
+    assert [trial["number"] for trial in detail["best_trials"]] == sorted(
+        record.number for record in study.front()
+    )
+    order = [item["id"] for item in detail["plotly_graph_objects"]]
+    assert order == sorted(order)
+    assert {item["key"] for item in detail["union_user_attrs"]} == {
+        item["key"] for trial in detail["trials"] for item in trial["user_attrs"]
+    }
+
+
+def test_importances_of_the_dashboard_are_ours(study: Study) -> None:
+    app = Dashboard(study, "127.0.0.1", 0).server.get_app()
+    assert isinstance(app, DashboardView)
+    names = {"hdpl.rank", "loop.count"}
+    shares = {
+        "val_loss": {"hdpl.rank": 0.75, "loop.count": 0.25},
+        "params": {"hdpl.rank": 1.0, "loop.count": 0.0},
+    }
+    trained = sum(record.state == "trained" for record in study.records())
+    fields = tuple(Field(name, 0.5, 0.5, None, 0.0, 9, True, True) for name in sorted(names))
+    app._importances = trained, ImportanceMap("micro", fields, "val_loss", {"front": {}, **shares})
+    loss, params = ask(app, "/api/studies/0/param_importances")["param_importances"]
+    assert {item["name"]: item["importance"] for item in loss} == shares["val_loss"]
+    assert {item["name"]: item["importance"] for item in params} == shares["params"]

@@ -59,7 +59,7 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     assert "(3 degrees of freedom" in table
     assert "of 3 held-out repeats" in table
     nas("front", "micro", *where, "--plot", tmp_path / "f.html")
-    assert '"error_y":{"array":[' in (tmp_path / "f.html").read_text(encoding="utf-8").replace(" ", "")
+    assert "bars: 90 % intervals" in (tmp_path / "f.html").read_text(encoding="utf-8")
 
     repeated = next(item for item in every if len(item["runs"]) > 1)
     number, again = repeated["number"], repeated["runs"][1]["trial"]

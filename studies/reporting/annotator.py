@@ -1,0 +1,98 @@
+"""Notes, graphs and artifacts of a study, kept up to date while it is searched or shown.
+
+They are stored in the study, so that Optuna Dashboard shows them also without nas.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from studies.files.folder_lock import locked
+from studies.reporting.artifacts import artifact_folder, write_artifacts
+from studies.reporting.dashboard_graphs import write_graphs
+from studies.reporting.dashboard_notes import Notes
+from studies.storage.opening import STORAGE_ERRORS
+from studies.study import Study
+from studies.study.trial_record import TrialRecord
+
+SECONDS = 10.0  # between two looks at the study
+GROWTH = 1.1  # graphs are drawn again when there are so many times as many results: journals only grow
+STOP_SECONDS = 30.0  # that the last notes and graphs may take
+
+log = logging.getLogger(__name__)
+
+
+class Annotator:
+    """Writer of what has changed since it was last asked; several processes may have one of a study."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._notes = Notes(study)
+        self._drawn = 0  # results of which there are graphs
+        self._known: dict[int, TrialRecord] = {}  # trials whose artifacts are written, as they were
+
+    def update(self, *, last: bool = False) -> int:
+        """Write what has changed, and return the number of notes, graphs and artifacts.
+
+        Args:
+            last: draw the graphs even if there are few new results.
+
+        Raises:
+            OSError, StorageInternalError: the study can only be read.
+        """
+        with locked(artifact_folder(self.study)):
+            written = self._notes.write() + self._write_artifacts()
+            results = sum(record.counted or record.repeated for record in self.study.records())
+            if results != self._drawn and (last or results >= GROWTH * self._drawn):
+                written += write_graphs(self.study)
+                self._drawn = results
+        return written
+
+    def _write_artifacts(self) -> int:
+        written = 0
+        for record in self.study.records():
+            # replicates change the means of a trial, but none of its files
+            state = replace(record, values=None, metrics={}, runs=(), failed_runs=0)
+            if record.counted and record.architecture is not None and self._known.get(record.number) != state:
+                written += write_artifacts(self.study, record)
+                self._known[record.number] = state
+        return written
+
+
+@contextmanager
+def annotating(study: Study, seconds: float = SECONDS) -> Iterator[None]:
+    """Keep the notes, graphs and artifacts of a study up to date in a thread while the block runs.
+
+    At its end they are complete; if it ends with an error or Ctrl-C, what is missing is written by the next
+    search or dashboard. A study that can only be read is left as it is.
+    """
+    closing = threading.Event()
+    completely = threading.Event()
+
+    def run() -> None:
+        try:
+            annotator = Annotator(
+                Study.open(str(study.folder.resolve()), url=study.url)
+            )  # not the block's own connection
+            while not closing.is_set():
+                annotator.update()
+                closing.wait(seconds)
+            if completely.is_set():
+                annotator.update(last=True)
+        except STORAGE_ERRORS as error:
+            log.info("the study can only be read, so it gets no notes: %s", error)
+        except Exception:  # missing notes must not end a search
+            log.exception("notes can't be written")
+
+    thread = threading.Thread(target=run, daemon=True, name="notes")
+    thread.start()
+    try:
+        yield
+        completely.set()
+    finally:
+        closing.set()
+        thread.join(timeout=STOP_SECONDS if completely.is_set() else 0.1)

@@ -1,0 +1,183 @@
+"""Optuna Dashboard's answers as nas means them: importances, paused trials, the front, readable attributes.
+
+A WSGI application in front of the dashboard's own. Nothing is changed in the storage.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from studies.reporting.importance_map import ImportanceMap
+from studies.storage.attributes import (
+    ARCHITECTURE,
+    BASELINE,
+    DEATHS,
+    ENVIRONMENT,
+    LINE,
+    MEASURED,
+    METRICS,
+    PASSED,
+    REASON,
+    RUNGS,
+    SECONDS,
+    SEEDS,
+    STOPPED_AT,
+)
+from studies.storage.optuna_access import study_id
+from studies.study import Study
+from studies.study.trial_record import DONE, PAUSED
+from surgery.architecture.metrics import parse_metric
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+_HIDDEN = (ARCHITECTURE, "heartbeat", "worker", DEATHS, PASSED)  # the note has the architecture
+_NAMES = {LINE: "architecture"}
+_FIRST = (BASELINE, "paused", REASON, "architecture", "loss at rungs", "suggested by")  # the others as stored
+_GRAPH = re.compile(r"nas-(\d+)-")
+
+
+class DashboardView:
+    """The application that serves one study of a storage, and passes everything else on."""
+
+    def __init__(self, app: Application, study: Study) -> None:
+        self.app, self.study = app, study
+        self._detail = f"/api/studies/{study_id(study.inner)}"
+        self._lock = threading.Lock()  # requests come in threads
+        self._importances: tuple[int, ImportanceMap | None] = (-1, None)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+        path = environ.get("PATH_INFO", "").rstrip("/")
+        if environ.get("REQUEST_METHOD") == "GET" and path == f"{self._detail}/param_importances":
+            with self._lock:
+                shares = self._shares()
+            if shares is not None:
+                start_response("200 OK", [("Content-Type", "application/json")])
+                return [json.dumps(shares).encode()]
+        if environ.get("REQUEST_METHOD") != "GET" or path != self._detail:
+            return self.app(environ, start_response)
+        answer: dict[str, Any] = {}
+
+        def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], None]:
+            answer.update(status=status, headers=headers)
+            return lambda data: None
+
+        body = b"".join(self.app(environ, started))
+        if answer["status"].startswith("200"):
+            with self._lock:
+                body = json.dumps(self._study(json.loads(body))).encode()
+        headers = [item for item in answer["headers"] if item[0].lower() != "content-length"]
+        start_response(answer["status"], [*headers, ("Content-Length", str(len(body)))])
+        return [body]
+
+    def _shares(self) -> dict[str, Any] | None:
+        """Return our importances in the dashboard's form; None while there are too few trials for them."""
+        records = [record for record in self.study.records() if record.state == DONE]
+        if self._importances[0] != len(records):
+            self._importances = len(records), ImportanceMap.of(self.study)
+        known = self._importances[1]
+        if known is None:
+            return None
+        kinds = {
+            name: type(distribution).__name__
+            for trial in self.study.inner.get_trials(deepcopy=False)
+            for name, distribution in trial.distributions.items()
+        }
+        objectives = [item.name for item in self.study.space.objectives]
+        return {
+            "param_importances": [
+                [
+                    {"name": name, "importance": share, "distribution": kinds.get(name, "")}
+                    for name, share in shares.items()
+                ]
+                for shares in known.of_objectives(objectives)
+            ]
+        }
+
+    def _study(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return the study with our front as best trials, paused trials as waiting ones, and words."""
+        records = {record.number: record for record in self.study.records()}
+        paused = {number for number, record in records.items() if record.state == PAUSED}
+        for trial in (*answer["trials"], *answer["best_trials"]):
+            trial["user_attrs"] = self._words(trial["user_attrs"])
+            if trial["number"] in paused:
+                trial["state"] = "Waiting"
+                # the page shows only those of a waiting trial
+                trial["fixed_params"] = [
+                    {key: item[key] for key in ("name", "param_external_value")} for item in trial["params"]
+                ]
+        front = {record.number for record in self.study.front()}
+        shown = {trial["number"]: trial for trial in (*answer["best_trials"], *answer["trials"])}
+        answer["best_trials"] = [shown[number] for number in sorted(front & set(shown))]
+        answer["user_attrs"] = self._settings()
+        names = dict.fromkeys(item["key"] for trial in answer["trials"] for item in trial["user_attrs"])
+        known = {item["key"]: item["sortable"] for item in answer["union_user_attrs"]}
+        answer["union_user_attrs"] = [{"key": key, "sortable": known.get(key, False)} for key in names] or [
+            item for item in answer["union_user_attrs"] if item["key"] not in _HIDDEN
+        ]
+        answer["plotly_graph_objects"].sort(key=_order)
+        return answer
+
+    def _settings(self) -> list[dict[str, str]]:
+        settings, space = self.study.settings, self.study.space
+        entries = {
+            "space": f"{space.name} {space.digest}",
+            "objectives": ", ".join(f"{item.name} ({item.direction})" for item in space.objectives),
+            "constraints": ", ".join(map(str, space.constraints)) or "none",
+            "text": settings.corpus,
+            "tokenizer": settings.tokenizer,
+            "sampler": settings.sampler,
+            "stopping": settings.stopping,
+            "seed": str(settings.seed),
+        }
+        return [{"key": key, "value": value} for key, value in entries.items()]
+
+    def _words(self, attributes: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Return a trial's attributes as a person reads them: one line per value, with its unit."""
+        entries: dict[str, str] = {}
+        for item in attributes:
+            key, text = item["key"], item["value"]
+            if key in _HIDDEN or text == "null":
+                continue
+            if key in (METRICS, MEASURED):
+                entries |= {name: _with_unit(name, value) for name, value in _read(text, {}).items()}
+            elif key == ENVIRONMENT:
+                entries |= {name: str(value) for name, value in _read(text, {}).items()}
+            elif key == RUNGS:
+                fractions = self.study.space.proxy.rungs
+                losses = zip(fractions, _read(text, []), strict=False)
+                entries["loss at rungs"] = ", ".join(f"{loss:.4f} at {share:.0%}" for share, loss in losses)
+            elif key == SEEDS:
+                entries["seeds"] = ", ".join(map(str, _read(text, [])))
+            elif key == SECONDS:
+                entries["training time"] = f"{float(text):.1f} s"
+            elif key == STOPPED_AT:
+                entries["paused"] = f"at rung {text}, to be resumed if promising"
+            else:
+                entries[_NAMES.get(key, key.replace("_", " "))] = text
+        order = [*(key for key in _FIRST if key in entries), *entries]
+        return [{"key": key, "value": entries[key]} for key in dict.fromkeys(order)]
+
+
+def _read(text: str, default: Any) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # the dashboard cuts off long ones
+        return default
+
+
+def _with_unit(name: str, value: float) -> str:
+    try:
+        metric, _ = parse_metric(name)
+    except ValueError:  # of another version
+        return str(value)
+    unit = "" if metric.unit == "bytes" else f" {metric.unit}"
+    return f"{metric.format(value)}{unit}"
+
+
+def _order(graph: dict[str, str]) -> tuple[int, str]:
+    match = _GRAPH.match(graph["id"])
+    return (int(match[1]) if match else 10**6), graph["id"]

@@ -1,0 +1,145 @@
+"""The note of a study for Optuna Dashboard: its front, baselines, paused trials, constraints and space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from search_spaces.objectives import Objective
+from studies.analysis.pick import choose
+from studies.analysis.standings import Standing, Standings
+from studies.analysis.versus_baselines import VersusBaselines
+from studies.reporting.front_plot import picked
+from studies.reporting.markdown import markdown_table
+from studies.reporting.score_map import ScoreMap, scores_of
+from studies.study import Study
+from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, TrialRecord
+
+
+def study_note(study: Study) -> str:
+    """Return the Markdown note of the study."""
+    records = study.records()
+    standings = Standings.of(study, records)
+    settings = study.settings
+    scratch = study.space.replacements is None
+    done = sum(record.state == DONE for record in records)
+    what = "trained architectures" if scratch else "measured designs"
+    parts = [
+        f"## {study.name}",
+        f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
+        f"stopping {settings.stopping}, seed {settings.seed}. {len(standings.front)} of {done} {what} "
+        "are on the front.",
+        *_front(study, standings),
+        *_states(records),
+        *_baselines(study, records, standings),
+        *_constraints(study, records, standings),
+        *_scores(study),
+        "### How to read this page",
+        "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
+        "Trials shown as pruned were not trained: they break a constraint or duplicate another one. "
+        "Paused trials have no state of their own in Optuna: its pages show them as running, and those of "
+        "`nas dashboard` as waiting. Importances are in the graph *which fields matter*: those that "
+        "Optuna computes by itself give costs to fields that can't change them.",
+        f"```yaml\n{study.space.text.strip()}\n```",
+    ]
+    return "\n\n".join(parts)
+
+
+def _front(study: Study, standings: Standings) -> Iterator[str]:
+    if not standings.front:
+        return
+    knee, pick = choose(standings, [], None).record.number, picked(study)
+    head = ["trial", "architecture", *(_head(item) for item in standings.objectives)]
+    if standings.noise is not None:
+        head.append("P(front)")
+    rows = []
+    for row in standings.front:
+        record = row.record
+        marks = [
+            name
+            for name, is_it in (("knee", record.number == knee), ("picked", record.hash == pick))
+            if is_it
+        ]
+        name = f"**{record.name}**" + (f" ({', '.join(marks)})" if marks else "")
+        cells = [name, f"`{record.line}`", *_values(row, standings.objectives)]
+        if standings.noise is not None:
+            cells.append("" if row.p_front is None else f"{row.p_front:.2f}")
+        rows.append(cells)
+    yield "### Front"
+    yield markdown_table(head, rows)
+    yield f"`nas pick {study.name}` takes the knee, `nas pick {study.name} --trial N` another one."
+
+
+def _head(objective: Objective) -> str:
+    unit = "" if objective.metric.unit == "bytes" else f" ({objective.metric.unit})"
+    return f"{objective.name}{unit}"
+
+
+def _values(row: Standing, objectives: tuple[Objective, ...]) -> Iterator[str]:
+    for item, value, half in zip(objectives, row.record.values or (), row.half, strict=True):
+        yield item.metric.format(value) + ("" if half is None else f" ±{item.metric.format(half)}")
+
+
+def _states(records: list[TrialRecord]) -> Iterator[str]:
+    lines = []
+    for state, word in (
+        (RUNNING, "Running"),
+        (PAUSED, "Paused at a rung, resumed if promising"),
+        (FAILED, "Failed"),
+    ):
+        chosen = [record for record in records if record.state == state]
+        if chosen:
+            texts = [
+                f"{item.name}{f' (rung {len(item.rungs)})' if state == PAUSED else ''}" for item in chosen
+            ]
+            lines.append(f"- {word}: {', '.join(texts)}")
+    if lines:
+        yield "### Trials that have not finished"
+        yield "\n".join(lines)
+
+
+def _baselines(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:
+    comparison = VersusBaselines(records, standings, study.space)
+    if not comparison.duels:
+        return
+    form, name = comparison.objective.metric.format, comparison.objective.name
+    rows = []
+    for duel in comparison.duels:
+        cells = [duel.baseline.name, form(comparison.value(duel.baseline))]
+        if duel.rival is None or duel.ahead is None:
+            cells += ["", "", ""]
+        else:
+            half = "" if duel.half is None else f" ±{form(duel.half)}"
+            cells += [duel.rival.name, form(comparison.value(duel.rival)), f"{form(duel.ahead)}{half}"]
+        rows.append([*cells, f"**{duel.outcome}**"])
+    yield "### Baselines"
+    yield markdown_table(
+        ["baseline", name, "best rival at no higher cost", name, "better by", "verdict"], rows
+    )
+
+
+def _constraints(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:
+    if not study.space.constraints:
+        return
+    yield "### Constraints"
+    broken = sum(not record.feasible for record in records)
+    texts = ", ".join(f"`{item}`" for item in study.space.constraints)
+    yield f"{texts}. {broken} of {len(records)} trials break them; these are never on the front."
+    best = []
+    for column, item in enumerate(standings.objectives):
+        sign = 1 if item.direction == "min" else -1
+        rows = [(sign * row.record.values[column], row.record) for row in standings.rows if row.record.values]
+        if rows:
+            value, record = min(rows, key=lambda pair: pair[0])
+            best.append(f"{item.name} {item.metric.format(sign * value)} ({record.name})")
+    if best:
+        yield f"Best of those that meet them: {', '.join(best)}."
+
+
+def _scores(study: Study) -> list[str]:
+    """Return a paragraph and a table of each kind of scores of replacements, if the study has them."""
+    if scores_of(study) is None:
+        return []
+    lines = ["### Scores"]
+    for scores in ScoreMap.of(study):
+        lines += [f"Scores of replacements in `{scores.model}`: {scores.legend}.", scores.markdown()]
+    return lines
