@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-BENCHES = ("mixers", "model", "ops", "overhead", "search", "trial")
+BENCHES = ("latency", "mixers", "model", "ops", "overhead", "search", "trial")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,4 +14,6 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     for name in BENCHES:
         import_module(f"nas_cli.benchmarks.{name}").add_to(group)
-    app.add_typer(group, name="bench", help="Benchmark mixers, models, operators, trials and searches.")
+    app.add_typer(
+        group, name="bench", help="Benchmark mixers, models, operators, latencies, trials and searches."
+    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import quantiles
 
 import torch
 
-from studies.latency.timing import summary, timed
+from studies.latency.timing import timed
 from studies.latency.work import Setup, Work, model_work, part_work
 from studies.training.cuda_graph import capture
 from surgery.architecture import Architecture
@@ -17,17 +18,19 @@ from surgery.architecture.metrics import NANOSECONDS
 from surgery.architecture.timed_parts import TimedPart
 
 WARM_UP = 3  # calls, which compile kernels and fill caches
-STRETCH = 0.01  # seconds of calls per repeat: far more than a synchronization takes
+# Seconds of calls per repeat: on CUDA far more than a synchronization takes; on a CPU less than the system
+# gives another process at a time, so that these hit only some repeats, and the median is of the others.
+STRETCH = {"cuda": 0.01, "cpu": 0.001}
 MOST_CALLS = 1000  # per repeat
-REPEATS, FEWER_REPEATS = 7, 3
-SLOW = 0.25  # seconds of a call, from which on there are fewer repeats
+SECONDS = 0.1  # of all repeats
+FEWEST, MOST = 3, 51  # repeats
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A time in seconds: median of the repeats, (highest - lowest) / median, and whether by a CUDA graph."""
+    """Median seconds of the repeats, their interquartile range over it, and whether by a CUDA graph."""
 
     seconds: float
     spread: float
@@ -68,11 +71,12 @@ def measure(work: Work, device: torch.device, clock: Clock = time.perf_counter) 
     graph = call is not None
     call = call or work
     once = timed(call, device, clock)
-    calls = min(MOST_CALLS, max(1, round(STRETCH / once))) if once > 0 else MOST_CALLS
-    repeats = REPEATS if once < SLOW else FEWER_REPEATS
+    once = max(once, 1e-9)
+    calls = min(MOST_CALLS, max(1, round(STRETCH.get(device.type, 0.01) / once)))
+    repeats = min(MOST, max(FEWEST, round(SECONDS / (calls * once))))
     samples = [timed(lambda: _repeat(call, calls), device, clock) / calls for _ in range(repeats)]
-    result = summary(samples)
-    return Measured(result.ms / 1000, result.spread, graph)
+    low, middle, high = quantiles(samples, n=4, method="inclusive")
+    return Measured(middle, (high - low) / middle if middle else 0.0, graph)
 
 
 def _captured(work: Work) -> Work | None:

@@ -17,7 +17,7 @@ class BlockTime:
 
     Attributes:
         nanoseconds: median over the repeats.
-        spread: (highest - lowest) / median of the repeats.
+        spread: interquartile range of the repeats over their median.
         graph: whether it was replayed as a CUDA graph.
         label: of the part, for people who read the file.
     """

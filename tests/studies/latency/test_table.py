@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies.latency.measure import FEWER_REPEATS, REPEATS, measure
+from studies.latency.measure import FEWEST, MOST, SECONDS, measure
 from studies.latency.table import STAGE, BlockTimer
 from studies.latency.work import Setup
 from studies.training.loop import Interrupted
@@ -123,15 +123,23 @@ def test_machines_have_tables_of_their_own() -> None:
     assert three.machine["threads"] == str(threads + 1)
 
 
-def test_the_median_and_the_spread_are_of_the_repeats() -> None:
+def test_the_median_and_the_quartiles_are_of_the_repeats() -> None:
     ends = iter([0.0, 1.0, *(value for seconds in (3.0, 1.0, 2.0) for value in (10.0, 10.0 + seconds))])
     calls: list[None] = []
     result = measure(lambda: calls.append(None), CPU, ends.__next__)
-    assert (result.seconds, result.spread, result.graph) == (2.0, 1.0, False)
-    assert len(calls) == 2 + 1 + FEWER_REPEATS
-    quick = measure(lambda: None, CPU, stepping(0.005).__next__)
-    assert quick.seconds == pytest.approx(0.005 / 2)  # two calls between two looks at the clock
-    assert REPEATS > FEWER_REPEATS
+    assert (result.seconds, result.spread, result.graph) == (2.0, 0.5, False)
+    assert len(calls) == 2 + 1 + FEWEST
+
+
+def test_quick_work_is_repeated_more_often() -> None:
+    calls: list[None] = []
+    result = measure(lambda: calls.append(None), CPU, stepping(0.005).__next__)
+    assert result.seconds == pytest.approx(0.005)
+    assert len(calls) == 2 + 1 + round(SECONDS / 0.005)
+    del calls[:]
+    result = measure(lambda: calls.append(None), CPU, stepping(0.0001).__next__)
+    assert result.seconds == pytest.approx(0.0001 / 10)  # ten calls between two looks at the clock
+    assert len(calls) == 2 + 1 + 10 * MOST
 
 
 def test_invented_times_depend_on_the_block() -> None:

@@ -13,6 +13,7 @@ from studies.analysis.standings import Standings
 from studies.data import TokenData, prepare
 from studies.study import Study
 from studies.study.settings import MILP
+from studies.study.trial_record import DONE
 from studies.workers.worker import work
 from surgery.architecture.block_times import BlockTimes
 from surgery.architecture.costs import cost_in_steps
@@ -79,7 +80,7 @@ def test_a_pretrained_search_solves_for_latency_and_keeps_its_times(pretrained: 
     assert outcome(resumed) == outcome(other)
 
     times = invented_times()
-    records = [record for record in opened(study).records() if record.state == "done"]
+    records = [record for record in opened(study).records() if record.state == DONE]
     assert len(records) == 14
     own = cost_in_steps(replacements.model, DECODE, times)
     for record in records:
@@ -136,7 +137,7 @@ def test_a_search_from_scratch_times_blocks_as_well(make_study: MakeStudy) -> No
         with without_a_clock() as asked:
             search(study, 5)
         assert len(asked) == len(set(asked))
-        records = [record for record in opened(study).records() if record.state == "done"]
+        records = [record for record in opened(study).records() if record.state == DONE]
         assert len(records) == 5
         for record in records:
             assert record.metrics[DECODE] == cost_in_steps(record.build(), DECODE, invented_times()) / 1e6
