@@ -21,6 +21,8 @@ from studies.storage.optuna_access import set_study_system_attr, study_system_at
 from studies.study import Study
 from studies.study.trial_record import DONE
 
+# Names by which they are stored begin with their position, which never changes: else an old one would stay.
+_ORDER = ("front", "layers", "curves", "hypervolume", "importances", "scores")
 _DIGEST = "nas:graph"  # system attribute: digest of a graph as it was last stored
 
 
@@ -43,7 +45,8 @@ def write_graphs(study: Study) -> int:
 
 def graphs(study: Study) -> Iterator[tuple[str, Any]]:
     """Yield the name and the plotly graph of everything that there is to show yet, in order."""
-    for number, (name, figure) in enumerate(_figures(study), start=1):
+    for name, figure in _figures(study):
+        number = _ORDER.index(name.partition("-")[0]) + 1
         yield f"nas-{number}-{name}", graph(figure)
 
 

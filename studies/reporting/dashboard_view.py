@@ -6,7 +6,6 @@ A WSGI application in front of the dashboard's own. Nothing is changed in the st
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,7 +35,6 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _HIDDEN = (ARCHITECTURE, "heartbeat", "worker", DEATHS, PASSED)  # the note has the architecture
 _NAMES = {LINE: "architecture"}
 _FIRST = (BASELINE, "paused", REASON, "architecture", "loss at rungs", "suggested by")  # the others as stored
-_GRAPH = re.compile(r"nas-(\d+)-")
 
 
 class DashboardView:
@@ -53,10 +51,9 @@ class DashboardView:
         path = environ.get("PATH_INFO", "").rstrip("/")
         if environ.get("REQUEST_METHOD") == "GET" and path == f"{self._detail}/param_importances":
             with self._lock:
-                shares = self._shares()
-            if shares is not None:
-                start_response("200 OK", [("Content-Type", "application/json")])
-                return [json.dumps(shares).encode()]
+                body = json.dumps({"param_importances": self._shares()}).encode()
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [body]
         if environ.get("REQUEST_METHOD") != "GET" or path != self._detail:
             return self.app(environ, start_response)
         answer: dict[str, Any] = {}
@@ -73,29 +70,30 @@ class DashboardView:
         start_response(answer["status"], [*headers, ("Content-Length", str(len(body)))])
         return [body]
 
-    def _shares(self) -> dict[str, Any] | None:
-        """Return our importances in the dashboard's form; None while there are too few trials for them."""
+    def _shares(self) -> list[list[dict[str, Any]]]:
+        """Return our importances in the dashboard's form; empty while there are too few trials for them.
+
+        They are also empty for a pretrained model's replacements, of which the scores say more.
+        """
         records = [record for record in self.study.records() if record.state == DONE]
         if self._importances[0] != len(records):
             self._importances = len(records), ImportanceMap.of(self.study)
         known = self._importances[1]
+        objectives = [item.name for item in self.study.space.objectives]
         if known is None:
-            return None
+            return [[] for _ in objectives]
         kinds = {
             name: type(distribution).__name__
             for trial in self.study.inner.get_trials(deepcopy=False)
             for name, distribution in trial.distributions.items()
         }
-        objectives = [item.name for item in self.study.space.objectives]
-        return {
-            "param_importances": [
-                [
-                    {"name": name, "importance": share, "distribution": kinds.get(name, "")}
-                    for name, share in shares.items()
-                ]
-                for shares in known.of_objectives(objectives)
+        return [
+            [
+                {"name": name, "importance": share, "distribution": kinds.get(name, "")}
+                for name, share in shares.items()
             ]
-        }
+            for shares in known.of_objectives(objectives)
+        ]
 
     def _study(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return the study with our front as best trials, paused trials as waiting ones, and words."""
@@ -118,7 +116,7 @@ class DashboardView:
         answer["union_user_attrs"] = [{"key": key, "sortable": known.get(key, False)} for key in names] or [
             item for item in answer["union_user_attrs"] if item["key"] not in _HIDDEN
         ]
-        answer["plotly_graph_objects"].sort(key=_order)
+        answer["plotly_graph_objects"].sort(key=lambda graph: str(graph["id"]))
         return answer
 
     def _settings(self) -> list[dict[str, str]]:
@@ -176,8 +174,3 @@ def _with_unit(name: str, value: float) -> str:
         return str(value)
     unit = "" if metric.unit == "bytes" else f" {metric.unit}"
     return f"{metric.format(value)}{unit}"
-
-
-def _order(graph: dict[str, str]) -> tuple[int, str]:
-    match = _GRAPH.match(graph["id"])
-    return (int(match[1]) if match else 10**6), graph["id"]

@@ -236,6 +236,7 @@ def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
 def test_importances_of_the_dashboard_are_ours(study: Study) -> None:
     app = Dashboard(study, "127.0.0.1", 0).server.get_app()
     assert isinstance(app, DashboardView)
+    assert ask(app, "/api/studies/0/param_importances") == {"param_importances": [[], []]}  # too few trials
     names = {"hdpl.rank", "loop.count"}
     shares = {
         "val_loss": {"hdpl.rank": 0.75, "loop.count": 0.25},

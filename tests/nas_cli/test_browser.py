@@ -1,0 +1,103 @@
+"""The dashboard and plots in headless Chromium: a person finds everything, and the console is empty."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from studies.analysis.pick import choose
+from studies.analysis.standings import Standings
+from studies.reporting.annotator import Annotator
+from studies.reporting.dashboard import Dashboard
+from studies.study import Study
+from tests.browser import browse, needs_browser
+from tests.nas_cli.test_dashboard import pause
+
+pytestmark = [pytest.mark.slow, needs_browser]
+
+
+@pytest.fixture(scope="module")
+def study(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A copy with a paused trial and a pick."""
+    folder = tmp_path_factory.mktemp("browser") / "micro"
+    shutil.copytree(study_folder, folder)
+    study = Study.open(str(folder))
+    pause(study)
+    (folder / "pick.yaml").write_text(study.front()[0].build().to_yaml(), encoding="utf-8")
+    Annotator(study).update(last=True)
+    return study
+
+
+@pytest.fixture(scope="module")
+def url(study: Study) -> Iterator[str]:
+    served = Dashboard(study, "127.0.0.1", 0)
+    thread = threading.Thread(target=served.serve, daemon=True)
+    thread.start()
+    yield served.url
+    served.server.shutdown()
+    thread.join()
+
+
+def test_errors_of_a_page_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "broken.html"
+    path.write_text("<script>document.write('seen'); missing()</script>", encoding="utf-8")
+    page = browse(path.as_uri(), tmp_path / "profile")
+    assert "seen" in page.text
+    assert "missing is not defined" in page.console[0]
+
+
+def test_the_first_page_shows_the_front_its_layers_and_the_hypervolume(
+    study: Study, url: str, tmp_path: Path
+) -> None:
+    page = browse(url, tmp_path)
+    assert page.console == []
+    titles = (
+        "architectures are on the front",
+        "layers of the front",
+        "loss curves",
+        "that the front dominates",
+    )
+    for title in titles:
+        assert title in page.text
+    for name in ("on the front", "paused", "baseline", "knee", "picked", "val_loss (nats/token)"):
+        assert name in page.text
+    standings = Standings.of(study)
+    shown = {f"#{row.record.number}" for row in standings.front if row.record.baseline is None}
+    assert shown <= set(page.text.split())
+    assert "{" not in page.text.partition("Study User Attributes")[2]
+
+
+def test_the_note_names_front_baselines_and_paused_trials(study: Study, url: str, tmp_path: Path) -> None:
+    page = browse(f"{url}/note", tmp_path)
+    assert page.console == []
+    standings = Standings.of(study)
+    for row in standings.front:
+        assert row.record.line in page.text
+    knee = choose(standings, [], None).record
+    assert f"{knee.name} (knee" in page.text
+    assert "picked" in page.text
+    for text in ("Baselines", "#0 dense", "Paused at a rung", "Constraints", "Best of those that meet them"):
+        assert text in page.text
+
+
+def test_a_paused_trial_and_its_files(study: Study, url: str, tmp_path: Path) -> None:
+    number = len(study.records()) - 1
+    page = browse(f"{url}/trials?numbers={number}", tmp_path)
+    assert page.console == []
+    for text in ("Waiting", "paused at rung 1 of 1", "layers.svg", "pick.yaml", "val_bpb 2.5000 bits/byte"):
+        assert text in page.text
+
+
+def test_a_plot_as_a_page(study: Study, nas: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "front.html"
+    nas("front", study.folder, "--plot", path)
+    assert path.stat().st_size < 1_000_000
+    for number, flag in enumerate(("--force-dark-mode", "--blink-settings=preferredColorScheme=1")):
+        page = browse(path.as_uri(), tmp_path / str(number), flag)
+        assert page.console == []
+        assert page.html.count("<svg") == 1
