@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
@@ -24,6 +23,7 @@ from nas_cli.options import (
     refuse_without_effect,
 )
 from nas_cli.render.counts import tokens
+from nas_cli.render.fitted import Column, fitted_table
 from nas_cli.render.screen import console, duration, notes, print_json, print_warnings, say_resumable
 from studies.files.defaults import DEFAULT_RUNS
 
@@ -207,19 +207,21 @@ def _print(result: Report) -> None:
             if healed
             else "nothing is healed yet"
         )
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("predictor", no_wrap=True)
-    for head in ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by"):
-        table.add_column(head)
+    heads = ("Spearman", "Kendall tau-b", "partial Spearman", "partial tau-b", "proxy ahead by")
+    columns = [
+        Column("predictor", least=12, justify="left"),
+        *(Column(head, rank, justify="left") for head, rank in zip(heads, (0, 1, 3, 4, 2), strict=True)),
+    ]
+    rows = []
     for row in result.rows:
         name = row.name if row.count == count else f"{row.name} ({row.count})"
-        table.add_row(
-            f"[bold]{name}[/]" if row is result.rows[0] else name,
+        rows.append([
+            f"[bold]{escape(name)}[/]" if row is result.rows[0] else escape(name),
             *map(_interval, (row.spearman, row.kendall, row.partial_spearman, row.partial_kendall)),
             _ahead(row.ahead),
-        )
-    table.add_row("[dim]random order[/]", f"[dim]{_interval(result.chance)}[/]")
-    console.print(table)
+        ])  # fmt: skip
+    rows.append(["[dim]random order[/]", f"[dim]{_interval(result.chance)}[/]", *[""] * 4])
+    console.print(fitted_table(columns, rows))
     if not math.isnan(result.better_half.value):
         console.print(f"within the better half by the proxy: Spearman {_interval(result.better_half)}")
     for kind in result.misjudged:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.text import Text
 
-from nas_cli.render.headers import header
+from nas_cli.render.fitted import Cells, Column, fitted_table
 from nas_cli.render.screen import console
 
 if TYPE_CHECKING:
@@ -27,20 +27,25 @@ def print_explanation(explanation: Explanation, short: Mapping[tuple[str, str], 
         console.print("  nothing is replaced: this is the original model")
         return
     metrics = list(explanation.reasons[0].saves)
+    columns = [
+        Column("layer"),
+        Column("part", justify="left"),
+        Column("replacement", least=16, justify="left"),
+        Column("KL"),
+        Column("±", rank=1),
+        Column("rank", rank=3),
+        *(Column(f"saves {name}", rank=2) for name in metrics),
+    ]
+    rows: list[Cells] = [
+        [
+            str(item.layer), item.part, Text(short[item.part, item.replacement]), precise(item.kl),
+            precise(item.standard_error), f"{item.rank}/{item.layers}",
+            *(saving(name, value) for name, value in item.saves.items()),
+        ]
+        for item in explanation.reasons
+    ]  # fmt: skip
     title = "why: what each replacement costs alone, and what it saves"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", justify="right")
-    table.add_column("part")
-    table.add_column("replacement", overflow="fold")
-    for head in ("KL", "±", "rank", *(f"saves\n{header(name)}" for name in metrics)):
-        table.add_column(head, justify="right", no_wrap=True)
-    for item in explanation.reasons:
-        saves = [saving(name, value) for name, value in item.saves.items()]
-        table.add_row(
-            str(item.layer), item.part, short[item.part, item.replacement], precise(item.kl),
-            precise(item.standard_error), f"{item.rank}/{item.layers}", *saves,
-        )  # fmt: skip
-    console.print(table)
+    console.print(fitted_table(columns, rows, title))
     measured = "" if explanation.measured is None else f", the design measured {explanation.measured:.4f}"
     console.print(f"  scores add up to [bold]{explanation.summed:.4f}[/]{measured} nats/token")
     console.print(

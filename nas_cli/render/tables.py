@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.render.fitted import GAP, shorten
 from nas_cli.render.headers import header
 from nas_cli.render.names import Names
 from nas_cli.render.screen import console
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from studies.study.trial_record import TrialRecord
 
 MOST_TIES = 3  # tied trials named per row
-GAP = 2  # columns of the terminal between two columns of the table
 SHORTEST_NAME = 12  # columns that a trial's name gets at least, if it needs so many
 SHORTEST_DESIGN = 12  # likewise an architecture; with less room there is no column for it
 NAME, DESIGN = 0, 1  # indices of the table's columns
@@ -43,7 +43,7 @@ def trial_table(
         space: that they are of.
         title: above the table.
         standings: of the study.
-        one_line: cut what is too long, instead of folding it.
+        one_line: shorten what is too long in its middle, instead of folding it.
     """
     if standings is not None and standings.noise is None:
         standings = None
@@ -77,6 +77,11 @@ def trial_table(
         else:
             table.add_column(heads[index], justify="right", no_wrap=True)
     for cells, style in rows:
+        if one_line:
+            cells = [
+                shorten(cell, widths[index]) if index in widths and index in folded else cell
+                for index, cell in enumerate(cells)
+            ]
         table.add_row(*(cells[index] for index in widths), style=style)
     if DESIGN not in widths:
         table.caption, table.caption_justify = "a wider terminal also shows the architectures", "left"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from nas_cli.render.fitted import Cells, Column, fitted_table
 from nas_cli.render.screen import console, duration
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from studies.analysis.hypervolume_growth import Growth
     from studies.analysis.importances import Importances
 
-BAR = 20  # characters for an importance of 1
+BAR, NARROW_BAR = 20, 8  # characters for an importance of 1
+WIDE = 110  # columns of a terminal from which on bars are long
 SPARK = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
 
@@ -54,27 +56,34 @@ def print_importances(importances: Importances) -> None:
         f"importances over {importances.trials} trials: what distinguishes the best {importances.best} "
         f"(PED-ANOVA, fractions of 1); effect on {importances.loss_name}"
     )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for head in ("field", "for the front", f"for {importances.loss_name}"):
-        table.add_column(head, no_wrap=True)
-    for head in ("trials", "p", "means differ by", "costs"):
-        table.add_column(head, justify="right", no_wrap=True)
+    columns = [
+        Column("field", least=16, justify="left"),
+        Column("for the front", justify="left"),
+        Column(f"for {importances.loss_name}", justify="left"),
+        Column("trials", rank=3),
+        Column("p", rank=1),
+        Column("means differ by", rank=2),
+        Column("costs", rank=4),
+    ]
+    width = BAR if console.width >= WIDE else NARROW_BAR
+    rows: list[Cells] = []
     for field in importances.fields:
         p = "" if field.p is None else f"{field.p:.3f}"
-        table.add_row(
-            field.name, _bar(field.front), _bar(field.loss), str(field.trials),
+        rows.append([
+            Text(field.name), _bar(field.front, width), _bar(field.loss, width), str(field.trials),
             f"[bold]{p}[/]" if field.p is not None and field.p <= 0.05 else p,
             f"{field.spread:.3f}", "changes" if field.changes_costs else "same",
-        )  # fmt: skip
-    console.print(table)
+        ])  # fmt: skip
+    console.print(Text(title, style="italic"))
+    console.print(fitted_table(columns, rows))
     console.print(
         "[dim]p: tests whether the loss depends on the field (Kruskal-Wallis permutation test; each field "
         "separately, not corrected for multiple tests)[/]"
     )
 
 
-def _bar(share: float) -> str:
-    return f"[green]{'█' * round(share * BAR):<{BAR}}[/] {share:.2f}"
+def _bar(share: float, width: int) -> str:
+    return f"[green]{'█' * round(share * width):<{width}}[/] {share:.2f}"
 
 
 def print_dead_knobs(knobs: Sequence[DeadKnob], trials: int, *, gradients: bool) -> None:
