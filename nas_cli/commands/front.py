@@ -82,6 +82,7 @@ def front(
 def _print(report: FrontReport, runs: Path) -> None:
     from nas_cli.render.names import done_word
     from nas_cli.render.scatter import scatter
+    from nas_cli.render.strip import legend
     from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
 
@@ -105,6 +106,7 @@ def _print(report: FrontReport, runs: Path) -> None:
     console.print(trial_table(report.shown, study.space, title=title, standings=standings))
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
     console.print(f"[dim]{units}[/]")
+    console.print(legend(*(record.build() for record in report.shown), marks=False))
     each = DEFAULT_EACH
     if not scratch and standings.undecided:
         from studies.workers.designs import most_runs

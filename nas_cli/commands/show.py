@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,10 +120,11 @@ def _show_architecture(architecture: Architecture, as_json: bool) -> None:
             "yaml": architecture.to_dict(),
         })  # fmt: skip
         return
-    from nas_cli.render.strip import layer_strip
+    from nas_cli.render.strip import layer_strip, legend
 
     console.print(f"[bold]{escape(architecture.line)}[/]  {architecture.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
+    console.print(legend(architecture))
     _print_metrics(costs)
     print_warnings(architecture.warnings())
 
@@ -254,11 +256,12 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         why = {"summed_kl": None, "why": None} if explanation is None else explanation.to_dict()
         print_json({**known, "costs": costs, "curve": curve, **why, "yaml": architecture.to_dict()})
         return
-    from nas_cli.render.strip import layer_strip
+    from nas_cli.render.strip import layer_strip, legend
 
     line = escape(record.line)
     console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
     console.print(layer_strip(architecture))
+    console.print(legend(architecture))
     if explanation is not None and study.space.replacements is not None:
         from nas_cli.render.explanation import print_explanation
         from search_spaces.short_labels import short_labels
@@ -300,11 +303,16 @@ def _print_metrics(values: dict[str, Any]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, value in values.items():
-        metric, _ = parse_metric(name)
+        metric, context = parse_metric(name)
         text = metric.format(value)
         text += "" if metric.unit == "bytes" else f" {metric.unit}"
-        table.add_row(f"  {name}", text, f"[dim]{metric.summary}[/]")
+        table.add_row(f"  {name}", text, f"[dim]{_at(metric.summary, context)}[/]")
     console.print(table)
+
+
+def _at(summary: str, context: int | None) -> str:
+    """Return what a metric is, with its context in place of the letter C."""
+    return summary if context is None else re.sub(r"\bC\b", f"{context:,}", summary)
 
 
 def _print_runs(standings: Standings, row: Standing) -> None:

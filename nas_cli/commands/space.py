@@ -193,7 +193,7 @@ def sample(
     if as_json:
         print_json([{**describe_architecture(loaded, item), "yaml": item.to_dict()} for item in drawn])
         return
-    from nas_cli.render.strip import strip_with_facts
+    from nas_cli.render.strip import legend, strip_with_facts
 
     for index, architecture in enumerate(drawn):
         if index:
@@ -201,6 +201,7 @@ def sample(
         console.print(Text(architecture.line, style="bold"), soft_wrap=True)
         console.print(strip_with_facts(architecture, _facts(loaded, architecture)))
         print_warnings(architecture.warnings())
+    console.print(legend(*drawn))
     if len(drawn) < number and output is None:
         console.print(f"[yellow]only {len(drawn)} distinct architectures found[/]")
     if output is not None:

@@ -37,7 +37,7 @@ def print_plan(plan: Plan) -> None:
     after = Text.assemble(("becomes ", "dim"), (plan.after.line, "bold"), f"  {plan.after.hash}")
     console.print(after, soft_wrap=True)
     console.print()
-    from nas_cli.render.strip import layer_strip
+    from nas_cli.render.strip import layer_strip, legend
 
     costs = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("cost", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
@@ -56,6 +56,7 @@ def print_plan(plan: Plan) -> None:
         console.print(side_by_side)
     else:
         console.print(picture, "", costs, sep="\n")
+    console.print(legend(plan.after))
     console.print()
     if plan.rules:
         rules = Table(box=None, pad_edge=False, header_style="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from surgery.architecture.costs import cost
 from surgery.architecture.metrics import Metric, parse_metric
 from surgery.config.problems import Problems, UserError
 
-_LIMIT = re.compile(r"\s*([A-Za-z_][\w@.]*)\s*(<=|>=|=)\s*(\S+)\s*")
+_LIMIT = re.compile(r"\s*([A-Za-z_][\w@.]*)\s*(<=|>=|<|>)\s*(\S+)\s*")
+_EQUAL = re.compile(r"[^<>=]+={1,2}[^<>=]+")
+_HOLDS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound `metric <= value` or `metric >= value`, the value in the metric's unit."""
+    """A bound such as `metric <= value`, the value in the metric's unit."""
 
     name: str
     metric: Metric
@@ -36,7 +39,7 @@ class Limit:
         measured = self.measure(record)
         if measured is None:
             return False
-        return measured <= self.value if self.comparison == "<=" else measured >= self.value
+        return bool(_HOLDS[self.comparison](measured, self.value))
 
     def measure(self, record: TrialRecord) -> float | None:
         """Return the trial's value, if known; exact costs that the study did not ask for are computed."""
@@ -57,7 +60,7 @@ class Excluded:
     value: float
 
     def __str__(self) -> str:
-        return f"{self.record.name} would win, but {self.limit} excludes it: {self.measured}"
+        return f"{self.record.name} would be preferred to it, but breaks {self.limit}: {self.measured}"
 
     @property
     def measured(self) -> str:
@@ -74,7 +77,7 @@ class Choice:
         reason: why it was chosen.
         excluded: number of architectures of the front that each limit excludes.
         runner_up: second-best trial within the limits.
-        next_better: excluded trial that would win and breaks its limits by least.
+        next_better: excluded trial that would be preferred and breaks its limits by least.
     """
 
     record: TrialRecord
@@ -140,13 +143,12 @@ def read_limits(
     for text in texts:
         match = _LIMIT.fullmatch(text)
         if match is None:
-            problems.add("--limit", text, 'must look like "params<=40M" or "val_loss<=4.5"')
+            hint = "write <= or >=: hardly any value is met exactly" if _EQUAL.fullmatch(text) else ""
+            problems.add("--limit", text, 'must look like "params<=40M" or "val_loss<=4.5"', hint)
             continue
         name, comparison, value = match.groups()
         try:
             metric, context = parse_metric(name)
-            if comparison == "=":
-                comparison = "<=" if metric.better == "min" else ">="
             limits.append(Limit(name, metric, comparison, read_limit(metric, context, value, model, times)))
         except UserError as error:  # a share of a latency that is not known
             problems.add("--limit", text, error.problems[0].rule, error.problems[0].hint)
@@ -224,7 +226,7 @@ def _next_better(
     front: Sequence[Standing], allowed: Sequence[Standing], chosen: Standing,
     objectives: Sequence[Objective], limits: Sequence[Limit], column: int | None,
 ) -> Excluded | None:  # fmt: skip
-    """Return the excluded trial that would win and breaks its limits by least; None if none would win."""
+    """Return the excluded trial that would be preferred and breaks its limits by least; None without one."""
     better: list[tuple[float, Excluded]] = []
     for row in front:
         broken = [limit for limit in limits if not limit.holds(row.record)]

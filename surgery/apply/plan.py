@@ -253,7 +253,7 @@ def _layer_params(layer: Any) -> int:
 
 
 def _costs(before: Architecture, after: Architecture) -> tuple[Cost, ...]:
-    old, new = costs(before), costs(after)
+    old, new = costs(before), costs(after, before)
     return tuple(Cost(name, METRICS[name.partition("@")[0]].unit, old[name], new[name]) for name in new)
 
 

@@ -10,12 +10,22 @@ from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 from surgery.hf.configuration import MODEL_TYPE
 from surgery.mixers.gdn.sizes import resolve
 
-COSTS = ("params", "params_nonembedding", f"decode_flops@{DEFAULT_CONTEXT}", f"cache_bytes@{DEFAULT_CONTEXT}")
+COSTS = ("params", "params_nonembedding")
+COSTS_AT = ("decode_flops", "cache_bytes")  # of a context
 
 
-def costs(architecture: Architecture) -> dict[str, int]:
-    """Return the analytic metrics of a card, by name."""
-    return {name: cost(architecture, name) for name in COSTS}
+def costs(architecture: Architecture, other: Architecture | None = None) -> dict[str, int]:
+    """Return the analytic metrics of a card, by name.
+
+    Those of a context are at 4,096 tokens, or at the model's own context if that is shorter.
+
+    Args:
+        architecture: of the model.
+        other: model that it is compared with, whose context counts instead.
+    """
+    context = min(DEFAULT_CONTEXT, (other or architecture).backbone.max_position_embeddings)
+    names = (*COSTS, *(f"{name}@{context}" for name in COSTS_AT))
+    return {name: cost(architecture, name) for name in names}
 
 
 def card(
@@ -121,7 +131,7 @@ def cost_table(after: Architecture, before: Architecture | None = None) -> str:
     if before is None:
         rows = [[name, _format(name, value)] for name, value in new.items()]
         return table(["cost", "value"], rows)
-    old = costs(before)
+    old = costs(before, after)
     rows = [
         [name, _format(name, old[name]), _format(name, value), f"{value / old[name] - 1:+.1%}"]
         for name, value in new.items()

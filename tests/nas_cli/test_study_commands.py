@@ -125,7 +125,7 @@ def test_pick(folder: Path) -> None:
 
 
 def test_pick_names_every_bad_limit(folder: Path) -> None:
-    done = nas(folder, "pick", "micro", "--limit", "parms<=3M", "--limit", "val_loss<5")
+    done = nas(folder, "pick", "micro", "--limit", "parms<=3M", "--limit", "val_loss=5")
     assert done.returncode == 2
     assert 'did you mean "params"?' in done.stderr
     assert "must look like" in done.stderr

@@ -61,7 +61,7 @@ def test_the_nearest_better_one_that_a_limit_excludes() -> None:
     better = choice.next_better  # 0 and 1 are both better; 1 breaks the limit by less
     assert better is not None
     assert (better.record.number, str(better.limit), better.value) == (1, "params <= 180", 200.0)
-    assert "#1 would win, but params <= 180 excludes it: params 200" in str(better)
+    assert "#1 would be preferred to it, but breaks params <= 180: params 200" in str(better)
 
 
 def test_what_would_look_like_the_limit_is_told_in_full() -> None:
@@ -88,3 +88,14 @@ def test_an_excluded_one_that_would_not_win_is_not_told() -> None:
     assert choice.record.number == 0
     assert choice.next_better is None
     assert choice.excluded == {"val_loss <= 3.9000": 1}
+
+
+def test_limits_may_be_strict_but_not_equal() -> None:
+    below, above = read_limits(["params<200", "params>200"])
+    record = front().rows[1].record
+    assert record.metrics["params"] == 200
+    assert not below.holds(record)
+    assert not above.holds(record)
+    assert str(below) == "params < 200"
+    with pytest.raises(ValueError, match="write <= or >=: hardly any value is met exactly"):
+        read_limits(["params=200"])
