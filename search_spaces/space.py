@@ -84,6 +84,11 @@ class SearchSpace:
         named += [item.name for item in self.constraints if item.metric.timed]
         return tuple(dict.fromkeys(named))
 
+    @property
+    def costs_known(self) -> bool:
+        """Return whether every cost is known: there are no latencies, or blocks are timed."""
+        return not self.timed_metrics or self.times is not None
+
     def with_times(self, times: BlockTimes) -> SearchSpace:
         """Return the space with measured times of blocks; limits that are shares of latencies get values."""
         model = self.model.architecture if self.model is not None else None

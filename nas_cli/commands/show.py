@@ -293,7 +293,9 @@ def _explanation(study: Study, record: TrialRecord) -> Explanation | None:
     from studies.reporting.score_map import scores_of
 
     scores = scores_of(study)
-    return None if scores is None else Explainer(study.space, scores).explain(record)
+    if scores is None or not study.space.costs_known:
+        return None
+    return Explainer(study.space, scores).explain(record)
 
 
 def _print_metrics(values: dict[str, Any]) -> None:

@@ -32,8 +32,9 @@ class Notes:
     def write(self) -> int:
         """Update the notes and return how many were written. Notes that a user edited are not changed."""
         study = self.study
-        if self._explainer is None and (scores := scores_of(study)) is not None:
-            self._explainer = Explainer(study.space, scores)
+        space = study.space
+        if self._explainer is None and space.costs_known and (scores := scores_of(study)) is not None:
+            self._explainer = Explainer(space, scores)
             self._known.clear()  # notes say more with scores
         front = {record.number for record in study.front()}
         bodies: list[tuple[str, optuna.Study | optuna.Trial, str]] = []

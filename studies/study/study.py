@@ -63,7 +63,7 @@ class Study:
     def __init__(
         self, folder: Path, space: SearchSpace, settings: StudySettings, inner: optuna.Study, url: str | None
     ) -> None:
-        self.folder, self.space, self.settings, self.inner, self.url = folder, space, settings, inner, url
+        self.folder, self._space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
         self.stored = StoredStudy(inner, url)
         self._cache = RecordCache(inner)
@@ -87,8 +87,6 @@ class Study:
         """Return a complete stored study, opened."""
         content = stored.inner.user_attrs[ATTRIBUTE]
         space = parse_space(content["space"], f"{folder.name}.yaml")
-        if space.timed_metrics and (times := read_times(stored.inner)) is not None:
-            space = space.with_times(times)
         known = {item.name for item in fields(StudySettings)}
         settings = StudySettings(**{key: value for key, value in content.items() if key in known})
         study = cls(folder, space, settings, stored.inner, stored.url)
@@ -179,6 +177,13 @@ class Study:
             forget(folder)
             return cls._create(folder, space, settings, url), False
 
+    @property
+    def space(self) -> SearchSpace:
+        """The space; with the times of its blocks, as soon as a worker has measured them."""
+        if not self._space.costs_known and (times := read_times(self.inner)) is not None:
+            self._space = self._space.with_times(times)
+        return self._space
+
     def stored_times(self) -> BlockTimes | None:
         """Return the block times that the study has now; None before blocks were timed."""
         return read_times(self.inner)
@@ -192,7 +197,7 @@ class Study:
             store_times(self.inner, times, keys)
         stored = read_times(self.inner)
         assert stored is not None, "just written"
-        self.space = self.space.with_times(stored)
+        self._space = self._space.with_times(stored)
         return stored
 
     @property

@@ -67,6 +67,8 @@ def pretrained(words: TokenData, tmp_path: Path) -> Any:
 
 def test_a_pretrained_search_solves_for_latency_and_keeps_its_times(pretrained: Any) -> None:
     study = pretrained("one")
+    watched = opened(study)  # as the process that starts workers does
+    assert watched.space.times is None
     with without_a_clock() as asked:
         lines = search(study, 5)
         resumed = pretrained("one")
@@ -90,6 +92,7 @@ def test_a_pretrained_search_solves_for_latency_and_keeps_its_times(pretrained: 
     solved = [record.feasible for record in records if record.suggested_by == MILP]
     assert solved  # the solver keeps the limit; designs to beat need not
     assert all(solved)
+    assert watched.space.times is not None
     # reading needs no device
     with without_a_clock() as asked:
         standings = Standings.of(opened(study))
