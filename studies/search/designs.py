@@ -16,7 +16,7 @@ import numpy as np
 from search_spaces import SearchSpace
 from search_spaces.replacements import KEEP, Replacements
 from studies.search.comparisons import Comparison, comparisons
-from studies.search.prediction import WORST, Prediction, Scored
+from studies.search.prediction import WORST, Known, Prediction, Scored
 from studies.selection.calibration import Calibration
 from studies.selection.grid import budgets
 from studies.selection.problem import Choice, Limits, Selection, Solution, within
@@ -26,6 +26,7 @@ from studies.study.trial_record import DONE, TrialRecord, front_records
 from surgery.architecture.metrics import parse_metric
 
 BUDGETS = 8  # of each cost
+POOL = 2  # designs of each budget by the scores on text
 PARENTS = 16  # designs of the front whose neighbours are looked at
 # What is minimised beside the text's KL divergence: that at the answers of retrieval prompts, times these.
 # Text hardly tells what a model can still retrieve, and healing text does not teach it.
@@ -54,14 +55,17 @@ class DesignChooser:
             answers: the same at the answers of retrieval prompts; None: designs are chosen by text alone.
         """
         assert space.replacements is not None
-        self.space, self.text = space, text
+        self.space, self.kl = space, text.scores
         self.replacements: Replacements = space.replacements
         self.objectives = [item.name for item in space.objectives if item.metric.is_cost]
         metrics = list(dict.fromkeys([*self.objectives, *(item.name for item in space.constraints)]))
-        weights = (0.0,) if answers is None else (0.0, *WEIGHTS)
-        self.predictions = [
-            Prediction(self.replacements, metrics, text, answers, weight, space.times) for weight in weights
-        ]
+        known = Known(self.replacements, text)
+        self.predictions = [Prediction(self.replacements, metrics, known, times=space.times)]
+        if answers is not None:
+            also = Known(self.replacements, answers)
+            self.predictions += [
+                Prediction(self.replacements, metrics, known, also, weight, space.times) for weight in WEIGHTS
+            ]
 
     def suggest(self, records: Sequence[TrialRecord]) -> Design | None:
         """Return the next design that no trial has; None if all of them are taken, neighbours included."""
@@ -88,14 +92,14 @@ class DesignChooser:
 
         The budgets are what each design to beat costs, so that there is an answer to it, then a grid.
         """
-        pools = [self._within_reach(self.predictions[0].best(limits)) for limits in self._grid]
+        pools = [self._within_reach(self.predictions[0].best(limits, POOL)) for limits in self._grid]
         return [pool for pool in pools if pool]
 
     @cached_property
     def solutions(self) -> list[Solution]:
         """The designs of all budgets, by every prediction, each once."""
         others = [
-            self._within_reach(prediction.best(limits))
+            self._within_reach(prediction.best(limits, 1))
             for prediction in self.predictions[1:]
             for limits in self._grid
         ]
@@ -127,7 +131,7 @@ class DesignChooser:
         def predict(labels: Mapping[str, str]) -> float:
             return self.predict(self._choice(labels))
 
-        rivals = comparisons(self.replacements, self.text.scores, self.objectives, predict, self.space.times)
+        rivals = comparisons(self.replacements, self.kl, self.objectives, predict, self.space.times)
         return [item for item in rivals if predict(item.choice) < WORST]
 
     def _rival_costs(self) -> list[dict[str, tuple[float | None, float | None]]]:
@@ -179,23 +183,22 @@ class DesignChooser:
         counts. The designs measured so far show how far predictions are off, and how unsure others are.
         """
         known = self._measured(records)
-        costs = [[self._steps(record, name) for name in self.objectives] for record in known]
         choices = [self._choice(record.params) for record in known]
+        costs = [[self._steps(record, name) for name in self.objectives] for record in known]
+        theirs = np.array(costs).reshape(len(known), 1, len(self.objectives))
+        ours = np.array([[item.costs[name] for name in self.objectives] for item in solutions])
+        no_dearer = (theirs <= ours).all(2)  # (known, solutions)
         gains = np.full(len(solutions), -np.inf)
         for prediction in self.predictions:
-            measured = [prediction.measured(record.metrics) for record in known]
-            calibration = Calibration([prediction.predict(choice) for choice in choices], measured)
+            measured = np.array([prediction.measured(record.metrics) for record in known])
+            calibration = Calibration([prediction.predict(choice) for choice in choices], measured.tolist())
             means, deviations = calibration.predict([prediction.predict(item.choice) for item in solutions])
-            points = list(zip(measured, costs, strict=True))
-            for index, (item, mean, deviation) in enumerate(zip(solutions, means, deviations, strict=True)):
-                limit = [item.costs[name] for name in self.objectives]
-                rivals = [value for value, theirs in points
-                          if all(a <= b for a, b in zip(theirs, limit, strict=True))]  # fmt: skip
-                best = max(min(rivals, default=WORST), 1e-9)
-                variance = math.log1p((deviation / mean) ** 2)  # of the logarithm
-                gap = math.log(best) - math.log(mean) + variance / 2
-                gains[index] = max(gains[index], _improvement(gap, math.sqrt(variance)))
-        return gains.tolist()
+            best = np.where(no_dearer, measured[:, None], np.inf).min(0, initial=np.inf)
+            best = np.maximum(np.where(np.isfinite(best), best, WORST), 1e-9)
+            variance = np.log1p((deviations / means) ** 2)  # of the logarithm
+            gap, spread = np.log(best / means) + variance / 2, np.sqrt(variance)
+            gains = np.maximum(gains, [_improvement(*at) for at in zip(gap, spread, strict=True)])
+        return [float(gain) for gain in gains]
 
     def _steps(self, record: TrialRecord, metric: str) -> int:
         """Return a measured design's cost in whole steps, as the solver counts."""

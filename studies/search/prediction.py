@@ -18,7 +18,6 @@ from studies.selection.solve import solve
 from surgery.architecture.block_times import BlockTimes
 from surgery.architecture.costs import cost_in_steps
 
-POOL = 2  # designs of each budget
 GAP = 1e-3  # share of the score by which a design may miss the optimum: less than scores are known to
 DISTANCE = 2  # parts in which the designs of a pool differ at least
 # nats/token: a model so far from the original has lost what made it worth keeping, and healing it is training
@@ -41,6 +40,33 @@ class Scored(NamedTuple):
     sketches: Sketches | None = None
 
 
+class Known:
+    """Scores and interactions of all options of a space on some passages, numbered as the space does."""
+
+    def __init__(self, replacements: Replacements, scored: Scored) -> None:
+        self.replacements, self.scored = replacements, scored
+
+    @cached_property
+    def scores(self) -> list[Array]:
+        """For each part, the scores of its options; keeping a part scores 0."""
+        scores = self.scored.scores
+        return [
+            np.array([0.0 if label == KEEP else scores[part.name, label] for label in part.labels])
+            for part in self.replacements.parts
+        ]
+
+    @cached_property
+    def terms(self) -> Array | None:
+        """The interactions of all pairs of options (`studies.selection.interactions`); None: no sketches."""
+        sketches = self.scored.sketches
+        if sketches is None:
+            return None
+        nothing = np.zeros(len(next(iter(sketches.values()))), dtype=np.float32)
+        rows = ([sketches.get((part.name, label), nothing) for label in part.labels]
+                for part in self.replacements.parts)  # fmt: skip
+        return pair_terms(rescaled([np.stack(part).astype(np.float64) for part in rows], self.scores))
+
+
 class Prediction:
     """Predicts the KL divergence of designs on text, plus a weight times that at the answers of prompts.
 
@@ -48,16 +74,16 @@ class Prediction:
     """
 
     def __init__(
-        self, replacements: Replacements, metrics: list[str], text: Scored,
-        answers: Scored | None = None, weight: float = 0.0, times: BlockTimes | None = None,
+        self, replacements: Replacements, metrics: list[str], text: Known,
+        answers: Known | None = None, weight: float = 0.0, times: BlockTimes | None = None,
     ) -> None:  # fmt: skip
         """Describe what is minimised.
 
         Args:
             replacements: the options of every part.
             metrics: costs that may be limited.
-            text: scores on text.
-            answers: scores at the answers of retrieval prompts.
+            text: on text.
+            answers: at the answers of retrieval prompts.
             weight: of the answers.
             times: of the blocks, for latencies.
         """
@@ -73,60 +99,43 @@ class Prediction:
         """Return the predicted value of a design in nats/token."""
         return self.selection.score(choice) if self.pairs is None else self.pairs.predict(choice)
 
-    def best(self, limits: Limits) -> list[Solution]:
-        """Return the designs within limits that are predicted best, `POOL` and one more at most."""
-        pool = solve(self.selection, limits, pool=POOL, distance=DISTANCE, gap=GAP)
-        if self.pairs is not None and pool:
-            pool = [local_search(self.pairs, pool[0].choice, limits), *pool]
-        known = {item.choice: item for item in pool}
+    def best(self, limits: Limits, pool: int) -> list[Solution]:
+        """Return the `pool` designs within limits with the best sums of scores, the best predicted first.
+
+        With sketches there is one more: what a search under all interactions makes of the best of them.
+        """
+        solutions = solve(self.selection, limits, pool=pool, distance=DISTANCE, gap=GAP)
+        if self.pairs is not None and solutions:
+            solutions = [local_search(self.pairs, solutions[0].choice, limits), *solutions]
+        known = {item.choice: item for item in solutions}
         return sorted(known.values(), key=lambda item: (self.predict(item.choice), item.choice))
 
     @cached_property
     def selection(self) -> Selection:
         """The problem for the solver: scores and exact costs of every option of every part."""
-        text = self._rows(self.text)
-        total = text
-        if self.weight and self.answers is not None:
-            answers = self._rows(self.answers)
-            total = [one + self.weight * other for one, other in zip(text, answers, strict=True)]
+        total = self.text.scores
+        if self.answers is not None:
+            pairs = zip(total, self.answers.scores, strict=True)
+            total = [one + self.weight * other for one, other in pairs]
+        scored = zip(self.text.scores, total, strict=True)
+        model, times = self.replacements.model, self.times
         return Selection(
-            scores=[np.where(row > WORST, np.inf, all_) for row, all_ in zip(text, total, strict=True)],
+            scores=[np.where(text > WORST, np.inf, both) for text, both in scored],
             costs={
                 metric: [
-                    np.array(row, dtype=np.int64)
-                    for row in self.replacements.differences(metric, self.times)
+                    np.array(row, dtype=np.int64) for row in self.replacements.differences(metric, times)
                 ]
                 for metric in self.metrics
             },
-            base={
-                metric: cost_in_steps(self.replacements.model, metric, self.times) for metric in self.metrics
-            },
-        )  # fmt: skip
+            base={metric: cost_in_steps(model, metric, times) for metric in self.metrics},
+        )
 
     @cached_property
     def pairs(self) -> SecondOrder | None:
         """Predicts from all pairs of replacements; None without sketches."""
-        terms = self._terms(self.text)
+        terms = self.text.terms
         if terms is None:
             return None
-        if self.weight and self.answers is not None:
-            answers = self._terms(self.answers)
-            terms = terms if answers is None else terms + self.weight * answers
+        if self.answers is not None and self.answers.terms is not None:
+            terms = terms + self.weight * self.answers.terms
         return SecondOrder(self.selection, terms)
-
-    def _rows(self, scored: Scored) -> list[Array]:
-        """Return, for each part, the scores of its options."""
-        return [
-            np.array([0.0 if label == KEEP else scored.scores[part.name, label] for label in part.labels])
-            for part in self.replacements.parts
-        ]
-
-    def _terms(self, scored: Scored) -> Array | None:
-        """Return the interactions of all pairs; None without sketches."""
-        if scored.sketches is None:
-            return None
-        nothing = np.zeros(len(next(iter(scored.sketches.values()))), dtype=np.float32)
-        rows = ([scored.sketches.get((part.name, label), nothing) for label in part.labels]
-                for part in self.replacements.parts)  # fmt: skip
-        features = [np.stack(part).astype(np.float64) for part in rows]
-        return pair_terms(rescaled(features, self._rows(scored)))

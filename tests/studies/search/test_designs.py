@@ -15,7 +15,7 @@ from search_spaces.replacements import KEEP
 from search_spaces.space import SearchSpace
 from studies.search.comparisons import comparisons
 from studies.search.designs import BUDGETS, Design, DesignChooser
-from studies.search.prediction import GAP, WORST, Prediction, Scored
+from studies.search.prediction import GAP, WORST, Known, Prediction, Scored
 from studies.selection.grid import budgets
 from studies.selection.solve import solve
 from studies.storage.attributes import BASELINE, SUGGESTED_BY
@@ -180,11 +180,12 @@ def _answers(space: SearchSpace) -> dict[tuple[str, str], float]:
 def test_a_prediction_is_the_weighted_sum(space: SearchSpace, weight: float) -> None:
     assert space.replacements is not None
     kl, answers = scores(space), _answers(space)
-    both = Prediction(space.replacements, [CACHE], Scored(kl), Scored(answers), weight)
+    known = [Known(space.replacements, Scored(values)) for values in (kl, answers)]
+    both = Prediction(space.replacements, [CACHE], *known, weight)
     summed_up = {key: value + weight * answers[key] for key, value in kl.items()}
-    wanted = Prediction(space.replacements, [CACHE], Scored(summed_up))
+    wanted = Prediction(space.replacements, [CACHE], Known(space.replacements, Scored(summed_up)))
     limits = {CACHE: (None, 0.5 * cost(MODEL, CACHE))}
-    assert both.best(limits)[0].score == pytest.approx(wanted.best(limits)[0].score, rel=2e-3)
+    assert both.best(limits, 1)[0].score == pytest.approx(wanted.best(limits, 1)[0].score, rel=2e-3)
     measured = {"kl": 0.1, "retrieval_kl": 2.0}
     assert both.measured(measured) == pytest.approx(0.1 + weight * 2)
 
