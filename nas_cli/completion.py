@@ -44,6 +44,12 @@ def architectures(incomplete: str) -> Iterator[str]:
             yield str(path)
 
 
+def studies_and_files(context: typer.Context, incomplete: str) -> Iterator[str]:
+    """Yield the studies of --dir and the architecture files of this folder."""
+    yield from studies(context, incomplete)
+    yield from architectures(incomplete)
+
+
 def baselines(context: typer.Context, incomplete: str) -> Iterator[str]:
     """Yield the baselines of the space on the line, or all of them."""
     from search_spaces import BASELINES, load_space

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from nas_cli import completion
 from nas_cli.help import add_command
 from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
@@ -33,7 +34,11 @@ def add_to(bench: typer.Typer) -> None:
 def model(
     architectures: Annotated[
         list[str],
-        typer.Argument(metavar="ARCH...", help="Architecture files, or names of baselines (with --space)."),
+        typer.Argument(
+            metavar="ARCH...",
+            autocompletion=completion.architectures,
+            help="Architecture files, or names of baselines (with --space).",
+        ),
     ],
     space: Annotated[
         str | None,

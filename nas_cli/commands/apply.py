@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.text import Text
 
+from nas_cli import completion
 from nas_cli.choices import Fold, HealLoss
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.files import write_plan
@@ -53,7 +54,9 @@ def apply(
     architecture: Annotated[
         Path,
         typer.Argument(
-            metavar="ARCH", help="An architecture file, without a backbone if you like, or a plan."
+            metavar="ARCH",
+            autocompletion=completion.architectures,
+            help="An architecture file, without a backbone if you like, or a plan.",
         ),
     ],
     model: Annotated[str, typer.Argument(help="A Llama-family model: a folder or a Hub id.")],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from nas_cli import completion
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption
@@ -41,7 +42,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def show(
-    what: Annotated[str, typer.Argument(help="A study, or an architecture file.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="A study, or an architecture file.", autocompletion=completion.studies_and_files),
+    ],
     trial: Annotated[int | None, typer.Argument(help="Trial number. Default: show the study.")] = None,
     importances: Annotated[
         bool, typer.Option("--importances", help="For a study: importances and dead hyperparameters.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from nas_cli import completion
 from nas_cli.choices import LrRule
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.help import add_command
@@ -48,7 +49,12 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     architecture: Annotated[
-        Path, typer.Argument(metavar="ARCH", help="An architecture file, such as one written by `nas pick`.")
+        Path,
+        typer.Argument(
+            metavar="ARCH",
+            autocompletion=completion.architectures,
+            help="An architecture file, such as one written by `nas pick`.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model.")],
     data: Annotated[
