@@ -82,6 +82,8 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     register()
+    if sys.argv[1:2] == ["help"]:  # nas help COMMAND, as other tools have it
+        sys.argv = [sys.argv[0], *sys.argv[2:], "--help"]
     try:
         app()
     except KeyboardInterrupt:

@@ -27,7 +27,7 @@ from nas_cli.options import (
 )
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
-from nas_cli.render.screen import console, duration, notes, print_warnings, starting
+from nas_cli.render.screen import console, duration, errors, notes, own_command, print_warnings, starting
 from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
 
 if TYPE_CHECKING:
@@ -241,6 +241,11 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
             f"[yellow]{supervisor.target - last.counted} {what} short of the target: {escape(why)}[/]"
         )
     exit_if_died(supervisor)
+    if not last.count("trained"):
+        verb = done_word(study.space)
+        errors.print(f"nothing is {verb} yet; run the same command to continue, with more time or trials:")
+        errors.print(f"  [bold]{escape(own_command())}[/]", soft_wrap=True)
+        raise typer.Exit(1)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
     scores = f"[bold]nas show {study.name}{where} --scores[/], " if study.space.replacements else ""
     console.print(

@@ -78,7 +78,7 @@ def show(
     if scores:
         _show_scores(opened, as_json, plot)
     elif trial is None:
-        _show_study(opened, as_json, importances, plot)
+        _show_study(opened, as_json, importances, plot, runs)
     else:
         _show_trial(opened, opened.record(trial), as_json)
 
@@ -133,7 +133,7 @@ def _show_architecture(architecture: Architecture, as_json: bool) -> None:
     print_warnings(architecture.warnings())
 
 
-def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | None) -> None:
+def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | None, runs: Path) -> None:
     from collections import Counter
     from dataclasses import asdict
 
@@ -198,6 +198,13 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         console.print(f"  {rivals}")
     if importances:
         _print_understood(study)
+    if front := study.front():
+        where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
+        console.print(
+            f"  {len(front)} on the front; next: [bold]nas front {study.name}{where}[/], "
+            f"[bold]nas pick {study.name}{where} -o pick.yaml[/]",
+            soft_wrap=True,
+        )
     if plot is not None:
         console.print(f"wrote {plot}")
 

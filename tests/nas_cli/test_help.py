@@ -73,9 +73,9 @@ def test_every_command_has_examples_that_parse(root: Any) -> None:
         assert examples, words
         for example in examples:
             line = example.removeprefix("[dim]$[/] ").replace("\\[", "[").partition(" > ")[0]
-            found, given = resolve(line, root)
-            assert found.name == command.name, line
-            known = {option for parameter in found.params for option in parameter.opts}
+            target, given = resolve(line, root)
+            assert target.name == command.name, line
+            known = {option for parameter in target.params for option in parameter.opts}
             assert {word for word in given if re.match(r"-[a-z-]", word)} <= known, line
             assert shlex.split(line)[1 : 1 + len(words)] == list(words)
 
