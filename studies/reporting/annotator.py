@@ -20,7 +20,7 @@ from studies.study import Study
 from studies.study.trial_record import TrialRecord
 
 SECONDS = 10.0  # between two looks at the study
-GROWTH = 1.1  # graphs are drawn again when there are so many times as many results: journals only grow
+GROWTH = 1.25  # graphs are drawn again when there are so many times as many results: journals only grow
 STOP_SECONDS = 30.0  # that the last notes and graphs may take
 
 log = logging.getLogger(__name__)

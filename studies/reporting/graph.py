@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from studies.reporting.figure import Axis, Figure, HeatMap, Panel, Series, Values
+from studies.reporting.figure import BLACK, BLUE, Axis, Figure, HeatMap, Panel, Series, Values
 from studies.reporting.heat_map import heat_map_trace
 from studies.reporting.labels import LEADER_FROM, along, place_labels
 from studies.reporting.picture import bars, corners
@@ -22,6 +22,8 @@ _MARKERS = {
 }  # fmt: skip
 _STEPS = {"straight": "linear", "after": "hv", "before": "vh"}
 _INK, _GRID = "#808890", "rgba(128,136,144,0.25)"  # readable on a light and on a dark page
+_COLOURS = {BLUE: "#2b8cc4", BLACK: "#cc79a7"}  # those of pictures that can't be seen on a dark page
+_PAPER = "#ffffff"  # behind heat maps, whose letters are black
 _WIDTH, _HEIGHT = (
     500,
     260,
@@ -49,8 +51,8 @@ def graph(figure: Figure) -> Any:
         where = {"row": number // columns + 1, "col": number % columns + 1}
         if isinstance(panel, HeatMap):
             drawn.add_trace(heat_map_trace(panel, last=number + 1 == len(figure.panels)), **where)
-            drawn.update_yaxes(autorange="reversed", type="category", **where)
-            drawn.update_xaxes(type="category", **where)
+            drawn.update_yaxes(autorange="reversed", type="category", showgrid=False, **where)
+            drawn.update_xaxes(type="category", showgrid=False, **where)
             continue
         for trace in chain.from_iterable(_traces(panel, item) for item in panel.series):
             trace.showlegend = bool(trace.name) and trace.name not in named
@@ -60,6 +62,7 @@ def graph(figure: Figure) -> Any:
         drawn.update_yaxes(_axis(panel, panel.y, is_x=False), **where)
         for label in _labels(panel):
             drawn.add_annotation(label, **where)
+    maps = any(isinstance(panel, HeatMap) for panel in figure.panels)
     drawn.update_xaxes(gridcolor=_GRID, linecolor=_INK, zeroline=False, automargin=True)
     drawn.update_yaxes(gridcolor=_GRID, linecolor=_INK, zeroline=False, automargin=True)
     drawn.update_layout(
@@ -69,7 +72,7 @@ def graph(figure: Figure) -> Any:
         },
         template="none", font={"color": _INK, "size": 12}, autosize=True,
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": _INK},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor=_PAPER if maps else "rgba(0,0,0,0)",
         legend={"orientation": "h", "y": -0.2 / rows, "yanchor": "top"}, hovermode="closest",
         margin={"l": 60, "r": 30, "t": 75, "b": 50},
     )  # fmt: skip
@@ -80,6 +83,7 @@ def _traces(panel: Panel, series: Series) -> list[Any]:
     import plotly.graph_objects as go
 
     traces = []
+    colour = _COLOURS.get(series.colour, series.colour)
     x, y = _short(series.x), _short(series.y)
     if series.band is not None:
         low, high = (np.asarray(edge, dtype=float) for edge in series.band)
@@ -89,7 +93,7 @@ def _traces(panel: Panel, series: Series) -> list[Any]:
             go.Scatter(
                 x=_short(np.concatenate([along_x, along_x[::-1]])),
                 y=_short(np.concatenate([low, high[::-1]])),
-                mode="lines", fill="toself", fillcolor=series.colour, opacity=_BAND_OPACITY,
+                mode="lines", fill="toself", fillcolor=colour, opacity=_BAND_OPACITY,
                 line={"width": 0}, hoverinfo="skip", legendgroup=series.name,
             )
         )  # fmt: skip
@@ -99,9 +103,9 @@ def _traces(panel: Panel, series: Series) -> list[Any]:
         go.Scatter(
             x=x, y=y, name=series.name, legendgroup=series.name,
             mode="+".join(mode for mode, wanted in modes.items() if wanted), cliponaxis=not series.marker,
-            marker={"color": series.colour, "symbol": _MARKERS[series.marker], "size": 1.2 * series.size + 3}
+            marker={"color": colour, "symbol": _MARKERS[series.marker], "size": 1.2 * series.size + 3}
             if series.marker else None,
-            line={"color": series.colour, "dash": series.dash, "shape": _STEPS[series.curve]}
+            line={"color": colour, "dash": series.dash, "shape": _STEPS[series.curve]}
             if series.curve else None,
             error_x=_error(series.x_error), error_y=_error(series.y_error),
             hovertext=list(series.hover),
@@ -183,7 +187,7 @@ def _labels(panel: Panel) -> list[dict[str, Any]]:
         return np.column_stack(columns)
 
     chosen = [
-        (text, series.x[index], series.y[index], series.colour)
+        (text, series.x[index], series.y[index], _COLOURS.get(series.colour, series.colour))
         for series in panel.series
         for index, text in enumerate(series.labels)
         if text

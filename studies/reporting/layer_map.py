@@ -40,8 +40,8 @@ def layers_figure(study: Study, standings: Standings) -> Figure | None:
             for record, row in zip(records, cells, strict=True)
         ],
         label="",
-        low=1 / 14,
-        high=1.0,
+        low=0.1,
+        high=5.0,  # so that letters are readable on all of them
     )
     title = f"{study.name}: layers of the front"
     return Figure(title, [heat], width=2 + 0.6 * depth, height=1.2 + 0.22 * len(records))
