@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from studies.training.validation import Evaluation, evaluate, held_out_sequences
 from surgery.apply.execute import execute
 from surgery.apply.plan import plan
 from surgery.apply.source import SourceModel
+from surgery.hf.tokenizer import load_tokenizer
 from surgery.model import HybridLM
 from surgery.ops.distillation import linear_distillation
 
@@ -34,6 +37,11 @@ class Teacher:
         for name, parameter in self.model.named_parameters():
             parameter.data = placed(name, parameter.data, device)
         self._losses: dict[tuple[str, int, int], Evaluation] = {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's own tokenizer."""
+        return load_tokenizer(self.source.folder)
 
     def loss(self, data: TokenData, settings: HealSettings, on_batch: OnBatch | None = None) -> Evaluation:
         """Return the teacher's held-out loss, measured once for each text."""

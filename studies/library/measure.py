@@ -23,7 +23,6 @@ from studies.library.scores import Score
 from studies.library.text import filler, stretch
 from studies.training.devices import autocast
 from studies.training.loop import Interrupted
-from surgery.hf.tokenizer import load_tokenizer
 from surgery.model import HybridLM
 
 MOST_KEPT = 2**30  # bytes of a teacher's outputs that are kept for the next design
@@ -68,7 +67,7 @@ def measure(
     if settings.prompts:
         results["retrieval"] = Score.of(_retrieval(model, teacher, data, settings, sample))
         number = settings.prompts
-        passages = answer_passages(teacher.source, data, settings, number, sample, teacher.device)
+        passages = answer_passages(teacher, data, settings, number, sample)
         about = (data.content_hash, settings.seq_len, number, sample)
         kls, _ = _compared(model, teacher, passages, about, should_stop)
         results["retrieval_kl"] = Score.of(kls)
@@ -146,13 +145,12 @@ def _retrieval(
     model: HybridLM, teacher: Teacher, data: TokenData, settings: LibrarySettings, sample: int
 ) -> list[float]:
     """Return 1 for each prompt that the model answers rightly, else 0; all tasks together."""
-    tokenizer = load_tokenizer(teacher.source.folder)
     text = filler(data)
     right: list[float] = []
     with as_causal(model) as causal, autocast(teacher.device):
         for task in TASKS:
             prompts, new_tokens = draw_prompts(
-                task, text, tokenizer, length=settings.seq_len, number=settings.prompts, seed=sample
+                task, text, teacher.tokenizer, length=settings.seq_len, number=settings.prompts, seed=sample
             )
-            right += [float(answer) for answer in retrieve(causal, prompts, new_tokens, tokenizer)]
+            right += [float(answer) for answer in retrieve(causal, prompts, new_tokens, teacher.tokenizer)]
     return right

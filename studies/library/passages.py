@@ -12,10 +12,9 @@ from torch import Tensor
 from search_spaces.library import LibrarySettings
 from studies.data import TokenData
 from studies.evaluation.retrieval import TASKS, answer_ids, draw_prompts
+from studies.healing.teacher import Teacher
 from studies.library.text import filler
 from studies.training.devices import to_device
-from surgery.apply.source import SourceModel
-from surgery.hf.tokenizer import load_tokenizer
 
 SCORED = -1  # seed of the prompts of scores; those of designs are numbered from 0
 
@@ -57,20 +56,18 @@ def text_passages(
 
 
 def answer_passages(
-    source: SourceModel, data: TokenData, settings: LibrarySettings, number: int, seed: int,
-    device: torch.device,
-) -> Passages:  # fmt: skip
-    """Return retrieval prompts with their answers, whose tokens alone count.
+    teacher: Teacher, data: TokenData, settings: LibrarySettings, number: int, seed: int
+) -> Passages:
+    """Return retrieval prompts with their answers, whose tokens alone count, on the teacher's device.
 
     Args:
-        source: whose tokenizer is the text's.
+        teacher: whose tokenizer is the text's.
         data: the filler.
         settings: with the length of a prompt and its answer.
         number: prompts of each task.
         seed: of the prompts.
-        device: of the result.
     """
-    tokenizer = load_tokenizer(source.folder)
+    tokenizer = teacher.tokenizer
     tokens, counted = [], []
     for task in TASKS:
         prompts, _ = draw_prompts(
@@ -82,4 +79,4 @@ def answer_passages(
             rest = [tokenizer.eos_token_id] * (settings.seq_len - end)  # behind the answer, seen by none
             tokens.append([*prompt.ids, *answer, *rest])
             counted.append([start <= index < end for index in range(1, settings.seq_len)])
-    return Passages(torch.tensor(tokens, device=device), torch.tensor(counted, device=device))
+    return Passages(torch.tensor(tokens, device=teacher.device), torch.tensor(counted, device=teacher.device))

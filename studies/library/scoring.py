@@ -75,7 +75,7 @@ def score(
 
         def answers() -> Passages:
             number = settings.score_prompts
-            return answer_passages(teacher.source, data, settings, number, SCORED, teacher.device)
+            return answer_passages(teacher, data, settings, number, SCORED)
 
         kl = scored(scores_folder(library.path, data, settings), text, "scoring replacements").scores(parts)
         assert kl is not None, "all are scored now"

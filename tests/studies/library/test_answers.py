@@ -21,13 +21,13 @@ from studies.library.scoring import score
 from studies.library.sketch import predicted, read_sketch
 from studies.library.text import answers_folder
 from surgery.hf.tokenizer import load_tokenizer
-from tests.studies.library.conftest import CPU, SETTINGS
+from tests.studies.library.conftest import SETTINGS
 
 ASKED = replace(SETTINGS, seq_len=208, score_tokens=416, eval_tokens=416, prompts=3, score_prompts=3)
 
 
 def test_answers_follow_their_prompts(teacher: Teacher, text: TokenData) -> None:
-    tokens, counted = answer_passages(teacher.source, text, ASKED, 3, 0, CPU)
+    tokens, counted = answer_passages(teacher, text, ASKED, 3, 0)
     tokenizer = load_tokenizer(teacher.source.folder)
     assert tokens.shape == (6, 208)
     assert counted.shape == (6, 207)
@@ -47,7 +47,7 @@ def test_scores_are_divergences_at_the_answers(
     scores = score(library, teacher, parts, text, ASKED)
     assert scores.retrieval is not None
     assert scores.retrieval.keys() == scores.kl.keys()
-    tokens, counted = answer_passages(teacher.source, text, ASKED, 3, SCORED, CPU)
+    tokens, counted = answer_passages(teacher, text, ASKED, 3, SCORED)
 
     def log_probabilities(model: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
