@@ -15,6 +15,7 @@ from surgery.apply.importance import row_scale
 # Share of the mean activation energy that is added to every direction. It only decides between directions
 # that the text hardly has.
 DAMPING = 1e-6
+LEAST = 1e-3  # norm of an encoder's vector, relative to the largest, below which it counts as this
 
 
 def fit_low_rank(
@@ -44,21 +45,35 @@ def fit_low_rank(
     basis = None
     if d_out > d_in:  # the outputs have d_in directions
         basis, target = torch.linalg.qr(target)
-    metric = _metric(moments, target)
-    directions = torch.linalg.eigh(target @ metric @ target.T).eigenvectors[:, -options["rank"] :].flip(1)
+    vectors = torch.linalg.eigh(_output_moments(target, moments)).eigenvectors  # by rising eigenvalue
+    directions = vectors[:, -options["rank"] :]
     encoder = directions.T @ target
     decoder = (directions if basis is None else basis @ directions) / rows[:, None]
-    balance = (decoder.norm(dim=0) / encoder.norm(dim=1).clamp(min=1e-30)).sqrt()  # a pair's norms are equal
+    balance = _balance(encoder, decoder)
     encoder, decoder = balance[:, None] * encoder, decoder / balance
     parameters = {"encoder.weight": encoder.to(weight.dtype), "decoder.weight": decoder.to(weight.dtype)}
     return Fitted(parameters, (decoder @ encoder).to(weight.dtype), 1)
 
 
-def _metric(moments: Tensor | None, target: Tensor) -> Tensor:
-    """Return the damped second moments, of mean energy 1; the identity if they say nothing."""
-    identity = torch.eye(target.shape[1], dtype=target.dtype, device=target.device)
-    if moments is None:
-        return identity
-    moments = moments.double()
-    mean = moments.diagonal().mean()
-    return moments / mean + DAMPING * identity if float(mean) > 0 else identity
+def _balance(
+    encoder: Float[Tensor, "rank d_in"], decoder: Float[Tensor, "d_out rank"]
+) -> Float[Tensor, " rank"]:
+    """Return the factors after which both vectors of a pair have equal norms, so that training moves both.
+
+    Where the encoder's is nearly zero the decoder's is not, or neither would have a gradient.
+    """
+    sizes = encoder.norm(dim=1)
+    sizes = sizes.clamp(min=LEAST * float(sizes.max()))
+    factors: Tensor = (decoder.norm(dim=0) / torch.where(sizes > 0, sizes, 1)).sqrt()
+    return factors
+
+
+def _output_moments(
+    target: Float[Tensor, "rows d_in"], moments: Float[Tensor, "d_in d_in"] | None
+) -> Float[Tensor, "rows rows"]:
+    """Return the second moments of the outputs, damped; those of white inputs if `moments` say nothing."""
+    white = target @ target.T
+    mean = float(moments.diagonal().mean()) if moments is not None else 0.0
+    if moments is None or not mean > 0:
+        return white
+    return target @ (moments.double() / mean) @ target.T + DAMPING * white

@@ -89,10 +89,12 @@ def test_the_module_is_the_map_that_is_reported(d_in: int, d_out: int, dtype: to
     assert float((y - wanted).norm() / wanted.norm()) < (1e-5 if dtype == torch.float32 else 0.02)
 
 
-def test_a_weight_of_zeros_stays_one() -> None:
-    fitted = fit_low_rank(torch.zeros(8, 6), None, {"rank": 2})
-    assert torch.equal(fitted.weight, torch.zeros(8, 6))
-    assert all(torch.isfinite(value).all() for value in fitted.parameters.values())
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_weight_of_lower_rank_does_not_need_can_still_be_learned(rank: int) -> None:
+    weight = torch.randn(8, rank) @ torch.randn(rank, 6)
+    fitted = fit_low_rank(weight, None, {"rank": 2})
+    torch.testing.assert_close(fitted.weight, weight, atol=1e-5, rtol=1e-5)
+    assert (fitted.parameters["decoder.weight"].norm(dim=0) > 0.01).all()  # so that the encoder has gradients
 
 
 def test_an_untrained_map_keeps_the_variance_of_its_inputs() -> None:
