@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def check_free(path: Path, option: str = "--output") -> None:
+def check_free(path: Path, option: str = "--output", what: str = "architecture") -> None:
     """Refuse a file that exists, before any work is done for it. What is no file, such as a pipe, is free.
 
     Raises:
@@ -16,7 +16,7 @@ def check_free(path: Path, option: str = "--output") -> None:
 
     if expand(path).is_file():
         problem = Problem(option, str(path), "exists", "name another file, or add --overwrite")
-        raise UserError("can't write the architecture", [problem])
+        raise UserError(f"can't write the {what}", [problem])
 
 
 def write_plan(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
@@ -51,8 +51,12 @@ from studies.study.record_cache import RecordCache
 from studies.study.rules import changed_rules, rules_of
 from studies.study.settings import FIXED, StudySettings
 from studies.study.trial_record import TrialRecord, front_records
+from studies.study.trial_table import trial_rows
 from surgery.architecture.block_times import BlockTimes
 from surgery.config.problems import Problem, UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -281,6 +285,17 @@ class Study:
     def front(self) -> list[TrialRecord]:
         """Return the Pareto front of the finished trials."""
         return front_records(self.records(), self.space.objectives)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return every trial as a row: what it is, what was measured, seeds, times, and what was searched.
+
+        The columns are those of `nas export`; see `docs/reference/files.md`.
+        """
+        import pandas
+
+        trials = self.inner.get_trials(deepcopy=False)
+        front = {record.number for record in self.front()}
+        return pandas.DataFrame(trial_rows(trials, self.space.proxy, front)).convert_dtypes()
 
     def write_front(self) -> None:
         """Write front.json. Not inside `exclusive`.
