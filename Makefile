@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-pretrained test test-all coverage test-newest test-oldest lint docs lock clean
+.PHONY: help setup demo demo-pretrained pictures test test-all coverage test-newest test-oldest lint docs lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -39,6 +39,10 @@ demo-pretrained: setup $(RUNS)/tiny-llama ## Train a small model, search its rep
 $(RUNS)/tiny-llama: | setup
 	$(BIN)/nas train examples/tiny-llama.yaml --output $@ --tokens 1M --seq-len 256 --batch-tokens 4096 --lr 3e-3 \
 		--threads 2
+
+pictures: demo demo-pretrained ## The pictures of the guides, from the two demos; screenshots need Chromium
+	$(BIN)/nas refine demo --dir $(RUNS) --runs 8
+	$(BIN)/python -m docs.pictures $(RUNS)
 
 test: lint ## All checks: ruff, mypy, pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not model"

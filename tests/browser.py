@@ -30,6 +30,21 @@ class Page(NamedTuple):
         return re.sub(r"\s+", " ", re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", self.html, flags=re.S))
 
 
+def screenshot(url: str, path: Path, profile: Path, size: str) -> None:
+    """Take a picture of a page; `size` is that of the window, such as 1400,900."""
+    assert CHROMIUM is not None
+    flags = [flag for flag in _FLAGS if not flag.startswith("--window-size")]
+    command = [
+        CHROMIUM,
+        *flags,
+        f"--window-size={size}",
+        f"--user-data-dir={profile}",
+        f"--screenshot={path}",
+        url,
+    ]
+    subprocess.run(command, capture_output=True, check=True, timeout=600)
+
+
 def browse(url: str, profile: Path, *flags: str) -> Page:
     """Open a page; `profile` is a new folder for the browser's own files."""
     assert CHROMIUM is not None

@@ -212,7 +212,7 @@ def _labels(panel: Panel) -> list[dict[str, Any]]:
             "y": float(np.log10(y[index])) if panel.y.log else float(y[index]),
             "text": texts[index], "font": {"color": colours[index], "size": 11},
         }  # fmt: skip
-        if away > LEADER_FROM:
+        if away > 2 * LEADER_FROM:  # these are pixels
             label |= {
                 "ax": round(offset[0], 1), "ay": round(-offset[1], 1), "showarrow": True, "arrowhead": 0,
                 "arrowwidth": 0.6, "arrowcolor": colours[index], "standoff": 4,

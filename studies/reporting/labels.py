@@ -15,7 +15,8 @@ _DISTANCES = (4.0, 9.0, 15.0, 23.0, 34.0, 48.0)  # points (1/72 inch) between a 
 _ANGLES = [pi * turn / 8 for turn in (2, 14, 6, 10, 0, 8, 4, 12, 1, 3, 5, 7, 9, 11, 13, 15)]  # best first
 _SWEEPS = 4
 _GAP = 1.5  # between two labels
-_OVER_LABEL, _OVER_POINT, _OVER_CURVE, _OUTSIDE = 40.0, 12.0, 1.5, 400.0  # costs, of one point of distance: 1
+_OVER_LABEL, _OVER_POINT, _OVER_CURVE, _OUTSIDE = 40.0, 12.0, 4.0, 400.0  # costs, of one point of distance: 1
+_AMBIGUOUS = 8.0  # cost of a label that is nearer to another point than to its own
 LEADER_FROM = 8.0  # distance from which a line connects a label with its point
 
 
@@ -40,10 +41,9 @@ def place_labels(
     offsets = np.stack([_candidates(size) for size in sizes])  # (n, candidates, 2)
     centres = anchors[:, None] + offsets
     low, high = centres - sizes[:, None] / 2, centres + sizes[:, None] / 2
-    outside = np.maximum(-low, 0).sum(axis=2) + np.maximum(high - np.array(room), 0).sum(axis=2)
-    own = np.stack([_distance(size) for size in sizes])
-    own = own + _OUTSIDE * (outside > 0) + _OVER_POINT * _inside(low, high, points, radii + 0.5)
-    own = own + _OVER_CURVE * _inside(low, high, curves, np.full(len(curves), 0.5))
+    own = np.stack([
+        _costs(low[index], high[index], anchors[index], points, radii, curves, room) for index in range(count)
+    ])  # fmt: skip
     chosen = np.full(count, -1)
 
     def overlaps(index: int) -> Array:
@@ -86,22 +86,39 @@ def _candidates(size: Array) -> Array:
     """(candidates, 2) centres of the label relative to its point: its edge is at one of the distances."""
     return np.array(
         [
-            [(size[0] / 2 + gap) * cos(angle), (size[1] / 2 + gap) * sin(angle)]
+            [(size[0] / 2 + gap) * _edge(cos(angle)), (size[1] / 2 + gap) * _edge(sin(angle))]
             for gap in _DISTANCES
             for angle in _ANGLES
         ]
     )
 
 
-def _distance(size: Array) -> Array:
-    """(candidates,) cost of each: the distance, and a little for every later angle."""
-    return np.array([gap + 0.1 * turn for gap in _DISTANCES for turn in range(len(_ANGLES))])
+def _edge(part: float) -> float:
+    """Take a coordinate of the unit circle to the square around it, whose corners are at the diagonals."""
+    return max(-1.0, min(1.0, part * 2**0.5))
 
 
-def _inside(low: Array, high: Array, points: Array, radii: Array) -> Array:
-    """(n, candidates) number of points, with these radii, that the boxes touch."""
-    if not len(points):
-        return np.zeros(low.shape[:2])
-    margin = radii[:, None]
-    within = (points > low[:, :, None] - margin) & (points < high[:, :, None] + margin)
-    return np.asarray(within.all(axis=3).sum(axis=2), dtype=np.float64)
+def _costs(
+    low: Array, high: Array, anchor: Array, points: Array, radii: Array, curves: Array,
+    room: tuple[float, float],
+) -> Array:  # fmt: skip
+    """(candidates,) costs of the boxes of one label, without those of other labels."""
+    distance = _distances(low, high, anchor[None])[:, 0]
+    others = points[np.hypot(*(points - anchor).T) >= 1]
+    nearest = _distances(low, high, others).min(axis=1, initial=np.inf)
+    outside = ((low < 0) | (high > np.array(room))).any(axis=1)
+    return np.asarray(
+        distance
+        + 0.1 * (np.arange(len(low)) % len(_ANGLES))
+        + _AMBIGUOUS * (nearest <= distance)
+        + _OUTSIDE * outside
+        + _OVER_POINT * (_distances(low, high, points) < radii + 0.5).sum(axis=1)
+        + _OVER_CURVE * (_distances(low, high, curves) < 0.5).sum(axis=1),
+        dtype=np.float64,
+    )
+
+
+def _distances(low: Array, high: Array, points: Array) -> Array:
+    """(candidates, m) distances from boxes to points (m, 2); 0 inside."""
+    away = np.maximum(low[:, None] - points, points - high[:, None])
+    return np.asarray(np.hypot(*np.moveaxis(np.maximum(away, 0), 2, 0)), dtype=np.float64)

@@ -188,7 +188,8 @@ def maps_figure(maps: Sequence[ScoreMap]) -> Figure:
         item.panel(kind) for item in maps
         for kind in PARTS if any(column.part == kind for column in item.columns)
     ]  # fmt: skip
-    title = f"{maps[0].study}: one part of {maps[0].model} replaced at a time"
+    model = maps[0].model.rstrip("/").rpartition("/")[2]
+    title = f"{maps[0].study}: one part of {model} replaced at a time"
     return Figure(title, panels, width=4.2, height=1.8 + 0.17 * len(maps[0].letters))
 
 

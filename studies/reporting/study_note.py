@@ -121,6 +121,7 @@ def _constraints(study: Study, records: list[TrialRecord], standings: Standings)
     if not study.space.constraints:
         return
     yield "### Constraints"
+    records = [record for record in records if record.repeat_of is None]
     broken = sum(not record.feasible for record in records)
     texts = ", ".join(f"`{item}`" for item in study.space.constraints)
     yield f"{texts}. {broken} of {len(records)} trials break them; these are never on the front."
