@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # One thread a worker: the suites run several processes on few cores, and tensors are tiny.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("COLUMNS", "120")  # of tables, in every worker of pytest-xdist too
 
 shapes.check()  # before any of their modules is imported
 

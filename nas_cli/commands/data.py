@@ -12,6 +12,7 @@ from rich.text import Text
 from nas_cli.help import add_command
 from nas_cli.options import JsonOption
 from nas_cli.render.counts import tokens
+from nas_cli.render.fitted import Cells, Column, fitted_table
 from nas_cli.render.screen import console, duration, errors, notes, print_json, print_warnings
 
 CORPUS_HELP = (
@@ -180,14 +181,16 @@ def _print_corpus(facts: dict[str, Any]) -> None:
 def _prepared_table(prepared: list[dict[str, Any]]) -> Table:
     from surgery.config.quantities import format_count
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("folder", overflow="fold")
-    table.add_column("tokenizer", overflow="fold")
-    table.add_column("train", justify="right", no_wrap=True)
-    table.add_column("val", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    columns = [
+        Column("folder", least=30, justify="left"),
+        Column("tokenizer", least=16, justify="left"),
+        Column("train"),
+        Column("val"),
+        Column("", justify="left"),
+    ]
+    rows: list[Cells] = []
     for item in prepared:
-        state = "" if item["finished"] else Text("not finished", style="yellow")
+        state = Text("" if item["finished"] else "not finished", style="yellow")
         counts = (format_count(item[key]) for key in ("train_tokens", "val_tokens"))
-        table.add_row(Text(item["folder"]), Text(item["tokenizer"]), *counts, state)
-    return table
+        rows.append([Text(item["folder"]), Text(item["tokenizer"]), *counts, state])
+    return fitted_table(columns, rows)

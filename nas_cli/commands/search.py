@@ -241,7 +241,7 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
             f"[yellow]{supervisor.target - last.counted} {what} short of the target: {escape(why)}[/]"
         )
     exit_if_died(supervisor)
-    if not last.count("trained"):
+    if supervisor.timed_out and not last.count("trained"):
         verb = done_word(study.space)
         errors.print(f"nothing is {verb} yet; run the same command to continue, with more time or trials:")
         errors.print(f"  [bold]{escape(own_command())}[/]", soft_wrap=True)

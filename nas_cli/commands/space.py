@@ -238,6 +238,7 @@ def _print_space(space: SearchSpace, data: dict[str, Any]) -> None:
     console.print(Text.assemble(("size  ", "bold"), str(space.size())))
     console.print()
     console.print(_cost_table(data))
+    console.print(_letters(space))
     console.print()
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
@@ -297,6 +298,17 @@ def _cost_table(data: dict[str, Any]) -> Table:
         costs = (formatted(name, value) for name, value in item["costs"].items())
         table.add_row(Text(baseline, style="magenta"), *costs, note)
     return table
+
+
+def _letters(space: SearchSpace) -> Text:
+    """Return what the letters of this space's layouts stand for."""
+    from search_spaces.summary import draw
+    from surgery.mixers import MIXERS
+
+    drawn = [*space.baselines.values(), *draw(space, 16, 0, feasible=False)]
+    used = {letter for architecture in drawn for letter in architecture.layout}
+    words = [f"{letter} {spec.name}" for letter, spec in MIXERS.items() if letter in used]
+    return Text(", ".join(words), style="dim")
 
 
 def _distribution(plain: Any) -> str:

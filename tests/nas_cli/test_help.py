@@ -118,7 +118,7 @@ def test_a_log_has_the_command_its_notes_and_its_errors(nas: Nas, tmp_path: Path
         raise nas("space", "show", "tinny", "--log", log).exception  # type: ignore[misc]
     screen.print_warnings(["a warning"])
     text = log.read_text(encoding="utf-8")
-    assert re.search(r"^20\d\d-\d\d-\d\d .* INFO nas: nas ", text)
+    assert re.search(r"^20\d\d-\d\d-\d\d .* INFO nas: nas\b", text, re.MULTILINE)
     assert "WARNING nas: a warning" in text
     refused = nas("space", "list", "--log", tmp_path / "no" / "such.log")
     assert "can't write the log" in str(refused.exception)
