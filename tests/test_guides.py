@@ -46,7 +46,7 @@ def smaller(line: str) -> list[str]:
     assert words[0] == "nas"
     words = ["tiny.yaml" if word == "tiny" else word for word in words[1:]]
     for index, word in enumerate(words[:-1]):
-        if word in BUDGETS:
+        if word in BUDGETS and words[0] != "generate":  # the guides generate few tokens
             words[index + 1] = BUDGETS[word]
     return words
 

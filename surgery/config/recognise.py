@@ -5,12 +5,12 @@ Nothing is opened that could be large: a folder is known by the names in it, a Y
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from surgery.config.json_source import parse_json
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError
 from surgery.config.yaml_source import MAX_BYTES, load_yaml
@@ -137,7 +137,7 @@ def _is_study(folder: Path) -> bool:
 def _file(path: Path) -> Kind | None:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         return "front" if isinstance(data, Mapping) and {"front", "objectives"} <= data.keys() else None
     if suffix in (".yaml", ".yml", ""):
         return _yaml(load_yaml(path).data)
