@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from studies.files.folder_lock import locked
@@ -44,8 +44,12 @@ class Annotator:
         Raises:
             OSError, StorageInternalError: the study can only be read.
         """
-        with locked(artifact_folder(self.study)):
-            written = self._notes.write() + self._write_artifacts()
+        # a study in a database may have no folder on this machine, and a deleted one is not made again
+        here = self.study.folder.is_dir()
+        with locked(artifact_folder(self.study)) if here else nullcontext():
+            written = self._notes.write()
+            if here:
+                written += self._write_artifacts()
             results = sum(record.counted or record.repeated for record in self.study.records())
             if results != self._drawn and (last or results >= GROWTH * self._drawn):
                 written += write_graphs(self.study)
@@ -84,7 +88,7 @@ def annotating(study: Study, seconds: float = SECONDS) -> Iterator[None]:
             if completely.is_set():
                 annotator.update(last=True)
         except STORAGE_ERRORS as error:
-            log.info("the study can only be read, so it gets no notes: %s", error)
+            log.warning("the study can only be read, so it gets no notes: %s", error)
         except Exception:  # missing notes must not end a search
             log.exception("notes can't be written")
 

@@ -33,6 +33,7 @@ LEAST_KL = 1e-4  # nats/token: where the logarithmic axis of KL divergences ends
 WIDE = 10  # costs that differ by this factor are on a logarithmic axis
 FEWEST = 5  # results from which an axis may be cut
 FENCE = 3.0  # interquartile ranges above the upper quartile, beyond which an outlier is (Tukey 1977)
+_NUMBER = -1  # in place of a column: the number of the trial, against which a single objective is drawn
 PICK = "pick.yaml"  # in the study's folder, of `nas pick`
 
 
@@ -55,7 +56,7 @@ def front_figure(study: Study, standings: Standings) -> Figure:
     objectives = study.space.objectives
     panels = [
         _FrontPanel(study, records, standings, along, up).panel()
-        for along, up in _pairs(objectives) or [(0, 0)]
+        for along, up in _pairs(objectives) or [(_NUMBER, 0)]
     ]
     what = f"{_done_word(study)} {'architectures' if study.space.replacements is None else 'designs'}"
     title = f"{study.name}: {len(standings.front)} of {len(records)} {what} are on the front"
@@ -131,6 +132,8 @@ class _FrontPanel:
 
     def _axis(self, column: int, shown: set[int]) -> Axis:
         """Return an axis on which the front, and what is near it, has room."""
+        if column == _NUMBER:
+            return Axis("trial")
         objective = self.standings.objectives[column]
         label = f"{objective.name} ({objective.metric.unit})"
         if objective.name == "kl":
@@ -149,6 +152,8 @@ class _FrontPanel:
 
     def _value(self, record: TrialRecord, column: int) -> float:
         """Return a trial's value: of a paused one its cost, or what was measured at its last rung."""
+        if column == _NUMBER:
+            return record.number
         objective = self.standings.objectives[column]
         if record.values is not None:
             value = record.values[column]
@@ -204,6 +209,8 @@ class _FrontPanel:
             return text
         beyond = []
         for axis, column in zip(self.axes, self.columns, strict=True):
+            if column == _NUMBER:
+                continue
             value = self._value(record, column)
             if not (axis.low or -np.inf) <= value <= (axis.high or np.inf):
                 beyond.append(self.standings.objectives[column].metric.format(value))
@@ -212,7 +219,7 @@ class _FrontPanel:
     def _staircase(self, front: list[TrialRecord]) -> list[Series]:
         """Return the border of what the front dominates in these two objectives."""
         along, up = self.columns
-        if along == up:
+        if along == _NUMBER:
             return []
         pair = (self.standings.objectives[along], self.standings.objectives[up])
         both = [(self._value(record, along), self._value(record, up)) for record in front]
@@ -225,6 +232,8 @@ class _FrontPanel:
 
     def _error(self, records: list[TrialRecord], column: int) -> tuple[list[float], list[float]] | None:
         """Return half intervals of architectures that are or may be on the front; None without any."""
+        if column == _NUMBER:
+            return None
         shown = {row.record.number: row.half[column] for row in self.standings.shown}
         halves = [shown.get(record.number) for record in records]
         if not any(halves):

@@ -93,6 +93,23 @@ def test_a_paused_trial_and_its_files(study: Study, url: str, tmp_path: Path) ->
         assert text in page.text
 
 
+def test_a_page_shows_the_text_of_the_point_under_the_mouse(
+    study: Study, nas: Callable[..., Result], tmp_path: Path
+) -> None:
+    path = tmp_path / "front.html"
+    nas("front", study.folder, "--plot", path)
+    move = """<script>
+    const [x, y] = points[0], to = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM());
+    svg.dispatchEvent(new MouseEvent("mousemove", {clientX: to.x, clientY: to.y}));
+    </script>"""
+    path.write_text(path.read_text(encoding="utf-8") + move, encoding="utf-8")
+    page = browse(path.as_uri(), tmp_path / "profile")
+    assert page.console == []
+    text = page.html.partition('id="tip"')[2].partition("</div>")[0]
+    assert any(record.line in text for record in study.records())
+    assert "nats/token" in text
+
+
 def test_a_plot_as_a_page(study: Study, nas: Callable[..., Result], tmp_path: Path) -> None:
     path = tmp_path / "front.html"
     nas("front", study.folder, "--plot", path)

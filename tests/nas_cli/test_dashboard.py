@@ -148,6 +148,16 @@ def test_a_study_that_can_only_be_read_gets_no_notes(study: Study) -> None:
     assert (study.folder / "artifacts").read_text(encoding="utf-8") == "not a folder"
 
 
+def test_a_study_without_a_folder_here_gets_notes_and_no_folder(study: Study, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    settings = {key: getattr(study.settings, key) for key in study.settings.__dataclass_fields__}
+    other = Study.create("other", study.space, StudySettings(**settings), tmp_path / "runs", url)
+    other.inner.add_trials(study.inner.get_trials())
+    shutil.rmtree(other.folder)
+    assert Annotator(other).update(last=True) > len(other.records())
+    assert not other.folder.exists()
+
+
 def ask(app: Any, path: str) -> Any:
     """The answer of a WSGI application: JSON, or bytes."""
     got: dict[str, Any] = {}

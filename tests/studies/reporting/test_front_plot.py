@@ -12,16 +12,18 @@ from nas_cli.render.scatter import scatter
 from studies.analysis.standings import Standings
 from studies.reporting import front_plot
 from studies.reporting.figure import Axis, Figure, Panel
-from studies.reporting.front_plot import LEAST_KL, _fenced, plot_front
+from studies.reporting.front_plot import LEAST_KL, _fenced, front_figure, plot_front
 from studies.reporting.ticks import binary_ticks, plain_ticks, time_unit
 from surgery.config.quantities import format_bytes, format_count
-from tests.scored_study import make_study
+from tests.scored_study import make_study as make_scored
+from tests.studies.conftest import SPACE, MakeStudy
+from tests.studies.filled import fill
 
 
 def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(front_plot, "draw", lambda figure, path: drawn.append(figure))
-    study = make_study(tmp_path / "runs")
+    study = make_scored(tmp_path / "runs")
     standings = Standings.of(study)
     plot_front(study, standings, tmp_path / "front.svg")
     (panel,) = drawn[0].panels
@@ -50,7 +52,7 @@ def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_terminal_has_a_logarithmic_axis(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "runs")
+    study = make_scored(tmp_path / "runs")
     text = scatter(study.records(), study.front(), study.space.objectives, width=60, height=12).plain
     assert "0.0001" in text
     assert "kl (min)" in text
@@ -83,3 +85,14 @@ def test_ticks_have_no_superfluous_zeros_and_times_fit() -> None:
     assert [time_unit(seconds)[:2] for seconds in (90, 390, 40_000, 900_000)] == [
         ("seconds", 1), ("minutes", 60), ("hours", 3600), ("days", 86400),
     ]  # fmt: skip
+
+
+def test_a_single_objective_is_drawn_over_the_trials(make_study: MakeStudy) -> None:
+    text = SPACE.replace("{val_loss: min, params: min, decode_flops@64: min}", "{val_loss: min}")
+    study = fill(make_study(text=text, sampler="random"), 8, lambda params, rng: float(rng.normal(4, 0.1)))
+    (panel,) = front_figure(study, Standings.of(study)).panels
+    assert isinstance(panel, Panel)
+    assert panel.x.label == "trial"
+    front = next(series for series in panel.series if series.name == "on the front")
+    best = study.front()[0]
+    assert (list(front.x), list(front.y)) == ([best.number], list(best.values or ()))
