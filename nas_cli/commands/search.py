@@ -44,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
         "search",
         search,
         "nas search tiny --trials 24 --workers 2",
+        "nas search tiny --dry-run",
         "nas search hybrid --data fineweb-edu --timeout 8h --device cuda",
         "nas search pretrained --model HuggingFaceTB/SmolLM2-135M --trials 40",
     )
@@ -94,6 +95,10 @@ def search(
     compile: CompileOption = "auto",
     cpu_precision: CpuPrecisionOption = None,
     threads: ThreadsOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be done, with time, memory and disk; keep nothing."),
+    ] = False,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
@@ -123,6 +128,11 @@ def search(
         )  # fmt: skip
         print_warnings(request.space.warnings())
         request.check()
+    if dry_run:
+        from nas_cli.render.preview import print_preview
+
+        print_preview(request)
+        return
     with data_progress() as progress:
         tokens = request.prepare(progress)
     print_warnings(tokens.warnings())

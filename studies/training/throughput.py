@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from studies.data import TokenData
 from studies.training.batches import batch_indices
@@ -28,6 +31,16 @@ from surgery.model import HybridLM
 BEFORE = UNCAPTURED + 2  # untimed steps, which compile kernels and capture a step
 TIMED = 10  # steps between two readings of the clock, each of which synchronizes the device
 LONGEST, SHARE = 5.0, 0.05  # longest timing in seconds, and as a share of the budget
+
+
+class Batches(Protocol):
+    """Text in sequences, such as `TokenData`."""
+
+    def num_sequences(self, split: Literal["train"], seq_len: int, /) -> int:
+        """Return the number of sequences."""
+
+    def batch(self, indices: NDArray[np.int64], seq_len: int, /) -> NDArray[np.int64]:
+        """Return sequences of the training text (n, seq_len + 1)."""
 
 
 def by_time(
@@ -60,7 +73,7 @@ def seconds_per_step(
     settings: TrainSettings,
     at_least: float,
     architecture: Architecture,
-    data: TokenData,
+    data: Batches,
     device: torch.device,
     should_stop: Callable[[], bool] | None = None,
 ) -> float:
@@ -68,6 +81,7 @@ def seconds_per_step(
 
     Args:
         at_least: seconds to time for, at least.
+        data: where the batches come from.
 
     Raises:
         Interrupted: `should_stop` returned True between two steps.

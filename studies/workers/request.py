@@ -115,20 +115,24 @@ class SearchRequest:
         Raises:
             UserError: it exists with other settings, or its folder or storage can't be used.
         """
-        settings = StudySettings(
+        settings = self.settings(tokens.content_hash, str(tokens.folder.resolve()))
+        unasked = [name for name in ("cpu_precision", "threads") if getattr(self, name) is None]
+        return Study.create_or_resume(self.study_name, self.space, settings, self.runs, self.storage, unasked)
+
+    def settings(self, data_hash: str, data_folder: str) -> StudySettings:
+        """Return the settings of a new study over a text."""
+        return StudySettings(
             seed=self.seed,
             sampler=self.chosen_sampler,
             stopping=self.stopping,
             corpus=self._corpus,
             tokenizer=self._tokenizer,
-            data_hash=tokens.content_hash,
-            data_folder=str(tokens.folder.resolve()),
+            data_hash=data_hash,
+            data_folder=data_folder,
             compile=self.compile,
             cpu_precision=self.cpu_precision or StudySettings.cpu_precision,
             threads=choose_threads(self.threads, self.space.backbone, self.workers),
         )
-        unasked = [name for name in ("cpu_precision", "threads") if getattr(self, name) is None]
-        return Study.create_or_resume(self.study_name, self.space, settings, self.runs, self.storage, unasked)
 
     def supervise(self, study: Study) -> Supervisor:
         """Return a supervisor of the study's workers; its `watch` starts them."""
