@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -84,7 +83,7 @@ def compare(
     setup: Setup,
     known: BlockTimes | None = None,
     progress: Progress = lambda stage, done, total: None,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> list[SumAndWhole]:
     """Time the blocks that are not known yet, then whole models.
 
@@ -94,7 +93,7 @@ def compare(
         setup: device and batch.
         known: block times of a study; used if they are of this machine.
         progress: called with (stage, done, total).
-        clock: tells seconds.
+        clock: tells seconds; None: that of the device.
 
     Raises:
         UserError: a block does not fit into memory, or the table can't be read or written.

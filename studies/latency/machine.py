@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from studies.latency.work import Setup
 from studies.training.devices import describe
 
-FORMAT = "1"  # of tables, and of the way in which blocks are timed
+FORMAT = "3"  # of tables, and of the way in which blocks are timed
 
 
 def machine_of(setup: Setup) -> dict[str, str]:

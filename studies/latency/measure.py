@@ -37,6 +37,16 @@ class Measured:
     graph: bool
 
 
+def clock_of(device: torch.device) -> Clock:
+    """Return the clock that work is timed by: seconds of the wall.
+
+    A single thread on a CPU is timed by the seconds that it computes, as long as it would take on an idle
+    machine: it waits for no device, and waiting for other processes is no property of a block.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
 def warm_up(device: torch.device) -> None:
     """Keep a GPU busy for about half a second, after which its clocks no longer rise; nothing on a CPU."""
     if device.type == "cuda":
@@ -47,7 +57,7 @@ def warm_up(device: torch.device) -> None:
 
 
 def measure_part(
-    part: TimedPart, metric: str, length: int, setup: Setup, clock: Clock = time.perf_counter
+    part: TimedPart, metric: str, length: int, setup: Setup, clock: Clock | None = None
 ) -> BlockTime:
     """Return the time of a part: a decoded token at a context, or a prompt, of `length` tokens."""
     work, copies = part_work(part, metric, length, setup)
@@ -57,14 +67,21 @@ def measure_part(
 
 
 def measure_model(
-    architecture: Architecture, metric: str, length: int, setup: Setup, clock: Clock = time.perf_counter
+    architecture: Architecture, metric: str, length: int, setup: Setup, clock: Clock | None = None
 ) -> Measured:
     """Return the time of a whole model, in the same way as those of its parts."""
     return measure(model_work(architecture, metric, length, setup), setup.device, clock)
 
 
-def measure(work: Work, device: torch.device, clock: Clock = time.perf_counter) -> Measured:
-    """Return the time of a call of `work`, replayed as a CUDA graph on a GPU if it can be captured."""
+def measure(work: Work, device: torch.device, clock: Clock | None = None) -> Measured:
+    """Return the time of a call of `work`, replayed as a CUDA graph on a GPU if it can be captured.
+
+    Args:
+        work: what is timed.
+        device: that it computes on.
+        clock: tells seconds; None: that of the device (`clock_of`).
+    """
+    clock = clock or clock_of(device)
     for _ in range(WARM_UP - 1):
         work()
     call = _captured(work) if device.type == "cuda" else None

@@ -98,7 +98,7 @@ class Table:
 class BlockTimer:
     """Times the blocks that a table lacks."""
 
-    def __init__(self, setup: Setup, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, setup: Setup, clock: Clock | None = None) -> None:
         """Describe the machine as it is now: on a CPU the number of threads matters."""
         self.setup, self.clock = setup, clock
         self.machine = machine_of(setup)

@@ -6,7 +6,9 @@ Weights and inputs are random, since times do not depend on them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TypeVar
 
 import torch
@@ -21,7 +23,8 @@ from surgery.model import Block, HybridLM
 from surgery.ops.rotary import Rotary, rotary_tables
 
 DECODE = "decode_ms"
-CACHE_BYTES = 256 << 20  # of weights: more than the caches of CPUs and GPUs hold
+CACHE_BYTES = 256 << 20  # more than the caches of CPUs and GPUs hold
+PREFILLED = 4  # copies at most
 NO_MIXER = "N"
 
 Work = Callable[[], object]
@@ -60,9 +63,9 @@ class Setup:
 def part_work(part: TimedPart, metric: str, length: int, setup: Setup) -> tuple[Work, int]:
     """Return what is timed for a part, and by how many the time is divided.
 
-    A mixer or feed-forward part is timed in a stack of copies of itself, as deep as the model, or with more
-    weights than fit into the device's caches: repeating a single one would find its weights there, which the
-    layers of a model don't.
+    A mixer or feed-forward part is timed in a stack of copies of itself, so many that their weights and
+    states are as large as the dense model's, or larger than a device's caches: repeating a single one would
+    find them there, which the layers of a model don't. A looped stack decodes with states for each pass.
 
     Args:
         part: the part.
@@ -70,18 +73,33 @@ def part_work(part: TimedPart, metric: str, length: int, setup: Setup) -> tuple[
         length: context, the decoded token included, or prompt in tokens.
         setup: device and batch.
     """
-    if part.layer is None:  # a model whose layers are empty
-        backbone = replace(part.backbone, ffn_dim=0)
-        empty = Architecture(backbone, NO_MIXER, loop_count=part.passes)
+    backbone, layer = part.backbone, part.layer
+    if layer is None:  # a model whose layers are empty
+        empty = Architecture(replace(backbone, ffn_dim=0), NO_MIXER, loop_count=part.passes)
         return model_work(empty, metric, length, setup), 1
-    layer = _alone(part, part.layer)
+    alone = _alone(part, layer)
+    passes = part.passes if metric == DECODE else 1
     with setup.device:
-        first = Block(part.backbone, layer)
-        size = sum(item.numel() * setup.dtype.itemsize for item in first.parameters())
-        copies = max(1, min(part.backbone.num_layers, -(-CACHE_BYTES // max(1, size))))
-        blocks = [first, *(Block(part.backbone, layer) for _ in range(copies - 1))]
-    stack = nn.ModuleList(setup.ready(block) for block in blocks)
-    return _stack_work(stack, part, metric, length, setup), copies
+        block = setup.ready(Block(backbone, alone))
+    copies = _copies(part, layer, block, metric, length, setup)
+    stack = nn.ModuleList([block, *(deepcopy(block) for _ in range(copies - 1))])
+    return _stack_work(stack, part, metric, length, passes, setup), copies * passes
+
+
+def _copies(part: TimedPart, layer: Layer, block: Block, metric: str, length: int, setup: Setup) -> int:
+    """Return the number of copies in the stack of a part."""
+    layers = part.backbone.num_layers
+    if metric != DECODE:  # computing takes longer than reading weights
+        return min(layers, PREFILLED)
+    weights = sum(item.numel() * item.itemsize for item in block.parameters())
+    cached = 0
+    if part.kind == MIXER:
+        spec = MIXERS[layer.mixer]
+        options = spec.in_pass(layer.mixer_options, part.window)
+        in_bfloat16 = spec.cache_bytes(part.backbone, options, length)
+        cached = part.passes * setup.batch * in_bfloat16 * setup.dtype.itemsize // 2
+    held = min(CACHE_BYTES, part.weights_beside * setup.dtype.itemsize + layers * cached)
+    return max(1, -(-held // max(1, weights + cached)))
 
 
 def model_work(architecture: Architecture, metric: str, length: int, setup: Setup) -> Work:
@@ -115,27 +133,32 @@ def _alone(part: TimedPart, layer: Layer) -> Layer:
     return replace(layer, projections=own)
 
 
-def _stack_work(stack: nn.ModuleList, part: TimedPart, metric: str, length: int, setup: Setup) -> Work:
-    """Return a pass of one token after others, or of a prompt, through a stack of blocks."""
-    cache = DecodeCache()
-    backbone = part.backbone
+def _stack_work(
+    stack: nn.ModuleList, part: TimedPart, metric: str, length: int, passes: int, setup: Setup
+) -> Work:
+    """Return passes of one token after others, or of a prompt, through a stack of blocks."""
+    backbone, cache = part.backbone, DecodeCache()
 
-    def run(h: Tensor, rotary: Rotary, seen: int) -> None:
+    def run(blocks: nn.ModuleList, h: Tensor, rotary: Rotary, seen: int, passes: int) -> None:
         context = Context(rotary, seen, window=part.window, cache=cache)
-        for index, block in enumerate(stack):
-            context.slot = (index, 0)
-            h = block(h, context)
+        for loop in range(passes):
+            for index, block in enumerate(blocks):
+                context.slot = (index, loop)
+                h = block(h, context)
 
     new = 1 if metric == DECODE else length
     seen = length - new
-    if seen:
+    if seen:  # equal blocks have equal states
         first, positions = setup.states(seen, backbone.dim), setup.rotary(backbone, 0, seen)
-        _no_grad(lambda: run(first, positions, 0))()
+        _no_grad(lambda: run(stack[:1], first, positions, 0, 1))()
+        if (state := cache.states.get((0, 0))) is not None:
+            for slot in product(range(len(stack)), range(passes)):
+                cache.states[slot] = tuple(tensor.clone() for tensor in state)
     states = dict(cache.states)
     h, rotary = setup.states(new, backbone.dim), setup.rotary(backbone, seen, length)
 
     def work() -> None:
-        run(h, rotary, seen)
+        run(stack, h, rotary, seen, passes)
         cache.states = dict(states)
 
     return _no_grad(work)

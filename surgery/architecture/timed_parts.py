@@ -21,6 +21,7 @@ from surgery.projections import PROJECTION_OPERATORS
 MIXER, FFN, REST = "mixer", "ffn", "rest"
 _MIXER_SIZES = ("dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "qk_norm", "joint_qk_norm")
 _FFN_SIZES = ("dim", "num_layers")
+MOST_PASSES = 4  # of a mixer that are timed
 _REST_SIZES = ("dim", "num_layers", "vocab_size", "tie_embeddings")
 
 
@@ -32,7 +33,8 @@ class TimedPart:
         kind: `mixer`, `ffn`, or `rest`: the model without these, its embedding, last norm and head.
         layer: with this part; None for the rest.
         window: tokens that attention sees in this loop pass; None: all.
-        passes: loop passes of the rest, which has their gates.
+        passes: loop passes: all of them for the rest, which has their gates; for a mixer, which has states in
+            each, rounded up to a power of two and at most `MOST_PASSES`.
     """
 
     kind: str
@@ -40,6 +42,20 @@ class TimedPart:
     layer: Layer | None = None
     window: int | None = None
     passes: int = 1
+
+    @property
+    def weights_beside(self) -> int:
+        """Weights of the dense model, rounded to three binary digits.
+
+        While a part is executed, a device's caches hold all of them, some or none, so that its time depends
+        on them.
+        """
+        sizes = self.backbone
+        heads = 2 * (sizes.num_heads + sizes.num_kv_heads) * sizes.head_dim
+        rows = sizes.num_layers * (heads + 3 * sizes.ffn_dim)
+        rows += sizes.vocab_size * (1 if sizes.tie_embeddings else 2)
+        step = 1 << max(0, (sizes.dim * rows).bit_length() - 3)
+        return max(1, round(sizes.dim * rows / step)) * step
 
     @property
     def depends_on_context(self) -> bool:
@@ -85,9 +101,15 @@ class TimedPart:
         if self.layer is None:
             return {**self._sizes(_REST_SIZES), "passes": self.passes}
         sizes = self._sizes(_FFN_SIZES if self.kind == FFN else _MIXER_SIZES)
-        data = {**sizes, "post_norm": self.layer.post_norm, "projections": self._described_projections()}
+        data = {
+            **sizes,
+            "beside": self.weights_beside,
+            "post_norm": self.layer.post_norm,
+            "projections": self._described_projections(),
+        }
         if self.kind == MIXER:
             data |= {"rotary": self.layer.rotary, "mixer": self._described_mixer(self.layer)}
+            data["passes"] = self.passes
         return data
 
     def _sizes(self, names: tuple[str, ...]) -> dict[str, Any]:
@@ -115,11 +137,13 @@ def timed_parts(architecture: Architecture) -> list[tuple[TimedPart, int]]:
     backbone, passes = architecture.backbone, architecture.loop_count
     windows = Counter(architecture.window(index) for index in range(passes))
     parts = [(TimedPart(REST, backbone, passes=passes), 1)]
+    timed_passes = min(MOST_PASSES, 1 << (passes - 1).bit_length())
     for layer, count in architecture.kinds:
         if MIXERS[layer.mixer].mixes:
             own = windows if MIXERS[layer.mixer].windowed else {None: passes}
             parts += [
-                (TimedPart(MIXER, backbone, layer, window), count * times) for window, times in own.items()
+                (TimedPart(MIXER, backbone, layer, window, timed_passes), count * times)
+                for window, times in own.items()
             ]
         if layer.ffn_dim:
             parts.append((TimedPart(FFN, backbone, layer), count * passes))

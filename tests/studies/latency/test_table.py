@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies.latency.measure import FEWEST, MOST, SECONDS, measure
+from studies.latency.measure import FEWEST, MOST, SECONDS, clock_of, measure
 from studies.latency.table import STAGE, BlockTimer
-from studies.latency.work import Setup
+from studies.latency.work import Setup, part_work
 from studies.training.loop import Interrupted
 from surgery.architecture import Architecture
 from surgery.architecture.block_times import BlockTimes
@@ -59,14 +60,16 @@ def test_distinct_blocks_are_timed_once_stored_and_read_again(home: Path) -> Non
     assert len(added) == len(set(added)) == len(times.known) == 2 * distinct
     assert seen[0] == (STAGE, 0, 2 * distinct)
     assert seen[-1] == (STAGE, 2 * distinct, 2 * distinct)
-    # every call took a second, and a block is one of as many copies as there are layers
-    values = {item.label: item.nanoseconds for item in times.known.values()}
-    assert values == {
-        "F": 250_000_000, "G": 250_000_000, "W window=4": 250_000_000, "ffn 16": 250_000_000,
-        "embedding, last norm and head": 1_000_000_000,
-    }  # fmt: skip
-    # 2 passes through 4 layers of two parts, and the rest
-    assert cost_in_steps(HYBRID, "decode_ms@6", times) == 2 * 4 * 2 * 250_000_000 + 1_000_000_000
+    # every call took a second, which is divided by what it was of
+    for part in parts:
+        for metric, length in (("decode_ms", 6), ("prefill_ms", 4)):
+            _, number = part_work(part, metric, length, timer.setup)
+            assert times.of(part, metric, length).nanoseconds == round(1_000_000_000 / number)
+    counted = timed_parts(HYBRID)
+    assert sum(number for _, number in counted) == 1 + 2 * 4 * 2  # the rest, 2 passes, 4 layers, two parts
+    assert cost_in_steps(HYBRID, "decode_ms@6", times) == sum(
+        number * times.of(part, "decode_ms", 6).nanoseconds for part, number in counted
+    )
 
     again = BlockTimer(Setup(CPU), stopped)
     others = BlockTimes(again.machine)
@@ -140,6 +143,17 @@ def test_quick_work_is_repeated_more_often() -> None:
     result = measure(lambda: calls.append(None), CPU, stepping(0.0001).__next__)
     assert result.seconds == pytest.approx(0.0001 / 10)  # ten calls between two looks at the clock
     assert len(calls) == 2 + 1 + 10 * MOST
+
+
+def test_a_single_thread_is_timed_by_what_it_computes() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert clock_of(CPU) is time.thread_time
+        torch.set_num_threads(2)
+        assert clock_of(CPU) is time.perf_counter
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_invented_times_depend_on_the_block() -> None:

@@ -10,6 +10,7 @@ import torch
 from studies.latency import work as timed_work
 from studies.latency.work import Setup, model_work, part_work
 from surgery.architecture import Architecture
+from surgery.architecture.costs import cost
 from surgery.architecture.timed_parts import timed_parts
 from surgery.context import Context
 from surgery.mixers import MIXERS
@@ -37,15 +38,15 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("letter", MIXING)
 def test_decoding_repeats_the_same_token(letter: str, blocks: list[tuple[int, int, int]]) -> None:
-    architecture = Architecture.from_dict({"backbone": BACKBONE, "layout": letter})
+    architecture = Architecture.from_dict({"backbone": BACKBONE, "layout": letter, "loop": {"count": 2}})
     part = next(part for part, _ in timed_parts(architecture) if part.kind == "mixer")
-    run, copies = part_work(part, "decode_ms", 9, Setup(CPU, batch=3))
-    assert copies == 2
-    assert [call[:2] for call in blocks] == [(8, 0)] * copies
+    run, number = part_work(part, "decode_ms", 9, Setup(CPU, batch=3))
+    assert number % 2 == 0  # passes
+    assert [call[:2] for call in blocks] == [(8, 0)]  # equal copies start from equal states
     del blocks[:]
     run()
     run()
-    assert [call[:2] for call in blocks] == [(1, 8)] * (2 * copies)
+    assert [call[:2] for call in blocks] == [(1, 8)] * (2 * number)
     assert all(call[2] > 0 for call in blocks)
 
 
@@ -91,12 +92,35 @@ def test_the_rest_is_a_model_without_parts(monkeypatch: pytest.MonkeyPatch) -> N
     assert model.architecture.loop_count == 3
 
 
-def test_a_stack_has_more_weights_than_caches_hold_and_at_most_the_model_s_layers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    architecture = Architecture.from_dict({"backbone": {**BACKBONE, "num_layers": 8}})
-    part = next(part for part, _ in timed_parts(architecture) if part.kind == "ffn")
-    size = 4 * (3 * 16 * 24 + 16)  # bytes of gate, up, down and norm
-    for held, copies in ((size - 1, 1), (2 * size + 1, 3), (100 * size, 8)):
-        monkeypatch.setattr(timed_work, "CACHE_BYTES", held)
-        assert part_work(part, "decode_ms", 1, Setup(CPU))[1] == copies
+def test_a_stack_is_as_large_as_the_model_or_larger_than_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = {**BACKBONE, "num_layers": 8}
+    setup, length = Setup(CPU), 64
+    wide = Architecture.from_dict({"backbone": backbone, "layout": "F", "loop": {"count": 2}})
+    narrow = Architecture.from_dict({"backbone": backbone, "ffn": [{"layers": "0-7", "dim": 8}]})
+    for architecture in (wide, narrow):
+        for part, _ in timed_parts(architecture):
+            if part.layer is None:
+                continue
+            _, number = part_work(part, "decode_ms", length, setup)
+            copies = number // part.passes
+            mixes = part.kind == "mixer"
+            weights = 16 + (4 * 16 * 16 if mixes else 3 * 16 * part.layer.ffn_dim)  # with the norm's
+            states = 2 * 16 * length * part.passes if mixes else 0  # keys and values
+            whole = part.weights_beside + 8 * states
+            assert copies == -(-whole // (weights + states)) > 1
+            assert part_work(part, "prefill_ms", length, setup)[1] == timed_work.PREFILLED
+    monkeypatch.setattr(timed_work, "CACHE_BYTES", 1)
+    assert part_work(part, "decode_ms", length, setup)[1] == 1
+
+
+def test_the_weights_of_the_dense_model_are_nearly_right() -> None:
+    for sizes in (
+        {},
+        {"ffn_dim": 26},
+        {"tie_embeddings": True},
+        {"num_kv_heads": 1},
+        {"dim": 64},
+    ):
+        architecture = Architecture.from_dict({"backbone": {**BACKBONE, **sizes}})
+        part, _ = timed_parts(architecture)[1]
+        assert part.weights_beside == pytest.approx(cost(architecture, "params"), rel=0.15)

@@ -72,9 +72,9 @@ def test_a_pretrained_search_solves_for_latency_and_keeps_its_times(pretrained: 
     with without_a_clock() as asked:
         lines = search(study, 5)
         resumed = pretrained("one")
-        search(resumed, 14)
+        search(resumed, 10)
         other = pretrained("two")
-        search(other, 14)
+        search(other, 10)
     replacements = study.space.replacements
     assert replacements is not None
     assert len(asked) == len(set(asked)) == 1 + 2 + 2  # the rest, F and W, two widths: each once, for both
@@ -83,7 +83,7 @@ def test_a_pretrained_search_solves_for_latency_and_keeps_its_times(pretrained: 
 
     times = invented_times()
     records = [record for record in opened(study).records() if record.state == DONE]
-    assert len(records) == 14
+    assert len(records) == 10
     own = cost_in_steps(replacements.model, DECODE, times)
     for record in records:
         steps = cost_in_steps(record.build(), DECODE, times)
