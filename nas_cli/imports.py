@@ -1,10 +1,13 @@
-"""Quick imports of large packages."""
+"""Imports of large packages: quickly, and with a word on the screen meanwhile."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+
+from nas_cli.render.screen import starting
 
 
 @contextmanager
@@ -19,3 +22,9 @@ def quick_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def load_torch() -> None:
+    """Load PyTorch, which takes seconds; a terminal says so meanwhile."""
+    with starting("loading PyTorch"):
+        import_module("torch")

@@ -30,7 +30,7 @@ from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.healing import print_healing
 from nas_cli.render.plan import print_plan, print_result
 from nas_cli.render.progress import data_progress
-from nas_cli.render.screen import console, errors, print_json, print_warnings
+from nas_cli.render.screen import console, errors, print_json, print_warnings, starting
 
 if TYPE_CHECKING:
     from studies.healing.healer import Healer
@@ -197,7 +197,7 @@ def apply(
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     refuse_healing_options(context, heal, align, data)
     _check(architecture, model, data, calibrate)
-    with quick_imports():
+    with starting(f"reading {model}"), quick_imports():
         from studies.healing.request import ApplyRequest
 
         request = ApplyRequest(

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from nas_cli.help import add_command
+from nas_cli.imports import load_torch
 from nas_cli.opening import open_study
 from nas_cli.options import (
     MOST,
@@ -96,6 +97,7 @@ def audit(
 
     check_workers(workers)
     searched = open_study(study, runs, storage)
+    load_torch()
     from studies.audit.plan import open_audit
     from studies.audit.plot import plot_audit
     from studies.audit.report import report

@@ -9,6 +9,7 @@ import typer
 from nas_cli.choices import GroupName, ProbeName
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.help import add_command
+from nas_cli.imports import load_torch
 from nas_cli.opening import check_corpus, check_model
 from nas_cli.options import (
     MOST,
@@ -19,7 +20,7 @@ from nas_cli.options import (
 )
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.counts import token_list, tokens
-from nas_cli.render.screen import print_json, print_warnings
+from nas_cli.render.screen import print_json, print_warnings, starting
 
 if TYPE_CHECKING:
     from studies.evaluation.tasks import TaskScore
@@ -180,6 +181,7 @@ def _on_text(
         if name is not None:
             check_model(name)
     check_corpus(data, plain=True)
+    load_torch()
     import time
 
     from nas_cli.render.bars import stage_progress
@@ -199,11 +201,13 @@ def _on_text(
 
         model_card = read_card(model)
     text = read_text(data)
-    checkpoint = load(model, torch_device, trust_remote_code=trusted)
+    with starting(f"loading {model}"):
+        checkpoint = load(model, torch_device, trust_remote_code=trusted)
     print_warnings(checkpoint.notes)
     teacher = None
     if against is not None:
-        teacher = load(against, torch_device, trust_remote_code=trusted)
+        with starting(f"loading {against}"):
+            teacher = load(against, torch_device, trust_remote_code=trusted)
         print_warnings(teacher.notes)
     if max_tokens is None and not text.whole:
         max_tokens = HELD_OUT_TOKENS

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from nas_cli.help import add_command
+from nas_cli.imports import load_torch
 from nas_cli.opening import check_model
 from nas_cli.options import MOST, DeviceOption, TrustOption
 from nas_cli.render.counts import number
 from nas_cli.render.counts import seed as seed_number
-from nas_cli.render.screen import notes, print_warnings
+from nas_cli.render.screen import notes, print_warnings, starting
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a Hub id.")]
 
@@ -52,11 +53,13 @@ def generate(
 ) -> None:
     """Generate text from a prompt. Text goes to stdout, timing to stderr."""
     check_model(model)
+    load_torch()
     from studies.evaluation.generation import generate as run
     from studies.evaluation.model_folder import load
     from studies.training.devices import pick_device
 
-    checkpoint = load(model, pick_device(device), trust_remote_code=trust_remote_code)
+    with starting(f"loading {model}"):
+        checkpoint = load(model, pick_device(device), trust_remote_code=trust_remote_code)
     print_warnings(checkpoint.notes)
 
     def write(piece: str) -> None:

@@ -13,10 +13,12 @@ from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.names import Names
-from nas_cli.render.screen import notes, print_json
+from nas_cli.render.screen import console, notes, print_json
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from studies.analysis.pick import Choice
     from studies.analysis.standings import Standings
 
@@ -60,7 +62,8 @@ def pick(
 ) -> None:
     """Choose an architecture: the knee of the front or the best in an objective, within limits.
 
-    Standard output holds the architecture's YAML and nothing else; what speaks for it is on stderr.
+    Without --output, standard output holds the architecture's YAML and nothing else; what speaks for it is on
+    standard error.
     """
     if output is not None and not overwrite:
         check_free(output)
@@ -82,32 +85,32 @@ def pick(
     if as_json:
         print_json(choice.to_dict(standings))
         return
-    _print(choice, standings, Names(opened.space))
+    _print(choice, standings, Names(opened.space), notes if output is None else console)
     if output is None:
         print(signed(text), end="")
     else:
         command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
         if model is not None:
             command = f"nas apply {output} {model.name} -o OUT --heal TOKENS --control"
-        notes.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
+        console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
 
 
-def _print(choice: Choice, standings: Standings, names: Names) -> None:
+def _print(choice: Choice, standings: Standings, names: Names, console: Console) -> None:
     record, row = choice.record, standings.standing(choice.record)
     title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
-    notes.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
+    console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
     for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):
         spread = f" ±{objective.metric.format(half)}" if half is not None else ""
         unit = "" if objective.metric.unit == "bytes" else f" {objective.metric.unit}"
-        notes.print(f"  {objective.name:<24}{objective.metric.format(value)}{spread}{unit}")
+        console.print(f"  {objective.name:<24}{objective.metric.format(value)}{spread}{unit}")
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
         with_ties = f"; tied with {ties}" if ties else ""
         runs_text = f"{row.runs} run{'' if row.runs == 1 else 's'}"
-        notes.print(
+        console.print(
             f"  on the front with probability {row.p_front:.2f} ({runs_text}){with_ties}", soft_wrap=True
         )
     for limit_text, count in choice.excluded.items():
-        notes.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
+        console.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
     if choice.next_better is not None:
-        notes.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)
+        console.print(f"  [dim]{choice.next_better}[/]", soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nas_cli.help import add_command
+from nas_cli.imports import load_torch
 from nas_cli.opening import open_study
 from nas_cli.options import (
     MOST,
@@ -70,6 +71,7 @@ def refine(
 
     check_workers(workers)
     opened = open_study(study, folder, storage)
+    load_torch()
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
     from studies.reporting.annotator import annotating

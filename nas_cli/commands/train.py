@@ -14,6 +14,7 @@ from nas_cli import completion
 from nas_cli.choices import LrRule
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.help import add_command
+from nas_cli.imports import load_torch
 from nas_cli.opening import check_corpus
 from nas_cli.options import (
     CompileOption,
@@ -114,6 +115,7 @@ def train(
     print_warnings(chosen.warnings())
     check_corpus(data)
     check_target(output, overwrite=overwrite)
+    load_torch()
     from studies.training.request import TrainRequest
 
     request = TrainRequest(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nas_cli.help import add_command
+from nas_cli.imports import load_torch
 from nas_cli.opening import open_study
 from nas_cli.options import (
     MOST,
@@ -54,6 +55,7 @@ def worker(
     On another machine, give the study's --storage URL; the same text is prepared there again.
     """
     opened = open_study(study, runs, storage)
+    load_torch()
     from studies.training.devices import DeviceLost
     from studies.workers.join import join
     from studies.workers.supervisor import LOST

@@ -20,7 +20,7 @@ from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, State, Tri
 from studies.workers.progress import TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from studies.study import Study
     from studies.workers.progress import Snapshot
@@ -124,29 +124,48 @@ def live_view(draw: Callable[[Snapshot], RenderableType]) -> View:
 
 def show_live(supervisor: Supervisor, header: RenderableType) -> View:
     """Return the live screen of a search below its header."""
-    return live_view(lambda snapshot: screen(supervisor.study, snapshot, header))
+    ended = _Ended(supervisor.study)
+
+    def draw(snapshot: Snapshot) -> RenderableType:
+        for _ in ended.lines(snapshot):
+            pass  # they are in the log
+        return screen(supervisor.study, snapshot, header)
+
+    return live_view(draw)
 
 
 def print_lines(supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
     """Print a line for each trial that ends."""
-    printed = {(record.number, record.state) for record in supervisor.study.records() if record.counted}
-    names = Names(supervisor.study.space)
+    ended = _Ended(supervisor.study)
     stages: dict[str, str] = {}  # the last line on each worker's stage
     with closing(supervisor.watch(on_stopping)) as snapshots:
         for snapshot in snapshots:
+            lines = []
             for worker in snapshot.workers:
                 text = _stage(worker)
                 if text and stages.get(worker["worker"], "").partition(" %")[0] != text.partition(" %")[0]:
                     stages[worker["worker"]] = text
-                    if not notes.quiet:
-                        console.print(text, markup=False, soft_wrap=True)
-            for record in snapshot.records:
-                if record.counted and (record.number, record.state) not in printed:
-                    printed.add((record.number, record.state))
-                    line = _line(supervisor.study, snapshot, record, names)
-                    log.info("%s", line)
-                    if not notes.quiet:
-                        console.print(line, markup=False, soft_wrap=True)
+                    lines.append(text)
+            for line in [*lines, *ended.lines(snapshot)]:
+                if not notes.quiet:
+                    console.print(line, markup=False, soft_wrap=True)
+
+
+class _Ended:
+    """Lines of the trials that end while a search runs, each once; --log has them too."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._names = study, Names(study.space)
+        self._known = {(record.number, record.state) for record in study.records() if record.counted}
+
+    def lines(self, snapshot: Snapshot) -> Iterator[str]:
+        """Yield a line for each trial that was trained or paused, or failed, since the last call."""
+        for record in snapshot.records:
+            if record.counted and (record.number, record.state) not in self._known:
+                self._known.add((record.number, record.state))
+                line = _line(self._study, snapshot, record, self._names)
+                log.info("%s", line)
+                yield line
 
 
 def _line(study: Study, snapshot: Snapshot, record: TrialRecord, names: Names) -> str:

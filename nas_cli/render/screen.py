@@ -159,7 +159,7 @@ def starting(what: str) -> Iterator[None]:
     if not notes.is_terminal or notes.is_dumb_terminal or notes.quiet:
         yield
         return
-    with notes.status(what):
+    with notes.status(escape(what)):
         yield
 
 
