@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import parse_qs
 
 from studies.reporting.importance_map import ImportanceMap
 from studies.storage.attributes import (
@@ -56,6 +57,9 @@ class DashboardView:
             return [body]
         if environ.get("REQUEST_METHOD") != "GET" or path != self._detail:
             return self.app(environ, start_response)
+        # all trials, so that the best trials and the columns of attributes are complete
+        after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[0]
+        environ["QUERY_STRING"] = "after=0"
         answer: dict[str, Any] = {}
 
         def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], None]:
@@ -65,7 +69,7 @@ class DashboardView:
         body = b"".join(self.app(environ, started))
         if answer["status"].startswith("200"):
             with self._lock:
-                body = json.dumps(self._study(json.loads(body))).encode()
+                body = json.dumps(self._study(json.loads(body), after)).encode()
         headers = [item for item in answer["headers"] if item[0].lower() != "content-length"]
         start_response(answer["status"], [*headers, ("Content-Length", str(len(body)))])
         return [body]
@@ -95,8 +99,13 @@ class DashboardView:
             for shares in known.of_objectives(objectives)
         ]
 
-    def _study(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return the study with our front as best trials, paused trials as waiting ones, and words."""
+    def _study(self, answer: dict[str, Any], after: str) -> dict[str, Any]:
+        """Return the study with our front as best trials, paused trials as waiting ones, and words.
+
+        Args:
+            answer: the dashboard's own.
+            after: number of the first trial that is asked for.
+        """
         records = {record.number: record for record in self.study.records()}
         paused = {number for number, record in records.items() if record.state == PAUSED}
         for trial in (*answer["trials"], *answer["best_trials"]):
@@ -111,13 +120,16 @@ class DashboardView:
         shown = {trial["number"]: trial for trial in (*answer["best_trials"], *answer["trials"])}
         answer["best_trials"] = [shown[number] for number in sorted(front & set(shown))]
         answer["user_attrs"] = self._settings()
+        answer["union_user_attrs"] = self._columns(answer)
+        answer["plotly_graph_objects"].sort(key=lambda graph: str(graph["id"]))
+        answer["trials"] = answer["trials"][int(after) if after.isdecimal() else 0 :]
+        return answer
+
+    def _columns(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the attributes that any trial has, for the dashboard's tables."""
         names = dict.fromkeys(item["key"] for trial in answer["trials"] for item in trial["user_attrs"])
         known = {item["key"]: item["sortable"] for item in answer["union_user_attrs"]}
-        answer["union_user_attrs"] = [{"key": key, "sortable": known.get(key, False)} for key in names] or [
-            item for item in answer["union_user_attrs"] if item["key"] not in _HIDDEN
-        ]
-        answer["plotly_graph_objects"].sort(key=lambda graph: str(graph["id"]))
-        return answer
+        return [{"key": key, "sortable": known.get(key, False)} for key in names]
 
     def _settings(self) -> list[dict[str, str]]:
         settings, space = self.study.settings, self.study.space

@@ -158,7 +158,7 @@ def test_a_study_without_a_folder_here_gets_notes_and_no_folder(study: Study, tm
     assert not other.folder.exists()
 
 
-def ask(app: Any, path: str) -> Any:
+def ask(app: Any, path: str, query: str = "") -> Any:
     """The answer of a WSGI application: JSON, or bytes."""
     got: dict[str, Any] = {}
 
@@ -166,7 +166,8 @@ def ask(app: Any, path: str) -> Any:
         got.update(status=status, headers=dict(headers))
 
     environ = {
-        "REQUEST_METHOD": "GET", "PATH_INFO": path, "SERVER_NAME": "x", "SERVER_PORT": "80", "HTTP_HOST": "x",
+        "REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query,
+        "SERVER_NAME": "x", "SERVER_PORT": "80", "HTTP_HOST": "x",
         "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr,
         "HTTP_ACCEPT_ENCODING": "",
     }  # fmt: skip
@@ -238,6 +239,10 @@ def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
     )
     order = [item["id"] for item in detail["plotly_graph_objects"]]
     assert order == sorted(order)
+    later = ask(view, "/api/studies/0", f"after={number}")
+    assert later["trials"] == detail["trials"][number:]
+    for key in ("best_trials", "union_user_attrs", "note", "plotly_graph_objects"):
+        assert later[key] == detail[key]
     assert {item["key"] for item in detail["union_user_attrs"]} == {
         item["key"] for trial in detail["trials"] for item in trial["user_attrs"]
     }
