@@ -45,12 +45,13 @@ def write_graphs(study: Study) -> int:
 
 def graphs(study: Study) -> Iterator[tuple[str, Any]]:
     """Yield the name and the plotly graph of everything that there is to show yet, in order."""
-    for name, figure in _figures(study):
+    for name, figure in figures(study):
         number = _ORDER.index(name.partition("-")[0]) + 1
         yield f"nas-{number}-{name}", graph(figure)
 
 
-def _figures(study: Study) -> Iterator[tuple[str, Figure]]:
+def figures(study: Study) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the figure of everything that there is to show yet, in order."""
     records, objectives = study.records(), study.space.objectives
     if any(record.state == DONE for record in records):
         standings = Standings.of(study, records)

@@ -30,6 +30,30 @@ def check_plot_path(path: Path) -> None:
     check_output(path, "--plot", "plot")
 
 
+def check_page_path(path: Path) -> None:
+    """Check that a page can be written to `path`.
+
+    Raises:
+        UserError: it is no .html file, its folder is missing, or a file is there that `nas` did not write.
+    """
+    if path.suffix.lower() not in PAGES:
+        raise UserError("can't write that", [Problem("--output", str(path), f"must end in {PAGES[0]}")])
+    if not expand(path).resolve().parent.is_dir():
+        raise UserError("can't write there", [Problem("--output", str(path), "its folder does not exist")])
+    check_output(path, "--output", "page")
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write a page with a mark that `nas` wrote it.
+
+    Raises:
+        UserError: the path can't be written.
+    """
+    check_page_path(path)
+    with output(path, "--output", "page") as file:
+        file.write_text(f"{text}<!-- {MARK} -->\n", encoding="utf-8")
+
+
 def draw(figure: Figure, path: Path) -> None:
     """Draw a figure as a picture or a page, by the path's extension, with a mark that `nas` wrote it.
 

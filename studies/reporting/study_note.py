@@ -28,10 +28,7 @@ def study_note(study: Study) -> str:
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
         f"stopping {settings.stopping}, seed {settings.seed}. {len(standings.front)} of {done} {what} "
         "are on the front.",
-        *_front(study, standings),
-        *_states(records),
-        *_baselines(study, records, standings),
-        *_constraints(study, records, standings),
+        *findings(study, records, standings),
         *_scores(study),
         "### How to read this page",
         "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
@@ -42,6 +39,14 @@ def study_note(study: Study) -> str:
         f"```yaml\n{study.space.text.strip()}\n```",
     ]
     return "\n\n".join(parts)
+
+
+def findings(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:
+    """Yield paragraphs and tables: the front, what has not finished, baselines, constraints."""
+    yield from _front(study, standings)
+    yield from _states(records)
+    yield from _baselines(study, records, standings)
+    yield from _constraints(study, records, standings)
 
 
 def _front(study: Study, standings: Standings) -> Iterator[str]:
