@@ -149,7 +149,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     grown = growth(records, objectives, proxy)
     rivals = compare(study, records)
     if plot is not None:
-        plot_growth(study.name, grown, plot)
+        plot_growth(study.name, grown, plot, trained=study.space.replacements is None)
     if as_json:
         print_json({
             "study": study.name,

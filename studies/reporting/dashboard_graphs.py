@@ -60,7 +60,11 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
             yield "layers", layers
         if (curves := curves_figure(study, standings)) is not None:
             yield "curves", curves
-        volume = growth_figure(study.name, growth(records, objectives, study.space.proxy))
+        volume = growth_figure(
+            study.name,
+            growth(records, objectives, study.space.proxy),
+            trained=study.space.replacements is None,
+        )
         yield (
             "hypervolume",
             replace(

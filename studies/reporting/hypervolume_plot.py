@@ -17,22 +17,32 @@ if TYPE_CHECKING:
 _UP = Axis("hypervolume (share of the box)", ".3~f", ticks=lambda value: f"{value:g}", low=0)
 
 
-def plot_growth(name: str, curve: Growth, path: Path) -> None:
+def plot_growth(name: str, curve: Growth, path: Path, *, trained: bool = True) -> None:
     """Draw `growth_figure` into a file.
 
     Raises:
         UserError: the path can't be written or has an unknown extension.
     """
-    draw(growth_figure(name, curve), path)
+    draw(growth_figure(name, curve, trained=trained), path)
 
 
-def growth_figure(name: str, curve: Growth) -> Figure:
-    """Return the plot of the growth of a study's hypervolume."""
+def growth_figure(name: str, curve: Growth, *, trained: bool = True) -> Figure:
+    """Return the plot of the growth of a study's hypervolume.
+
+    Args:
+        trained: whether its trials train on their tokens; else they are measured on them.
+    """
     most = float(curve.seconds[-1]) if len(curve.seconds) else 0.0
     unit, seconds, steps = time_unit(most)
-    tokens = Axis("tokens trained on", ".4~s", ticks=plain_ticks(format_count), low=0)
+    tokens = Axis(
+        f"tokens {'trained' if trained else 'measured'} on", ".4~s", ticks=plain_ticks(format_count), low=0
+    )
     time = Axis(
-        f"training time of all workers ({unit})", ".4~g", ticks=lambda value: f"{value:g}", low=0, steps=steps
+        f"{'training ' if trained else ''}time of all workers ({unit})",
+        ".4~g",
+        ticks=lambda value: f"{value:g}",
+        low=0,
+        steps=steps,
     )
     panels = [
         Panel(tokens, _UP, _series(curve, "tokens", 1)),
