@@ -22,7 +22,6 @@ from studies.stats.pareto import front_indices
 from studies.stats.seed_noise import Array
 from studies.study.trial_record import DONE, PAUSED, TrialRecord
 from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
 from surgery.config.problems import UserError
 
 if TYPE_CHECKING:
@@ -157,8 +156,8 @@ class _FrontPanel:
         objective = self.standings.objectives[column]
         if record.values is not None:
             value = record.values[column]
-        elif objective.metric.analytic:
-            value = float(cost(record.build(), objective.name))
+        elif not objective.measured:
+            value = self.study.space.cost(record.build(), objective.name)
         else:
             known = {"val_loss": record.rungs[-1] if record.rungs else nan, **record.measured}
             value = known.get(objective.name, nan)
