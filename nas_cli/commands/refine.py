@@ -78,11 +78,13 @@ def refine(
     from studies.search.refinement import limited_by_text
     from studies.training.devices import crowding, pick_device
     from studies.workers.designs import most_runs
+    from studies.workers.latency import foreign_times
     from studies.workers.supervisor import Supervisor
     from surgery.config.problems import Problem, UserError
 
     opened.join()
     print_warnings(crowding(workers, opened.settings.threads, pick_device(device)))
+    print_warnings(foreign_times(opened, pick_device(device)))
     before = Standings.of(opened)
     if not before.rows:
         raise UserError("the study has no trained architecture yet")

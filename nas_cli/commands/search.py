@@ -119,6 +119,7 @@ def search(
         from nas_cli.render.live import print_lines, show_live, watch
         from studies.reporting.annotator import annotating
         from studies.training.devices import crowding, pick_device
+        from studies.workers.latency import foreign_times
         from studies.workers.request import SearchRequest
 
         request = SearchRequest(
@@ -142,6 +143,7 @@ def search(
     if not notes.quiet:
         console.print(header, soft_wrap=True)
     print_warnings(crowding(workers, study.settings.threads, pick_device(device)))
+    print_warnings(foreign_times(study, pick_device(device)))
     print_warnings([study.remark] if study.remark else [])
     with annotating(study):
         watch(

@@ -9,6 +9,7 @@ import torch
 from search_spaces import SearchSpace
 from search_spaces.extremes import check_range
 from search_spaces.timed_blocks import space_parts
+from studies.latency.machine import machine_of
 from studies.latency.table import BlockTimer, Progress
 from studies.latency.work import Setup
 from studies.study import Study
@@ -54,8 +55,19 @@ def time_blocks(
         _log_times(times, parts, metrics, log)
     else:
         _check_complete(times, timer, parts, metrics)
-        log(f"latencies are of {machine_text(times.machine)}, not of this worker ({_here(timer)})")
+        log(*foreign_times(study, device))
     _check_limits(study.space)
+
+
+def foreign_times(study: Study, device: torch.device) -> list[str]:
+    """Return a warning if the study's latencies are of another machine than this one; else nothing."""
+    times = study.space.times
+    if times is None:
+        return []
+    here = machine_of(Setup(device, study.space.latency.batch), study.settings.threads)
+    if dict(times.machine) == here:
+        return []
+    return [f"latencies are of {machine_text(times.machine)}, not of this machine ({machine_text(here)})"]
 
 
 def _adding(study: Study, times: BlockTimes, timer: BlockTimer) -> Callable[[TimedPart, str, int], BlockTime]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from studies.analysis.pick import choose, read_limits
 from studies.analysis.standings import Standings
@@ -14,6 +15,7 @@ from studies.data import TokenData, prepare
 from studies.study import Study
 from studies.study.settings import MILP
 from studies.study.trial_record import DONE
+from studies.workers.latency import foreign_times
 from studies.workers.worker import work
 from surgery.architecture.block_times import BlockTimes
 from surgery.architecture.costs import cost_in_steps
@@ -112,7 +114,9 @@ def test_another_machine_uses_the_times_and_says_so_but_adds_none(
     with without_a_clock():
         search(study, 4)
     machine = dict(opened(study).space.times.machine)  # type: ignore[union-attr]
-    monkeypatch.setattr("studies.latency.table.machine_of", lambda setup: {**machine, "device": "slide rule"})
+    assert foreign_times(opened(study), torch.device("cpu")) == []
+    for module in ("studies.latency.table", "studies.workers.latency"):
+        monkeypatch.setattr(f"{module}.machine_of", lambda *setup: {**machine, "device": "slide rule"})
     with without_a_clock() as asked:
         lines = search(opened(study), 5)
     assert asked == []
