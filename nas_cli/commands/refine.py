@@ -112,7 +112,7 @@ def refine(
         console.print(header, soft_wrap=True)
     with annotating(opened):
         watch(supervisor, _lines, _live(supervisor, header))
-    _print_end(opened, supervisor, before, possible, folder)
+        _print_end(opened, supervisor, before, possible, folder)  # before the last notes are written
 
 
 def _open(standings: Standings) -> str:

@@ -152,7 +152,7 @@ def search(
             show_live(supervisor, header),
             end=lambda: _print_front(study, supervisor),
         )
-    _print_end(study, supervisor, runs)
+        _print_end(study, supervisor, runs)  # before the last notes are written
 
 
 def _check_name(name: str | None, runs: Path, storage: str | None) -> None:

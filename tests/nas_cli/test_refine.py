@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from optuna_dashboard import get_note
 from typer.testing import Result
 
 from nas_cli.render.verdict import print_verdict
 from studies.analysis.standings import Standings
 from studies.files.defaults import DEFAULT_RUNS
+from studies.study import Study
 from tests.studies.tables import OBJECTIVES, record
 
 Nas = Callable[..., Result]
@@ -38,6 +40,10 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     assert "[3]" in done.output
     assert "3 repeats in" in done.output
     assert "P(front)" in done.output
+    note = get_note(Study.open("micro", runs).inner)  # for the dashboard, written meanwhile
+    assert "P(front)" in note
+    assert "±" in note
+    assert (runs / "micro" / "artifacts").is_dir()
 
     data = json.loads(nas("front", "micro", "--json", *where).output)
     assert data["repeats"] == 3
