@@ -75,7 +75,7 @@ def test_every_command_has_examples_that_parse(root: Any) -> None:
             line = example.removeprefix("[dim]$[/] ").replace("\\[", "[").partition(" > ")[0]
             target, given = resolve(line, root)
             assert target.name == command.name, line
-            known = {option for parameter in target.params for option in parameter.opts}
+            known = {option for item in target.params for option in (*item.opts, *item.secondary_opts)}
             assert {word for word in given if re.match(r"-[a-z-]", word)} <= known, line
             assert shlex.split(line)[1 : 1 + len(words)] == list(words)
 
