@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MOST_LABELS = 8  # baselines whose names a plot has room for
 LEAST_KL = 1e-4  # nats/token: where the logarithmic axis of KL divergences ends; the original itself has 0
 WIDE = 10  # costs that differ by this factor are on a logarithmic axis
+CROWD = 150  # points from which on they are smaller
 FEWEST = 5  # results from which an axis may be cut
 FENCE = 3.0  # interquartile ranges above the upper quartile, beyond which an outlier is (Tukey 1977)
 _NUMBER = -1  # in place of a column: the number of the trial, against which a single objective is drawn
@@ -114,7 +115,9 @@ class _FrontPanel:
         known = {record.number for record in baselines} if named else set()
         numbers = ["" if record.number in known else f"#{record.number}" for record in front]
         series = [
-            *self._points(_done_word(self.study), rest, GREY, "dot", 3.5, bars=True),
+            *self._points(
+                _done_word(self.study), rest, GREY, "dot", 3.5 if len(rest) < CROWD else 2.5, bars=True
+            ),
             *self._points("paused, loss so far", self.paused, GREY, "ring", 4),
             *self._points("on the front", front, BLUE, "dot", 4.5, numbers, bars=True),
             *self._staircase(front),

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from studies.reporting.figure import BLACK, BLUE, Axis, Figure, HeatMap, Panel, Series, Values
+from studies.reporting.figure import BLACK, BLUE, GREY, Axis, Figure, HeatMap, Panel, Series, Values
 from studies.reporting.heat_map import heat_map_trace
-from studies.reporting.labels import LEADER_FROM, along, place_labels
-from studies.reporting.picture import bars, corners
+from studies.reporting.labels import LEADER_FROM, place_labels
+from studies.reporting.picture import soft_obstacles
 from studies.reporting.ticks import binary_ticks
 
 _BAND_OPACITY = 0.15
@@ -196,11 +196,10 @@ def _labels(panel: Panel) -> list[dict[str, Any]]:
         return []
     texts, x, y, colours = zip(*chosen, strict=True)
     sizes = np.array([(_LETTER * len(text), _LINE) for text in texts], dtype=float)
-    marked = [series for series in panel.series if series.marker]
-    points = np.concatenate([at(series.x, series.y) for series in marked])
-    radii = np.concatenate([np.full(len(series.x), series.size / 2 + 2) for series in marked])
-    lines = [along(*at(*corners(series)).T) for series in panel.series if series.curve and not series.marker]
-    curves = np.concatenate([np.empty((0, 2)), *lines, *(bars(series, at) for series in panel.series)])
+    marked = [series for series in panel.series if series.marker and series.colour != GREY]
+    points = np.concatenate([np.empty((0, 2)), *(at(series.x, series.y) for series in marked)])
+    radii = np.concatenate([np.empty(0), *(np.full(len(series.x), series.size / 2 + 2) for series in marked)])
+    curves = soft_obstacles(panel, at)
     offsets = place_labels(at(x, y), sizes, points, radii, curves, (_WIDTH, _HEIGHT))
     annotations = []
     for index, offset in enumerate(offsets):

@@ -15,7 +15,8 @@ _DISTANCES = (4.0, 9.0, 15.0, 23.0, 34.0, 48.0)  # points (1/72 inch) between a 
 _ANGLES = [pi * turn / 8 for turn in (2, 14, 6, 10, 0, 8, 4, 12, 1, 3, 5, 7, 9, 11, 13, 15)]  # best first
 _SWEEPS = 4
 _GAP = 1.5  # between two labels
-_OVER_LABEL, _OVER_POINT, _OVER_CURVE, _OUTSIDE = 40.0, 12.0, 4.0, 400.0  # costs, of one point of distance: 1
+_OVER_LABEL, _OVER_POINT, _OVER_CURVE, _OUTSIDE = 40.0, 30.0, 4.0, 400.0  # costs, of one point of distance: 1
+_MOST_OVER = 3  # points of curves, from which on it is no worse: else labels leave crowds for far away
 _AMBIGUOUS = 8.0  # cost of a label that is nearer to another point than to its own
 LEADER_FROM = 8.0  # distance from which a line connects a label with its point
 
@@ -30,9 +31,9 @@ def place_labels(
     Args:
         anchors: (n, 2) the labelled points; where room is short, the first ones are served first.
         sizes: (n, 2) widths and heights of the labels.
-        points: (m, 2) all points, the labelled ones among them.
+        points: (m, 2) the points that must be seen, the labelled ones among them.
         radii: (m,) of their markers.
-        curves: (k, 2) points along curves, which labels avoid less strictly.
+        curves: (k, 2) other points, such as those along curves, which labels avoid less strictly.
         room: width and height of the axes.
     """
     count = len(anchors)
@@ -113,7 +114,7 @@ def _costs(
         + _AMBIGUOUS * (nearest <= distance)
         + _OUTSIDE * outside
         + _OVER_POINT * (_distances(low, high, points) < radii + 0.5).sum(axis=1)
-        + _OVER_CURVE * (_distances(low, high, curves) < 0.5).sum(axis=1),
+        + _OVER_CURVE * np.minimum((_distances(low, high, curves) < 0.5).sum(axis=1), _MOST_OVER),
         dtype=np.float64,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from studies.reporting.figure import Axis, Figure, HeatMap, Panel, Series
+from studies.reporting.figure import GREY, Axis, Figure, HeatMap, Panel, Series
 from studies.reporting.heat_map import add_heat_map
 from studies.reporting.labels import LEADER_FROM, along, place_labels
 from studies.reporting.ticks import binary_ticks
@@ -149,6 +149,8 @@ def _add_legend(drawn: Any, every: list[Any], columns: int, free: Any) -> None:
 
 def _add_labels(axes: Any, panel: Panel) -> None:
     """Add the labels where they overlap nothing; those far from their points get a line to them."""
+    from matplotlib.patheffects import withStroke
+
     texts, anchors, colours = [], [], []
     for series in panel.series:
         for index, text in enumerate(series.labels):
@@ -177,19 +179,27 @@ def _add_labels(axes: Any, panel: Panel) -> None:
             va="center",
             annotation_clip=False,
             zorder=4,
+            path_effects=[withStroke(linewidth=1.5, foreground="#ffffffc0")],
         )
         for text, anchor, colour in zip(texts, anchors, colours, strict=True)
     ]
     renderer = axes.figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in added]
     sizes = np.array([(box.width, box.height) for box in boxes]) * scale
-    points = [at(series.x, series.y) for series in panel.series if series.marker]
-    radii = [np.full(len(series.x), series.size / 2) for series in panel.series if series.marker]
-    lines = [along(*at(*corners(series)).T) for series in panel.series if series.curve and not series.marker]
-    curves = np.concatenate([np.empty((0, 2)), *lines, *(bars(series, at) for series in panel.series)])
+    marked = [series for series in panel.series if series.marker and series.colour != GREY]
+    points = [at(series.x, series.y) for series in marked]
+    radii = [np.full(len(series.x), series.size / 2) for series in marked]
+    curves = soft_obstacles(panel, at)
     room = (axes.bbox.width * scale, axes.bbox.height * scale)
     where_to = at(*zip(*anchors, strict=True))
-    chosen = place_labels(where_to, sizes, np.concatenate(points), np.concatenate(radii), curves, room)
+    chosen = place_labels(
+        where_to,
+        sizes,
+        np.concatenate([np.empty((0, 2)), *points]),
+        np.concatenate([np.empty(0), *radii]),
+        curves,
+        room,
+    )
     for text, where, size in zip(added, chosen, sizes, strict=True):
         if where is None:
             text.remove()
@@ -215,7 +225,14 @@ def corners(series: Series) -> tuple[Any, Any]:
     return x, y
 
 
-def bars(series: Series, at: Any) -> Any:
+def soft_obstacles(panel: Panel, at: Any) -> Any:
+    """Return (k, 2) points that labels need not avoid strictly: of curves, error bars, and the grey crowd."""
+    lines = [along(*at(*corners(series)).T) for series in panel.series if series.curve and not series.marker]
+    crowd = [at(series.x, series.y) for series in panel.series if series.marker and series.colour == GREY]
+    return np.concatenate([np.empty((0, 2)), *lines, *crowd, *(_bars(series, at) for series in panel.series)])
+
+
+def _bars(series: Series, at: Any) -> Any:
     """Return (k, 2) places along the error bars of a series."""
     parts = [np.empty((0, 2))]
     for error, is_x in ((series.x_error, True), (series.y_error, False)):
