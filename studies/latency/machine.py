@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from studies.latency.work import Setup
 from studies.training.devices import describe
 
-FORMAT = "3"  # of tables, and of the way in which blocks are timed
+FORMAT = "4"  # of tables, and of the way in which blocks are timed
 
 
 def machine_of(setup: Setup, threads: int | None = None) -> dict[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surgery.architecture import Architecture, Layer
 from surgery.architecture.timed_parts import FFN, MIXER, TimedPart
 from surgery.config.backbone import FFN_PROJECTIONS, Backbone
-from surgery.context import Context, DecodeCache
+from surgery.context import Context, DecodeCache, State
 from surgery.mixers import MIXERS
 from surgery.model import Block, HybridLM
 from surgery.ops.rotary import Rotary, rotary_tables
@@ -29,6 +29,16 @@ NO_MIXER = "N"
 
 Work = Callable[[], object]
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Unchanged(dict[tuple[int, int], State]):
+    """States that stay as they are, so that the same token is decoded again and again.
+
+    New ones are freed at once, as old ones are while a model decodes.
+    """
+
+    def __setitem__(self, slot: tuple[int, int], state: State) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -114,11 +124,11 @@ def model_work(architecture: Architecture, metric: str, length: int, setup: Setu
     cache = DecodeCache()
     if length > 1:
         _no_grad(lambda: model(setup.tokens(length - 1, vocab_size), cache=cache))()
-    states, token = dict(cache.states), setup.tokens(1, vocab_size)
+    cache.states, token = _Unchanged(cache.states), setup.tokens(1, vocab_size)
 
     def decode() -> None:
         model.head(model(token, cache=cache)[:, -1:])
-        cache.states, cache.length = dict(states), length - 1
+        cache.length = length - 1
 
     return _no_grad(decode)
 
@@ -154,12 +164,14 @@ def _stack_work(
         if (state := cache.states.get((0, 0))) is not None:
             for slot in product(range(len(stack)), range(passes)):
                 cache.states[slot] = tuple(tensor.clone() for tensor in state)
-    states = dict(cache.states)
+    if metric == DECODE:
+        cache.states = _Unchanged(cache.states)
     h, rotary = setup.states(new, backbone.dim), setup.rotary(backbone, seen, length)
 
     def work() -> None:
         run(stack, h, rotary, seen, passes)
-        cache.states = dict(states)
+        if metric != DECODE:
+            cache.states = {}
 
     return _no_grad(work)
 
