@@ -90,8 +90,8 @@ def test_the_guides_work_from_the_first_command_to_the_last(scratch: Path) -> No
                     max_position_embeddings=512,
                 )  # fmt: skip
             words = smaller(line)
-            if "-o" in words and Path(scratch, words[words.index("-o") + 1]).is_dir():
-                words.append("--overwrite")  # the search guide trains what the README has trained
+            if "-o" in words and Path(scratch, words[words.index("-o") + 1]).exists():
+                words.append("--overwrite")  # the search guide picks and trains as the README has
             assert run(scratch, "-m", "nas_cli.main", *words).stdout, (
                 f"{name_of(page)}: {line} prints nothing"
             )

@@ -19,6 +19,7 @@ HEAVY = (
         ["--version"],
         ["space", "--help"],
         ["search", "--help"],
+        ["help", "search"],
         ["space", "list"],
         ["space", "show", "tiny"],
         ["space", "validate", "tiny", "hdpl", "hybrid"],
