@@ -9,6 +9,12 @@ import typer
 from typer.core import TyperGroup
 
 _CHOICE = re.compile(r"'([^']*)' is not one of (.*)\.")  # as Typer words it
+_WORDS = (
+    (re.compile(r"Input should be a valid integer.*"), "must be a whole number"),
+    (re.compile(r"Input should be a valid number.*"), "must be a number"),
+    (re.compile(r"Input should be greater than or equal to"), "must be at least"),
+    (re.compile(r"Input should be less than or equal to"), "must be at most"),
+)  # as Pydantic words it for Typer
 FREE_TEXT = ("text",)  # arguments that may be empty: the prompt of `nas generate`
 
 
@@ -50,8 +56,10 @@ def _guard_parameter(parameter: Any) -> None:
 
 
 def _with_suggestion(message: str) -> str:
-    """Return Typer's message about a wrong choice with the nearest right one; others unchanged."""
+    """Return Typer's message in our words, and if it is about a wrong choice with the nearest right one."""
     message = message.removeprefix("Value error, ")
+    for pattern, words in _WORDS:
+        message = pattern.sub(words, message)
     match = _CHOICE.fullmatch(message)
     if match is None:
         return message

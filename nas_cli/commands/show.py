@@ -71,6 +71,11 @@ def show(
     if is_file:
         from surgery.architecture import Architecture
 
+        if trial is not None:
+            from surgery.config.problems import Problem, UserError
+
+            problem = Problem("TRIAL", trial, "has no meaning for an architecture file", "name its study")
+            raise UserError("can't show that", [problem])
         _show_architecture(Architecture.from_yaml(what), as_json)
         return
 

@@ -18,6 +18,7 @@ from search_spaces.text import NAMED
 from studies.data.corpus import Corpus, _refused
 from surgery.config.paths import expand
 from surgery.config.problems import is_unicode, nearest
+from surgery.config.recognise import other_kind
 
 FINEWEB_EDU = "HuggingFaceFW/fineweb-edu"
 FINEWEB_EDU_CONFIG = "sample-10BT"
@@ -60,6 +61,8 @@ def open_corpus(spec: str, column: str | None = None) -> Corpus:
         hint = guess or f"a corpus is {', '.join(NAMED)}, hf:NAME or a path to .jsonl, .parquet or .txt"
         rule = "is a link to nothing" if os.path.islink(path) else "no such file, folder or named corpus"
         raise _refused(spec, rule, hint)
+    if problem := other_kind(path, "corpus", "text", "data", "model", "adapter"):
+        raise _refused(str(path), problem.rule, problem.hint)
     if not is_unicode(str(path.resolve())):
         raise _refused(str(path), "its path is not UTF-8 text", "rename the file or folder")
     return LocalCorpus(path, column)

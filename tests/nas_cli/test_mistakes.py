@@ -57,6 +57,11 @@ MISTAKES = [
     ("train arch.yaml -o out --lr-rule role", 'Did you mean "roles"?'),
     ("eval model --probe recal", 'Did you mean "recall"?'),
     ("fron micro", "Did you mean 'front'?"),
+    ("search tiny --data runs/micro", "is a study's folder, not a corpus (nas show runs/micro shows it"),
+    ("data prepare arch.yaml", "is an architecture file, not a corpus (nas train arch.yaml"),
+    ("show arch.yaml 3", "TRIAL = 3: has no meaning for an architecture file"),
+    ("search tiny --trials 10k", "must be a whole number"),
+    ("search tiny --workers 0", "must be at least 1"),
     # files that are there already
     ("pick micro --dir runs -o arch.yaml", "exists (name another file, or add --overwrite)"),
     ("space sample tiny -o arch.yaml", "exists (name another file, or add --overwrite)"),
