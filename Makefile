@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-pretrained pictures test test-all coverage test-newest test-oldest lint docs lock clean
+.PHONY: help setup demo demo-pretrained pictures test test-all coverage test-newest test-oldest test-trackers lint docs
+.PHONY: lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -87,6 +88,11 @@ test-oldest: ## With the oldest versions that pyproject.toml allows, in .venv-ol
 	.venv-oldest/bin/python $(PIP) --no-deps -e .
 	.venv-oldest/bin/python $(IN_ROOMS)
 
+test-trackers: ## With TensorBoard, W&B, MLflow and trackio, in .venv-trackers
+	$(PYTHON) -m venv .venv-trackers
+	.venv-trackers/bin/python $(PIP) -e '.[test,tensorboard,wandb,mlflow,trackio]'
+	.venv-trackers/bin/python -m pytest tests/studies/tracking tests/nas_cli/test_track.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -100,4 +106,4 @@ lock: ## Pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/(\+cpu|\+cu[0-9]+)$$//' > requirements.lock
 
 clean: ## Remove the environments and caches
-	rm -rf $(VENV) .venv-newest .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-trackers .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

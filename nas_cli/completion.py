@@ -73,6 +73,13 @@ def samplers(incomplete: str) -> Iterator[str]:
     yield from (f"{before}{comma}{name}" for name in get_args(Sampler) if name.startswith(last))
 
 
+def trackers(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Yield the trackers with what they are."""
+    from studies.tracking.choice import KINDS
+
+    yield from ((name, kind.title) for name, kind in KINDS.items() if name.startswith(incomplete))
+
+
 def _files(incomplete: str, *suffixes: str) -> Iterator[Path]:
     """Yield the files whose path begins as it is written so far."""
     folder = Path(incomplete).parent if "/" in incomplete else Path()

@@ -24,7 +24,7 @@ HEALING = (
     "lora",
     "checkpoint_activations",
 )  # options of --heal
-TRAINING = ("freeze", "control", "batch_tokens", "eval_every", "seed")
+TRAINING = ("freeze", "control", "batch_tokens", "eval_every", "seed", "track")
 STAGES = {"aligned": "aligning", "healed": "healing", "control": "training the control"}
 
 

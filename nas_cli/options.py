@@ -161,6 +161,16 @@ EachOption = Annotated[
         "--each", min=2, max=1000, metavar="N", help="Maximum runs per architecture, including the first."
     ),
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER[=WHERE]",
+        autocompletion=completion.trackers,
+        help="Also log to tensorboard, wandb, mlflow or trackio; may be repeated. WHERE is a folder, or the "
+        "address of a server.",
+    ),
+]
 RoundsOption = Annotated[
     int,
     typer.Option("--rounds", min=1, max=MOST, metavar="N", help="Measurements per entry; medians are shown."),

@@ -31,6 +31,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "latency": ("files", "training"),
     "library": ("data", "evaluation", "files", "healing", "training"),
     "reporting": ("analysis", "files", "library", "stats", "storage", "study"),
+    "tracking": ("files", "healing", "study", "training"),
     "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
     "workers": (
         "data", "files", "healing", "latency", "library", "probes", "search", "stats", "storage", "study",

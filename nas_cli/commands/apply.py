@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,6 +23,7 @@ from nas_cli.options import (
     ExportOption,
     JsonOption,
     OverwriteOption,
+    TrackOption,
     given,
 )
 from nas_cli.render.bars import stage_progress
@@ -31,10 +33,12 @@ from nas_cli.render.healing import print_healing
 from nas_cli.render.plan import print_plan, print_result
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, errors, print_json, print_warnings, starting
+from nas_cli.tracking import chosen_trackers, print_stores
 
 if TYPE_CHECKING:
     from studies.healing.healer import Healer
     from studies.healing.request import Surgery
+    from studies.tracking.choice import Choice
     from surgery.apply.pipeline import ApplyReport
 
 
@@ -187,6 +191,7 @@ def apply(
     ] = 0,
     overwrite: OverwriteOption = False,
     device: DeviceOption = "auto",
+    track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a pretrained model to an architecture: plan, fit, verify in a fresh process, write.
@@ -196,6 +201,7 @@ def apply(
     if output is None and not dry_run:
         raise typer.BadParameter("is required (or --dry-run)", param_hint="--output")
     refuse_healing_options(context, heal, align, data)
+    trackers = chosen_trackers(track)
     _check(architecture, model, data, calibrate)
     with starting(f"reading {model}"), quick_imports():
         from studies.healing.request import ApplyRequest
@@ -220,7 +226,7 @@ def apply(
     with data_progress() as on_data:
         text = surgery.open_text(on_data)
     healer = surgery.healer(text, loss_lines())
-    report = _run(surgery, healer)
+    report = _run(surgery, healer, trackers)
     healing = healer.healing if healer is not None else None
     if as_json:
         print_json({**report.to_dict(), "healing": healing.to_dict() if healing else None})
@@ -231,6 +237,10 @@ def apply(
     if healing is not None:
         print_healing(healing)
     print_result(report)
+    if trackers and output is not None:
+        from studies.tracking.training import stores
+
+        print_stores(trackers, stores(output))
 
 
 def _check(architecture: Path, model: str, data: str | None, calibrate: str) -> None:
@@ -249,19 +259,22 @@ def _check(architecture: Path, model: str, data: str | None, calibrate: str) -> 
     check_corpus(calibrate if calibrate != "none" else None, "--calibrate")
 
 
-def _run(surgery: Surgery, healer: Healer | None) -> ApplyReport:
-    """Rewrite under a progress bar.
+def _run(surgery: Surgery, healer: Healer | None, trackers: Sequence[Choice]) -> ApplyReport:
+    """Rewrite under a progress bar, and heal in trackers.
 
     Raises:
         typer.Exit: the training failed, which is printed.
     """
+    from studies.tracking.training import track_healing
     from studies.training.errors import TrainingFailed
 
     try:
         with stage_progress() as progress:
-            if healer is not None:
-                show_progress(healer.watch, progress)
-            return surgery.run(healer, progress)
+            if healer is None:
+                return surgery.run(healer, progress)
+            show_progress(healer.watch, progress)
+            with track_healing(healer, trackers, lambda text: print_warnings([text])):
+                return surgery.run(healer, progress)
     except TrainingFailed as error:
         errors.print(Text.assemble(("healing failed: ", "bold red"), str(error), "; nothing was written"))
         raise typer.Exit(1) from None

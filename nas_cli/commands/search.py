@@ -23,11 +23,13 @@ from nas_cli.options import (
     StorageOption,
     ThreadsOption,
     TimeoutOption,
+    TrackOption,
     WorkersOption,
 )
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, errors, notes, own_command, print_warnings, starting
+from nas_cli.tracking import chosen_trackers, print_stores, tracking_study
 from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ def search(
         bool,
         typer.Option("--dry-run", help="Print what would be done, with time, memory and disk; keep nothing."),
     ] = False,
+    track: TrackOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:
@@ -111,6 +114,7 @@ def search(
     """
     from studies.training.cores import check_workers
 
+    trackers = chosen_trackers(track)
     searched = open_space(space, model)
     check_corpus(data)
     _check_name(name, runs, storage)
@@ -145,7 +149,7 @@ def search(
     print_warnings(crowding(workers, study.settings.threads, pick_device(device)))
     print_warnings(foreign_times(study, pick_device(device)))
     print_warnings([study.remark] if study.remark else [])
-    with annotating(study):
+    with annotating(study), tracking_study(study, trackers):
         watch(
             supervisor,
             print_lines,
@@ -153,6 +157,10 @@ def search(
             end=lambda: _print_front(study, supervisor),
         )
         _print_end(study, supervisor, runs)  # before the last notes are written
+    if trackers:
+        from studies.tracking.search import stores
+
+        print_stores(trackers, stores(study))
 
 
 def _check_name(name: str | None, runs: Path, storage: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,15 +25,18 @@ from nas_cli.options import (
     JsonOption,
     OverwriteOption,
     ThreadsOption,
+    TrackOption,
 )
 from nas_cli.render.bars import training_progress
 from nas_cli.render.counts import SeqLenOption, learning_rate, number, tokens
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, errors, print_json, print_warnings
+from nas_cli.tracking import chosen_trackers, print_stores
 
 if TYPE_CHECKING:
     from studies.data import TokenData
+    from studies.tracking.choice import Choice
     from studies.training.loop import TrainResult
     from studies.training.request import TrainRequest
 
@@ -102,6 +106,7 @@ def train(
     compile: CompileOption = "auto",
     cpu_precision: CpuPrecisionOption = None,
     threads: ThreadsOption = None,
+    track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train an architecture from scratch and write a Hugging Face model folder with its loss curve.
@@ -111,6 +116,7 @@ def train(
     from surgery.architecture import Architecture
     from surgery.hf.staging import check_target
 
+    trackers = chosen_trackers(track)
     chosen = Architecture.from_yaml(architecture)
     print_warnings(chosen.warnings())
     check_corpus(data)
@@ -130,26 +136,34 @@ def train(
     print_warnings(text.warnings())
     if not as_json:
         _print_start(request, text)
-    result = _run(request, text)
+    result = _run(request, text, trackers)
     if as_json:
         print_json(
             {"output": str(output), "architecture": chosen.line, "hash": chosen.hash, **asdict(result)}
         )
         return
     _print_end(result, output)
+    if trackers:
+        from studies.tracking.training import stores
+
+        print_stores(trackers, stores(output))
 
 
-def _run(request: TrainRequest, text: TokenData) -> TrainResult:
-    """Train under a progress bar.
+def _run(request: TrainRequest, text: TokenData, trackers: Sequence[Choice]) -> TrainResult:
+    """Train under a progress bar, and in trackers.
 
     Raises:
         typer.Exit: the training failed, which is printed.
     """
+    from studies.tracking.training import stores, track_training, tracked
     from studies.training.errors import TrainingFailed
 
+    def warn(text: str) -> None:
+        print_warnings([text])
+
     try:
-        with training_progress() as on_step:
-            return request.run(text, on_step)
+        with training_progress() as on_step, tracked(trackers, stores(request.output), warn) as tracker:
+            return track_training(tracker, request, lambda callback: request.run(text, callback), on_step)
     except TrainingFailed as error:
         errors.print(Text.assemble(("training failed: ", "bold red"), str(error), "; nothing was written"))
         raise typer.Exit(1) from None

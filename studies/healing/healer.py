@@ -34,6 +34,7 @@ class Healer:
 
     Attributes:
         healing: the losses, once it was called.
+        out: the future folder of the model.
         watch: callbacks.
     """
 
@@ -71,6 +72,7 @@ class Healer:
         self.source, self.planned, self.data, self.settings = source, planned, data, settings
         self.device, self.control, self.watch = device, control, watch or Watch()
         self.healing: Healing | None = None
+        self.out = None if out is None else expand(out).absolute()
         longest = source.backbone.max_position_embeddings
         if settings.seq_len > longest:
             rule = f"exceeds the model's context of {longest} tokens"

@@ -6,11 +6,11 @@ They are stored in the study, so that Optuna Dashboard shows them also without n
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
+from studies.files.background import Foreground, in_background
 from studies.files.folder_lock import locked
 from studies.reporting.artifacts import artifact_folder, write_artifacts
 from studies.reporting.dashboard_graphs import write_graphs
@@ -74,29 +74,21 @@ def annotating(study: Study, seconds: float = SECONDS) -> Iterator[None]:
     At its end they are complete; if it ends with an error or Ctrl-C, what is missing is written by the next
     search or dashboard. A study that can only be read is left as it is.
     """
-    closing = threading.Event()
-    completely = threading.Event()
 
-    def run() -> None:
+    def run(search: Foreground) -> None:
         try:
             annotator = Annotator(
                 Study.open(str(study.folder.resolve()), url=study.url)
             )  # not the block's own connection
-            while not closing.is_set():
+            while search.running:
                 annotator.update()
-                closing.wait(seconds)
-            if completely.is_set():
+                search.wait(seconds)
+            if search.completed:
                 annotator.update(last=True)
         except STORAGE_ERRORS as error:
             log.warning("the study can only be read, so it gets no notes: %s", error)
         except Exception:  # missing notes must not end a search
             log.exception("notes can't be written")
 
-    thread = threading.Thread(target=run, daemon=True, name="notes")
-    thread.start()
-    try:
+    with in_background(run, "notes", patience=STOP_SECONDS):
         yield
-        completely.set()
-    finally:
-        closing.set()
-        thread.join(timeout=STOP_SECONDS if completely.is_set() else 0.1)
