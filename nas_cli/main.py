@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from nas_cli.guard import GuardedGroup
+from nas_cli.intact import complaint
 from nas_cli.render import screen
 
 # modules of this package, in the order of a typical workflow; each adds its commands to the app
@@ -81,6 +82,9 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal can't encode must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if text := complaint():
+        screen.errors.print(text, markup=False, soft_wrap=True)
+        sys.exit(2)
     register()
     if sys.argv[1:2] == ["help"]:  # nas help COMMAND, as other tools have it
         sys.argv = [sys.argv[0], *sys.argv[2:], "--help"]

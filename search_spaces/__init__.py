@@ -1,6 +1,7 @@
 """Search spaces: YAML files and their checks, sampled architectures, constraints, baselines and presets.
 
-Imports neither torch nor optuna nor transformers: checking a space takes well under a second.
+Imports neither torch nor optuna nor transformers: checking a space takes well under a second. It is
+part of nas-cli.
 """
 
 from __future__ import annotations
