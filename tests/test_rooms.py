@@ -67,6 +67,7 @@ WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {
     "search": ("scipy",),
     "selection": ("scipy",),
     "audit": ("scipy",),
+    "tracking": ("torch", "tensorboard", "wandb", "mlflow", "trackio"),
 }
 # rooms and files that must be quick to load
 LIGHT_SURGERY = (

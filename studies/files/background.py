@@ -44,8 +44,8 @@ def in_background(
     *,
     patience: float,
     interrupted: float = INTERRUPTED_SECONDS,
-) -> Iterator[None]:
-    """Run `work` in a daemon thread while the block runs.
+) -> Iterator[threading.Thread]:
+    """Run `work` in a daemon thread while the block runs, and yield the thread.
 
     Args:
         work: returns soon after the block has ended; it handles its own errors.
@@ -57,7 +57,7 @@ def in_background(
     thread = threading.Thread(target=work, args=(foreground,), daemon=True, name=name)
     thread.start()
     try:
-        yield
+        yield thread
         foreground.end(completed=True)
     finally:
         foreground.end(completed=False)

@@ -23,6 +23,7 @@ class MLflow:
 
     def __init__(self, where: str, project: str, mark: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else a wrong address takes minutes
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):  # they log every table of a new database

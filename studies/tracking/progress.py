@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from studies.files.json_file import read_json, write_json
-
-FILE = "tracked.json"
+from studies.tracking.choice import Choice
 
 
 @dataclass
@@ -21,44 +21,38 @@ class Tracked:
 
 @dataclass
 class Progress:
-    """Record of what every tracker was given of every run of a study, kept in a file.
+    """Record of what one tracker was given of every run of a study, kept in a file.
 
     Attributes:
         path: the file.
         mark: random; tells studies of the same name apart.
-        trackers: by tracker, then by name of the run.
+        runs: by name.
     """
 
     path: Path
     mark: str
-    trackers: dict[str, dict[str, Tracked]] = field(default_factory=dict)
+    runs: dict[str, Tracked] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Progress:
-        """Read the file of a folder, which need not exist.
+    def read(cls, folder: Path, choice: Choice) -> Progress:
+        """Read the file of a tracker in a folder, which need not exist.
 
         Raises:
             UserError: the file is damaged.
         """
-        path = folder / FILE
+        where = "" if choice.where is None else f"-{hashlib.sha256(choice.where.encode()).hexdigest()[:8]}"
+        path = folder / f"{choice.name}{where}.json"
         content = read_json(path, hint="remove it; the search then tracks all trials again")
         if content is None:
             return cls(path, secrets.token_hex(4))
-        trackers = {
-            tracker: {name: Tracked(**values) for name, values in runs.items()}
-            for tracker, runs in content["trackers"].items()
-        }
-        return cls(path, content["mark"], trackers)
+        return cls(path, content["mark"], {name: Tracked(**known) for name, known in content["runs"].items()})
 
-    def of(self, tracker: str, run: str) -> Tracked:
-        """Return what a tracker was given of a run; change it, then `write`."""
-        return self.trackers.setdefault(tracker, {}).setdefault(run, Tracked())
+    def of(self, run: str) -> Tracked:
+        """Return what the tracker was given of a run; change it, then `write`."""
+        return self.runs.setdefault(run, Tracked())
 
     def write(self) -> None:
         """Write the file."""
         self.path.parent.mkdir(exist_ok=True)  # a study that was deleted is not made again
-        runs = {
-            tracker: {name: asdict(known) for name, known in runs.items()}
-            for tracker, runs in self.trackers.items()
-        }
-        write_json(self.path, {"mark": self.mark, "trackers": runs})
+        runs = {name: asdict(known) for name, known in self.runs.items()}
+        write_json(self.path, {"mark": self.mark, "runs": runs})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 from studies.files.background import Foreground, in_background
 from studies.study import Study
@@ -31,20 +33,21 @@ def stores(study: Study) -> Path:
 class StudyFollower:
     """Gives one tracker what is new in a study."""
 
-    def __init__(self, study: Study, choice: Choice, progress: Progress) -> None:
-        self.study, self.progress = study, progress
-        self.key = choice.name if choice.where is None else f"{choice.name}={choice.where}"
-        self.tracker: Tracker = choice.open(stores(study), study.name, progress.mark)
+    def __init__(self, study: Study, choice: Choice) -> None:
+        self.study = study
+        self.progress = Progress.read(stores(study), choice)
+        self.tracker: Tracker = choice.open(stores(study), study.name, self.progress.mark)
         self._runs: dict[int, Run] = {}
 
-    def update(self, records: Sequence[TrialRecord]) -> bool:
-        """Track what has changed in these trials, and return whether there was anything."""
-        changed = [self._follow(record) for record in records if record.state in FOLLOWED]
-        return any(changed)
+    def update(self) -> None:
+        """Track what has changed in the trials."""
+        records = self.study.records()
+        if any([self._follow(record) for record in records if record.state in FOLLOWED]):  # noqa: C419
+            self.progress.write()
 
     def _follow(self, record: TrialRecord) -> bool:
         name = run_name(record)
-        known = self.progress.of(self.key, name)
+        known = self.progress.of(name)
         ended = "" if record.state == RUNNING else f"{record.state} {len(record.rungs)}".strip()
         if ended and ended == known.ended:
             return False
@@ -63,18 +66,20 @@ class StudyFollower:
         known.ended = ended
         return True
 
-    def finish(self, front: Sequence[TrialRecord], records: Sequence[TrialRecord]) -> None:
+    def finish(self) -> None:
         """Track the front and how many trials ended in which way, and close the tracker."""
+        front, records = self.study.front(), self.study.records()
         run = self.tracker.start(STUDY, {"space": self.study.space.name, "study": self.study.name})
         counts: dict[str, float] = {
             state: sum(record.state == state for record in records) for state in (DONE, PAUSED, FAILED)
         }
-        known = self.progress.of(self.key, STUDY)
+        known = self.progress.of(STUDY)
         known.step = max(known.step + 1, int(sum(counts.values())))
         run.log(known.step, {**counts, "front": len(front)})
         run.table("front", front_rows(front))
         run.finish(DONE, {})
         self.tracker.close()
+        self.progress.write()
 
 
 def run_name(record: TrialRecord) -> str:
@@ -124,43 +129,13 @@ def front_rows(front: Sequence[TrialRecord]) -> list[dict[str, Value]]:
     ]
 
 
-class Followers:
-    """The followers of a study, one for each tracker; one that fails is left out from then on."""
-
-    def __init__(self, study: Study, choices: Sequence[Choice], warn: Callable[[str], None]) -> None:
-        """Prepare; the trackers are opened by the first update.
-
-        Args:
-            study: that is searched.
-            choices: the trackers.
-            warn: called once for each tracker that fails.
-        """
-        self.study, self._progress = study, Progress.read(stores(study))
-        self._guards = {choice: Guard(choice.name, warn) for choice in choices}
-        self._followers: dict[Choice, StudyFollower] = {}
-
-    def update(self, *, last: bool = False) -> None:
-        """Track what is new; `last` tracks the front as well, and closes the trackers."""
-        records = self.study.records()
-        for choice, guard in self._guards.items():
-            if not guard.working:
-                continue
-            with guard():
-                if choice not in self._followers:
-                    self._followers[choice] = StudyFollower(self.study, choice, self._progress)
-                follower = self._followers[choice]
-                changed = follower.update(records)
-                if last:
-                    follower.finish(self.study.front(), records)
-                if changed or last:
-                    self._progress.write()
-
-
 @contextmanager
 def tracking(
     study: Study, choices: Sequence[Choice], warn: Callable[[str], None], seconds: float = SECONDS
 ) -> Iterator[None]:
-    """Track a study in a thread while the block runs; at its end the front is tracked as well.
+    """Track a study while the block runs; at its end the front is tracked as well.
+
+    Every tracker has a thread of its own, so that a server that does not answer delays no other.
 
     Args:
         study: that is searched, by this process or by others.
@@ -168,18 +143,25 @@ def tracking(
         warn: called if a tracker fails, which ends nothing but its tracking.
         seconds: between two looks at the study.
     """
-    if not choices:
-        yield
-        return
 
-    def run(search: Foreground) -> None:
-        with Guard(", ".join(choice.name for choice in choices), warn)():
+    def follow(choice: Choice, search: Foreground) -> None:
+        with Guard(choice.name, warn)():
             # not the block's own connection
-            followers = Followers(Study.open(str(study.folder.resolve()), url=study.url), choices, warn)
+            follower = StudyFollower(Study.open(str(study.folder.resolve()), url=study.url), choice)
             while search.running:
-                followers.update()
+                follower.update()
                 search.wait(seconds)
-            followers.update(last=True)
+            follower.update()
+            follower.finish()
 
-    with in_background(run, "trackers", patience=STOP_SECONDS, interrupted=INTERRUPTED_SECONDS):
+    threads: dict[Choice, Thread] = {}
+    with ExitStack() as stack:
+        for choice in choices:
+            work = partial(follow, choice)
+            threads[choice] = stack.enter_context(
+                in_background(work, choice.name, patience=STOP_SECONDS, interrupted=INTERRUPTED_SECONDS)
+            )
         yield
+    for choice, thread in threads.items():
+        if thread.is_alive():
+            warn(f"{choice.name} does not answer; what it lacks comes with the next search of this study")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from threading import Event
+from time import sleep
 
 import pytest
 
 from studies.study import Study
 from studies.tracking.choice import Choice
 from studies.tracking.curves import by_step, new_points
-from studies.tracking.search import Followers, run_name, stores, tracking
+from studies.tracking.search import StudyFollower, run_name, stores, tracking
 from studies.workers.worker import work
 from tests.studies.conftest import MakeStudy
 
@@ -70,8 +72,8 @@ def test_a_resumed_search_repeats_nothing(study: Study, monkeypatch: pytest.Monk
     other = Memory.replacing(monkeypatch)
     track(study, Choice("mlflow"))  # gets everything
     assert other.runs.keys() == memory.runs.keys()
-    known = json.loads((stores(study) / "tracked.json").read_text())["trackers"]
-    assert known["tensorboard"].keys() == known["mlflow"].keys()
+    known = [json.loads((stores(study) / f"{name}.json").read_text()) for name in ("tensorboard", "mlflow")]
+    assert known[0]["runs"] == known[1]["runs"] | {"study": known[0]["runs"]["study"]}
 
 
 def test_a_running_trial_is_tracked_up_to_the_step_that_is_complete(
@@ -80,13 +82,13 @@ def test_a_running_trial_is_tracked_up_to_the_step_that_is_complete(
     memory = Memory.replacing(monkeypatch)
     study = make_study(sampler="random")
     study.inner.ask()
-    followers = Followers(study, [BOARD], warn=pytest.fail)
+    follower = StudyFollower(study, BOARD)
     name = run_name(study.records()[0])
     write_curve(study, 0, 2)
-    followers.update()
+    follower.update()
     assert [step for step, _ in memory.runs[name].points] == [1]
     write_curve(study, 0, 3, val=2)  # the held-out loss came after the look
-    followers.update()
+    follower.update()
     assert memory.runs[name].points[1] == (2, {"tokens": 1024, "loss": 5.8, "val_loss": 5.5})
     assert memory.runs[name].states == []
 
@@ -107,9 +109,8 @@ def test_a_tracker_that_fails_is_warned_of_once_and_the_others_continue(
     memory = Memory()
     monkeypatch.setattr(Choice, "open", lambda choice, *args: memory if choice == BOARD else 1 / 0)
     warnings: list[str] = []
-    followers = Followers(study, [Choice("wandb"), BOARD], warnings.append)
-    followers.update()
-    followers.update(last=True)
+    with tracking(study, [Choice("wandb"), BOARD], warnings.append):
+        pass
     assert warnings == ["wandb failed and tracks no longer, while the rest continues: division by zero"]
     assert "study" in memory.runs
 
@@ -117,9 +118,25 @@ def test_a_tracker_that_fails_is_warned_of_once_and_the_others_continue(
 def test_a_damaged_record_ends_the_tracking_only(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     Memory.replacing(monkeypatch)
     stores(study).mkdir()
-    (stores(study) / "tracked.json").write_text("{")
+    (stores(study) / "tensorboard.json").write_text("{")
     warnings: list[str] = []
     with tracking(study, [BOARD], warnings.append):
         pass
     assert len(warnings) == 1
-    assert "tracked.json" in warnings[0]
+    assert "tensorboard.json" in warnings[0]
+
+
+def test_a_tracker_that_does_not_answer_is_waited_for_only_so_long(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, released = Memory(), Event()
+    monkeypatch.setattr("studies.tracking.search.STOP_SECONDS", 0.01)
+    monkeypatch.setattr(
+        Choice, "open", lambda choice, *args: memory if choice == BOARD or released.wait() else None
+    )
+    warnings: list[str] = []
+    with tracking(study, [Choice("wandb"), BOARD], warnings.append):
+        while "study" not in memory.runs and not memory.starts:
+            sleep(0.01)
+    released.set()
+    assert "wandb does not answer; what it lacks comes with the next search of this study" in warnings
