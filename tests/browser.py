@@ -42,12 +42,12 @@ def screenshot(url: str, path: Path, profile: Path, size: str) -> None:
         f"--screenshot={path}",
         url,
     ]
-    subprocess.run(command, capture_output=True, check=True, timeout=600)
+    subprocess.run(command, capture_output=True, check=True)
 
 
 def browse(url: str, profile: Path, *flags: str) -> Page:
     """Open a page; `profile` is a new folder for the browser's own files."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Page(done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -44,4 +45,4 @@ def test_figures_of_a_small_study(nas: Nas) -> None:
 def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:
     result = nas("bench", "overhead", "hybrid", *arguments)
     assert result.exit_code == 2
-    assert message in str(result.exception) + result.stderr.replace("\n", " ")
+    assert message in str(result.exception) + re.sub(r"[│\s]+", " ", result.stderr)
