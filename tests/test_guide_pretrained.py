@@ -1,7 +1,7 @@
 """The guide "Your model, in an afternoon" on SmolLM2-135M, command by command.
 
 Its place in the guide, a Hub id, is a folder here. The preset has fewer replacements and less text, and
-budgets are smaller, so that two CPU cores take some ten minutes; nothing else is changed.
+budgets are smaller, so that it takes some twenty minutes on one core; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def smaller(line: str) -> list[str]:
     assert words[0] == "nas"
     for index, word in enumerate(words[:-1]):
         words[index + 1] = BUDGETS.get(word, words[index + 1])
-    extra = {"apply": ["--control"], "refine": ["--timeout", "1m"], "eval": ["--max-tokens", "2048"]}
+    extra = {"refine": ["--timeout", "1m"], "eval": ["--max-tokens", "2048"]}
     return [*words[1:], *extra.get(words[1], [])]
 
 
