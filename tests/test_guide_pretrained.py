@@ -26,13 +26,12 @@ SPACE = """
 name: pretrained
 search:
   layers.mixer: {choice: [keep, W: {window: 64, sinks: 4}, none]}
-  layers.ffn: {choice: [keep, dim: 75%]}
   layers.keep: "0"
 objectives: {kl: min, retrieval_kl: min, cache_bytes@8192: min, decode_flops@8192: min}
 library: {fit_tokens: 1024, seq_len: 512, score_tokens: 1024, eval_tokens: 1024, prompts: 2, score_prompts: 1}
 data: {corpus: builtin}
 """
-BUDGETS = {"--trials": "12", "--heal": "8k", "--retrieval": "2", "--lengths": "512"}
+BUDGETS = {"--trials": "12", "--heal": "4k", "--retrieval": "2", "--lengths": "512"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def smaller(line: str) -> list[str]:
     assert words[0] == "nas"
     for index, word in enumerate(words[:-1]):
         words[index + 1] = BUDGETS.get(word, words[index + 1])
-    extra = {"refine": ["--timeout", "1m"], "eval": ["--max-tokens", "2048"]}
+    extra = {"refine": ["--timeout", "1m"], "eval": ["--tokens", "2048"]}
     return [*words[1:], *extra.get(words[1], [])]
 
 
