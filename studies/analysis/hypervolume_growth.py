@@ -127,14 +127,15 @@ class Growth:
 def growth(records: Sequence[TrialRecord], objectives: Sequence[Objective], proxy: Proxy) -> Growth:
     """Return the growth of the hypervolume over a study's trials."""
     used = spent(records, objectives, proxy)
-    names = dict.fromkeys(item.record.suggested_by for item in used)
+    suggested = [item for item in used if item.record.repeat_of is None]  # replicates were chosen by none
+    names = dict.fromkeys(item.record.suggested_by for item in suggested)
     return Growth(
         tuple(item.record.number for item in used),
         np.cumsum([item.tokens for item in used], dtype=float),
         np.cumsum([item.seconds for item in used], dtype=float),
         running_volumes([item.point for item in used]),
         {
-            name: _alone([item for item in used if item.record.suggested_by == name])
+            name: _alone([item for item in suggested if item.record.suggested_by == name])
             for name in names
             if name not in (BASELINE, "")
         },

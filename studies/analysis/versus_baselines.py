@@ -120,7 +120,11 @@ class VersusBaselines:
 
 
 def costs_of(space: SearchSpace) -> dict[str, bool]:
-    """Return the exact metrics that a study optimises or limits, and params; True if less is better."""
+    """Return the exact metrics that a study optimises or limits; True if less is better.
+
+    And params, but not where parts of a pretrained model are replaced: mixers of a lower cost may have more.
+    """
     limited = {item.name: item.metric.better == "min" for item in space.constraints}
     wanted = {item.name: item.direction == "min" for item in space.objectives if not item.measured}
-    return {"params": True} | limited | wanted
+    own = {"params": True} if space.model is None else {}
+    return own | limited | wanted

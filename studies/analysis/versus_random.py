@@ -81,6 +81,8 @@ class Comparison:
 def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
     """Compare the study's sampler with its own random trials; `records` are all of its trials."""
     objectives, proxy, sampler = study.space.objectives, study.space.proxy, study.settings.sampler
+    # neither sampler suggested replicates, nor their share in a mean
+    records = [record.as_first_run() for record in records if record.repeat_of is None]
     used = spent(records, objectives, proxy)
     rung = 1.0
     if any(item.record.state not in (DONE, FAILED) for item in used):

@@ -1,6 +1,6 @@
 """Optuna Dashboard's answers as nas means them: importances, paused trials, the front, readable attributes.
 
-A WSGI application in front of the dashboard's own. Nothing is changed in the storage.
+A WSGI application in front of the dashboard's own. Nothing but notes is changed in the storage.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ _NAMES = {LINE: "architecture"}
 _FIRST = (BASELINE, "paused", REASON, "architecture", "loss at rungs", "suggested by")  # the others as stored
 
 
+def _changes(method: str, path: str) -> bool:
+    """Return whether a request would change anything but a note: delete a study, say, or end a trial."""
+    return method not in ("GET", "HEAD", "OPTIONS") and not (method == "PUT" and path.endswith("/note"))
+
+
 class DashboardView:
     """The application that serves one study of a storage, and passes everything else on."""
 
@@ -50,6 +55,10 @@ class DashboardView:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
         path = environ.get("PATH_INFO", "").rstrip("/")
+        if _changes(environ.get("REQUEST_METHOD", "GET"), path):
+            body = json.dumps({"reason": "nas dashboard changes nothing but notes"}).encode()
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [body]
         if environ.get("REQUEST_METHOD") == "GET" and path == f"{self._detail}/param_importances":
             with self._lock:
                 body = json.dumps({"param_importances": self._shares()}).encode()

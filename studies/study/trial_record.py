@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -148,6 +148,11 @@ class TrialRecord:
         if self.repeat_of is not None:
             return f"#{self.number} of #{self.repeat_of}"
         return f"#{self.number} {self.baseline}" if self.baseline else f"#{self.number}"
+
+    def as_first_run(self) -> TrialRecord:
+        """Return the record with the values of its own run, where it has means over several."""
+        own = self.runs[0].values if self.runs and self.values is not None else self.values
+        return replace(self, values=own)
 
     def whole_steps(self, proxy: Proxy) -> int:
         """Return the number of optimizer steps of a run to the end."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -263,3 +264,25 @@ def test_importances_of_the_dashboard_are_ours(study: Study) -> None:
     loss, params = ask(app, "/api/studies/0/param_importances")["param_importances"]
     assert {item["name"]: item["importance"] for item in loss} == shares["val_loss"]
     assert {item["name"]: item["importance"] for item in params} == shares["params"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/studies/0"),
+        ("POST", "/api/studies"),
+        ("POST", "/api/studies/0/rename"),
+        ("POST", "/api/trials/0/tell"),
+        ("POST", "/api/studies/0/0/skip"),
+    ],
+)
+def test_nothing_but_notes_can_be_changed(study: Study, url: str, method: str, path: str) -> None:
+    before = len(study.records())
+    request = urllib.request.Request(
+        f"{url}{path}", b"{}", {"Content-Type": "application/json"}, method=method
+    )
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 403
+    assert "nothing but notes" in json.loads(error.value.read())["reason"]
+    assert len(Study.open(str(study.folder)).records()) == before

@@ -23,7 +23,7 @@ from studies.search.assignment import RANDOM_FIRST, Assignment, take
 from studies.search.requeue import requeue
 from studies.study import Study
 from studies.study.leases import Lease
-from studies.study.trial_record import DONE
+from studies.study.trial_record import DONE, Run
 from studies.workers.worker import work
 from tests.studies.conftest import SPACE, MakeStudy, search_of, study_settings
 
@@ -148,3 +148,15 @@ def test_a_trial_that_was_put_back_keeps_its_origin(make_study: MakeStudy) -> No
         assert isinstance(again, Assignment)
         assert again.trial.number == number
         assert study.record(number).suggested_by == "random"
+
+
+def test_replicates_change_nothing(study: Study) -> None:
+    """They were suggested by nobody, and repeat what was already good."""
+    records = study.records()
+    best = min((record for record in records if record.state == DONE), key=lambda record: record.values or ())
+    assert best.values is not None
+    better = tuple(value - 1 for value in best.values)
+    mean = replace(best, values=better, runs=(*best.runs, Run(len(records), better)))
+    repeat = replace(best, number=len(records), state="repeat", values=better, repeat_of=best.number, runs=())
+    refined = [mean if record.number == best.number else record for record in records] + [repeat]
+    assert compare(study, refined) == compare(study, records)
