@@ -31,7 +31,7 @@ objectives: {kl: min, retrieval_kl: min, cache_bytes@8192: min, decode_flops@819
 library: {fit_tokens: 1024, seq_len: 512, score_tokens: 1024, eval_tokens: 1024, prompts: 2, score_prompts: 1}
 data: {corpus: builtin}
 """
-BUDGETS = {"--trials": "12", "--heal": "4k", "--retrieval": "2", "--lengths": "512"}
+BUDGETS = {"--trials": "12", "--heal": "4096", "--retrieval": "2", "--lengths": "512"}
 
 
 @pytest.fixture(scope="module")
