@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from studies.reporting.figure import Figure
@@ -21,13 +22,7 @@ def check_plot_path(path: Path) -> None:
     Raises:
         UserError: an unknown file format, a missing folder, or an existing file that `nas` did not write.
     """
-    path = expand(path)
-    if path.suffix.lower() not in (*PICTURES, *PAGES):
-        rule = f"must end in {', '.join((*PICTURES, *PAGES))}"
-        raise UserError("can't draw that", [Problem("--plot", str(path), rule)])
-    if not path.resolve().parent.is_dir():
-        raise UserError("can't draw there", [Problem("--plot", str(path), "its folder does not exist")])
-    check_output(path, "--plot", "plot")
+    _check(path, (*PICTURES, *PAGES), "--plot", "plot", "draw")
 
 
 def check_page_path(path: Path) -> None:
@@ -36,11 +31,17 @@ def check_page_path(path: Path) -> None:
     Raises:
         UserError: it is no .html file, its folder is missing, or a file is there that `nas` did not write.
     """
-    if path.suffix.lower() not in PAGES:
-        raise UserError("can't write that", [Problem("--output", str(path), f"must end in {PAGES[0]}")])
-    if not expand(path).resolve().parent.is_dir():
-        raise UserError("can't write there", [Problem("--output", str(path), "its folder does not exist")])
-    check_output(path, "--output", "page")
+    _check(path, PAGES, "--output", "page", "write")
+
+
+def _check(path: Path, endings: Sequence[str], option: str, what: str, verb: str) -> None:
+    path = expand(path)
+    if path.suffix.lower() not in endings:
+        problem = Problem(option, str(path), f"must end in {', '.join(endings)}")
+        raise UserError(f"can't {verb} that", [problem])
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"can't {verb} there", [Problem(option, str(path), "its folder does not exist")])
+    check_output(path, option, what)
 
 
 def write_page(text: str, path: Path) -> None:

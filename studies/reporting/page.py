@@ -7,14 +7,13 @@ plotly.js alone would be 5 MB.
 from __future__ import annotations
 
 import html
-import io
 import json
 from typing import Any
 
 import numpy as np
 
 from studies.reporting.figure import Figure, HeatMap
-from studies.reporting.picture import picture
+from studies.reporting.picture import as_svg, picture
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -70,13 +69,9 @@ def page(figure: Figure) -> str:
     """Return the page. The wheel zooms, dragging moves, and a double click shows the whole figure again."""
     drawn = picture(figure)
     drawn.set_dpi(72)  # that of SVG, so that a pixel is a unit of its coordinates
-    stream = io.StringIO()
-    drawn.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
     return _PAGE.format(
         title=html.escape(figure.title),
-        svg=svg,
+        svg=as_svg(drawn),
         points=json.dumps(_points(figure, drawn), ensure_ascii=False).replace("</", "<\\/"),
     )
 

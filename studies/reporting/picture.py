@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from math import ceil, inf
 from typing import Any
 
@@ -61,6 +62,14 @@ def picture(figure: Figure) -> Any:
         for axes, panel in plots:
             _add_labels(axes, panel)
     return drawn
+
+
+def as_svg(drawn: Any) -> str:
+    """Return a drawn figure as an <svg> element."""
+    stream = io.StringIO()
+    drawn.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
 
 
 def _add_panel(axes: Any, panel: Panel) -> None:

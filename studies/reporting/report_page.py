@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -14,7 +13,7 @@ from studies.analysis.standings import Standings
 from studies.reporting.dashboard_graphs import figures
 from studies.reporting.figure import Figure
 from studies.reporting.markdown import markdown_table
-from studies.reporting.picture import picture
+from studies.reporting.picture import as_svg, picture
 from studies.reporting.study_note import findings
 from studies.study import Study
 from studies.study.settings import MILP
@@ -58,8 +57,9 @@ def report_page(study: Study, audits: Sequence[str] = ()) -> str:
     records = study.records()
     parts = [_html("\n\n".join(_beginning(study, records)))]
     done = any(record.state == DONE for record in records)
-    if done:
-        parts.append(_html("\n\n".join(findings(study, records, Standings.of(study, records)))))
+    standings = Standings.of(study, records) if done else None
+    if standings is not None:
+        parts.append(_html("\n\n".join(findings(study, records, standings))))
     drawn: dict[str, list[str]] = {}
     for name, figure in figures(study):
         drawn.setdefault(name.partition("-")[0], []).append(_figure(figure))
@@ -67,7 +67,7 @@ def report_page(study: Study, audits: Sequence[str] = ()) -> str:
         parts.append(f'<h3>{_TITLES[name]}</h3>\n<div class="figures">{"".join(svgs)}</div>')
     if audits:
         parts.append(_html("\n\n".join(["### Audits", *audits])))
-    parts.append(_html("\n\n".join(_end(study, records, done))))
+    parts.append(_html("\n\n".join(_end(study, standings))))
     return _PAGE.format(title=html.escape(study.name), body="\n".join(parts))
 
 
@@ -98,15 +98,15 @@ def _beginning(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
         *([["tokens trained", f"{tokens:,}"]] if tokens else []),
         ["sampler, seed", f"{settings.sampler}, {settings.seed}"],
         *([["early stopping", settings.stopping]] if settings.sampler != MILP else []),
-        ["devices", ", ".join(sorted(_devices(records))) or "unknown"],
-        ["versions", f"nas {version('nas-cli')}, torch {', '.join(sorted(_torches(records))) or 'unknown'}"],
+        ["devices", _environments(records, "device")],
+        ["versions", f"nas {version('nas-cli')}, torch {_environments(records, 'torch')}"],
         ["last result", _last(records)],
     ]
     yield markdown_table(["", ""], rows)
 
 
-def _end(study: Study, records: Sequence[TrialRecord], done: bool) -> Iterator[str]:
-    if done and (standings := Standings.of(study, records)).front:
+def _end(study: Study, standings: Standings | None) -> Iterator[str]:
+    if standings is not None and standings.front:
         choice = choose(standings, [], None)
         yield f"### The knee of the front: {choice.record.name}"
         yield f"```yaml\n{choice.record.build().to_yaml().strip()}\n```"
@@ -131,12 +131,10 @@ def _figure(figure: Figure) -> str:
     """Return a figure as SVG, with letters as text: as outlines they would be most of the page."""
     from matplotlib import rc_context
 
-    stream = io.StringIO()
     with rc_context({"svg.fonttype": "none"}):
-        picture(figure).savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
+        svg = as_svg(picture(figure))
     label = html.escape(figure.title, quote=True)
-    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     return f"<figure>{svg}</figure>"
 
 
@@ -148,12 +146,10 @@ def _html(text: str) -> str:
     return rendered
 
 
-def _devices(records: Sequence[TrialRecord]) -> set[str]:
-    return {name for record in records if (name := record.environment.get("device"))}
-
-
-def _torches(records: Sequence[TrialRecord]) -> set[str]:
-    return {name for record in records if (name := record.environment.get("torch"))}
+def _environments(records: Sequence[TrialRecord], key: str) -> str:
+    """Return everything that trials recorded of their environment under a name."""
+    known = {value for record in records if (value := record.environment.get(key))}
+    return ", ".join(sorted(known)) or "unknown"
 
 
 def _last(records: Sequence[TrialRecord]) -> str:
