@@ -10,6 +10,7 @@ from nas_cli.render.screen import print_warnings
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
+    from search_spaces.pretrained import ModelSection
     from studies.study import Study
 
 
@@ -21,12 +22,19 @@ def open_space(space: str, model: str | None) -> SearchSpace:
     """
     from search_spaces import load_space
 
-    if model is None:
-        return load_space(space)
+    return load_space(space) if model is None else load_space(space, open_model(model))
+
+
+def open_model(model: str) -> ModelSection:
+    """Read the config and the fingerprint of a pretrained model.
+
+    Raises:
+        UserError: no such model, or it can't be read.
+    """
     check_model(model)
     from studies.workers.designs import model_section
 
-    return load_space(space, model_section(model))
+    return model_section(model)
 
 
 def check_model(model: str) -> None:

@@ -95,15 +95,14 @@ def _from_scratch(file: Path, answers: Answers) -> str:
 
 def _of_replacements(file: Path, model: str) -> str:
     """Return a preset for the model under the file's name."""
-    from nas_cli.opening import open_space
-    from search_spaces.catalog import list_presets
+    from nas_cli.opening import open_model
+    from search_spaces.catalog import list_presets, load_space
 
-    files = {preset.name: preset.path for preset in list_presets()}
-    context = open_space("pretrained-tiny", model).backbone.max_position_embeddings
+    section = open_model(model)
+    context = section.architecture.backbone.max_position_embeddings
     preset = "pretrained" if context >= SMALL_CONTEXT else "pretrained-tiny"
-    if preset == "pretrained":
-        open_space(preset, model)  # as a check
-    text = files[preset].read_text(encoding="utf-8")
+    load_space(preset, section)  # as a check
+    text = next(item.path for item in list_presets() if item.name == preset).read_text(encoding="utf-8")
     return text.replace(f"name: {preset}\n", f"name: {file.stem}\n", 1)
 
 

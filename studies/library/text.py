@@ -64,6 +64,11 @@ def scores_folder(library: Path, data: TokenData, settings: LibrarySettings) -> 
     return library / "scores" / f"{scored_sequences(data, settings)}x{settings.seq_len}"
 
 
+def tokens_of_scores(settings: LibrarySettings) -> int:
+    """Return the tokens that each replacement is scored on: text, and prompts of every retrieval task."""
+    return settings.score_tokens + len(TASKS) * settings.score_prompts * settings.seq_len
+
+
 def answers_folder(library: Path, settings: LibrarySettings) -> Path:
     """Return the folder of scores on the answers of so many prompts of each task, inside of a library."""
     return library / "scores" / f"answers {settings.score_prompts}x{settings.seq_len}"

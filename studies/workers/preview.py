@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from search_spaces.replacements import KEEP, Part, Replacement, Replacements
+from studies.library.text import tokens_of_scores
 from studies.search.assignment import Nothing, take
 from studies.search.search import Search
 from studies.storage.attributes import BASELINE
@@ -134,11 +135,10 @@ def preview_library(request: SearchRequest) -> LibraryPreview:
     assert space.replacements is not None
     assert space.library is not None
     parts, settings = space.replacements, space.library
-    new = [(part, label) for part in parts.parts for label in part.labels if label != KEEP]
-    each = settings.score_tokens + 2 * settings.score_prompts * settings.seq_len
-    params = sum(_size(parts, part, label) for part, label in new)
+    count = sum(label != KEEP for part in parts.parts for label in part.labels)
     model = int(cost(parts.model, "params"))
-    return LibraryPreview(len(new), settings.fit_tokens, each * len(new), 4 * model, 4 * params)
+    scored = count * tokens_of_scores(settings)
+    return LibraryPreview(count, settings.fit_tokens, scored, 4 * model, 4 * _new_params(parts))
 
 
 def _first(request: SearchRequest, device: torch.device) -> list[tuple[str, Architecture]]:
@@ -158,10 +158,23 @@ def _first(request: SearchRequest, device: torch.device) -> list[tuple[str, Arch
     return drawn
 
 
-def _size(parts: Replacements, part: Part, label: str) -> int:
-    """Return the parameters of a replacement."""
-    letter, width = ("N", None) if part.part == "mixer" else (None, 0)
-    nothing = Replacement(part.part, "none", letter, {}, width)
-    bare = Replacements(parts.model, (Part(part.layer, part.part, (Replacement(part.part, KEEP), nothing)),))
-    with_it = cost(parts.architecture({part.name: label}), "params")
-    return int(with_it - cost(bare.architecture({part.name: "none"}), "params"))
+def _new_params(parts: Replacements) -> int:
+    """Return the parameters of all replacements together."""
+    empty = {
+        "mixer": Replacement("mixer", "none", "N"),
+        "ffn": Replacement("ffn", "none", ffn_dim=0),
+    }
+    bare = Replacements(
+        parts.model,
+        tuple(
+            Part(part.layer, part.part, (Replacement(part.part, KEEP), empty[part.part]))
+            for part in parts.parts
+        ),
+    )
+    without = [row[1] for row in bare.differences("params")]
+    return sum(
+        difference - nothing
+        for part, row, nothing in zip(parts.parts, parts.differences("params"), without, strict=True)
+        for label, difference in zip(part.labels, row, strict=True)
+        if label != KEEP
+    )
