@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.markup import escape
@@ -27,7 +27,10 @@ from studies.files.defaults import DEFAULT_RUNS
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
     from studies.benchmarks.latency import Agreement, SumAndWhole
+    from studies.latency.work import Setup
+    from studies.study import Study
     from surgery.architecture import Architecture
+    from surgery.architecture.block_times import BlockTimes
 
 USUAL = "decode_ms@1024,prefill_ms@1024"  # where neither the command nor the space names a latency
 
@@ -87,52 +90,98 @@ def latency(
 
     `error`: the sum's, relative to the whole model. Weights are random: no checkpoint is needed.
     """
-    from studies.training.devices import describe, pick_device
-    from surgery.config.problems import Problem, UserError
+    from studies.training.devices import pick_device
 
-    if (study is None) == (space is None):
+    given: dict[str, object] = {"model": model, "random": number, "seed": seed}
+    if study is not None and space is None:
+        refuse_without_effect(given, "with a study", "give --space instead")
+        timed = _of_front(open_study(study, runs, storage), threads)
+    elif space is not None and study is None:
+        timed = _of_space(open_space(space, model), number or 10, seed or 0, threads)
+    else:
+        from surgery.config.problems import Problem, UserError
+
         problem = Problem("STUDY", study, "is needed, or --space, but not both")
         raise UserError("no architectures to time", [problem])
-    known = None
-    if study is not None:
-        given: dict[str, object] = {"model": model, "random": number, "seed": seed}
-        refuse_without_effect(given, "with a study", "give --space instead")
-        opened = open_study(study, runs, storage)
-        chosen, known = opened.space, opened.space.times
-        threads = threads or opened.settings.threads
-        architectures = {record.name: record.build() for record in opened.front()}
-        if not architectures:
-            raise UserError("the study has no trained architecture yet")
-    else:
-        assert space is not None
-        chosen = open_space(space, model)
-        architectures = _random(chosen, number or 10, seed or 0)
+    names = _metrics(metrics, timed.space)
     torch_device = pick_device(device)
-    if threads is not None:
+    if timed.threads is not None:
         import torch
 
-        torch.set_num_threads(threads)
-    from studies.benchmarks.latency import agreement, compare
-    from studies.latency.machine import machine_of
+        torch.set_num_threads(timed.threads)
     from studies.latency.work import Setup
+
+    setup = Setup(torch_device, timed.space.latency.batch)
+    items = _compare(timed, names, setup)
+    if as_json:
+        _print_json(items, setup)
+    else:
+        _print(items, names, setup)
+
+
+class _Timed(NamedTuple):
+    """What is timed: architectures by name, their space, the times that a study has, and CPU threads."""
+
+    architectures: dict[str, Architecture]
+    space: SearchSpace
+    known: BlockTimes | None
+    threads: int | None
+
+
+def _of_front(study: Study, threads: int | None) -> _Timed:
+    """Return the architectures of a study's front.
+
+    Raises:
+        UserError: there are none.
+    """
+    architectures = {record.name: record.build() for record in study.front()}
+    if not architectures:
+        from surgery.config.problems import UserError
+
+        raise UserError("the study has no trained architecture yet")
+    return _Timed(architectures, study.space, study.space.times, threads or study.settings.threads)
+
+
+def _of_space(space: SearchSpace, number: int, seed: int, threads: int | None) -> _Timed:
+    """Return random architectures of a space."""
+    from search_spaces.summary import draw
+
+    drawn = draw(space, number, seed, feasible=False)
+    return _Timed({str(index): item for index, item in enumerate(drawn, 1)}, space, None, threads)
+
+
+def _compare(timed: _Timed, names: tuple[str, ...], setup: Setup) -> list[SumAndWhole]:
+    """Time blocks and models, with the stage on screen."""
+    from studies.benchmarks.latency import compare
+    from studies.latency.machine import machine_of
     from surgery.architecture.block_times import machine_text
 
-    names = _metrics(metrics, chosen)
-    setup = Setup(torch_device, chosen.latency.batch)
+    known = timed.known
     if known is not None and dict(known.machine) != machine_of(setup):
         print_warnings([f"the study's block times are of {machine_text(known.machine)}: timed anew here"])
     with console.status("timing") as status:
-        items = compare(
-            architectures, names, setup, known,
+        return compare(
+            timed.architectures, names, setup, known,
             lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )  # fmt: skip
-    agreements, about = agreement(items), describe(torch_device)
-    if as_json:
-        print_json({
-            "machine": about, "batch": setup.batch, "models": [item.to_dict() for item in items],
-            "agreement": [item.to_dict() for item in agreements],
-        })  # fmt: skip
-        return
+
+
+def _print_json(items: list[SumAndWhole], setup: Setup) -> None:
+    from studies.benchmarks.latency import agreement
+    from studies.training.devices import describe
+
+    print_json({
+        "machine": describe(setup.device), "batch": setup.batch,
+        "models": [item.to_dict() for item in items],
+        "agreement": [item.to_dict() for item in agreement(items)],
+    })  # fmt: skip
+
+
+def _print(items: list[SumAndWhole], names: tuple[str, ...], setup: Setup) -> None:
+    from studies.benchmarks.latency import agreement
+    from studies.training.devices import describe
+
+    about = describe(setup.device)
     console.print(
         f"{', '.join(names)}, batch {setup.batch}, {about['device']}, {about['threads']} threads, "
         f"torch {about['torch']}\n",
@@ -140,16 +189,10 @@ def latency(
     )
     console.print(_table(items))
     console.print()
-    for item in agreements:
+    for item in agreement(items):
         console.print(_sentence(item), soft_wrap=True)
-    if torch_device.type == "cuda" and not all(item.graphs for item in items):
+    if setup.device.type == "cuda" and not all(item.graphs for item in items):
         console.print("[yellow]without CUDA graphs, in part or whole: some blocks can't be captured[/]")
-
-
-def _random(space: SearchSpace, number: int, seed: int) -> dict[str, Architecture]:
-    from search_spaces.summary import draw
-
-    return {str(index): item for index, item in enumerate(draw(space, number, seed, feasible=False), 1)}
 
 
 def _metrics(text: str | None, space: SearchSpace) -> tuple[str, ...]:

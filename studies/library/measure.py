@@ -14,13 +14,13 @@ from torch import Tensor
 from search_spaces.library import LibrarySettings
 from studies.data import TokenData
 from studies.evaluation.evaluation import as_causal
-from studies.evaluation.retrieval import TASKS, draw_prompts, retrieve
+from studies.evaluation.retrieval import retrieve
 from studies.healing.teacher import Teacher
 from studies.library.divergence import TeacherLogits, compare
-from studies.library.passages import Passages, answer_passages, means, text_passages
+from studies.library.passages import Asked, Passages, answer_passages, asked, means, text_passages
 from studies.library.prefix import batch_size
 from studies.library.scores import Score
-from studies.library.text import filler, stretch
+from studies.library.text import stretch
 from studies.training.devices import autocast
 from studies.training.loop import Interrupted
 from surgery.model import HybridLM
@@ -65,10 +65,10 @@ def measure(
     results = {"kl": Score.of(kls), "val_loss": Score.of(nats)}
     results["val_bpb"] = _ratio(nats * settings.seq_len / math.log(2), bytes_)
     if settings.prompts:
-        results["retrieval"] = Score.of(_retrieval(model, teacher, data, settings, sample))
-        number = settings.prompts
-        passages = answer_passages(teacher, data, settings, number, sample)
-        about = (data.content_hash, settings.seq_len, number, sample)
+        drawn = asked(teacher, data, settings, settings.prompts, sample)
+        results["retrieval"] = Score.of(_retrieval(model, teacher, drawn))
+        passages = answer_passages(teacher, drawn, settings)
+        about = (data.content_hash, settings.seq_len, settings.prompts, sample)
         kls, _ = _compared(model, teacher, passages, about, should_stop)
         results["retrieval_kl"] = Score.of(kls)
     named = {name: (score.mean, score.standard_error) for name, score in results.items()}
@@ -141,16 +141,10 @@ def _ratio(bits: NDArray[np.float64], size: NDArray[np.int64]) -> Score:
     return Score(ratio, error)
 
 
-def _retrieval(
-    model: HybridLM, teacher: Teacher, data: TokenData, settings: LibrarySettings, sample: int
-) -> list[float]:
+def _retrieval(model: HybridLM, teacher: Teacher, drawn: list[Asked]) -> list[float]:
     """Return 1 for each prompt that the model answers rightly, else 0; all tasks together."""
-    text = filler(data)
     right: list[float] = []
     with as_causal(model) as causal, autocast(teacher.device):
-        for task in TASKS:
-            prompts, new_tokens = draw_prompts(
-                task, text, teacher.tokenizer, length=settings.seq_len, number=settings.prompts, seed=sample
-            )
+        for prompts, new_tokens in drawn:
             right += [float(answer) for answer in retrieve(causal, prompts, new_tokens, teacher.tokenizer)]
     return right

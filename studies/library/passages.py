@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search_spaces.library import LibrarySettings
 from studies.data import TokenData
-from studies.evaluation.retrieval import TASKS, answer_ids, draw_prompts
+from studies.evaluation.retrieval import TASKS, Prompt, answer_ids, draw_prompts
 from studies.healing.teacher import Teacher
 from studies.library.text import filler
 from studies.training.devices import to_device
@@ -55,10 +55,17 @@ def text_passages(
     return Passages(tokens, torch.ones_like(tokens[:, 1:], dtype=torch.bool))
 
 
-def answer_passages(
+class Asked(NamedTuple):
+    """Prompts of one retrieval task, of equal length, and how many tokens to generate for the answer."""
+
+    prompts: list[Prompt]
+    new_tokens: int
+
+
+def asked(
     teacher: Teacher, data: TokenData, settings: LibrarySettings, number: int, seed: int
-) -> Passages:
-    """Return retrieval prompts with their answers, whose tokens alone count, on the teacher's device.
+) -> list[Asked]:
+    """Draw prompts of every retrieval task.
 
     Args:
         teacher: whose tokenizer is the text's.
@@ -67,16 +74,21 @@ def answer_passages(
         number: prompts of each task.
         seed: of the prompts.
     """
+    text = filler(data)
+    return [
+        Asked(*draw_prompts(task, text, teacher.tokenizer, length=settings.seq_len, number=number, seed=seed))
+        for task in TASKS
+    ]
+
+
+def answer_passages(teacher: Teacher, drawn: Iterable[Asked], settings: LibrarySettings) -> Passages:
+    """Return retrieval prompts with their answers, whose tokens alone count, on the teacher's device."""
     tokenizer = teacher.tokenizer
     tokens, counted = [], []
-    for task in TASKS:
-        prompts, _ = draw_prompts(
-            task, filler(data), tokenizer, length=settings.seq_len, number=number, seed=seed
-        )
-        for prompt in prompts:
-            answer = answer_ids(tokenizer, prompt.answer)
-            start, end = len(prompt.ids), len(prompt.ids) + len(answer)
-            rest = [tokenizer.eos_token_id] * (settings.seq_len - end)  # behind the answer, seen by none
-            tokens.append([*prompt.ids, *answer, *rest])
-            counted.append([start <= index < end for index in range(1, settings.seq_len)])
+    for prompt in (prompt for task in drawn for prompt in task.prompts):
+        answer = answer_ids(tokenizer, prompt.answer)
+        start, end = len(prompt.ids), len(prompt.ids) + len(answer)
+        rest = [tokenizer.eos_token_id] * (settings.seq_len - end)  # behind the answer, seen by none
+        tokens.append([*prompt.ids, *answer, *rest])
+        counted.append([start <= index < end for index in range(1, settings.seq_len)])
     return Passages(torch.tensor(tokens, device=teacher.device), torch.tensor(counted, device=teacher.device))

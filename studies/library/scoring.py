@@ -17,7 +17,7 @@ from studies.library.assemble import replaced_block
 from studies.library.divergence import TeacherLogits, compare
 from studies.library.entries import Entry, entries_of
 from studies.library.library import Library
-from studies.library.passages import SCORED, Passages, answer_passages, means, text_passages
+from studies.library.passages import SCORED, Passages, answer_passages, asked, means, text_passages
 from studies.library.perturbation import Perturbation
 from studies.library.prefix import Prefix
 from studies.library.scores import ScoreFile, Scores
@@ -74,8 +74,8 @@ def score(
             return text_passages(data, range(scored_sequences(data, settings)), settings, teacher.device)
 
         def answers() -> Passages:
-            number = settings.score_prompts
-            return answer_passages(teacher, data, settings, number, SCORED)
+            drawn = asked(teacher, data, settings, settings.score_prompts, SCORED)
+            return answer_passages(teacher, drawn, settings)
 
         kl = scored(scores_folder(library.path, data, settings), text, "scoring replacements").scores(parts)
         assert kl is not None, "all are scored now"

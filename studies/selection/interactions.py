@@ -12,12 +12,11 @@ err the same way. Rows F_i may be random sketches of the moves, whose products a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from studies.selection.problem import Array, Choice, Pair, Selection
+from studies.selection.problem import Array, Selection
 
 
 def pair_terms(features: Sequence[Array]) -> Array:
@@ -60,7 +59,7 @@ class SecondOrder:
     """
 
     def __init__(self, selection: Selection, terms: Array) -> None:
-        """Take the scores, not the interactions, of a selection, and the terms of `pair_terms`."""
+        """Take the scores of a selection, and the terms of `pair_terms`."""
         self.selection = selection
         self.scores = np.concatenate(selection.scores)
         self.terms = terms
@@ -71,35 +70,3 @@ class SecondOrder:
         """Return the predicted score in nats/token."""
         rows = self.starts + np.asarray(choice)
         return float(self.scores[rows].sum() + self.terms[np.ix_(rows, rows)].sum() / 2)
-
-    def strongest(self, count: int, choices: Sequence[Choice] = ()) -> dict[Pair, float]:
-        """Return the `count` pairs of largest absolute value, weighted by how often they may matter.
-
-        The pairs that are strongest of all belong to the worst options, which nothing would choose.
-
-        Args:
-            choices: that were good without interactions; each option weighs as often as it is in them.
-                Without choices all options weigh the same.
-        """
-        weights = np.ones(len(self.scores))
-        if choices:
-            weights = np.zeros(len(self.scores))
-            for choice in choices:
-                weights[self.starts + np.asarray(choice)] += 1 / len(choices)
-        strength = np.triu(np.abs(self.terms) * weights[:, None] * weights[None, :])
-        first, second = np.nonzero(strength)
-        order = np.argsort(-strength[first, second], kind="stable")[:count]
-        return {
-            (*self._option(int(first[at])), *self._option(int(second[at]))): float(
-                self.terms[first[at], second[at]]
-            )
-            for at in order
-        }
-
-    def with_pairs(self, count: int, choices: Sequence[Choice] = ()) -> Selection:
-        """Return the selection with the strongest pairs as its interactions, for `solve`."""
-        return dataclasses.replace(self.selection, interactions=self.strongest(count, choices))
-
-    def _option(self, row: int) -> tuple[int, int]:
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return part, row - int(self.starts[part])

@@ -1,4 +1,4 @@
-"""Improves a choice under the terms of all pairs, of which a program takes only the strongest."""
+"""Improves a choice under the terms of all pairs, which the solver's program leaves out."""
 
 from __future__ import annotations
 

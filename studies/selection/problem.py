@@ -1,9 +1,9 @@
-"""The problem: parts with options, each with a score and exact costs, and terms for pairs of options."""
+"""The problem: parts with options, each with a score and exact costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Choice = tuple[int, ...]  # an option per part
-Pair = tuple[int, int, int, int]  # (part a, its option, part b, its option), a < b
 Limits = Mapping[str, tuple[float | None, float | None]]  # metric -> (lowest, highest) cost allowed
 
 
@@ -21,7 +20,7 @@ class Solution:
 
     Attributes:
         choice: an option per part.
-        score: what the solver minimised: the options' scores and the terms of their pairs, summed.
+        score: what was minimised, in nats/token.
         costs: of the whole model, per metric.
         gap: how much lower the best score could be at most; 0 (to rounding) where the search was finished.
     """
@@ -36,21 +35,18 @@ class Solution:
 class Selection:
     """Parts, their options, and what each option costs and is worth.
 
-    Scores add up over the parts, after Puzzle (arXiv 2411.19146, section 4), plus a term for every pair of
-    `interactions` both of whose options are chosen. Costs add up exactly.
+    Scores add up over the parts, after Puzzle (arXiv 2411.19146, section 4). Costs add up exactly.
 
     Attributes:
         scores: per part, (options,): how much worse the model gets with this option alone, in nats/token.
             Option 0 keeps the part as it is and has score 0. Infinite: never chosen.
         costs: per metric and part, (options,): difference of the whole model's cost from that with option 0.
         base: per metric, the cost of the model with option 0 everywhere.
-        interactions: value in nats/token by (part a, option, part b, option), a < b.
     """
 
     scores: Sequence[Array]
     costs: Mapping[str, Sequence[Integers]]
     base: Mapping[str, int]
-    interactions: Mapping[Pair, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = self.sizes
@@ -60,10 +56,6 @@ class Selection:
         for parts in self.costs.values():
             assert [len(part) for part in parts] == sizes
             assert all(np.issubdtype(part.dtype, np.integer) and part[0] == 0 for part in parts)
-        for a, i, b, j in self.interactions:
-            assert 0 <= a < b < len(sizes)
-            assert 0 <= i < sizes[a]
-            assert 0 <= j < sizes[b]
 
     @property
     def sizes(self) -> list[int]:
@@ -71,12 +63,8 @@ class Selection:
         return [len(part) for part in self.scores]
 
     def score(self, choice: Sequence[int]) -> float:
-        """Return the sum of the chosen options' scores and of the terms of their pairs."""
-        alone = sum(float(part[i]) for part, i in zip(self.scores, choice, strict=True))
-        pairs = (
-            value for (a, i, b, j), value in self.interactions.items() if choice[a] == i and choice[b] == j
-        )
-        return alone + sum(pairs)
+        """Return the sum of the chosen options' scores."""
+        return sum(float(part[i]) for part, i in zip(self.scores, choice, strict=True))
 
     def total(self, choice: Sequence[int]) -> dict[str, int]:
         """Return the exact cost of the model with these options, per metric."""

@@ -8,14 +8,13 @@ below one unit of cost.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.selection.problem import Array, Choice, Integers, Limits, Pair, Selection
+from studies.selection.problem import Array, Choice, Integers, Limits, Selection
 from studies.selection.quiet import quiet
 
 LARGEST_COST = 1e4  # coefficient in a row of costs
@@ -26,14 +25,12 @@ LARGEST_SCORE = 1e3  # coefficient of the objective: HiGHS stops at an absolute 
 
 
 class Program:
-    """Minimise `objective` x under low <= rows x <= high, x binary for options and in [0, 1] for pairs."""
+    """Minimise `objective` x under low <= rows x <= high, x binary."""
 
     def __init__(self, selection: Selection) -> None:
-        """Start with one option per part and the pairs' terms; no limits yet."""
+        """Start with one option per part; no limits yet."""
         self.starts = np.concatenate([[0], np.cumsum(selection.sizes)])
-        self.options = int(self.starts[-1])
-        pairs = selection.interactions
-        scores = np.concatenate([*selection.scores, np.array(list(pairs.values()), dtype=np.float64)])
+        scores = np.concatenate(selection.scores)
         self.allowed = np.isfinite(scores)
         finite = np.where(self.allowed, scores, 0.0)
         largest = np.abs(finite).max()
@@ -46,7 +43,6 @@ class Program:
         for start, stop in zip(self.starts[:-1], self.starts[1:], strict=True):
             self.add(range(start, stop), [1.0] * (stop - start), 1, 1)
         self._reach = 0.0  # how far answers so far were above their relaxations
-        _add_pairs(self, pairs)
 
     def add(self, columns: Sequence[int], values: Sequence[float], low: float, high: float) -> None:
         """Add the row low <= sum of values x[columns] <= high."""
@@ -60,8 +56,8 @@ class Program:
         columns = [int(start) + option for start, option in zip(self.starts[:-1], choice, strict=True)]
         self.add(columns, [1.0] * len(columns), -np.inf, len(columns) - distance)
 
-    def minimise(self, gap: float, nodes: int | None) -> tuple[Choice, float] | None:
-        """Return the best choice and a lower bound of its score; None: there is none, or none in `nodes`.
+    def minimise(self, gap: float) -> tuple[Choice, float] | None:
+        """Return the best choice and a lower bound of its score; None: there is none.
 
         Most options never appear in a good choice. One whose reduced cost in the relaxation is r makes the
         objective at least the relaxation's + r, so that options above a guessed r are left out, and the
@@ -76,7 +72,7 @@ class Program:
         reach = max(MARGIN * self._reach, float(np.sort(reduced)[: CORE * len(self.starts)].max()))
         while True:
             inside = reduced <= reach + ROUNDING
-            result = self._solve(matrix, inside & self.allowed, gap, nodes)
+            result = self._solve(matrix, inside & self.allowed, gap)
             if result.x is not None:
                 reach = max(reach, float(result.fun) - bound)
                 if (inside == (reduced <= reach + ROUNDING)).all():
@@ -86,7 +82,7 @@ class Program:
             else:
                 reach = 4 * reach + ROUNDING
         self._reach = max(self._reach, float(result.fun) - bound)
-        parts = np.split(result.x[: self.options], self.starts[1:-1])
+        parts = np.split(result.x, self.starts[1:-1])
         proved = float(result.mip_dual_bound)
         if not inside.all():
             proved = min(proved, bound + reach)
@@ -124,22 +120,19 @@ class Program:
             return -np.inf, np.zeros_like(self.objective)
         return float(result.fun), np.maximum(np.asarray(result.lower.marginals), 0.0)
 
-    def _solve(self, matrix: Any, allowed: NDArray[np.bool_], gap: float, nodes: int | None) -> Any:
+    def _solve(self, matrix: Any, allowed: NDArray[np.bool_], gap: float) -> Any:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
-        options: dict[str, float | int] = {"mip_rel_gap": gap}
-        if nodes is not None:
-            options["node_limit"] = nodes
         for presolve in (True, False):  # with it HiGHS now and then ends in "Solve error" on small programs
             with quiet():
                 result = milp(
                     self.objective,
-                    integrality=(np.arange(len(self.objective)) < self.options).astype(np.int64),
+                    integrality=np.ones(len(self.objective), dtype=np.int64),
                     bounds=Bounds(0, allowed.astype(np.float64)),
                     constraints=LinearConstraint(matrix, np.array(self.low), np.array(self.high)),
-                    options={**options, "presolve": presolve},
+                    options={"mip_rel_gap": gap, "presolve": presolve},
                 )
-            if result.status in (0, 1, 2):  # optimal, out of nodes, infeasible
+            if result.status in (0, 2):  # optimal, infeasible
                 return result
         raise RuntimeError(f"HiGHS solved neither with nor without presolve: {result.message}")
 
@@ -158,7 +151,7 @@ def program(selection: Selection, limits: Limits) -> Program | None:
 
 def _add_limit(rows: Program, costs: Integers, low: float, high: float) -> bool:
     """Add low <= costs x <= high, as far as it says anything; return whether any choice can keep it."""
-    parts = np.split(np.where(rows.allowed[: rows.options], costs, 0), rows.starts[1:-1])
+    parts = np.split(np.where(rows.allowed, costs, 0), rows.starts[1:-1])
     least, most = (sum(int(ends(part)) for part in parts) for ends in (np.min, np.max))
     if low > most or high < least or low > high:
         return False
@@ -174,27 +167,3 @@ def _add_limit(rows: Program, costs: Integers, low: float, high: float) -> bool:
     scale = min(1.0, LARGEST_COST / np.abs(values).max())
     rows.add(columns.tolist(), (values * scale).tolist(), low * scale, high * scale)
     return True
-
-
-def _add_pairs(rows: Program, pairs: Mapping[Pair, float]) -> None:
-    """Tie each pair's variable y to the product of its options' variables.
-
-    Options of a part exclude each other, so that the pairs of an option with those of another part share
-    their rows: sum_j y_ij <= x_i, and for terms above 0 sum_j y_ij >= x_i + sum_j x_j - 1. Row by row this
-    implies the usual y <= x_i, y <= x_j and y >= x_i + x_j - 1, and bounds the relaxation more tightly.
-    """
-    both: dict[tuple[int, int], list[int]] = defaultdict(list)  # (option, other part) -> variables of pairs
-    partner: dict[tuple[int, int], list[int]] = defaultdict(list)  # those above 0: their other options
-    raising: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for column, ((a, i, b, j), value) in enumerate(pairs.items(), rows.options):
-        first, second = int(rows.starts[a]) + i, int(rows.starts[b]) + j
-        for option, other_part, other in ((first, b, second), (second, a, first)):
-            both[option, other_part].append(column)
-            if value > 0:
-                raising[option, other_part].append(column)
-                partner[option, other_part].append(other)
-    for (option, _), columns in both.items():
-        rows.add([*columns, option], [1.0] * len(columns) + [-1.0], -np.inf, 0)
-    for key, columns in raising.items():
-        others = partner[key]
-        rows.add([*columns, key[0], *others], [1.0] * len(columns) + [-1.0] * (1 + len(others)), -1, np.inf)

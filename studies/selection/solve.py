@@ -7,9 +7,7 @@ SciPy, which brings HiGHS along, is loaded by the functions, since that takes ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from studies.selection.problem import Choice, Limits, Selection, Solution
+from studies.selection.problem import Limits, Selection, Solution
 from studies.selection.program import Program, program
 
 
@@ -19,33 +17,28 @@ def solve(
     *,
     pool: int = 1,
     distance: int = 1,
-    avoid: Sequence[Choice] = (),
     gap: float = 0.0,
-    nodes: int | None = None,
 ) -> list[Solution]:
     """Return the best choice within the limits, then the best that differ from all before; best first.
 
     Args:
         limits: (lowest, highest) cost of the whole model by metric; None: no limit.
         pool: how many choices at most; fewer where no more are within the limits.
-        distance: parts in which choices of the pool differ at least, from each other and from `avoid`.
+        distance: parts in which choices of the pool differ at least.
         gap: share of the score by which a choice may miss the optimum; 0: exact.
-        nodes: branch-and-bound nodes per choice, after which the best known is taken; None: no limit.
 
     Returns:
         Choices with their exact costs, each checked in integers against the limits; none where no choice is
-        within them, or where `nodes` ran out before one was known.
+        within them.
     """
     assert pool >= 1
     assert distance >= 1
     rows = program(selection, limits)
     if rows is None:
         return []
-    for choice in avoid:
-        rows.exclude(choice, distance)
     result: list[Solution] = []
     while len(result) < pool:
-        solution = _next(selection, limits, rows, gap, nodes)
+        solution = _next(selection, limits, rows, gap)
         if solution is None:
             break
         result.append(solution)
@@ -53,12 +46,10 @@ def solve(
     return result
 
 
-def _next(
-    selection: Selection, limits: Limits, rows: Program, gap: float, nodes: int | None
-) -> Solution | None:
+def _next(selection: Selection, limits: Limits, rows: Program, gap: float) -> Solution | None:
     """Return the best choice that the program allows and whose integer costs are within the limits."""
     while True:
-        answer = rows.minimise(gap, nodes)
+        answer = rows.minimise(gap)
         if answer is None:
             return None
         choice, bound = answer

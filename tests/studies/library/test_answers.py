@@ -15,7 +15,7 @@ from studies.healing.teacher import Teacher
 from studies.library.assemble import assemble
 from studies.library.library import Library
 from studies.library.measure import measure
-from studies.library.passages import SCORED, answer_passages
+from studies.library.passages import SCORED, answer_passages, asked
 from studies.library.scores import read_scores, write_scores
 from studies.library.scoring import score
 from studies.library.sketch import predicted, read_sketch
@@ -27,7 +27,7 @@ ASKED = replace(SETTINGS, seq_len=208, score_tokens=416, eval_tokens=416, prompt
 
 
 def test_answers_follow_their_prompts(teacher: Teacher, text: TokenData) -> None:
-    tokens, counted = answer_passages(teacher, text, ASKED, 3, 0)
+    tokens, counted = answer_passages(teacher, asked(teacher, text, ASKED, 3, 0), ASKED)
     tokenizer = load_tokenizer(teacher.source.folder)
     assert tokens.shape == (6, 208)
     assert counted.shape == (6, 207)
@@ -47,7 +47,7 @@ def test_scores_are_divergences_at_the_answers(
     scores = score(library, teacher, parts, text, ASKED)
     assert scores.retrieval is not None
     assert scores.retrieval.keys() == scores.kl.keys()
-    tokens, counted = answer_passages(teacher, text, ASKED, 3, SCORED)
+    tokens, counted = answer_passages(teacher, asked(teacher, text, ASKED, 3, SCORED), ASKED)
 
     def log_probabilities(model: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():

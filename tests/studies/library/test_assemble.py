@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 
 from search_spaces.replacements import Replacements
 from studies.data import TokenData
+from studies.evaluation.retrieval import TASKS, draw_prompts
 from studies.healing.teacher import Teacher
+from studies.library import passages
 from studies.library.assemble import assemble
 from studies.library.entries import entries_of
 from studies.library.library import Library
@@ -90,11 +93,23 @@ def test_the_original_runs_once_for_many_designs(
 
 
 def test_retrieval_by_generating(
-    library: Library, teacher: Teacher, parts: Replacements, text: TokenData
+    library: Library,
+    teacher: Teacher,
+    parts: Replacements,
+    text: TokenData,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    drawn: list[str] = []
+
+    def draw(task: str, *args: Any, **given: Any) -> Any:
+        drawn.append(task)
+        return draw_prompts(task, *args, **given)
+
+    monkeypatch.setattr(passages, "draw_prompts", draw)
     settings = replace(SETTINGS, seq_len=192, eval_tokens=384, prompts=2)
     result = measure(assemble(teacher, parts, CHOICE, library), teacher, text, settings)
     assert result["retrieval"] == result["retrieval_se"] == 0  # random weights find nothing
+    assert drawn == list(TASKS), "once, for generating and for the divergence at the answers"
 
 
 def test_samples_are_separate_and_behind_the_scored_text(text: TokenData) -> None:

@@ -9,9 +9,7 @@ import numpy as np
 from studies.selection.problem import Choice, Limits, Selection
 
 
-def random_selection(
-    seed: int, parts: int = 5, pairs: int = 0, unit: int = 1, ties: bool = False
-) -> Selection:
+def random_selection(seed: int, parts: int = 5, unit: int = 1, ties: bool = False) -> Selection:
     """Return a selection of 2 to 4 options per part, with costs that are multiples of `unit`."""
     random = np.random.default_rng(seed)
     sizes = random.integers(2, 5, size=parts)
@@ -24,13 +22,8 @@ def random_selection(
             cost = -random.integers(-2, high, size) * unit
             cost[0] = 0
             costs.append(cost)
-    interactions = {}
-    for _ in range(pairs):
-        a, b = sorted(random.choice(parts, size=2, replace=False).tolist())
-        i, j = int(random.integers(sizes[a])), int(random.integers(sizes[b]))
-        interactions[a, i, b, j] = float(random.normal(0, 0.1))
     base = {"params": 1000 * unit, "cache": 10**4 * unit}
-    return Selection(scores, {"params": params, "cache": cache}, base, interactions)
+    return Selection(scores, {"params": params, "cache": cache}, base)
 
 
 def limits_of(selection: Selection, seed: int) -> Limits:

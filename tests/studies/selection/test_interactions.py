@@ -34,38 +34,6 @@ def test_a_choice_is_predicted_as_the_length_of_the_sum() -> None:
         assert model.predict(choice) == pytest.approx(float(total @ total))
 
 
-def test_all_pairs_as_interactions_of_a_selection_give_the_same() -> None:
-    model = model_of(features_of(1))
-    selection = model.with_pairs(10**6)
-    for choice in ((2, 1, 3, 2), (0, 1, 2, 0)):
-        assert selection.score(choice) == pytest.approx(model.predict(choice))
-
-
-def test_the_strongest_pairs_are_those_of_the_largest_terms() -> None:
-    features = features_of(2)
-    terms = {
-        (a, i, b, j): 2 * float(features[a][i] @ features[b][j])
-        for a in range(4)
-        for b in range(a + 1, 4)
-        for i in range(1, SIZES[a])
-        for j in range(1, SIZES[b])
-    }
-    expected = sorted(terms, key=lambda pair: -abs(terms[pair]))[:7]
-    strongest = model_of(features).strongest(7)
-    assert list(strongest) == expected
-    assert strongest == pytest.approx({pair: terms[pair] for pair in expected})
-
-
-def test_only_pairs_of_options_that_were_chosen_count() -> None:
-    strongest = model_of(features_of(3)).strongest(100, [(1, 1, 0, 2), (1, 0, 0, 2)])
-    shares = {
-        (0, 1, 1, 1): 0.5,
-        (0, 1, 3, 2): 1.0,
-        (1, 1, 3, 2): 0.5,
-    }  # of the choices have option 1 of part 1
-    assert list(strongest) == sorted(shares, key=lambda pair: -shares[pair] * abs(strongest[pair]))
-
-
 def test_rescaled_features_have_the_measured_lengths_and_their_directions() -> None:
     features = features_of(4)
     random = np.random.default_rng(0)

@@ -55,16 +55,6 @@ def test_from_a_pool_it_comes_near_the_best_of_all() -> None:
     assert sum(miss < 1e-9 for miss in misses) >= 7
 
 
-def test_all_pairs_in_the_program_are_the_exact_answer() -> None:
-    for seed in range(3):
-        model = model_of(seed, parts=5)
-        limits = limits_of(model.selection, seed)
-        best = min(model.predict(choice) for choice in every_choice(model.selection, limits))
-        (solution,) = solve(model.with_pairs(10**6), limits)
-        assert solution.score == pytest.approx(best, abs=1e-9)
-        assert model.predict(solution.choice) == pytest.approx(best, abs=1e-9)
-
-
 def test_what_has_an_infinite_score_is_not_moved_to() -> None:
     selection = Selection(
         [np.array([0.0, 0.5, np.inf]), np.array([0.0, 0.1])],

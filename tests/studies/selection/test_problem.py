@@ -14,14 +14,12 @@ SELECTION = Selection(
         "cache": [np.array([0, 7, -2]), np.array([0, 0]), np.array([0, 0])],
     },
     base={"params": 2**60 + 100, "cache": 20},
-    interactions={(0, 1, 1, 1): 0.05, (0, 0, 2, 0): 0.4},
 )
 
 
-def test_scores_and_pairs_add_up() -> None:
-    assert SELECTION.score((0, 0, 0)) == pytest.approx(0.4)
-    assert SELECTION.score((1, 1, 0)) == pytest.approx(0.1 + 0.2 + 0.05)
-    assert SELECTION.score((2, 1, 0)) == pytest.approx(0.5)
+def test_scores_add_up() -> None:
+    assert SELECTION.score((0, 0, 0)) == 0
+    assert SELECTION.score((1, 1, 0)) == pytest.approx(0.1 + 0.2)
 
 
 def test_costs_are_exact_beyond_floats() -> None:
@@ -46,5 +44,3 @@ def test_limits_and_distances() -> None:
 def test_a_selection_whose_arrays_do_not_match_is_refused() -> None:
     with pytest.raises(AssertionError):
         Selection([np.zeros(2)], {"params": [np.zeros(3, dtype=np.int64)]}, {"params": 1})
-    with pytest.raises(AssertionError):
-        Selection([np.zeros(2)], {}, {}, {(0, 0, 0, 1): 1.0})
