@@ -120,7 +120,7 @@ def latency(
 
 
 class _Timed(NamedTuple):
-    """What is timed: architectures by name, their space, the times that a study has, and CPU threads."""
+    """Architectures by name, their space, the block times that a study has, and the CPU threads."""
 
     architectures: dict[str, Architecture]
     space: SearchSpace

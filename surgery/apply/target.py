@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from surgery.apply.fit import check_operators
@@ -16,6 +17,7 @@ from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.yaml_source import Source
 
 FOLDS = ("average", "first")
+_PICKED = re.compile(r"# #(\d+)\b.* of study (\S+): ")  # the first line of what nas pick writes
 _FREE = (
     "num_layers",
     "max_position_embeddings",
@@ -63,7 +65,7 @@ def read_architecture(
         architecture = Architecture.from_dict(data, source=source)
         check_operators(architecture)
         _check_widths(architecture, source)
-        folded_layers(backbone.num_layers, architecture)
+        _check_depth(backbone.num_layers, architecture, source)
     except UserError as error:
         raise UserError(error.title, (*problems.entries, *error.problems)) from None
     problems.raise_if_any("the architecture's backbone is not the model's")
@@ -93,9 +95,33 @@ def _with_sizes_of(model: Backbone, data: Any, source: Source | None, problems: 
             kept[item.name] = other
         elif mine != other:
             line = source.line(("backbone", item.name)) if source else None
-            hint = "leave it out to take the model's, or give `designed_for` to scale ranks and windows"
+            hint = "leave sizes out to take the model's, or give `designed_for` to scale ranks and windows"
+            hint = "" if problems else _portable(source) or hint
             problems.add(f"backbone.{item.name}", other, f"the model has {mine!r}", hint, line)
     return {**data, "backbone": {**model.to_dict(), **kept}}
+
+
+def _portable(source: Source | None) -> str:
+    """Return how to get the design of a pick for a model of another size; empty for other files."""
+    picked = _PICKED.match(source.text) if source is not None else None
+    if picked is None:
+        return ""
+    trial, study = picked.groups()
+    return f"nas pick {study} --trial {trial} --portable -o design.yaml writes it for models of any size"
+
+
+def _check_depth(depth: int, after: Architecture, source: Source | None) -> None:
+    """Check that the model's layers can become those of the architecture.
+
+    Raises:
+        UserError: they can't; for a pick with the command that makes it portable.
+    """
+    try:
+        folded_layers(depth, after)
+    except UserError as error:
+        if not (hint := _portable(source)):
+            raise
+        raise UserError(error.title, [replace(problem, hint=hint) for problem in error.problems]) from None
 
 
 def _check_widths(after: Architecture, source: Source | None) -> None:

@@ -64,6 +64,17 @@ def test_a_shorter_layout_is_tiled_and_the_backbone_is_the_models(source: Source
     assert same.after == drawn.after
 
 
+@pytest.mark.parametrize("sizes", ["dim: 64, rope_theta: 5.0", "num_layers: 7"])
+def test_a_pick_for_another_size_says_how_to_make_it_portable(
+    source: SourceModel, tmp_path: Path, sizes: str
+) -> None:
+    path = tmp_path / "pick.yaml"
+    path.write_text(f"# #12 dense of study demo: d64 FF\nbackbone: {{{sizes}}}\nlayout: F\n")
+    with pytest.raises(UserError) as caught:
+        plan(source, path)
+    assert str(caught.value).count("nas pick demo --trial 12 --portable -o design.yaml") == 1
+
+
 def test_a_backbone_that_differs_is_told_field_by_field(source: SourceModel, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("backbone:\n  dim: 64\n  rope_theta: 5.0\n  num_layers: 4\n  vocab_size: 61\n")
