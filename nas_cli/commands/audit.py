@@ -133,6 +133,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
 
     from nas_cli.render.bars import training_progress
     from studies.audit.runs import helpers, long_settings, train_runs
+    from studies.study.trial_names import Names
     from studies.training.devices import crowding, pick_device
     from studies.training.loop import Interrupted
     from studies.workers.supervisor import worker_device
@@ -143,6 +144,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
     left = [run for run in everything if not run.result.exists()]
     if not left:
         return
+    names = Names(audit.study.space)
     took = {record.number: record.seconds for record in audit.study.records()}
     expected = audit.times * sum(took[run.member.number] for run in left) / workers
     if audit.heal is None:
@@ -163,7 +165,8 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
             result.get("failed") or f"val_loss {result['val_loss']:.4f} in {duration(result['seconds'])}"
         )
         count = f"[{len(everything) - done.left}/{len(everything)}]"
-        name = f"#{result['number']} {result['architecture']}"
+        record = audit.study.record(result["number"])
+        name = f"{names.name(record)} {names.design(record)}"
         notes.print(f"{count} {name}: {outcome}", markup=False, soft_wrap=True)
 
     with ExitStack() as stack:

@@ -80,11 +80,11 @@ def front(
 
 
 def _print(report: FrontReport, runs: Path) -> None:
-    from nas_cli.render.names import done_word
     from nas_cli.render.scatter import scatter
     from nas_cli.render.strip import legend
     from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
+    from studies.study.trial_names import done_word
 
     study, records, standings = report.study, report.records, report.standings
     done = sum(record.state == "trained" for record in records)

@@ -12,7 +12,6 @@ from nas_cli.files import check_free, write_architecture
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption, StudyArgument
-from nas_cli.render.names import Names
 from nas_cli.render.screen import console, notes, print_json
 from studies.files.defaults import DEFAULT_RUNS
 
@@ -77,15 +76,15 @@ def pick(
     request = PickRequest(tuple(limits), best, trial)
     standings = Standings.of(opened)
     choice = request.choose(opened, standings)
-    record = choice.record
+    record, names = choice.record, standings.names
     plain = record.build().to_yaml(tried_on=opened.space.proxy.seq_len if portable else None)
-    text = f"# {record.name} of study {opened.name}: {record.line}\n{plain}"
+    text = f"# {names.name(record)} of study {opened.name}: {names.design(record)}\n{plain}"
     if output is not None:
         write_architecture(output, text)
     if as_json:
         print_json(choice.to_dict(standings))
         return
-    _print(choice, standings, Names(opened.space), notes if output is None else console)
+    _print(choice, standings, notes if output is None else console)
     if output is None:
         print(signed(text), end="")
     else:
@@ -95,8 +94,8 @@ def pick(
         console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
 
 
-def _print(choice: Choice, standings: Standings, names: Names, console: Console) -> None:
-    record, row = choice.record, standings.standing(choice.record)
+def _print(choice: Choice, standings: Standings, console: Console) -> None:
+    record, row, names = choice.record, standings.standing(choice.record), standings.names
     title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
     console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
     for objective, value, half in zip(standings.objectives, record.values or (), row.half, strict=False):

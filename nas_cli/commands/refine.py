@@ -180,6 +180,7 @@ def _lines(supervisor: Supervisor, on_stopping: Callable[[], None]) -> None:
 def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standings) -> str:
     assert record.repeat_of is not None
     row = standings.standing(snapshot.records[record.repeat_of])
+    design = standings.names.design(row.record)
     if record.values is None:
         return f"[{count}] {record.name} failed: {record.reason}"
     results = [
@@ -191,7 +192,7 @@ def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standi
         if half is not None
     ]
     probability = "" if row.p_front is None else f", P(front) {row.p_front:.2f}"
-    return f"[{count}] {record.name} {row.record.line} {'; '.join(results)}{probability}; {_open(standings)}"
+    return f"[{count}] {record.name} {design} {'; '.join(results)}{probability}; {_open(standings)}"
 
 
 def _print_end(study: Study, supervisor: Supervisor, before: Standings, each: int, folder: Path) -> None:

@@ -238,8 +238,8 @@ def _print_front(study: Study, supervisor: Supervisor) -> None:
 
 def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     from nas_cli.render.live import exit_if_died, report_failures
-    from nas_cli.render.names import done_word
     from studies.study.settings import MILP
+    from studies.study.trial_names import done_word
 
     last = supervisor.snapshot()
     report_failures(supervisor, last)

@@ -19,6 +19,7 @@ from nas_cli.render.understanding import print_dead_knobs, print_growth, print_i
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
+    from search_spaces import SearchSpace
     from studies.analysis.dead_knobs import DeadKnob
     from studies.analysis.importances import Importances
     from studies.analysis.standings import Standing, Standings
@@ -106,15 +107,18 @@ def _refuse(importances: bool, scores: bool, plot: Path | None, *, one: bool) ->
     problems.raise_if_any("can't show that")
 
 
-def _costs(architecture: Architecture) -> dict[str, int]:
+def _costs(architecture: Architecture, space: SearchSpace | None = None) -> dict[str, int]:
+    """Return the exact costs of an architecture, at the contexts of a study's space if it is of one."""
+    from search_spaces.shown_costs import shown_costs
     from surgery.architecture.costs import cost
     from surgery.architecture.metrics import DEFAULT_CONTEXT, METRICS
 
-    names = [
+    usual = [
         f"{name}@{DEFAULT_CONTEXT}" if metric.takes_context else name
         for name, metric in METRICS.items()
         if metric.analytic
     ]
+    names = usual if space is None else shown_costs(space)
     return {name: cost(architecture, name) for name in names}
 
 
@@ -147,8 +151,9 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     from studies.reporting.hypervolume_plot import plot_growth
     from studies.storage.addresses import shown
     from studies.study.settings import MILP
+    from studies.study.trial_names import Names
 
-    records = study.records()
+    records, names = study.records(), Names(study.space)
     states = Counter(record.state for record in records)
     objectives, proxy = study.space.objectives, study.space.proxy
     grown = growth(records, objectives, proxy)
@@ -196,8 +201,8 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     console.print("  " + ", ".join(f"{count} {state}" for state, count in states.items()))
     for record in records:
         if record.state == "failed":
-            text = f"{escape(record.line)}: {escape(record.reason)}"
-            console.print(f"  [red]{record.name} failed[/] {text}", soft_wrap=True)
+            text = f"{escape(names.design(record))}: {escape(record.reason)}"
+            console.print(f"  [red]{escape(names.name(record))} failed[/] {text}", soft_wrap=True)
     print_growth(grown)
     if settings.sampler != MILP:  # it draws nothing at random
         console.print(f"  {rivals}")
@@ -263,7 +268,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     from studies.analysis.standings import Standings
 
     architecture = record.build()
-    costs = _costs(architecture)
+    costs = _costs(architecture, study.space)
     curve = study.curve(record.number)
     standings = Standings.of(study)
     explanation = _explanation(study, record)
@@ -273,9 +278,15 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         print_json({**known, "costs": costs, "curve": curve, **why, "yaml": architecture.to_dict()})
         return
     from nas_cli.render.strip import layer_strip, legend
+    from studies.study.trial_names import done_word
+    from studies.study.trial_record import DONE
 
-    line = escape(record.line)
-    console.print(f"[bold]{record.name}[/] {record.state}: [bold]{line}[/]  {record.hash}", soft_wrap=True)
+    names = standings.names
+    design, state = names.design(record), done_word(study.space) if record.state == DONE else record.state
+    title = f"[bold]{escape(names.name(record))}[/] {state}: [bold]{escape(design)}[/]  {record.hash}"
+    console.print(title, soft_wrap=True)
+    if design != record.line:
+        console.print(f"[dim]in full: {escape(record.line)}[/]", soft_wrap=True)
     console.print(layer_strip(architecture))
     console.print(legend(architecture))
     if explanation is not None and study.space.replacements is not None:

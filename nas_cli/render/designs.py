@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from nas_cli.render.fitted import Column, fitted_table
-from nas_cli.render.names import Names
 from nas_cli.render.screen import console
+from studies.study.trial_names import Names
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace

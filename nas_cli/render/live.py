@@ -12,10 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas_cli.render.names import Names, done_word
 from nas_cli.render.scatter import scatter
 from nas_cli.render.screen import console, duration, errors, is_live, log, notes, say_resumable, speed
 from nas_cli.render.tables import trial_table
+from studies.study.trial_names import Names, done_word
 from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, State, TrialRecord
 from studies.workers.progress import TRAINING
 

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from nas_cli.render.fitted import GAP, shorten
 from nas_cli.render.headers import header
-from nas_cli.render.names import Names
 from nas_cli.render.screen import console
+from studies.study.trial_names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

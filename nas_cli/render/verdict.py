@@ -77,7 +77,7 @@ def print_verdict(
 def _against(row: Standing, standings: Standings) -> str:
     """Return `#14 is on the front with probability 0.62: #4 costs no more and may be as good`."""
     rivals = [f"#{other.record.number}" for other in standings.rivals(row)]
-    claim = f"{row.record.name} is on the front with probability {row.p_front:.2f}"
+    claim = f"{standings.names.name(row.record)} is on the front with probability {row.p_front:.2f}"
     if not rivals:
         return claim
     verb = "costs" if len(rivals) == 1 else "cost"

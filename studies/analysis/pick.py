@@ -53,14 +53,19 @@ class Limit:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A better choice that the limits exclude, with one limit that it breaks and its value there."""
+    """A better choice that the limits exclude, with one limit that it breaks and its value there.
+
+    Attributes:
+        name: of the trial, as it is shown.
+    """
 
     record: TrialRecord
+    name: str
     limit: Limit
     value: float
 
     def __str__(self) -> str:
-        return f"{self.record.name} would be preferred to it, but breaks {self.limit}: {self.measured}"
+        return f"{self.name} would be preferred to it, but breaks {self.limit}: {self.measured}"
 
     @property
     def measured(self) -> str:
@@ -192,13 +197,13 @@ def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> C
     if column is None:
         reason = f"knee of {len(allowed)}: nearest to the best of every objective at once"
         if second is not None:
-            next_best = f"{second.record.name} at {scores[others[0]]:.3f}"
+            next_best = f"{standings.names.name(second.record)} at {scores[others[0]]:.3f}"
             reason += f", {scores[first]:.3f} from it; next is {next_best}"
     else:
         reason = f"best {best} of {len(allowed)}"
         if second is not None:
             reason += f", {_lead(standings, chosen, second, column)}"
-    better = _next_better(front, allowed, chosen, standings.objectives, limits, column)
+    better = _next_better(standings, allowed, chosen, limits, column)
     return Choice(chosen.record, reason, excluded, second.record if second else None, better)
 
 
@@ -215,7 +220,7 @@ def _lead(standings: Standings, chosen: Standing, second: Standing, column: int)
     """Return the lead over the second trial, and whether it exceeds the noise."""
     objective = standings.objectives[column]
     difference, half = standings.gap(chosen, second, column)
-    lead = f"by {objective.metric.format(difference)} from {second.record.name}"
+    lead = f"by {objective.metric.format(difference)} from {standings.names.name(second.record)}"
     if half is None:
         return lead
     verdict = "within the noise" if difference <= half else "more than the noise"
@@ -223,18 +228,21 @@ def _lead(standings: Standings, chosen: Standing, second: Standing, column: int)
 
 
 def _next_better(
-    front: Sequence[Standing], allowed: Sequence[Standing], chosen: Standing,
-    objectives: Sequence[Objective], limits: Sequence[Limit], column: int | None,
+    standings: Standings, allowed: Sequence[Standing], chosen: Standing, limits: Sequence[Limit],
+    column: int | None,
 ) -> Excluded | None:  # fmt: skip
     """Return the excluded trial that would be preferred and breaks its limits by least; None without one."""
     better: list[tuple[float, Excluded]] = []
-    for row in front:
+    for row in standings.front:
         broken = [limit for limit in limits if not limit.holds(row.record)]
-        scores = _scores([row, *allowed], objectives, column)
+        scores = _scores([row, *allowed], standings.objectives, column)
         if not broken or scores[0] >= scores[1 + allowed.index(chosen)]:
             continue
         excesses = [
-            (abs(value - limit.value) / max(abs(limit.value), 1e-12), Excluded(row.record, limit, value))
+            (
+                abs(value - limit.value) / max(abs(limit.value), 1e-12),
+                Excluded(row.record, standings.names.name(row.record), limit, value),
+            )
             for limit in broken
             if (value := limit.measure(row.record)) is not None
         ]

@@ -13,6 +13,7 @@ from search_spaces.objectives import Objective
 from studies.stats.front_probability import FrontProbability
 from studies.stats.seed_noise import LEVEL, Array, Coverage, Noise, coverage, pool
 from studies.stats.seeds import derive_seed
+from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, TrialRecord, front_records
 
 if TYPE_CHECKING:
@@ -63,10 +64,18 @@ class Standings:
         measured: columns of the objectives that are measured by training.
         repeated: number of architectures with more than one run.
         rows: the standings.
+        names: of the trials, as they are shown.
     """
 
-    def __init__(self, records: Sequence[TrialRecord], objectives: Sequence[Objective], seed: int) -> None:
+    def __init__(
+        self,
+        records: Sequence[TrialRecord],
+        objectives: Sequence[Objective],
+        seed: int,
+        names: Names | None = None,
+    ) -> None:
         self.objectives = tuple(objectives)
+        self.names = names or Names()
         self.measured = [column for column, item in enumerate(objectives) if item.measured]
         self._exact = [column for column, item in enumerate(objectives) if not item.measured]
         trained = [record for record in records if record.state == DONE and record.values]
@@ -94,7 +103,8 @@ class Standings:
     def of(cls, study: Study, records: Sequence[TrialRecord] | None = None) -> Standings:
         """Return the standings of a study's records, or of a snapshot of them."""
         seed = derive_seed(study.settings.seed, "front")
-        return cls(study.records() if records is None else records, study.space.objectives, seed)
+        known = study.records() if records is None else records
+        return cls(known, study.space.objectives, seed, Names(study.space))
 
     @property
     def front(self) -> list[Standing]:

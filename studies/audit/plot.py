@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from studies.reporting.drawing import draw
 from studies.reporting.figure import BLUE, GREY, ORANGE, Axis, Figure, Panel, Series
+from studies.study.trial_names import Names
 from surgery.config.quantities import format_count
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def plot_audit(report: Report, path: Path) -> None:
         else f"{format_count(audit.heal)} tokens of healing"
     )
     up = Axis(f"loss after {longer} (nats/token)")
-    series = [_series(name, points) for name, points in _groups(report).items() if points]
+    names = Names(report.audit.study.space)
+    series = [_series(name, points, names) for name, points in _groups(report).items() if points]
     title = f"{report.audit.study.name}: Spearman {proxy.spearman}, tau-b {proxy.kendall}"
     draw(Figure(title, [Panel(across, up, series)], width=5, height=4.2), path)
 
@@ -43,15 +45,15 @@ def _groups(report: Report) -> dict[str, list[Point]]:
     return groups
 
 
-def _series(name: str, points: list[Point]) -> Series:
+def _series(name: str, points: list[Point], names: Names) -> Series:
     below = [point.long_loss - min(point.long_losses) for point in points]
     above = [max(point.long_losses) - point.long_loss for point in points]
     return Series(
         name, [point.proxy_loss for point in points], [point.long_loss for point in points], _COLOURS[name],
         "dot", y_error=(below, above) if any(above) else None,
-        labels=[point.record.baseline or "" for point in points] if name == "baseline" else (),
+        labels=[names.label(point.record.baseline or "") for point in points] if name == "baseline" else (),
         hover=[
-            f"{point.record.name}<br>{point.record.line}<br>"
+            f"{names.name(point.record)}<br>{names.design(point.record)}<br>"
             f"{point.proxy_loss:.4f}, then {point.long_loss:.4f} nats/token"
             for point in points
         ],

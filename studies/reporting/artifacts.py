@@ -13,6 +13,7 @@ from pathlib import Path
 from studies.reporting.trial_svg import curve_svg, layers_svg
 from studies.storage.optuna_access import set_study_system_attr, study_system_attrs, trial_id
 from studies.study import Study
+from studies.study.trial_names import Names
 from studies.study.trial_record import TrialRecord
 from surgery.files.atomic import replacing
 
@@ -54,9 +55,9 @@ def write_artifacts(study: Study, record: TrialRecord) -> int:
 
 
 def _contents(study: Study, record: TrialRecord) -> Iterator[tuple[str, str]]:
-    architecture = record.build()
+    architecture, names = record.build(), Names(study.space)
     yield "layers.svg", layers_svg(architecture)
-    curve = curve_svg(study.curve(record.number), f"{record.name} {record.line}")
+    curve = curve_svg(study.curve(record.number), f"{names.name(record)} {names.design(record)}")
     if curve is not None:
         yield "curve.svg", curve
     yield "pick.yaml", architecture.to_yaml()

@@ -21,15 +21,15 @@ def curves_figure(study: Study, standings: Standings) -> Figure | None:
     Paused and running trials have dotted lines, and a ring where they are.
     """
     front = {row.record.number for row in standings.front}
-    series = []
+    series, names = [], standings.names
     for record in _chosen(study.records(), front):
         x, y = thinned(study.curve(record.number))
         if len(x) < 2:
             continue
         name, colour = _style(record, front)
         unfinished = record.state in (PAUSED, RUNNING)
-        hover = [f"{record.name}: {loss:.3f}" for loss in y]
-        hover[-1] += f"<br>{record.line}{', paused' if record.state == PAUSED else ''}"
+        hover = [f"{names.name(record)}: {loss:.3f}" for loss in y]
+        hover[-1] += f"<br>{names.design(record)}{', paused' if record.state == PAUSED else ''}"
         series.append(
             Series(
                 name, x, y, colour, curve="straight", dash="dot" if unfinished else "solid", hover=hover

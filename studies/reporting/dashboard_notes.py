@@ -7,15 +7,17 @@ from typing import Any
 
 import optuna
 
+from search_spaces.shown_costs import shown_costs
 from studies.reporting.explanation import Explainer
 from studies.reporting.markdown import markdown_table
 from studies.reporting.score_map import scores_of
 from studies.reporting.study_note import study_note
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
+from studies.study.trial_names import Names, done_word
 from studies.study.trial_record import DONE, INFEASIBLE, PAUSED, TrialRecord
 from surgery.architecture.costs import cost
-from surgery.architecture.metrics import METRICS, Metric, parse_metric
+from surgery.architecture.metrics import Metric, parse_metric
 from surgery.architecture.strip import plain_strip
 
 _DIGEST = "nas:note"  # system attribute: digest of the last note written, so that users' edits are kept
@@ -27,6 +29,7 @@ class Notes:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._known: dict[int, tuple[TrialRecord, bool]] = {}
+        self._names = Names(study.space)
         self._explainer: Explainer | None = None
 
     def write(self) -> int:
@@ -44,7 +47,9 @@ class Notes:
             if record.architecture is None or self._known.get(record.number) == state:
                 continue
             target = as_trial(study.inner, trials[record.number])
-            body = trial_note(study, record, self._explainer, on_front=record.number in front)
+            body = trial_note(
+                study, record, self._explainer, names=self._names, on_front=record.number in front
+            )
             bodies.append((str(record.number), target, body))
             self._known[record.number] = state
         bodies.append(("study", study.inner, study_note(study)))
@@ -73,27 +78,27 @@ def write_notes(study: Study) -> int:
 
 
 def trial_note(
-    study: Study, record: TrialRecord, explainer: Explainer | None = None, *, on_front: bool = False
+    study: Study,
+    record: TrialRecord,
+    explainer: Explainer | None = None,
+    *,
+    names: Names | None = None,
+    on_front: bool = False,
 ) -> str:
     """Return the Markdown note of one trial; with an explainer also what each replacement costs and saves."""
+    names = names or Names(study.space)
+    name, design = names.name(record), names.design(record)
     why = None if explainer is None else explainer.explain(record)
     architecture = record.build()
-    named = {item.name for item in study.space.objectives} | {item.name for item in study.space.constraints}
-    names = [name for name, metric in METRICS.items() if metric.analytic and not metric.takes_context]
-    names += sorted(name for name in named if "@" in name and parse_metric(name)[0].analytic)
-    rows = []
-    for name in names:
-        metric, _ = parse_metric(name)
-        rows.append([name, _formatted(metric, cost(architecture, name))])
-    for name, value in {**record.measured, **record.metrics}.items():
-        metric, _ = parse_metric(name)
-        if not metric.analytic:
-            rows.append([name, _formatted(metric, value)])
+    known: dict[str, float] = {item: cost(architecture, item) for item in shown_costs(study.space)}
+    known |= record.measured | record.metrics
+    rows = [[item, _formatted(parse_metric(item)[0], value)] for item, value in known.items()]
     broken = [f"- {violation}" for violation in study.space.violations(architecture)]
     reason = record.reason if record.state != INFEASIBLE else ""
     parts = [
-        f"## {record.name} {_state(study, record)}{', on the front' if on_front else ''}",
-        f"`{record.line}` `{record.hash}`",
+        f"## {name} {_state(study, record)}{', on the front' if on_front else ''}",
+        f"`{design}` `{record.hash}`",
+        *([f"In full: `{record.line}`"] if design != record.line else []),
         f"```\n{plain_strip(architecture)}\n```",
         *([f"**{reason}**"] if reason else []),
         *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
@@ -113,9 +118,7 @@ def trial_note(
 def _state(study: Study, record: TrialRecord) -> str:
     if record.state == PAUSED:
         return f"paused at rung {len(record.rungs)} of {len(study.space.proxy.rungs)}"
-    if record.state == DONE and study.space.replacements is not None:
-        return "measured"
-    return record.state
+    return done_word(study.space) if record.state == DONE else record.state
 
 
 def _rungs(study: Study, record: TrialRecord) -> str:

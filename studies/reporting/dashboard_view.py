@@ -29,7 +29,8 @@ from studies.storage.attributes import (
 )
 from studies.storage.optuna_access import study_id
 from studies.study import Study
-from studies.study.trial_record import DONE, PAUSED
+from studies.study.trial_names import Names
+from studies.study.trial_record import DONE, PAUSED, TrialRecord
 from surgery.architecture.metrics import parse_metric
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -49,6 +50,7 @@ class DashboardView:
     def __init__(self, app: Application, study: Study) -> None:
         self.app, self.study = app, study
         self._detail = f"/api/studies/{study_id(study.inner)}"
+        self._names = Names(study.space)
         self._lock = threading.Lock()  # requests come in threads
         self._importances: tuple[int, ImportanceMap | None] = (-1, None)
 
@@ -118,7 +120,7 @@ class DashboardView:
         records = {record.number: record for record in self.study.records()}
         paused = {number for number, record in records.items() if record.state == PAUSED}
         for trial in (*answer["trials"], *answer["best_trials"]):
-            trial["user_attrs"] = self._words(trial["user_attrs"])
+            trial["user_attrs"] = self._words(trial["user_attrs"], records.get(trial["number"]))
             if trial["number"] in paused:
                 trial["state"] = "Waiting"
                 # the page shows only those of a waiting trial
@@ -154,7 +156,7 @@ class DashboardView:
         }
         return [{"key": key, "value": value} for key, value in entries.items()]
 
-    def _words(self, attributes: list[dict[str, str]]) -> list[dict[str, str]]:
+    def _words(self, attributes: list[dict[str, str]], record: TrialRecord | None) -> list[dict[str, str]]:
         """Return a trial's attributes as a person reads them: one line per value, with its unit."""
         entries: dict[str, str] = {}
         for item in attributes:
@@ -177,6 +179,10 @@ class DashboardView:
                 entries["paused"] = f"at rung {text}, to be resumed if promising"
             else:
                 entries[_NAMES.get(key, key.replace("_", " "))] = text
+        if record is not None and record.line:
+            entries["architecture"] = self._names.design(record)
+        if BASELINE in entries:
+            entries[BASELINE] = self._names.label(entries[BASELINE])
         order = [*(key for key in _FIRST if key in entries), *entries]
         return [{"key": key, "value": entries[key]} for key in dict.fromkeys(order)]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search_spaces.objectives import Objective
-from search_spaces.short_labels import short_labels, shorten
 from studies.analysis.pick import choose
 from studies.analysis.standings import RELATIVE, Standings
 from studies.reporting.drawing import draw
@@ -20,6 +19,7 @@ from studies.reporting.figure import BLACK, BLUE, GREY, ORANGE, Axis, Figure, Ma
 from studies.reporting.ticks import plain_ticks
 from studies.stats.pareto import front_indices
 from studies.stats.seed_noise import Array
+from studies.study.trial_names import done_word
 from studies.study.trial_record import DONE, PAUSED, TrialRecord
 from surgery.architecture import Architecture
 from surgery.config.problems import UserError
@@ -58,7 +58,7 @@ def front_figure(study: Study, standings: Standings) -> Figure:
         _FrontPanel(study, records, standings, along, up).panel()
         for along, up in _pairs(objectives) or [(_NUMBER, 0)]
     ]
-    what = f"{_done_word(study)} {'architectures' if study.space.replacements is None else 'designs'}"
+    what = f"{done_word(study.space)} {'architectures' if study.space.replacements is None else 'designs'}"
     title = f"{study.name}: {len(standings.front)} of {len(records)} {what} are on the front"
     if standings.noise is not None:
         title += "; bars: 90 % intervals"
@@ -74,10 +74,6 @@ def picked(study: Study) -> str | None:
         return Architecture.from_yaml(path).hash
     except UserError:  # a file of the user's
         return None
-
-
-def _done_word(study: Study) -> str:
-    return "trained" if study.space.replacements is None else "measured"
 
 
 def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
@@ -107,16 +103,14 @@ class _FrontPanel:
         front = [record for record in self.records if record.number in self.on_front]
         rest = [record for record in self.records if record.number not in self.on_front]
         baselines = [record for record in self.records if record.baseline]
-        replacements = self.study.space.replacements
-        short = {} if replacements is None else short_labels(replacements)
-        named = [shorten(record.name, short) for record in baselines]
+        named = [self.standings.names.name(record) for record in baselines]
         if len(named) > MOST_LABELS:
             named = []
         known = {record.number for record in baselines} if named else set()
         numbers = ["" if record.number in known else f"#{record.number}" for record in front]
         series = [
             *self._points(
-                _done_word(self.study), rest, GREY, "dot", 3.5 if len(rest) < CROWD else 2.5, bars=True
+                done_word(self.study.space), rest, GREY, "dot", 3.5 if len(rest) < CROWD else 2.5, bars=True
             ),
             *self._points("paused, loss so far", self.paused, GREY, "ring", 4),
             *self._points("on the front", front, BLUE, "dot", 4.5, numbers, bars=True),
@@ -249,7 +243,7 @@ class _FrontPanel:
 
     def _hover(self, record: TrialRecord) -> str:
         row = self.standings.standing(record)
-        parts = [record.name, record.line]
+        parts = [self.standings.names.name(record), self.standings.names.design(record)]
         for column, objective in enumerate(self.standings.objectives):
             value, half = self._value(record, column), row.half[column]
             if record.values is not None and objective.name == "kl":

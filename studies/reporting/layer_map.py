@@ -36,7 +36,7 @@ def layers_figure(study: Study, standings: Standings) -> Figure | None:
         values=[[(len(cell.replaced) or nan) / len(PROJECTIONS) for cell in row] for row in cells],
         texts=[[cell.text for cell in row] for row in cells],
         hover=[
-            [f"{record.name}, layer {layer}: {cell.hover}" for layer, cell in enumerate(row)]
+            [f"{standings.names.name(record)}, layer {layer}: {cell.hover}" for layer, cell in enumerate(row)]
             for record, row in zip(records, cells, strict=True)
         ],
         label="",

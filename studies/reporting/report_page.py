@@ -108,7 +108,7 @@ def _beginning(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
 def _end(study: Study, standings: Standings | None) -> Iterator[str]:
     if standings is not None and standings.front:
         choice = choose(standings, [], None)
-        yield f"### The knee of the front: {choice.record.name}"
+        yield f"### The knee of the front: {standings.names.name(choice.record)}"
         yield f"```yaml\n{choice.record.build().to_yaml().strip()}\n```"
     yield "### Commands"
     model = None if study.space.model is None else study.space.model.name

@@ -12,6 +12,7 @@ from studies.reporting.front_plot import picked
 from studies.reporting.markdown import markdown_table
 from studies.reporting.score_map import ScoreMap, scores_of
 from studies.study import Study
+from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, TrialRecord
 
 
@@ -44,7 +45,7 @@ def study_note(study: Study) -> str:
 def findings(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:
     """Yield paragraphs and tables: the front, what has not finished, baselines, constraints."""
     yield from _front(study, standings)
-    yield from _states(records)
+    yield from _states(records, standings.names)
     yield from _baselines(study, records, standings)
     yield from _constraints(study, records, standings)
 
@@ -64,8 +65,8 @@ def _front(study: Study, standings: Standings) -> Iterator[str]:
             for name, is_it in (("knee", record.number == knee), ("picked", record.hash == pick))
             if is_it
         ]
-        name = f"**{record.name}**" + (f" ({', '.join(marks)})" if marks else "")
-        cells = [name, f"`{record.line}`", *_values(row, standings.objectives)]
+        name = f"**{standings.names.name(record)}**" + (f" ({', '.join(marks)})" if marks else "")
+        cells = [name, f"`{standings.names.design(record)}`", *_values(row, standings.objectives)]
         if standings.noise is not None:
             cells.append("" if row.p_front is None else f"{row.p_front:.2f}")
         rows.append(cells)
@@ -84,7 +85,7 @@ def _values(row: Standing, objectives: tuple[Objective, ...]) -> Iterator[str]:
         yield item.metric.format(value) + ("" if half is None else f" ±{item.metric.format(half)}")
 
 
-def _states(records: list[TrialRecord]) -> Iterator[str]:
+def _states(records: list[TrialRecord], names: Names) -> Iterator[str]:
     lines = []
     for state, word in (
         (RUNNING, "Running"),
@@ -94,7 +95,8 @@ def _states(records: list[TrialRecord]) -> Iterator[str]:
         chosen = [record for record in records if record.state == state]
         if chosen:
             texts = [
-                f"{item.name}{f' (rung {len(item.rungs)})' if state == PAUSED else ''}" for item in chosen
+                f"{names.name(item)}{f' (rung {len(item.rungs)})' if state == PAUSED else ''}"
+                for item in chosen
             ]
             lines.append(f"- {word}: {', '.join(texts)}")
     if lines:
@@ -107,14 +109,15 @@ def _baselines(study: Study, records: list[TrialRecord], standings: Standings) -
     if not comparison.duels:
         return
     form, name = comparison.objective.metric.format, comparison.objective.name
+    names = standings.names
     rows = []
     for duel in comparison.duels:
-        cells = [duel.baseline.name, form(comparison.value(duel.baseline))]
+        cells = [names.name(duel.baseline), form(comparison.value(duel.baseline))]
         if duel.rival is None or duel.ahead is None:
             cells += ["", "", ""]
         else:
             half = "" if duel.half is None else f" ±{form(duel.half)}"
-            cells += [duel.rival.name, form(comparison.value(duel.rival)), f"{form(duel.ahead)}{half}"]
+            cells += [names.name(duel.rival), form(comparison.value(duel.rival)), f"{form(duel.ahead)}{half}"]
         rows.append([*cells, f"**{duel.outcome}**"])
     yield "### Baselines"
     yield markdown_table(
@@ -136,7 +139,7 @@ def _constraints(study: Study, records: list[TrialRecord], standings: Standings)
         rows = [(sign * row.record.values[column], row.record) for row in standings.rows if row.record.values]
         if rows:
             value, record = min(rows, key=lambda pair: pair[0])
-            best.append(f"{item.name} {item.metric.format(sign * value)} ({record.name})")
+            best.append(f"{item.name} {item.metric.format(sign * value)} ({standings.names.name(record)})")
     if best:
         yield f"Best of those that meet them: {', '.join(best)}."
 

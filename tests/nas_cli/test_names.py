@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import Result
 
-from nas_cli.render.names import Names
 from nas_cli.render.screen import console
 from nas_cli.render.tables import trial_table
 from search_spaces import parse_space
 from search_spaces.catalog import load_space
+from studies.reporting.dashboard_notes import trial_note
+from studies.reporting.study_note import study_note
 from studies.study import Study
+from studies.study.trial_names import Names
 from tests.nas_cli.conftest import MICRO
-from tests.scored_study import make_study
+from tests.scored_study import W32, make_study
 
 OPERATORS = """
 search:
@@ -57,6 +62,34 @@ def test_other_studies_keep_their_names(study: Study) -> None:
     record = study.records()[-1]
     names = Names(parse_space(MICRO, "micro.yaml"))
     assert (names.name(record), names.design(record)) == (record.name, record.line)
+
+
+def test_a_design_has_one_name_on_screens_in_notes_pages_and_pictures(
+    nas: Callable[..., Result], tmp_path: Path
+) -> None:
+    study = make_study(tmp_path / "runs")
+    names, long = Names(study.space), f"lowest {W32} 75%"
+    where = ("hybrid", "--dir", study.folder.parent)
+    page = tmp_path / "page.html"
+    assert nas("report", *where, "-o", page).exit_code == 0
+    screens = {
+        "nas front": nas("front", *where).stdout,
+        "note": study_note(study),
+        "nas report": html.unescape(page.read_text()),
+    }
+    for record in study.front():
+        name, design = names.name(record), names.design(record)
+        every = {
+            **screens,
+            "nas show": nas("show", "hybrid", record.number, *where[1:]).stdout,
+            "nas pick": nas("pick", *where, "--trial", record.number).stdout,
+            "note of the trial": trial_note(study, record),
+        }
+        for screen, text in every.items():
+            assert name in text, screen
+            assert design in text, screen
+            assert long not in text, screen
+    assert long not in nas("front", *where, "--baselines").stdout
 
 
 @pytest.mark.parametrize("width", [50, 120])

@@ -14,6 +14,7 @@ from typer.testing import Result
 from studies.audit.plan import open_audit
 from studies.reporting.report_page import _html
 from studies.study import Study
+from studies.study.trial_names import Names
 from tests.scored_study import make_study
 
 Nas = Callable[..., Result]
@@ -52,7 +53,7 @@ def test_a_study_of_a_pretrained_model(nas: Nas, tmp_path: Path) -> None:
     for heading in ("Front", "Layers of the front", "Growth of the front", "Scores", "Commands", "Space"):
         assert re.search(rf"<h3>{heading}</h3>", text), heading
     for record in study.front():
-        assert record.name in text
+        assert Names(study.space).name(record) in text
     assert study.space.model is not None
     assert f"--model {study.space.model.name}" in text
     # written again over its own page, and not over another's

@@ -66,9 +66,8 @@ def test_the_nearest_better_one_that_a_limit_excludes() -> None:
 
 def test_what_would_look_like_the_limit_is_told_in_full() -> None:
     (limit,) = read_limits(["params<=30M"])
-    texts = [
-        Excluded(front().rows[1].record, limit, value).measured for value in (30_020_608.0, 30_100_000.0)
-    ]
+    record = front().rows[1].record
+    texts = [Excluded(record, "#1", limit, value).measured for value in (30_020_608.0, 30_100_000.0)]
     assert texts == ["params 30,020,608", "params 30.1M"]
 
 

@@ -1,9 +1,14 @@
-"""Short names of trials and their architectures for tables; `--json` and `nas show` have the whole ones."""
+"""Short names of trials and their architectures, the same on screens, in pictures, notes and pages.
+
+`--json`, `nas show` and the notes of trials also have an architecture's whole line.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING
+
+from search_spaces.short_labels import short_labels, shorten
 
 if TYPE_CHECKING:
     from search_spaces import SearchSpace
@@ -19,27 +24,28 @@ def done_word(space: SearchSpace) -> str:
 
 
 class Names:
-    """Names for tables of a space's trials.
+    """Names of a space's trials.
 
     A design of a pretrained model is written as its layout and how often it has the replacements that the
     layout does not tell apart: `FWWF W[256,4]×2 ffn[768]×3`.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self._replacements = space.replacements
+    def __init__(self, space: SearchSpace | None = None) -> None:
+        """Set up for a space; without one names are those of architectures that are trained from scratch."""
+        self._replacements = None if space is None else space.replacements
         self._short: dict[tuple[str, str], str] = {}
         self._tags: dict[tuple[str, str], str] = {}
-        if space.replacements is not None:
-            from search_spaces.short_labels import short_labels
-
-            self._short = short_labels(space.replacements)
-            self._tags = _tags(space.replacements, self._short)
+        if self._replacements is not None:
+            self._short = short_labels(self._replacements)
+            self._tags = _tags(self._replacements, self._short)
 
     def name(self, record: TrialRecord) -> str:
         """Return `#4 lowest W 256 4 75%`: the trial's name with short labels."""
-        from search_spaces.short_labels import shorten
+        return self.label(record.name)
 
-        return shorten(record.name, self._short)
+    def label(self, name: str) -> str:
+        """Return the name of a named design, or of its trial, with short labels."""
+        return shorten(name, self._short)
 
     def design(self, record: TrialRecord) -> str:
         """Return the architecture on one line."""
