@@ -4,8 +4,13 @@ Every study starts with random trials, and all trials train equally long: the R 
 search of that cost. If the sampler were no better than chance, its trials and the random ones would be draws
 from one distribution, and any R of all of them would dominate as much as the random R do. So the hypervolume
 of the random trials is compared with those of R trials drawn from both groups together: p is the share of
-draws that dominate no more. The test is exact for any distribution (Pitman 1937), if it is used once:
-repeating it after every trial and stopping at the first small p inflates the error.
+draws that dominate no more. The test is exact for any distribution (Pitman 1937), if it is used once.
+
+A study is watched while it grows, and a test that is repeated after every trial finds a small p sooner or
+later. So the test looks only when the sampler has finished LOOKS trials, at those that had ended by then, and
+the smallest p counts as many times as there may be looks (Bonferroni). The result is the same however
+often it is read, and holds at any time: a sampler no better than chance is said to have beaten random search
+in at most LEVEL of all studies, even if they are watched to their end.
 
 Baselines are in neither group. A failed trial dominates nothing. With early stopping, the finished trials are
 a selection, and the first, random ones were compared with fewer others: then all trials are compared at the
@@ -30,7 +35,8 @@ from studies.study.trial_record import DONE, FAILED, RANDOM, TrialRecord
 from surgery.architecture.metrics import AHEAD
 
 LEVEL = 0.05
-FEWEST = 5  # trials of each kind; with fewer no p could be significant
+LOOKS = (10, 30, 90)  # trials of the sampler at which the test looks; nothing is decided in between
+FEWEST = 5  # random trials; with fewer no p could be significant
 DRAWS = 499  # draws from both groups together
 CHOICES = 30  # draws from one group, for its mean hypervolume
 ROUNDING = 1e-12
@@ -43,12 +49,13 @@ class Comparison:
     """Result of the comparison of a sampler with random search.
 
     Attributes:
-        outcome: BEATEN at p <= LEVEL; NOT_BEATEN at p >= 0.5, when the random trials dominate at least as
+        outcome: BEATEN at p <= LEVEL; NOT_BEATEN if at the last look the random trials dominate at least as
             much as half of the draws; else UNKNOWN.
         random, sampled: numbers of trained trials of each kind.
-        p: one-sided p-value; None with too few trials.
+        p: one-sided p-value, valid however often the study is looked at; None before the first look.
         random_volume, sampled_volume: mean hypervolume of equally many trials of each kind.
         rung: share of the proxy at which the losses were measured.
+        looks: numbers of the sampler's trials at which the test looked so far.
     """
 
     sampler: str
@@ -59,14 +66,21 @@ class Comparison:
     random_volume: float | None = None
     sampled_volume: float | None = None
     rung: float = 1.0
+    looks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         trials = f"{self.random} random and {self.sampled} {self.sampler} trials"
         if self.sampler == RANDOM:
             return "this study is a random search itself"
         if self.p is None:
-            return f"can't tell yet whether {self.sampler} beats random search: {trials}"
-        evidence = f"p = {self.p:.2g}, {trials}"
+            wanted = (
+                f"{LOOKS[0]} {self.sampler} trials" if self.sampled < LOOKS[0] else f"{FEWEST} random trials"
+            )
+            return (
+                f"can't tell yet whether {self.sampler} beats random search: {trials}, the first look is at "
+                f"{wanted}"
+            )
+        evidence = f"p = {self.p:.2g} however often one looks, {trials}, last look at {self.looks[-1]}"
         evidence += f", losses at {self.rung:.0%} of the proxy" if self.rung < 1 else ""
         if self.outcome == UNKNOWN:
             return f"can't tell yet whether {self.sampler} beats random search of the same cost: {evidence}"
@@ -88,11 +102,11 @@ def compare(study: Study, records: Sequence[TrialRecord]) -> Comparison:
     if any(item.record.state not in (DONE, FAILED) for item in used):
         rung = proxy.rungs[0]
         used = spent([_at_first_rung(study, item.record) for item in used], objectives, proxy)
-    chance = [item.point for item in used if item.record.suggested_by == RANDOM]
-    sampled = [item.point for item in used if item.record.suggested_by not in (RANDOM, BASELINE, "")]
-    if sampler == RANDOM or min(len(chance), len(sampled)) < FEWEST:
-        return Comparison(sampler, UNKNOWN, len(chance), len(sampled))
-    return replace(decide(chance, sampled, sampler), rung=rung)
+    suggested = [item for item in used if item.record.suggested_by not in (BASELINE, "")]
+    at_random = [item.record.suggested_by == RANDOM for item in suggested]
+    if sampler == RANDOM:
+        return Comparison(sampler, UNKNOWN, sum(at_random), len(at_random) - sum(at_random))
+    return replace(decide([item.point for item in suggested], at_random, sampler), rung=rung)
 
 
 def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
@@ -114,24 +128,61 @@ def _at_first_rung(study: Study, record: TrialRecord) -> TrialRecord:
 
 
 def decide(
-    chance: Sequence[Array | None], sampled: Sequence[Array | None], sampler: str, draws: int = DRAWS
+    points: Sequence[Array | None], at_random: Sequence[bool], sampler: str, draws: int = DRAWS
 ) -> Comparison:
-    """Run the test on scaled points; None is a trial that dominates nothing.
+    """Run the test on a study's trials.
 
-    The smaller group is compared with as many trials drawn from both.
+    Args:
+        points: scaled objectives of the trials, in the order in which they ended; None is a trial that
+            dominates nothing.
+        at_random: whether each was drawn at random, else the sampler chose it.
+        sampler: name of the sampler.
+        draws: from both groups together, at each look.
     """
+    chance = [point for point, random in zip(points, at_random, strict=True) if random]
+    sampled = [point for point, random in zip(points, at_random, strict=True) if not random]
+    ends = np.flatnonzero(~np.asarray(at_random, dtype=bool))  # of the sampler's trials
+    looks = {look: int(ends[look - 1]) + 1 for look in LOOKS if look <= len(ends)}
+    looks = {look: end for look, end in looks.items() if sum(at_random[:end]) >= FEWEST}
+    if not looks:
+        return Comparison(sampler, UNKNOWN, len(chance), len(sampled))
+    each = [_p_at_once(points[:end], at_random[:end], draws) for end in looks.values()]
+    p = min(1.0, len(LOOKS) * min(each))
+    outcome = BEATEN if p <= LEVEL else NOT_BEATEN if each[-1] >= 0.5 else UNKNOWN
+    rng = np.random.default_rng(derive_seed("volumes", len(chance), len(sampled)))
+    size = min(len(chance), len(sampled))
+    random_volume, sampled_volume = (_mean_volume(group, size, rng) for group in (chance, sampled))
+    counts = len(chance), len(sampled)
+    return Comparison(sampler, outcome, *counts, p, random_volume, sampled_volume, looks=tuple(looks))
+
+
+def _p_at_once(points: Sequence[Array | None], at_random: Sequence[bool], draws: int) -> float:
+    """Return the p-value of a single look.
+
+    The smaller group is compared with as many trials drawn from both. The objectives are scaled again,
+    to these trials alone, so that what ends later does not change an earlier look.
+    """
+    everything = _scaled_alone(points)
+    chance = [point for point, random in zip(everything, at_random, strict=True) if random]
+    sampled = [point for point, random in zip(everything, at_random, strict=True) if not random]
     rng = np.random.default_rng(derive_seed("versus random", len(chance), len(sampled)))
     size = min(len(chance), len(sampled))
-    everything = [*chance, *sampled]
     drawn = np.array([volume(_some(everything, size, rng)) for _ in range(draws)])
     if size == len(chance):
         extreme = drawn <= volume(chance) + ROUNDING
     else:
         extreme = drawn >= volume(sampled) - ROUNDING
-    p = (1 + int(extreme.sum())) / (1 + draws)
-    outcome = BEATEN if p <= LEVEL else NOT_BEATEN if p >= 0.5 else UNKNOWN
-    means = [_mean_volume(points, size, rng) for points in (chance, sampled)]
-    return Comparison(sampler, outcome, len(chance), len(sampled), p, *means)
+    return (1 + int(extreme.sum())) / (1 + draws)
+
+
+def _scaled_alone(points: Sequence[Array | None]) -> list[Array | None]:
+    """Return the points scaled from 0, the best of these in each objective, to 1, the worst."""
+    table = np.array([point for point in points if point is not None])
+    if not len(table):
+        return list(points)
+    span = np.ptp(table, axis=0)
+    span = np.where(span > 0, span, 1.0)
+    return [None if point is None else (point - table.min(axis=0)) / span for point in points]
 
 
 def _mean_volume(points: Sequence[Array | None], size: int, rng: np.random.Generator) -> float:

@@ -10,8 +10,8 @@ import pytest
 from search_spaces import SearchSpace
 from studies.analysis.versus_random import (
     BEATEN,
-    FEWEST,
     LEVEL,
+    LOOKS,
     NOT_BEATEN,
     UNKNOWN,
     Comparison,
@@ -35,20 +35,20 @@ def cloud(rng: np.random.Generator, count: int, better: float = 0.0) -> np.ndarr
     return np.stack([loss, size, size + 0.3 * rng.uniform(size=count)], axis=1)
 
 
+def comparison(random: int, sampled: int, better: float, seed: int, draws: int = 199) -> Comparison:
+    rng = np.random.default_rng(seed)
+    table = np.concatenate([cloud(rng, random), cloud(rng, sampled, better)])
+    table = (table - table.min(axis=0)) / np.ptp(table, axis=0)
+    return decide(list(table), [True] * random + [False] * sampled, "tpe", draws)
+
+
 def outcomes(random: int, sampled: int, better: float, rounds: int) -> list[str]:
-    result = []
-    for seed in range(rounds):
-        rng = np.random.default_rng(seed)
-        table = np.concatenate([cloud(rng, random), cloud(rng, sampled, better)])
-        table = (table - table.min(axis=0)) / np.ptp(table, axis=0)
-        decided = decide(list(table[:random]), list(table[random:]), "tpe", draws=59)
-        result.append(decided.outcome)
-    return result
+    return [comparison(random, sampled, better, seed).outcome for seed in range(rounds)]
 
 
-@pytest.mark.parametrize(("random", "sampled"), [(10, 14), (5, 20), (20, 6)])
+@pytest.mark.parametrize(("random", "sampled"), [(10, 14), (5, 20), (20, 10)])
 def test_chance_seldom_beats_chance(random: int, sampled: int) -> None:
-    rounds = 100
+    rounds = 60
     result = outcomes(random, sampled, better=0.0, rounds=rounds)
     assert result.count(BEATEN) / rounds <= 0.1
     assert result.count(NOT_BEATEN) / rounds >= 0.3
@@ -56,17 +56,45 @@ def test_chance_seldom_beats_chance(random: int, sampled: int) -> None:
 
 def test_a_better_sampler_is_seen() -> None:
     rounds = 30
-    assert outcomes(10, 20, better=1.0, rounds=rounds).count(BEATEN) / rounds >= 0.9
-    assert outcomes(20, 8, better=1.0, rounds=rounds).count(BEATEN) / rounds >= 0.5
+    assert outcomes(10, 30, better=1.0, rounds=rounds).count(BEATEN) / rounds >= 0.8
+    assert outcomes(20, 30, better=1.0, rounds=rounds).count(BEATEN) / rounds >= 0.5
     assert outcomes(10, 20, better=-1.0, rounds=rounds).count(NOT_BEATEN) / rounds >= 0.9
 
 
+def test_nothing_is_decided_between_the_looks() -> None:
+    rng = np.random.default_rng(3)
+    table = np.concatenate([cloud(rng, 10), cloud(rng, 34, better=0.4)])
+    table = (table - table.min(axis=0)) / np.ptp(table, axis=0)
+    seen = {}
+    for count in range(10, len(table) + 1):
+        result = decide(list(table[:count]), [index < 10 for index in range(count)], "tpe", 99)
+        seen[count - 10] = result.p, result.outcome, result.looks
+    assert {seen[count] for count in range(10)} == {(None, UNKNOWN, ())}
+    assert len({seen[count] for count in range(10, 30)}) == len({seen[count] for count in range(30, 35)}) == 1
+    assert seen[10][2] == (10,)
+    assert seen[30][2] == (10, 30)
+
+
+@pytest.mark.slow
+def test_chance_seldom_beats_chance_when_watched_after_every_trial() -> None:
+    """A verdict stays and nothing is decided between the looks, so that the end of a study shows whether its
+    watchers were misled."""
+    rounds = 400
+    said = sum(comparison(10, LOOKS[-1], better=0.0, seed=seed).outcome == BEATEN for seed in range(rounds))
+    print(f"false alarms: {said / rounds:.1%}")
+    assert said / rounds <= 0.07
+    power = 60
+    seen = sum(comparison(10, 30, better=0.3, seed=seed).outcome == BEATEN for seed in range(power))
+    print(f"found out: {seen / power:.0%}")
+    assert seen / power >= 0.35
+
+
 def test_equal_groups_are_exact() -> None:
-    """Five and five with one random trial behind all others: p is the share of halves that are no better."""
+    """Five and ten with the random trials behind all others: p is the share of halves that are no better."""
     chance = [np.array([1.0, 1.0])] * 5
-    sampled = [np.array([0.0, 0.0])] * 5
-    result = decide(chance, sampled, "tpe", draws=4000)
-    assert result.p == pytest.approx(1 / 252, abs=0.003)
+    sampled = [np.array([0.0, 0.0])] * 10
+    result = decide([*chance, *sampled], [True] * 5 + [False] * 10, "tpe", draws=9000)
+    assert result.p == pytest.approx(len(LOOKS) / 3003, abs=0.002)
     assert result.random_volume is not None
     assert result.random_volume < 0.01
     assert result.sampled_volume == pytest.approx(1.0)
@@ -75,17 +103,22 @@ def test_equal_groups_are_exact() -> None:
 def test_failures_count_against_those_who_have_them() -> None:
     rng = np.random.default_rng(0)
     chance = list(cloud(rng, 12) * 0.3 + 0.4)
-    assert decide(chance, [*[None] * 10, chance[0], chance[1]], "tpe").outcome == NOT_BEATEN
+    points = [*chance, *[None] * 10, chance[0], chance[1]]
+    assert decide(points, [True] * 12 + [False] * 12, "tpe").outcome == NOT_BEATEN
 
 
 def test_sentences() -> None:
-    beaten = Comparison("tpe", BEATEN, 10, 14, 0.03, 0.4, 0.5)
-    assert (
-        str(beaten) == "tpe has beaten random search of the same cost (p = 0.03, 10 random and 14 tpe trials)"
+    beaten = Comparison("tpe", BEATEN, 10, 14, 0.03, 0.4, 0.5, looks=(10,))
+    assert str(beaten) == (
+        "tpe has beaten random search of the same cost (p = 0.03 however often one looks, 10 random and "
+        "14 tpe trials, last look at 10)"
     )
-    assert "has not beaten" in str(Comparison("tpe", NOT_BEATEN, 10, 14, 0.7, 0.5, 0.4))
+    assert "has not beaten" in str(Comparison("tpe", NOT_BEATEN, 10, 14, 0.7, 0.5, 0.4, looks=(10,)))
     unknown = str(Comparison("tpe", UNKNOWN, 10, 2))
-    assert unknown == "can't tell yet whether tpe beats random search: 10 random and 2 tpe trials"
+    assert unknown == (
+        "can't tell yet whether tpe beats random search: 10 random and 2 tpe trials, the first look is at "
+        "10 tpe trials"
+    )
     assert "random search itself" in str(Comparison("random", UNKNOWN, 9, 0))
     assert LEVEL == 0.05
 
@@ -93,7 +126,7 @@ def test_sentences() -> None:
 @pytest.fixture(scope="module")
 def study(tokens: TokenData, space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Study:
     made = Study.create("study", space, study_settings(tokens), tmp_path_factory.mktemp("runs"))
-    work(made, target=3 + RANDOM_FIRST["tpe"] + FEWEST, device="cpu", log=lambda line: None)
+    work(made, target=3 + RANDOM_FIRST["tpe"] + LOOKS[0], device="cpu", log=lambda line: None)
     return made
 
 
