@@ -34,8 +34,8 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "tracking": ("files", "healing", "study", "training"),
     "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
     "workers": (
-        "data", "files", "healing", "latency", "library", "probes", "search", "stats", "storage", "study",
-        "training",
+        "data", "files", "healing", "latency", "library", "probes", "reporting", "search", "stats", "storage",
+        "study", "training",
     ),
     "audit": (
         "data", "files", "healing", "library", "reporting", "stats", "storage", "study", "training",

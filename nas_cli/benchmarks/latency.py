@@ -21,7 +21,7 @@ from nas_cli.options import (
     refuse_without_effect,
 )
 from nas_cli.render.counts import seed as seed_number
-from nas_cli.render.screen import console, print_json, print_warnings
+from nas_cli.render.screen import console, print_json, print_warnings, starting
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ def _compare(timed: _Timed, names: tuple[str, ...], setup: Setup) -> list[SumAnd
     known = timed.known
     if known is not None and dict(known.machine) != machine_of(setup):
         print_warnings([f"the study's block times are of {machine_text(known.machine)}: timed anew here"])
-    with console.status("timing") as status:
+    with starting("timing") as say:
         return compare(
             timed.architectures, names, setup, known,
-            lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
+            lambda stage, done, total: say(f"{stage}: {done} of {total}"),
         )  # fmt: skip
 
 

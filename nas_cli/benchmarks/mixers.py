@@ -10,7 +10,7 @@ from rich.table import Table
 from nas_cli.help import add_command
 from nas_cli.options import MOST, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import console, print_json, starting
 
 if TYPE_CHECKING:
     from studies.benchmarks.mixers import Timing
@@ -79,10 +79,8 @@ def mixers(
         architecture, tuple(dict.fromkeys(layouts)), _lengths(lengths),
         batch_tokens, layers, rounds, decode,
     )  # fmt: skip
-    with console.status("measuring") as status:
-        timings = list(
-            measure(plan, torch_device, lambda letter, length: status.update(f"{letter} at {length:,}"))
-        )
+    with starting("measuring") as say:
+        timings = list(measure(plan, torch_device, lambda letter, length: say(f"{letter} at {length:,}")))
     if as_json:
         print_json({"machine": describe(torch_device), "timings": [item.to_dict() for item in timings]})
         return

@@ -12,7 +12,7 @@ from nas_cli import completion
 from nas_cli.help import add_command
 from nas_cli.options import MOST, CompileOption, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import console, print_json, starting
 
 if TYPE_CHECKING:
     from studies.benchmarks.model import ModelTiming
@@ -95,8 +95,8 @@ def model(
         models, length, max(1, batch // length) * length, rounds, steps, compile,
         next(iter(models.values())).backbone if bare else None,
     )  # fmt: skip
-    with console.status("measuring") as status:
-        timings = measure_models(plan, torch_device, lambda name: status.update(name))
+    with starting("measuring") as say:
+        timings = measure_models(plan, torch_device, say)
     about = describe(torch_device)
     if as_json:
         print_json({

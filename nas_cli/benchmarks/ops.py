@@ -12,7 +12,7 @@ from nas_cli.choices import KlForm
 from nas_cli.help import add_command
 from nas_cli.options import MOST, DeviceOption, JsonOption, RoundsOption
 from nas_cli.render.counts import tokens as count_tokens
-from nas_cli.render.screen import console, print_json, print_warnings
+from nas_cli.render.screen import console, print_json, print_warnings, starting
 
 if TYPE_CHECKING:
     from studies.benchmarks.ops import Measured, Siblings
@@ -65,8 +65,8 @@ def ops(
         graphs,
     )
     print_warnings(f"not measured: {rule}" for rule in broken_rules(plan))
-    with console.status("measuring") as status:
-        timings = list(measure(plan, torch_device, lambda siblings: status.update(f"measuring {siblings}")))
+    with starting("measuring") as say:
+        timings = list(measure(plan, torch_device, lambda siblings: say(f"measuring {siblings}")))
     about = describe(torch_device)
     if as_json:
         print_json({

@@ -11,7 +11,7 @@ from nas_cli.choices import Stopping
 from nas_cli.completion import samplers
 from nas_cli.help import add_command
 from nas_cli.options import MOST, JsonOption, SpaceArgument
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import console, print_json, starting
 from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def overhead(
 
     chosen, counts = load_space(space), _counts(at)
     results: dict[str, list[Overhead]] = {}
-    with console.status("measuring") as status:
+    with starting("measuring") as say:
         for sampler in dict.fromkeys(chosen_samplers.split(",")):
             plan = OverheadPlan(chosen, sampler, stopping, counts, workers_simulated)
-            results[sampler] = measure_overhead(plan, status.update)
+            results[sampler] = measure_overhead(plan, say)
     if as_json:
         rows = {sampler: [row.to_dict() for row in rows] for sampler, rows in results.items()}
         print_json({"space": chosen.name, "workers": workers_simulated, "samplers": rows})

@@ -12,7 +12,7 @@ from rich.table import Table
 from nas_cli.help import add_command
 from nas_cli.options import MOST, JsonOption, PlotOption
 from nas_cli.render.counts import number
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import console, print_json, starting
 
 if TYPE_CHECKING:
     from studies.benchmarks.search import Figures
@@ -101,8 +101,8 @@ def search(
         for name, file in map(_rival, rival or [])
         for run in read_rival(name, file, known, plan.until)
     ]  # fmt: skip
-    with console.status("reading the table") as status:
-        runs = [*replay_all(plan, processes, status.update), *others]
+    with starting("reading the table") as say:
+        runs = [*replay_all(plan, processes, say), *others]
     rows = figures(runs)
     best = best_unstopped({row.method: row.tokens for row in rows})
     about = f"{len(known.entries)} architectures, {workers_simulated} workers, rungs at {rungs}"

@@ -18,7 +18,7 @@ import typer
 from nas_cli.help import add_command
 from nas_cli.options import JsonOption, RoundsOption
 from nas_cli.render.fitted import Column, fitted_table
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import console, print_json, starting
 
 HELP_GOAL, REFUSAL_GOAL, HUB_GOAL = 0.3, 1.0, 3.0  # seconds, on an idle machine
 ARCHITECTURE = "layout: F\nbackbone: {vocab_size: 64, dim: 32, num_layers: 1, num_heads: 1, ffn_dim: 64}\n"
@@ -61,11 +61,11 @@ def add_to(bench: typer.Typer) -> None:
 
 def startup(rounds: RoundsOption = 5, as_json: JsonOption = False) -> None:
     """Time the help and the refusal of typical mistakes, each in a new process, against their goals."""
-    with tempfile.TemporaryDirectory() as folder, console.status("measuring") as status:
+    with tempfile.TemporaryDirectory() as folder, starting("measuring") as say:
         Path(folder, "arch.yaml").write_text(ARCHITECTURE, encoding="utf-8")
         answers = []
         for command, goal in COMMANDS:
-            status.update(f"nas {command}")
+            say(f"nas {command}")
             answers.append(_measure(command, goal, Path(folder), rounds))
     if as_json:
         print_json({"rounds": rounds, "answers": [asdict(answer) for answer in answers]})

@@ -17,7 +17,7 @@ from nas_cli.options import (
     SpaceArgument,
     ThreadsOption,
 )
-from nas_cli.render.screen import console, print_json
+from nas_cli.render.screen import console, print_json, starting
 
 if TYPE_CHECKING:
     from studies.benchmarks.trial import TrialTiming
@@ -55,8 +55,8 @@ def trial(
 
     count = choose_threads(threads, chosen.backbone)
     plan = TrialPlan(chosen, baseline, device, compile, count, rounds)
-    with console.status("measuring") as status:
-        timings = measure_trials(plan, status.update)
+    with starting("measuring") as say:
+        timings = measure_trials(plan, say)
     about = {**describe(torch_device), "threads": str(count)}
     if as_json:
         print_json({"machine": about, "compile": compile, "trials": [item.to_dict() for item in timings]})

@@ -56,16 +56,18 @@ def worker(
     """
     opened = open_study(study, runs, storage)
     load_torch()
+    from studies.reporting.annotator import annotating
     from studies.training.devices import DeviceLost
     from studies.workers.join import join
     from studies.workers.supervisor import LOST
 
     opened.join()
     try:
-        reason = join(
-            opened, target=trials, device=device, most_runs=each if refine else None,
-            log=lambda line: console.print(line, markup=False, soft_wrap=True),
-        )  # fmt: skip
+        with annotating(opened):
+            reason = join(
+                opened, target=trials, device=device, most_runs=each if refine else None,
+                log=lambda line: console.print(line, markup=False, soft_wrap=True),
+            )  # fmt: skip
     except DeviceLost as error:
         text = f"this worker lost its device, start it again; {error}"
         errors.print(text, markup=False, soft_wrap=True)

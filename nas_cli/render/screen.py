@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from surgery.config.problems import UserError
@@ -154,13 +154,16 @@ def say_resumable() -> None:
 
 
 @contextmanager
-def starting(what: str) -> Iterator[None]:
-    """Show in a terminal that something is loaded or prepared that takes seconds."""
+def starting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show in a terminal that something takes seconds, and yield a function that replaces the text.
+
+    Nothing is shown with --quiet.
+    """
     if not notes.is_terminal or notes.is_dumb_terminal or notes.quiet:
-        yield
+        yield lambda text: None
         return
-    with notes.status(escape(what)):
-        yield
+    with notes.status(escape(what)) as status:
+        yield lambda text: status.update(escape(text))
 
 
 def duration(seconds: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import SearchSpace, load_space
+from studies.reporting.annotator import annotating
 from studies.study import Study
 from studies.workers.designs import model_section
 from studies.workers.progress import Snapshot
@@ -22,7 +23,8 @@ def search(
 ) -> Study:
     """Search a space until the study has its trials, and return the study; the same name resumes it.
 
-    Worker processes do the work; leaving the call, also by Ctrl-C, stops them, and nothing is lost.
+    Worker processes do the work; leaving the call, also by Ctrl-C, stops them, and nothing is lost. Meanwhile
+    the study gets its notes, graphs and artifacts for Optuna Dashboard.
 
     Args:
         space: a preset's name, a file, or a loaded space.
@@ -38,6 +40,7 @@ def search(
     request = SearchRequest(space, **options)
     request.check()
     study, _ = request.open(request.prepare())
-    for snapshot in request.supervise(study).watch():
-        on_snapshot(snapshot)
+    with annotating(study):
+        for snapshot in request.supervise(study).watch():
+            on_snapshot(snapshot)
     return study

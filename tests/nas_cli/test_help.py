@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import Result
 
 from nas_cli import choices
@@ -102,6 +104,22 @@ def test_the_help_lists_choices_and_placeholders(nas: Nas, monkeypatch: pytest.M
 
 def test_the_version_has_a_short_option(nas: Nas) -> None:
     assert nas("-V").stdout == nas("--version").stdout != ""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_spinner_heeds_quiet(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, quiet=quiet)
+    monkeypatch.setattr(screen, "notes", console)
+    monkeypatch.setenv("TERM", "xterm")
+    with screen.starting("measuring") as say:
+        say("measuring dense")
+    assert (stream.getvalue() == "") == quiet
+
+
+def test_no_benchmark_has_a_spinner_of_its_own() -> None:
+    folder = Path(screen.__file__).parents[1] / "benchmarks"
+    assert [path.name for path in folder.glob("*.py") if ".status(" in path.read_text("utf-8")] == []
 
 
 def test_quiet_prints_results_only(nas: Nas, study_folder: Path, tmp_path: Path) -> None:
