@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces import constraints as limits
 from search_spaces.baselines import build_baseline
@@ -107,6 +107,11 @@ class SearchSpace:
     def replacements(self) -> Replacements | None:
         """The options of the pretrained model's parts; None if there is no such model."""
         return self.variation if isinstance(self.variation, Replacements) else None
+
+    @property
+    def done_word(self) -> Literal["trained", "measured"]:
+        """The state of a trial that ended well: designs of a pretrained model are not trained."""
+        return "trained" if self.replacements is None else "measured"
 
     @property
     def backbone(self) -> Backbone:

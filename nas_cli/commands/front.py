@@ -84,11 +84,10 @@ def _print(report: FrontReport, runs: Path) -> None:
     from nas_cli.render.strip import legend
     from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
-    from studies.study.trial_names import done_word
 
     study, records, standings = report.study, report.records, report.standings
     done = sum(record.state == "trained" for record in records)
-    scratch, verb = study.space.model is None, done_word(study.space)
+    scratch, verb = study.space.model is None, study.space.done_word
     if not done:
         what = "architecture" if scratch else "design"
         console.print(f"study {study.name} has no {verb} {what} yet")

@@ -239,14 +239,13 @@ def _print_front(study: Study, supervisor: Supervisor) -> None:
 def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
     from nas_cli.render.live import exit_if_died, report_failures
     from studies.study.settings import MILP
-    from studies.study.trial_names import done_word
 
     last = supervisor.snapshot()
     report_failures(supervisor, last)
     _print_front(study, supervisor)
     not_trained = f"{last.count('infeasible')} infeasible and {last.count('duplicate')} duplicate suggestions"
     counts = [
-        f"{last.count('trained')} {done_word(study.space)}",
+        f"{last.count('trained')} {study.space.done_word}",
         f"{last.count('paused')} paused{_saved(study, last)}",
         f"{last.count('failed')} failed",
         f"{not_trained} were not trained",
@@ -262,7 +261,7 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
         )
     exit_if_died(supervisor)
     if supervisor.timed_out and not last.count("trained"):
-        verb = done_word(study.space)
+        verb = study.space.done_word
         errors.print(f"nothing is {verb} yet; run the same command to continue, with more time or trials:")
         errors.print(f"  [bold]{escape(own_command())}[/]", soft_wrap=True)
         raise typer.Exit(1)

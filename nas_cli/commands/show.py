@@ -154,7 +154,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     from studies.study.trial_names import Names
 
     records, names = study.records(), Names(study.space)
-    states = Counter(record.state for record in records)
+    states = Counter(record.word for record in records)
     objectives, proxy = study.space.objectives, study.space.proxy
     grown = growth(records, objectives, proxy)
     rivals = compare(study, records)
@@ -278,12 +278,10 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         print_json({**known, "costs": costs, "curve": curve, **why, "yaml": architecture.to_dict()})
         return
     from nas_cli.render.strip import layer_strip, legend
-    from studies.study.trial_names import done_word
-    from studies.study.trial_record import DONE
 
     names = standings.names
-    design, state = names.design(record), done_word(study.space) if record.state == DONE else record.state
-    title = f"[bold]{escape(names.name(record))}[/] {state}: [bold]{escape(design)}[/]  {record.hash}"
+    design = names.design(record)
+    title = f"[bold]{escape(names.name(record))}[/] {record.word}: [bold]{escape(design)}[/]  {record.hash}"
     console.print(title, soft_wrap=True)
     if design != record.line:
         console.print(f"[dim]in full: {escape(record.line)}[/]", soft_wrap=True)

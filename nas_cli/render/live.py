@@ -15,7 +15,7 @@ from rich.text import Text
 from nas_cli.render.scatter import scatter
 from nas_cli.render.screen import console, duration, errors, is_live, log, notes, say_resumable, speed
 from nas_cli.render.tables import trial_table
-from studies.study.trial_names import Names, done_word
+from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, State, TrialRecord
 from studies.workers.progress import TRAINING
 
@@ -179,17 +179,16 @@ def _line(study: Study, snapshot: Snapshot, record: TrialRecord, names: Names) -
             for objective, value in zip(study.space.objectives, record.values, strict=True)
         )
     mark = " front" if any(record.number == other.number for other in snapshot.front) else ""
-    state = done_word(study.space) if record.state == DONE else record.state
     left = f", {duration(snapshot.eta)} left" if snapshot.eta is not None else ""
     return (
-        f"[{snapshot.counted}/{snapshot.target}{left}] {names.name(record)} {state}: "
+        f"[{snapshot.counted}/{snapshot.target}{left}] {names.name(record)} {record.word}: "
         f"{names.design(record)} {result}{mark}"
     )
 
 
 def screen(study: Study, snapshot: Snapshot, header: RenderableType | None = None) -> RenderableType:
     """Return the live screen, fitted to the terminal's height; header, workers and status have priority."""
-    objectives, done = study.space.objectives, done_word(study.space)
+    objectives, done = study.space.objectives, study.space.done_word
     top: list[RenderableType] = [] if header is None else [header]
     below: list[RenderableType] = [workers_table(snapshot), _status(snapshot, done)]
     spare = console.height - _height([*top, *below]) - TABLE_HEAD

@@ -34,24 +34,10 @@ def layer_strip(architecture: Architecture) -> Text:
 
 def legend(*architectures: Architecture, marks: bool = True) -> Text:
     """Return what the letters, and with `marks` the marks, in the strips of these architectures mean."""
-    from surgery.architecture.strip import strip_rows
-    from surgery.mixers import MIXERS
-    from surgery.projections import PROJECTION_OPERATORS
+    from surgery.architecture.strip import strip_key
 
-    text = Text(style="dim")
-    used = {letter for architecture in architectures for letter in architecture.layout}
-    words = [f"{letter} {spec.name}" for letter, spec in MIXERS.items() if letter in used]
-    if marks:
-        rows = [row for architecture in architectures for row in strip_rows(architecture)[1:]]
-        cells = {cell for row in rows for cell in row.cells}
-        kinds = {kind for _, kind in cells}
-        words += [
-            f"{mark} {meaning}"
-            for mark, meaning in (("·", "dense"), ("◦", "dense, of another size"))
-            if any(cell[0] == mark for cell in cells)
-        ]
-        words += [f"■ {name}" for name in PROJECTION_OPERATORS if name in kinds and name != "dense"]
-    return text.append(", ".join(words))
+    key = strip_key(*architectures, marks=marks)
+    return Text(", ".join(f"{sign} {meaning}" for sign, meaning in key), style="dim")
 
 
 def strip_with_facts(architecture: Architecture, facts: Iterable[RenderableType]) -> Table:

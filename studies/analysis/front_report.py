@@ -50,15 +50,14 @@ class FrontReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        states = Counter(record.state for record in self.records)
         standings, objectives = self.standings, self.study.space.objectives
         rows = [standings.standing(record) for record in self.shown] if self.every else standings.front
         return {
             "study": self.study.name,
             "objectives": {item.name: item.direction for item in objectives},
             "units": {item.name: item.metric.unit for item in objectives},
-            "trained": states[DONE],
-            "states": dict(states),
+            "trained": sum(record.state == DONE for record in self.records),
+            "states": dict(Counter(record.word for record in self.records)),
             "repeats": sum(record.repeated for record in self.records),
             "noise": standings.noise_dict(),
             "settled": standings.noise is not None and not standings.undecided,

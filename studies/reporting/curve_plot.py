@@ -91,4 +91,4 @@ def _style(record: TrialRecord, front: set[int]) -> tuple[str, str]:
     if record.baseline:
         return "baseline", ORANGE
     names = {PAUSED: "paused", RUNNING: "running", FAILED: "failed"}
-    return names.get(record.state, "trained"), GREY
+    return names.get(record.state, record.word), GREY

@@ -9,13 +9,14 @@ import optuna
 
 from search_spaces.shown_costs import shown_costs
 from studies.reporting.explanation import Explainer
+from studies.reporting.folded_yaml import architecture_yaml
 from studies.reporting.markdown import markdown_table
 from studies.reporting.score_map import scores_of
 from studies.reporting.study_note import study_note
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
-from studies.study.trial_names import Names, done_word
-from studies.study.trial_record import DONE, INFEASIBLE, PAUSED, TrialRecord
+from studies.study.trial_names import Names
+from studies.study.trial_record import INFEASIBLE, PAUSED, TrialRecord
 from surgery.architecture.costs import cost
 from surgery.architecture.metrics import Metric, parse_metric
 from surgery.architecture.strip import plain_strip
@@ -110,7 +111,7 @@ def trial_note(
             if (warnings := architecture.warnings())
             else []
         ),
-        f"```yaml\n{architecture.to_yaml().strip()}\n```",
+        f"```yaml\n{architecture_yaml(architecture)}\n```",
     ]
     return "\n\n".join(parts)
 
@@ -118,7 +119,7 @@ def trial_note(
 def _state(study: Study, record: TrialRecord) -> str:
     if record.state == PAUSED:
         return f"paused at rung {len(record.rungs)} of {len(study.space.proxy.rungs)}"
-    return done_word(study.space) if record.state == DONE else record.state
+    return record.word
 
 
 def _rungs(study: Study, record: TrialRecord) -> str:

@@ -19,7 +19,6 @@ from studies.reporting.figure import BLACK, BLUE, GREY, ORANGE, Axis, Figure, Ma
 from studies.reporting.ticks import plain_ticks
 from studies.stats.pareto import front_indices
 from studies.stats.seed_noise import Array
-from studies.study.trial_names import done_word
 from studies.study.trial_record import DONE, PAUSED, TrialRecord
 from surgery.architecture import Architecture
 from surgery.config.problems import UserError
@@ -58,7 +57,7 @@ def front_figure(study: Study, standings: Standings) -> Figure:
         _FrontPanel(study, records, standings, along, up).panel()
         for along, up in _pairs(objectives) or [(_NUMBER, 0)]
     ]
-    what = f"{done_word(study.space)} {'architectures' if study.space.replacements is None else 'designs'}"
+    what = f"{study.space.done_word} {'architectures' if study.space.replacements is None else 'designs'}"
     title = f"{study.name}: {len(standings.front)} of {len(records)} {what} are on the front"
     if standings.noise is not None:
         title += "; bars: 90 % intervals"
@@ -110,7 +109,7 @@ class _FrontPanel:
         numbers = ["" if record.number in known else f"#{record.number}" for record in front]
         series = [
             *self._points(
-                done_word(self.study.space), rest, GREY, "dot", 3.5 if len(rest) < CROWD else 2.5, bars=True
+                self.study.space.done_word, rest, GREY, "dot", 3.5 if len(rest) < CROWD else 2.5, bars=True
             ),
             *self._points("paused, loss so far", self.paused, GREY, "ring", 4),
             *self._points("on the front", front, BLUE, "dot", 4.5, numbers, bars=True),

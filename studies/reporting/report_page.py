@@ -12,6 +12,7 @@ from studies.analysis.pick import choose
 from studies.analysis.standings import Standings
 from studies.reporting.dashboard_graphs import figures
 from studies.reporting.figure import Figure
+from studies.reporting.folded_yaml import architecture_yaml, folded
 from studies.reporting.markdown import markdown_table
 from studies.reporting.picture import as_svg, picture
 from studies.reporting.study_note import findings
@@ -89,13 +90,13 @@ def _beginning(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
             f"design was put together from parts that were fitted to {space.library.fit_tokens:,} tokens of "
             f"`{settings.corpus}`, and measured on {space.library.eval_tokens:,} held-out tokens."
         )
-    states = Counter(record.state for record in records if record.repeat_of is None)
+    states = Counter(record.word for record in records if record.repeat_of is None)
     tokens = sum(record.tokens or 0 for record in records)
     seconds = sum(record.seconds for record in records)
     rows = [
         ["trials", ", ".join(f"{count} {state}" for state, count in states.items()) or "none"],
         ["time of all trials", f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"],
-        *([["tokens trained", f"{tokens:,}"]] if tokens else []),
+        *([[f"tokens {space.done_word} on", f"{tokens:,}"]] if tokens else []),
         ["sampler, seed", f"{settings.sampler}, {settings.seed}"],
         *([["early stopping", settings.stopping]] if settings.sampler != MILP else []),
         ["devices", _environments(records, "device")],
@@ -109,7 +110,7 @@ def _end(study: Study, standings: Standings | None) -> Iterator[str]:
     if standings is not None and standings.front:
         choice = choose(standings, [], None)
         yield f"### The knee of the front: {standings.names.name(choice.record)}"
-        yield f"```yaml\n{choice.record.build().to_yaml().strip()}\n```"
+        yield f"```yaml\n{architecture_yaml(choice.record.build())}\n```"
     yield "### Commands"
     model = None if study.space.model is None else study.space.model.name
     option = "" if model is None else f" --model {model}"
@@ -124,7 +125,7 @@ def _end(study: Study, standings: Standings | None) -> Iterator[str]:
     ]
     yield "```bash\n" + "\n".join(commands) + "\n```"
     yield "### Space"
-    yield f"```yaml\n{study.space.text.strip()}\n```"
+    yield f"```yaml\n{folded(study.space.text.strip())}\n```"
 
 
 def _figure(figure: Figure) -> str:

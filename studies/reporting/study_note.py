@@ -8,6 +8,7 @@ from search_spaces.objectives import Objective
 from studies.analysis.pick import choose
 from studies.analysis.standings import Standing, Standings
 from studies.analysis.versus_baselines import VersusBaselines
+from studies.reporting.folded_yaml import folded
 from studies.reporting.front_plot import picked
 from studies.reporting.markdown import markdown_table
 from studies.reporting.score_map import ScoreMap, scores_of
@@ -23,7 +24,7 @@ def study_note(study: Study) -> str:
     settings = study.settings
     scratch = study.space.replacements is None
     done = sum(record.state == DONE for record in records)
-    what = "trained architectures" if scratch else "measured designs"
+    what = f"{study.space.done_word} {'architectures' if scratch else 'designs'}"
     parts = [
         f"## {study.name}",
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
@@ -33,11 +34,12 @@ def study_note(study: Study) -> str:
         *_scores(study),
         "### How to read this page",
         "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
-        "Trials shown as pruned were not trained: they break a constraint or duplicate another one. "
+        f"Trials shown as pruned were not {study.space.done_word}: they break a constraint or duplicate "
+        "another one. "
         "Paused trials have no state of their own in Optuna: its pages show them as running, and those of "
         "`nas dashboard` as waiting. Importances are in the graph *which fields matter*: those that "
         "Optuna computes by itself give costs to fields that can't change them.",
-        f"```yaml\n{study.space.text.strip()}\n```",
+        f"```yaml\n{folded(study.space.text.strip())}\n```",
     ]
     return "\n\n".join(parts)
 

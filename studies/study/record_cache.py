@@ -7,14 +7,14 @@ from optuna.trial import FrozenTrial
 
 from studies.storage.attributes import STOPPED_AT
 from studies.study.replicates import mean_over_runs
-from studies.study.trial_record import PAUSED, TrialRecord
+from studies.study.trial_record import DONE, PAUSED, TrialRecord
 
 
 class RecordCache:
     """Trials of an Optuna study as records. Finished trials never change and are read once."""
 
-    def __init__(self, inner: optuna.Study) -> None:
-        self._inner = inner
+    def __init__(self, inner: optuna.Study, done_word: str = DONE) -> None:
+        self._inner, self._done_word = inner, done_word
         self._records: list[TrialRecord] = []  # as they were last read
         self._open: set[int] = set()  # numbers of those that run or wait
         self._paused: dict[int, FrozenTrial] = {}  # paused ones, as they were then, by number
@@ -31,7 +31,7 @@ class RecordCache:
             and trials[number].user_attrs[STOPPED_AT] != trial.user_attrs[STOPPED_AT]
         ]
         for number in [*self._open, *resumed, *range(len(self._records), len(trials))]:
-            record = TrialRecord.read(trials[number])
+            record = TrialRecord.read(trials[number], self._done_word)
             self._records[number : number + 1] = [record]
             self._open.discard(number)
             self._paused.pop(number, None)

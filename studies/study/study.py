@@ -70,7 +70,7 @@ class Study:
         self.folder, self._space, self.settings, self.inner, self.url = folder, space, settings, inner, url
         self.name = folder.name
         self.stored = StoredStudy(inner, url)
-        self._cache = RecordCache(inner)
+        self._cache = RecordCache(inner, space.done_word)
 
     @classmethod
     def open(cls, name: str, runs: Path = DEFAULT_RUNS, url: str | None = None) -> Study:
@@ -267,7 +267,9 @@ class Study:
         """
         trial = self.trial(number)
         # an unfinished trial is read alone: workers call this often
-        return self.records()[number] if trial.state.is_finished() else TrialRecord.read(trial)
+        if trial.state.is_finished():
+            return self.records()[number]
+        return TrialRecord.read(trial, self.space.done_word)
 
     def trial(self, number: int) -> FrozenTrial:
         """Return a trial as it is stored now.
@@ -295,7 +297,7 @@ class Study:
 
         trials = self.inner.get_trials(deepcopy=False)
         front = {record.number for record in self.front()}
-        return pandas.DataFrame(trial_rows(trials, self.space.proxy, front)).convert_dtypes()
+        return pandas.DataFrame(trial_rows(trials, self.space, front)).convert_dtypes()
 
     def write_front(self) -> None:
         """Write front.json. Not inside `exclusive`.

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 LONGEST_LAYOUT = 40  # letters; longer ones are shortened where they repeat
 
 
-def done_word(space: SearchSpace) -> str:
-    """Return what a search does to an architecture: `trained`, or `measured` if it is only assembled."""
-    return "trained" if space.replacements is None else "measured"
-
-
 class Names:
     """Names of a space's trials.
 

@@ -38,12 +38,12 @@ from surgery.architecture import Architecture
 
 RANDOM = "random"
 
-# One word per state, the same on screens, in JSON and in the guides.
+# One word per state, the same on screens, in JSON, in exports and in the guides: `TrialRecord.word`.
 State = Literal[
     "trained", "paused", "failed", "running", "waiting", "infeasible", "duplicate",
     "repeat", "repeat failed", "repeat running", "repeat waiting",
 ]  # fmt: skip
-DONE: Literal["trained"] = "trained"  # a design of a pretrained model: measured
+DONE: Literal["trained"] = "trained"  # its word is `measured` for a design of a pretrained model
 PAUSED: Literal["paused"] = "paused"  # at a rung, by early stopping; it may resume from its checkpoint
 FAILED: Literal["failed"] = "failed"
 RUNNING: Literal["running"] = "running"
@@ -98,10 +98,11 @@ class TrialRecord:
     failed_runs: int = 0
     suggested_by: str = ""
     ended: datetime | None = None
+    done_word: str = DONE  # of the study's space
 
     @classmethod
-    def read(cls, trial: FrozenTrial) -> TrialRecord:
-        """Read the record of a stored trial."""
+    def read(cls, trial: FrozenTrial, done_word: str = DONE) -> TrialRecord:
+        """Read the record of a stored trial; `done_word` is that of the study's space."""
         attrs, state = trial.user_attrs, _state(trial)
         values = tuple(trial.values) if trial.values is not None else None
         return cls(
@@ -130,7 +131,13 @@ class TrialRecord:
             runs=(Run(trial.number, values),) if state == DONE and values is not None else (),
             suggested_by=attrs.get(SUGGESTED_BY, ""),
             ended=trial.datetime_complete,
+            done_word=done_word,
         )
+
+    @property
+    def word(self) -> str:
+        """The word for its state that people and programs read."""
+        return self.done_word if self.state == DONE else self.state
 
     @property
     def counted(self) -> bool:
@@ -172,7 +179,7 @@ class TrialRecord:
         """Return the record for `--json`; its keys are stable."""
         return {
             "number": self.number,
-            "state": self.state,
+            "state": self.word,
             "architecture": self.line,
             "hash": self.hash,
             "baseline": self.baseline,

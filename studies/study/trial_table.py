@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.proxy import Proxy
+from search_spaces import SearchSpace
 from studies.study.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-def trial_rows(trials: Sequence[FrozenTrial], proxy: Proxy, front: Collection[int]) -> list[dict[str, Any]]:
+def trial_rows(
+    trials: Sequence[FrozenTrial], space: SearchSpace, front: Collection[int]
+) -> list[dict[str, Any]]:
     """Return a row for each trial, in order; all rows have the same keys, and None where nothing is known.
 
     Unlike records of a study, an architecture that was trained again has its own values and not their means.
 
     Args:
         trials: of a study.
-        proxy: the study's; `val_loss@30%` is the held-out loss at its rung at 30 %.
+        space: the study's; `val_loss@30%` is the held-out loss at its proxy's rung at 30 %.
         front: numbers of the trials on the front.
     """
-    records = [TrialRecord.read(trial) for trial in trials]
+    records = [TrialRecord.read(trial, space.done_word) for trial in trials]
     rows = []
     for trial, record in zip(trials, records, strict=True):
         row: dict[str, Any] = {
             "trial": record.number,
-            "status": record.state,
+            "status": record.word,
             "baseline": record.baseline,
             "repeat_of": record.repeat_of,
             "suggested_by": record.suggested_by or None,
@@ -49,7 +51,7 @@ def trial_rows(trials: Sequence[FrozenTrial], proxy: Proxy, front: Collection[in
         row |= record.measured | record.metrics
         row |= {
             f"val_loss@{fraction:.0%}": loss
-            for fraction, loss in zip(proxy.rungs, record.rungs, strict=False)
+            for fraction, loss in zip(space.proxy.rungs, record.rungs, strict=False)
         }
         row |= {f"params.{name}": value for name, value in record.params.items()}
         rows.append(row)

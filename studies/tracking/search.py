@@ -48,7 +48,7 @@ class StudyFollower:
     def _follow(self, record: TrialRecord) -> bool:
         name = run_name(record)
         known = self.progress.of(name)
-        ended = "" if record.state == RUNNING else f"{record.state} {len(record.rungs)}".strip()
+        ended = "" if record.state == RUNNING else f"{record.word} {len(record.rungs)}".strip()
         if ended and ended == known.ended:
             return False
         points = new_points(self.study, record, known.step)
@@ -62,7 +62,7 @@ class StudyFollower:
             known.step = step
         if ended:
             del self._runs[record.number]
-            run.finish(record.state, results_of(record))
+            run.finish(record.word, results_of(record))
         known.ended = ended
         return True
 
@@ -71,7 +71,8 @@ class StudyFollower:
         front, records = self.study.front(), self.study.records()
         run = self.tracker.start(STUDY, {"space": self.study.space.name, "study": self.study.name})
         counts: dict[str, float] = {
-            state: sum(record.state == state for record in records) for state in (DONE, PAUSED, FAILED)
+            state: sum(record.word == state for record in records)
+            for state in (self.study.space.done_word, PAUSED, FAILED)
         }
         known = self.progress.of(STUDY)
         known.step = max(known.step + 1, int(sum(counts.values())))

@@ -132,7 +132,7 @@ def examine_study(name: str, runs: Path, url: str | None) -> list[Finding]:
             raise
         return [Finding("storage", FAULT, str(problem), "") for problem in error.problems]
     records = study.records()
-    states = Counter(record.state for record in records)
+    states = Counter(record.word for record in records)
     findings = [Finding("storage", OK, _storage(study))]
     counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
     findings.append(Finding("trials", WARNING if states[FAILED] else OK, counts))

@@ -105,12 +105,13 @@ class Architecture:
             data["loop"]["windows"] = [size or "full" for size in self.loop_windows]
         return data
 
-    def to_yaml(self, *, tried_on: int | None = None) -> str:
+    def to_yaml(self, *, tried_on: int | None = None, width: int = 110) -> str:
         """Return the YAML text.
 
         Args:
             tried_on: context length in tokens that the architecture was tried on. The text is then a design
                 for a model of any size: instead of a backbone it has the sizes that the others scale with.
+            width: column after which a line is broken.
         """
         import yaml
 
@@ -119,7 +120,7 @@ class Architecture:
             del data["backbone"]
             data["designed_for"] = {"dim": self.backbone.dim, "context": tried_on}
             data["layout"] = shortest_period(self.layout)
-        return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110)
+        return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=width)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -8,6 +8,7 @@ from surgery.architecture.architecture import Architecture
 from surgery.architecture.layers import Layer
 from surgery.config.backbone import FFN_PROJECTIONS, PROJECTIONS, Backbone
 from surgery.mixers import MIXERS
+from surgery.projections import PROJECTION_OPERATORS
 
 DENSE, RESIZED, REPLACED, ABSENT = "·", "◦", "■", " "
 SPACED_UP_TO = 24  # layers; deeper stacks are drawn without gaps
@@ -40,6 +41,23 @@ def strip_rows(architecture: Architecture) -> tuple[StripRow, ...]:
                 cells.append((dense if item.name == "dense" else REPLACED, item.name))
         rows.append(StripRow(name, tuple(cells)))
     return tuple(rows)
+
+
+def strip_key(*architectures: Architecture, marks: bool = True) -> list[tuple[str, str]]:
+    """Return (sign, meaning) of the letters and, with `marks`, the marks in these architectures' strips."""
+    used = {letter for architecture in architectures for letter in architecture.layout}
+    key = [(letter, spec.name) for letter, spec in MIXERS.items() if letter in used]
+    if not marks:
+        return key
+    rows = [row for architecture in architectures for row in strip_rows(architecture)[1:]]
+    cells = {cell for row in rows for cell in row.cells}
+    shown, kinds = {mark for mark, _ in cells}, {kind for _, kind in cells}
+    key += [
+        (mark, meaning)
+        for mark, meaning in ((DENSE, "dense"), (RESIZED, "dense, of another size"))
+        if mark in shown
+    ]
+    return key + [(REPLACED, name) for name in PROJECTION_OPERATORS if name in kinds and name != "dense"]
 
 
 def _resized(layer: Layer, backbone: Backbone) -> set[str]:

@@ -24,6 +24,7 @@ from studies.reporting.artifacts import artifact_folder
 from studies.reporting.dashboard import Dashboard
 from studies.reporting.dashboard_notes import trial_note, write_notes
 from studies.reporting.dashboard_view import DashboardView
+from studies.reporting.folded_yaml import folded
 from studies.reporting.importance_map import ImportanceMap
 from studies.storage.attributes import ARCHITECTURE, HASH, LINE, MEASURED, RUNGS, STOPPED_AT
 from studies.study import Study
@@ -81,7 +82,7 @@ def test_it_serves_the_trials_with_architecture_notes(study: Study, url: str) ->
         assert record.line in shown["note"]["body"]
         assert plain_strip(record.build()) in shown["note"]["body"]
     assert detail["objective_names"] == ["val_loss", "params"]
-    assert study.space.text.strip() in detail["note"]["body"]
+    assert folded(study.space.text.strip()) in detail["note"]["body"]
     with urllib.request.urlopen(f"{url}/dashboard/studies/0") as page:
         assert b"<html" in page.read()
 

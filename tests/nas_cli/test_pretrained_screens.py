@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from nas_cli.render.score_map import colour
 from nas_cli.render.screen import console
 from search_spaces import parse_space
 from studies.library.scores import Score, Scores, write_scores
+from studies.reporting.dashboard_notes import trial_note
 from studies.reporting.score_map import scores_of
+from studies.reporting.study_note import study_note
 from studies.study import Study
 from studies.study.settings import StudySettings
 from surgery.architecture.costs import cost
@@ -166,3 +169,27 @@ def test_scores_at_answers_have_a_map_of_their_own(nas: Nas, tmp_path: Path) -> 
     result = nas("show", study.name, "--scores", "--plot", tmp_path / "map.png", "--dir", study.folder.parent)
     assert result.exit_code == 0
     assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_one_word_for_a_measured_design(nas: Nas, tmp_path: Path) -> None:
+    """Nothing of a pretrained model is trained in a search, and nothing says so."""
+    study = make_study(tmp_path / "runs")
+    folder = study.folder
+    states = json.loads(nas("show", folder, "--json").stdout)["states"]
+    assert states == json.loads(nas("front", folder, "--json").stdout)["states"] == {"measured": 4}
+    for trial in json.loads(nas("show", folder, "--json").stdout)["trials"]:
+        assert trial["state"] == "measured"
+    assert json.loads(nas("show", folder, 2, "--json").stdout)["state"] == "measured"
+    study.write_front()
+    for item in json.loads((folder / "front.json").read_text())["front"]:
+        assert item["state"] == "measured"
+    assert set(study.to_dataframe()["status"]) == {"measured"}
+    page = tmp_path / "page.html"
+    nas("report", folder, "-o", page)
+    texts = [
+        *(nas(*words).stdout for words in (("show", folder), ("show", folder, 2), ("front", folder))),
+        trial_note(study, study.records()[2]), study_note(study), page.read_text(),
+    ]  # fmt: skip
+    for text in texts:
+        assert "measured" in text
+        assert not re.search(r"\btrained\b", text), text

@@ -18,7 +18,7 @@ from tests.studies.conftest import MakeStudy
 
 
 def annotated(study: Study) -> bool:
-    """Whether an opened study has notes, graphs and artifacts of all trials."""
+    """Return whether an opened study has notes, graphs and artifacts of all trials."""
     names = {key.split(":")[-1] for key in study_system_attrs(study.inner) if key.startswith("nas:")}
     trials = {str(record.number) for record in study.records() if record.counted}
     return {"study", "nas-1-front-0", *trials} <= names and any(artifact_folder(study).iterdir())
@@ -41,7 +41,7 @@ def test_a_search_in_python(space: SearchSpace, tokens: TokenData, tmp_path: Pat
 
 def test_a_worker_alone(make_study: MakeStudy, nas: Callable[..., Result]) -> None:
     study = make_study()
-    assert not study_system_attrs(study.inner)
+    assert not annotated(study)
     result = nas("worker", study.folder, "--trials", 1, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert annotated(Study.open(str(study.folder)))
