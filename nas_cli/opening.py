@@ -20,8 +20,10 @@ def open_space(space: str, model: str | None) -> SearchSpace:
     Raises:
         UserError: space or model can't be read, or don't fit each other.
     """
+    from nas_cli.by_name import refuse_name
     from search_spaces import load_space
 
+    refuse_name(space, "space")
     return load_space(space) if model is None else load_space(space, open_model(model))
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from nas_cli import completion
+from nas_cli.by_name import refuse_name
 from nas_cli.choices import Fold, HealLoss
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.files import write_plan
@@ -252,6 +253,7 @@ def _check(architecture: Path, model: str, data: str | None, calibrate: str) -> 
     from surgery.config.recognise import refuse_other
     from surgery.config.yaml_source import load_yaml
 
+    refuse_name(str(architecture), "architecture", "design", "plan")
     refuse_other(architecture, "architecture", "design", "plan")
     load_yaml(architecture)
     check_model(model)

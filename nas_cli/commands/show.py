@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from nas_cli import completion
+from nas_cli.by_name import refuse_name
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption
@@ -80,6 +81,8 @@ def show(
         _show_architecture(Architecture.from_yaml(what), as_json)
         return
 
+    if storage is None:
+        refuse_name(what, "architecture", "study", runs=runs)
     opened = open_study(what, runs, storage)
     if scores:
         _show_scores(opened, as_json, plot)

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from nas_cli import completion
+from nas_cli.by_name import refuse_name
 from nas_cli.choices import LrRule
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.help import add_command
@@ -117,6 +118,7 @@ def train(
     from surgery.hf.staging import check_target
 
     trackers = chosen_trackers(track)
+    refuse_name(str(architecture), "architecture")
     chosen = Architecture.from_yaml(architecture)
     print_warnings(chosen.warnings())
     check_corpus(data)

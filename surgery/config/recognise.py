@@ -40,7 +40,8 @@ ARTICLES: dict[Wanted, str] = {
     "study": "a study",
     "corpus": "a corpus",
 }
-# What to do instead; {path} is what was given, {study} the folder of its study, {name} its last part.
+# What to do instead; {path} is what was given, {folder} its path where a study's name was, {study} the folder
+# of its study.
 HINTS: dict[tuple[Wanted, Kind], str] = {
     ("architecture", "design"): "nas apply {path} MODEL -o OUT; without --portable, nas pick writes it whole",
     ("architecture", "plan"): "nas apply {path} MODEL -o OUT",
@@ -54,7 +55,7 @@ HINTS: dict[tuple[Wanted, Kind], str] = {
     ("space", "design"): "nas apply {path} MODEL -o OUT, or nas show {path}",
     ("space", "plan"): "nas apply {path} MODEL -o OUT",
     ("space", "model"): "nas search pretrained --model {path} searches its replacements",
-    ("space", "study"): "its space is {path}/space.yaml; nas show {path} shows the study",
+    ("space", "study"): "its space is {folder}/space.yaml; nas show {path} shows the study",
     ("space", "studies"): "nas space list lists the presets, nas show {path}/STUDY shows a study",
     ("space", "front"): "its space is {study}/space.yaml; nas front {study} shows the front",
     ("space", "data"): "nas search SPACE --data {path} trains on it",
@@ -111,7 +112,7 @@ def other_kind(path: str | os.PathLike[str], wanted: Wanted, *fine: Kind) -> Pro
         return None
     text = os.fspath(path)
     study = _study_of(expand(path))
-    hint = HINTS.get((wanted, kind), "").format(path=text, study=study)
+    hint = HINTS.get((wanted, kind), "").format(path=text, folder=text, study=study)
     return Problem(wanted, text, f"is {NAMES[kind]}, not {ARTICLES[wanted]}", hint)
 
 

@@ -39,6 +39,16 @@ MISTAKES = [
     ("front space.yaml", "is a search space, not a study (nas search space.yaml starts or resumes"),
     ("pick arch.yaml", "is an architecture file, not a study (nas show arch.yaml shows it)"),
     ("front model", "is a model folder, not a study (nas eval model measures it)"),
+    # a name where a file is meant
+    ("train micro -o out", "'micro': is a study, not an architecture (nas pick micro -o ARCH.yaml"),
+    ("apply micro model -o out", "'micro': is a study, not an architecture (nas pick micro -o ARCH.yaml"),
+    ("apply tiny model -o out", "'tiny': is a preset, a search space, and not an architecture (nas search t"),
+    ("show tiny", "is a preset, a search space, and not an architecture (nas search tiny, or nas space"),
+    ("train arch -o out", 'there is no such file (did you mean "arch.yaml"?)'),
+    ("apply design model -o out", 'there is no such file (did you mean "design.yaml"?)'),
+    ("show arch", 'there is no such file (did you mean "arch.yaml"?)'),
+    ("search space", 'there is no such file (did you mean "space.yaml"?)'),
+    ("search micro", "is a study, not a search space (its space is runs/micro/space.yaml; nas show micro"),
     # models
     ("eval arch.yaml", "is an architecture file, not a model (nas train arch.yaml -o OUT trains it"),
     ("generate runs/micro Once", "is a study's folder, not a model"),
