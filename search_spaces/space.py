@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from search_spaces import constraints as limits
 from search_spaces.baselines import build_baseline
@@ -47,6 +47,17 @@ class SpaceSize:
     def __str__(self) -> str:
         settings = f"{self.count:,} settings" if self.count < _MANY else f"{self.count:.1e} settings"
         return settings if not self.continuous else f"{settings} × continuous {', '.join(self.continuous)}"
+
+
+class Change(NamedTuple):
+    """A field that differs between two spaces, and its values as flow YAML."""
+
+    field: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,11 +240,11 @@ class SearchSpace:
         text = json.dumps(self.to_dict())  # keys unsorted: the order of objectives matters
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
-    def diff(self, other: SearchSpace) -> list[str]:
-        """Return `field: here -> there` for each difference; empty if the digests are equal."""
+    def diff(self, other: SearchSpace) -> list[Change]:
+        """Return the fields that differ from here to there; empty if the digests are equal."""
         here, there = dict(_leaves(self.to_dict())), dict(_leaves(other.to_dict()))
         return [
-            f"{name}: {here.get(name, '(none)')} -> {there.get(name, '(none)')}"
+            Change(name, here.get(name, "(none)"), there.get(name, "(none)"))
             for name in dict.fromkeys([*here, *there])
             if here.get(name) != there.get(name)
         ]

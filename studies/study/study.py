@@ -20,8 +20,6 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.trial import FrozenTrial
 
 from search_spaces import SearchSpace, parse_space
-from studies.data.corpora import located
-from studies.data.tokenizers import located_tokenizer
 from studies.files.curve import read_curve
 from studies.files.defaults import DEFAULT_RUNS
 from studies.files.folder_lock import locked
@@ -32,6 +30,7 @@ from studies.storage.journal import Embedded
 from studies.storage.opening import JOURNAL, explain_storage_errors, open_storage
 from studies.storage.optuna_access import batched_writes, stored_trial
 from studies.study.block_times import read_times, store_times
+from studies.study.changes import refuse_changes
 from studies.study.creation import (
     creating,
     deleting_on_error,
@@ -49,7 +48,7 @@ from studies.study.lookup import StoredStudy, check_new, embedded, find, find_he
 from studies.study.names import check_name, locate
 from studies.study.record_cache import RecordCache
 from studies.study.rules import changed_rules, rules_of
-from studies.study.settings import FIXED, StudySettings
+from studies.study.settings import StudySettings
 from studies.study.trial_record import TrialRecord, front_records
 from studies.study.trial_table import trial_rows
 from surgery.architecture.block_times import BlockTimes
@@ -223,25 +222,10 @@ class Study:
         """Refuse a space or settings that differ from those that the study was started with.
 
         Raises:
-            UserError: they differ; every difference is named.
+            UserError: they differ; the fields that do are named.
         """
         self.refuse_changed_rules()
-        changes = [("space", line) for line in self.space.diff(space)]
-        for key in FIXED:
-            old, new = getattr(self.settings, key), getattr(settings, key)
-            if key in ("corpus", "tokenizer"):  # older studies keep a path as it was typed
-                old = located(old) if key == "corpus" else located_tokenizer(old)
-            if old != new:
-                changes.append((key, f"{old} -> {new}"))
-        if changes:
-            hint = "a study keeps what it was started with"
-            raise UserError(
-                f'study "{self.name}" was started differently; give this one another --name, or undo:',
-                [
-                    Problem(key, None, line, hint if index == 0 else "")
-                    for index, (key, line) in enumerate(changes)
-                ],
-            )
+        refuse_changes(self.folder, (self.space, self.settings), (space, settings))
 
     def refuse_changed_rules(self) -> None:
         """Refuse to train if trials of this version would differ from those of the study.

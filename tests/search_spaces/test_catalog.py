@@ -112,7 +112,7 @@ def test_spelling_does_not_change_the_digest(old: str, new: str) -> None:
 def test_a_change_is_told(old: str, new: str, line: str) -> None:
     here, there = parse_space(GOOD), parse_space(GOOD.replace(old, new))
     assert here.digest != there.digest
-    assert here.diff(there) == [line]
+    assert [str(item) for item in here.diff(there)] == [line]
 
 
 def test_importing_and_checking_loads_nothing_heavy() -> None:

@@ -125,7 +125,7 @@ def test_settings_belong_to_a_latency() -> None:
     assert space_of(SEARCH, objectives=OBJECTIVES, latency={"batch": 8}).latency == LatencySettings(8)
     assert space_of(SEARCH).to_dict().keys() == space_of(SEARCH).to_dict().keys() - {"latency"}
     one, two = (space_of(SEARCH, objectives=OBJECTIVES, latency={"batch": size}) for size in (1, 2))
-    assert one.diff(two) == ["latency.batch: 1 -> 2"]
+    assert [str(item) for item in one.diff(two)] == ["latency.batch: 1 -> 2"]
     assert "no objective or constraint is a latency" in problem(latency={"batch": 8})
     assert "must be at least 1" in problem(objectives=OBJECTIVES, latency={"batch": 0})
     assert "is not a field here" in problem(objectives=OBJECTIVES, latency={"batches": 2})

@@ -140,4 +140,6 @@ def test_the_digest_has_it_only_where_it_is_used(probe: Probe) -> None:
         ", ".join(f"{k}: {v}" for k, v in settings.items())
         for settings in (probe.defaults, {**probe.defaults, probe.changed[0]: probe.changed[1]})
     )
-    assert probed.diff(changed) == [f"proxy.{probe.name}: {{{before}}} -> {{{after}}}"]
+    assert [str(item) for item in probed.diff(changed)] == [
+        f"proxy.{probe.name}: {{{before}}} -> {{{after}}}"
+    ]
