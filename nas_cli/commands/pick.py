@@ -12,7 +12,7 @@ from nas_cli.files import check_free, write_architecture
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, RunsOption, StorageOption, StudyArgument
-from nas_cli.render.screen import console, notes, print_json
+from nas_cli.render.screen import console, notes, print_json, print_warnings
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from studies.analysis.pick import Choice
     from studies.analysis.standings import Standings
+    from studies.study import Study
+    from studies.study.picks import Pick
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,10 +66,14 @@ def pick(
     Without --output, standard output holds the architecture's YAML and nothing else; what speaks for it is on
     standard error.
     """
+    _refuse(trial, best, limit)
     if output is not None and not overwrite:
         check_free(output)
-    from studies.analysis.pick import PickRequest, read_limits
+    from studies.analysis.limits import read_limits
+    from studies.analysis.marks import Marks
+    from studies.analysis.pick import PickRequest
     from studies.analysis.standings import Standings
+    from studies.study.picks import next_command
     from surgery.files.outputs import signed
 
     opened = open_study(study, runs, storage)
@@ -76,25 +82,52 @@ def pick(
     request = PickRequest(tuple(limits), best, trial)
     standings = Standings.of(opened)
     choice = request.choose(opened, standings)
+    print_warnings(choice.warnings)
     record, names = choice.record, standings.names
     plain = record.build().to_yaml(tried_on=opened.space.proxy.seq_len if portable else None)
     text = f"# {names.name(record)} of study {opened.name}: {names.design(record)}\n{plain}"
     if output is not None:
         write_architecture(output, text)
+    _record(opened, request.record_of(choice, standings, output, portable=portable))
     if as_json:
-        print_json(choice.to_dict(standings))
+        print_json({**choice.to_dict(standings), **Marks.of(opened, standings).to_dict(record)})
         return
-    _print(choice, standings, notes if output is None else console)
+    _print(choice, standings, opened, notes if output is None else console)
     if output is None:
         print(signed(text), end="")
     else:
-        command = f"nas apply {output} MODEL -o OUT" if portable else f"nas train {output} -o OUT"
-        if model is not None:
-            command = f"nas apply {output} {model.name} -o OUT --heal TOKENS --control"
+        command = next_command(str(output), None if model is None else model.name, portable=portable)
         console.print(f"wrote {output}; next: [bold]{command}[/]", soft_wrap=True)
 
 
-def _print(choice: Choice, standings: Standings, console: Console) -> None:
+def _refuse(trial: int | None, best: str | None, limits: list[str] | None) -> None:
+    """Refuse --trial together with what chooses a trial.
+
+    Raises:
+        UserError: lists every such option.
+    """
+    from surgery.config.problems import Problems
+
+    problems = Problems()
+    for option, value in (("--best", best), *(("--limit", text) for text in limits or ())):
+        if trial is not None and value is not None:
+            rule = f"can't be given with --trial {trial}, which leaves nothing to choose"
+            problems.add(option, value, rule, f"omit it, or --trial {trial}")
+    problems.raise_if_any("can't pick by both")
+
+
+def _record(study: Study, pick: Pick) -> None:
+    """Store a pick in the study; say so where that can only be read."""
+    from studies.storage.opening import STORAGE_ERRORS, reason_of
+    from studies.study.picks import store_pick
+
+    try:
+        store_pick(study.inner, pick)
+    except STORAGE_ERRORS as error:
+        print_warnings([f"the pick could not be recorded in the study: {reason_of(error)}"])
+
+
+def _print(choice: Choice, standings: Standings, study: Study, console: Console) -> None:
     record, row, names = choice.record, standings.standing(choice.record), standings.names
     title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
     console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
@@ -102,6 +135,8 @@ def _print(choice: Choice, standings: Standings, console: Console) -> None:
         spread = f" ±{objective.metric.format(half)}" if half is not None else ""
         unit = "" if objective.metric.unit == "bytes" else f" {objective.metric.unit}"
         console.print(f"  {objective.name:<24}{objective.metric.format(value)}{spread}{unit}")
+    if record.values is None and (rungs := record.at_rungs(study.space.proxy.rungs)):
+        console.print(f"  held-out loss {rungs} of its tokens")
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
         with_ties = f"; tied with {ties}" if ties else ""

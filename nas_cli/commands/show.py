@@ -153,6 +153,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     from studies.analysis.versus_random import compare
     from studies.reporting.hypervolume_plot import plot_growth
     from studies.storage.addresses import shown
+    from studies.study.picks import read_picks
     from studies.study.settings import MILP
     from studies.study.trial_names import Names
 
@@ -160,7 +161,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     states = Counter(record.word for record in records)
     objectives, proxy = study.space.objectives, study.space.proxy
     grown = growth(records, objectives, proxy)
-    rivals = compare(study, records)
+    rivals, picks = compare(study, records), read_picks(study.inner)
     if plot is not None:
         plot_growth(study.name, grown, plot, trained=study.space.replacements is None)
     if as_json:
@@ -175,6 +176,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
             "states": dict(states),
             "hypervolume": grown.to_dict(),
             "versus_random": rivals.to_dict(),
+            "picks": [pick.to_dict() for pick in picks],
             **(_understood(study) if importances else {}),
             "trials": [record.to_dict() for record in records],
         })  # fmt: skip
@@ -211,6 +213,8 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         console.print(f"  {rivals}")
     if importances:
         _print_understood(study)
+    for pick in picks:
+        console.print(f"  picked {escape(str(pick))}", soft_wrap=True)
     if front := study.front():
         where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
         console.print(
@@ -268,15 +272,17 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         from surgery.config.problems import Problem, UserError
 
         raise UserError("nothing to show", [Problem("trial", record.number, "has no architecture yet")])
+    from studies.analysis.marks import Marks
     from studies.analysis.standings import Standings
 
     architecture = record.build()
     costs = _costs(architecture, study.space)
     curve = study.curve(record.number)
     standings = Standings.of(study)
+    row, marks = standings.standing(record), Marks.of(study, standings)
     explanation = _explanation(study, record)
     if as_json:
-        known = standings.to_dict(standings.standing(record))
+        known = {**standings.to_dict(row), **marks.to_dict(record)}
         why = {"summed_kl": None, "why": None} if explanation is None else explanation.to_dict()
         print_json({**known, "costs": costs, "curve": curve, **why, "yaml": architecture.to_dict()})
         return
@@ -284,7 +290,8 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
 
     names = standings.names
     design = names.design(record)
-    title = f"[bold]{escape(names.name(record))}[/] {record.word}: [bold]{escape(design)}[/]  {record.hash}"
+    words = ", ".join([record.word, *(["on the front"] if row.on_front else []), *marks.words(record)])
+    title = f"[bold]{escape(names.name(record))}[/] {words}: [bold]{escape(design)}[/]  {record.hash}"
     console.print(title, soft_wrap=True)
     if design != record.line:
         console.print(f"[dim]in full: {escape(record.line)}[/]", soft_wrap=True)
@@ -298,7 +305,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     _print_metrics({**costs, **record.measured, **record.metrics})
     if rungs := record.at_rungs(study.space.proxy.rungs):
         console.print(f"  held-out loss {rungs} of its tokens")
-    _print_runs(standings, standings.standing(record))
+    _print_runs(standings, row)
     if record.seconds:
         steps = "" if record.steps is None else f", {record.steps:,} steps"
         seeds = f", seeds {', '.join(map(str, record.seeds))}" if record.seeds else ""
@@ -309,6 +316,8 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         )
     if record.reason:
         console.print(f"  [red]{escape(record.reason)}[/]", soft_wrap=True)
+    if (pick := marks.pick_of(record)) is not None:
+        console.print(f"  picked {escape(str(pick))}", soft_wrap=True)
     _print_curve(curve)
     print_warnings(architecture.warnings())
 

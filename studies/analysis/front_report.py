@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from studies.analysis.standings import Standings
+from studies.analysis.marks import Marks
+from studies.analysis.standings import Standing, Standings
 from studies.analysis.versus_baselines import VersusBaselines
 from studies.analysis.versus_random import Comparison, compare
 from studies.study import Study
@@ -20,6 +21,7 @@ class FrontReport:
     Attributes:
         every: whether all trained architectures are listed, not only the front and those near it.
         records: all trials, in order.
+        marks: the knee, and what was picked.
     """
 
     study: Study
@@ -28,6 +30,7 @@ class FrontReport:
     standings: Standings
     versus_random: Comparison
     versus_baselines: VersusBaselines
+    marks: Marks
 
     @classmethod
     def of(cls, study: Study, every: bool = False) -> FrontReport:
@@ -39,7 +42,8 @@ class FrontReport:
         records = study.records()
         standings = Standings.of(study, records)
         rivals = compare(study, records)
-        return cls(study, every, records, standings, rivals, VersusBaselines(records, standings, study.space))
+        baselines = VersusBaselines(records, standings, study.space)
+        return cls(study, every, records, standings, rivals, baselines, Marks.of(study, standings))
 
     @property
     def shown(self) -> list[TrialRecord]:
@@ -63,6 +67,9 @@ class FrontReport:
             "settled": standings.noise is not None and not standings.undecided,
             "versus_random": self.versus_random.to_dict(),
             "versus_baselines": self.versus_baselines.to_dict(),
-            "front": [standings.to_dict(row) for row in rows],
-            "near_front": [standings.to_dict(row) for row in standings.near],
+            "front": list(map(self._row, rows)),
+            "near_front": list(map(self._row, standings.near)),
         }
+
+    def _row(self, row: Standing) -> dict[str, Any]:
+        return {**self.standings.to_dict(row), **self.marks.to_dict(row.record)}

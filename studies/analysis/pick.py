@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import operator
-import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from search_spaces.constraints import read_limit
 from search_spaces.objectives import Objective
+from studies.analysis.limits import Limit
 from studies.analysis.standings import Standing, Standings
 from studies.stats.pareto import ideal_distances
 from studies.study import Study
-from studies.study.trial_record import TrialRecord
-from surgery.architecture import Architecture
-from surgery.architecture.block_times import BlockTimes
-from surgery.architecture.costs import cost
-from surgery.architecture.metrics import Metric, parse_metric
-from surgery.config.problems import Problems, UserError
-
-_LIMIT = re.compile(r"\s*([A-Za-z_][\w@.]*)\s*(<=|>=|<|>)\s*(\S+)\s*")
-_EQUAL = re.compile(r"[^<>=]+={1,2}[^<>=]+")
-_HOLDS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A bound such as `metric <= value`, the value in the metric's unit."""
-
-    name: str
-    metric: Metric
-    comparison: str
-    value: float
-
-    def holds(self, record: TrialRecord) -> bool:
-        """Return whether a trial meets the limit; False if its value is unknown."""
-        measured = self.measure(record)
-        if measured is None:
-            return False
-        return bool(_HOLDS[self.comparison](measured, self.value))
-
-    def measure(self, record: TrialRecord) -> float | None:
-        """Return the trial's value, if known; exact costs that the study did not ask for are computed."""
-        if self.name in record.metrics:
-            return record.metrics[self.name]
-        return float(cost(record.build(), self.name)) if self.metric.analytic else None
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.comparison} {self.metric.format(self.value)}"
+from studies.study.picks import Pick
+from studies.study.trial_record import (
+    DUPLICATED,
+    FAILED,
+    INFEASIBLE,
+    PAUSED,
+    RUNNING,
+    TrialRecord,
+)
+from surgery.config.paths import expand
+from surgery.config.problems import Problem, Problems, UserError
 
 
 @dataclass(frozen=True)
@@ -83,6 +59,7 @@ class Choice:
         excluded: number of architectures of the front that each limit excludes.
         runner_up: second-best trial within the limits.
         next_better: excluded trial that would be preferred and breaks its limits by least.
+        warnings: what its numbers can't say, such as those of a paused trial.
     """
 
     record: TrialRecord
@@ -90,6 +67,7 @@ class Choice:
     excluded: dict[str, int]
     runner_up: TrialRecord | None = None
     next_better: Excluded | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self, standings: Standings) -> dict[str, Any]:
         """Return plain JSON values; `standings` are those of the study."""
@@ -112,55 +90,57 @@ class PickRequest:
     Attributes:
         limits: limits that the choice must meet.
         best: objective in which it must be the best; None: the knee of the front.
-        trial: number of the trial to choose, on the front or not, whatever the other options; None: by them.
+        trial: number of the trial to choose, on the front or not, without limits and `best`.
     """
 
     limits: tuple[Limit, ...] = ()
     best: str | None = None
     trial: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a trial together with what would choose another one."""
+        assert self.trial is None or not (self.limits or self.best), "one trial leaves nothing to choose"
+
     def choose(self, study: Study, standings: Standings) -> Choice:
         """Choose an architecture of a study.
 
         Raises:
-            UserError: there is no such trial, or nothing to choose from (see `choose`).
+            UserError: there is no such trial, it failed or has not started, or there is nothing to choose
+                from (see `choose`).
         """
         if self.trial is not None:
-            return Choice(study.record(self.trial), "asked for", {})
+            return _asked_for(study, standings, self.trial)
         return choose(standings, self.limits, self.best)
 
+    def record_of(
+        self, choice: Choice, standings: Standings, output: Path | None = None, *, portable: bool = False
+    ) -> Pick:
+        """Return what a study keeps of a choice (see `store_pick`).
 
-def read_limits(
-    texts: Sequence[str], model: Architecture | None = None, times: BlockTimes | None = None
-) -> list[Limit]:
-    """Parse limits such as `params<=40M`, `cache_bytes@4096<=8MiB` or `val_loss<=4.5`.
+        Args:
+            choice: of `choose`.
+            standings: of the study.
+            output: file that the architecture was written to; None: standard output.
+            portable: whether the file has no backbone.
+        """
+        return Pick(
+            trial=choice.record.number,
+            name=standings.names.name(choice.record),
+            hash=choice.record.hash,
+            best=self.best,
+            asked=self.trial is not None,
+            limits=tuple(map(str, self.limits)),
+            reason=choice.reason,
+            at=datetime.now(UTC).isoformat(),
+            output=None if output is None else str(expand(output).absolute()),
+            machine=socket.gethostname(),
+            portable=portable,
+        )
 
-    Args:
-        texts: the limits.
-        model: the pretrained model of the study, of whose costs limits such as `25%` are shares.
-        times: of the study's blocks, for shares of a latency.
 
-    Raises:
-        UserError: lists every limit that can't be parsed.
-    """
-    problems = Problems()
-    limits = []
-    for text in texts:
-        match = _LIMIT.fullmatch(text)
-        if match is None:
-            hint = "write <= or >=: hardly any value is met exactly" if _EQUAL.fullmatch(text) else ""
-            problems.add("--limit", text, 'must look like "params<=40M" or "val_loss<=4.5"', hint)
-            continue
-        name, comparison, value = match.groups()
-        try:
-            metric, context = parse_metric(name)
-            limits.append(Limit(name, metric, comparison, read_limit(metric, context, value, model, times)))
-        except UserError as error:  # a share of a latency that is not known
-            problems.add("--limit", text, error.problems[0].rule, error.problems[0].hint)
-        except ValueError as error:
-            problems.add("--limit", text, str(error))
-    problems.raise_if_any("can't read the limits")
-    return limits
+def knee(standings: Standings) -> TrialRecord | None:
+    """Return the knee of the front, nearest to the best of every objective at once; None without a front."""
+    return choose(standings, (), None).record if standings.front else None
 
 
 def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> Choice:
@@ -249,3 +229,37 @@ def _next_better(
         if excesses:
             better.append(max(excesses, key=lambda item: item[0]))
     return min(better, key=lambda item: item[0])[1] if better else None
+
+
+def _asked_for(study: Study, standings: Standings, number: int) -> Choice:
+    """Return a trial that was asked for; of a replicate or duplicate, the trial that has its architecture."""
+    record, reason = study.record(number), "asked for"
+    problem = None
+    if record.state == FAILED:
+        hint = f"nas front {study.name} has those that were trained to the end"
+        problem = Problem("--trial", number, f"failed: {record.reason}", hint)
+    elif record.architecture is None:
+        hint = "wait until a worker has started it"
+        problem = Problem("--trial", number, "has not started and has no architecture yet", hint)
+    if problem is not None:
+        raise UserError("can't pick that trial", [problem])
+    if record.repeat_of is not None or record.state == DUPLICATED:
+        same = [item for item in study.records() if item.hash == record.hash and item.state != DUPLICATED]
+        first = next((item for item in same if item.repeat_of is None), record)
+        if first is not record:
+            record, reason = first, f"asked for as #{number}, which has the same architecture"
+    name, proxy = standings.names.name(record), study.space.proxy
+    warnings = []
+    if record.state == PAUSED:
+        share = f"{proxy.rungs[len(record.rungs) - 1]:.0%}" if record.rungs else "a part"
+        warnings.append(
+            f"{name} is paused: its loss is that after {share} of its training, which can't be compared with "
+            "those of the front"
+        )
+    elif record.state == RUNNING:
+        warnings.append(f"{name} is still running: its results are not known yet")
+    elif record.state == INFEASIBLE:
+        warnings.append(f"{name} breaks a constraint and was not trained: its results are not known")
+    elif not record.feasible:
+        warnings.append(f"{name} breaks a constraint of the study")
+    return Choice(record, reason, {}, warnings=tuple(warnings))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search_spaces.objectives import Objective
-from studies.analysis.pick import choose
+from studies.analysis.marks import KNEE, PICKED, Marks
 from studies.analysis.standings import RELATIVE, Standings
 from studies.reporting.drawing import draw
 from studies.reporting.figure import BLACK, BLUE, GREY, ORANGE, Axis, Figure, Marker, Panel, Series
@@ -20,8 +20,6 @@ from studies.reporting.ticks import plain_ticks
 from studies.stats.pareto import front_indices
 from studies.stats.seed_noise import Array
 from studies.study.trial_record import DONE, PAUSED, TrialRecord
-from surgery.architecture import Architecture
-from surgery.config.problems import UserError
 
 if TYPE_CHECKING:
     from studies.study import Study
@@ -32,8 +30,8 @@ WIDE = 10  # costs that differ by this factor are on a logarithmic axis
 CROWD = 150  # points from which on they are smaller
 FEWEST = 5  # results from which an axis may be cut
 FENCE = 3.0  # interquartile ranges above the upper quartile, beyond which an outlier is (Tukey 1977)
+MARKS: tuple[tuple[str, Marker, float], ...] = ((KNEE, "star", 7), (PICKED, "frame", 8))  # shape, size
 _NUMBER = -1  # in place of a column: the number of the trial, against which a single objective is drawn
-PICK = "pick.yaml"  # in the study's folder, of `nas pick`
 
 
 def plot_front(study: Study, standings: Standings, path: Path) -> None:
@@ -62,17 +60,6 @@ def front_figure(study: Study, standings: Standings) -> Figure:
     if standings.noise is not None:
         title += "; bars: 90 % intervals"
     return Figure(title, panels)
-
-
-def picked(study: Study) -> str | None:
-    """Return the hash of the architecture in the study folder's `pick.yaml`; None without a readable one."""
-    path = study.folder / PICK
-    if not path.is_file():
-        return None
-    try:
-        return Architecture.from_yaml(path).hash
-    except UserError:  # a file of the user's
-        return None
 
 
 def _pairs(objectives: Sequence[Objective]) -> list[tuple[int, int]]:
@@ -116,13 +103,10 @@ class _FrontPanel:
             *self._staircase(front),
             *self._points("baseline", baselines, ORANGE, "square", 6.5, named),
         ]
-        if front:
-            knee = choose(self.standings, [], None).record
-            series += self._points("knee", [knee], BLACK, "star", 7)
-        pick = picked(self.study)
-        series += self._points(
-            "picked", [item for item in self.records if item.hash == pick], BLACK, "frame", 8
-        )
+        marks = Marks.of(self.study, self.standings)
+        for word, shape, size in MARKS:
+            marked = [item for item in (*self.records, *self.paused) if word in marks.words(item)]
+            series += self._points(word, marked, BLACK, shape, size)
         return Panel(self.axes[0], self.axes[1], series)
 
     def _axis(self, column: int, shown: set[int]) -> Axis:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 
-from studies.analysis.pick import choose
+from studies.analysis.pick import knee
 from studies.analysis.standings import Standings
 from studies.reporting.dashboard_graphs import figures
 from studies.reporting.figure import Figure
@@ -107,10 +107,10 @@ def _beginning(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
 
 
 def _end(study: Study, standings: Standings | None) -> Iterator[str]:
-    if standings is not None and standings.front:
-        choice = choose(standings, [], None)
-        yield f"### The knee of the front: {standings.names.name(choice.record)}"
-        yield f"```yaml\n{architecture_yaml(choice.record.build())}\n```"
+    record = None if standings is None else knee(standings)
+    if standings is not None and record is not None:
+        yield f"### The knee of the front: {standings.names.name(record)}"
+        yield f"```yaml\n{architecture_yaml(record.build())}\n```"
     yield "### Commands"
     model = None if study.space.model is None else study.space.model.name
     option = "" if model is None else f" --model {model}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search_spaces.objectives import Objective
-from studies.analysis.pick import choose
+from studies.analysis.marks import Marks
 from studies.analysis.standings import Standing, Standings
 from studies.analysis.versus_baselines import VersusBaselines
 from studies.reporting.folded_yaml import folded
-from studies.reporting.front_plot import picked
 from studies.reporting.markdown import markdown_table
 from studies.reporting.score_map import ScoreMap, scores_of
 from studies.study import Study
@@ -55,19 +54,15 @@ def findings(study: Study, records: list[TrialRecord], standings: Standings) -> 
 def _front(study: Study, standings: Standings) -> Iterator[str]:
     if not standings.front:
         return
-    knee, pick = choose(standings, [], None).record.number, picked(study)
+    marks = Marks.of(study, standings)
     head = ["trial", "architecture", *(_head(item) for item in standings.objectives)]
     if standings.noise is not None:
         head.append("P(front)")
     rows = []
     for row in standings.front:
         record = row.record
-        marks = [
-            name
-            for name, is_it in (("knee", record.number == knee), ("picked", record.hash == pick))
-            if is_it
-        ]
-        name = f"**{standings.names.name(record)}**" + (f" ({', '.join(marks)})" if marks else "")
+        words = marks.words(record)
+        name = f"**{standings.names.name(record)}**" + (f" ({', '.join(words)})" if words else "")
         cells = [name, f"`{standings.names.design(record)}`", *_values(row, standings.objectives)]
         if standings.noise is not None:
             cells.append("" if row.p_front is None else f"{row.p_front:.2f}")

@@ -39,6 +39,7 @@ ATTRIBUTE = "nas"  # of the Optuna study: everything a worker on another machine
 # system attributes of the Optuna study, which Optuna Dashboard does not show
 LATENCY = "nas:latency"  # the machine that the study's block times are of
 BLOCK_TIME = "nas:time "  # first part of the name of each block's time
+PICK = "nas:pick "  # first part of the name of each pick, before the number of its trial
 
 
 MARK = "nas:made"  # of the Optuna study: the process that made it; written first

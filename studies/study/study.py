@@ -46,6 +46,7 @@ from studies.study.creation import (
 from studies.study.location import Home, stored_url
 from studies.study.lookup import StoredStudy, check_new, embedded, find, find_here, forget, remember
 from studies.study.names import check_name, locate
+from studies.study.picks import read_picks
 from studies.study.record_cache import RecordCache
 from studies.study.rules import changed_rules, rules_of
 from studies.study.settings import StudySettings
@@ -281,7 +282,8 @@ class Study:
 
         trials = self.inner.get_trials(deepcopy=False)
         front = {record.number for record in self.front()}
-        return pandas.DataFrame(trial_rows(trials, self.space, front)).convert_dtypes()
+        picked = {pick.trial for pick in read_picks(self.inner)}
+        return pandas.DataFrame(trial_rows(trials, self.space, front, picked)).convert_dtypes()
 
     def write_front(self) -> None:
         """Write front.json. Not inside `exclusive`.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def trial_rows(
-    trials: Sequence[FrozenTrial], space: SearchSpace, front: Collection[int]
+    trials: Sequence[FrozenTrial], space: SearchSpace, front: Collection[int], picked: Collection[int]
 ) -> list[dict[str, Any]]:
     """Return a row for each trial, in order; all rows have the same keys, and None where nothing is known.
 
@@ -23,6 +23,7 @@ def trial_rows(
         trials: of a study.
         space: the study's; `val_loss@30%` is the held-out loss at its proxy's rung at 30 %.
         front: numbers of the trials on the front.
+        picked: numbers of those that were picked.
     """
     records = [TrialRecord.read(trial, space.done_word) for trial in trials]
     rows = []
@@ -34,6 +35,7 @@ def trial_rows(
             "repeat_of": record.repeat_of,
             "suggested_by": record.suggested_by or None,
             "on_front": record.number in front,
+            "picked": record.number in picked,
             "feasible": record.feasible,
             "architecture": record.line or None,
             "layout": (record.architecture or {}).get("layout"),

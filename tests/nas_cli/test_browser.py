@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from studies.analysis.pick import choose
+from studies.analysis.pick import knee
 from studies.analysis.standings import Standings
 from studies.reporting.annotator import Annotator
 from studies.reporting.dashboard import Dashboard
@@ -28,7 +28,7 @@ def study(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Study
     shutil.copytree(study_folder, folder)
     study = Study.open(str(folder))
     pause(study)
-    (folder / "pick.yaml").write_text(study.front()[0].build().to_yaml(), encoding="utf-8")
+    pick_trial(study, study.front()[0].number)
     Annotator(study).update(last=True)
     return study
 
@@ -78,8 +78,9 @@ def test_the_note_names_front_baselines_and_paused_trials(study: Study, url: str
     standings = Standings.of(study)
     for row in standings.front:
         assert row.record.line in page.text
-    knee = choose(standings, [], None).record
-    assert f"{knee.name} (knee" in page.text
+    record = knee(standings)
+    assert record is not None
+    assert f"{record.name} (knee" in page.text
     assert "picked" in page.text
     for text in ("Baselines", "#0 dense", "Paused at a rung", "Constraints", "Best of those that meet them"):
         assert text in page.text

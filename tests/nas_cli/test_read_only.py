@@ -90,6 +90,20 @@ def test_reading(nas: Nas, folder: Path, words: tuple[object, ...]) -> None:
         assert tuple(result) == expected
 
 
+def test_a_pick_that_can_not_be_recorded_says_so_in_a_line(nas: Nas, folder: Path) -> None:
+    nas("pick", folder)  # loads what the command imports
+
+    def pick() -> list[object]:
+        result = nas("pick", folder)
+        return [result.exit_code, result.stderr]
+
+    code, notes = unprivileged(pick)
+    assert code == 0
+    (line,) = [line for line in notes.splitlines() if "warning" in line]
+    assert "the pick could not be recorded in the study" in line
+    assert "Permission denied" in line
+
+
 @pytest.mark.parametrize(
     "words", [("audit", "{}"), ("refine", "{}", "--device", "cpu"), ("doctor", "{}", "--repair")]
 )

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from studies.analysis.pick import Excluded, choose, read_limits
+from studies.analysis.limits import read_limits
+from studies.analysis.pick import Excluded, choose
 from studies.analysis.standings import Standings
 from studies.study.trial_record import TrialRecord
 from tests.studies.tables import OBJECTIVES, record

@@ -15,6 +15,7 @@ from studies.reporting.figure import Axis, Figure, Panel
 from studies.reporting.front_plot import LEAST_KL, _fenced, front_figure, plot_front
 from studies.reporting.ticks import binary_ticks, plain_ticks, time_unit
 from surgery.config.quantities import format_bytes, format_count
+from tests.picks import pick_trial
 from tests.scored_study import make_study as make_scored
 from tests.studies.conftest import SPACE, MakeStudy
 from tests.studies.filled import fill
@@ -44,7 +45,7 @@ def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.Mon
     front = next(series for series in panel.series if series.name == "on the front")
     assert "#0" in front.labels  # by their numbers then
     assert [series.name for series in panel.series][-1] == "knee"
-    (study.folder / "pick.yaml").write_text(study.front()[0].build().to_yaml(), encoding="utf-8")
+    pick_trial(study, study.front()[0].number)
     plot_front(study, standings, tmp_path / "front.svg")
     (panel,) = drawn[2].panels
     assert isinstance(panel, Panel)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from studies.analysis.pick import choose, read_limits
+from studies.analysis.limits import read_limits
+from studies.analysis.pick import choose
 from studies.analysis.standings import Standings
 from studies.data import TokenData, prepare
 from studies.study import Study

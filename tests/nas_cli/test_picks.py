@@ -1,0 +1,126 @@
+"""A study knows what was picked in it, and every screen, page and table of it says so."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from typer.testing import Result
+
+from studies.analysis.marks import Marks
+from studies.analysis.pick import PickRequest, choose
+from studies.analysis.standings import Standings
+from studies.storage.attributes import ARCHITECTURE, HASH, LINE, REASON, REPEAT_OF
+from studies.study import Study
+from studies.study.picks import read_picks
+from surgery.architecture import Architecture
+from tests.nas_cli.test_dashboard import pause
+from tests.scored_study import make_study
+
+Nas = Callable[..., Result]
+CACHE = "cache_bytes@1024"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return make_study(tmp_path / "runs")
+
+
+@pytest.fixture
+def run(nas: Nas, study: Study) -> Nas:
+    """Runs a command on the study."""
+
+    def run(command: str, *args: object) -> Result:
+        return nas(command, study.name, *args, "--dir", study.folder.parent)
+
+    return run
+
+
+def add(study: Study, state: optuna.trial.TrialState, **attributes: Any) -> int:
+    """Add a trial that is not trained, and return its number."""
+    values = [1.0] * len(study.space.objectives) if state == optuna.trial.TrialState.COMPLETE else None
+    study.inner.add_trial(optuna.trial.create_trial(state=state, values=values, user_attrs=attributes))
+    return len(study.records()) - 1
+
+
+def test_every_pick_is_in_the_study(run: Nas, study: Study, tmp_path: Path) -> None:
+    assert read_picks(study.inner) == []
+    file = tmp_path / "pick.yaml"
+    assert run("pick", "-o", file).exit_code == 0
+    assert run("pick", "--limit", "kl<=2", "--best", CACHE).exit_code == 0
+    limited, first = read_picks(study.inner)  # the newest first
+    standings = Standings.of(study)
+    assert first.trial == choose(standings, [], None).record.number
+    assert (first.best, first.asked, first.limits, first.output) == (None, False, (), str(file))
+    assert first.hash == Architecture.from_yaml(file).hash
+    assert (limited.best, limited.output) == (CACHE, None)
+    assert limited.limits == ("kl <= 2.0000",)
+    assert limited.reason.startswith(f"best {CACHE} of")
+
+    run("pick", "--trial", first.trial)
+    again, other = read_picks(Study.open(str(study.folder)).inner)  # as another machine reads it
+    assert (again.trial, again.asked, again.output) == (first.trial, True, None)
+    assert other == limited
+
+
+def test_every_reading_command_knows_them(run: Nas, study: Study, tmp_path: Path) -> None:
+    number = json.loads(run("pick", "--best", "kl", "-o", tmp_path / "pick.yaml", "--json").stdout)["number"]
+    front = json.loads(run("front", "--json").stdout)["front"]
+    assert [row["number"] for row in front if row["picked"]] == [number]
+    marks = Marks.of(study, Standings.of(study))
+    assert [row["number"] for row in front if row["knee"]] == [marks.knee]
+    assert json.loads(run("show", number, "--json").stdout)["picked"]
+    assert ", picked" in run("show", number).stdout
+    (pick,) = json.loads(run("show", "--json").stdout)["picks"]
+    assert pick == marks.picks[0].to_dict()
+    assert f"picked {marks.picks[0]}" in run("show").stdout
+    rows = list(csv.DictReader(io.StringIO(run("export").stdout)))
+    assert [int(row["trial"]) for row in rows if row["picked"] == "True"] == [number]
+
+
+def test_a_paused_trial_is_picked_with_a_warning(run: Nas, study: Study) -> None:
+    number = pause(study)
+    result = run("pick", "--trial", number)
+    assert result.exit_code == 0
+    assert f"warning: #{number} is paused: its loss is that after" in result.stderr
+    assert "held-out loss 5.5000" in result.stderr
+    assert (
+        Architecture.from_dict(study.records()[0].architecture or {}).hash in result.stdout or result.stdout
+    )
+    assert read_picks(study.inner)[0].trial == number
+
+
+def test_what_has_no_result_or_no_architecture_is_refused(run: Nas, study: Study) -> None:
+    known = study.records()[0]
+    architecture = {ARCHITECTURE: known.architecture, LINE: known.line, HASH: known.hash}
+    failed = add(study, optuna.trial.TrialState.FAIL, **architecture, **{REASON: "loss is not finite"})
+    waiting = add(study, optuna.trial.TrialState.WAITING)
+    for number, rule in ((failed, "failed: loss is not finite"), (waiting, "has no architecture yet")):
+        result = run("pick", "--trial", number)
+        assert result.exit_code == 2
+        assert rule in str(result.exception)
+    assert "nas front hybrid" in str(run("pick", "--trial", failed).exception)
+    assert read_picks(study.inner) == []
+
+
+def test_a_repeat_stands_for_its_architecture(run: Nas, study: Study) -> None:
+    known = study.records()[1]
+    architecture = {ARCHITECTURE: known.architecture, LINE: known.line, HASH: known.hash}
+    number = add(study, optuna.trial.TrialState.COMPLETE, **architecture, **{REPEAT_OF: 1})
+    assert f"asked for as #{number}" in run("pick", "--trial", number).stderr
+    assert [pick.trial for pick in read_picks(study.inner)] == [1]
+
+
+def test_a_trial_leaves_nothing_to_choose(run: Nas, study: Study) -> None:
+    result = run("pick", "--trial", 1, "--best", "kl", "--limit", "params<=1M")
+    assert result.exit_code == 2
+    for words in ("--best", "--limit", "can't be given with --trial 1", "omit it"):
+        assert words in str(result.exception)
+    with pytest.raises(AssertionError):
+        PickRequest(trial=1, best="kl")
