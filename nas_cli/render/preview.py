@@ -12,44 +12,50 @@ from nas_cli.render.screen import console, duration, own_command, starting
 from surgery.config.quantities import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from studies.study import Study
     from studies.workers.preview import Upcoming
     from studies.workers.request import SearchRequest
 
 
 def print_preview(request: SearchRequest) -> None:
     """Print what a search would do; a search from scratch times its first architectures on the device."""
-    from studies.study.lookup import check_new, find_here
-
-    space = request.space
-    folder = check_new(request.study_name, request.runs, request.storage)
-    known = find_here(folder, request.storage) is not None
+    space, study = request.space, request.existing()
     title = f"[bold]{request.study_name}[/]: a dry run, nothing is kept"
-    console.print(title + ("; the study exists, and would be resumed" if known else ""))
+    has = "" if study is None else f"has {_count(study)} architectures, target "
+    console.print(title + ("; the study exists, and would be resumed" if study is not None else ""))
     console.print(
-        f"space {escape(space.name)}, {space.size()}; {request.trials} architectures, "
+        f"space {escape(space.name)}, {space.size()}; {has}{request.trials} architectures, "
         f"{request.workers} worker{'' if request.workers == 1 else 's'}, sampler {request.chosen_sampler}, "
         f"seed {request.seed}; text {escape(request.data or space.data.corpus)}",
         soft_wrap=True,
     )
     if space.replacements is None:
-        _print_from_scratch(request)
+        _print_from_scratch(request, study)
     else:
         _print_library(request)
     command = own_command().replace(" --dry-run", "")
     console.print(f"next: [bold]{escape(command)}[/]", soft_wrap=True)
 
 
-def _print_from_scratch(request: SearchRequest) -> None:
+def _count(study: Study) -> int:
+    """Return how many architectures of a study count."""
+    return sum(record.counted for record in study.records())
+
+
+def _print_from_scratch(request: SearchRequest, study: Study | None) -> None:
     from studies.workers.preview import preview
 
-    with starting("drawing and timing the first architectures"):
-        result = preview(request)
-    console.print(_table(request, result.first))
+    with starting(f"drawing and timing the {'first' if study is None else 'next'} architectures"):
+        result = preview(request, study)
+    if not result.first:
+        console.print("nothing is left to train; more --trials continue the study", soft_wrap=True)
+        return
+    console.print(_table(request, result.first, "first" if study is None else "next"))
     stopped = "" if request.stopping == "none" else "; early stopping ends some sooner"
     if result.seconds is not None:
         console.print(
-            f"time: about {duration(result.seconds)} for all, by the median of these and without "
-            f"evaluations{stopped}",
+            f"time: about {duration(result.seconds)} for {_all(result.missing, study)}, by the median of "
+            f"these and without evaluations{stopped}",
             soft_wrap=True,
         )
     console.print(
@@ -59,20 +65,30 @@ def _print_from_scratch(request: SearchRequest) -> None:
     )
 
 
-def _table(request: SearchRequest, first: tuple[Upcoming, ...]) -> Table:
+def _all(missing: int, study: Study | None) -> str:
+    return "all" if study is None else f"the {missing} that the study lacks"
+
+
+def _table(request: SearchRequest, first: tuple[Upcoming, ...], title: str) -> Table:
     from surgery.architecture.costs import cost
 
     costs = [item for item in request.space.objectives if item.metric.analytic]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("first", no_wrap=True)
+    table.add_column(title, no_wrap=True)
     table.add_column("architecture", overflow="fold")
     for objective in costs:
         table.add_column(objective.name, justify="right", no_wrap=True)
     table.add_column("training", justify="right", no_wrap=True)
-    for number, item in enumerate(first):
+    for item in first:
         time = Text(item.problem, style="red") if item.seconds is None else Text(duration(item.seconds))
         values = [one.metric.format(cost(item.architecture, one.name)) for one in costs]
-        table.add_row(Text(f"#{number} {item.name}"), Text(item.architecture.line), *values, time)
+        begun = f"from {item.begun:.0%}" if item.begun else ""
+        table.add_row(
+            Text(" ".join(filter(None, [f"#{item.number}", item.name, begun]))),
+            Text(item.architecture.line),
+            *values,
+            time,
+        )
     return table
 
 

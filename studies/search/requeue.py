@@ -47,7 +47,7 @@ def requeue_orphans(study: Study) -> list[int]:
     orphans = [
         trial
         for trial in study.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if _is_orphan(study, trial)
+        if is_orphan(study, trial)
     ]
     for trial in orphans:
         deaths = trial.user_attrs.get(DEATHS, 0) + 1
@@ -64,7 +64,8 @@ def requeue_orphans(study: Study) -> list[int]:
     return [trial.number for trial in orphans]
 
 
-def _is_orphan(study: Study, trial: FrozenTrial) -> bool:
+def is_orphan(study: Study, trial: FrozenTrial) -> bool:
+    """Return whether the worker of a running trial is dead."""
     if trial.user_attrs.get(STOPPED_AT) is not None:
         return False  # paused at a rung: it has no worker, and needs none
     worker = trial.user_attrs.get(WORKER)

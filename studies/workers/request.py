@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search_spaces import SearchSpace
@@ -13,8 +13,9 @@ from studies.data.tokenizers import located_tokenizer
 from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPING, DEFAULT_TRIALS
 from studies.search.samplers import check_sampler
 from studies.search.stopping_rules import check_stopping_rule
+from studies.storage.attributes import ATTRIBUTE
 from studies.study import Study
-from studies.study.lookup import check_new
+from studies.study.lookup import check_new, find_here
 from studies.study.settings import MILP, StudySettings
 from studies.training.batches import check_data
 from studies.training.compilation import check_compile
@@ -116,8 +117,26 @@ class SearchRequest:
             UserError: it exists with other settings, or its folder or storage can't be used.
         """
         settings = self.settings(tokens.content_hash, str(tokens.folder.resolve()))
-        unasked = [name for name in ("cpu_precision", "threads") if getattr(self, name) is None]
-        return Study.create_or_resume(self.study_name, self.space, settings, self.runs, self.storage, unasked)
+        return Study.create_or_resume(
+            self.study_name, self.space, settings, self.runs, self.storage, self._unasked
+        )
+
+    def existing(self) -> Study | None:
+        """Return the study that would be resumed; None if a new one would be started. Nothing is written.
+
+        Raises:
+            UserError: it exists with another space or other settings, or its folder or storage can't be used.
+        """
+        folder = check_new(self.study_name, self.runs, self.storage)
+        stored = find_here(folder, self.storage)
+        if stored is None or ATTRIBUTE not in stored.inner.user_attrs:
+            return None
+        study = Study.open(self.study_name, self.runs, self.storage)
+        # the text is not prepared, so that its hash is not known: it is the study's if its name is
+        settings = self.settings(study.settings.data_hash, study.settings.data_folder)
+        kept = {key: getattr(study.settings, key) for key in self._unasked}
+        study.refuse_changes(self.space, replace(settings, **kept))
+        return study
 
     def settings(self, data_hash: str, data_folder: str) -> StudySettings:
         """Return the settings of a new study over a text."""
@@ -139,6 +158,11 @@ class SearchRequest:
         return Supervisor(
             study, workers=self.workers, target=self.trials, device=self.device, timeout=self.timeout
         )
+
+    @property
+    def _unasked(self) -> list[str]:
+        """Settings that are defaults for a new study only."""
+        return [name for name in ("cpu_precision", "threads") if getattr(self, name) is None]
 
     @property
     def _corpus(self) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 from typer.testing import Result
 
 from nas_cli.opening import open_space
 from search_spaces import parse_space
 from studies.data import TokenData
+from studies.search.assignment import Assignment, take
+from studies.search.search import Search
 from studies.study import Study
+from studies.study.checkpoints import checkpoint_of
+from studies.study.copying import copy_study
+from studies.study.leases import Lease
 from studies.study.settings import StudySettings
 from studies.workers.preview import preview, preview_library
 from studies.workers.request import SearchRequest
@@ -33,7 +40,7 @@ def test_it_names_the_first_architectures_of_the_search(prepared: Path, tmp_path
     space = parse_space(MICRO, "micro.yaml")
     request = SearchRequest(space, trials=4, data=str(prepared), device="cpu", runs=tmp_path, threads=1)
     seen: list[tuple[int, int]] = []
-    result = preview(request, lambda done, of: seen.append((done, of)))
+    result = preview(request, on_timed=lambda done, of: seen.append((done, of)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert not any(tmp_path.iterdir())
     study, _ = request.open(request.prepare())
@@ -73,9 +80,66 @@ def test_a_study_that_exists_would_be_resumed(nas: Nas, prepared: Path, tmp_path
     before = sorted(path.stat().st_mtime_ns for path in study.folder.rglob("*"))
     space = tmp_path / "micro.yaml"
     space.write_text(MICRO)
-    result = nas("search", space, "--dry-run", "--trials", 2, "--dir", tmp_path, "--device", "cpu")
+    options = ("--dry-run", "--trials", 2, "--dir", tmp_path, "--device", "cpu", "--data", prepared)
+    result = nas("search", space, *options)
     assert "would be resumed" in result.stdout
+    assert "has 0 architectures, target 2 architectures" in " ".join(result.stdout.split())
+    space.write_text(MICRO.replace("[4, 8]", "[8]"))
+    refused = nas("search", space, *options, "--seed", 1)
+    assert refused.exit_code == 2
+    assert "search.hdpl.rank: {choice: [4, 8]} -> 8" in str(refused.exception)
+    assert "seed: 0 -> 1" in str(refused.exception)
     assert sorted(path.stat().st_mtime_ns for path in study.folder.rglob("*")) == before
+
+
+def test_the_next_trials_of_a_study_are_those_of_the_search(prepared: Path, tmp_path: Path) -> None:
+    request = SearchRequest(
+        parse_space(MICRO, "micro.yaml"), trials=5, data=str(prepared), device="cpu", runs=tmp_path,
+        threads=1, sampler="random",
+    )  # fmt: skip
+    study, _ = request.open(request.prepare())
+    work(study, target=3, device="cpu", log=lambda line: None)
+    before = len(study.records())
+    known = request.existing()
+    assert known is not None
+    planned = preview(request, known)
+    assert planned.missing == 2
+    assert len(study.records()) == before
+    assert preview(replace(request, trials=3), known).first == ()
+    work(study, target=5, device="cpu", log=lambda line: None)
+    trained = [record for record in study.records()[before:] if record.state == "trained"]
+    assert [(item.number, item.architecture.hash) for item in planned.first] == [
+        (record.number, record.hash) for record in trained
+    ]
+
+
+def test_trials_of_live_workers_are_left_to_them(prepared: Path, tmp_path: Path) -> None:
+    """A running trial whose worker lives is not planned again; one whose worker is dead is."""
+    request = SearchRequest(
+        parse_space(MICRO, "micro.yaml"), trials=3, data=str(prepared), device="cpu", runs=tmp_path, threads=1
+    )
+    study, _ = request.open(request.prepare())
+    with Lease(study.workers_folder) as lease:
+        taken = take(Search(study), lease.worker, 3)
+        assert isinstance(taken, Assignment)
+        assert taken.trial.number not in [item.number for item in preview(request, study).first]
+    assert taken.trial.number in [item.number for item in preview(request, study).first]
+    assert study.trial(taken.trial.number).state == TrialState.RUNNING
+
+
+def test_a_copy_has_trials_and_empty_checkpoints(prepared: Path, tmp_path: Path) -> None:
+    request = SearchRequest(
+        parse_space(MICRO, "micro.yaml"), data=str(prepared), device="cpu", runs=tmp_path, threads=1
+    )
+    study, _ = request.open(request.prepare())
+    study.trial_folder(1)
+    checkpoint_of(study, 1).write_text("weights")
+    copy = copy_study(study, tmp_path / "elsewhere")
+    assert [record.baseline for record in copy.records()] == [record.baseline for record in study.records()]
+    assert (copy.space.digest, copy.settings) == (study.space.digest, study.settings)
+    assert checkpoint_of(copy, 1).read_text() == ""
+    assert not checkpoint_of(copy, 0).exists()
+    assert checkpoint_of(study, 1).read_text() == "weights"
 
 
 def test_a_library_is_counted(nas: Nas, llama_folder: Path, tmp_path: Path) -> None:
