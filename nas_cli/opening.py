@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 def open_space(space: str, model: str | None) -> SearchSpace:
     """Load a space, with the pretrained model whose parts it replaces, if there is one.
 
+    Args:
+        space: a preset or a file.
+        model: a pretrained model; None: the one that the file names, if any.
+
     Raises:
         UserError: space or model can't be read, or don't fit each other.
     """
     from nas_cli.by_name import refuse_name
-    from search_spaces import load_space
+    from search_spaces import load_space, named_model
 
     refuse_name(space, "space")
+    model = model or named_model(space)
     return load_space(space) if model is None else load_space(space, open_model(model))
 
 

@@ -7,7 +7,7 @@ part of nas-cli.
 from __future__ import annotations
 
 from search_spaces.baselines import BASELINES, Baseline
-from search_spaces.catalog import Preset, list_presets, load_space, parse_space
+from search_spaces.catalog import Preset, list_presets, load_space, named_model, parse_space
 from search_spaces.constraints import Constraint, Violation
 from search_spaces.objectives import Objective
 from search_spaces.proxy import Proxy
@@ -31,5 +31,6 @@ __all__ = [
     "Violation",
     "list_presets",
     "load_space",
+    "named_model",
     "parse_space",
 ]

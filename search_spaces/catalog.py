@@ -14,7 +14,7 @@ from search_spaces.schema import read_space
 from search_spaces.space import SearchSpace
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError, nearest
-from surgery.config.recognise import refuse_other
+from surgery.config.recognise import recognise, refuse_other
 from surgery.config.yaml_source import Source, load_yaml
 
 PRESETS = Path(__file__).parent / "presets"
@@ -68,6 +68,17 @@ def load_space(name_or_path: str | Path, model: ModelSection | None = None) -> S
     raise UserError(f"there is no search space {name}", [problem])
 
 
+def named_model(name_or_path: str | Path) -> str | None:
+    """Return the folder or Hub id of the pretrained model that a space file names; None if it names none.
+
+    A study's own file has a whole section `model` in its place, which needs no model to be read.
+    """
+    path = expand(name_or_path)
+    data = load_yaml(path).data if recognise(path) == "space" else None
+    model = data.get("model") if isinstance(data, dict) else None
+    return model if isinstance(model, str) and model.strip() else None
+
+
 def parse_space(text: str, name: str = "<text>") -> SearchSpace:
     """Read and check a space from YAML text; messages use `name` as the file name.
 
@@ -78,7 +89,7 @@ def parse_space(text: str, name: str = "<text>") -> SearchSpace:
 
 
 def _with_model(source: Source, model: ModelSection | None) -> Source:
-    """Return the file with the section `model` at its end, in place of one that it may have.
+    """Return the file with the section `model` at its end, in place of one or of a name that it may have.
 
     Raises:
         UserError: the space has no use for a model, or was written for another one.
@@ -90,7 +101,7 @@ def _with_model(source: Source, model: ModelSection | None) -> Source:
         rule = "searches architectures that are trained from scratch, not replacements in a model"
         hint = "leave --model out, or search layers.mixer and layers.ffn as the preset pretrained does"
         raise UserError("can't search this space", [Problem("space", source.name, rule, hint)])
-    if "model" in data:
+    if "model" in data and not isinstance(data["model"], str):
         known = data["model"].get("weights") if isinstance(data["model"], dict) else None
         if known != model.weights:
             rule = f"is for a model of weights {known}, not {model.weights}"
@@ -98,7 +109,18 @@ def _with_model(source: Source, model: ModelSection | None) -> Source:
             raise UserError("can't search this space", [problem])
         return source
     section = yaml.safe_dump({"model": model.to_dict()}, sort_keys=False, default_flow_style=None, width=110)
-    return load_yaml(source.name, text=f"{source.text.rstrip()}\n\n{section}")
+    return load_yaml(source.name, text=f"{_without_model(source.text).rstrip()}\n\n{section}")
+
+
+def _without_model(text: str) -> str:
+    """Return a space's text without its entry `model`, whose lines are left empty."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert root is not None, "a space"
+    for key, value in root.value:
+        if key.value == "model":
+            start, end = key.start_mark.index, value.end_mark.index
+            return text[:start] + "\n" * text[start:end].count("\n") + text[end:]
+    return text
 
 
 def _name_of(path: Path) -> str:

@@ -56,10 +56,14 @@ def is_pretrained(given: Mapping[str, Any]) -> bool:
 
 
 def read_model(data: object, cursor: Cursor) -> ModelSection | None:
-    """Read the section `model`, which a search writes; None after adding problems."""
+    """Read the section `model`, which a search writes in place of a name; None after adding problems."""
     if data is None:
         rule = "is missing: this space says what the parts of a pretrained model may become"
-        cursor.problem(None, rule, "name the model: --model MODEL")
+        cursor.problem(None, rule, "name it: --model MODEL, or model: MODEL in the file")
+        return None
+    if isinstance(data, str):
+        rule = "names a model that has to be read first"
+        cursor.problem(data, rule, "in Python: load_space(FILE, model_section(MODEL))")
         return None
     given = cursor.mapping(data, _MODEL)
     texts = [given.get(name) for name in ("name", "weights")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search_spaces.catalog import list_presets, load_space
+from search_spaces.catalog import list_presets, load_space, named_model
 from search_spaces.fields import fields
 from search_spaces.replacements import Replacements
 from search_spaces.space import SearchSpace
@@ -24,8 +24,9 @@ _SECTION = "search:"
 class Listed:
     """An entry of `nas space list`.
 
-    `problems` counts the problems of an invalid file. A space over a pretrained model that does not name the
-    model yet can't be checked, and is none.
+    `problems` counts the problems of an invalid file. A space over a pretrained model can't be checked
+    without reading that model, and counts as valid; `model` is the one that it names, and `needs_model` says
+    that it names none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Listed:
     space: SearchSpace | None
     problems: int = 0
     needs_model: bool = False
+    model: str | None = None
 
 
 def list_spaces(folder: Path) -> list[Listed]:
@@ -54,7 +56,9 @@ def _listed(name: str, kind: str, summary: str, path: Path) -> Listed:
         return Listed(name, kind, summary, load_space(path))
     except UserError as error:
         only = [problem.field for problem in error.problems] == ["model"]
-        return Listed(name, kind, summary, None, 0 if only else len(error.problems), needs_model=only)
+        model = named_model(path)
+        problems = 0 if only else len(error.problems)
+        return Listed(name, kind, summary, None, problems, only and model is None, model if only else None)
 
 
 def about(text: str) -> str:

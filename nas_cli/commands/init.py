@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,13 +75,13 @@ def init(
         check_free(file, "FILE", "space")
     if model is not None:
         text = _of_replacements(file, model)
-        command = f"nas search {file} --model {model}"
+        command = f"nas search {shlex.quote(str(file))}"
     else:
         given = (size, mixers, hdpl, loops, context, limit)
         asks = all(value is None for value in given) and _is_terminal()
         answers = _ask(file.stem) if asks else _answers(file.stem, size, mixers, hdpl, loops, context, limit)
         text = _from_scratch(file, answers)
-        command = f"nas search {file} --dry-run"
+        command = f"nas search {shlex.quote(str(file))} --dry-run"
     file.write_text(text, encoding="utf-8")
     console.print(f"wrote {file}; next: [bold]{command}[/]", soft_wrap=True)
 
@@ -94,7 +96,9 @@ def _from_scratch(file: Path, answers: Answers) -> str:
 
 
 def _of_replacements(file: Path, model: str) -> str:
-    """Return a preset for the model under the file's name."""
+    """Return a preset for the model under the file's name, with the model's name in it."""
+    import yaml
+
     from nas_cli.opening import open_model
     from search_spaces.catalog import list_presets, load_space
 
@@ -103,7 +107,13 @@ def _of_replacements(file: Path, model: str) -> str:
     preset = "pretrained" if context >= SMALL_CONTEXT else "pretrained-tiny"
     load_space(preset, section)  # as a check
     text = next(item.path for item in list_presets() if item.name == preset).read_text(encoding="utf-8")
-    return text.replace(f"name: {preset}\n", f"name: {file.stem}\n", 1)
+    named = yaml.safe_dump({"model": section.name}, width=math.inf).strip()
+    text = text.replace("; give --model.", ".", 1)
+    return text.replace(
+        f"name: {preset}\n",
+        f"name: {file.stem}\n{named}  # whose parts are replaced; --model takes another\n",
+        1,
+    )
 
 
 def _answers(

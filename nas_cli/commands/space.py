@@ -59,8 +59,9 @@ def list_spaces(as_json: JsonOption = False) -> None:
                 "name": item.name,
                 "kind": item.kind,
                 "summary": item.summary,
-                "valid": item.space is not None or item.needs_model,
+                "valid": item.space is not None or item.needs_model or item.model is not None,
                 "needs_model": item.needs_model,
+                "model": item.model,
                 "problems": item.problems,
                 "settings": item.space.size().count if item.space else None,
                 "objectives": _objectives(item.space) if item.space else None,
@@ -72,9 +73,9 @@ def list_spaces(as_json: JsonOption = False) -> None:
     for name, justify in (("space", "left"), ("", "left"), ("settings", "right"), ("about", "left")):
         table.add_column(name, justify=justify, no_wrap=name != "about")  # type: ignore[arg-type]
     for item in spaces:
-        if item.needs_model:
-            note = Text(f"{item.summary}")
-            table.add_row(Text(item.name, style="bold"), item.kind, "--model", note)
+        if item.needs_model or item.model is not None:
+            what = "--model" if item.model is None else "of a model"
+            table.add_row(Text(item.name, style="bold"), item.kind, what, Text(item.summary))
         elif item.space is None:
             count = f"{item.problems} problem{'s' if item.problems != 1 else ''}"
             note = Text(f"{count}; see nas space validate {item.name}", style="red")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from search_spaces import SearchSpace, load_space
+from search_spaces import SearchSpace, load_space, named_model
 from studies.reporting.annotator import annotating
 from studies.study import Study
 from studies.workers.designs import model_section
@@ -28,7 +28,8 @@ def search(
 
     Args:
         space: a preset's name, a file, or a loaded space.
-        model: folder or Hub id of a pretrained model, for a space of replacements.
+        model: folder or Hub id of a pretrained model, for a space of replacements; None: the one
+            that the file names.
         on_snapshot: called about twice a second with what the study has and does.
         options: of `SearchRequest`, such as `name`, `trials`, `workers` and `data`.
 
@@ -36,6 +37,7 @@ def search(
         UserError: space, model, options or text can't be used.
     """
     if not isinstance(space, SearchSpace):
+        model = model or named_model(space)
         space = load_space(space, None if model is None else model_section(model))
     request = SearchRequest(space, **options)
     request.check()

@@ -9,7 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from nas_cli.opening import open_space
 from search_spaces import load_space
+from search_spaces.summary import list_spaces
 from search_spaces.template import Answers, space_text
 
 Nas = Callable[..., Result]
@@ -60,6 +62,12 @@ def test_of_a_model(nas: Nas, llama_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "hybrid.yaml"
     result = nas("init", file, "--model", llama_folder)
     assert result.exit_code == 0, result.output
-    assert f"nas search {file} --model {llama_folder}" in result.stdout.replace("\n", "")
-    assert nas("space", "validate", file, "--model", llama_folder).exit_code == 0
+    assert result.stdout.replace("\n", "").endswith(f"next: nas search {file}")
     assert "name: hybrid\n" in file.read_text()
+    assert "--model." not in file.read_text()
+    preset = open_space("pretrained-tiny", str(llama_folder))
+    assert open_space(str(file), None).digest == preset.digest
+    assert nas("space", "validate", file).exit_code == 0
+    listed = {item.name: item for item in list_spaces(tmp_path)}["hybrid.yaml"]
+    assert (listed.model, listed.needs_model, listed.problems) == (str(llama_folder), False, 0)
+    assert nas("search", file, "--dry-run", "--dir", tmp_path / "runs").exit_code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.catalog import load_space
+from search_spaces.catalog import load_space, named_model
 from search_spaces.pretrained import ModelSection
 from search_spaces.replacements import KEEP, Replacements
 from search_spaces.space import SearchSpace
@@ -176,3 +176,24 @@ def test_costs_at_longer_texts_than_are_measured(tmp_path: Path) -> None:
 def test_a_model_is_no_use_to_a_space_from_scratch() -> None:
     with pytest.raises(UserError, match="from scratch"):
         load_space("tiny", ModelSection("model", "0123", MODEL))
+
+
+def test_a_name_in_the_file_becomes_the_section(tmp_path: Path) -> None:
+    path, section = tmp_path / "mine.yaml", ModelSection("model", "0123", MODEL)
+    path.write_text(SEARCH + OBJECTIVES)
+    given = load_space(path, section)
+    assert named_model(path) is None
+    path.write_text(f"# mine\nmodel: >-\n  some/\n  where  # here\n{SEARCH}{OBJECTIVES}")
+    named = load_space(path, section)
+    assert named_model(path) == "some/ where  # here"
+    assert named.digest == given.digest
+    path.write_text(f"model: 'some/where'  # here\n{SEARCH}{OBJECTIVES}")
+    assert named_model(path) == "some/where"
+    assert load_space(path, section).digest == given.digest
+    assert load_space(path, section).text.startswith("  # here\n")
+    with pytest.raises(UserError, match="has to be read first"):
+        load_space(path)
+    path.write_text(given.text)
+    assert named_model(path) is None  # a whole section
+    assert load_space(path).digest == given.digest
+    assert named_model("pretrained") is None
