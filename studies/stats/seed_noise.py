@@ -60,6 +60,13 @@ def t_factor(level: float, df: int) -> float:
     return float(stdtrit(df, (1 + level) / 2))
 
 
+def widened(sd: Array, df: int) -> Array:
+    """Return standard deviations whose normal interval at LEVEL is that of Student's t with `df`."""
+    from scipy.special import ndtri
+
+    return np.asarray(sd * (t_factor(LEVEL, df) / ndtri((1 + LEVEL) / 2)), dtype=np.float64)
+
+
 def pool(runs: Sequence[ArrayLike]) -> Noise | None:
     """Pool the noise within architectures.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from studies.stats.hypervolume import REFERENCE, hypervolume
 from studies.stats.pareto import undominated
-from studies.surrogates.learning_curves import Prediction
+from studies.surrogates.learning_curves import Prediction, predict_expected
 from studies.surrogates.observations import Floats, Observations
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
@@ -127,6 +127,28 @@ def _normalise(
 ) -> tuple[NormalisedObjectives, dict[int, float]]:
     """Return the normalised objectives, and a cache for the EHVI of their rows."""
     return NormalisedObjectives(observations, prediction), {}
+
+
+def free_of_noise(
+    observations: Observations, prediction: Prediction, costs: Floats, features: Floats
+) -> tuple[NormalisedObjectives, Prediction, Prediction]:
+    """Return the objectives over the expected front, and the expected losses of candidates and observations.
+
+    Args:
+        observations: (n) runs.
+        prediction: (n) their results, measured or extrapolated.
+        costs: (m, costs) of the candidates.
+        features: (m, f) their descriptors.
+    """
+    expected = predict_expected(
+        observations,
+        prediction,
+        np.concatenate([costs, observations.costs]),
+        np.concatenate([features, observations.features]),
+    )
+    candidates = Prediction(expected.mean[: len(costs)], expected.sd[: len(costs)])
+    known = Prediction(expected.mean[len(costs) :], prediction.sd)
+    return NormalisedObjectives(observations, known, costs), candidates, known
 
 
 def _scaled(costs: Floats) -> Floats:

@@ -32,7 +32,9 @@ CORNER = 1e100
 def regress(
     inputs: Floats, targets: Floats, sds: Floats, queries: Floats, summary: int | None = None
 ) -> tuple[Floats, Floats]:
-    """Return (means, standard deviations), each (m,), of a new run at each query point.
+    """Return (means, standard deviations), each (m,), of the expected result at each query point.
+
+    What one more run would add to the variance is left out: it is noise of the seed, which no choice can use.
 
     Args:
         inputs: (n, columns) descriptors of the observations; NaN where a column does not apply.
@@ -60,7 +62,7 @@ def regress(
     kernel[range(len(y)), range(len(y))] += scale * noise + own
     covariance = scale * (_matern(across + weight * choosing, length) + linear * flat_across + CONSTANT)
     weights = np.linalg.solve(kernel, np.column_stack([y, covariance.T]))
-    alone = scale * (1 + linear * np.square(new).sum(axis=1) / width + CONSTANT + noise)
+    alone = scale * (1 + linear * np.square(new).sum(axis=1) / width + CONSTANT)
     variances = np.maximum(alone - (covariance * weights[:, 1:].T).sum(axis=1), 1e-9)
     return centre + covariance @ weights[:, 0] * spread, np.sqrt(variances) * spread
 

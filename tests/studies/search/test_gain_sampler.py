@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from search_spaces import load_space
 from search_spaces.trial import RandomTrial, ReplayTrial
-from studies.search import gain_sampler as suggesting
 from studies.search.assignment import RANDOM_FIRST
 from studies.search.gain_sampler import _Neighbour
 from studies.study.settings import GAIN
-from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate, predict_untrained
+from studies.surrogates import expected_improvement
+from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate, predict_expected
 from studies.surrogates.observations import Observations
 from studies.workers.worker import work
 from tests.studies.conftest import MakeStudy, search_of
@@ -68,12 +68,12 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
     wanted = pool[5][1]
 
     def predicted(observations: Observations, known: Prediction, costs: Any, features: Any) -> Prediction:
-        assert len(costs) == len(features) == len(pool)
-        mean = np.full(len(pool), 6.0)
+        assert len(costs) == len(features) == len(pool) + len(observations)  # these too, freed of noise
+        mean = np.full(len(costs), 6.0)
         mean[5] = 1.0
-        return Prediction(mean, np.full(len(pool), 0.01))
+        return Prediction(mean, np.full(len(costs), 0.01))
 
-    monkeypatch.setattr(suggesting, "predict_untrained", predicted)
+    monkeypatch.setattr(expected_improvement, "predict_expected", predicted)
     params = search_of(study).gain.suggest(records)
     assert params is not None
     assert study.space.sample(ReplayTrial(params)) == wanted
@@ -92,7 +92,7 @@ def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
     known = observation_table(
         range(40), costs[:40].tolist(), [[value] for value in results[:40]], features[:40].tolist(), 1
     )
-    result = predict_untrained(known, extrapolate(known), costs[40:], features[40:])
+    result = predict_expected(known, extrapolate(known), costs[40:], features[40:])
     np.testing.assert_allclose(result.mean, results[40:], atol=0.02)
     few = observation_table(
         range(FEWEST - 1),
@@ -101,7 +101,7 @@ def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:
         features[: FEWEST - 1].tolist(),
         1,
     )
-    assert not np.isfinite(predict_untrained(few, extrapolate(few), costs, features).sd).any()
+    assert not np.isfinite(predict_expected(few, extrapolate(few), costs, features).sd).any()
 
 
 def test_gathered_costs_are_those_of_the_pool(make_study: MakeStudy, quiet: Quiet) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.search.stopping_rules import LAST_CHANCE, STOPPING_RULES, check_stopping_rule
+from studies.stats.seed_noise import t_factor
 from studies.surrogates.learning_curves import FEWEST, PENALTIES, extrapolate
 from studies.surrogates.observations import Floats, Observations
 from surgery.config.problems import UserError
@@ -105,7 +106,8 @@ def test_pareto_stops_what_is_beaten_by_more_than_the_noise() -> None:
 
 
 @given(observation_tables(fewest=8))
-def test_forecast_is_the_ridge_with_the_smallest_leave_one_out_error(observations: Observations) -> None:
+def test_forecast_is_the_average_of_bayesian_ridges(observations: Observations) -> None:
+    """With dense covariance matrices: y is multivariate t with (I + X X' / penalty) around its mean."""
     prediction = extrapolate(observations)
     done = observations.finished
     assert prediction.mean[done].tolist() == observations.curves[done, -1].tolist()
@@ -117,14 +119,29 @@ def test_forecast_is_the_ridge_with_the_smallest_leave_one_out_error(observation
         x, wanted = inputs(observations, int(observations.reached[row]), row)
         y = observations.curves[done, -1] - observations.curves[done, observations.reached[row] - 1]
         start = observations.curves[row, observations.reached[row] - 1]
-        errors = {penalty: leave_one_out(x, y, penalty) for penalty in PENALTIES}
-        penalty = min(errors, key=lambda item: errors[item])
-        design = np.column_stack([np.ones(len(x)), x])
-        inverse = np.linalg.inv(design.T @ design + np.diag([0.0, *[penalty] * x.shape[1]]))
-        new = np.array([1.0, *wanted])
-        assert prediction.mean[row] == pytest.approx(start + new @ inverse @ design.T @ y, abs=1e-6)
-        sd = math.sqrt(errors[penalty] * (1 + new @ inverse @ new))
-        assert prediction.sd[row] == pytest.approx(sd, rel=1e-5, abs=1e-6)
+        means, variances, likely = np.array([dense(x, y, wanted, penalty) for penalty in PENALTIES]).T
+        weights = np.exp(likely - likely.max()) / np.exp(likely - likely.max()).sum()
+        mean = weights @ means
+        assert prediction.mean[row] == pytest.approx(start + mean, abs=1e-6)
+        sd = math.sqrt(weights @ (variances + (means - mean) ** 2)) * t_factor(0.9, len(y) - 1) / 1.6448536
+        assert prediction.sd[row] == pytest.approx(sd, rel=1e-4, abs=1e-6)
+
+
+def dense(x: Floats, y: Floats, wanted: Floats, penalty: float) -> tuple[float, float, float]:
+    """Mean and variance of the prediction at `wanted`, and the logarithm of the likelihood of `y`."""
+    count = len(y)
+    covariance = np.eye(count) + x @ x.T / penalty
+    inverse, ones = np.linalg.inv(covariance), np.ones(count)
+    centre = ones @ inverse @ y / (ones @ inverse @ ones)  # generalised least squares: the flat prior
+    apart = y - centre
+    error = apart @ inverse @ apart / (count - 1)
+    towards = x @ wanted / penalty
+    missed = 1 - ones @ inverse @ towards
+    mean = centre + towards @ inverse @ apart
+    spread = 1 + wanted @ wanted / penalty - towards @ inverse @ towards + missed**2 / (ones @ inverse @ ones)
+    _, determinant = np.linalg.slogdet(covariance)
+    likely = -0.5 * (determinant + math.log(ones @ inverse @ ones) + (count - 1) * math.log(error))
+    return float(mean), float(error * spread), float(likely)
 
 
 def inputs(observations: Observations, reached: int, row: int) -> tuple[Floats, Floats]:
@@ -141,14 +158,6 @@ def inputs(observations: Observations, reached: int, row: int) -> tuple[Floats, 
             known.append((column[observations.finished] - middle) / spread)
             new.append((column[row] - middle) / spread)
     return np.stack(known, axis=1), np.array(new)
-
-
-def leave_one_out(x: Floats, y: Floats, penalty: float) -> float:
-    """Mean squared error over the closed form of the hat matrix, mean not penalised."""
-    design = np.column_stack([np.ones(len(x)), x])
-    inverse = np.linalg.inv(design.T @ design + np.diag([0.0, *[penalty] * x.shape[1]]))
-    hat = design @ inverse @ design.T
-    return float(np.mean(((y - hat @ y) / np.maximum(1 - np.diag(hat), 1 / len(y))) ** 2))
 
 
 def test_forecasts_are_as_wrong_as_they_say() -> None:
