@@ -82,7 +82,7 @@ def front(
 def _print(report: FrontReport, runs: Path) -> None:
     from nas_cli.render.scatter import scatter
     from nas_cli.render.strip import legend
-    from nas_cli.render.tables import trial_table
+    from nas_cli.render.tables import mark_legend, trial_table
     from nas_cli.render.verdict import print_verdict
 
     study, records, standings = report.study, report.records, report.standings
@@ -102,9 +102,15 @@ def _print(report: FrontReport, runs: Path) -> None:
     if console.is_terminal and len(objectives) > 1:
         width, height = min(console.width, 110), 16
         console.print(scatter(records, front, objectives, width=width, height=height))
-    console.print(trial_table(report.shown, study.space, title=title, standings=standings))
+    marks = report.marks
+    table = trial_table(
+        report.shown, study.space, title=title, standings=standings, marks=marks, elsewhere="--json"
+    )
+    console.print(table)
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
     console.print(f"[dim]{units}[/]")
+    if signs := mark_legend(report.shown, marks):
+        console.print(f"[dim]{signs}[/]")
     console.print(legend(*(record.build() for record in report.shown), marks=False))
     each = DEFAULT_EACH
     if not scratch and standings.undecided:

@@ -147,7 +147,7 @@ def _live(supervisor: Supervisor, header: RenderableType) -> View:
             known.clear()
             known[snapshot.ended] = Standings.of(supervisor.study, snapshot.records)
         standings = known[snapshot.ended]
-        rows = max(3, console.height - len(snapshot.workers) - 9)
+        rows = max(3, console.height - len(snapshot.workers) - 11)
         shown = [row.record for row in standings.shown]
         table = trial_table(
             shown[:rows], supervisor.study.space, title="front", standings=standings, one_line=True

@@ -26,24 +26,36 @@ class Column:
         head: its header.
         rank: columns of the highest rank are left out first; those of rank 0 never.
         least: width that its texts may be shortened to, in the middle; None: they are never shortened.
+        fold: break texts between words over several lines, where the column has room for the longest word.
     """
 
     head: str
     rank: int = 0
     least: int | None = None
     justify: Literal["left", "right"] = "right"
+    fold: bool = False
 
 
-def fitted_table(columns: Sequence[Column], rows: Sequence[Cells], title: str | None = None) -> Table:
+def fitted_table(
+    columns: Sequence[Column],
+    rows: Sequence[Cells],
+    title: str | None = None,
+    styles: Sequence[str] | None = None,
+    elsewhere: str = "--json",
+) -> Table:
     """Return a table of at most the terminal's width.
 
-    Where there is no room, in this order: headers are broken at underscores and the gaps narrowed, texts are
-    shortened, columns are left out. Its caption names what is left out, and the width that has room for it.
+    Where there is no room, in this order: headers that are wider than what is below them are broken at
+    underscores and the gaps narrowed, texts are
+    folded or shortened, columns are left out. Its caption names what is left out, and the width that has room
+    for it.
 
     Args:
         columns: from left to right.
         rows: cells in the order of the columns; texts with markup as strings.
         title: above the table.
+        styles: of the rows; None: all plain.
+        elsewhere: command or option that shows what is left out.
     """
     cells = [[cell if isinstance(cell, Text) else Text.from_markup(cell) for cell in row] for row in rows]
     shown = list(range(len(columns)))
@@ -62,15 +74,21 @@ def fitted_table(columns: Sequence[Column], rows: Sequence[Cells], title: str | 
     )  # fmt: skip
     for index in shown:
         column = columns[index]
+        folds = column.fold and _longest_word(cells, index) <= widths[index]
         table.add_column(
-            header(column.head, narrow=narrow), justify=column.justify, width=widths[index], no_wrap=True,
-            overflow="ellipsis",
+            _header(column, cells, index, narrow=narrow), justify=column.justify, width=widths[index],
+            no_wrap=not folds, overflow="fold" if folds else "ellipsis",
         )  # fmt: skip
-    for row in cells:
-        table.add_row(*(shorten(row[index], widths[index]) for index in shown))
+        if not folds:
+            for row in cells:
+                row[index] = shorten(row[index], widths[index])
+    for number, row in enumerate(cells):
+        table.add_row(*(row[index] for index in shown), style=styles[number] if styles else None)
     if hidden := [columns[index].head for index in range(len(columns)) if index not in shown]:
         wide = _total(columns, cells, range(len(columns)), narrow=True, shortest=True)
-        table.caption = f"no room for {', '.join(filter(None, hidden))}: {wide} columns have it, and --json"
+        table.caption = (
+            f"no room for {', '.join(filter(None, hidden))}: {wide} columns have it, and {elsewhere}"
+        )
     return table
 
 
@@ -83,9 +101,24 @@ def shorten(text: Text, width: int) -> Text:
     return Text.assemble(text[:head], "…", text[len(text) - tail :])
 
 
+def _longest_word(cells: Sequence[Sequence[Text]], index: int) -> int:
+    return max((len(word) for row in cells for word in row[index].plain.split(" ")), default=0)
+
+
+def _header(column: Column, cells: Sequence[Sequence[Text]], index: int, *, narrow: bool) -> str:
+    """Return the header of a column, broken where that makes the column narrower."""
+    whole = header(column.head)
+    widest = max((len(row[index]) for row in cells), default=0)
+    return header(column.head, narrow=True) if narrow and _width(whole) > widest else whole
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
+
+
 def _need(column: Column, cells: Sequence[Sequence[Text]], index: int, *, narrow: bool) -> tuple[int, int]:
     """Return (the least, the most) columns of the terminal that a column can use."""
-    head = max(map(len, header(column.head, narrow=narrow).splitlines()), default=0)
+    head = _width(_header(column, cells, index, narrow=narrow))
     most = max([head, *(len(row[index]) for row in cells)])
     return (most if column.least is None else min(most, max(head, column.least))), most
 

@@ -197,14 +197,20 @@ def screen(study: Study, snapshot: Snapshot, header: RenderableType | None = Non
         width, height = min(console.width, 110), PLOT_HEIGHT - 1
         top.append(scatter(snapshot.records, snapshot.front, objectives, width=width, height=height))
     rows = max(FEWEST_ROWS, spare - (PLOT_HEIGHT if plot else 0))
+    title = f"front: {len(snapshot.front)} of {snapshot.count(DONE)} {done}"
     shown = snapshot.front[:rows]
-    hidden = len(snapshot.front) - len(shown)
     if shown:
-        title = f"front: {len(snapshot.front)} of {snapshot.count(DONE)} {done}"
-        top.append(trial_table(shown, study.space, title=title, one_line=True))
+        table = trial_table(shown, study.space, title=title, one_line=True)
+        over = (
+            _height([*top, table, Text(), *below]) - console.height
+        )  # of headers and captions of many lines
+        if over > 0:
+            shown = shown[: max(FEWEST_ROWS, len(shown) - over)]
+            table = trial_table(shown, study.space, title=title, one_line=True)
+        top.append(table)
     else:
         top.append(Text(f"no {'architecture' if study.space.model is None else 'design'} is {done} yet"))
-    if hidden:
+    if hidden := len(snapshot.front) - len(shown):
         top.append(Text(f"… and {hidden} more", style="dim"))
     return Group(*top, *below)
 

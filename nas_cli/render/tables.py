@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
-from nas_cli.render.fitted import GAP, shorten
-from nas_cli.render.headers import header
-from nas_cli.render.screen import console
+from nas_cli.render.fitted import Column, fitted_table
+from studies.analysis.marks import KNEE, PICKED
 from studies.study.trial_names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from search_spaces import SearchSpace
+    from studies.analysis.marks import Marks
     from studies.analysis.standings import Standings
     from studies.study.trial_record import TrialRecord
 
 MOST_TIES = 3  # tied trials named per row
-SHORTEST_NAME = 12  # columns that a trial's name gets at least, if it needs so many
-SHORTEST_DESIGN = 12  # likewise an architecture; with less room there is no column for it
-NAME, DESIGN = 0, 1  # indices of the table's columns
+SHORTEST_NAME = 12  # columns of the terminal that a trial's name gets at least, if it needs so many
+SHORTEST_DESIGN = 20  # likewise an architecture; with less room there is no column for it
+SIGNS = {KNEE: "★", PICKED: "◇"}  # a star and a diamond, as in the picture of the front
 
 
 def trial_table(
@@ -31,94 +32,66 @@ def trial_table(
     *,
     title: str | None = None,
     standings: Standings | None = None,
+    marks: Marks | None = None,
     one_line: bool = False,
+    elsewhere: str = "nas front --json",
 ) -> Table:
     """Return a table with one row per trial: name, architecture, objectives; column bests are highlighted.
 
     With standings that include seed noise, rows also show intervals, number of runs, the probability of being
-    on the front, and ties; trials whose mean is not on the front are dimmed.
+    on the front, and ties; trials whose mean is not on the front are dimmed. Where the terminal is narrow,
+    ties are left out first, then architectures, runs, probabilities and the last objectives.
 
     Args:
         records: the trials.
         space: that they are of.
         title: above the table.
         standings: of the study.
+        marks: of the study; none are shown without.
         one_line: shorten what is too long in its middle, instead of folding it.
+        elsewhere: command or option that shows what there is no room for.
     """
     if standings is not None and standings.noise is None:
         standings = None
     objectives, names = space.objectives, Names(space)
-    heads, folded = ["trial", "architecture", *(header(item.name) for item in objectives)], [NAME, DESIGN]
+    marked = marks is not None and any(marks.words(record) for record in records)
+    fold = not one_line
+    columns = [
+        Column("trial", least=SHORTEST_NAME, justify="left", fold=fold),
+        *([Column("", justify="left")] if marked else []),
+        Column("architecture", rank=4, least=SHORTEST_DESIGN, justify="left", fold=fold),
+        *(Column(item.name, rank=1 if index else 0) for index, item in enumerate(objectives)),
+    ]
     if standings is not None:
-        heads += ["runs", "P(front)", "tied with"]
-        folded.append(len(heads) - 1)
+        columns += [Column("runs", rank=3), Column("P(front)", rank=2)]
+        columns += [Column("tied with", rank=5, justify="left", fold=fold)]
     best = [
         (min if objective.direction == "min" else max)(
             (record.values[column] for record in records if record.values), default=None
         )
         for column, objective in enumerate(objectives)
     ]
-    rows = []
+    rows, styles = [], []
     for record in records:
         cells = [
             Text(objective.metric.format(value), style="bold green" if value == best[column] else "")
             for column, (objective, value) in enumerate(zip(objectives, record.values or (), strict=True))
         ]
-        style = "" if standings is None else _add_standing(cells, record, standings)
+        styles.append("" if standings is None else _add_standing(cells, record, standings))
         name = Text(names.name(record), style="magenta" if record.baseline else "")
-        rows.append(([name, Text(names.design(record)), *cells], style))
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    widths = _widths(heads, [cells for cells, _ in rows], folded)
-    for index, width in widths.items():
-        if index in folded:
-            overflow = "ellipsis" if one_line else "fold"
-            table.add_column(heads[index], width=width, no_wrap=one_line, overflow=overflow)  # type: ignore[arg-type]
-        else:
-            table.add_column(heads[index], justify="right", no_wrap=True)
-    for cells, style in rows:
-        if one_line:
-            cells = [
-                shorten(cell, widths[index]) if index in widths and index in folded else cell
-                for index, cell in enumerate(cells)
-            ]
-        table.add_row(*(cells[index] for index in widths), style=style)
-    if DESIGN not in widths:
-        table.caption, table.caption_justify = "a wider terminal also shows the architectures", "left"
-    return table
+        signs = [Text(_signs(record, marks))] if marks is not None and marked else []
+        rows.append([name, *signs, Text(names.design(record)), *cells])
+    return fitted_table(columns, rows, title, styles, elsewhere)
 
 
-def _widths(heads: Sequence[str], rows: Sequence[Sequence[Text]], folded: Sequence[int]) -> dict[int, int]:
-    """Return the widths of the columns that there is room for, by index.
-
-    Folded columns share what the others leave: each gets its widest word, then the ties the rest of what they
-    need, then the names, then the architectures.
-    """
-    texts = [[head, *(row[index].plain for row in rows)] for index, head in enumerate(heads)]
-    needed = [max(_longest(text.splitlines()) for text in column) for column in texts]
-    least = {index: max(_longest(text.split()) for text in texts[index]) for index in folded}
-    least[NAME] = min(needed[NAME], SHORTEST_NAME)
-    fixed = sum(width for index, width in enumerate(needed) if index not in folded)
-    rest = console.width - GAP * (len(heads) - 1) - fixed - sum(least.values())
-    if rest < 0:
-        short = least.pop(DESIGN)
-        if short + rest >= SHORTEST_DESIGN:
-            least[DESIGN], rest = short + rest, 0
-        else:
-            rest += short + GAP
-    widths = {}
-    for index in sorted(least, key=lambda item: (item == DESIGN, item == NAME)):
-        widths[index] = min(needed[index], least[index] + max(rest, 0))
-        rest -= widths[index] - least[index]
-    return {
-        index: widths.get(index, width)
-        for index, width in enumerate(needed)
-        if index in widths or index not in folded
-    }
+def mark_legend(records: Sequence[TrialRecord], marks: Marks) -> str:
+    """Return what the marks of these trials mean, such as `★ knee, ◇ picked`; empty if there are none."""
+    words = {word for record in records for word in marks.words(record)}
+    return ", ".join(f"{sign} {word}" for word, sign in SIGNS.items() if word in words)
 
 
-def _longest(words: Sequence[str]) -> int:
-    return max(map(len, words), default=0)
+def _signs(record: TrialRecord, marks: Marks) -> str:
+    return "".join(SIGNS[word] for word in marks.words(record))
 
 
 def _add_standing(cells: list[Text], record: TrialRecord, standings: Standings) -> str:

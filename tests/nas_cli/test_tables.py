@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from rich.text import Text
 from typer.testing import Result
 
 from nas_cli.render.fitted import Column, fitted_table, shorten
 from nas_cli.render.screen import console
-from tests.scored_study import make_study
+from studies.storage.attributes import ARCHITECTURE, HASH, LINE, METRICS, REPEAT, REPEAT_OF
+from studies.study import Study
+from surgery.config.quantities import format_bytes
+from tests.scored_study import CACHE, make_study
 
 LONG = "WWFGWWFGWWFG·hdpl[qkvo,gud]@0-5,8 b16 r128 free_bits:0.00012·loop 4"
 
@@ -96,7 +101,52 @@ def test_fronts_of_pretrained_models_keep_their_numbers(
         assert len(line) <= columns or "nas refine" in line  # a command stays in one line, to be copied
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+def repeat(study: Study) -> None:
+    """Measure every design a second time."""
+    for record in [item for item in study.records() if item.values is not None]:
+        kl, *costs = record.values or ()
+        attributes = {ARCHITECTURE: record.architecture, LINE: record.line, HASH: record.hash}
+        attributes[METRICS] = {**record.metrics, "kl": 1.1 * kl}
+        study.inner.add_trial(
+            optuna.trial.create_trial(
+                values=[1.1 * kl, *costs], user_attrs={**attributes, REPEAT_OF: record.number, REPEAT: 1}
+            )
+        )
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80, 120])
+def test_fronts_with_replicates_keep_headers_and_numbers(
+    nas: Callable[..., Result], tmp_path: Path, width: Callable[[int], None], columns: int
+) -> None:
+    study = make_study(tmp_path)
+    repeat(study)
+    rows = json.loads(nas("front", "hybrid", "--dir", tmp_path, "--json").stdout)["front"]
+    nas("pick", "hybrid", "--dir", tmp_path, "--trial", rows[-1]["number"])
+    width(columns)
+    text = nas("front", "hybrid", "--dir", tmp_path).stdout
+    table = text.partition("kl in nats/token")[0]
+    assert all(len(line) <= columns for line in table.splitlines())
+    hidden = table.partition("no room for")[2].partition(":")[0].replace("\n", " ")
+    pieces = {"runs", "P(front)", "kl", "@1024"} - set(hidden.split(", "))
+    pieces |= {word for head in ("tied", "architecture") if head not in hidden for word in (head,)}
+    words = table.split()
+    assert pieces <= set(words)
+    for row in rows:
+        assert f"#{row['number']}" in words
+        if row["number"]:
+            assert f"{row['metrics']['kl']:.4f}" in words
+            assert any(word.startswith("±") and len(word) == len("±0.0000") for word in words)
+        assert format_bytes(row["metrics"][CACHE]) in " ".join(words)
+    assert ("architecture" in hidden) == (columns < 80)
+    signs = text.partition("kl in nats/token")[2]
+    assert "★ knee, ◇ picked" in signs
+    (knee,) = [line for line in table.splitlines() if "★" in line]
+    assert f"#{next(row['number'] for row in rows if row['knee'])} " in knee
+    (picked,) = [line for line in table.splitlines() if "◇" in line]
+    assert picked.startswith(f"#{rows[-1]['number']} ")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize("command", ["front", "front --baselines", "front --all", "show --importances"])
 def test_screens_of_a_study_break_no_word(
     nas: Callable[..., Result], study_folder: Path, width: Callable[[int], None], columns: int, command: str
