@@ -66,6 +66,10 @@ def study(study_folder: Path) -> tuple[str, ...]:
     return (study_folder.name, "--dir", str(study_folder.parent))
 
 
+def test_studies(printed: Callable[..., Any], study: tuple[str, ...]) -> None:
+    compare("nas studies", printed("studies", *study[1:]))
+
+
 def test_front_and_pick(printed: Callable[..., Any], study: tuple[str, ...]) -> None:
     front = printed("front", *study, "--all")
     compare("nas front", front, but=("val_loss",))
