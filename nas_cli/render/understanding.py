@@ -77,8 +77,8 @@ def print_importances(importances: Importances) -> None:
     console.print(Text(title, style="italic"))
     console.print(fitted_table(columns, rows))
     console.print(
-        "[dim]p: tests whether the loss depends on the field (Kruskal-Wallis permutation test; each field "
-        "separately, not corrected for multiple tests)[/]"
+        "[dim]p: tests whether the loss depends on the field beyond what the other fields explain "
+        "(permutation test; not corrected for the number of fields)[/]"
     )
 
 

@@ -3,17 +3,16 @@
 Importances are Optuna's PED-ANOVA (Watanabe et al. 2023; with conditional fields as in arXiv 2601.20800):
 the divergence of a field's values in the best trials from those in all trials, normalised to a sum of 1. They
 always add up to 1, so that some field looks important even in pure noise. Whether a field has any effect on
-the loss is therefore tested separately: a Kruskal-Wallis test over the field's values, with a p-value from
-permutations of the losses among the trials that have the field. Both consider one field at a time. A sampler
-chooses fields jointly, so that effects of correlated fields are confounded: false positives are more frequent
-than p suggests, false negatives are rare.
+the loss is therefore tested separately. A sampler chooses fields jointly, so that one without effect goes
+with one that has an effect. The test takes away what the other fields explain, and permutes what is left over
+(`studies.stats.partial_effect`). Importances consider one field at a time, and are confounded.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.objectives import Objective
 from search_spaces.trial import ReplayTrial
+from studies.stats.partial_effect import partial_effect_p
 from studies.stats.seeds import derive_seed
 from studies.study import Study
 from studies.study.trial_record import DONE, TrialRecord
@@ -34,7 +34,7 @@ from surgery.config.problems import Problem, UserError
 BEST = 0.1  # share of the trials that importances count as best, but at least BEST_TRIALS
 BEST_TRIALS = 5  # recommended by Optuna's documentation
 FEWEST = 10  # trials for importances
-DRAWS = 999  # permutations for a p-value
+ABSENT = -1  # group of a trial without the field
 MOST_VALUES = 5  # a field with more distinct values is grouped into quarters
 LOOKED_AT = 8  # trials whose field is changed to test its effect on costs
 
@@ -45,7 +45,8 @@ class Field:
 
     Attributes:
         front, loss: PED-ANOVA importances, each adding up to 1 over all fields.
-        p: of the Kruskal-Wallis test on the loss; None for a field with a single value.
+        p: of the test on the loss, given the other fields; None for a field that has a single value, or goes
+            with the others in all trials.
         spread: highest minus lowest mean loss over the field's values (or quarters), in the loss's unit.
         trials: number of trials that have the field.
         changes_architecture: whether another value gives another architecture; exact, without training.
@@ -115,8 +116,9 @@ def importances(study: Study) -> Importances:
     front = _shares(copy, share, None if len(objectives) > 1 else lambda trial: sign * trial.values[0])
     loss = _shares(copy, share, lambda trial: sign * trial.values[column])
     losses = np.array([record.values[column] for record in records if record.values])
+    p = effects([record.params for record in records], losses)
     fields = [
-        _field(study, name, front[name], loss[name], records, losses, objectives)
+        _field(study, name, (front[name], loss[name]), p[name], records, losses, objectives)
         for name in sorted(front, key=lambda name: -front[name])
     ]
     best = math.ceil(share * len(records))
@@ -138,16 +140,40 @@ def _shares(study: optuna.Study, share: float, target: Any) -> dict[str, float]:
 
 
 def _field(
-    study: Study, name: str, front: float, loss: float, records: Sequence[TrialRecord],
+    study: Study, name: str, shares: tuple[float, float], p: float | None, records: Sequence[TrialRecord],
     losses: NDArray[np.float64], objectives: Sequence[Objective],
 ) -> Field:  # fmt: skip
     having = [index for index, record in enumerate(records) if name in record.params]
     groups = grouped([records[index].params[name] for index in having])
     own = losses[having]
     means = [own[groups == group].mean() for group in np.unique(groups)]
-    architecture, costs = _changes(study, name, [records[index] for index in having], objectives)
-    p = shuffle_test(groups, own, derive_seed("importance", name)) if len(means) > 1 else None
-    return Field(name, front, loss, p, float(max(means) - min(means)), len(having), architecture, costs)
+    changes = _changes(study, name, [records[index] for index in having], objectives)
+    return Field(name, *shares, p, float(max(means) - min(means)), len(having), *changes)
+
+
+def effects(params: Sequence[Mapping[str, Any]], losses: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return for each field the p-value of its effect on the loss, given the other fields.
+
+    Args:
+        params: of each trial, by field; a conditional field is tested in the trials that have it, and to
+            other fields its absence is one more value.
+        losses: (trials,).
+    """
+    names = sorted({name for of in params for name in of})
+    having = {name: np.array([index for index, of in enumerate(params) if name in of]) for name in names}
+    groups = {}
+    for name in names:
+        groups[name] = np.full(len(params), ABSENT)
+        groups[name][having[name]] = grouped([params[index][name] for index in having[name]])
+    return {
+        name: partial_effect_p(
+            groups[name][having[name]],
+            [groups[other][having[name]] for other in names if other != name],
+            losses[having[name]],
+            derive_seed("importance", name),
+        )
+        for name in names
+    }
 
 
 def grouped(values: Sequence[Any]) -> NDArray[np.int64]:
@@ -159,29 +185,6 @@ def grouped(values: Sequence[Any]) -> NDArray[np.int64]:
 
     order = rankdata(np.array(values, dtype=float)) - 1  # equal values share a group
     return np.asarray(order * 4 // len(values), dtype=np.int64)
-
-
-def shuffle_test(
-    groups: NDArray[np.int64], values: NDArray[np.float64], seed: int, draws: int = DRAWS
-) -> float:
-    """Return the permutation p-value of the Kruskal-Wallis statistic (1952).
-
-    Ties are allowed; the test is exact for any distribution, up to the number of draws.
-    """
-    from scipy.stats import kruskal, permutation_test
-
-    if np.ptp(values) == 0:
-        return 1.0  # the statistic of equal values is not defined
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-
-    def statistic(order: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        samples = [np.take(order, inside, axis) for inside in members]
-        return np.asarray(kruskal(*samples, axis=axis).statistic)
-
-    result = permutation_test(
-        (values,), statistic, permutation_type="pairings", alternative="greater", n_resamples=draws, rng=seed
-    )
-    return float(result.pvalue)
 
 
 def _changes(
