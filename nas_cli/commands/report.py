@@ -31,7 +31,7 @@ def report(
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
 ) -> None:  # fmt: skip
-    """Write one HTML page: question, space, front, baselines beaten, audits, curves, costs, commands."""
+    """Write one HTML page: question, space, front, picks, baselines, audits, curves, costs, commands."""
     from studies.reporting.drawing import check_page_path
 
     if output is not None:

@@ -233,7 +233,7 @@ def _next_better(
 
 def _asked_for(study: Study, standings: Standings, number: int) -> Choice:
     """Return a trial that was asked for; of a replicate or duplicate, the trial that has its architecture."""
-    record, reason = study.record(number), "asked for"
+    record, reason = study.record(number), "asked for by its number"
     problem = None
     if record.state == FAILED:
         hint = f"nas front {study.name} has those that were trained to the end"

@@ -11,10 +11,12 @@ from search_spaces.shown_costs import shown_costs
 from studies.reporting.explanation import Explainer
 from studies.reporting.folded_yaml import architecture_yaml
 from studies.reporting.markdown import markdown_table
+from studies.reporting.picked import commands, why_picked
 from studies.reporting.score_map import scores_of
 from studies.reporting.study_note import study_note
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
+from studies.study.picks import Pick, read_picks
 from studies.study.trial_names import Names
 from studies.study.trial_record import INFEASIBLE, PAUSED, TrialRecord
 from surgery.architecture.costs import cost
@@ -29,7 +31,7 @@ class Notes:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._known: dict[int, tuple[TrialRecord, bool]] = {}
+        self._known: dict[int, tuple[TrialRecord, bool, Pick | None]] = {}
         self._names = Names(study.space)
         self._explainer: Explainer | None = None
 
@@ -41,16 +43,16 @@ class Notes:
             self._explainer = Explainer(space, scores)
             self._known.clear()  # notes say more with scores
         front = {record.number for record in study.front()}
+        picks = {pick.trial: pick for pick in read_picks(study.inner)}
         bodies: list[tuple[str, optuna.Study | optuna.Trial, str]] = []
         trials = study.inner.get_trials(deepcopy=False)
         for record in study.records()[: len(trials)]:
-            state = (record, record.number in front)
+            pick = picks.get(record.number)
+            state = (record, record.number in front, pick)
             if record.architecture is None or self._known.get(record.number) == state:
                 continue
             target = as_trial(study.inner, trials[record.number])
-            body = trial_note(
-                study, record, self._explainer, names=self._names, on_front=record.number in front
-            )
+            body = trial_note(study, record, self._explainer, names=self._names, on_front=state[1], pick=pick)
             bodies.append((str(record.number), target, body))
             self._known[record.number] = state
         bodies.append(("study", study.inner, study_note(study)))
@@ -85,8 +87,18 @@ def trial_note(
     *,
     names: Names | None = None,
     on_front: bool = False,
+    pick: Pick | None = None,
 ) -> str:
-    """Return the Markdown note of one trial; with an explainer also what each replacement costs and saves."""
+    """Return the Markdown note of one trial.
+
+    Args:
+        study: of the trial.
+        record: of the trial.
+        explainer: that says what each replacement costs and saves; None: the note does not.
+        names: of the study's trials.
+        on_front: whether it is on the front.
+        pick: of the trial; None: it was not picked.
+    """
     names = names or Names(study.space)
     name, design = names.name(record), names.design(record)
     why = None if explainer is None else explainer.explain(record)
@@ -96,12 +108,14 @@ def trial_note(
     rows = [[item, _formatted(parse_metric(item)[0], value)] for item, value in known.items()]
     broken = [f"- {violation}" for violation in study.space.violations(architecture)]
     reason = record.reason if record.state != INFEASIBLE else ""
+    words = [_state(study, record), *(["on the front"] if on_front else []), *(["picked"] if pick else [])]
     parts = [
-        f"## {name} {_state(study, record)}{', on the front' if on_front else ''}",
+        f"## {name} {', '.join(words)}",
         f"`{design}` `{record.hash}`",
         *([f"In full: `{record.line}`"] if design != record.line else []),
         f"```\n{plain_strip(architecture)}\n```",
         *([f"**{reason}**"] if reason else []),
+        *([why_picked(pick), commands(study, pick)] if pick is not None else []),
         *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
         *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
         *([why.markdown()] if why is not None else []),

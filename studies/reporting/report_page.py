@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
+from studies.analysis.marks import Marks
 from studies.analysis.pick import knee
 from studies.analysis.standings import Standings
 from studies.reporting.dashboard_graphs import figures
 from studies.reporting.figure import Figure
 from studies.reporting.folded_yaml import architecture_yaml, folded
 from studies.reporting.markdown import markdown_table
+from studies.reporting.picked import FOLDED, picked_section
 from studies.reporting.picture import as_svg, picture
-from studies.reporting.study_note import findings
+from studies.reporting.study_note import findings, front_table
 from studies.study import Study
 from studies.study.settings import MILP
 from studies.study.trial_record import DONE, TrialRecord
@@ -57,10 +60,13 @@ def report_page(study: Study, audits: Sequence[str] = ()) -> str:
     """
     records = study.records()
     parts = [_html("\n\n".join(_beginning(study, records)))]
-    done = any(record.state == DONE for record in records)
-    standings = Standings.of(study, records) if done else None
-    if standings is not None:
-        parts.append(_html("\n\n".join(findings(study, records, standings))))
+    standings = Standings.of(study, records)
+    marks = Marks.of(study, standings)
+    parts.append(_html("\n\n".join([
+        *front_table(study, standings, marks),
+        *picked_section(study, standings, marks, with_yaml=True),
+        *(findings(study, records, standings) if any(record.state == DONE for record in records) else ()),
+    ])))  # fmt: skip
     drawn: dict[str, list[str]] = {}
     for name, figure in figures(study):
         drawn.setdefault(name.partition("-")[0], []).append(_figure(figure))
@@ -106,9 +112,9 @@ def _beginning(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
     yield markdown_table(["", ""], rows)
 
 
-def _end(study: Study, standings: Standings | None) -> Iterator[str]:
-    record = None if standings is None else knee(standings)
-    if standings is not None and record is not None:
+def _end(study: Study, standings: Standings) -> Iterator[str]:
+    record = knee(standings)
+    if record is not None:
         yield f"### The knee of the front: {standings.names.name(record)}"
         yield f"```yaml\n{architecture_yaml(record.build())}\n```"
     yield "### Commands"
@@ -140,10 +146,18 @@ def _figure(figure: Figure) -> str:
 
 
 def _html(text: str) -> str:
-    """Return Markdown as HTML, in which no HTML of the text is a tag."""
+    """Return Markdown as HTML, in which no HTML of the text is a tag; FOLDED blocks are closed at first."""
     from markdown_it import MarkdownIt
 
-    rendered: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    def fence(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+        block: str = renderer.fence(tokens, index, options, env)
+        if tokens[index].info != FOLDED:
+            return block
+        return f"<details><summary>its YAML</summary>\n{block}</details>\n"
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.add_render_rule("fence", fence)
+    rendered: str = markdown.render(text)
     return rendered
 
 

@@ -10,6 +10,7 @@ from studies.analysis.standings import Standing, Standings
 from studies.analysis.versus_baselines import VersusBaselines
 from studies.reporting.folded_yaml import folded
 from studies.reporting.markdown import markdown_table
+from studies.reporting.picked import picked_section
 from studies.reporting.score_map import ScoreMap, scores_of
 from studies.study import Study
 from studies.study.trial_names import Names
@@ -24,11 +25,14 @@ def study_note(study: Study) -> str:
     scratch = study.space.replacements is None
     done = sum(record.state == DONE for record in records)
     what = f"{study.space.done_word} {'architectures' if scratch else 'designs'}"
+    marks = Marks.of(study, standings)
     parts = [
         f"## {study.name}",
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
         f"stopping {settings.stopping}, seed {settings.seed}. {len(standings.front)} of {done} {what} "
         "are on the front.",
+        *front_table(study, standings, marks),
+        *picked_section(study, standings, marks, with_yaml=False),
         *findings(study, records, standings),
         *_scores(study),
         "### How to read this page",
@@ -44,17 +48,16 @@ def study_note(study: Study) -> str:
 
 
 def findings(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:
-    """Yield paragraphs and tables: the front, what has not finished, baselines, constraints."""
-    yield from _front(study, standings)
+    """Yield paragraphs and tables: what has not finished, baselines, constraints."""
     yield from _states(records, standings.names)
     yield from _baselines(study, records, standings)
     yield from _constraints(study, records, standings)
 
 
-def _front(study: Study, standings: Standings) -> Iterator[str]:
+def front_table(study: Study, standings: Standings, marks: Marks) -> Iterator[str]:
+    """Yield the table of the front, in which the knee and the picks are marked; nothing without a front."""
     if not standings.front:
         return
-    marks = Marks.of(study, standings)
     head = ["trial", "architecture", *(_head(item) for item in standings.objectives)]
     if standings.noise is not None:
         head.append("P(front)")

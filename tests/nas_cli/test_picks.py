@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from typer.testing import Result
 from studies.analysis.marks import Marks
 from studies.analysis.pick import PickRequest, choose
 from studies.analysis.standings import Standings
+from studies.reporting.dashboard_notes import Notes, trial_note
+from studies.reporting.study_note import study_note
 from studies.storage.attributes import ARCHITECTURE, HASH, LINE, REASON, REPEAT_OF
 from studies.study import Study
 from studies.study.picks import read_picks
 from surgery.architecture import Architecture
 from tests.nas_cli.test_dashboard import pause
+from tests.picks import pick_trial
 from tests.scored_study import make_study
 
 Nas = Callable[..., Result]
@@ -124,3 +128,31 @@ def test_a_trial_leaves_nothing_to_choose(run: Nas, study: Study) -> None:
         assert words in str(result.exception)
     with pytest.raises(AssertionError):
         PickRequest(trial=1, best="kl")
+
+
+def test_notes_and_pages_show_why_it_was_picked(run: Nas, study: Study, tmp_path: Path) -> None:
+    run("pick", "--limit", f"{CACHE}<=60%", "--best", "kl", "-o", tmp_path / "mine.yaml")
+    (pick,) = read_picks(study.inner)
+    page = tmp_path / "page.html"
+    assert run("report", "-o", page).exit_code == 0
+    record = study.records()[pick.trial]
+    texts = {
+        "report": html.unescape(page.read_text()),
+        "note": study_note(study),
+        "trial": trial_note(study, record, pick=pick),
+    }
+    for name, text in texts.items():
+        for words in (pick.reason, CACHE, "307.2 KiB", "mine.yaml", "nas apply"):
+            assert words in text, (name, words)
+    assert "<h3>Picked</h3>" in texts["report"]
+    assert "<details>" in texts["report"]
+    other = next(item for item in study.records() if item.number != pick.trial)
+    assert pick.reason not in trial_note(study, other)
+    # written into the study when it is annotated, and again when something else is picked
+    notes = Notes(study)
+    notes.write()
+    pick_trial(study, other.number)
+    assert notes.write() == 2  # the study's, and the trial's
+    assert "#0 original measured, on the front, picked" in trial_note(
+        study, other, on_front=True, pick=read_picks(study.inner)[0]
+    )
