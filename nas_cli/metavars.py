@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Literal, get_args, get_origin
 
-from typer.models import ParameterInfo
+from typer.models import OptionInfo, ParameterInfo
 
 # by parameter; options that say it themselves keep theirs
 BY_NAME = {
@@ -34,6 +34,9 @@ def set_metavars(signature: inspect.Signature) -> None:
         if kinds == {bool} or any(get_origin(item) is Literal for item in kinds):
             continue
         for info in about:
+            if isinstance(info, OptionInfo) and not info.param_decls and not isinstance(info.default, str):
+                # Typer 0.27 would write a name of its own as its metavar is written: --NAME
+                info.param_decls = (f"--{parameter.name.replace('_', '-')}",)
             if isinstance(info, ParameterInfo) and info.metavar is None:
                 types = (BY_TYPE[item] for item in kinds if item in BY_TYPE)
                 info.metavar = BY_NAME.get(parameter.name) or next(types, None)

@@ -87,6 +87,8 @@ def annotating(study: Study, seconds: float = SECONDS) -> Iterator[None]:
                 annotator.update(last=True)
         except STORAGE_ERRORS as error:
             log.warning("the study can only be read, so it gets no notes: %s", error)
+        except ModuleNotFoundError as error:
+            log.warning("notes can't be written: %s", error)
         except Exception:  # missing notes must not end a search
             log.exception("notes can't be written")
 

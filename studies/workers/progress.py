@@ -11,7 +11,8 @@ from studies.study.trial_record import State, TrialRecord
 
 Report = Callable[[Mapping[str, Any]], None]
 
-TRAINING = "training"  # state of a worker; others are stages before it
+TRAINING = "training"  # states of a worker that is at a trial; others are stages before it
+MEASURING = "measuring"
 LEAST_PACE = 0.5  # trainings after which a pace is shown: earlier it is mostly that of starting
 
 
@@ -26,6 +27,7 @@ class Snapshot:
     target: int | None
     trained_here: int  # since this search started, counted as the target is
     refining: bool = False  # replicates are trained and counted
+    prepared: float = 0.0  # of `elapsed`, what passed before the first training began
 
     def count(self, state: State) -> int:
         """Return the number of trials in a state."""
@@ -48,11 +50,12 @@ class Snapshot:
 
     @property
     def trials_per_hour(self) -> float:
-        """Trainings per hour since this search started, with the parts of those that run.
+        """Trainings per hour since the first began, with the parts of those that run.
 
-        Starting, suggestions, evaluations and resumed runs are in it, so that it is what a clock shows.
+        Suggestions, evaluations and resumed runs are in it, so that it is what a clock shows.
         """
-        return 3600 * (self.trained_here + self._parts) / self.elapsed if self.elapsed > 0 else 0.0
+        seconds = self.elapsed - self.prepared
+        return 3600 * (self.trained_here + self._parts) / seconds if seconds > 0 else 0.0
 
     @property
     def eta(self) -> float | None:
@@ -64,7 +67,7 @@ class Snapshot:
         here = self.trained_here + self._parts
         if self.target is None or not self.workers or here < LEAST_PACE:
             return None
-        each = self.elapsed / here
+        each = (self.elapsed - self.prepared) / here
         left = max(0.0, self.target - self.ended - self._parts)
         own = len(self.workers) * each  # seconds of one training in one worker
         running = [worker["done"] for worker in self.workers if worker.get("state") == TRAINING]

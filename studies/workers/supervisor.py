@@ -18,7 +18,7 @@ from studies.storage.opening import explain_storage_errors
 from studies.study import Study
 from studies.study.leases import statuses
 from studies.study.trial_record import TrialRecord, front_records
-from studies.workers.progress import Snapshot
+from studies.workers.progress import MEASURING, TRAINING, Snapshot
 
 POLL_SECONDS = 0.5
 RESPAWNS = 3  # restarts of dead workers per worker, counted together
@@ -49,6 +49,7 @@ class Supervisor:
         self.respawned = 0
         self.lost: dict[int, float] = {}  # time of the loss by worker index
         self.started = time.monotonic()
+        self.prepared: float | None = None  # seconds until the first training began
         self.trained_before = self._ended(study.records())
         self.timed_out = False
 
@@ -84,14 +85,21 @@ class Supervisor:
     def snapshot(self) -> Snapshot:
         """Return the state of the study now."""
         records = self.study.records()
+        workers = statuses(self.study.workers_folder)
+        elapsed = time.monotonic() - self.started
+        here = self._ended(records) - self.trained_before
+        at_trials = any(worker.get("state") in (TRAINING, MEASURING) for worker in workers)
+        if self.prepared is None and (here or at_trials):
+            self.prepared = elapsed
         return Snapshot(
             records=records,
             front=front_records(records, self.study.space.objectives),
-            workers=statuses(self.study.workers_folder),
-            elapsed=time.monotonic() - self.started,
+            workers=workers,
+            elapsed=elapsed,
             target=self.target,
-            trained_here=self._ended(records) - self.trained_before,
+            trained_here=here,
             refining=self.refine is not None,
+            prepared=elapsed if self.prepared is None else self.prepared,
         )
 
     def _ended(self, records: list[TrialRecord]) -> int:

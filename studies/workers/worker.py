@@ -37,7 +37,7 @@ from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time
 from studies.workers.designs import Designs
 from studies.workers.latency import time_blocks
-from studies.workers.progress import Stages
+from studies.workers.progress import MEASURING, TRAINING, Stages
 from studies.workers.proxy import metrics_of, open_data, settings_of, train_settings
 from studies.workers.signals import Stop, stop_on_signals
 from surgery.architecture.metrics import METRICS as ALL_METRICS
@@ -174,7 +174,7 @@ class _Worker:
         assert self.designs is not None
         trial, line = assignment.trial, assignment.architecture.line
         self._beat(trial)
-        self.lease.report_status({"state": "measuring", "trial": trial.number, "line": line})
+        self.lease.report_status({"state": MEASURING, "trial": trial.number, "line": line})
         sample = trial.user_attrs.get(REPEAT, 0)
         return [self.designs.measure(assignment.architecture, sample, self.stop)]
 
@@ -203,7 +203,7 @@ class _Worker:
         def on_step(progress: Progress) -> None:
             self.lease.report_status(
                 {
-                    "state": "training",
+                    "state": TRAINING,
                     "trial": trial.number,
                     "line": architecture.line,
                     "loss": progress.loss,

@@ -72,6 +72,13 @@ def test_time_left_is_that_of_the_pace_shown(study: Study) -> None:
     assert now.eta == pytest.approx(5.5 / now.trials_per_hour * 3600)
 
 
+def test_what_precedes_the_first_training_says_nothing_about_the_pace(study: Study) -> None:
+    """The replacements of a pretrained model are fitted and scored for 110 s; then one design takes 10 s."""
+    now = snapshot(study, workers=[training(0.0)], trained_here=1, prepared=110.0)
+    assert now.trials_per_hour == pytest.approx(360)
+    assert now.eta == pytest.approx(10 * (12 - now.ended))
+
+
 def test_time_left_is_at_least_that_of_the_slowest_run(study: Study) -> None:
     """Two workers with the last two runs: one has a tenth behind it, the other almost all."""
     now = snapshot(study, workers=[training(0.1), training(0.9)], target=8)
