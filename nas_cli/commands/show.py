@@ -286,6 +286,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         why = {"summed_kl": None, "why": None} if explanation is None else explanation.to_dict()
         print_json({**known, "costs": costs, "curve": curve, **why, "yaml": architecture.to_dict()})
         return
+    from nas_cli.render.curve import print_curve
     from nas_cli.render.strip import layer_strip, legend
 
     names = standings.names
@@ -318,7 +319,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
         console.print(f"  [red]{escape(record.reason)}[/]", soft_wrap=True)
     if (pick := marks.pick_of(record)) is not None:
         console.print(f"  picked {escape(str(pick))}", soft_wrap=True)
-    _print_curve(curve)
+    print_curve(curve)
     print_warnings(architecture.warnings())
 
 
@@ -369,26 +370,3 @@ def _print_runs(standings: Standings, row: Standing) -> None:
         )
     if row.record.failed_runs:
         console.print(f"  [red]{row.record.failed_runs} repeats failed[/]")
-
-
-def _print_curve(curve: list[dict[str, Any]]) -> None:
-    """Print the loss over tokens as a small plot."""
-    points = [(point["tokens"], point["loss"]) for point in curve if "loss" in point]
-    held_out = [(point["tokens"], point["val_loss"]) for point in curve if "val_loss" in point]
-    if len(points) < 2 or not console.is_terminal:
-        return
-    import plotext
-    from rich.text import Text
-
-    from surgery.config.quantities import format_count
-
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plotsize(min(console.width, 90), 12)
-    plotext.plot(*zip(*points, strict=True), color="gray", marker="braille")
-    plotext.scatter(*zip(*held_out, strict=True), color="green+", marker="◆")
-    last = points[-1][0]
-    plotext.xticks([0, last / 2, last], [format_count(number) for number in (0, last / 2, last)])
-    plotext.xlabel("tokens")
-    plotext.ylabel("loss (◆ held out)")
-    console.print(Text.from_ansi(plotext.build()))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from surgery.architecture import Architecture
+from surgery.config.quantities import format_count
 from tests.nas_cli.conftest import MICRO
 
 TRIALS = 4
@@ -100,7 +101,14 @@ def test_show(folder: Path) -> None:
     assert shown["baseline"] == "dense"
     assert shown["costs"]["params"] == shown["metrics"]["params"]
     assert shown["curve"][-1]["val_loss"] == shown["metrics"]["val_loss"]
-    assert "nats/token" in nas(folder, "show", "micro", "0").stdout
+    text = nas(folder, "show", "micro", "0").stdout  # not a terminal
+    assert "nats/token" in text
+    (line,) = [line for line in text.splitlines() if "training loss" in line]
+    losses = [point for point in shown["curve"] if "loss" in point]
+    assert f"{losses[0]['loss']:.3f} to " in line
+    assert line.endswith(f"{losses[-1]['loss']:.3f} to {format_count(losses[-1]['tokens'])} tokens")
+    assert "decode_flops@64" in text  # the context of the study's constraint
+    assert "@4096" not in text
     states = json.loads(nas(folder, "show", "micro", "--json").stdout)["states"]
     assert states["trained"] == TRIALS
     missing = nas(folder, "show", "micro", "99999")
