@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import typer
@@ -55,7 +56,7 @@ def _table(listed: list[Overview]) -> Table:
         if item.problem:
             table.add_row(Text(item.name), Text("–"), Text(item.problem, style="red"), "–", "–")
             continue
-        kind = "from scratch" if item.model is None else f"in {item.model}"
+        kind = "from scratch" if item.model is None else f"in {PurePath(item.model).name}"
         states = ", ".join(f"{count} {state}" for state, count in item.states.items())
         table.add_row(Text(item.name), Text(kind), Text(states or "none"), Text(_best(item)), _when(item))
     return table

@@ -23,7 +23,8 @@ class Overview:
         model: the pretrained model whose parts are replaced; None: architectures are trained from scratch.
         states: number of trials by state.
         objective: the first one.
-        best: the best value in it on the front, and `trial`, which has it; None while there is no front.
+        best: the best value in it on the front, the original model left out, and `trial`, which has it; None
+            while there is no front.
         workers: that are alive here.
         last: when a trial began or ended last.
         problem: why the study can't be read; empty if it can.
@@ -44,7 +45,9 @@ class Overview:
         """Return the overview of an open study."""
         space = study.space
         first = space.objectives[0]
-        values = {record.number: record.values[0] for record in study.front() if record.values}
+        original = None if space.model is None else space.model.architecture.hash  # its own distance is 0
+        front = [record for record in study.front() if record.hash != original]
+        values = {record.number: record.values[0] for record in front if record.values}
         choose = min if first.direction == "min" else max
         trial = choose(values, key=values.__getitem__) if values else None
         trials = study.inner.get_trials(deepcopy=False)

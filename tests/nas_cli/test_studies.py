@@ -13,6 +13,7 @@ from typer.testing import Result
 from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.overview import Overview
+from tests.scored_study import make_study
 
 Nas = Callable[..., Result]
 
@@ -55,6 +56,14 @@ def test_as_json(nas: Nas, runs: Path) -> None:
     with Lease(study.workers_folder) as lease:
         lease.report_status({})
         assert Overview.of(study).workers == 1
+
+
+def test_a_study_of_a_pretrained_model(tmp_path: Path) -> None:
+    overview = Overview.of(make_study(tmp_path))
+    assert overview.model == "smol"
+    assert overview.states == {"measured": 4}
+    assert (overview.objective, overview.trial) == ("kl", 1)  # trial 0 is the original
+    assert overview.best == pytest.approx(1.5 * 0.002 * (2 + 3))
 
 
 def test_an_empty_folder_names_the_first_command(nas: Nas, tmp_path: Path) -> None:
