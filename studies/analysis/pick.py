@@ -131,7 +131,7 @@ class PickRequest:
             asked=self.trial is not None,
             limits=tuple(map(str, self.limits)),
             reason=choice.reason,
-            at=datetime.now(UTC).isoformat(),
+            at=datetime.now(UTC).isoformat(timespec="microseconds"),
             output=None if output is None else str(expand(output).absolute()),
             machine=socket.gethostname(),
             portable=portable,

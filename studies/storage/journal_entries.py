@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
@@ -35,6 +36,13 @@ def _is_whole(value: object, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
+def _is_time(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
 def _list_of(kind: Kind) -> Kind:
     return Kind(
         f"a list, each {kind.name}", lambda value: isinstance(value, list) and all(map(kind.holds, value))
@@ -59,6 +67,8 @@ FINITE = Kind("a finite number", lambda value: _is_number(value) and math.isfini
 INDEX = Kind("a whole number from 0", lambda value: _is_whole(value, 0))
 COUNT = Kind("a whole number from 1", lambda value: _is_whole(value, 1))
 DURATION = Kind("a number from 0", lambda value: FINITE.holds(value) and value >= 0)
+TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
+TIME = Kind("a time with its zone", _is_time)
 OBJECT = _object_of(ANY)
 NUMBERS, METRICS, TEXTS = _list_of(NUMBER), _object_of(NUMBER), _list_of(TEXT)
 STATE = Kind("the number of a state", lambda value: value in [state.value for state in TrialState])
@@ -104,6 +114,14 @@ SETTINGS = {
         ),
         TEXT,
     ),
+}
+PICK = {
+    "trial": INDEX,
+    **dict.fromkeys(("name", "hash", "reason", "machine"), TEXT),
+    **dict.fromkeys(("best", "output"), _or_null(TEXT)),
+    **dict.fromkeys(("asked", "portable"), TRUTH),
+    "limits": TEXTS,
+    "at": TIME,
 }
 NEEDED_WHEN_DONE = (records.ARCHITECTURE, records.LINE, records.HASH, records.METRICS)
 
@@ -182,7 +200,16 @@ def _study_system_attribute(entry: Mapping[str, Any], known: JournalStorageRepla
     fault = _attributes(attributes, SYSTEM_ATTRIBUTES)
     if not fault and _NAMES in attributes and study and len(attributes[_NAMES]) != len(study.directions):
         return f"{_NAMES} must name {len(study.directions)} objectives"
+    for key, value in attributes.items():
+        if not fault and key.startswith(records.PICK):
+            fault = _pick(key, value, entry["study_id"], known)
     return fault
+
+
+def _pick(key: str, value: Any, study_id: int, known: JournalStorageReplayResult) -> str:
+    if not isinstance(value, dict) or not value.keys() >= PICK.keys():
+        return f"{key} must be an object with {', '.join(PICK)}, not {_shown(value)}"
+    return _attributes(value, PICK) or _refers(value["trial"], key, study_id, known)
 
 
 def _trial_created(entry: Mapping[str, Any], known: JournalStorageReplayResult) -> str:

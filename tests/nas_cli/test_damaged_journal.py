@@ -16,6 +16,7 @@ import pytest
 from click.testing import Result
 
 from studies.study import Study
+from studies.study.picks import Pick
 
 Nas = Callable[..., Result]
 SHARED = Path(__file__).parents[2].parent / "shared" / "cases" / "journals"
@@ -26,6 +27,7 @@ READING = {
     "pick": ("pick", "{}"),
     "audit": ("audit", "{}"),
 }
+PICK = Pick(0, "#0", "0", None, False, (), "", "2026-12-01T00:00:00+00:00", None, "here").to_dict()
 
 
 @pytest.fixture
@@ -114,6 +116,9 @@ def in_op(folder: Path, op: int, key: str = "") -> int:
         (2, "space", {"user_attr": {"nas": []}}, "nas must be an object with a space"),
         (2, "space", {"user_attr": {"nas": {"space": "", "seed": "x"}}}, "seed must be a whole number"),
         (3, "", {"system_attr": {"study:metric_names": ["a"]}}, "must name"),
+        (3, "", {"system_attr": {"nas:pick 0": []}}, "nas:pick 0 must be an object with trial"),
+        (3, "", {"system_attr": {"nas:pick 0": {**PICK, "at": "today"}}}, "at must be a time"),
+        (3, "", {"system_attr": {"nas:pick 0": PICK}}, "nas:pick 0 is 0, and there are 0 trials before"),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_shape(
