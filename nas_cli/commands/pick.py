@@ -139,7 +139,7 @@ def _print(choice: Choice, standings: Standings, study: Study, console: Console)
         console.print(f"  held-out loss {rungs} of its tokens")
     if row.p_front is not None:
         ties = ", ".join(f"#{other.record.number}" for other in standings.ties(row))
-        with_ties = f"; tied with {ties}" if ties else ""
+        with_ties = f"; not told apart from {ties}" if ties else ""
         runs_text = f"{row.runs} run{'' if row.runs == 1 else 's'}"
         console.print(
             f"  on the front with probability {row.p_front:.2f} ({runs_text}){with_ties}", soft_wrap=True

@@ -64,7 +64,7 @@ def trial_table(
     ]
     if standings is not None:
         columns += [Column("runs", rank=3), Column("P(front)", rank=2)]
-        columns += [Column("tied with", rank=5, justify="left", fold=fold)]
+        columns += [Column("can't tell from", rank=5, justify="left", fold=fold)]
     best = [
         (min if objective.direction == "min" else max)(
             (record.values[column] for record in records if record.values), default=None

@@ -1,4 +1,4 @@
-"""Statements about a front: the seed noise, whether membership is settled, and which trials are tied."""
+"""Statements about a front: the seed noise, what its intervals cover, and what is decided about it."""
 
 from __future__ import annotations
 
@@ -57,14 +57,21 @@ def print_verdict(
             new = "seed" if trained else "text"
             _print(
                 f"[dim]90% intervals for a new {new}'s {metric} covered {coverage.covered} of "
-                f"{coverage.held_out} held-out repeats ({coverage.share:.0%})[/]"
+                f"{coverage.held_out} held-out repeats ({coverage.share:.0%}): this checks the noise, not "
+                "the choice of the best[/]"
             )
+    if any(standings.ties(row) for row in standings.shown):
+        _print("[dim]can't tell from: differ by less than the 90% interval of the difference[/]")
     undecided = standings.undecided
     if not undecided:
-        _print("settled: every architecture is on or off the front with a probability of at least 90%")
+        _print(
+            "settled: every architecture is on or off the front with a probability of at least 90%, and the "
+            f"whole front is right with probability {standings.p_whole:.2f}"
+        )
         return
     final = is_settled(records, standings, each)
-    verb = f"tied after {each} runs each" if final else "undecided"
+    _print(f"the whole front is right with probability {standings.p_whole:.2f}")
+    verb = f"not told apart after {each} runs each" if final else "undecided"
     for row in undecided[:MOST_UNDECIDED]:
         _print(f"{verb}: {_against(row, standings)}")
     if len(undecided) > MOST_UNDECIDED:

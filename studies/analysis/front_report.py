@@ -65,6 +65,7 @@ class FrontReport:
             "repeats": sum(record.repeated for record in self.records),
             "noise": standings.noise_dict(),
             "settled": standings.noise is not None and not standings.undecided,
+            "p_whole_front": standings.p_whole,
             "versus_random": self.versus_random.to_dict(),
             "versus_baselines": self.versus_baselines.to_dict(),
             "front": list(map(self._row, rows)),

@@ -112,6 +112,17 @@ class Standings:
         return [row for row in self.rows if row.on_front]
 
     @property
+    def p_whole(self) -> float | None:
+        """Probability that the front of the means is the true one, with no other and none missing.
+
+        None without replicates. It is smaller than that of any of its architectures: each may be right nine
+        times in ten, and all together only half the time.
+        """
+        if self.membership is None:
+            return None
+        return self.membership.whole([index for index, row in enumerate(self.rows) if row.on_front])
+
+    @property
     def near(self) -> list[Standing]:
         """Architectures not on the front of the means, but possibly on the true front."""
         return [row for row in self.rows if not row.on_front and (row.p_front or 0.0) > MAYBE]
@@ -160,12 +171,15 @@ class Standings:
         return max(one.values[column], other.values[column]) * -math.expm1(-half)
 
     def tied(self, one: Standing, other: Standing) -> bool:
-        """Return whether every difference in a measured objective is within its 90 % interval."""
+        """Return whether every difference in a measured objective is within its 90 % interval.
+
+        Then the runs do not tell both apart; that they are equal is not shown.
+        """
         gaps = [self.gap(one, other, column) for column in self.measured]
         return all(half is not None and difference <= half for difference, half in gaps)
 
     def ties(self, row: Standing) -> list[Standing]:
-        """Return the shown architectures that are tied with `row`."""
+        """Return the shown architectures that the runs do not tell apart from `row`."""
         if not row.runs:
             return []
         return [other for other in self.shown if other.record is not row.record and self.tied(row, other)]

@@ -79,7 +79,7 @@ def limited_by_text(stretches: int) -> str:
 
 
 def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) -> TrialRecord | None:
-    """Return the architecture to train again; None if the front is decided, tied, or waits for replicates."""
+    """Return the architecture to train again; None if nothing is left, or it waits for replicates."""
     begun = Counter(
         record.repeat_of for record in records if record.state in (REPEAT_RUNNING, REPEAT_WAITING)
     )
@@ -117,7 +117,7 @@ def doubt(standings: Standings) -> dict[int, float]:
 
 
 def is_settled(records: Sequence[TrialRecord], standings: Standings, most: int) -> bool:
-    """Return whether no run is left: each architecture is decided, or tied after `most` runs each."""
+    """Return whether no run is left: each architecture is decided, or not after `most` runs."""
     return standings.noise is not None and next_run(records, standings, most) is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,13 @@ class FrontProbability:
         self.drawn = np.ascontiguousarray((means + steps).transpose(2, 1, 0))  # (k, a, draws)
         self.lowest, self.highest = self.drawn.min(axis=2), self.drawn.max(axis=2)  # (k, a)
         self.cheaper, self.equal = _by_cost(costs)
-        self.probability = np.array([1 - self._dominated(index) for index in range(len(means))])
+        self._on_front = np.array([~self._dominated(index) for index in range(len(means))])  # (a, draws)
+        self.probability = self._on_front.mean(axis=1)
+
+    def whole(self, front: Sequence[int]) -> float:
+        """Return the share of the draws whose front is exactly this one: all of these and no other."""
+        wanted = np.isin(np.arange(len(self._on_front)), front)
+        return float((self._on_front == wanted[:, None]).all(axis=0).mean())
 
     def rivals(self, index: int, share: float) -> NDArray[np.intp]:
         """Return the architectures that dominate this one in at least `share` of the draws."""
@@ -48,12 +56,12 @@ class FrontProbability:
         often = self._beats(index, others).mean(axis=1) >= share
         return np.asarray(others[often], dtype=np.intp)
 
-    def _dominated(self, index: int) -> float:
-        """Return the share of the draws in which any other dominates this architecture."""
+    def _dominated(self, index: int) -> NDArray[np.bool_]:
+        """Return (draws,) whether any other dominates this architecture."""
         others = self._others(index)
         if (self.highest[:, others] < self.lowest[:, index, None]).all(axis=0).any():
-            return 1.0
-        return float(self._beats(index, others).any(axis=0).mean())
+            return np.ones(self.drawn.shape[2], dtype=bool)
+        return np.asarray(self._beats(index, others).any(axis=0), dtype=np.bool_)
 
     def _others(self, index: int) -> NDArray[np.intp]:
         """Return the architectures that can dominate this one by their costs, and may in some draw."""

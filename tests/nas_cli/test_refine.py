@@ -61,7 +61,7 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
 
     table = nas("front", "micro", *where, "--csv", tmp_path / "f.csv", "--plot", tmp_path / "f.png").output
     assert "±" in table
-    assert "tied with" in table
+    assert "can't tell from" in table
     assert "(3 degrees of freedom" in table
     assert "of 3 held-out repeats" in table
     nas("front", "micro", *where, "--plot", tmp_path / "f.html")
@@ -100,7 +100,7 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
 def test_undecided_and_tied_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     for runs, expected in (
         (2, "undecided: #1 is on the front with probability 0."),
-        (5, "tied after 5 runs each: #1 is on the front with probability 0."),
+        (5, "not told apart after 5 runs each: #1 is on the front with probability 0."),
     ):
         spread = [0.01 * (-1) ** index for index in range(runs)]
         records = [record(number, [(3.0 + step, 10.0 + number) for step in spread]) for number in range(2)]

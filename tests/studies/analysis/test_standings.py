@@ -7,13 +7,16 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standings
 from studies.reporting.csv_table import write_csv
 from studies.stats.seed_noise import t_factor
+from studies.study.replicates import mean_over_runs
 from surgery.architecture.metrics import METRICS
+from tests.studies.refined import refined, true_front
 from tests.studies.tables import OBJECTIVES, record
 
 # #0 and #1 are apart by far more than the noise, #1 and #2 are not; #3 is dearer and worse than all
@@ -52,6 +55,9 @@ def test_what_may_be_on_the_front_is_shown(standings: Standings) -> None:
     assert [row.record.number for row in standings.undecided] == [2]
     assert [row.record.number for row in standings.rivals(standings.near[0])] == [1]
     assert standings.rows[-1].p_front == 0
+    assert standings.p_whole is not None
+    assert standings.rows[2].p_front is not None
+    assert standings.p_whole == pytest.approx(1 - standings.rows[2].p_front)  # the others are sure
 
 
 def test_ties_are_called_ties(standings: Standings) -> None:
@@ -71,10 +77,32 @@ def test_ties_are_called_ties(standings: Standings) -> None:
     json.dumps(standings.noise_dict())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sd", [0.05, 0.02, 0.005])
+def test_the_whole_front_is_right_as_often_as_it_says(sd: float) -> None:
+    """Twenty architectures that differ by 0.1 around their trend, refined until nothing is left."""
+    claimed, right, settled = [], [], []
+    params = [10.0 * (1 + index) for index in range(20)]
+    for seed in range(300):
+        random = np.random.default_rng(seed)
+        losses = [5 - size / 100 + 0.1 * float(random.normal()) for size in params]
+        standings = Standings(mean_over_runs(refined(losses, params, sd, 5, random)), OBJECTIVES, 0)
+        claimed.append(standings.p_whole)
+        right.append({row.record.number for row in standings.front} == true_front(losses))
+        settled.append(not standings.undecided)
+    sure = np.array(settled)
+    print(
+        f"sd {sd}: claimed {np.mean(claimed):.2f}, right {np.mean(right):.2f}; where all are settled "
+        f"({sure.sum()}) {np.array(claimed)[sure].mean():.2f} and {np.array(right)[sure].mean():.2f}"
+    )
+    assert np.mean(claimed) == pytest.approx(np.mean(right), abs=0.1)
+
+
 def test_without_repeats_nothing_is_claimed() -> None:
     standings = Standings([record(0, [(2.0, 400.0)]), record(1, [(3.0, 200.0)])], OBJECTIVES, 0)
     assert standings.noise is None
     assert standings.noise_dict() is None
+    assert standings.p_whole is None
     assert standings.undecided == standings.near == []
     data = standings.to_dict(standings.rows[0])
     assert data["p_front"] is None

@@ -35,6 +35,7 @@ from studies.workers.worker import work
 from surgery.model import HybridLM
 from tests.studies.conftest import SPACE, MakeStudy, outcome, search_of
 from tests.studies.held import Hold
+from tests.studies.refined import refined, true_front
 from tests.studies.tables import OBJECTIVES, TWO_MEASURED, record, repeat, study_of
 
 Quiet = Callable[[str], None]
@@ -44,22 +45,9 @@ ROOMY = SPACE.replace("13k", "20k")  # every baseline is within the limit
 def settle(
     losses: list[float], params: list[float], sd: float, most: int, seed: int = 0
 ) -> tuple[list[TrialRecord], Counter[int]]:
-    """Refines made-up architectures whose true losses are known, one run after the other."""
-    random = np.random.default_rng(seed)
-    records = [
-        record(number, [(loss + sd * random.normal(), size)])
-        for number, (loss, size) in enumerate(zip(losses, params, strict=True))
-    ]
-    spent: Counter[int] = Counter()
-    while True:
-        merged = mean_over_runs(records)
-        chosen = next_run(merged, Standings(merged, OBJECTIVES, 0), most)
-        if chosen is None:
-            return merged, spent
-        number = chosen.number
-        spent[number] += 1
-        values = (losses[number] + sd * random.normal(), params[number])
-        records.append(repeat(len(records), number, spent[number], values))
+    """Merged records after refining, and how often each architecture was repeated."""
+    records = refined(losses, params, sd, most, np.random.default_rng(seed))
+    return mean_over_runs(records), Counter(item.repeat_of for item in records if item.repeat_of is not None)
 
 
 def test_a_result_is_the_mean_over_runs() -> None:
@@ -124,10 +112,7 @@ def test_what_is_sure_is_right() -> None:
         params = list(map(float, range(10, 210, 10)))
         losses = [5 - size / 100 + 0.1 * random.normal() for size in params]
         merged, _ = settle(losses, params, 0.05, 5, seed)
-        best = {
-            index for index in range(20)
-            if all(losses[other] > losses[index] for other in range(index))
-        }  # fmt: skip
+        best = true_front(losses)
         standings = Standings(merged, OBJECTIVES, 0)
         covered += standings.coverage["val_loss"].covered
         held_out += standings.coverage["val_loss"].held_out

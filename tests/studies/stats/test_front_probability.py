@@ -45,6 +45,8 @@ def test_it_counts_fronts(table: tuple[np.ndarray, np.ndarray, np.ndarray, Noise
             )
             on_front[index] += not beaten and point not in points[:index]
     assert one.probability == pytest.approx(on_front / 40)
+    first = [index for index in range(len(means)) if one._on_front[index, 0]]
+    assert one.whole(first) == (one._on_front == one._on_front[:, :1]).all(axis=0).mean()
 
 
 def test_two_of_a_price() -> None:
