@@ -67,7 +67,7 @@ def front(
     if baselines:
         from nas_cli.render.designs import print_designs
 
-        print_designs(report.versus_baselines, opened.space)
+        print_designs(report.versus_baselines, opened.space, _refine(opened.name, runs))
     else:
         from studies.study.settings import MILP
 
@@ -79,7 +79,13 @@ def front(
             console.print(f"wrote {path}")
 
 
+def _refine(name: str, runs: Path) -> str:
+    """Return the command that runs the closest architectures again."""
+    return f"nas refine {name}" + ("" if runs == DEFAULT_RUNS else f" --dir {runs}")
+
+
 def _print(report: FrontReport, runs: Path) -> None:
+    from nas_cli.render.designs import print_summary
     from nas_cli.render.scatter import scatter
     from nas_cli.render.strip import legend
     from nas_cli.render.tables import mark_legend, trial_table
@@ -117,4 +123,5 @@ def _print(report: FrontReport, runs: Path) -> None:
         from studies.workers.designs import most_runs
 
         each = most_runs(study, each)
+    print_summary(report.versus_baselines, _refine(study.name, runs))
     print_verdict(study.name, records, standings, runs, each, trained=scratch)

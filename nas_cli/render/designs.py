@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.text import Text
 
 from nas_cli.render.fitted import Column, fitted_table
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
 _STYLES = {"beaten": "green", "not beaten": "red"}
 
 
-def print_designs(comparison: VersusBaselines, space: SearchSpace) -> None:
-    """Print one row per baseline: its result, the best rival at no higher cost, the gain and cost changes."""
+def print_designs(comparison: VersusBaselines, space: SearchSpace, command: str) -> None:
+    """Print one row per baseline: its result, the best rival at no higher cost, the gain and cost changes.
+
+    Args:
+        comparison: of the baselines with the searched architectures.
+        space: of the study.
+        command: what trains the closest ones again, such as `nas refine demo`.
+    """
     if not comparison.duels:
         console.print("no published baseline was trained in this study")
         return
@@ -38,11 +45,17 @@ def print_designs(comparison: VersusBaselines, space: SearchSpace) -> None:
     costs = ", ".join(comparison.costs)
     legend = f"found: the most certain improvement among `of` architectures with no higher {costs}"
     legend += "; percentages: change in cost"
-    if comparison.standings.noise is None:
-        legend += "; no architecture was trained twice: `nas refine` adds intervals"
-    else:
+    if comparison.standings.noise is not None:
         legend += "; ±: simultaneous 90% interval over these architectures"
     console.print(f"[dim]{legend}[/]")
+    print_summary(comparison, command)
+
+
+def print_summary(comparison: VersusBaselines, command: str) -> None:
+    """Print which baselines are beaten, which are not told apart yet, and what to do then."""
+    if comparison.duels:
+        summary = escape(comparison.summary(command)).replace(command, f"[bold]{command}[/]")
+        console.print(f"baselines: {summary[:1].lower()}{summary[1:]}", soft_wrap=True)
 
 
 def _cells(duel: Duel, comparison: VersusBaselines, names: Names) -> list[Text]:

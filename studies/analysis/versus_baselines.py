@@ -19,6 +19,10 @@ from studies.study.trial_record import DONE, TrialRecord
 
 BEATEN, NOT_BEATEN, UNKNOWN, NO_RIVAL = "beaten", "not beaten", "can't tell yet", "nothing costs as little"
 
+_MOST_NAMES = 5  # baselines named in a sentence
+_NEVER_NEGATIVE = ("kl", "retrieval_kl")
+_ZERO = 1e-6  # nats/token: of the original itself, but for rounding
+
 
 @dataclass(frozen=True)
 class Duel:
@@ -39,6 +43,13 @@ class Duel:
     half: float | None
     outcome: str
 
+    @property
+    def verdict(self) -> str:
+        """The outcome; before anything ran twice with what the single runs say."""
+        if self.outcome != UNKNOWN or self.half is not None or self.ahead is None:
+            return self.outcome
+        return f"{'ahead' if self.ahead > 0 else 'behind'} by one run each: {UNKNOWN}"
+
 
 class VersusBaselines:
     """Comparisons for every trained baseline of a study, in its order.
@@ -57,6 +68,35 @@ class VersusBaselines:
         trained = [record for record in records if record.state == DONE and record.values]
         searched = [record for record in trained if record.baseline is None and record.feasible]
         self.duels = [self._duel(record, searched) for record in trained if record.baseline is not None]
+
+    def summary(self, command: str) -> str:
+        """Return which baselines are beaten, which are not told apart yet, and what to do then.
+
+        Args:
+            command: what trains the closest ones again, such as `nas refine demo`.
+        """
+        open_ = [duel for duel in self.duels if duel.outcome == UNKNOWN]
+        once = [duel for duel in open_ if duel.half is None]
+        again = [duel for duel in open_ if duel.half is not None]
+        texts = (
+            ("beaten at no higher cost: {}", [duel for duel in self.duels if duel.outcome == BEATEN]),
+            ("ahead of {} at no higher cost", [duel for duel in once if (duel.ahead or 0.0) > 0]),
+            ("behind {}", [duel for duel in once if (duel.ahead or 0.0) <= 0]),
+            ("not told apart yet: {}", again),
+            ("not beaten: {}", [duel for duel in self.duels if duel.outcome == NOT_BEATEN]),
+            ("nothing that was searched costs as little as {}",
+             [duel for duel in self.duels if duel.outcome == NO_RIVAL]),
+        )  # fmt: skip
+        text = "; ".join(form.format(self._listed(duels)) for form, duels in texts if duels)
+        text = f"{text[:1].upper()}{text[1:]}."
+        if once:
+            text += " These are one run each: not told apart from noise yet."
+        return f"{text} {command} runs the closest ones again." if open_ else text
+
+    def _listed(self, duels: Sequence[Duel]) -> str:
+        names = [self.standings.names.name(duel.baseline) for duel in duels[:_MOST_NAMES]]
+        more = len(duels) - len(names)
+        return ", ".join(names) + (f" and {more} more" if more else "")
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return stable JSON values for `--json`."""
@@ -97,7 +137,9 @@ class VersusBaselines:
         lows = [gap - (half or 0.0) for gap, half in zip(ahead, halves, strict=True)]
         best = max(range(len(rivals)), key=lambda index: (lows[index], -rivals[index].number))
         outcome = UNKNOWN
-        if halves[best] is not None and lows[best] > 0:
+        if self.objective.name in _NEVER_NEGATIVE and self.value(baseline) < _ZERO:
+            outcome = NOT_BEATEN  # the original itself
+        elif halves[best] is not None and lows[best] > 0:
             outcome = BEATEN
         elif all(half is not None and gap + half < 0 for gap, half in zip(ahead, halves, strict=True)):
             outcome = NOT_BEATEN

@@ -9,6 +9,7 @@ from typing import Any
 
 from studies.analysis.hypervolume_growth import growth
 from studies.analysis.standings import Standings
+from studies.reporting.baseline_plot import baselines_figure
 from studies.reporting.curve_plot import curves_figure
 from studies.reporting.figure import Figure, HeatMap
 from studies.reporting.front_plot import front_figure
@@ -16,13 +17,14 @@ from studies.reporting.graph import graph
 from studies.reporting.hypervolume_plot import growth_figure
 from studies.reporting.importance_map import ImportanceMap
 from studies.reporting.layer_map import layers_figure
+from studies.reporting.part_map import PartMap
 from studies.reporting.score_map import ScoreMap, maps_figure, scores_of
 from studies.storage.optuna_access import set_study_system_attr, study_system_attrs
 from studies.study import Study
 from studies.study.trial_record import DONE
 
 # Names by which they are stored begin with their position, which never changes: else an old one would stay.
-_ORDER = ("front", "layers", "curves", "hypervolume", "importances", "scores")
+_ORDER = ("front", "layers", "curves", "hypervolume", "importances", "scores", "baselines")
 _DIGEST = "nas:graph"  # system attribute: digest of a graph as it was last stored
 
 
@@ -73,8 +75,10 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
                 panels=volume.panels[:1],
             ),
         )
-        if (shares := ImportanceMap.of(study)) is not None:
-            yield "importances", shares.figure()
+        if (leads := baselines_figure(study, records, standings)) is not None:
+            yield "baselines", leads
+    if (shares := ImportanceMap.of(study) or PartMap.of(study)) is not None:
+        yield "importances", shares.figure()
     if scores_of(study) is not None:
         yield from _panels("scores", maps_figure(ScoreMap.of(study)))
 

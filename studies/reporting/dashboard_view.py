@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from studies.reporting.importance_map import ImportanceMap
+from studies.reporting.part_map import PartMap
 from studies.storage.attributes import (
     ARCHITECTURE,
     BASELINE,
@@ -52,7 +53,7 @@ class DashboardView:
         self._detail = f"/api/studies/{study_id(study.inner)}"
         self._names = Names(study.space)
         self._lock = threading.Lock()  # requests come in threads
-        self._importances: tuple[int, ImportanceMap | None] = (-1, None)
+        self._importances: tuple[int, ImportanceMap | PartMap | None] = (-1, None)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -86,13 +87,13 @@ class DashboardView:
         return [body]
 
     def _shares(self) -> list[list[dict[str, Any]]]:
-        """Return our importances in the dashboard's form; empty while there are too few trials for them.
+        """Return our importances in the dashboard's form; empty for an objective while they are not known.
 
-        They are also empty for a pretrained model's replacements, of which the scores say more.
+        For a pretrained model they are shares of its parts in the scores and costs.
         """
         records = [record for record in self.study.records() if record.state == DONE]
         if self._importances[0] != len(records):
-            self._importances = len(records), ImportanceMap.of(self.study)
+            self._importances = len(records), ImportanceMap.of(self.study) or PartMap.of(self.study)
         known = self._importances[1]
         objectives = [item.name for item in self.study.space.objectives]
         if known is None:

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 GREY, BLUE, ORANGE, BLACK = "#8a8f94", "#0072b2", "#d55e00", "#1f2328"
 Values = Sequence[float] | NDArray[Any]
 Dash = Literal["solid", "dash", "dot", "dashdot"]
-Marker = Literal["dot", "ring", "square", "star", "frame", "up", "down", "right", "left"]
+Marker = Literal[
+    "dot", "ring", "square", "star", "frame", "up", "down", "right", "left",
+    "open up", "open down", "open right", "open left",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Axis:
         low, high: limits, each from the data if None.
         base: of the number system of its ticks: 10, or 2 for bytes.
         steps: allowed distances of ticks, between 1 and 10, times any power of 10; the library's if empty.
+        names: of the values 0, 1, ..., instead of ticks; the first one is at the top of a vertical axis.
     """
 
     label: str
@@ -37,6 +41,7 @@ class Axis:
     high: float | None = None
     base: int = 10
     steps: Sequence[float] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Series:
         name: in the legend, once for all series of this name; not there if empty.
         x, y: (n,) coordinates; NaN in y interrupts the curve.
         colour: as #rrggbb.
-        marker: of points: a filled dot or star, an open ring, square or larger frame, or a triangle that
-            points to where the true point is, beyond the axis; None for a curve without points.
+        marker: of points: a filled dot or star, an open ring, square or larger frame, or a triangle, filled
+            or open, that points to where the true point is, beyond the axis; None for a curve without points.
         size: diameter of the markers in points (1/72 inch).
         curve: connection of the points: straight lines, or steps after or before each; None for points only.
         dash: of the curve.
@@ -95,6 +100,7 @@ class HeatMap:
         hover: (rows, columns), what a page shows at a cell.
         label: quantity and unit of the values; without one there is no colour bar.
         low, high: values of the first and the last colour; lower and higher ones have these, too.
+        caption: what signs in the cells mean, a line each, below the map.
     """
 
     title: str
@@ -106,6 +112,7 @@ class HeatMap:
     label: str
     low: float
     high: float
+    caption: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

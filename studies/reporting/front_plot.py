@@ -98,7 +98,7 @@ class _FrontPanel:
             *self._points(
                 self.study.space.done_word, rest, GREY, "dot", 3.5 if len(rest) < CROWD else 2.5, bars=True
             ),
-            *self._points("paused, loss so far", self.paused, GREY, "ring", 4),
+            *self._points("paused, loss so far", self.paused, GREY, "ring", 4, self._beyond()),
             *self._points("on the front", front, BLUE, "dot", 4.5, numbers, bars=True),
             *self._staircase(front),
             *self._points("baseline", baselines, ORANGE, "square", 6.5, named),
@@ -160,8 +160,10 @@ class _FrontPanel:
                 elif axis.low is not None and position[number] < axis.low:
                     position[number], beyond = axis.low, directions[0]  # type: ignore[assignment]
             if isfinite(sum(position)):
-                # a ring or a star at the edge stays what it is; dots and squares point to where they are
-                groups.setdefault(beyond if marker in ("dot", "square") else marker, []).append(index)
+                # a star or a frame at the edge stays what it is; others point to where they are
+                if beyond != marker and marker == "ring":
+                    beyond = f"open {beyond}"  # type: ignore[assignment]
+                groups.setdefault(marker if marker in ("star", "frame") else beyond, []).append(index)
         every = []
         for shape, indices in groups.items():
             inside = shape == marker
@@ -170,7 +172,7 @@ class _FrontPanel:
                 continue
             every.append(
                 Series(
-                    name if inside or not groups[marker] else "",
+                    self._name(name, marker, inside=inside, alone=not groups[marker]),
                     [positions[index][0] for index in indices], [positions[index][1] for index in indices],
                     colour, shape, size if inside else 5,
                     labels=[self._label(labels[index], chosen[index], inside) for index in indices]
@@ -181,6 +183,27 @@ class _FrontPanel:
                 )
             )  # fmt: skip
         return every
+
+    def _beyond(self) -> list[str]:
+        """Return labels of the paused runs, which only those have that lie beyond the axes."""
+        beyond = [
+            any(
+                not (axis.low or -np.inf) <= self._value(record, column) <= (axis.high or np.inf)
+                for axis, column in zip(self.axes, self.columns, strict=True)
+            )
+            for record in self.paused
+        ]
+        few = sum(beyond) <= MOST_LABELS
+        return [
+            f"#{record.number} paused" if out and few else ""
+            for record, out in zip(self.paused, beyond, strict=True)
+        ]
+
+    def _name(self, name: str, marker: Marker, *, inside: bool, alone: bool) -> str:
+        """Return the name of points in the legend; triangles of a series that also has others have none."""
+        if marker == "ring" and not inside:
+            return "paused, beyond the axis"
+        return name if inside or alone else ""
 
     def _label(self, text: str, record: TrialRecord, inside: bool) -> str:
         """Return a label; beyond an axis with the value that the axis does not show."""

@@ -18,7 +18,8 @@ _BAND_OPACITY = 0.15
 _MARKERS = {
     "dot": "circle", "ring": "circle-open", "square": "square-open", "star": "star", "frame": "diamond-open",
     "up": "triangle-up", "down": "triangle-down", "right": "triangle-right", "left": "triangle-left",
-    None: None,
+    "open up": "triangle-up-open", "open down": "triangle-down-open", "open right": "triangle-right-open",
+    "open left": "triangle-left-open", None: None,
 }  # fmt: skip
 _STEPS = {"straight": "linear", "after": "hv", "before": "vh"}
 _INK, _GRID = "#808890", "rgba(128,136,144,0.25)"  # readable on a light and on a dark page
@@ -52,7 +53,10 @@ def graph(figure: Figure) -> Any:
         if isinstance(panel, HeatMap):
             drawn.add_trace(heat_map_trace(panel, last=number + 1 == len(figure.panels)), **where)
             drawn.update_yaxes(autorange="reversed", type="category", showgrid=False, **where)
-            drawn.update_xaxes(type="category", showgrid=False, **where)
+            drawn.update_xaxes(
+                type="category", showgrid=False,
+                title={"text": "<br>".join(panel.caption), "font": {"size": 11}}, **where,
+            )  # fmt: skip
             continue
         for trace in chain.from_iterable(_traces(panel, item) for item in panel.series):
             trace.showlegend = bool(trace.name) and trace.name not in named
@@ -158,6 +162,13 @@ def _axis(panel: Panel, axis: Axis, *, is_x: bool) -> dict[str, Any]:
         "title": {"text": axis.label}, "tickformat": axis.format, "range": _limits(panel, axis, is_x=is_x),
         "nticks": 6, "showline": True,
     }  # fmt: skip
+    if axis.names:
+        last = len(axis.names) - 0.5
+        form |= {
+            "tickvals": list(range(len(axis.names))), "ticktext": list(axis.names),
+            "range": [-0.5, last] if is_x else [last, -0.5],
+        }  # fmt: skip
+        return form
     if axis.base == 2 and axis.ticks is not None:
         low, high = (10**limit if axis.log else limit for limit in form["range"])
         form["tickvals"] = binary_ticks(low, high, log=axis.log)

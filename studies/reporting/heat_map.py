@@ -10,6 +10,7 @@ import numpy as np
 from studies.reporting.figure import HeatMap
 
 _COLOURS = "YlOrBr"  # known to matplotlib and plotly; from light to dark for people with any colour blindness
+EMPTY, LETTERS = "#eef0f2", "#1b1b1b"  # of cells without a colour; of light cells, on pages in dark mode, too
 _DARK = 0.6  # share of the scale from which letters are white
 
 
@@ -19,18 +20,25 @@ def add_heat_map(axes: Any, panel: HeatMap, *, last: bool) -> None:
 
     values = np.clip(np.asarray(panel.values, dtype=float), panel.low, panel.high)
     colours = LogNorm(panel.low, panel.high)
-    image = axes.imshow(values, cmap=_COLOURS, norm=colours, aspect="auto")
+    image = axes.pcolormesh(
+        np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5,
+        np.ma.masked_invalid(values), cmap=_COLOURS, norm=colours, edgecolors="white", linewidth=0.6,
+    )  # fmt: skip
+    axes.set_facecolor(EMPTY)
+    axes.invert_yaxis()
     for row, texts in enumerate(panel.texts):
         for column, text in enumerate(texts):
             dark = colours(values[row, column]) > _DARK
             axes.text(
-                column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black"
+                column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else LETTERS
             )
     axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right")
     axes.set_yticks(range(len(panel.rows)), panel.rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(panel.title, fontsize=8)
+    if panel.caption:
+        axes.set_xlabel("\n".join(panel.caption), fontsize=6.5, loc="left")
     if last and panel.label:
         axes.figure.colorbar(image, ax=axes, label=panel.label, extend="both")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -10,10 +12,12 @@ from studies.reporting.figure import Figure, HeatMap
 from studies.study import Study
 from studies.study.trial_record import TrialRecord
 from surgery.architecture import Architecture
-from surgery.architecture.strip import ABSENT, REPLACED, RESIZED, strip_rows
+from surgery.architecture.strip import ABSENT, REPLACED, RESIZED, strip_key, strip_rows
 from surgery.config.backbone import FFN_PROJECTIONS, PROJECTIONS
+from surgery.mixers import MIXERS
 
 MOST_ROWS = 24
+_CAPTION = 76  # letters on a line of the key
 _SHOWN = {"gate": "g", "up": "u", "down": "d"}
 
 
@@ -42,9 +46,23 @@ def layers_figure(study: Study, standings: Standings) -> Figure | None:
         label="",
         low=0.1,
         high=5.0,  # so that letters are readable on all of them
+        caption=_caption(built, cells),
     )
     title = f"{study.name}: layers of the front"
-    return Figure(title, [heat], width=2 + 0.6 * depth, height=1.2 + 0.22 * len(records))
+    return Figure(title, [heat], width=max(5.2, 2 + 0.6 * depth), height=1.6 + 0.22 * len(records))
+
+
+def _caption(built: Sequence[Architecture], cells: Sequence[Sequence[_Cell]]) -> list[str]:
+    """Return what the letters of the mixers and of the projections mean."""
+    key = strip_key(*built)
+    lines = [", ".join(f"{sign} {meaning}" for sign, meaning in key if sign in MIXERS)]
+    operators = [name for sign, name in key if sign == REPLACED]
+    if any(cell.replaced and cell.has_ffn for row in cells for cell in row):
+        what = " or ".join([*operators, *(["resized"] if any(sign == RESIZED for sign, _ in key) else [])])
+        lines.append(f"behind them the projections that are {what}: q k v o, g gate, u up, d down")
+    if any(not cell.has_ffn for row in cells for cell in row):
+        lines.append("-ffn: without a feed-forward part")
+    return [part for line in lines for part in textwrap.wrap(line, _CAPTION)]
 
 
 def _row(record: TrialRecord, architecture: Architecture) -> str:

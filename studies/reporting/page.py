@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from studies.reporting.figure import Figure, HeatMap
-from studies.reporting.picture import as_svg, picture
+from studies.reporting.picture import picture
+from studies.reporting.themed_svg import STYLE, themed_svg
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ margin: 0; background: #fff; font: 14px/1.4 system-ui, sans-serif; }}
+{style}
+body {{ margin: 0; font: 14px/1.4 system-ui, sans-serif; }}
 svg {{ display: block; margin: auto; width: 100%; height: 96vh; }}
 #tip {{ position: fixed; display: none; pointer-events: none; padding: 6px 9px; border-radius: 4px;
-       background: #1f2328; color: #fff; max-width: 60ch; overflow-wrap: anywhere; }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #1f2328; }} svg {{ background: #fff; }} }}
+       background: var(--ink); color: var(--paper); max-width: 60ch; overflow-wrap: anywhere; }}
 </style></head><body>
 {svg}
 <div id="tip" role="tooltip"></div>
@@ -67,11 +68,12 @@ svg.addEventListener("dblclick", () => [whole.x, whole.y, whole.width, whole.hei
 
 def page(figure: Figure) -> str:
     """Return the page. The wheel zooms, dragging moves, and a double click shows the whole figure again."""
-    drawn = picture(figure)
+    drawn = picture(figure, clear=True)
     drawn.set_dpi(72)  # that of SVG, so that a pixel is a unit of its coordinates
     return _PAGE.format(
         title=html.escape(figure.title),
-        svg=as_svg(drawn),
+        style=STYLE,
+        svg=themed_svg(drawn),
         points=json.dumps(_points(figure, drawn), ensure_ascii=False).replace("</", "<\\/"),
     )
 

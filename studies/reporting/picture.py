@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from math import ceil, inf
 from typing import Any
 
@@ -13,7 +14,7 @@ from studies.reporting.heat_map import add_heat_map
 from studies.reporting.labels import LEADER_FROM, along, place_labels
 from studies.reporting.ticks import binary_ticks
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
     "figure.titlesize": 9, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "svg.hashsalt": "nas",
     "pdf.fonttype": 42, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -23,16 +24,25 @@ _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _STEPS = {"straight": "default", "after": "steps-post", "before": "steps-pre"}
 _MARKERS = {
     "dot": "o", "ring": "o", "square": "s", "star": "*", "frame": "D",
-    "up": "^", "down": "v", "right": ">", "left": "<", None: "",
+    "up": "^", "down": "v", "right": ">", "left": "<",
+    "open up": "^", "open down": "v", "open right": ">", "open left": "<", None: "",
 }  # fmt: skip
-OPEN = ("ring", "square", "frame")
+OPEN = ("ring", "square", "frame", "open up", "open down", "open right", "open left")
+HALO = "#fefefe"  # behind labels
+_EM = 0.62  # width of a letter in the unit of its size
 LABEL_SIZE = 6.5
 _DPI = 200
 _FEW_DECADES = 200  # an axis whose ends have a smaller ratio has ticks at 1, 2 and 5 times a power of ten
 
 
-def picture(figure: Figure) -> Any:
-    """Return the matplotlib figure, laid out."""
+def picture(figure: Figure, *, title: bool = True, clear: bool = False) -> Any:
+    """Return the matplotlib figure, laid out.
+
+    Args:
+        figure: to draw.
+        title: whether it has its title; it is broken into lines where it is wider than the picture.
+        clear: whether the background is transparent.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
@@ -43,6 +53,8 @@ def picture(figure: Figure) -> Any:
         rows = ceil(len(figure.panels) / columns)
         drawn = Picture(figsize=(figure.width * columns, figure.height * rows), dpi=_DPI)
         FigureCanvasAgg(drawn)  # measures texts
+        if clear:
+            drawn.set_facecolor("none")
         drawn.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05))
         plots = []
         for number, panel in enumerate(figure.panels, start=1):
@@ -52,11 +64,15 @@ def picture(figure: Figure) -> Any:
             else:
                 _add_panel(axes, panel)
                 plots.append((axes, panel))
+                if clear:
+                    axes.set_facecolor("none")
         free = (
             drawn.add_subplot(rows, columns, rows * columns) if len(figure.panels) < rows * columns else None
         )
         _add_legend(drawn, [axes for axes, _ in plots], columns, free)
-        drawn.suptitle(figure.title)
+        if title:
+            letters = int(72 * drawn.get_figwidth() / (_EM * _STYLE["figure.titlesize"]))
+            drawn.suptitle(textwrap.fill(figure.title, letters))
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")  # labels are placed into this layout
         for axes, panel in plots:
@@ -81,6 +97,8 @@ def _add_panel(axes: Any, panel: Panel) -> None:
     _style_axis(axes.yaxis, panel.y)
     axes.set_xlim(panel.x.low, panel.x.high)
     axes.set_ylim(panel.y.low, panel.y.high)
+    if panel.y.names:
+        axes.set_ylim(len(panel.y.names) - 0.5, -0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2, linewidth=0.5)
 
@@ -124,6 +142,10 @@ def _style_axis(axis: Any, described: Axis) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis.set_label_text(described.label)
+    if described.names:
+        axis.set_major_locator(FixedLocator(range(len(described.names))))
+        axis.set_ticklabels(list(described.names))
+        return
     if described.base == 2:
         low, high = axis.get_data_interval()
         axis.set_major_locator(FixedLocator(binary_ticks(low, high, log=described.log)))
@@ -150,10 +172,14 @@ def _add_legend(drawn: Any, every: list[Any], columns: int, free: Any) -> None:
     if named and free is not None:
         free.legend(list(named.values()), list(named), loc="center", frameon=False, labelspacing=0.8)
     elif named:
-        drawn.legend(
-            list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 3 * columns),
-            frameon=False, handletextpad=0.4, columnspacing=1.2,
-        )  # fmt: skip
+        for beside in range(min(len(named), 3 * columns), 0, -1):
+            added = drawn.legend(
+                list(named.values()), list(named), loc="outside lower center", ncols=beside, frameon=False,
+                handletextpad=0.4, columnspacing=1.2,
+            )  # fmt: skip
+            if beside == 1 or added.get_window_extent(drawn.canvas.get_renderer()).width < drawn.bbox.width:
+                break
+            added.remove()
 
 
 def _add_labels(axes: Any, panel: Panel) -> None:
@@ -188,7 +214,7 @@ def _add_labels(axes: Any, panel: Panel) -> None:
             va="center",
             annotation_clip=False,
             zorder=4,
-            path_effects=[withStroke(linewidth=1.5, foreground="#ffffffc0")],
+            path_effects=[withStroke(linewidth=1.5, foreground=HALO, alpha=0.75)],
         )
         for text, anchor, colour in zip(texts, anchors, colours, strict=True)
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -13,12 +14,13 @@ from studies.analysis.marks import Marks
 from studies.analysis.pick import knee
 from studies.analysis.standings import Standings
 from studies.reporting.dashboard_graphs import figures
-from studies.reporting.figure import Figure
+from studies.reporting.figure import Figure, HeatMap
 from studies.reporting.folded_yaml import architecture_yaml, folded
 from studies.reporting.markdown import markdown_table
 from studies.reporting.picked import FOLDED, picked_section
-from studies.reporting.picture import as_svg, picture
+from studies.reporting.picture import picture
 from studies.reporting.study_note import findings, front_table
+from studies.reporting.themed_svg import STYLE, themed_svg
 from studies.study import Study
 from studies.study.settings import MILP
 from studies.study.trial_record import DONE, TrialRecord
@@ -27,28 +29,33 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ max-width: 72rem; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif;
-       color: #1f2328; background: #fff; }}
+{style}
+body {{ max-width: 72rem; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }}
-th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #d0d7de; text-align: left; vertical-align: top; }}
-pre {{ background: #f6f8fa; padding: .8rem; overflow-x: auto; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; background: #fff; max-width: 46rem; }}
-figure svg {{ width: 100%; height: auto; max-height: 90vh; font-family: "DejaVu Sans", Verdana, sans-serif; }}
+th, td {{ padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
+         vertical-align: top; }}
+pre {{ background: var(--box); padding: .8rem; overflow-x: auto; }}
+code {{ font-size: .9em; overflow-wrap: anywhere; }}
+a {{ color: var(--link); }}
+.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr));
+            gap: 1.5rem; }}
+figure {{ margin: 0; overflow-x: auto; }}
+figure.wide {{ grid-column: 1 / -1; }}
+figcaption {{ font-weight: 600; margin-bottom: .3rem; }}
+figure svg {{ display: block; width: 100%; height: auto; font-family: "DejaVu Sans", Verdana, sans-serif; }}
 nav a {{ margin-right: 1rem; }}
-@media (prefers-color-scheme: dark) {{
-  body {{ background: #0d1117; color: #e6edf3; }} pre {{ background: #161b22; }} a {{ color: #79c0ff; }}
-  th, td {{ border-color: #30363d; }}
-}}
 @media print {{ nav {{ display: none; }} figure, table {{ break-inside: avoid; }} }}
 </style></head><body>
 {body}
 </body></html>
 """
-_TITLES = {
-    "front": "Front", "layers": "Layers of the front", "curves": "Loss curves",
-    "hypervolume": "Growth of the front", "importances": "Fields that matter", "scores": "Scores",
-}  # fmt: skip
+_WIDTH, _HEIGHT = 5.2, 3.6  # inches of a plot, so that letters are as large as the page's
+_PIXELS = 100  # of an inch on the page
+_WIDE = 620  # pixels from which on a figure has a row of its own
+_NARROWEST = 640  # pixels to which a figure is reduced before it scrolls
+# Headings of the findings that pictures belong to, and of pictures that have a section of their own.
+_UNDER = {"front": "Front", "layers": "Front", "baselines": "Baselines", "importances": "What matters"}
+_TITLES = {"curves": "Loss curves", "hypervolume": "Growth of the front", "scores": "Scores"}
 
 
 def report_page(study: Study, audits: Sequence[str] = ()) -> str:
@@ -62,20 +69,38 @@ def report_page(study: Study, audits: Sequence[str] = ()) -> str:
     parts = [_html("\n\n".join(_beginning(study, records)))]
     standings = Standings.of(study, records)
     marks = Marks.of(study, standings)
-    parts.append(_html("\n\n".join([
+    texts = [
         *front_table(study, standings, marks),
         *picked_section(study, standings, marks, with_yaml=True),
         *(findings(study, records, standings) if any(record.state == DONE for record in records) else ()),
-    ])))  # fmt: skip
+    ]
     drawn: dict[str, list[str]] = {}
     for name, figure in figures(study):
-        drawn.setdefault(name.partition("-")[0], []).append(_figure(figure))
-    for name, svgs in drawn.items():
-        parts.append(f'<h3>{_TITLES[name]}</h3>\n<div class="figures">{"".join(svgs)}</div>')
+        kind = name.partition("-")[0]
+        drawn.setdefault(_UNDER.get(kind, _TITLES.get(kind, "")), []).append(_figure(figure))
+    for heading, text in _sections(texts):
+        parts += [_html(text), *_grid(drawn.pop(heading, []))]
+    for heading, svgs in drawn.items():
+        parts += [f"<h3>{heading}</h3>", *_grid(svgs)]
     if audits:
         parts.append(_html("\n\n".join(["### Audits", *audits])))
     parts.append(_html("\n\n".join(_end(study, standings))))
-    return _PAGE.format(title=html.escape(study.name), body="\n".join(parts))
+    return _PAGE.format(style=STYLE, title=html.escape(study.name), body="\n".join(parts))
+
+
+def _sections(paragraphs: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the heading of each section, and its text."""
+    sections: list[tuple[str, list[str]]] = []
+    for paragraph in paragraphs:
+        if paragraph.startswith("### "):
+            sections.append((paragraph.removeprefix("### "), []))
+        sections[-1][1].append(paragraph)
+    for heading, texts in sections:
+        yield heading, "\n\n".join(texts)
+
+
+def _grid(svgs: Sequence[str]) -> list[str]:
+    return [f'<div class="figures">{"".join(svgs)}</div>'] if svgs else []
 
 
 def _beginning(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
@@ -138,11 +163,16 @@ def _figure(figure: Figure) -> str:
     """Return a figure as SVG, with letters as text: as outlines they would be most of the page."""
     from matplotlib import rc_context
 
+    if not any(isinstance(panel, HeatMap) for panel in figure.panels):
+        figure = replace(figure, width=max(figure.width, _WIDTH), height=max(figure.height, _HEIGHT))
     with rc_context({"svg.fonttype": "none"}):
-        svg = as_svg(picture(figure))
+        svg = themed_svg(picture(figure, title=False, clear=True))
     label = html.escape(figure.title, quote=True)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    return f"<figure>{svg}</figure>"
+    width = round(_PIXELS * figure.width * min(figure.columns, len(figure.panels)))
+    style = f"max-width: {width}px; min-width: {min(width, _NARROWEST, round(0.75 * width))}px"
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
+    kind = ' class="wide"' if width > _WIDE else ""
+    return f"<figure{kind}><figcaption>{label}</figcaption>{svg}</figure>"
 
 
 def _html(text: str) -> str:

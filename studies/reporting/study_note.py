@@ -9,9 +9,11 @@ from studies.analysis.marks import Marks
 from studies.analysis.standings import Standing, Standings
 from studies.analysis.versus_baselines import VersusBaselines
 from studies.reporting.folded_yaml import folded
+from studies.reporting.key_of_letters import key_of_letters, key_of_names
 from studies.reporting.markdown import markdown_table
 from studies.reporting.picked import picked_section
 from studies.reporting.score_map import ScoreMap, scores_of
+from studies.reporting.what_matters import what_matters
 from studies.study import Study
 from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, TrialRecord
@@ -36,7 +38,7 @@ def study_note(study: Study) -> str:
         *findings(study, records, standings),
         *_scores(study),
         "### How to read this page",
-        "In the pictures each column is a layer, `·` is a dense projection, and `■` another operator. "
+        "In the pictures each column is a layer. "
         f"Trials shown as pruned were not {study.space.done_word}: they break a constraint or duplicate "
         "another one. "
         "Paused trials have no state of their own in Optuna: its pages show them as running, and those of "
@@ -48,10 +50,11 @@ def study_note(study: Study) -> str:
 
 
 def findings(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:
-    """Yield paragraphs and tables: what has not finished, baselines, constraints."""
-    yield from _states(records, standings.names)
+    """Yield paragraphs and tables: baselines, what matters, constraints, what has not finished."""
     yield from _baselines(study, records, standings)
+    yield from what_matters(study, records, [row.record for row in standings.front])
     yield from _constraints(study, records, standings)
+    yield from _states(records, standings.names)
 
 
 def front_table(study: Study, standings: Standings, marks: Marks) -> Iterator[str]:
@@ -73,6 +76,7 @@ def front_table(study: Study, standings: Standings, marks: Marks) -> Iterator[st
     yield "### Front"
     yield markdown_table(head, rows)
     yield f"`nas pick {study.name}` takes the knee, `nas pick {study.name} --trial N` another one."
+    yield _key(standings)
 
 
 def _head(objective: Objective) -> str:
@@ -118,8 +122,9 @@ def _baselines(study: Study, records: list[TrialRecord], standings: Standings) -
         else:
             half = "" if duel.half is None else f" ±{form(duel.half)}"
             cells += [names.name(duel.rival), form(comparison.value(duel.rival)), f"{form(duel.ahead)}{half}"]
-        rows.append([*cells, f"**{duel.outcome}**"])
+        rows.append([*cells, f"**{duel.verdict}**"])
     yield "### Baselines"
+    yield comparison.summary(f"`nas refine {study.name}`")
     yield markdown_table(
         ["baseline", name, "best rival at no higher cost", name, "better by", "verdict"], rows
     )
@@ -142,6 +147,13 @@ def _constraints(study: Study, records: list[TrialRecord], standings: Standings)
             best.append(f"{item.name} {item.metric.format(sign * value)} ({standings.names.name(record)})")
     if best:
         yield f"Best of those that meet them: {', '.join(best)}."
+
+
+def _key(standings: Standings) -> str:
+    """Return what letters, marks and names of the designs on the front mean."""
+    records = [row.record for row in standings.front]
+    names = key_of_names([record.line for record in records])
+    return f"{key_of_letters(*(record.build() for record in records))} {names}".strip()
 
 
 def _scores(study: Study) -> list[str]:

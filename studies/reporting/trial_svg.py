@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 
 from studies.reporting.curve_plot import thinned
 from studies.reporting.figure import BLUE, GREY, ORANGE
 from surgery.architecture import Architecture
-from surgery.architecture.strip import ABSENT, DENSE, RESIZED, strip_rows
+from surgery.architecture.strip import ABSENT, DENSE, REPLACED, RESIZED, strip_key, strip_rows
 from surgery.config.quantities import format_count
 
 _CELL, _LABEL = 26, 52  # pixels
@@ -24,7 +25,9 @@ def layers_svg(architecture: Architecture) -> str:
     """Return a picture with a column per layer, the bottom layer first, and a row per projection."""
     rows = strip_rows(architecture)
     depth = architecture.backbone.num_layers
-    width, height = _LABEL + _CELL * depth + 10, _CELL * (len(rows) + 1) + 10
+    key = _key(architecture)
+    width = max(_LABEL + _CELL * depth + 10, _WIDTH)
+    height = _CELL * (len(rows) + 1) + 12 * len(key) + 10
     parts = [_HEAD.format(w=width, h=height)]
     for number, row in enumerate(rows):
         y = 5 + number * _CELL
@@ -39,9 +42,17 @@ def layers_svg(architecture: Architecture) -> str:
                     f'<rect x="{x}" y="{y + 1}" width="{_CELL - 3}" height="{_CELL - 3}" fill="{fill}"/>'
                 )
     loops = f", run {architecture.loop_count} times" if architecture.loop_count > 1 else ""
-    legend = f"layers 0 to {depth - 1}{loops}; pale: dense, blue: replaced, orange: resized"
-    parts.append(_text(5, height - 10, legend, size=9))
+    legend = f"layers 0 to {depth - 1}{loops}"
+    for number, line in enumerate([legend, *key]):
+        parts.append(_text(5, _CELL * len(rows) + 22 + 12 * number, line, size=9))
     return "".join([*parts, "</svg>"])
+
+
+def _key(architecture: Architecture) -> list[str]:
+    """Return what the letters and colours of an architecture's picture mean, in lines."""
+    colours = {DENSE: "pale:", RESIZED: "orange:", REPLACED: "blue:"}
+    words = [f"{colours.get(sign, sign)} {meaning}" for sign, meaning in strip_key(architecture)]
+    return textwrap.wrap(", ".join(words), 90)
 
 
 def curve_svg(curve: Sequence[dict[str, float]], title: str) -> str | None:
