@@ -9,7 +9,7 @@ import typer
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import RunsOption, StorageOption, StudyArgument
-from nas_cli.render.screen import console, errors, print_warnings
+from nas_cli.render.screen import console, errors, notes, print_warnings
 from studies.files.defaults import DEFAULT_RUNS
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -38,16 +38,31 @@ def dashboard(
     """Show a study in the browser, finished or running. Ctrl-C stops the server.
 
     Each trial's note shows its architecture: a picture, costs and the YAML. Notes that you edit are kept.
-    Graphs show the front, layers, loss curves and importances, artifacts the files of each trial.
+    Graphs show the front, layers, loss curves and importances, artifacts the files of each trial. The page of
+    `nas report` is served beside it.
     """
+    from studies.audit.verdicts import verdicts
     from studies.reporting.dashboard import Dashboard
+    from studies.reporting.report_page import report_page
 
-    served = Dashboard(open_study(study, runs, storage), host, port)
+    served = Dashboard(
+        open_study(study, runs, storage), host, port, lambda opened: report_page(opened, verdicts(opened))
+    )
     if host not in LOCAL:
         print_warnings(
             [f"anyone who can reach {host} can read, rename and delete the studies in this storage"]
         )
     console.print(f"study [bold]{served.study.name}[/]: {served.url}", soft_wrap=True)
+    for what, where in (
+        ("what was found, on one page", f"{served.report_url}, also linked at the top right"),
+        ("the study's note", f"{served.url}/note, the lowest icon on the left"),
+        ("front, baselines, what matters", "graphs on the first page, below Optuna's own"),
+        (
+            "an architecture",
+            "its trial's note: the list icon on the left, or click on a point of a chart",
+        ),
+    ):
+        notes.print(f"  [bold]{what}[/]: {where}", soft_wrap=True)
     try:
         served.serve()
     except KeyboardInterrupt:

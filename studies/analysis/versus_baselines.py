@@ -90,7 +90,7 @@ class VersusBaselines:
         text = "; ".join(form.format(self._listed(duels)) for form, duels in texts if duels)
         text = f"{text[:1].upper()}{text[1:]}."
         if once:
-            text += " These are one run each: not told apart from noise yet."
+            text += " Ahead and behind by one run each: not told apart from noise yet."
         return f"{text} {command} runs the closest ones again." if open_ else text
 
     def _listed(self, duels: Sequence[Duel]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from studies.reporting.annotator import annotating
 from studies.reporting.artifacts import artifact_folder
-from studies.reporting.dashboard_view import DashboardView
+from studies.reporting.dashboard_view import REPORT, DashboardView
+from studies.reporting.report_page import report_page
 from studies.storage.optuna_access import storage_of, study_id
 from studies.study import Study
 from surgery.config.problems import Problem, UserError
@@ -22,13 +24,16 @@ class Dashboard:
         UserError: the port is in use or not permitted.
     """
 
-    def __init__(self, study: Study, host: str, port: int) -> None:
+    def __init__(
+        self, study: Study, host: str, port: int, report: Callable[[Study], str] = report_page
+    ) -> None:
+        """Bind the port; `report` makes the page of findings that is served beside the dashboard."""
         from optuna.artifacts import FileSystemArtifactStore
         from optuna_dashboard import wsgi
 
         self.study = study
         app = wsgi(storage_of(study.inner), FileSystemArtifactStore(artifact_folder(study)))
-        view = DashboardView(app, Study.open(str(study.folder.resolve()), url=study.url))
+        view = DashboardView(app, Study.open(str(study.folder.resolve()), url=study.url), report)
         try:
             self.server = make_server(host, port, view, server_class=_Server, handler_class=_Quiet)
         except (OSError, OverflowError) as error:
@@ -39,6 +44,11 @@ class Dashboard:
     def url(self) -> str:
         """Address of the study's page."""
         return f"http://{self.host}:{self.port}/dashboard/studies/{study_id(self.study.inner)}"
+
+    @property
+    def report_url(self) -> str:
+        """Address of the page of findings."""
+        return f"http://{self.host}:{self.port}{REPORT}"
 
     def serve(self) -> None:
         """Serve requests, and keep the study's notes, graphs and artifacts up to date."""

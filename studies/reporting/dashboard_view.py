@@ -1,6 +1,7 @@
 """Optuna Dashboard's answers as nas means them: importances, paused trials, the front, readable attributes.
 
-A WSGI application in front of the dashboard's own. Nothing but notes is changed in the storage.
+A WSGI application in front of the dashboard's own. It also serves the study's report, and links it and the
+study's note from every page. Nothing but notes is changed in the storage.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ _NAMES = {LINE: "architecture"}
 _FIRST = (BASELINE, "paused", REASON, "architecture", "loss at rungs", "suggested by")  # the others as stored
 
 
+REPORT = "/report"  # path of the study's page
+_SHOWN_FIRST = ("front", "baselines", "importances", "layers", "scores", "curves", "hypervolume")
+_LINKS = """
+<nav style="position: fixed; top: 20px; right: 24px; z-index: 2000; font: 15px sans-serif">
+<a style="color: #fff; margin-left: 16px" href="{report}">report</a>
+<a style="color: #fff; margin-left: 16px" href="/dashboard/studies/{number}/note">study note</a></nav>
+</body>"""
+
+
 def _changes(method: str, path: str) -> bool:
     """Return whether a request would change anything but a note: delete a study, say, or end a trial."""
     return method not in ("GET", "HEAD", "OPTIONS") and not (method == "PUT" and path.endswith("/note"))
@@ -48,8 +58,8 @@ def _changes(method: str, path: str) -> bool:
 class DashboardView:
     """The application that serves one study of a storage, and passes everything else on."""
 
-    def __init__(self, app: Application, study: Study) -> None:
-        self.app, self.study = app, study
+    def __init__(self, app: Application, study: Study, report: Callable[[Study], str]) -> None:
+        self.app, self.study, self.report = app, study, report
         self._detail = f"/api/studies/{study_id(study.inner)}"
         self._names = Names(study.space)
         self._lock = threading.Lock()  # requests come in threads
@@ -67,11 +77,29 @@ class DashboardView:
                 body = json.dumps({"param_importances": self._shares()}).encode()
             start_response("200 OK", [("Content-Type", "application/json")])
             return [body]
+        if environ.get("REQUEST_METHOD") == "GET" and path == REPORT:
+            with self._lock:
+                body = self.report(self.study).encode()
+            start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
+            return [body]
+        if environ.get("REQUEST_METHOD") == "GET" and path.startswith("/dashboard"):
+            return self._changed(environ, start_response, self._with_links)
         if environ.get("REQUEST_METHOD") != "GET" or path != self._detail:
             return self.app(environ, start_response)
         # all trials, so that the best trials and the columns of attributes are complete
         after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[0]
         environ["QUERY_STRING"] = "after=0"
+        return self._changed(
+            environ, start_response, lambda body: json.dumps(self._study(json.loads(body), after)).encode()
+        )
+
+    def _changed(
+        self,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        change: Callable[[bytes], bytes],
+    ) -> Iterable[bytes]:
+        """Return the dashboard's answer; `change` makes the body of one that succeeded."""
         answer: dict[str, Any] = {}
 
         def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], None]:
@@ -81,10 +109,15 @@ class DashboardView:
         body = b"".join(self.app(environ, started))
         if answer["status"].startswith("200"):
             with self._lock:
-                body = json.dumps(self._study(json.loads(body), after)).encode()
+                body = change(body)
         headers = [item for item in answer["headers"] if item[0].lower() != "content-length"]
         start_response(answer["status"], [*headers, ("Content-Length", str(len(body)))])
         return [body]
+
+    def _with_links(self, body: bytes) -> bytes:
+        """Return a page of the dashboard with links to the report and the study's note."""
+        links = _LINKS.format(report=REPORT, number=study_id(self.study.inner))
+        return body.replace(b"</body>", links.encode(), 1)
 
     def _shares(self) -> list[list[dict[str, Any]]]:
         """Return our importances in the dashboard's form; empty for an objective while they are not known.
@@ -133,7 +166,7 @@ class DashboardView:
         answer["best_trials"] = [shown[number] for number in sorted(front & set(shown))]
         answer["user_attrs"] = self._settings()
         answer["union_user_attrs"] = self._columns(answer)
-        answer["plotly_graph_objects"].sort(key=lambda graph: str(graph["id"]))
+        answer["plotly_graph_objects"].sort(key=lambda graph: _position(str(graph["id"])))
         answer["trials"] = answer["trials"][int(after) if after.isdecimal() else 0 :]
         return answer
 
@@ -186,6 +219,12 @@ class DashboardView:
             entries[BASELINE] = self._names.label(entries[BASELINE])
         order = [*(key for key in _FIRST if key in entries), *entries]
         return [{"key": key, "value": entries[key]} for key in dict.fromkeys(order)]
+
+
+def _position(name: str) -> tuple[int, str]:
+    """Return the position of a graph, by its name such as `nas-1-front-0`; a user's own graphs come last."""
+    kind = next((kind for kind in _SHOWN_FIRST if kind in name.split("-")), None)
+    return (len(_SHOWN_FIRST) if kind is None else _SHOWN_FIRST.index(kind)), name
 
 
 def _read(text: str, default: Any) -> Any:

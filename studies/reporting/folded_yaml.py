@@ -11,7 +11,7 @@ import yaml
 from surgery.architecture import Architecture
 
 WIDTH = 88  # columns: what Optuna Dashboard has room for in a window of 1,400 pixels
-_BREAK = 72  # columns after which YAML of our own is broken: behind the entry that crosses it
+_BREAK = 64  # columns after which YAML of our own is broken: behind the entry that crosses it
 _QUOTED = re.compile(r"'(?:[^']|'')*'" r'|"(?:[^"\\]|\\.)*"')
 _COMMENT = re.compile(r"(^|\s)#")
 

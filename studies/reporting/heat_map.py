@@ -11,6 +11,7 @@ from studies.reporting.figure import HeatMap
 
 _COLOURS = "YlOrBr"  # known to matplotlib and plotly; from light to dark for people with any colour blindness
 EMPTY, LETTERS = "#eef0f2", "#1b1b1b"  # of cells without a colour; of light cells, on pages in dark mode, too
+_UPRIGHT = 4  # letters of a column's name that need not be turned
 _DARK = 0.6  # share of the scale from which letters are white
 
 
@@ -32,7 +33,11 @@ def add_heat_map(axes: Any, panel: HeatMap, *, last: bool) -> None:
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else LETTERS
             )
-    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=30, ha="right")
+    turned = any(len(name) > _UPRIGHT for name in panel.columns)
+    axes.set_xticks(
+        range(len(panel.columns)), panel.columns, rotation=30 if turned else 0,
+        ha="right" if turned else "center",
+    )  # fmt: skip
     axes.set_yticks(range(len(panel.rows)), panel.rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

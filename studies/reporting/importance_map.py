@@ -95,7 +95,7 @@ class ImportanceMap:
                 ]
                 for field, row in zip(rows, shares, strict=True)
             ],
-            label="share",
+            label="",
             low=_LEAST,
             high=1.0,
         )

@@ -1,4 +1,4 @@
-"""What letters, marks and names of architectures mean, as a line of Markdown."""
+"""Meanings of the letters, marks and names of architectures, as Markdown."""
 
 from __future__ import annotations
 

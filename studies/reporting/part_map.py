@@ -1,4 +1,4 @@
-"""Which parts of a pretrained model matter: shares of each part in the scores and in the exact costs."""
+"""Parts of a pretrained model that matter: shares of each part in the scores and in the exact costs."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class PartMap:
                 ]
                 for layer, row in zip(layers, grid, strict=True)
             ],
-            label="share",
+            label="",
             low=_LEAST,
             high=1.0,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Figures as SVG for web pages: on the page's own background, in colours that follow its light or dark mode.
 
-Both sets of colours can be told apart with any colour blindness (Okabe and Ito 2008), and markers differ.
+People with any colour blindness can distinguish both sets of colours (Okabe and Ito 2008), and markers differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What matters in a study, as text: fields of architectures, or parts of a pretrained model."""
+"""Text on what matters in a study: fields of architectures, or parts of a pretrained model."""
 
 from __future__ import annotations
 
@@ -79,7 +79,11 @@ def _fields(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
 
 def _largest(shares: Mapping[str, float]) -> str:
     """Return `hdpl.rank 54 %, loop.count 20 %`: those with the largest shares."""
-    best = sorted(shares.items(), key=lambda item: -item[1])[:_MOST]
+    best = sorted(shares.items(), key=lambda item: -item[1])
+    equals = [name for name, share in best if share > 0.99 * best[0][1]]
+    if len(equals) > _MOST:
+        return f"{len(equals)} equally with {best[0][1]:.0%} each, {equals[0]} to {equals[-1]}"
+    best = best[:_MOST]
     return ", ".join(f"{name} {share:.0%}" for name, share in best if share >= _LEAST) or "none stands out"
 
 

@@ -31,6 +31,7 @@ from studies.study import Study
 from studies.study.settings import StudySettings
 from surgery.architecture.strip import plain_strip
 from surgery.config.problems import UserError
+from tests.scored_study import make_study as make_scored
 
 SERVE = "import typer; from nas_cli.commands import dashboard; app = typer.Typer(); "
 SERVE += "app.callback()(lambda: None); dashboard.add_to(app); app()"
@@ -240,7 +241,9 @@ def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
         record.number for record in study.front()
     )
     order = [item["id"] for item in detail["plotly_graph_objects"]]
-    assert order == sorted(order)
+    kinds = [name.split("-")[2] for name in order]
+    assert kinds[0] == "front"
+    assert kinds.index("baselines") < kinds.index("importances") < kinds.index("layers")
     later = ask(view, "/api/studies/0", f"after={number}")
     assert later["trials"] == detail["trials"][number:]
     for key in ("best_trials", "union_user_attrs", "note", "plotly_graph_objects"):
@@ -250,10 +253,34 @@ def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
     }
 
 
+def test_the_report_is_served_and_linked(study: Study, url: str) -> None:
+    with urllib.request.urlopen(f"{url}/report") as answer:
+        assert answer.headers["Content-Type"].startswith("text/html")
+        page = answer.read().decode()
+    assert "<h3>Baselines</h3>" in page
+    assert study.records()[0].line in page
+    with urllib.request.urlopen(f"{url}/dashboard/studies/0/trials") as answer:
+        page = answer.read().decode()
+    assert 'href="/report"' in page
+    assert 'href="/dashboard/studies/0/note"' in page
+
+
+def test_importances_of_a_pretrained_model_are_shares_of_its_parts(tmp_path: Path) -> None:
+    study = make_scored(tmp_path / "runs")
+    app = Dashboard(study, "127.0.0.1", 0).server.get_app()
+    kl, cache = ask(app, "/api/studies/0/param_importances")["param_importances"]
+    shares = {item["name"]: item["importance"] for item in kl}
+    assert max(shares, key=lambda name: shares[name]) == "layer.3.ffn"
+    assert sum(shares.values()) == pytest.approx(1)
+    assert len(cache) == 6
+
+
 def test_importances_of_the_dashboard_are_ours(study: Study) -> None:
     app = Dashboard(study, "127.0.0.1", 0).server.get_app()
     assert isinstance(app, DashboardView)
-    assert ask(app, "/api/studies/0/param_importances") == {"param_importances": [[], []]}  # too few trials
+    loss, params = ask(app, "/api/studies/0/param_importances")["param_importances"]
+    assert loss == []  # of too few trials
+    assert sum(item["importance"] for item in params) == pytest.approx(1)
     names = {"hdpl.rank", "loop.count"}
     shares = {
         "val_loss": {"hdpl.rank": 0.75, "loop.count": 0.25},

@@ -50,8 +50,18 @@ def test_a_study_of_a_pretrained_model(nas: Nas, tmp_path: Path) -> None:
     assert tags.open == []
     assert all(link.startswith(("#", "data:")) for link in tags.links), "it needs no other file"
     assert len(text) < 1_000_000
-    for heading in ("Front", "Layers of the front", "Growth of the front", "Scores", "Commands", "Space"):
-        assert re.search(rf"<h3>{heading}</h3>", text), heading
+    for heading in (
+        "Front",
+        "Baselines",
+        "What matters",
+        "Growth of the front",
+        "Scores",
+        "Commands",
+        "Space",
+    ):
+        assert len(re.findall(rf"<h3>{heading}</h3>", text)) == 1, heading
+    assert "prefers-color-scheme: dark" in text
+    assert "Letters and marks: <code>F</code> full attention" in text
     for record in study.front():
         assert Names(study.space).name(record) in text
     assert study.space.model is not None

@@ -113,6 +113,25 @@ def test_chance_seldom_beats_a_design(space: SearchSpace) -> None:
     assert said <= 200 * (1 - LEVEL) / 2 + 6
 
 
+def test_a_summary_is_honest_about_single_runs(space: SearchSpace) -> None:
+    once = duels(space, arch(0, [3.0], 100, 10, "dense"), arch(1, [2.0], 100, 10))
+    assert once.duels[0].verdict == "ahead by one run each: can't tell yet"
+    assert once.summary("nas refine s") == (
+        "Ahead of #0 dense at no higher cost. Ahead and behind by one run each: not told apart from noise "
+        "yet. nas refine s runs the closest ones again."
+    )
+    settled = duels(
+        space,
+        arch(0, [3.0, 3.01], 100, 10, "dense"),
+        arch(1, [2.5], 100, 10),
+        arch(2, [1.0, 1.01], 10, 1, "lt2-looped"),
+    )
+    assert settled.duels[0].verdict == BEATEN
+    assert settled.summary("nas refine s") == (
+        "Beaten at no higher cost: #0 dense; nothing that was searched costs as little as #2 lt2-looped."
+    )
+
+
 def test_json(space: SearchSpace) -> None:
     data = duels(space, arch(0, [3.0, 3.01], 100, 10, "dense"), arch(1, [2.5], 90, 10))
     [text] = json.loads(json.dumps(data.to_dict()))

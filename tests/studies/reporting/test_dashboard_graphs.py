@@ -41,7 +41,9 @@ def write_curve(study: Study, number: int) -> None:
 def test_a_study_has_a_graph_of_everything_it_knows(filled: Study) -> None:
     write_curve(filled, 3)
     names = [name.split("-", 2)[2] for name, _ in graphs(filled)]
-    assert names == ["front-0", "front-1", "front-2", "layers", "curves", "hypervolume", "importances"]
+    assert names == [
+        "front-0", "front-1", "front-2", "layers", "curves", "hypervolume", "baselines", "importances",
+    ]  # fmt: skip
     for _, graph in graphs(filled):
         assert graph.layout.title.text.startswith("study")
         assert len(graph.to_json()) < 60_000
@@ -49,9 +51,14 @@ def test_a_study_has_a_graph_of_everything_it_knows(filled: Study) -> None:
 
 def test_a_study_over_a_model_has_the_map_of_its_scores(tmp_path: Path) -> None:
     names = [name.split("-", 2)[2] for name, _ in graphs(make_scored(tmp_path / "runs"))]
-    assert names == ["front", "layers", "hypervolume", "scores-0", "scores-1"]
+    assert names == ["front", "layers", "hypervolume", "baselines", "importances", "scores-0", "scores-1"]
     early = make_scored(tmp_path / "early", scored=False)
-    assert [name.split("-", 2)[2] for name, _ in graphs(early)] == ["front", "layers", "hypervolume"]
+    assert [name.split("-", 2)[2] for name, _ in graphs(early)] == [
+        "front",
+        "layers",
+        "hypervolume",
+        "baselines",
+    ]
 
 
 def test_a_study_without_results_has_no_graphs(make_study: MakeStudy) -> None:
@@ -79,6 +86,8 @@ def test_layers_of_the_front(filled: Study) -> None:
     (heat,) = figure.panels
     assert isinstance(heat, HeatMap)
     front = filled.front()
+    assert "F full attention" in heat.caption[0]
+    assert "hdpl: q k v o, g gate, u up, d down" in heat.caption[1]
     assert [row.split()[0] for row in heat.rows] == [f"#{record.number}" for record in front]
     for record, texts, values in zip(front, heat.texts, heat.values, strict=True):
         layers = record.build().layers
@@ -124,6 +133,8 @@ def test_small_pictures_are_svg() -> None:
     ElementTree.fromstring(text)
     assert text.count('fill="#0072b2"') == 1  # q of the first layer
     assert "run 2 times" in text
+    for words in ("F full attention", "N no token mixing", "pale: dense", "blue: hdpl"):
+        assert words in text
     curve = curve_svg([*CURVE, {"tokens": 10_000, "val_loss": 4.1}], "#1 <a&b>")
     assert curve is not None
     ElementTree.fromstring(curve)

@@ -95,6 +95,7 @@ def test_the_page_has_the_picture_and_the_text_of_every_point() -> None:
 
 def test_markers_differ_in_shape() -> None:
     shapes = ["dot", "ring", "square", "star", "frame", "up", "down", "right", "left"]
+    shapes += [f"open {shape}" for shape in ("up", "down", "right", "left")]
     series = [Series(name, [1.0], [1.0], GREY, name) for name in shapes]  # type: ignore[arg-type]
     figure = Figure("markers", [Panel(LOSS, LOSS, series)])
     lines = picture(figure).axes[0].lines
@@ -135,7 +136,8 @@ HEAT_WITH_TEXT = HeatMap("one", ["a"], ["p"], [[0.1]], [["x"]], [["layer 0"]], "
 def test_heat_maps_are_clipped_to_the_colours_and_share_one_bar() -> None:
     first, second, bar = picture(Figure("maps", [HEAT, HEAT])).axes
     assert bar.get_ylabel() == "KL"
-    assert first.images[0].get_array().tolist() == [[1e-3, 0.01, None], [0.1, 1.0, 1.0]]
+    assert first.collections[0].get_array().tolist() == [[1e-3, 0.01, None], [0.1, 1.0, 1.0]]
+    assert first.get_ylim()[0] > first.get_ylim()[1], "the first row is on top"
     assert [text.get_text() for text in second.texts] == ["x", "y", "", "z", "u", "v"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b"]
 

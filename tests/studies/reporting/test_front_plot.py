@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from nas_cli.render.scatter import scatter
 from studies.analysis.standings import Standings
@@ -14,6 +15,7 @@ from studies.reporting import front_plot
 from studies.reporting.figure import Axis, Figure, Panel
 from studies.reporting.front_plot import LEAST_KL, _fenced, front_figure, plot_front
 from studies.reporting.ticks import binary_ticks, plain_ticks, time_unit
+from studies.storage.attributes import ARCHITECTURE, HASH, LINE, RUNGS, STOPPED_AT
 from surgery.config.quantities import format_bytes, format_count
 from tests.picks import pick_trial
 from tests.scored_study import make_study as make_scored
@@ -72,6 +74,27 @@ def test_outliers_and_paused_runs_do_not_squeeze_the_front() -> None:
     accuracy = _fenced(Axis("recall"), -values, -front, np.array([]), "max")
     assert accuracy.high is None
     assert accuracy.low == -axis.high
+
+
+def test_paused_runs_beyond_the_axis_say_so(make_study: MakeStudy) -> None:
+    study = fill(make_study(sampler="random"), 12, lambda params, rng: 4.0 + float(rng.normal(0, 0.01)))
+    record = study.records()[3]
+    for loss in (4.0, 9.0):
+        attributes = {
+            ARCHITECTURE: record.architecture, LINE: record.line, HASH: "0", STOPPED_AT: 1, RUNGS: [loss],
+        }  # fmt: skip
+        state = TrialState.RUNNING
+        study.inner.add_trial(create_trial(state=state, user_attrs=attributes))
+    number = study.records()[-1].number
+    panel = front_figure(study, Standings.of(study)).panels[0]
+    assert isinstance(panel, Panel)
+    inside, beyond = (
+        next(series for series in panel.series if series.name == name)
+        for name in ("paused, loss so far", "paused, beyond the axis")
+    )
+    assert (inside.marker, list(inside.labels)) == ("ring", [""])
+    assert (beyond.marker, list(beyond.labels)) == ("open up", [f"#{number} paused: 9.0000"])
+    assert list(beyond.y) == [panel.y.high]
 
 
 def test_ticks_have_no_superfluous_zeros_and_times_fit() -> None:
