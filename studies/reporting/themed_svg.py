@@ -1,6 +1,6 @@
 """Figures as SVG for web pages: on the page's own background, in colours that follow its light or dark mode.
 
-People with any colour blindness can distinguish both sets of colours (Okabe and Ito 2008), and markers differ.
+Both sets of colours are distinct with any colour blindness (Okabe and Ito 2008), and markers differ.
 """
 
 from __future__ import annotations
