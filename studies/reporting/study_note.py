@@ -152,7 +152,7 @@ def _constraints(study: Study, records: list[TrialRecord], standings: Standings)
 def _key(standings: Standings) -> str:
     """Return what letters, marks and names of the designs on the front mean."""
     records = [row.record for row in standings.front]
-    names = key_of_names([record.line for record in records])
+    names = key_of_names([standings.names.design(record) for record in records])
     return f"{key_of_letters(*(record.build() for record in records))} {names}".strip()
 
 

@@ -14,9 +14,12 @@ from studies.analysis.pick import knee
 from studies.analysis.standings import Standings
 from studies.reporting.annotator import Annotator
 from studies.reporting.dashboard import Dashboard
+from studies.reporting.dashboard_notes import trial_note
+from studies.reporting.folded_yaml import WIDTH
 from studies.study import Study
 from tests.browser import browse, needs_browser
 from tests.nas_cli.test_dashboard import pause
+from tests.scored_study import make_study as make_scored
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
@@ -59,6 +62,9 @@ def test_the_first_page_shows_the_front_its_layers_and_the_hypervolume(
     titles = (
         "architectures are on the front",
         "layers of the front",
+        "lead over the baselines",
+        "which fields matter",
+        "full attention",
         "loss curves",
         "that the front dominates",
     )
@@ -119,3 +125,40 @@ def test_a_plot_as_a_page(study: Study, nas: Callable[..., Result], tmp_path: Pa
         page = browse(path.as_uri(), tmp_path / str(number), flag)
         assert page.console == []
         assert page.html.count("<svg") == 1
+
+
+@pytest.mark.parametrize("width", [800, 1200, 1440])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_nothing_in_the_report_is_cut_off(
+    study: Study, nas: Callable[..., Result], tmp_path: Path, width: int, pretrained: bool
+) -> None:
+    shown = make_scored(tmp_path / "runs") if pretrained else study
+    path = tmp_path / "report.html"
+    nas("report", shown.folder, "-o", path)
+    check = """<script>
+    const cut = [];
+    for (const svg of document.querySelectorAll("figure svg")) {
+      const box = svg.getBoundingClientRect();
+      for (const text of svg.querySelectorAll("text")) {
+        const inner = text.getBoundingClientRect();
+        if (inner.left < box.left - 1 || inner.right > box.right + 1) cut.push(text.textContent);
+      }
+    }
+    if (document.documentElement.scrollWidth > innerWidth) cut.push("the page is too wide");
+    document.body.dataset.cut = JSON.stringify(cut);
+    </script>"""
+    path.write_text(path.read_text(encoding="utf-8") + check, encoding="utf-8")
+    page = browse(path.as_uri(), tmp_path / "profile", f"--window-size={width},3000")
+    assert page.console == []
+    assert 'data-cut="[]"' in page.html
+    assert page.html.count("<figure") > 4
+
+
+def test_a_trial_fits_into_a_window_of_1400_pixels(study: Study, url: str, tmp_path: Path) -> None:
+    for record in study.records():
+        if record.architecture is not None:
+            note = trial_note(study, record)
+            assert max(map(len, note.partition("```yaml")[2].splitlines())) <= WIDTH
+    page = browse(f"{url}/trials?numbers=0", tmp_path)
+    assert "study note" in page.text
+    assert "report" in page.text

@@ -11,6 +11,7 @@ from studies.reporting.baseline_plot import baselines_figure
 from studies.reporting.figure import HeatMap, Panel
 from studies.reporting.graph import graph
 from studies.reporting.importance_map import ImportanceMap
+from studies.reporting.key_of_letters import key_of_names
 from studies.reporting.part_map import PartMap
 from studies.reporting.picture import picture
 from studies.reporting.study_note import study_note
@@ -107,3 +108,12 @@ def test_leads_over_the_baselines_as_a_picture(make_study: MakeStudy) -> None:
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first baseline is on top"
     assert list(graph(figure).layout.yaxis.ticktext) == list(panel.y.names)
     assert "nas refine study" in study_note(study)
+
+
+def test_names_are_explained_where_they_are_used(scored: Study) -> None:
+    assert key_of_names(["FFWF", "FWWF"]) == ""
+    assert "8 blocks" in key_of_names(["WWFW·hdpl[qv,gd]@2-3 b8 r8 mean:0.00012"])
+    assert "three layers have this replacement" in key_of_names(["FWWF ffn[64]×3"])
+    assert "other widths" in key_of_names(["FFFF·ffn[3:768 5:none]"])
+    assert "other widths" not in key_of_names(["FFFF ffn[none]×3"])
+    assert "`W` sliding-window attention" in study_note(scored)
