@@ -1,7 +1,8 @@
 """The guide "Your model, in an afternoon" on SmolLM2-135M, command by command.
 
-Its place in the guide, a Hub id, is a folder here. The preset has fewer replacements and less text, and
-budgets are smaller, so that it takes some twenty minutes on one core; nothing else is changed.
+Its place in the guide, a Hub id, is a folder here. The preset has fewer replacements and less text, healing
+reads a part of the built-in text, and budgets are smaller, so that it takes some twenty minutes on one core;
+nothing else is changed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from studies.data import open_corpus
 from tests.pages import ROOT, blocks
 from tests.surgery.apply.smollm2 import convert, gguf_file
 from tests.test_guides import run
@@ -22,6 +25,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(3600)]
 GUIDE = ROOT / "docs" / "guide" / "pretrained.md"
 TOKENIZER = ROOT.parent / "shared" / "data" / "smollm2-tokenizer"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # a relative path as well
+TEXT = "docs.jsonl"
 SPACE = """
 name: pretrained
 search:
@@ -46,6 +50,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for file in TOKENIZER.iterdir():
         shutil.copy(file, folder / MODEL)
     (folder / "pretrained").write_text(SPACE, encoding="utf-8")  # a file takes precedence over a preset
+    texts = islice(open_corpus("builtin").texts(), 120)
+    (folder / TEXT).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     yield folder
     shutil.rmtree(folder)
 
@@ -56,7 +62,8 @@ def smaller(line: str) -> list[str]:
     assert words[0] == "nas"
     for index, word in enumerate(words[:-1]):
         words[index + 1] = BUDGETS.get(word, words[index + 1])
-    extra = {"refine": ["--timeout", "1m"], "eval": ["--tokens", "2048"]}
+    # the held-out part of TEXT has 7 sequences, and healing measures on all of it several times
+    extra = {"refine": ["--timeout", "1m"], "apply": ["--data", TEXT], "eval": ["--tokens", "2048"]}
     return [*words[1:], *extra.get(words[1], [])]
 
 
