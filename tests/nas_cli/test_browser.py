@@ -19,6 +19,7 @@ from studies.reporting.folded_yaml import WIDTH
 from studies.study import Study
 from tests.browser import browse, needs_browser
 from tests.nas_cli.test_dashboard import pause
+from tests.picks import pick_trial
 from tests.scored_study import make_study as make_scored
 
 pytestmark = [pytest.mark.slow, needs_browser]
