@@ -134,7 +134,10 @@ def _of_front(study: Study, threads: int | None) -> _Timed:
     Raises:
         UserError: there are none.
     """
-    architectures = {record.name: record.build() for record in study.front()}
+    from studies.study.trial_names import Names
+
+    names = Names(study.space)
+    architectures = {names.name(record): record.build() for record in study.front()}
     if not architectures:
         from surgery.config.problems import UserError
 

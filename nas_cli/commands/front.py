@@ -58,7 +58,8 @@ def front(
         plot_front(opened, report.standings, plot)
     if csv is not None:
         to_stdout = str(csv) == "-"
-        write_csv(report.shown, opened.space.objectives, None if to_stdout else csv, report.standings)
+        path = None if to_stdout else csv
+        write_csv(report.shown, opened.space.objectives, path, report.standings, report.marks)
         if to_stdout:
             return
     if as_json:
@@ -74,9 +75,9 @@ def front(
         _print(report, runs)
         if opened.settings.sampler != MILP:  # it draws nothing at random
             console.print(str(report.versus_random))
-    for path in (plot, csv):
-        if path is not None:
-            console.print(f"wrote {path}")
+    for written in (plot, csv):
+        if written is not None:
+            console.print(f"wrote {written}")
 
 
 def _refine(name: str, runs: Path) -> str:
@@ -86,9 +87,10 @@ def _refine(name: str, runs: Path) -> str:
 
 def _print(report: FrontReport, runs: Path) -> None:
     from nas_cli.render.designs import print_summary
+    from nas_cli.render.marks import mark_legend
     from nas_cli.render.scatter import scatter
     from nas_cli.render.strip import legend
-    from nas_cli.render.tables import mark_legend, trial_table
+    from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
 
     study, records, standings = report.study, report.records, report.standings
@@ -107,7 +109,7 @@ def _print(report: FrontReport, runs: Path) -> None:
         title += f", {len(standings.near)} more may be"
     if console.is_terminal and len(objectives) > 1:
         width, height = min(console.width, 110), 16
-        console.print(scatter(records, front, objectives, width=width, height=height))
+        console.print(scatter(records, front, objectives, width=width, height=height, marks=report.marks))
     marks = report.marks
     table = trial_table(
         report.shown, study.space, title=title, standings=standings, marks=marks, elsewhere="--json"

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from nas_cli.render.marks import mark_legend, signs
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from search_spaces import Objective
+    from studies.analysis.marks import Marks
     from studies.study.trial_record import TrialRecord
 
 
@@ -21,11 +24,13 @@ def scatter(
     *,
     width: int,
     height: int,
+    marks: Marks | None = None,
 ) -> Text:
     """Plot the first objective over the second; needs at least two objectives.
 
     KL divergences have a logarithmic axis.
-    Marks: `•` trained, `◆` on the front (green), `B` a baseline; dominated trials are grey.
+    Marks: `•` trained, `◆` on the front (green), `B` a baseline; dominated trials are grey. The knee and the
+    picks have their own, if the study's `marks` are given.
     """
     import plotext
 
@@ -36,7 +41,8 @@ def scatter(
     for record in records:
         if record.values is None or record.state != "trained":
             continue
-        mark = "B" if record.baseline else "◆" if record.number in on_front else "•"
+        sign = "" if marks is None else signs(record, marks)[:1]
+        mark = sign or ("B" if record.baseline else "◆" if record.number in on_front else "•")
         colour = "green+" if record.number in on_front else "gray"
         groups.setdefault((mark, colour), []).append(
             (scale_along(record.values[1]), scale_up(record.values[0]))
@@ -53,6 +59,8 @@ def scatter(
     plotext.xlabel(f"{along.name} ({along.direction})")
     plotext.ylabel(f"{up.name} ({up.direction})")
     legend = Text.from_markup("       [green]◆ on the front[/]  [dim]• dominated[/]  B baseline")
+    if marks is not None and (more := mark_legend(records, marks)):
+        legend.append(f"  {more}")
     return Text.assemble(Text.from_ansi(plotext.build()), "\n", legend)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from nas_cli.render.fitted import Column, fitted_table
-from studies.analysis.marks import KNEE, PICKED
+from nas_cli.render.marks import signs
 from studies.study.trial_names import Names
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MOST_TIES = 3  # tied trials named per row
 SHORTEST_NAME = 12  # columns of the terminal that a trial's name gets at least, if it needs so many
 SHORTEST_DESIGN = 20  # likewise an architecture; with less room there is no column for it
-SIGNS = {KNEE: "★", PICKED: "◇"}  # a star and a diamond, as in the picture of the front
 
 
 def trial_table(
@@ -79,19 +78,9 @@ def trial_table(
         ]
         styles.append("" if standings is None else _add_standing(cells, record, standings))
         name = Text(names.name(record), style="magenta" if record.baseline else "")
-        signs = [Text(_signs(record, marks))] if marks is not None and marked else []
-        rows.append([name, *signs, Text(names.design(record)), *cells])
+        mark = [Text(signs(record, marks))] if marks is not None and marked else []
+        rows.append([name, *mark, Text(names.design(record)), *cells])
     return fitted_table(columns, rows, title, styles, elsewhere)
-
-
-def mark_legend(records: Sequence[TrialRecord], marks: Marks) -> str:
-    """Return what the marks of these trials mean, such as `★ knee, ◇ picked`; empty if there are none."""
-    words = {word for record in records for word in marks.words(record)}
-    return ", ".join(f"{sign} {word}" for word, sign in SIGNS.items() if word in words)
-
-
-def _signs(record: TrialRecord, marks: Marks) -> str:
-    return "".join(SIGNS[word] for word in marks.words(record))
 
 
 def _add_standing(cells: list[Text], record: TrialRecord, standings: Standings) -> str:

@@ -27,6 +27,7 @@ from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.names import CHECKPOINT
 from studies.study.settings import MILP
+from studies.study.trial_names import Names
 from studies.study.trial_record import TrialRecord
 from studies.training.batches import check_data
 from studies.training.devices import DeviceLost, describe, make_ready, pick_device
@@ -172,7 +173,8 @@ class _Worker:
     def _measure(self, assignment: Assignment) -> list[dict[str, float]]:
         """Assemble a design of the pretrained model and measure it; a replicate on other held-out text."""
         assert self.designs is not None
-        trial, line = assignment.trial, assignment.architecture.line
+        trial = assignment.trial
+        line = Names(self.study.space).design(self.study.record(trial.number))
         self._beat(trial)
         self.lease.report_status({"state": MEASURING, "trial": trial.number, "line": line})
         sample = trial.user_attrs.get(REPEAT, 0)

@@ -84,6 +84,9 @@ def test_every_reading_command_knows_them(run: Nas, study: Study, tmp_path: Path
     (pick,) = json.loads(run("show", "--json").stdout)["picks"]
     assert pick == marks.picks[0].to_dict()
     assert f"picked {marks.picks[0]}" in run("show").stdout
+    rows = list(csv.DictReader(io.StringIO(run("front", "--csv", "-").stdout)))
+    assert [int(row["trial"]) for row in rows if row["picked"] == "True"] == [number]
+    assert [int(row["trial"]) for row in rows if row["knee"] == "True"] == [marks.knee]
     rows = list(csv.DictReader(io.StringIO(run("export").stdout)))
     assert [int(row["trial"]) for row in rows if row["picked"] == "True"] == [number]
 

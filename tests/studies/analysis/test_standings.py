@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from search_spaces.objectives import Objective
+from studies.analysis.marks import Marks
 from studies.analysis.standings import Standings
 from studies.reporting.csv_table import write_csv
 from studies.stats.seed_noise import t_factor
@@ -111,11 +112,12 @@ def test_without_repeats_nothing_is_claimed() -> None:
 
 
 def test_the_table_has_them(standings: Standings, tmp_path: Path) -> None:
-    write_csv(RECORDS, OBJECTIVES, tmp_path / "all.csv", standings)
+    write_csv(RECORDS, OBJECTIVES, tmp_path / "all.csv", standings, Marks(RECORDS[0].number, ()))
     with (tmp_path / "all.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["runs"] for row in rows] == ["2", "2", "1", "1", "2"]
     assert rows[4]["p_front"] == ""
+    assert [row["knee"] for row in rows] == ["True", *["False"] * 4]
     assert float(rows[2]["val_loss_half"]) == pytest.approx(t_factor(0.9, 3) * SD)
 
 

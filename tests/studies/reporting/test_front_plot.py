@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_cli.render.scatter import scatter
+from studies.analysis.marks import Marks
 from studies.analysis.standings import Standings
 from studies.reporting import front_plot
 from studies.reporting.figure import Axis, Figure, Panel
@@ -56,7 +57,11 @@ def test_the_front_of_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_terminal_has_a_logarithmic_axis(tmp_path: Path) -> None:
     study = make_scored(tmp_path / "runs")
-    text = scatter(study.records(), study.front(), study.space.objectives, width=60, height=12).plain
+    pick_trial(study, 3)
+    marks = Marks.of(study, Standings.of(study))
+    records, front = study.records(), study.front()
+    text = scatter(records, front, study.space.objectives, width=60, height=12, marks=marks).plain
+    assert text.count("★") == text.count("◇") == 2  # in the plot and in its legend
     assert "0.0001" in text
     assert "kl (min)" in text
 
