@@ -17,6 +17,7 @@ from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.yaml_source import Source
 
 FOLDS = ("average", "first")
+_OTHER_SIZE = "the architecture's backbone is not the model's"
 _PICKED = re.compile(r"# #(\d+)\b.* of study (\S+): ")  # the first line of what nas pick writes
 _FREE = (
     "num_layers",
@@ -65,10 +66,11 @@ def read_architecture(
         architecture = Architecture.from_dict(data, source=source)
         check_operators(architecture)
         _check_widths(architecture, source)
-        _check_depth(backbone.num_layers, architecture, source)
+        _check_depth(backbone.num_layers, architecture, "" if problems else _portable(source))
     except UserError as error:
-        raise UserError(error.title, (*problems.entries, *error.problems)) from None
-    problems.raise_if_any("the architecture's backbone is not the model's")
+        title = _OTHER_SIZE if problems else error.title
+        raise UserError(title, (*problems.entries, *error.problems)) from None
+    problems.raise_if_any(_OTHER_SIZE)
     # the context length is always the model's
     architecture = architecture.with_backbone(max_position_embeddings=backbone.max_position_embeddings)
     if not (isinstance(data, dict) and "designed_for" in data):
@@ -110,16 +112,16 @@ def _portable(source: Source | None) -> str:
     return f"nas pick {study} --trial {trial} --portable -o design.yaml writes it for models of any size"
 
 
-def _check_depth(depth: int, after: Architecture, source: Source | None) -> None:
+def _check_depth(depth: int, after: Architecture, hint: str) -> None:
     """Check that the model's layers can become those of the architecture.
 
     Raises:
-        UserError: they can't; for a pick with the command that makes it portable.
+        UserError: they can't; with the hint in place of the usual one, unless it is empty.
     """
     try:
         folded_layers(depth, after)
     except UserError as error:
-        if not (hint := _portable(source)):
+        if not hint:
             raise
         raise UserError(error.title, [replace(problem, hint=hint) for problem in error.problems]) from None
 

@@ -64,7 +64,7 @@ def test_a_shorter_layout_is_tiled_and_the_backbone_is_the_models(source: Source
     assert same.after == drawn.after
 
 
-@pytest.mark.parametrize("sizes", ["dim: 64, rope_theta: 5.0", "num_layers: 7"])
+@pytest.mark.parametrize("sizes", ["dim: 64, rope_theta: 5.0", "num_layers: 7", "dim: 64, num_layers: 7"])
 def test_a_pick_for_another_size_says_how_to_make_it_portable(
     source: SourceModel, tmp_path: Path, sizes: str
 ) -> None:
