@@ -125,5 +125,6 @@ def _print(report: FrontReport, runs: Path) -> None:
         from studies.workers.designs import most_runs
 
         each = most_runs(study, each)
-    print_summary(report.versus_baselines, _refine(study.name, runs))
+    # without repeats the verdict below says how to get them
+    print_summary(report.versus_baselines, "" if standings.noise is None else _refine(study.name, runs))
     print_verdict(study.name, records, standings, runs, each, trained=scratch)

@@ -51,11 +51,13 @@ def print_designs(comparison: VersusBaselines, space: SearchSpace, command: str)
     print_summary(comparison, command)
 
 
-def print_summary(comparison: VersusBaselines, command: str) -> None:
-    """Print which baselines are beaten, which are not told apart yet, and what to do then."""
+def print_summary(comparison: VersusBaselines, command: str = "") -> None:
+    """Print which baselines are beaten, which are not told apart yet, and the command that helps then."""
     if comparison.duels:
-        summary = escape(comparison.summary(command)).replace(command, f"[bold]{command}[/]")
-        console.print(f"baselines: {summary[:1].lower()}{summary[1:]}", soft_wrap=True)
+        summary = comparison.summary()
+        console.print(f"baselines: {escape(summary[:1].lower() + summary[1:])}")
+    if command and comparison.undecided:
+        console.print(f"[bold]{escape(command)}[/] runs the closest ones again", soft_wrap=True)
 
 
 def _cells(duel: Duel, comparison: VersusBaselines, names: Names) -> list[Text]:

@@ -69,29 +69,36 @@ class VersusBaselines:
         searched = [record for record in trained if record.baseline is None and record.feasible]
         self.duels = [self._duel(record, searched) for record in trained if record.baseline is not None]
 
-    def summary(self, command: str) -> str:
+    @property
+    def undecided(self) -> bool:
+        """True if more runs may tell whether a baseline is beaten."""
+        return any(duel.outcome == UNKNOWN for duel in self.duels)
+
+    def summary(self, command: str = "") -> str:
         """Return which baselines are beaten, which are not told apart yet, and what to do then.
 
         Args:
-            command: what trains the closest ones again, such as `nas refine demo`.
+            command: what trains the closest ones again, such as `nas refine demo`; not named if empty.
         """
         open_ = [duel for duel in self.duels if duel.outcome == UNKNOWN]
         once = [duel for duel in open_ if duel.half is None]
         again = [duel for duel in open_ if duel.half is not None]
+        alone = [duel for duel in self.duels if duel.outcome == NO_RIVAL]
         texts = (
             ("beaten at no higher cost: {}", [duel for duel in self.duels if duel.outcome == BEATEN]),
             ("ahead of {} at no higher cost", [duel for duel in once if (duel.ahead or 0.0) > 0]),
             ("behind {}", [duel for duel in once if (duel.ahead or 0.0) <= 0]),
             ("not told apart yet: {}", again),
             ("not beaten: {}", [duel for duel in self.duels if duel.outcome == NOT_BEATEN]),
-            ("nothing that was searched costs as little as {}",
-             [duel for duel in self.duels if duel.outcome == NO_RIVAL]),
-        )  # fmt: skip
+            ("nothing that was searched costs as little as {}", alone if len(alone) <= _MOST_NAMES else []),
+        )
         text = "; ".join(form.format(self._listed(duels)) for form, duels in texts if duels)
+        if len(alone) > _MOST_NAMES:
+            text += f"{'; ' if text else ''}nothing that was searched costs as little as {len(alone)} of them"
         text = f"{text[:1].upper()}{text[1:]}."
         if once:
             text += " Ahead and behind by one run each: not told apart from noise yet."
-        return f"{text} {command} runs the closest ones again." if open_ else text
+        return f"{text} {command} runs the closest ones again." if self.undecided and command else text
 
     def _listed(self, duels: Sequence[Duel]) -> str:
         names = [self.standings.names.name(duel.baseline) for duel in duels[:_MOST_NAMES]]

@@ -71,9 +71,9 @@ def _fields(study: Study, records: Sequence[TrialRecord]) -> Iterator[str]:
         return
     certain = [field.name for field in known.fields if field.p is not None and field.p < _CERTAIN]
     yield (
-        f"Shares always add up to 1, also in pure noise. An effect on {known.loss_name} beyond chance "
-        f"(p < {_CERTAIN:g}, each field tested alone): {', '.join(certain) or 'none yet'}. "
-        f"`nas show {study.name} --importances` has all numbers."
+        f"Shares always add up to 1, also in pure noise. An effect on {known.loss_name} beyond what other "
+        f"fields explain (p < {_CERTAIN:g} in a permutation test, not corrected for their number): "
+        f"{', '.join(certain) or 'none yet'}. `nas show {study.name} --importances` has all numbers."
     )
 
 

@@ -80,7 +80,7 @@ def test_what_matters_for_the_loss(make_study: MakeStudy) -> None:
     )
     note = study_note(study)
     assert "| val_loss | loop.count" in note
-    assert "each field tested alone): loop.count" in note
+    assert "not corrected for their number): loop.count" in note
 
 
 def test_baselines_before_anything_ran_twice(scored: Study) -> None:
