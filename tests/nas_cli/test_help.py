@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -123,8 +124,8 @@ def test_no_benchmark_has_a_spinner_of_its_own() -> None:
 
 
 def test_quiet_prints_results_only(nas: Nas, study_folder: Path, tmp_path: Path) -> None:
-    loud = nas("pick", study_folder)
-    quiet = nas("pick", study_folder, "-q")
+    copy = shutil.copytree(study_folder, tmp_path / "micro")  # a pick is recorded in the study
+    loud, quiet = nas("pick", copy), nas("pick", copy, "-q")
     assert quiet.stdout == loud.stdout
     assert quiet.stderr == ""
     assert "(knee of" in loud.stderr

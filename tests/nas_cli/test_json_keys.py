@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from studies.study import Study
 from tests.pages import ROOT
+from tests.picks import pick_trial
 
 Nas = Callable[..., Result]
 PAGE = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
@@ -61,9 +63,12 @@ def printed(nas: Nas) -> Callable[..., Any]:
     return run
 
 
-@pytest.fixture(scope="module")
-def study(study_folder: Path) -> tuple[str, ...]:
-    return (study_folder.name, "--dir", str(study_folder.parent))
+@pytest.fixture
+def study(study_folder: Path, tmp_path: Path) -> tuple[str, ...]:
+    """A copy in which something is picked."""
+    copy = Study.open(str(shutil.copytree(study_folder, tmp_path / study_folder.name)))
+    pick_trial(copy, 0)
+    return (copy.name, "--dir", str(tmp_path))
 
 
 def test_studies(printed: Callable[..., Any], study: tuple[str, ...]) -> None:
