@@ -147,10 +147,13 @@ def _limits(panel: Panel, axis: Axis, *, is_x: bool) -> tuple[float, float]:
     if axis.log:
         low, high = float(np.log10(low)), float(np.log10(high))
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    given = [
-        None if limit is None or not np.isfinite(limit) else float(np.log10(limit)) if axis.log else limit
-        for limit in (axis.low, axis.high)
-    ]
+    given: list[float | None] = []
+    for limit in (axis.low, axis.high):
+        if limit is None or not np.isfinite(limit):
+            given.append(None)
+            continue
+        (limit,) = _short([limit])  # as points at it: those a hair beyond are not drawn
+        given.append(float(np.log10(limit)) if axis.log else limit)
     return (
         low - margin if given[0] is None else given[0],
         high + margin if given[1] is None else given[1],

@@ -15,6 +15,7 @@ from studies.analysis.standings import Standings
 from studies.reporting import front_plot
 from studies.reporting.figure import Axis, Figure, Panel
 from studies.reporting.front_plot import LEAST_KL, _fenced, front_figure, plot_front
+from studies.reporting.graph import graph
 from studies.reporting.ticks import binary_ticks, plain_ticks, time_unit
 from studies.storage.attributes import ARCHITECTURE, HASH, LINE, RUNGS, STOPPED_AT
 from surgery.config.quantities import format_bytes, format_count
@@ -100,6 +101,9 @@ def test_paused_runs_beyond_the_axis_say_so(make_study: MakeStudy) -> None:
     assert (inside.marker, list(inside.labels)) == ("ring", [""])
     assert (beyond.marker, list(beyond.labels)) == ("open up", [f"#{number} paused: 9.0000"])
     assert list(beyond.y) == [panel.y.high]
+    drawn = graph(Figure("front", [panel]))
+    (trace,) = [item for item in drawn.data if item.name == "paused, beyond the axis"]
+    assert trace.y[0] <= drawn.layout.yaxis.range[1], "else it is not drawn"
 
 
 def test_ticks_have_no_superfluous_zeros_and_times_fit() -> None:
