@@ -89,6 +89,9 @@ def _panels(name: str, figure: Figure) -> Iterator[tuple[str, Figure]]:
         title = figure.title
         if isinstance(panel, HeatMap):
             title, panel = f"{title}: {panel.title}", replace(panel, title="")
+        elif number > 0:
+            up, across = (axis.label.partition(" (")[0] for axis in (panel.y, panel.x))
+            title = f"the same front: {up} over {across}"
         yield (
             f"{name}-{number}" if len(figure.panels) > 1 else name,
             replace(figure, title=title, panels=[panel]),

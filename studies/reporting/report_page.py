@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -43,7 +44,7 @@ figure {{ margin: 0; overflow-x: auto; }}
 figure.wide {{ grid-column: 1 / -1; }}
 figcaption {{ font-weight: 600; margin-bottom: .3rem; }}
 figure svg {{ display: block; width: 100%; height: auto; font-family: "DejaVu Sans", Verdana, sans-serif; }}
-nav a {{ margin-right: 1rem; }}
+nav a {{ margin-right: 1rem; white-space: nowrap; }}
 @media print {{ nav {{ display: none; }} figure, table {{ break-inside: avoid; }} }}
 </style></head><body>
 {body}
@@ -85,7 +86,16 @@ def report_page(study: Study, audits: Sequence[str] = ()) -> str:
     if audits:
         parts.append(_html("\n\n".join(["### Audits", *audits])))
     parts.append(_html("\n\n".join(_end(study, standings))))
-    return _PAGE.format(style=STYLE, title=html.escape(study.name), body="\n".join(parts))
+    return _PAGE.format(style=STYLE, title=html.escape(study.name), body=_with_links("\n".join(parts)))
+
+
+def _with_links(body: str) -> str:
+    """Return the page's body with links to its sections below the title."""
+    names = re.findall(r"<h3>(.*?)</h3>", body)
+    links = "".join(f'<a href="#section-{number}">{name}</a>' for number, name in enumerate(names))
+    numbers = iter(range(len(names)))
+    body = re.sub("<h3>", lambda _: f'<a id="section-{next(numbers)}"></a><h3>', body)
+    return body.replace("</h1>", f"</h1>\n<nav>{links}</nav>", 1)
 
 
 def _sections(paragraphs: Iterable[str]) -> Iterator[tuple[str, str]]:
