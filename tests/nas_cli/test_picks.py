@@ -18,6 +18,8 @@ from studies.analysis.marks import Marks
 from studies.analysis.pick import PickRequest, choose
 from studies.analysis.standings import Standings
 from studies.reporting.dashboard_notes import Notes, trial_note
+from studies.reporting.figure import Panel
+from studies.reporting.front_plot import front_figure
 from studies.reporting.study_note import study_note
 from studies.storage.attributes import ARCHITECTURE, HASH, LINE, REASON, REPEAT_OF
 from studies.study import Study
@@ -89,6 +91,21 @@ def test_every_reading_command_knows_them(run: Nas, study: Study, tmp_path: Path
     assert [int(row["trial"]) for row in rows if row["knee"] == "True"] == [marks.knee]
     rows = list(csv.DictReader(io.StringIO(run("export").stdout)))
     assert [int(row["trial"]) for row in rows if row["picked"] == "True"] == [number]
+
+
+def test_the_knee_is_the_same_everywhere(run: Nas, study: Study, tmp_path: Path) -> None:
+    standings = Standings.of(study)
+    number = json.loads(run("pick", "--json").stdout)["number"]
+    name = standings.names.name(study.records()[number])
+    (panel,) = front_figure(study, standings).panels
+    assert isinstance(panel, Panel)
+    (star,) = [series for series in panel.series if series.name == "knee"]
+    assert [text.split("<br>")[0] for text in star.hover] == [name]
+    assert f"**{name}** (knee, picked)" in study_note(study)
+    run("report", "-o", tmp_path / "page.html")
+    assert f"The knee of the front: {name}" in (tmp_path / "page.html").read_text()
+    (row,) = [line for line in run("front").stdout.splitlines() if "★◇" in line]
+    assert row.startswith(name)
 
 
 def test_a_paused_trial_is_picked_with_a_warning(run: Nas, study: Study) -> None:
