@@ -92,7 +92,7 @@ def report_page(study: Study, audits: Sequence[str] = ()) -> str:
 def _with_links(body: str) -> str:
     """Return the page's body with links to its sections below the title."""
     names = re.findall(r"<h3>(.*?)</h3>", body)
-    links = "".join(f'<a href="#section-{number}">{name}</a>' for number, name in enumerate(names))
+    links = "\n".join(f'<a href="#section-{number}">{name}</a>' for number, name in enumerate(names))
     numbers = iter(range(len(names)))
     body = re.sub("<h3>", lambda _: f'<a id="section-{next(numbers)}"></a><h3>', body)
     return body.replace("</h1>", f"</h1>\n<nav>{links}</nav>", 1)

@@ -61,7 +61,7 @@ def test_a_study_of_a_pretrained_model(nas: Nas, tmp_path: Path) -> None:
     ):
         assert len(re.findall(rf"<h3>{heading}</h3>", text)) == 1, heading
     assert "prefers-color-scheme: dark" in text
-    assert re.search(r'<nav>.*<a href="#section-2">What matters</a>.*</nav>', text)
+    assert re.search(r'<nav>.*<a href="#section-2">What matters</a>.*</nav>', text, re.DOTALL)
     assert '<a id="section-2"></a><h3>What matters</h3>' in text
     assert "Letters and marks: <code>F</code> full attention" in text
     for record in study.front():
