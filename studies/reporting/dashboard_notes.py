@@ -10,7 +10,7 @@ import optuna
 from search_spaces.shown_costs import shown_costs
 from studies.reporting.explanation import Explainer
 from studies.reporting.folded_yaml import architecture_yaml
-from studies.reporting.key_of_letters import key_of_letters
+from studies.reporting.key_of_letters import key_of_letters, key_of_names
 from studies.reporting.markdown import markdown_table
 from studies.reporting.picked import commands, why_picked
 from studies.reporting.score_map import scores_of
@@ -115,7 +115,7 @@ def trial_note(
         f"`{design}` `{record.hash}`",
         *([f"In full: `{record.line}`"] if design != record.line else []),
         f"```\n{plain_strip(architecture)}\n```",
-        key_of_letters(architecture),
+        f"{key_of_letters(architecture)} {key_of_names([design])}".strip(),
         *([f"**{reason}**"] if reason else []),
         *([why_picked(pick), commands(study, pick)] if pick is not None else []),
         *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
