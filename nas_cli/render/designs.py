@@ -37,7 +37,7 @@ def print_designs(comparison: VersusBaselines, space: SearchSpace, command: str)
         Column("architecture", rank=5, least=16, justify="left"),
         Column("of", rank=4),
         Column(name, rank=1),
-        Column("better by"),
+        Column("at least"),
         *(Column(cost, rank=3) for cost in comparison.costs),
         Column("", justify="left"),
     ]
@@ -46,7 +46,10 @@ def print_designs(comparison: VersusBaselines, space: SearchSpace, command: str)
     legend = f"found: the most certain improvement among `of` architectures with no higher {costs}"
     legend += "; percentages: change in cost"
     if comparison.standings.noise is not None:
-        legend += "; ±: simultaneous 90% interval over these architectures"
+        legend += (
+            "; at least: by how much it is better, bounds that hold for all designs and rivals together, "
+        )
+        legend += "however often one looks (95%)"
     console.print(f"[dim]{legend}[/]")
     print_summary(comparison, command)
 
@@ -66,7 +69,6 @@ def _cells(duel: Duel, comparison: VersusBaselines, names: Names) -> list[Text]:
     cells = [Text(names.name(duel.baseline), style="magenta"), Text(show(comparison.value(duel.baseline)))]
     if duel.rival is None or duel.ahead is None:
         return [*cells, *[Text()] * (5 + len(comparison.costs)), outcome]
-    half = "" if duel.half is None else f" ±{show(duel.half)}"
     changes = [duel.rival.metrics[name] / duel.baseline.metrics[name] - 1 for name in comparison.costs]
     return [
         *cells,
@@ -74,7 +76,7 @@ def _cells(duel: Duel, comparison: VersusBaselines, names: Names) -> list[Text]:
         Text(names.design(duel.rival)),
         Text(str(duel.rivals)),
         Text(show(comparison.value(duel.rival))),
-        Text(f"{show(duel.ahead)}{half}"),
+        Text("" if duel.at_least is None else show(duel.at_least)),
         *[Text(f"{change:+.0%}") for change in changes],
         outcome,
     ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from search_spaces.objectives import Objective
 from studies.stats.front_probability import FrontProbability
-from studies.stats.seed_noise import LEVEL, Array, Coverage, Noise, coverage, pool
+from studies.stats.seed_noise import Array, Coverage, Noise, coverage, pool
 from studies.stats.seeds import derive_seed
 from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, TrialRecord, front_records
@@ -153,17 +153,18 @@ class Standings:
         return difference, self.half_of_gap(one.record, other.record, column)
 
     def half_of_gap(
-        self, one: TrialRecord, other: TrialRecord, column: int, level: float = LEVEL
+        self, one: TrialRecord, other: TrialRecord, column: int, factor: float | None = None
     ) -> float | None:
         """Return the half width of the interval of two architectures' difference in an objective.
 
-        None for an exact objective and without replicates. Where noise is relative, a difference is within
-        it if and only if the ratio of both is.
+        It has `factor` standard errors, by default those of a single 90 % interval. None for an exact
+        objective and without replicates. Where noise is relative, a difference is within it if and only if
+        the ratio of both is.
         """
         if self.noise is None or column not in self.measured:
             return None
         index = self.measured.index(column)
-        half = float(self.noise.difference(len(one.runs), len(other.runs), level)[index])
+        half = float(self.noise.difference(len(one.runs), len(other.runs), factor)[index])
         if not self.relative[index]:
             return half
         assert one.values is not None

@@ -1,8 +1,12 @@
 """Comparison of searched architectures with the papers' own designs (baselines) at no more cost.
 
-The best of k architectures may be best by chance, so every difference gets a simultaneous interval for all k
-(Bonferroni), and the rival with the highest lower bound represents them. Costs are exact: those that the
-study minimises or limits, and the parameters.
+Many comparisons are made: of every baseline with all architectures that cost no more, and again after every
+run. The best of them may be best by chance, so the bounds of all leads hold together
+(`studies.stats.simultaneous`), at a level that leaves room for being watched. The rival with the highest
+lower bound represents the others, and that bound is what its lead is *at least*: the plain difference is too
+large, since the rival was chosen for it. Nothing is decided before the noise is known and both ran twice.
+
+Costs are exact: those that the study minimises or limits, and the parameters.
 """
 
 from __future__ import annotations
@@ -11,11 +15,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from search_spaces import SearchSpace
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standings
-from studies.stats.seed_noise import LEVEL
+from studies.stats.seeds import derive_seed
+from studies.stats.simultaneous import simultaneous_factor
 from studies.study.trial_record import DONE, TrialRecord
+
+# Probability that a bound is wrong somewhere, at a single look. Refining looks after every run, some 70 times
+# for eight baselines, which makes a wrong verdict three times as likely (simulated, see the tests).
+ERROR = 0.01
+FEWEST_DF = 6  # degrees of freedom of the noise: a smaller sample of it is too small too often
+FEWEST_RUNS = 2  # of a baseline, and of a rival that beats it
 
 BEATEN, NOT_BEATEN, UNKNOWN, NO_RIVAL = "beaten", "not beaten", "can't tell yet", "nothing costs as little"
 
@@ -32,8 +45,10 @@ class Duel:
         rival: architecture with the highest lower bound of its lead; None if none costs as little.
         rivals: number of architectures that cost no more.
         ahead: lead of the rival's result, positive if it is better, in the objective's unit.
-        half: half width of that lead's interval; None without replicates.
-        outcome: BEATEN if the rival's interval is above 0, NOT_BEATEN if those of all rivals are below 0.
+        half: half width of that lead's interval; its ends hold for all baselines and rivals together. None
+            without replicates.
+        outcome: BEATEN if the rival's interval is above 0, NOT_BEATEN if those of all rivals are below 0,
+            given enough runs.
     """
 
     baseline: TrialRecord
@@ -50,6 +65,11 @@ class Duel:
             return self.outcome
         return f"{'ahead' if self.ahead > 0 else 'behind'} by one run each: {UNKNOWN}"
 
+    @property
+    def at_least(self) -> float | None:
+        """Lower end of the lead's interval; negative if the rival may be worse, None without replicates."""
+        return None if self.ahead is None or self.half is None else self.ahead - self.half
+
 
 class VersusBaselines:
     """Comparisons for every trained baseline of a study, in its order.
@@ -58,6 +78,8 @@ class VersusBaselines:
         column: index of the compared objective.
         objective: the compared objective: the first one that is measured by training.
         costs: names of the metrics in which a rival is no worse; True if less is better.
+        factor: standard errors in the half width of every lead; None without replicates.
+        duels: the comparisons.
     """
 
     def __init__(self, records: Sequence[TrialRecord], standings: Standings, space: SearchSpace) -> None:
@@ -67,7 +89,13 @@ class VersusBaselines:
         self.costs = costs_of(space)
         trained = [record for record in records if record.state == DONE and record.values]
         searched = [record for record in trained if record.baseline is None and record.feasible]
-        self.duels = [self._duel(record, searched) for record in trained if record.baseline is not None]
+        pairs = [
+            (record, [other for other in searched if self._costs_no_more(other, record)])
+            for record in trained
+            if record.baseline is not None
+        ]
+        self.factor = self._factor(pairs)
+        self.duels = [self._duel(record, rivals) for record, rivals in pairs]
 
     @property
     def undecided(self) -> bool:
@@ -130,26 +158,42 @@ class VersusBaselines:
                 "architecture": duel.rival.line,
                 self.objective.name: self.value(duel.rival),
                 "ahead": duel.ahead,
+                "at_least": duel.at_least,
                 "interval": None if duel.half is None else [duel.ahead - duel.half, duel.ahead + duel.half],
                 "costs": {name: duel.rival.metrics[name] for name in self.costs},
             }
         return entry
 
-    def _duel(self, baseline: TrialRecord, searched: Sequence[TrialRecord]) -> Duel:
-        rivals = [record for record in searched if self._costs_no_more(record, baseline)]
+    def _factor(self, pairs: Sequence[tuple[TrialRecord, Sequence[TrialRecord]]]) -> float | None:
+        noise = self.standings.noise
+        pairs = [(baseline, rivals) for baseline, rivals in pairs if rivals]
+        if noise is None or not pairs:
+            return None
+        records = {record.number: record for baseline, rivals in pairs for record in (baseline, *rivals)}
+        rows = {number: row for row, number in enumerate(records)}
+        runs = np.array([len(record.runs) for record in records.values()])
+        differences = [
+            (rows[baseline.number], np.array([rows[record.number] for record in rivals]))
+            for baseline, rivals in pairs
+        ]
+        seed = derive_seed("duels", len(runs), int(runs.sum()))
+        return simultaneous_factor(runs, differences, noise.df, 1 - ERROR, seed)
+
+    def _duel(self, baseline: TrialRecord, rivals: Sequence[TrialRecord]) -> Duel:
         if not rivals:
             return Duel(baseline, None, 0, None, None, NO_RIVAL)
         ahead = [self._ahead(record, baseline) for record in rivals]
-        halves = [self._half(record, baseline, len(rivals)) for record in rivals]
+        halves = [self._half(record, baseline) for record in rivals]
         lows = [gap - (half or 0.0) for gap, half in zip(ahead, halves, strict=True)]
         best = max(range(len(rivals)), key=lambda index: (lows[index], -rivals[index].number))
-        outcome = UNKNOWN
+        outcome, noise = UNKNOWN, self.standings.noise
         if self.objective.name in _NEVER_NEGATIVE and self.value(baseline) < _ZERO:
             outcome = NOT_BEATEN  # the original itself
-        elif halves[best] is not None and lows[best] > 0:
-            outcome = BEATEN
-        elif all(half is not None and gap + half < 0 for gap, half in zip(ahead, halves, strict=True)):
-            outcome = NOT_BEATEN
+        elif noise is not None and noise.df >= FEWEST_DF and len(baseline.runs) >= FEWEST_RUNS:
+            if lows[best] > 0 and len(rivals[best].runs) >= FEWEST_RUNS:
+                outcome = BEATEN
+            elif all(half is not None and gap + half < 0 for gap, half in zip(ahead, halves, strict=True)):
+                outcome = NOT_BEATEN
         return Duel(baseline, rivals[best], len(rivals), ahead[best], halves[best], outcome)
 
     def _costs_no_more(self, record: TrialRecord, baseline: TrialRecord) -> bool:
@@ -164,8 +208,8 @@ class VersusBaselines:
         sign = 1 if self.objective.direction == "min" else -1
         return sign * (self.value(baseline) - self.value(record))
 
-    def _half(self, record: TrialRecord, baseline: TrialRecord, rivals: int) -> float | None:
-        return self.standings.half_of_gap(record, baseline, self.column, 1 - (1 - LEVEL) / rivals)
+    def _half(self, record: TrialRecord, baseline: TrialRecord) -> float | None:
+        return self.standings.half_of_gap(record, baseline, self.column, self.factor)
 
 
 def costs_of(space: SearchSpace) -> dict[str, bool]:

@@ -120,13 +120,16 @@ def _baselines(study: Study, records: list[TrialRecord], standings: Standings) -
         if duel.rival is None or duel.ahead is None:
             cells += ["", "", ""]
         else:
-            half = "" if duel.half is None else f" ±{form(duel.half)}"
-            cells += [names.name(duel.rival), form(comparison.value(duel.rival)), f"{form(duel.ahead)}{half}"]
+            cells += [
+                names.name(duel.rival),
+                form(comparison.value(duel.rival)),
+                "" if duel.at_least is None else form(duel.at_least),
+            ]
         rows.append([*cells, f"**{duel.verdict}**"])
     yield "### Baselines"
     yield comparison.summary(f"`nas refine {study.name}`")
     yield markdown_table(
-        ["baseline", name, "best rival at no higher cost", name, "better by", "verdict"], rows
+        ["baseline", name, "best rival at no higher cost", name, "better by at least", "verdict"], rows
     )
 
 

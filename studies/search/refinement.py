@@ -3,7 +3,9 @@
 First the noise has to be known: architectures of the front are trained again until the pooled standard
 deviation has FEWEST_DF degrees of freedom. Then each run goes to the architecture for which it reduces most
 variance of what is undecided: one that may or may not be on the front counts with p (1 - p), for itself and
-for the rivals that decide it; the n-th further run takes s^2 / (n (n + 1)) off the variance of a mean.
+for the rivals that decide it; the n-th further run takes s^2 / (n (n + 1)) off the variance of a mean. Last
+come the designs to beat that may or may not be beaten, with the rivals that may beat them, the fewest runs
+first.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from optuna.trial import TrialState
 
 from search_spaces.objectives import Objective
 from studies.analysis.standings import Standing, Standings
+from studies.analysis.versus_baselines import FEWEST_DF, UNKNOWN, VersusBaselines
 from studies.files.defaults import DEFAULT_EACH
 from studies.search.assignment import Assignment, Nothing, admit
 from studies.search.requeue import requeue_orphans
@@ -27,7 +30,6 @@ from studies.study import Study
 from studies.study.trial_record import REPEAT_RUNNING, REPEAT_WAITING, TrialRecord
 
 ORIGINAL = "original"  # a pretrained model itself: its KL is 0 on every text, which says nothing of the noise
-FEWEST_DF = 6  # with fewer, intervals are wide because the noise itself is hardly known
 
 
 def take_repeat(
@@ -59,7 +61,9 @@ def take_repeat(
         trial = _waiting(study, records)
         if trial is None:
             possible = most if search.most_runs is None else min(most, search.most_runs)
-            chosen = next_run(records, Standings.of(study, records), possible)
+            standings = Standings.of(study, records)
+            versus = VersusBaselines(records, standings, study.space)
+            chosen = next_run(records, standings, possible, versus)
             if chosen is None:
                 reason = f"nothing is left to repeat after {ended} repeats"
                 if possible < most:
@@ -78,8 +82,17 @@ def limited_by_text(stretches: int) -> str:
     return f"the held-out text has {count} of eval_tokens tokens: a design is measured {times}"
 
 
-def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) -> TrialRecord | None:
-    """Return the architecture to train again; None if nothing is left, or it waits for replicates."""
+def next_run(
+    records: Sequence[TrialRecord], standings: Standings, most: int, versus: VersusBaselines | None = None
+) -> TrialRecord | None:
+    """Return the architecture to train again; None if nothing is left, or it waits for replicates.
+
+    Args:
+        records: all trials.
+        standings: of these.
+        most: runs of one architecture.
+        versus: comparisons with the designs to beat; None: the front alone is to be decided.
+    """
     begun = Counter(
         record.repeat_of for record in records if record.state in (REPEAT_RUNNING, REPEAT_WAITING)
     )
@@ -98,9 +111,21 @@ def next_run(records: Sequence[TrialRecord], standings: Standings, most: int) ->
         for number, score in doubt(standings).items()
         if number in free
     }
-    if not scores:
-        return None
-    return records[max(scores, key=lambda number: (scores[number], -number))]
+    if scores:
+        return records[max(scores, key=lambda number: (scores[number], -number))]
+    open_ = {number for number in undecided_duels(versus) if number in free} if versus else set()
+    return records[min(open_, key=lambda number: (attempts[number], number))] if open_ else None
+
+
+def undecided_duels(versus: VersusBaselines) -> set[int]:
+    """Return the designs to beat of which it is open whether they are beaten, and their rivals, by number."""
+    involved = set()
+    for duel in versus.duels:
+        if duel.outcome != UNKNOWN or duel.rival is None or duel.ahead is None or duel.half is None:
+            continue
+        if duel.ahead + duel.half > 0:
+            involved |= {duel.baseline.number, duel.rival.number}
+    return involved
 
 
 def doubt(standings: Standings) -> dict[int, float]:

@@ -45,12 +45,19 @@ class Noise:
         """Return the half width for the result of one more seed."""
         return self._half(1 + 1 / runs)
 
-    def difference(self, runs: int, others: int, level: float = LEVEL) -> Array:
-        """Return the half width for the difference of two architectures' means."""
-        return self._half(1 / runs + 1 / others, level)
+    def difference(self, runs: int, others: int, factor: float | None = None) -> Array:
+        """Return the half width for the difference of two architectures' means.
 
-    def _half(self, variances: float, level: float = LEVEL) -> Array:
-        return np.asarray(t_factor(level, self.df) * self.sd * np.sqrt(variances), dtype=np.float64)
+        Args:
+            runs: how many the one mean is over.
+            others: likewise the other.
+            factor: standard errors in a half width; None: those of a single interval at LEVEL.
+        """
+        return self._half(1 / runs + 1 / others, factor)
+
+    def _half(self, variances: float, factor: float | None = None) -> Array:
+        factor = t_factor(LEVEL, self.df) if factor is None else factor
+        return np.asarray(factor * self.sd * np.sqrt(variances), dtype=np.float64)
 
 
 def t_factor(level: float, df: int) -> float:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from search_spaces import SearchSpace
 from studies.analysis.standings import Standings
+from studies.analysis.versus_baselines import VersusBaselines
 from studies.search.refinement import next_run
 from studies.study.replicates import mean_over_runs
 from studies.study.trial_record import TrialRecord
 from tests.studies.tables import OBJECTIVES, record, repeat
 
-Watch = Callable[[list[TrialRecord], Standings], None]
+Watch = Callable[[list[TrialRecord], Standings, VersusBaselines | None], None]
 
 
 def refined(
     losses: Sequence[float], params: Sequence[float], sd: float, most: int, random: np.random.Generator,
-    watch: Watch = lambda records, standings: None,
+    space: SearchSpace | None = None, designs: int = 0, watch: Watch = lambda *_: None,
 ) -> list[TrialRecord]:  # fmt: skip
     """Records, a run each at first, once `nas refine` finds nothing left to repeat.
 
@@ -27,17 +29,25 @@ def refined(
         sd: of the noise of a run.
         most: runs of an architecture that may decide about the front.
         random: draws the noise.
+        space: with it, the first `designs` architectures are designs to beat.
+        designs: number of these.
         watch: is called before each run and at the end.
     """
     records = [
-        record(number, [(loss + sd * random.normal(), size)])
+        record(
+            number,
+            [(loss + sd * random.normal(), size)],
+            metrics={"params": size},
+            baseline=f"design {number}" if number < designs else None,
+        )
         for number, (loss, size) in enumerate(zip(losses, params, strict=True))
     ]
     while True:
         merged = mean_over_runs(records)
         standings = Standings(merged, OBJECTIVES, 0)
-        watch(merged, standings)
-        chosen = next_run(merged, standings, most)
+        versus = None if space is None else VersusBaselines(merged, standings, space)
+        watch(merged, standings, versus)
+        chosen = next_run(merged, standings, most, versus)
         if chosen is None:
             return records
         count = sum(item.repeat_of == chosen.number for item in records)
