@@ -28,7 +28,7 @@ _MARKERS = {
     "open up": "^", "open down": "v", "open right": ">", "open left": "<", None: "",
 }  # fmt: skip
 OPEN = ("ring", "square", "frame", "open up", "open down", "open right", "open left")
-HALO = "#fefefe"  # behind labels
+LABEL = "label"  # name of groups with labels
 _EM = 0.62  # width of a letter in the unit of its size
 LABEL_SIZE = 6.5
 _DPI = 200
@@ -41,7 +41,8 @@ def picture(figure: Figure, *, title: bool = True, clear: bool = False) -> Any:
     Args:
         figure: to draw.
         title: whether it has its title; it is broken into lines where it is wider than the picture.
-        clear: whether the background is transparent.
+        clear: whether the background is transparent, for a page. Labels are then in groups named `label-N`,
+            and the page draws the halo behind them.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,7 +77,7 @@ def picture(figure: Figure, *, title: bool = True, clear: bool = False) -> Any:
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")  # labels are placed into this layout
         for axes, panel in plots:
-            _add_labels(axes, panel)
+            _add_labels(axes, panel, halo=not clear)
     return drawn
 
 
@@ -182,7 +183,7 @@ def _add_legend(drawn: Any, every: list[Any], columns: int, free: Any) -> None:
             added.remove()
 
 
-def _add_labels(axes: Any, panel: Panel) -> None:
+def _add_labels(axes: Any, panel: Panel, *, halo: bool) -> None:
     """Add the labels where they overlap nothing; those far from their points get a line to them."""
     from matplotlib.patheffects import withStroke
 
@@ -214,9 +215,11 @@ def _add_labels(axes: Any, panel: Panel) -> None:
             va="center",
             annotation_clip=False,
             zorder=4,
-            path_effects=[withStroke(linewidth=1.5, foreground=HALO, alpha=0.75)],
+            gid=f"{LABEL}-{number}",
+            # outlines of all letters, which take ten times the bytes of the text
+            path_effects=[withStroke(linewidth=1.5, foreground="#ffffff", alpha=0.75)] if halo else None,
         )
-        for text, anchor, colour in zip(texts, anchors, colours, strict=True)
+        for number, (text, anchor, colour) in enumerate(zip(texts, anchors, colours, strict=True))
     ]
     renderer = axes.figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in added]

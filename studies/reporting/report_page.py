@@ -170,13 +170,10 @@ def _end(study: Study, standings: Standings) -> Iterator[str]:
 
 
 def _figure(figure: Figure) -> str:
-    """Return a figure as SVG, with letters as text: as outlines they would be most of the page."""
-    from matplotlib import rc_context
-
+    """Return a figure as an element of the page."""
     if not any(isinstance(panel, HeatMap) for panel in figure.panels):
         figure = replace(figure, width=max(figure.width, _WIDTH), height=max(figure.height, _HEIGHT))
-    with rc_context({"svg.fonttype": "none"}):
-        svg = themed_svg(picture(figure, title=False, clear=True))
+    svg = themed_svg(picture(figure, title=False, clear=True))
     label = html.escape(figure.title, quote=True)
     width = round(_PIXELS * figure.width * min(figure.columns, len(figure.panels)))
     style = f"max-width: {width}px; min-width: {min(width, _NARROWEST, round(0.75 * width))}px"

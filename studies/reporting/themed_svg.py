@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from studies.reporting.figure import BLACK, BLUE, GREY, ORANGE
-from studies.reporting.picture import HALO, as_svg
+from studies.reporting.picture import LABEL, as_svg
 
-_NAMES = {BLUE: "blue", ORANGE: "orange", GREY: "grey", BLACK: "ink", "#000000": "ink", HALO: "paper"}
+_NAMES = {BLUE: "blue", ORANGE: "orange", GREY: "grey", BLACK: "ink", "#000000": "ink"}
 _COLOUR = re.compile("|".join(_NAMES))
 
 # of a page that holds such figures; letters and black shapes without a colour of their own inherit `fill`
@@ -23,9 +23,17 @@ STYLE = """
 }
 body { color: var(--ink); background: var(--paper); }
 svg { fill: var(--ink); }
-"""
+g[id^="LABEL"] text { paint-order: stroke; stroke: var(--paper); stroke-width: 1.5px; stroke-opacity: 0.75; }
+""".replace("LABEL", LABEL)
 
 
 def themed_svg(drawn: object) -> str:
-    """Return a figure that was drawn `clear` as an <svg> element for a page with `STYLE`."""
-    return _COLOUR.sub(lambda match: f"var(--{_NAMES[match[0]]}, {match[0]})", as_svg(drawn))
+    """Return a figure that was drawn `clear` as an <svg> element for a page with `STYLE`.
+
+    Letters are text: as outlines they would be most of the page.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none"}):
+        svg = as_svg(drawn)
+    return _COLOUR.sub(lambda match: f"var(--{_NAMES[match[0]]}, {match[0]})", svg)
