@@ -22,6 +22,7 @@ from nas_cli.options import (
     TimeoutOption,
     WorkersOption,
 )
+from nas_cli.render.counts import LanesOption
 from nas_cli.render.screen import console, duration, notes, print_warnings, speed
 from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
@@ -57,6 +58,7 @@ def refine(
     each: EachOption = DEFAULT_EACH,
     timeout: TimeoutOption = None,
     workers: WorkersOption = 1,
+    lanes: LanesOption = 0,
     device: DeviceOption = "auto",
     folder: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
@@ -96,7 +98,13 @@ def refine(
     if possible < each:
         print_warnings([limited_by_text(possible)])
     supervisor = Supervisor(
-        opened, workers=workers, target=None, device=device, timeout=timeout, refine=possible
+        opened,
+        workers=workers,
+        lanes=lanes or None,
+        target=None,
+        device=device,
+        timeout=timeout,
+        refine=possible,
     )
     if runs is not None:
         supervisor.target = supervisor.trained_before + runs

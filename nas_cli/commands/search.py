@@ -26,6 +26,7 @@ from nas_cli.options import (
     TrackOption,
     WorkersOption,
 )
+from nas_cli.render.counts import LanesOption
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.progress import data_progress
 from nas_cli.render.screen import console, duration, errors, notes, own_command, print_warnings, starting
@@ -67,6 +68,7 @@ def search(
     ] = DEFAULT_TRIALS,
     timeout: TimeoutOption = None,
     workers: WorkersOption = 1,
+    lanes: LanesOption = 0,
     data: Annotated[
         str | None,
         typer.Option(
@@ -127,8 +129,8 @@ def search(
         from studies.workers.request import SearchRequest
 
         request = SearchRequest(
-            searched, name=name, trials=trials, timeout=timeout, workers=workers, data=data,
-            tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device,
+            searched, name=name, trials=trials, timeout=timeout, workers=workers, lanes=lanes or None,
+            data=data, tokenizer=tokenizer, sampler=sampler, stopping=stopping, seed=seed, device=device,
             compile=compile, cpu_precision=cpu_precision, threads=threads, runs=runs, storage=storage,
         )  # fmt: skip
         print_warnings(request.space.warnings())

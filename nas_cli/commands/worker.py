@@ -17,6 +17,7 @@ from nas_cli.options import (
     StorageOption,
     StudyArgument,
 )
+from nas_cli.render.counts import LanesOption
 from nas_cli.render.screen import console, errors
 from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
@@ -46,6 +47,7 @@ def worker(
         bool, typer.Option("--refine", help="Train repeats, as `nas refine` does, instead of new ones.")
     ] = False,
     each: EachOption = DEFAULT_EACH,
+    lanes: LanesOption = 0,
     device: DeviceOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,
@@ -65,7 +67,7 @@ def worker(
     try:
         with annotating(opened):
             reason = join(
-                opened, target=trials, device=device, most_runs=each if refine else None,
+                opened, target=trials, device=device, lanes=lanes or None, most_runs=each if refine else None,
                 log=lambda line: console.print(line, markup=False, soft_wrap=True),
             )  # fmt: skip
     except DeviceLost as error:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 MOST_SEED = 2**63 - 1  # the largest seed that every generator accepts
+MOST_LANES = 64
 MOST_TOKENS = 10**15  # more than any model has been trained with
 
 
@@ -76,4 +77,30 @@ def seed(text: str) -> int:
 
 SeqLenOption = Annotated[
     int, typer.Option("--seq-len", parser=tokens, metavar="TOKENS", help="Tokens per sequence.")
+]
+
+
+def lanes(text: str) -> int:
+    """Convert a number of lanes; `auto` is 0, so that `lanes or None` is what a worker takes.
+
+    Raises:
+        typer.BadParameter: `text` is neither `auto` nor a whole number from 1 to MOST_LANES.
+    """
+    word = str(text).strip()
+    if word in ("auto", "0"):
+        return 0
+    if not word.isdecimal() or not word.isascii() or int(word) > MOST_LANES:
+        raise typer.BadParameter(f"must be auto, or a whole number from 1 to {MOST_LANES}")
+    return int(word)
+
+
+LanesOption = Annotated[
+    int,
+    typer.Option(
+        "--lanes",
+        parser=lanes,
+        metavar="N",
+        help="Trainings at a time in each process; auto: as many as make a GPU faster, on a CPU 1.",
+        show_default="auto",
+    ),
 ]

@@ -15,6 +15,7 @@ from studies.probes import recall, state
 from studies.probes.task import UNSCORED, Tokens
 from studies.training.devices import autocast, to_device
 from studies.training.errors import TrainingFailed
+from studies.training.lanes import turn
 from studies.training.loop import Interrupted, Progress
 from studies.training.settings import TrainSettings
 from studies.training.step import TrainStep
@@ -42,9 +43,10 @@ def train_probe(
         Interrupted: `should_stop` returned True between two steps.
     """
     recipe = recipe_of(settings)
-    torch.manual_seed(seed)
-    model = fresh_model(architecture, settings).to(device).train()
-    train_step = TrainStep(model, recipe, device)
+    with turn():
+        torch.manual_seed(seed)
+        model = fresh_model(architecture, settings).to(device).train()
+        train_step = TrainStep(model, recipe, device)
     generator = np.random.default_rng((seed, 0))
     watch, logged = Stopwatch(), log_steps(recipe.steps)
     for step in range(1, recipe.steps + 1):
@@ -60,7 +62,8 @@ def train_probe(
             if on_step is not None:
                 tokens = step * recipe.batch_tokens
                 on_step(Progress(step, recipe.steps, tokens, loss, tokens / max(watch.seconds, 1e-9)))
-    return accuracy(model, settings, np.random.default_rng((seed, 1)), device)
+    with turn():
+        return accuracy(model, settings, np.random.default_rng((seed, 1)), device)
 
 
 @torch.no_grad()

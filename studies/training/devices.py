@@ -17,6 +17,7 @@ from torch import Tensor
 from studies.files.defaults import DEFAULT_CPU_PRECISION
 from studies.training.compilation import keep_code
 from studies.training.cores import cores
+from studies.training.lanes import current_lane
 from surgery.architecture import Architecture
 from surgery.architecture.costs import cost
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
@@ -111,6 +112,9 @@ def autocast(device: torch.device, cpu_precision: str = DEFAULT_CPU_PRECISION) -
 
 def reset_peak_memory(device: torch.device) -> None:
     """Reset the peak memory, so that earlier runs of this process do not count."""
+    if (lane := current_lane()) is not None:
+        lane.reset_peak()
+        return
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -119,7 +123,12 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes since the last reset: of the allocator on CUDA, of the process on a CPU."""
+    """Return the peak bytes since the last reset: of the allocator on CUDA, of the process on a CPU.
+
+    In a lane on CUDA it is the lane's own.
+    """
+    if device.type == "cuda" and (lane := current_lane()) is not None:
+        return lane.peak
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, StopIteration):

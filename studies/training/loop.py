@@ -18,6 +18,7 @@ from studies.training.batches import batch_indices, check_data
 from studies.training.best import Best
 from studies.training.checkpoints import load_state, save_state
 from studies.training.devices import peak_memory, reset_peak_memory, to_device
+from studies.training.lanes import turn
 from studies.training.memory import retry_smaller
 from studies.training.objective import Objective
 from studies.training.profiling import mark
@@ -120,18 +121,20 @@ def train(
         UserError: model, data and settings don't fit each other.
     """
     check_data(data, settings, model.architecture.backbone.vocab_size)
-    model.to(device).train()
-    torch.manual_seed(seed)
-    reset_peak_memory(device)
 
     def pause() -> None:
         if should_stop is not None and should_stop():
             raise Interrupted
 
     batches = batch_indices(data.num_sequences("train", settings.seq_len), settings)
-    run = _Run(model, data, settings, device, objective, scales, best)
+    with turn():
+        reset_peak_memory(device)
+        model.to(device).train()
+        torch.manual_seed(seed)
+        run = _Run(model, data, settings, device, objective, scales, best)
     if checkpoint is not None and checkpoint.is_file():
-        run.restore(load_state(checkpoint))
+        with turn():
+            run.restore(load_state(checkpoint))
         # The worker may have died after it wrote this, before the study knew that the run is paused.
         pending = decided is not None and len(run.losses) > decided and run.evaluation is not None
         if pending and at_rung is not None and not at_rung(run.rung()):
@@ -181,6 +184,8 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
+        with turn():
+            random = random_state(self.device)
         return {
             "step": self.step,
             "losses": self.losses,
@@ -190,7 +195,7 @@ class _Run:
             "peak_memory": self.peak_memory,
             "model": self.model.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
-            "random": random_state(self.device),
+            "random": random,
             "train_loss": self.train_loss,
             **({"best": self.best.state()} if self.best is not None else {}),
         }
@@ -262,7 +267,7 @@ class _Run:
             )  # fmt: skip
 
         sequences = self.train_step.micro_batch or settings.batch_tokens // settings.seq_len
-        with self.watch.paused():
+        with self.watch.paused(), turn():
             # a captured step holds the memory of a whole step
             result, _ = retry_smaller(held_out, sequences, free_memory=self.train_step.drop_capture)
         self.train_step.check_alive(result.val_loss, 0.0, step)

@@ -14,6 +14,7 @@ from studies.training.compilation import compiled_blocks, keep_code, pays
 from studies.training.cuda_graph import CapturedStep
 from studies.training.devices import autocast
 from studies.training.errors import TrainingFailed
+from studies.training.lanes import turn
 from studies.training.memory import retry_smaller
 from studies.training.objective import CrossEntropy, Objective, Scalar, Tokens
 from studies.training.optimizer import make_optimizer
@@ -87,17 +88,19 @@ class TrainStep:
             lr = self.lr * group["scale"]
             group["lr"] = rate.fill_(lr) if self.device.type == "cuda" else lr  # captured steps read `rate`
         if self.device.type == "cuda" and self.uncaptured == UNCAPTURED:
-            self._capture(inputs, targets)
+            with turn():
+                self._capture(inputs, targets)
         if self.captured is not None and self.captured.fits(inputs, targets):
             *values, self.norm = self.captured(inputs, targets)
             self.terms = dict(zip(self.terms, values, strict=True))
             mark("replay")
             return
-        self.uncaptured += 1
-        self.terms = self._accumulate_or_shrink(inputs, targets)
-        if self.first_loss is None:
-            self.first_loss = self.loss.clone()
-        self.norm = self._optimizer_step()
+        with turn():
+            self.uncaptured += 1
+            self.terms = self._accumulate_or_shrink(inputs, targets)
+            if self.first_loss is None:
+                self.first_loss = self.loss.clone()
+            self.norm = self._optimizer_step()
         mark("optimizer")
 
     @property

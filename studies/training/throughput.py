@@ -21,6 +21,7 @@ from studies.data import TokenData
 from studies.training.batches import batch_indices
 from studies.training.devices import to_device
 from studies.training.errors import TrainingFailed
+from studies.training.lanes import turn
 from studies.training.loop import Interrupted
 from studies.training.profiling import all_of
 from studies.training.settings import TrainSettings
@@ -87,7 +88,8 @@ def seconds_per_step(
         Interrupted: `should_stop` returned True between two steps.
         TrainingFailed: the loss is not finite, or a single sequence does not fit into memory.
     """
-    train_step = TrainStep(HybridLM(architecture).to(device).train(), settings, device)
+    with turn():
+        train_step = TrainStep(HybridLM(architecture).to(device).train(), settings, device)
     batches = batch_indices(data.num_sequences("train", settings.seq_len), settings)
     started = 0.0
     for number in count(1):

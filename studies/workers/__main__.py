@@ -1,6 +1,6 @@
 """Entry point of a worker process, as the supervisor starts it.
 
-python -m studies.workers FOLDER --device NAME [--trials N] [--refine RUNS]
+python -m studies.workers FOLDER --device NAME [--trials N] [--refine RUNS] [--lanes N]
 
 The address of a database is passed in the environment (`STORAGE`): arguments are visible to every user.
 """
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", required=True)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--refine", type=int, metavar="RUNS")
+    parser.add_argument("--lanes", type=int, help="trainings at a time; default: as many as pay")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -40,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         study = Study.open(options.folder, url=os.environ.get(STORAGE))
-        log(join(study, target=options.trials, device=options.device, most_runs=options.refine, log=log))
+        reason = join(
+            study, target=options.trials, device=options.device, lanes=options.lanes,
+            most_runs=options.refine, log=log,
+        )  # fmt: skip
+        log(reason)
     except KeyboardInterrupt:
         log("stopped")
         return STOPPED

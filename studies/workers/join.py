@@ -10,11 +10,14 @@ from studies.study import Study
 from studies.workers.worker import Log, work
 
 
-def join(study: Study, *, target: int | None, device: str, most_runs: int | None, log: Log) -> str:
+def join(
+    study: Study, *, target: int | None, device: str, most_runs: int | None, log: Log, lanes: int | None = 1
+) -> str:
     """Train the study's trials until it has enough, then renew its front.
 
     Args:
         target: trained architectures, or replicates, that the study shall have; None is no limit.
+        lanes: trials that are trained at a time; None: as many as pay.
         most_runs: train replicates, at most so many runs per architecture; None: new architectures.
 
     Returns:
@@ -24,6 +27,6 @@ def join(study: Study, *, target: int | None, device: str, most_runs: int | None
         UserError, DeviceLost, KeyboardInterrupt: as `work` does.
     """
     take_next = take if most_runs is None else partial(take_repeat, most=most_runs)
-    reason = work(study, target=target, device=device, log=log, take_next=take_next)
+    reason = work(study, target=target, device=device, lanes=lanes, log=log, take_next=take_next)
     study.write_front()
     return reason

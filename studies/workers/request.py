@@ -22,6 +22,7 @@ from studies.training.compilation import check_compile
 from studies.training.cores import check_workers
 from studies.training.devices import check_memory, pick_device
 from studies.training.threads import choose_threads
+from studies.workers.crew import most_lanes
 from studies.workers.proxy import prepare_for, train_settings
 from studies.workers.supervisor import Supervisor
 from surgery.config.problems import Problem, UserError
@@ -37,6 +38,7 @@ class SearchRequest:
         trials: trained architectures that the study shall have, including earlier ones.
         timeout: most seconds of this run.
         workers: parallel training processes.
+        lanes: trainings at a time in each of them; None: on a GPU as many as pay, else one.
         data, tokenizer: text and tokenizer; None: the space's.
         threads: CPU threads per worker; None: by a rule (`choose_threads`).
         runs: folder that holds the studies.
@@ -48,6 +50,7 @@ class SearchRequest:
     trials: int = DEFAULT_TRIALS
     timeout: float | None = None
     workers: int = 1
+    lanes: int | None = None
     data: str | None = None
     tokenizer: str | None = None
     sampler: str = DEFAULT_SAMPLER
@@ -91,6 +94,7 @@ class SearchRequest:
         device = pick_device(self.device)
         check_compile(self.compile, device)
         check_workers(self.workers)
+        most_lanes(self.space, device, self.lanes)
         baselines = {f"baseline {name}": item for name, item in self.space.baselines.items()}
         check_memory(baselines, device)
 
@@ -156,7 +160,12 @@ class SearchRequest:
     def supervise(self, study: Study) -> Supervisor:
         """Return a supervisor of the study's workers; its `watch` starts them."""
         return Supervisor(
-            study, workers=self.workers, target=self.trials, device=self.device, timeout=self.timeout
+            study,
+            workers=self.workers,
+            target=self.trials,
+            device=self.device,
+            timeout=self.timeout,
+            lanes=self.lanes,
         )
 
     @property

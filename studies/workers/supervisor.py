@@ -40,10 +40,10 @@ class Supervisor:
 
     def __init__(
         self, study: Study, *, workers: int, target: int | None, device: str = "auto",
-        timeout: float | None = None, refine: int | None = None,
+        timeout: float | None = None, refine: int | None = None, lanes: int | None = 1,
     ) -> None:  # fmt: skip
         self.study, self.target, self.device, self.timeout = study, target, device, timeout
-        self.refine = refine
+        self.refine, self.lanes = refine, lanes
         self.number = workers
         self.processes: list[subprocess.Popen[bytes]] = []
         self.respawned = 0
@@ -139,6 +139,8 @@ class Supervisor:
             command += ["--trials", str(self.target)]
         if self.refine is not None:
             command += ["--refine", str(self.refine)]
+        if self.lanes is not None:
+            command += ["--lanes", str(self.lanes)]
         # a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop
         environment = {
             **os.environ,

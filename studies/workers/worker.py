@@ -32,10 +32,12 @@ from studies.study.trial_record import TrialRecord
 from studies.training.batches import check_data
 from studies.training.devices import DeviceLost, describe, make_ready, pick_device
 from studies.training.errors import TrainingFailed
+from studies.training.lanes import turn
 from studies.training.loop import Interrupted, Progress, Rung, Stopped, train
 from studies.training.profiling import mark
 from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time
+from studies.workers.crew import Crew, Watch, most_lanes
 from studies.workers.designs import Designs
 from studies.workers.latency import time_blocks
 from studies.workers.progress import MEASURING, TRAINING, Stages
@@ -52,13 +54,16 @@ Take = Callable[[Search, str, int | None, Callable[[], bool] | None], Assignment
 
 
 def work(
-    study: Study, *, target: int | None, device: str = "auto", log: Log = print, take_next: Take = take
-) -> str:
+    study: Study, *, target: int | None, device: str = "auto", lanes: int | None = 1, log: Log = print,
+    take_next: Take = take,
+) -> str:  # fmt: skip
     """Train trials until the study has `target` trained architectures or its space is exhausted.
 
-    SIGINT and SIGTERM requeue the running trial, to be run again from its start.
+    SIGINT and SIGTERM requeue the running trials, to be run again from their start.
 
     Args:
+        lanes: trials that are trained at a time; None: as many as pay. Designs of a pretrained model are
+            measured one by one.
         take_next: chooses what to train; that of `studies.search.refinement` chooses replicates.
 
     Returns:
@@ -77,49 +82,64 @@ def work(
     check_data(data, train_settings(study.space, 0), study.space.backbone.vocab_size)
     make_ready(torch_device)
     mark("open")
-    with (
-        explain_storage_errors(study.folder),
-        Lease(study.workers_folder) as lease,
-        stop_on_signals() as stop,
-    ):
-        designs = None
-        if study.space.model is not None:
-            designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
-        time_blocks(study, torch_device, Stages(lease.report_status), stop, log)
-        search = Search(study)
-        worker = _Worker(search, data, torch_device, lease, stop, log, designs)
-        if designs is not None:
-            search.most_runs = designs.stretches
-            if study.settings.sampler == MILP:
-                search.chooser = designs.chooser(study.space)
-        while not stop():
-            assignment = take_next(search, lease.worker, target, stop)
-            mark("take")
-            if isinstance(assignment, Assignment):
-                worker.run(assignment)
-                mark("storage")
-            elif not assignment.wait:
-                return assignment.reason
-            else:
-                lease.report_status({"state": "waiting"})
-                stop.wait(WAIT_SECONDS)
-    raise KeyboardInterrupt
+    most = most_lanes(study.space, torch_device, lanes)
+    with explain_storage_errors(study.folder), stop_on_signals() as stop:
+        with Lease(study.workers_folder) as lease:
+            designs = None
+            if study.space.model is not None:
+                designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
+            time_blocks(study, torch_device, Stages(lease.report_status), stop, log)
+            if most == 1:
+                worker = _Worker(study, data, torch_device, lease, stop, log, designs)
+                return worker.work(target, take_next)
+        crew = Crew(torch_device, most, adaptive=lanes is None, stop=stop)
+
+        def lane(watch: Watch) -> str:
+            own = Study.open(str(study.folder.resolve()), url=study.url)  # connections are not shared
+            with explain_storage_errors(own.folder), Lease(own.workers_folder) as lease:
+                worker = _Worker(own, data, torch_device, lease, stop, log, watch=watch)
+                return worker.work(target, take_next)
+
+        return crew.work(lane)
 
 
 class _Worker:
     """A worker's state, shared by the trials that it trains one after the other."""
 
     def __init__(
-        self, search: Search, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log,
-        designs: Designs | None,
+        self, study: Study, data: TokenData, device: torch.device, lease: Lease, stop: Stop, log: Log,
+        designs: Designs | None = None, watch: Watch = lambda trial, tokens: None,
     ) -> None:  # fmt: skip
-        self.search, self.study = search, search.study
+        self.search, self.study, self.watch = Search(study), study, watch
+        if designs is not None:
+            self.search.most_runs = designs.stretches
+            if study.settings.sampler == MILP:
+                self.search.chooser = designs.chooser(study.space)
         self.data, self.device, self.lease, self.stop = data, device, lease, stop
         self.log = log
         self.settings = settings_of(self.study)
         self.designs = designs  # of a pretrained model, in place of training
         self.failures = 0
         self.last_beat = time.monotonic()
+
+    def work(self, target: int | None, take_next: Take) -> str:
+        """Train trials until there is nothing left to train, and return the reason.
+
+        Raises:
+            KeyboardInterrupt: asked to stop.
+        """
+        while not self.stop():
+            assignment = take_next(self.search, self.lease.worker, target, self.stop)
+            mark("take")
+            if isinstance(assignment, Assignment):
+                self.run(assignment)
+                mark("storage")
+            elif not assignment.wait:
+                return assignment.reason
+            else:
+                self.lease.report_status({"state": "waiting"})
+                self.stop.wait(WAIT_SECONDS)
+        raise KeyboardInterrupt
 
     def run(self, assignment: Assignment) -> None:
         """Train a trial to its end or to the rung where it pauses, and store the result.
@@ -203,6 +223,7 @@ class _Worker:
         whole = settings.steps * settings.batch_tokens + sum(probe.tokens for probe in probes.values())
 
         def on_step(progress: Progress) -> None:
+            self.watch(trial.number, progress.tokens)
             self.lease.report_status(
                 {
                     "state": TRAINING,
@@ -230,8 +251,9 @@ class _Worker:
                     scores[name] = train_probe(architecture, probe, seed, self.device, should_stop, on_step)
                 before += probe.tokens
             mark("storage")
-            torch.manual_seed(seed)
-            model = HybridLM(architecture)
+            with turn():
+                torch.manual_seed(seed)
+                model = HybridLM(architecture)
             mark("build")
             result = train(
                 model,

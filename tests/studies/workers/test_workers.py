@@ -112,7 +112,7 @@ def test_supervisor_restarts_a_killed_worker(make_study: MakeStudy, hold: Hold) 
     assert last.counted == last.trained_here == last.count("trained") == TARGET
     assert last.count("waiting") == 0
     assert [record.number for record in last.front] == [record.number for record in study.front()]
-    assert last.trials_per_hour == pytest.approx(3600 * TARGET / last.elapsed)
+    assert last.trials_per_hour == pytest.approx(3600 * TARGET / (last.elapsed - last.prepared))
     assert all(item.eta >= 0 for item in snapshots if item.eta is not None)
     assert not list(study.workers_folder.iterdir())
 
