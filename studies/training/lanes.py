@@ -22,6 +22,8 @@ class Lanes:
     """The lanes of one process on one device."""
 
     def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self.device = device
         self._lock = threading.RLock()
 
@@ -117,8 +119,7 @@ class _Random:
 def _generator(device: torch.device) -> torch.Generator | None:
     if device.type != "cuda":
         return None
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.default_generators[index]
+    return torch.cuda.default_generators[device.index]
 
 
 def current_lane() -> Lane | None:

@@ -15,7 +15,8 @@ from studies.training.lanes import Lanes
 from studies.workers.signals import Stop
 from surgery.config.problems import Problem, UserError
 
-MOST = 8  # lanes of `auto`: on an H200 more gain nothing
+MOST = 8  # lanes of `auto`
+UNMEASURED = 4  # of these, lanes that are added as soon as one trains, since so many pay on any large GPU
 POLL_SECONDS = 0.25
 # A step asks for the interpreter's lock some ten times, and would each time wait for so long while another
 # lane builds a model or chooses an architecture. Python's own 5 ms would make its step forty times slower.
@@ -134,13 +135,13 @@ class Crew:
 
     def _pays(self) -> bool:
         """Return whether to add a lane now; the crew stops growing once the newest has not paid."""
-        speeds = self._speeds()
         count = len(self.paces)
+        if count < UNMEASURED:
+            return bool(self.paces[0].points) and self._has_room()  # the first lane's memory is known
+        speeds = self._speeds()
         if count - 1 not in speeds:
             return False  # the newest has not settled
-        if count > 1 and not paid(self._before, speeds, count):
-            self.adaptive = False
-        if count >= self.most:
+        if count >= self.most or (count > UNMEASURED and not paid(self._before, speeds, count)):
             self.adaptive = False
         return self.adaptive and self._has_room()
 
