@@ -58,7 +58,7 @@ def refine(
     each: EachOption = DEFAULT_EACH,
     timeout: TimeoutOption = None,
     workers: WorkersOption = 1,
-    lanes: LanesOption = 0,
+    lanes: LanesOption = 1,
     device: DeviceOption = "auto",
     folder: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,

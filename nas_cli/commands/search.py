@@ -68,7 +68,7 @@ def search(
     ] = DEFAULT_TRIALS,
     timeout: TimeoutOption = None,
     workers: WorkersOption = 1,
-    lanes: LanesOption = 0,
+    lanes: LanesOption = 1,
     data: Annotated[
         str | None,
         typer.Option(

@@ -47,7 +47,7 @@ def worker(
         bool, typer.Option("--refine", help="Train repeats, as `nas refine` does, instead of new ones.")
     ] = False,
     each: EachOption = DEFAULT_EACH,
-    lanes: LanesOption = 0,
+    lanes: LanesOption = 1,
     device: DeviceOption = "auto",
     runs: RunsOption = DEFAULT_RUNS,
     storage: StorageOption = None,

@@ -100,7 +100,6 @@ LanesOption = Annotated[
         "--lanes",
         parser=lanes,
         metavar="N",
-        help="Trainings at a time in each process; auto: as many as make a GPU faster, on a CPU 1.",
-        show_default="auto",
+        help="Trainings at a time in each process; auto: on a GPU as many as make it faster, on a CPU 1.",
     ),
 ]

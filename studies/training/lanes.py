@@ -22,9 +22,7 @@ class Lanes:
     """The lanes of one process on one device."""
 
     def __init__(self, device: torch.device) -> None:
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self.device = device
+        self.device = torch.empty(0, device=device).device  # with its number
         self._lock = threading.RLock()
 
     @contextmanager

@@ -50,7 +50,7 @@ class SearchRequest:
     trials: int = DEFAULT_TRIALS
     timeout: float | None = None
     workers: int = 1
-    lanes: int | None = None
+    lanes: int | None = 1
     data: str | None = None
     tokenizer: str | None = None
     sampler: str = DEFAULT_SAMPLER
