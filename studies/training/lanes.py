@@ -32,7 +32,7 @@ class Lanes:
         if on_gpu:  # the current device is a thread's own
             torch.cuda.set_device(self.device)
         with torch.cuda.stream(torch.cuda.Stream(self.device)) if on_gpu else nullcontext():
-            with self._lock:  # nobody else's states are in use
+            with self._lock:  # while no other lane's states are in use
                 lane = Lane(self.device, self._lock)
             before, _current.lane = current_lane(), lane
             try:

@@ -52,7 +52,7 @@ def most_lanes(space: SearchSpace, device: torch.device, asked: int | None) -> i
 
 @dataclass
 class _Pace:
-    """What a lane has told of its training."""
+    """The points that a lane has told of its training."""
 
     trial: int = -1
     points: list[tuple[float, int]] = field(default_factory=list)  # time, tokens of the trial
