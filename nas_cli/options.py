@@ -158,7 +158,11 @@ PlotOption = Annotated[
 EachOption = Annotated[
     int,
     typer.Option(
-        "--each", min=2, max=1000, metavar="N", help="Maximum runs per architecture, including the first."
+        "--each",
+        min=2,
+        max=1000,
+        metavar="N",
+        help="Maximum runs per architecture, with the first, without those that confirm it.",
     ),
 ]
 TrackOption = Annotated[

@@ -128,6 +128,8 @@ def _record(study: Study, pick: Pick) -> None:
 
 
 def _print(choice: Choice, standings: Standings, study: Study, console: Console) -> None:
+    from nas_cli.render.verdict import confirmation
+
     record, row, names = choice.record, standings.standing(choice.record), standings.names
     title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
     console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
@@ -144,6 +146,10 @@ def _print(choice: Choice, standings: Standings, study: Study, console: Console)
         console.print(
             f"  on the front with probability {row.p_front:.2f} ({runs_text}){with_ties}", soft_wrap=True
         )
+    if row.confirmed is not None:
+        console.print(f"  confirmed: {confirmation(standings, row.confirmed)}", soft_wrap=True)
+    elif standings.noise is not None and row.on_front:
+        console.print("  [dim]± is too good for what was chosen for its result: nas refine confirms it[/]")
     for limit_text, count in choice.excluded.items():
         console.print(f"  [dim]{limit_text} excluded {count} of the front[/]")
     if choice.next_better is not None:

@@ -65,9 +65,12 @@ def refine(
 ) -> None:
     """Retrain architectures on and near the front with new seeds, until the front is settled.
 
+    Then the best, the knee and the picks are confirmed by runs that have no part in any choice, and the
+    designs to beat are retrained with their rivals, until it is clear who is better.
+
     Designs of a pretrained model are measured on other stretches of the held-out text instead.
 
-    What is undecided after --each runs counts as a tie. After Ctrl-C the same command resumes.
+    What is undecided after --each runs stays undecided. After Ctrl-C the same command resumes.
     """
     from studies.training.cores import check_workers
 
@@ -191,6 +194,13 @@ def _line(count: int, record: TrialRecord, snapshot: Snapshot, standings: Standi
     design = standings.names.design(row.record)
     if record.values is None:
         return f"[{count}] {record.name} failed: {record.reason}"
+    if record.confirms:
+        values = ", ".join(
+            f"{item.name}={item.metric.format(value)}"
+            for item, value in zip(standings.objectives, record.values, strict=True)
+            if item.measured
+        )
+        return f"[{count}] {record.name} {design} {values}, confirms it; {_open(standings)}"
     results = [
         f"{item.name}={item.metric.format(value)}, mean of {row.runs} {item.metric.format(mean)} "
         f"±{item.metric.format(half)}"

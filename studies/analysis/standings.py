@@ -13,6 +13,7 @@ from search_spaces.objectives import Objective
 from studies.stats.front_probability import FrontProbability
 from studies.stats.seed_noise import Array, Coverage, Noise, coverage, pool
 from studies.stats.seeds import derive_seed
+from studies.study.replicates import mean_values
 from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, TrialRecord, front_records
 
@@ -27,14 +28,31 @@ MAYBE, SURE = 0.1, 0.9  # probabilities between which it is undecided whether an
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """Mean of fresh runs that had no part in choosing an architecture.
+
+    Attributes:
+        runs: number of them.
+        values: their means, one per objective.
+        half: half width of the 90 % interval of the mean; None for exact objectives.
+    """
+
+    runs: int
+    values: tuple[float, ...]
+    half: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class Standing:
     """The standing of one architecture.
 
     Attributes:
         on_front: whether it is on the front of the means over runs.
         p_front: probability that its true means are on the true front; None without replicates.
-        half: half width of the 90 % interval of its mean, one per objective; None for exact objectives.
+        half: half width of the 90 % interval of its mean, one per objective; None for exact objectives. The
+            interval holds for an architecture that was not chosen for its result.
         fresh: likewise for the result of one more seed.
+        confirmed: result of fresh runs, which holds for one that was; None without.
     """
 
     record: TrialRecord
@@ -42,6 +60,7 @@ class Standing:
     p_front: float | None
     half: tuple[float | None, ...]
     fresh: tuple[float | None, ...]
+    confirmed: Confirmation | None = None
 
     @property
     def runs(self) -> int:
@@ -110,6 +129,15 @@ class Standings:
     def front(self) -> list[Standing]:
         """The front of the means."""
         return [row for row in self.rows if row.on_front]
+
+    @property
+    def best(self) -> list[Standing]:
+        """The best of the front in each measured objective."""
+        best = []
+        for column in self.measured if self.front else ():
+            sign = 1 if self.objectives[column].direction == "min" else -1
+            best.append(min(self.front, key=lambda row: sign * row.record.values[column]))  # type: ignore[index]
+        return best
 
     @property
     def p_whole(self) -> float | None:
@@ -199,8 +227,11 @@ class Standings:
             "on_front": row.on_front,
             "p_front": row.p_front,
             "undecided": row.undecided,
-            "intervals": {name: self._interval(row, row.half, name) for name in measured},
-            "fresh_intervals": {name: self._interval(row, row.fresh, name) for name in measured},
+            "intervals": {name: self._interval(row.record.values, row.half, name) for name in measured},
+            "fresh_intervals": {
+                name: self._interval(row.record.values, row.fresh, name) for name in measured
+            },
+            "confirmed": None if row.confirmed is None else self._confirmed_dict(row.confirmed, measured),
             "ties": [other.record.number for other in self.ties(row)],
         }
 
@@ -246,22 +277,37 @@ class Standings:
         half: tuple[float | None, ...] = (None,) * len(self.objectives)
         fresh = half
         if self.noise is not None and record.runs:
+            assert record.values is not None
             runs = len(record.runs)
-            half = self._spread(self.noise.mean(runs), record)
-            fresh = self._spread(self.noise.fresh(runs), record)
-        return Standing(record, on_front, probability, half, fresh)
+            half = self._spread(self.noise.mean(runs), record.values)
+            fresh = self._spread(self.noise.fresh(runs), record.values)
+        return Standing(record, on_front, probability, half, fresh, self._confirmed(record))
 
-    def _spread(self, widths: Array, record: TrialRecord) -> tuple[float | None, ...]:
+    def _confirmed(self, record: TrialRecord) -> Confirmation | None:
+        if self.noise is None or not record.confirmations:
+            return None
+        values, count = mean_values(record.confirmations), len(record.confirmations)
+        return Confirmation(count, values, self._spread(self.noise.mean(count), values))
+
+    def _spread(self, widths: Array, means: Sequence[float]) -> tuple[float | None, ...]:
         """Return half widths in the objectives' units; the upper half where the noise is relative."""
-        assert record.values is not None
-        values = np.array(record.values)[self.measured]
+        values = np.array(means)[self.measured]
         widths = np.where(self.relative, values * np.expm1(np.where(self.relative, widths, 0.0)), widths)
         known = dict(zip(self.measured, map(float, widths), strict=True))
         return tuple(known.get(column) for column in range(len(self.objectives)))
 
-    def _interval(self, row: Standing, widths: Sequence[float | None], name: str) -> list[float] | None:
+    def _confirmed_dict(self, confirmed: Confirmation, names: Sequence[str]) -> dict[str, Any]:
+        return {
+            "runs": confirmed.runs,
+            "means": {name: confirmed.values[self._column(name)] for name in names},
+            "intervals": {name: self._interval(confirmed.values, confirmed.half, name) for name in names},
+        }
+
+    def _interval(
+        self, values: Sequence[float] | None, widths: Sequence[float | None], name: str
+    ) -> list[float] | None:
         column = self._column(name)
-        half, values = widths[column], row.record.values
+        half = widths[column]
         if half is None or values is None:
             return None
         value = values[column]
@@ -272,5 +318,5 @@ class Standings:
 
 
 def _table(record: TrialRecord) -> Array:
-    """Return the (runs, objectives) values of a trial."""
-    return np.array([run.values for run in record.runs], dtype=np.float64)
+    """Return the (runs, objectives) values of a trial, those that confirm it last."""
+    return np.array([run.values for run in (*record.runs, *record.confirmations)], dtype=np.float64)

@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.stats.seeds import derive_seed
-from studies.storage.attributes import REPEAT, REPEAT_OF
+from studies.storage.attributes import CONFIRMS, REPEAT, REPEAT_OF
 from studies.study.settings import GAIN, MILP
 from surgery.config.problems import Problem, UserError, nearest
 
@@ -157,11 +157,11 @@ class SeededSampler(BaseSampler):
 
 
 def without_repeats(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials without replicates; the trials they repeat have the means of all runs."""
+    """Return the trials without replicates; those they repeat have means over runs, but confirming ones."""
     values: dict[int, dict[int, list[float]]] = defaultdict(dict)
     for trial in trials:
         number = trial.user_attrs.get(REPEAT_OF)
-        if number is not None and trial.values is not None:
+        if number is not None and trial.values is not None and CONFIRMS not in trial.user_attrs:
             values[number].setdefault(trial.user_attrs[REPEAT], trial.values)
     kept = [trial for trial in trials if REPEAT_OF not in trial.user_attrs]
     if not values:

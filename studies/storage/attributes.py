@@ -33,6 +33,9 @@ STOPPED_AT, PASSED = "stopped_at_rung", "promoted_past_rung"  # rungs counted fr
 REPEAT_OF, REPEAT = "repeat_of", "repeat"  # the trial that this one trains again; 1-based repeat index
 
 
+CONFIRMS = "confirms"  # 1-based index of a replicate that confirms a choice and has no part in one
+
+
 ATTRIBUTE = "nas"  # of the Optuna study: everything a worker on another machine needs; written last
 
 

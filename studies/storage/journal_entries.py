@@ -95,6 +95,7 @@ TRIAL_ATTRIBUTES = {
     records.PASSED: _or_null(INDEX),
     records.REPEAT_OF: INDEX,
     records.REPEAT: COUNT,
+    records.CONFIRMS: COUNT,
     "heartbeat": NUMBER,
 }
 SYSTEM_ATTRIBUTES = {"constraints": NUMBERS, "fixed_params": OBJECT, _NAMES: TEXTS}

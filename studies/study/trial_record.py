@@ -15,6 +15,7 @@ from studies.stats.pareto import front_indices
 from studies.storage.attributes import (
     ARCHITECTURE,
     BASELINE,
+    CONFIRMS,
     DUPLICATE,
     ENVIRONMENT,
     HASH,
@@ -94,7 +95,9 @@ class TrialRecord:
     params: dict[str, Any] = field(default_factory=dict)
     repeat_of: int | None = None
     repeat: int = 0  # 1-based index of a replicate
-    runs: tuple[Run, ...] = ()  # of a trained architecture, its own first
+    confirms: int = 0  # 1-based index of a replicate that confirms a choice, 0 of any other trial
+    runs: tuple[Run, ...] = ()  # of a trained architecture, its own first, without those that confirm it
+    confirmations: tuple[Run, ...] = ()  # fresh runs that had no part in choosing the architecture
     failed_runs: int = 0
     suggested_by: str = ""
     ended: datetime | None = None
@@ -128,6 +131,7 @@ class TrialRecord:
             params=trial.params,
             repeat_of=attrs.get(REPEAT_OF),
             repeat=attrs.get(REPEAT, 0),
+            confirms=attrs.get(CONFIRMS, 0),
             runs=(Run(trial.number, values),) if state == DONE and values is not None else (),
             suggested_by=attrs.get(SUGGESTED_BY, ""),
             ended=trial.datetime_complete,
@@ -196,6 +200,7 @@ class TrialRecord:
             "reason": self.reason,
             "repeat_of": self.repeat_of,
             "runs": [{"trial": run.trial, "values": list(run.values)} for run in self.runs],
+            "confirmations": [{"trial": run.trial, "values": list(run.values)} for run in self.confirmations],
             "failed_runs": self.failed_runs,
         }
 

@@ -109,7 +109,8 @@ def test_undecided_and_tied_are_told(capsys: pytest.CaptureFixture[str]) -> None
         text = capsys.readouterr().out
         assert expected in text
         assert "#0 costs no more and may be as good" in text
-        assert ("nas refine s" in text) == (runs == 2)
+        assert ("nas refine s retrains them" in text) == (runs == 2)
+        assert "the best val_loss was also lucky" in text
 
 
 def test_refine_names_what_is_wrong(nas: Nas, runs: Path) -> None:

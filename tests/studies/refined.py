@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from search_spaces import SearchSpace
 from studies.analysis.standings import Standings
 from studies.analysis.versus_baselines import VersusBaselines
-from studies.search.refinement import next_run
+from studies.search.refinement import next_job
 from studies.study.replicates import mean_over_runs
 from studies.study.trial_record import TrialRecord
 from tests.studies.tables import OBJECTIVES, record, repeat
@@ -20,6 +21,7 @@ Watch = Callable[[list[TrialRecord], Standings, VersusBaselines | None], None]
 def refined(
     losses: Sequence[float], params: Sequence[float], sd: float, most: int, random: np.random.Generator,
     space: SearchSpace | None = None, designs: int = 0, watch: Watch = lambda *_: None,
+    confirm: bool = False,
 ) -> list[TrialRecord]:  # fmt: skip
     """Records, a run each at first, once `nas refine` finds nothing left to repeat.
 
@@ -32,6 +34,7 @@ def refined(
         space: with it, the first `designs` architectures are designs to beat.
         designs: number of these.
         watch: is called before each run and at the end.
+        confirm: whether the best is confirmed by fresh runs.
     """
     records = [
         record(
@@ -47,12 +50,15 @@ def refined(
         standings = Standings(merged, OBJECTIVES, 0)
         versus = None if space is None else VersusBaselines(merged, standings, space)
         watch(merged, standings, versus)
-        chosen = next_run(merged, standings, most, versus)
-        if chosen is None:
+        best = [row.record.number for row in standings.best] if confirm else []
+        job = next_job(merged, standings, versus, best, most)
+        if job is None:
             return records
-        count = sum(item.repeat_of == chosen.number for item in records)
-        values = (losses[chosen.number] + sd * random.normal(), params[chosen.number])
-        records.append(repeat(len(records), chosen.number, count + 1, values))
+        number = job.record.number
+        count = sum(item.repeat_of == number for item in records)
+        values = (losses[number] + sd * random.normal(), params[number])
+        another = repeat(len(records), number, count + 1, values)
+        records.append(replace(another, confirms=count + 1) if job.confirms else another)
 
 
 def true_front(losses: Sequence[float]) -> set[int]:

@@ -252,8 +252,13 @@ def test_other_storages_refine_the_same(make_study: MakeStudy, tmp_path: Path, q
 def test_until_nothing_is_left(trained: Study) -> None:
     reason = refine(trained, None, most=2)
     assert "nothing is left to repeat" in reason
-    runs = Counter(item.repeat_of for item in repeats(trained))
+    runs = Counter(item.repeat_of for item in repeats(trained) if not item.confirms)
     assert set(runs.values()) == {1}
+    confirmed = Counter(item.repeat_of for item in repeats(trained) if item.confirms)
+    assert set(confirmed.values()) == {2}
+    assert Standings.of(trained).best[0].record.number in confirmed
+    seeds = [item.seeds for item in trained.records()]
+    assert len(set(seeds)) == len(seeds)
     assert refine(trained, None, most=2) == reason
 
 
