@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-BENCHES = ("lanes", "latency", "mixers", "model", "ops", "overhead", "search", "startup", "trial")
+BENCHES = ("lanes", "latency", "mixers", "model", "ops", "overhead", "search", "startup", "table", "trial")
 
 
 def add_to(app: typer.Typer) -> None:

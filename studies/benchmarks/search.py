@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
+from studies.replay.public import open_table
 from studies.replay.simulation import Plan, Volume, replay
 from studies.replay.table import FILE, Table
 from studies.search.samplers import check_sampler
@@ -116,7 +117,7 @@ def check_plan(plan: SearchPlan) -> Table:
     Raises:
         UserError: no such table, unknown methods, or rungs that are not points of the table.
     """
-    table = Table.open(plan.table)
+    table = open_table(plan.table)
     for method in plan.methods:
         sampler, slash, stopping = method.partition("/")
         if not slash:
@@ -263,7 +264,7 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_opened = cache(Table.open)
+_opened = cache(open_table)
 
 
 def _replayed(job: tuple[SearchPlan, str, int]) -> Replayed:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.replay.public import open_table
 from studies.replay.table import FILE, Entry, Table
 
 TOKENS = "tokens"
@@ -122,7 +123,7 @@ def _new(scheduler: Any, left: set[str]) -> dict[str, Any]:
 
 
 def _searches(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    table = Table.open(given.table)
+    table = open_table(given.table)
     for seed in range(given.seeds):
         yield search(table, seed, given.workers, given.grace, given.factor, given.repaired, given.trainings)
 

@@ -77,9 +77,9 @@ class Table:
             with gzip.open(path, "rt", encoding="utf-8") as stream:
                 data = parse_json(stream.read())
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise _unusable(path, f"can't be read: {error}") from error
+            raise unusable(path, f"can't be read: {error}") from error
         if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:
-            raise _unusable(path, f"is not a table of version {FORMAT_VERSION}")
+            raise unusable(path, f"is not a table of version {FORMAT_VERSION}")
         try:
             entries = [_read_entry(item) for item in data["entries"]]
             fractions = tuple(_number(share) for share in data["fractions"])
@@ -89,7 +89,7 @@ class Table:
         except UserError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise _unusable(path, f"is damaged: {type(error).__name__} {error}") from error
+            raise unusable(path, f"is damaged: {type(error).__name__} {error}") from error
         return cls(space, fractions, {item.hash: item for item in entries}, about)
 
     def save(self, path: str | Path) -> None:
@@ -146,6 +146,7 @@ def _number(value: object) -> int | float:
     return value
 
 
-def _unusable(path: str | Path, rule: str) -> UserError:
+def unusable(path: str | Path, rule: str) -> UserError:
+    """Return the error that a file is no table."""
     hint = "python -m studies.replay.build makes one"
     return UserError("can't use this table", [Problem("table", str(path), rule, hint)])
