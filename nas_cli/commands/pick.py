@@ -128,8 +128,6 @@ def _record(study: Study, pick: Pick) -> None:
 
 
 def _print(choice: Choice, standings: Standings, study: Study, console: Console) -> None:
-    from nas_cli.render.verdict import confirmation
-
     record, row, names = choice.record, standings.standing(choice.record), standings.names
     title = f"[bold]{escape(names.name(record))}[/] {escape(names.design(record))}"
     console.print(f"{title}  ({escape(choice.reason)})", soft_wrap=True)
@@ -147,7 +145,7 @@ def _print(choice: Choice, standings: Standings, study: Study, console: Console)
             f"  on the front with probability {row.p_front:.2f} ({runs_text}){with_ties}", soft_wrap=True
         )
     if row.confirmed is not None:
-        console.print(f"  confirmed: {confirmation(standings, row.confirmed)}", soft_wrap=True)
+        console.print(f"  confirmed: {row.confirmed.describe(standings.objectives)}", soft_wrap=True)
     elif standings.noise is not None and row.on_front:
         console.print("  [dim]± is too good for what was chosen for its result: nas refine confirms it[/]")
     for limit_text, count in choice.excluded.items():

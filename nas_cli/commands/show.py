@@ -357,8 +357,6 @@ def _at(summary: str, context: int | None) -> str:
 
 def _print_runs(standings: Standings, row: Standing) -> None:
     """Print every run of a repeated architecture, and the prediction interval for a new seed."""
-    from nas_cli.render.verdict import confirmation
-
     for column, objective in enumerate(standings.objectives):
         half, fresh, values = row.half[column], row.fresh[column], row.record.values
         if half is None or fresh is None or values is None:
@@ -371,6 +369,6 @@ def _print_runs(standings: Standings, row: Standing) -> None:
             soft_wrap=True,
         )
     if row.confirmed is not None:
-        console.print(f"  confirmed: {confirmation(standings, row.confirmed)}", soft_wrap=True)
+        console.print(f"  confirmed: {row.confirmed.describe(standings.objectives)}", soft_wrap=True)
     if row.record.failed_runs:
         console.print(f"  [red]{row.record.failed_runs} repeats failed[/]")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from studies.analysis.standings import Confirmation, Standing, Standings
+    from studies.analysis.standings import Standing, Standings
     from studies.study.trial_record import TrialRecord
 
 MOST_UNDECIDED = 5  # undecided architectures listed
@@ -86,24 +86,14 @@ def _print_best(standings: Standings, command: str) -> None:
     """Print what fresh runs say of the architectures shown; say so where the best has none."""
     for row in standings.shown:
         if row.confirmed is not None:
-            _print(f"confirmed: {standings.names.name(row.record)} {confirmation(standings, row.confirmed)}")
+            result = row.confirmed.describe(standings.objectives)
+            _print(f"confirmed: {standings.names.name(row.record)} {result}")
     if any(row.confirmed is None for row in standings.best):
         names = ", ".join(item.name for item in standings.objectives if item.measured)
         _print(
             f"[dim]the best {names} was also lucky, and its interval is too good; once the front is decided, "
             f"{command} confirms it by runs that have no part in the choice[/]"
         )
-
-
-def confirmation(standings: Standings, confirmed: Confirmation) -> str:
-    """Return `val_loss 3.4312 ±0.0123 by 3 runs that had no part in the choice`."""
-    results = ", ".join(
-        f"{item.name} {item.metric.format(value)} ±{item.metric.format(half)}"
-        for item, value, half in zip(standings.objectives, confirmed.values, confirmed.half, strict=True)
-        if half is not None
-    )
-    runs = "1 run" if confirmed.runs == 1 else f"{confirmed.runs} runs"
-    return f"{results} by {runs} that had no part in the choice"
 
 
 def _against(row: Standing, standings: Standings) -> str:

@@ -71,4 +71,6 @@ def _metrics(study: Study, standings: Standings, pick: Pick) -> str:
         rows.append([name, f"{metric.format(known[name])}{spread}{unit}"])
     if record.values is None and (rungs := record.at_rungs(study.space.proxy.rungs)):
         rows.append(["held-out loss", f"{rungs} of its tokens"])
+    if (confirmed := standings.standing(record).confirmed) is not None:
+        rows.append(["confirmed", confirmed.describe(standings.objectives)])
     return markdown_table(["metric", "value"], rows)

@@ -75,6 +75,16 @@ def front_table(study: Study, standings: Standings, marks: Marks) -> Iterator[st
         rows.append(cells)
     yield "### Front"
     yield markdown_table(head, rows)
+    confirmed = [
+        f"{standings.names.name(row.record)}: {row.confirmed.describe(standings.objectives)}"
+        for row in standings.front
+        if row.confirmed is not None
+    ]
+    if confirmed:
+        yield f"Confirmed (90 % intervals): {'; '.join(confirmed)}."
+    elif standings.noise is not None:
+        command = f"`nas refine {study.name}`"
+        yield f"± is too good for the best, which was chosen for its result: {command} confirms it."
     yield f"`nas pick {study.name}` takes the knee, `nas pick {study.name} --trial N` another one."
     yield _key(standings)
 

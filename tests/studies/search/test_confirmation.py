@@ -40,6 +40,8 @@ def test_confirming_runs_have_no_part_in_the_choice() -> None:
     assert row.on_front
     assert row.confirmed is not None
     assert row.confirmed.values == pytest.approx((9.1, 30.0))
+    assert row.confirmed.describe(OBJECTIVES).startswith("val_loss 9.1000 ±")
+    assert row.confirmed.describe(OBJECTIVES).endswith(" by 2 runs that had no part in the choice")
     data = standings.to_dict(row)["confirmed"]
     assert (data["runs"], data["means"]) == (2, {"val_loss": pytest.approx(9.1)})
     low, high = data["intervals"]["val_loss"]
