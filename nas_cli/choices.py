@@ -8,6 +8,7 @@ from typing import Literal
 
 Sampler = Literal["gain", "milp", "tpe", "nsga2", "nsga3", "gp", "random"]
 Stopping = Literal["forecast", "pareto", "median", "none"]
+Optimizer = Literal["adamw", "muon"]
 LrRule = Literal["roles", "width", "uniform"]
 Fold = Literal["average", "first"]
 HealLoss = Literal["both", "ce", "kl"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEALING = (
     "heal_loss",
+    "heal_optimizer",
     "lr",
     "lr_new",
     "hidden_weight",

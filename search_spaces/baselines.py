@@ -161,10 +161,9 @@ def misfits(name: str, backbone: Backbone) -> list[str]:
     architecture = build_baseline(name, backbone)
     check_fit(architecture, Cursor(problems))
     rules = [problem.rule for problem in problems.entries]
-    params = cost(architecture, "params")
-    if training_bytes(params) > LARGEST_DEVICE:
+    if training_bytes(architecture) > LARGEST_DEVICE:
         rules.append(
-            f"it {describe_training(params)}, more than the {format_bytes(LARGEST_DEVICE)} allowed; "
+            f"it {describe_training(architecture)}, more than the {format_bytes(LARGEST_DEVICE)} allowed; "
             f"this machine has {format_bytes(machine_memory())}"
         )
     return rules

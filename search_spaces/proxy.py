@@ -20,12 +20,18 @@ _COUNTS = {
     "batch_tokens": "tokens per optimizer step, a multiple of seq_len",
     "eval_tokens": "held-out tokens that the loss is measured on",
 }
+OPTIMIZERS = ("adamw", "muon")
 LR_RULES = ("roles", "width", "uniform")
 _SETTINGS = {
     "seconds": Option(
         float, low=0.1, high=1e7, help="training time per run, in seconds; tokens is then an upper bound"
     ),
-    "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate of AdamW"),
+    "optimizer": Option(
+        str,
+        choices=OPTIMIZERS,
+        help="adamw, or muon: Muon for the matrices of layers, AdamW for all else",
+    ),
+    "lr": Option(float, low=1e-8, high=1.0, help="peak learning rate"),
     "lr_rule": Option(
         str,
         choices=LR_RULES,
@@ -40,7 +46,7 @@ _SETTINGS = {
         help="warm-up as a fraction of the steps, at most 0.9, or in tokens such as 1M",
     ),
     "final_lr": Option(float, low=0.0, high=1.0, help="final learning rate as a fraction of the peak"),
-    "weight_decay": Option(float, low=0.0, high=10.0, help="AdamW weight decay, on matrices only"),
+    "weight_decay": Option(float, low=0.0, high=10.0, help="decoupled weight decay, on matrices only"),
     "seeds": Option(int, low=1, high=20, help="runs per architecture; their means are compared"),
 }
 
@@ -54,6 +60,7 @@ class Proxy:
         seconds: training time per run, not counting evaluation; `tokens` is then an upper bound. None: every
             run trains on all tokens.
         rungs: fractions of the budget at which trials are compared, increasing; the last is 1.
+        optimizer: `adamw` or `muon` (`studies.training.optimizer.make_optimizer`).
         lr: peak learning rate.
         lr_rule: learning rates by parameter: `roles`, `width` or `uniform`
             (`studies.training.optimizer.make_optimizer`).
@@ -68,6 +75,7 @@ class Proxy:
     batch_tokens: int = 32_768
     seconds: float | None = None
     rungs: tuple[float, ...] = (0.2, 0.5, 1.0)  # after the warm-up: losses rank poorly before
+    optimizer: str = "adamw"
     lr: float = 1e-3
     lr_rule: str = "roles"
     warmup: float = 0.1

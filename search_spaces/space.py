@@ -27,7 +27,7 @@ from search_spaces.trial import Trial
 from search_spaces.variation import OPERATORS, Variation, rule_settings
 from surgery.architecture import Architecture
 from surgery.architecture.block_times import BlockTimes
-from surgery.architecture.costs import cost, cost_in_units
+from surgery.architecture.costs import cost_in_units
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
 from surgery.architecture.metrics import AHEAD
 from surgery.config.backbone import DERIVED_SIZES, Backbone
@@ -193,7 +193,7 @@ class SearchSpace:
         if self.library is not None or isinstance(self.variation, Replacements):
             assert self.library is not None
             return [*twins, *_longer_contexts(self.objectives, self.constraints, self.library)]
-        return [*_idle_options(self.variation), *twins, *early, *_too_large(self.baselines)]
+        return [*_idle_options(self.variation), *twins, *early, *_too_large(self.baselines, self.proxy)]
 
     def to_yaml(self) -> str:
         """Return the file as written, including comments."""
@@ -302,15 +302,12 @@ def _twin_objectives(objectives: tuple[Objective, ...]) -> Iterator[str]:
         yield f"objectives {' and '.join(ends)} measure the same quality, at the end of the run or beyond it"
 
 
-def _too_large(baselines: Mapping[str, Architecture]) -> Iterator[str]:
+def _too_large(baselines: Mapping[str, Architecture], proxy: Proxy) -> Iterator[str]:
     memory = machine_memory()
     for name, architecture in baselines.items():
-        params = cost(architecture, "params")
-        if training_bytes(params) > memory:
-            yield (
-                f"baseline {name} {describe_training(params)}, more than this machine's memory of "
-                f"{format_bytes(memory)}"
-            )
+        if training_bytes(architecture, proxy.optimizer) > memory:
+            needed = describe_training(architecture, proxy.optimizer)
+            yield f"baseline {name} {needed}, more than this machine's memory of {format_bytes(memory)}"
 
 
 def _early_rungs(proxy: Proxy) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nas_cli import completion
 from nas_cli.by_name import refuse_name
-from nas_cli.choices import Fold, HealLoss
+from nas_cli.choices import Fold, HealLoss, Optimizer
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.files import write_plan
 from nas_cli.healing import loss_lines, refuse_healing_options, show_progress
@@ -118,6 +118,13 @@ def apply(
             "model; both: their mean."
         ),
     ] = "both",
+    heal_optimizer: Annotated[
+        Optimizer,
+        typer.Option(
+            help="Optimizer of --heal. muon: Muon for the matrices of layers, AdamW for all else, with the "
+            "same rates."
+        ),
+    ] = "adamw",
     # a tenth of the usual training rate, since the weights are already good
     lr: Annotated[
         float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate for healing.")
@@ -211,7 +218,7 @@ def apply(
             architecture, model, output, dry_run=dry_run, fold=fold, export=export, hdpl_fit=hdpl_fit,
             calibrate=calibrate,
             calibrate_tokens=calibrate_tokens, heal=heal, align=align, data=data, heal_loss=heal_loss,
-            lr=lr, lr_new=lr_new,
+            heal_optimizer=heal_optimizer, lr=lr, lr_new=lr_new,
             hidden_weight=hidden_weight, lora=lora, checkpoint_activations=checkpoint_activations,
             freeze=tuple(freeze or ()), control=control,
             seq_len=seq_len, batch_tokens=batch_tokens, eval_every=eval_every, seed=seed, overwrite=overwrite,

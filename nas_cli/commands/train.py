@@ -13,7 +13,7 @@ from rich.text import Text
 
 from nas_cli import completion
 from nas_cli.by_name import refuse_name
-from nas_cli.choices import LrRule
+from nas_cli.choices import LrRule, Optimizer
 from nas_cli.commands.data import CORPUS_HELP
 from nas_cli.help import add_command
 from nas_cli.imports import load_torch
@@ -79,8 +79,12 @@ def train(
     batch_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Tokens per optimizer step.")
     ] = 32_768,
+    optimizer: Annotated[
+        Optimizer,
+        typer.Option(help="muon: Muon for the matrices of layers, AdamW for all else, with the same rates."),
+    ] = "adamw",
     lr: Annotated[
-        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate of AdamW.")
+        float, typer.Option(parser=learning_rate, metavar="RATE", help="Peak learning rate.")
     ] = 1e-3,
     lr_rule: Annotated[
         LrRule,
@@ -95,7 +99,7 @@ def train(
     ] = 0.05,
     weight_decay: Annotated[
         float,
-        typer.Option(parser=number(0, 100), metavar="DECAY", help="AdamW weight decay, on matrices only."),
+        typer.Option(parser=number(0, 100), metavar="DECAY", help="Weight decay, on matrices only."),
     ] = 0.1,
     eval_tokens: Annotated[
         int, typer.Option(parser=tokens, metavar="TOKENS", help="Held-out tokens for the validation loss.")
@@ -128,7 +132,8 @@ def train(
 
     request = TrainRequest(
         chosen, output, data=data, tokenizer=tokenizer, tokens=budget, seq_len=seq_len,
-        batch_tokens=batch_tokens, lr=lr, lr_rule=lr_rule, warmup=warmup, weight_decay=weight_decay,
+        batch_tokens=batch_tokens, optimizer=optimizer, lr=lr, lr_rule=lr_rule, warmup=warmup,
+        weight_decay=weight_decay,
         eval_tokens=eval_tokens, seed=seed, overwrite=overwrite, device=device, compile=compile,
         cpu_precision=cpu_precision, threads=threads, export=export,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from studies.healing.settings import HealSettings
 from studies.training.loop import TrainResult
+from studies.training.settings import OPTIMIZER_NAMES
 from studies.training.validation import Evaluation
 from surgery.hf.card import table
 
@@ -99,7 +100,7 @@ class Healing:
                 f"learning rate {settings.align_lr:g} ({settings.align_lr_carried:g} for transplanted ones)."
             )
         if self.after is not None:
-            rates = f"peak learning rate {settings.lr:g}"
+            rates = f"{OPTIMIZER_NAMES[settings.optimizer]}, peak learning rate {settings.lr:g}"
             if settings.lr_new is not None:
                 rates += f" ({settings.lr_new:g} for new parts)"
             else:

@@ -60,6 +60,7 @@ class ApplyRequest:
     align: int | None = None
     data: str | None = None
     heal_loss: str = HealSettings.loss
+    heal_optimizer: str = HealSettings.optimizer
     lr: float = HealSettings.lr
     lr_new: float | None = None
     hidden_weight: float = 0.0
@@ -83,6 +84,7 @@ class ApplyRequest:
             seq_len=self.seq_len,
             batch_tokens=self.batch_tokens,
             loss=self.heal_loss,
+            optimizer=self.heal_optimizer,
             lr=self.lr,
             lr_new=self.lr_new,
             hidden_weight=self.hidden_weight,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from studies.healing.adapters import check_peft
 from studies.healing.parts import CARRIED, NEAR
-from studies.training.pretrain import add_budget_problems
+from studies.training.pretrain import add_budget_problems, add_optimizer_problem
 from studies.training.settings import TrainSettings
 from surgery.config.problems import Problems, nearest
 
@@ -31,6 +31,7 @@ class HealSettings:
         batch_tokens: tokens per step; None: chosen by the budget.
         loss: `ce` (cross-entropy with the text), `kl` (KL divergence from the original model), or `both`,
             their mean.
+        optimizer: `adamw` or `muon` (`studies.training.optimizer.make_optimizer`); the alignment has AdamW.
         lr: peak learning rate of the tensors that were carried over.
         lr_new: peak learning rate of the others; None: `lr` for those fitted to the original's weights or
             pruned, and FRESH_RATE times that for those transplanted from them or new.
@@ -53,6 +54,7 @@ class HealSettings:
     seq_len: int = 512
     batch_tokens: int | None = None
     loss: str = "both"
+    optimizer: str = TrainSettings.optimizer
     lr: float = 3e-4
     lr_new: float | None = None
     hidden_weight: float = 0.0
@@ -85,7 +87,7 @@ class HealSettings:
 
     def training(self) -> TrainSettings:
         """Return the settings of the loop for the training of the whole model."""
-        return self._loop(self.tokens, self.lr)
+        return replace(self._loop(self.tokens, self.lr), optimizer=self.optimizer)
 
     def alignment(self, parts: int) -> TrainSettings:
         """Return the settings of the loop for the alignment of so many parts, whose gradients are clipped
@@ -111,12 +113,14 @@ def check_heal(settings: HealSettings) -> None:
     """Check the settings that a command line gave.
 
     Raises:
-        UserError: an unknown loss, less than one step of whole sequences (all problems at once), or no PEFT.
+        UserError: an unknown loss or optimizer, less than one step of whole sequences (all problems at once),
+            or no PEFT.
     """
     problems = Problems()
     if settings.loss not in KL_SHARES:
         rule = f"must be one of {', '.join(KL_SHARES)}"
         problems.add("--heal-loss", settings.loss, rule, nearest(settings.loss, tuple(KL_SHARES)))
+    add_optimizer_problem(settings.training(), "--heal-optimizer", problems)
     if settings.lora is not None:
         check_peft(settings.lora)
     for option, training in (("--heal", settings.training()), ("--align", settings.alignment(1))):

@@ -19,7 +19,6 @@ from studies.training.compilation import keep_code
 from studies.training.cores import cores
 from studies.training.lanes import current_lane
 from surgery.architecture import Architecture
-from surgery.architecture.costs import cost
 from surgery.architecture.memory import describe_training, machine_memory, training_bytes
 from surgery.config.problems import Problem, Problems, UserError
 from surgery.config.quantities import format_bytes
@@ -59,11 +58,13 @@ def device_memory(device: torch.device) -> int:
     return machine_memory()
 
 
-def check_memory(models: Mapping[str, Architecture], device: torch.device) -> None:
+def check_memory(models: Mapping[str, Architecture], device: torch.device, optimizer: str = "adamw") -> None:
     """Refuse models whose training would not fit, before any time is spent on them.
 
     Args:
         models: by the names that the user knows them by.
+        device: where they would be trained.
+        optimizer: `adamw` or `muon`.
 
     Raises:
         UserError: weights, gradients and optimizer state of one of them need more than the device has.
@@ -71,9 +72,8 @@ def check_memory(models: Mapping[str, Architecture], device: torch.device) -> No
     memory = device_memory(device)
     problems = Problems()
     for name, architecture in models.items():
-        params = cost(architecture, "params")
-        if training_bytes(params) > memory:
-            rule = f"{describe_training(params)}; {device} has {format_bytes(memory)}"
+        if training_bytes(architecture, optimizer) > memory:
+            rule = f"{describe_training(architecture, optimizer)}; {device} has {format_bytes(memory)}"
             problems.add(name, architecture.line, rule, "use a smaller one, or a larger device")
     problems.raise_if_any("not enough memory to train that")
 

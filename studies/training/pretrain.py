@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from search_spaces.proxy import LR_RULES
+from search_spaces.proxy import LR_RULES, OPTIMIZERS
 from studies.data import TokenData, open_corpus, prepare
 from studies.data.prepared import is_prepared
 from studies.files.json_file import write_json
 from studies.training.batches import check_data
 from studies.training.devices import describe
 from studies.training.loop import Progress, TrainResult, train
-from studies.training.settings import TrainSettings
+from studies.training.settings import OPTIMIZER_NAMES, TrainSettings
 from surgery.apply.stock import OURS, choose_export
 from surgery.apply.stock_export import write_as
 from surgery.architecture import Architecture
@@ -58,14 +58,22 @@ def check_budget(settings: TrainSettings, tokens_option: str = "--tokens") -> No
         tokens_option: the option that gave the budget.
 
     Raises:
-        UserError: less than one step of whole sequences, or an unknown learning-rate rule.
+        UserError: less than one step of whole sequences, or an unknown optimizer or learning-rate rule.
     """
     problems = Problems()
     add_budget_problems(settings, tokens_option, problems)
+    add_optimizer_problem(settings, "--optimizer", problems)
     if settings.lr_rule not in LR_RULES:
         rule = f"must be one of {', '.join(LR_RULES)}"
         problems.add("--lr-rule", settings.lr_rule, rule, nearest(settings.lr_rule, LR_RULES))
     problems.raise_if_any("can't train like that")
+
+
+def add_optimizer_problem(settings: TrainSettings, option: str, problems: Problems) -> None:
+    """Add a problem for an unknown optimizer."""
+    if settings.optimizer not in OPTIMIZERS:
+        rule = f"must be one of {', '.join(OPTIMIZERS)}"
+        problems.add(option, settings.optimizer, rule, nearest(settings.optimizer, OPTIMIZERS))
 
 
 def add_budget_problems(settings: TrainSettings, tokens_option: str, problems: Problems) -> None:
@@ -154,6 +162,7 @@ def training_table(record: Mapping[str, Any]) -> str:
             f"{result['tokens']:,} ({result['epochs']:.2f} epochs), in steps of {settings['batch_tokens']:,}",
         ],
         ["sequence length", f"{settings['seq_len']:,}"],
+        ["optimizer", OPTIMIZER_NAMES[settings["optimizer"]]],
         ["peak learning rate", f"{settings['lr']:g} by the rule {settings['lr_rule']}"],
         ["seed", str(record["seed"])],
         ["time", f"{result['seconds']:.0f} s, {result['train_tokens_per_s']:,.0f} tokens/s"],

@@ -31,6 +31,7 @@ class TrainRequest:
         tokens: training tokens.
         seq_len: tokens per sequence.
         batch_tokens: tokens per optimizer step.
+        optimizer: `adamw`, or `muon` for the matrices of layers.
         lr: peak learning rate.
         warmup: share of the steps.
         eval_tokens: held-out tokens for the validation loss.
@@ -45,6 +46,7 @@ class TrainRequest:
     tokens: int = 20_000_000
     seq_len: int = 512
     batch_tokens: int = 32_768
+    optimizer: str = "adamw"
     lr: float = 1e-3
     lr_rule: str = "roles"
     warmup: float = 0.05
@@ -65,6 +67,7 @@ class TrainRequest:
             tokens=self.tokens,
             seq_len=self.seq_len,
             batch_tokens=self.batch_tokens,
+            optimizer=self.optimizer,
             lr=self.lr,
             lr_rule=self.lr_rule,
             warmup=self.warmup,
@@ -85,7 +88,7 @@ class TrainRequest:
         device = pick_device(self.device)
         check_compile(self.compile, device)
         check_target(self.output, overwrite=self.overwrite)
-        check_memory({"architecture": self.architecture}, device)
+        check_memory({"architecture": self.architecture}, device, self.optimizer)
         check_budget(self.settings)
 
     def open_text(self, progress: DataProgress | None = None) -> TokenData:

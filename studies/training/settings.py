@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from studies.files.defaults import DEFAULT_CPU_PRECISION
 from studies.stats.rungs import step_at
 
+OPTIMIZER_NAMES = {"adamw": "AdamW", "muon": "Muon for matrices of layers, AdamW for all else"}
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -18,6 +20,7 @@ class TrainSettings:
     tokens: int
     seq_len: int
     batch_tokens: int
+    optimizer: str = "adamw"  # or `muon`: see `make_optimizer`
     lr: float = 3e-3
     lr_rule: str = "uniform"  # or `roles`, `width`: see `make_optimizer`
     warmup: float = 0.05  # a share of the steps if below 1, else a number of tokens

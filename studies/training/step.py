@@ -31,7 +31,7 @@ EXPLODED = 3.0  # a run fails when its loss exceeds that of its first step by th
 
 
 class TrainStep:
-    """One optimizer step: forward, backward, clip, AdamW. Losses stay on the device until `.item()`.
+    """One optimizer step: forward, backward, clip, update. Losses stay on the device until `.item()`.
 
     Attributes:
         micro_batch: sequences per forward and backward pass. None: the whole batch. Halved on every
@@ -118,7 +118,8 @@ class TrainStep:
         self.first_loss = first_loss
         self.optimizer.load_state_dict(dict(state))
         for group in self.optimizer.param_groups:
-            group["capturable"] = self.device.type == "cuda"
+            if "capturable" in group:  # Muon always is
+                group["capturable"] = self.device.type == "cuda"
 
     def _optimizer_step(self) -> Scalar:
         """Clip gradients, step the optimizer and drop the gradients. Returns the norm before clipping."""

@@ -142,9 +142,10 @@ def preview(
     counted = 0 if study is None else sum(record.counted for record in study.records())
     missing = max(0, request.trials - counted)
     each = None if not times else min(median(times), space.proxy.seconds or math.inf)
-    largest = max((int(cost(item.architecture, "params")) for item in upcoming), default=0)
+    needed = (training_bytes(item.architecture, space.proxy.optimizer) for item in upcoming)
+    largest = max(needed, default=0)
     seconds = None if each is None else each * math.ceil(missing / request.workers)
-    return Preview(tuple(upcoming), missing, seconds, training_bytes(largest), training_bytes(largest))
+    return Preview(tuple(upcoming), missing, seconds, largest, largest)
 
 
 def preview_library(request: SearchRequest) -> LibraryPreview:

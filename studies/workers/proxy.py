@@ -60,6 +60,7 @@ def train_settings(space: SearchSpace, order_seed: int) -> TrainSettings:
         tokens=proxy.tokens,
         seq_len=proxy.seq_len,
         batch_tokens=proxy.batch_tokens,
+        optimizer=proxy.optimizer,
         lr=proxy.lr,
         lr_rule=proxy.lr_rule,
         warmup=proxy.warmup,

@@ -96,7 +96,7 @@ class SearchRequest:
         check_workers(self.workers)
         most_lanes(self.space, device, self.lanes)
         baselines = {f"baseline {name}": item for name, item in self.space.baselines.items()}
-        check_memory(baselines, device)
+        check_memory(baselines, device, self.space.proxy.optimizer)
 
     def prepare(self, progress: Callable[[int, int, int | None], None] | None = None) -> TokenData:
         """Return the study's tokens, prepared if they are not yet.

@@ -208,12 +208,12 @@ _OPTIONS = {
     ),
     "data info {home}/corpus": "ARG --column",
     f"train {{home}}/arch.yaml -o out --data {{home}}/prepared {_BUDGET}": (
-        "-o --data --tokenizer --tokens --seq-len --batch-tokens --eval-tokens --lr --lr-rule --warmup "
-        "--seed --weight-decay --device --compile --cpu-precision --threads ARG"
+        "-o --data --tokenizer --tokens --seq-len --batch-tokens --eval-tokens --lr --lr-rule --optimizer "
+        "--warmup --seed --weight-decay --device --compile --cpu-precision --threads ARG"
     ),
     "apply {home}/design.yaml {home}/llama --dry-run": (
-        "-o --fold --calibrate --align --heal --heal-loss --data --lr --lr-new --freeze --hidden-weight "
-        "--lora --eval-every --seq-len --batch-tokens --seed --device ARG"
+        "-o --fold --calibrate --align --heal --heal-loss --heal-optimizer --data --lr --lr-new --freeze "
+        "--hidden-weight --lora --eval-every --seq-len --batch-tokens --seed --device ARG"
     ),
     "eval {home}/ours --data {home}/corpus/b.txt --tokens 64 --seq-len 32": (
         "--data --tokens --seq-len --probe --device --seed ARG"

@@ -21,7 +21,7 @@ from nas_cli import choices
 from nas_cli.render import screen
 from search_spaces.probes.registry import PROBES
 from search_spaces.probes.state import GROUPS
-from search_spaces.proxy import LR_RULES
+from search_spaces.proxy import LR_RULES, OPTIMIZERS
 from studies.healing.settings import KL_SHARES
 from studies.search.samplers import SAMPLERS
 from studies.search.stopping_rules import STOPPING_RULES
@@ -60,6 +60,7 @@ def _output_as_before() -> Iterator[None]:
     ("choice", "registry"),
     [
         (choices.Sampler, SAMPLERS), (choices.Stopping, STOPPING_RULES), (choices.LrRule, LR_RULES),
+        (choices.Optimizer, OPTIMIZERS),
         (choices.Fold, FOLDS), (choices.HealLoss, KL_SHARES), (choices.ProbeName, PROBES),
         (choices.GroupName, GROUPS),
         (choices.KlForm, PROJECTION_OPERATORS["hdpl"].options["kl"].choices),

@@ -99,6 +99,7 @@ def test_an_exploding_run_exits_1_and_leaves_nothing(
         (("--tokens", "100"), "less than one step"),
         (("--seq-len", "33"), "multiple of the sequence length"),
         (("--lr-rule", "rolls"), 'Did you mean "roles"'),
+        (("--optimizer", "moun"), "not one of"),
         (("--device", "cuda:77"), "not available"),
         (("--data", "nowhere.jsonl"), "no such file"),
     ],

@@ -100,6 +100,7 @@ def test_spelling_does_not_change_the_digest(old: str, new: str) -> None:
         ("params <= 200k", "params <= 100k", "constraints: [params <= 200000] -> [params <= 100000]"),
         ("[dense]", "[dense, lt2-looped]", "baselines: [dense] -> [dense, lt2-looped]"),
         ("tokens: 100k", "tokens: 90k", "proxy.tokens: 100000 -> 90000"),
+        ("tokens: 100k", "tokens: 100k, optimizer: muon", "proxy.optimizer: adamw -> muon"),
         ("tokens: 100k", "tokens: 100k, lr_rule: uniform", "proxy.lr_rule: roles -> uniform"),
         ("  loop.count: {range: [1, 3]}\n", "", "search.loop.count: {range: [1, 3]} -> (none)"),
         ("corpus: builtin", "corpus: fineweb-edu", "data.corpus: builtin -> fineweb-edu"),

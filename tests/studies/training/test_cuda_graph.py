@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,12 +25,14 @@ BACKBONE = {"vocab_size": 256, "dim": 64, "num_layers": 2, "num_heads": 2, "ffn_
 HDPL = {"match": ["q", "k", "v", "gate", "up"], "operator": "hdpl", "blocks": 2, "rank": 16, "kl": "mean"}
 
 
-def trained(layout: str, given: dict[str, Any], captured: bool) -> tuple[list[float], TrainStep]:
+def trained(
+    layout: str, given: dict[str, Any], captured: bool, settings: TrainSettings = SETTINGS
+) -> tuple[list[float], TrainStep]:
     """(losses of eight steps, the train step after them)."""
     device = torch.device("cuda")
     torch.manual_seed(0)
     model = HybridLM(Architecture.from_dict({"backbone": BACKBONE, "layout": layout, **given}))
-    train_step = TrainStep(model.to(device).train(), SETTINGS, device)
+    train_step = TrainStep(model.to(device).train(), settings, device)
     if not captured:
         train_step.uncaptured = -100
     generator = torch.Generator().manual_seed(1)
@@ -53,6 +56,19 @@ def test_captured_steps_are_the_same_steps(layout: str, projections: list[dict[s
     theirs, plain = trained(layout, given, captured=False)
     assert plain.captured is None
     assert mine == pytest.approx(theirs, rel=2e-3)
+
+
+@pytest.mark.parametrize("projections", [[], [HDPL]], ids=["dense", "hdpl"])
+def test_muon_is_captured_too(projections: list[dict[str, Any]]) -> None:
+    """A captured step reads the learning rate of the schedule, which changes with every step."""
+    given = {"projections": projections}
+    settings = replace(SETTINGS, optimizer="muon")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a failed capture warns
+        mine, train_step = trained("FG", given, True, settings)
+    assert train_step.captured is not None
+    theirs, _ = trained("FG", given, False, settings)
+    assert mine == pytest.approx(theirs, rel=5e-3)
 
 
 def test_steps_that_wait_for_the_device_continue_uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from search_spaces import parse_space
+from search_spaces.proxy import OPTIMIZERS
 from studies.data import TokenData
 from studies.data.tokenizers import TextTokenizer
 from studies.files.curve import CURVE_POINTS, log_steps
@@ -82,9 +83,13 @@ def test_same_seed_same_bits(tokens: TokenData) -> None:
     assert exact(first) != exact(other)
 
 
-def test_a_run_that_stopped_goes_on_as_if_it_had_not(tokens: TokenData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+    tokens: TokenData, tmp_path: Path, optimizer: str
+) -> None:
     """Weights, moments of the optimizer, noise of HDPL, order of the text, curve: bit for bit."""
-    whole = run(tokens, curve=tmp_path / "whole.jsonl")
+    settings = replace(SETTINGS, optimizer=optimizer)
+    whole = run(tokens, settings, curve=tmp_path / "whole.jsonl")
     rungs: list[Rung] = []
 
     def at_rung(rung: Rung) -> bool:
@@ -94,11 +99,11 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tokens: TokenData, tmp_path
     path, curve = tmp_path / "checkpoint.pt", tmp_path / "curve.jsonl"
     for stops in range(1, 3):
         with pytest.raises(Stopped):
-            run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
+            run(tokens, settings, curve=curve, at_rung=at_rung, checkpoint=path)
         assert len(rungs) == stops
         with curve.open("a") as file:  # a worker that continued and was killed
             file.write('{"step": 15, "tokens": 7680, "loss": 1.0}\n{"step": 16, "lo')
-    result = run(tokens, curve=curve, at_rung=at_rung, checkpoint=path)
+    result = run(tokens, settings, curve=curve, at_rung=at_rung, checkpoint=path)
     assert exact(result) == exact(whole)
     assert curve.read_text() == (tmp_path / "whole.jsonl").read_text()
     points = [json.loads(line) for line in curve.read_text().splitlines()]
@@ -236,6 +241,13 @@ def _inputs(model: HybridLM, name: str) -> tuple[int, int]:
         operator = model.get_submodule(owner.removesuffix(".decoder"))
         return operator.mu.in_features, operator.decoder.in_features
     return 1, 1
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_proxy_names_the_optimizer(optimizer: str) -> None:
+    text = SPACE.replace("proxy: {", f"proxy: {{optimizer: {optimizer}, ")
+    assert train_settings(parse_space(text), 0).optimizer == optimizer
+    assert train_settings(parse_space(SPACE), 0).optimizer == "adamw"
 
 
 @pytest.mark.parametrize("rule", ["roles", "width", "uniform"])
