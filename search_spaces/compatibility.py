@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -13,7 +13,7 @@ from search_spaces.variation import OPERATORS, Variation
 from surgery.config.backbone import FFN_PROJECTIONS, Backbone
 from surgery.config.options import REQUIRED, Cursor
 from surgery.config.problems import Problem, Problems
-from surgery.config.selector import select_layers
+from surgery.config.selector import select_layers, select_span
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 from surgery.projections.base import ProjectionSpec
@@ -58,13 +58,27 @@ def _check_depths(variation: Variation, cursor: Cursor) -> None:
             rule = f"has {len(layout)} letters for {min(depths)} layers"
             cursor.at(*path).problem(layout, rule, "shorten it; a shorter one is tiled")
     for operator in OPERATORS:
-        for path, selector in _paths_and_values(variation, f"{operator}.layers"):
-            for depth in depths if selector != "all" else ():
-                try:
-                    select_layers(selector, depth)
-                except ValueError as error:
-                    cursor.at(*path).problem(selector, str(error), "such as all, '0-3,-1' or '1::2'")
-                    break
+        field, hint = f"{operator}.layers", "such as all, '0-3,-1' or '1::2'"
+        _check_selectors(variation, field, select_layers, depths, hint, cursor)
+    _check_selectors(variation, "loop.span", select_span, depths, "such as all, '2-5' or '1--2'", cursor)
+
+
+def _check_selectors(
+    variation: Variation,
+    field: str,
+    select: Callable[[str, int], object],
+    depths: Sequence[int],
+    hint: str,
+    cursor: Cursor,
+) -> None:
+    """Check that the selectors of a field select layers at every depth."""
+    for path, selector in _paths_and_values(variation, field):
+        for depth in depths if selector != "all" else ():
+            try:
+                select(selector, depth)
+            except ValueError as error:
+                cursor.at(*path).problem(selector, str(error), hint)
+                break
 
 
 def _check_mixers(variation: Variation, cursor: Cursor) -> None:

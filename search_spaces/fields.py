@@ -70,6 +70,10 @@ def fields() -> dict[str, Field]:
             "loop.windows", ("choice",), _read_schedule, help="attention window per pass in tokens, or none"
         )
     )
+    result += [
+        Field("loop.span", ("choice",), _read_selector, help="layers that the passes repeat, or all"),
+        _numeric("loop.inject", Option(bool, help="later passes also see what the first one saw")),
+    ]
     for operator, spec in PROJECTION_OPERATORS.items():
         if not spec.options:
             continue

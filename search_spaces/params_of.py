@@ -11,7 +11,7 @@ from search_spaces.trial import ReplayTrial
 from search_spaces.variation import OPERATORS, Variation, stretched
 from surgery.architecture import Architecture
 from surgery.config.backbone import PROJECTIONS
-from surgery.config.selector import select_layers
+from surgery.config.selector import select_layers, select_span
 from surgery.mixers import MIXER_WORDS, MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
@@ -29,6 +29,7 @@ def params_of(variation: Variation, architecture: Architecture) -> Params | None
         _mixer_options(variation, architecture),
         _single(variation, "loop.count", architecture.loop_count),
         _windows(variation, architecture),
+        *_spans(variation, architecture),
         *(_rules(variation, architecture, operator) for operator in OPERATORS),
     ]
     for guess in product(*parts):
@@ -94,6 +95,19 @@ def _windows(variation: Variation, architecture: Architecture) -> list[Params]:
     same = [item for item in schedules if stretched(item, count) == wanted]
     guesses = [guess for item in same for guess in _single(variation, "loop.windows", item)]
     return guesses or [{}]  # sampled only where it has an effect; verified by sampling again
+
+
+def _spans(variation: Variation, architecture: Architecture) -> Iterator[list[Params]]:
+    """Yield guesses of the span and of what later passes see; both are sampled only for loops."""
+    if architecture.loop_count == 1:
+        return
+    depth = architecture.backbone.num_layers
+    spans = variation.distribution("loop.span", "all").values() or ()
+    same = [
+        item for item in spans if select_span(None if item == "all" else item, depth) == architecture.looped
+    ]
+    yield [guess for item in same for guess in _single(variation, "loop.span", item)]
+    yield _single(variation, "loop.inject", architecture.loop_inject)
 
 
 def _rules(variation: Variation, architecture: Architecture, operator: str) -> Iterator[Params]:

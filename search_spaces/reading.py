@@ -48,7 +48,7 @@ def read_distribution(field: Field, data: object, cursor: Cursor) -> Distributio
 
 
 def _read_fixed(field: Field, value: object, cursor: Cursor) -> Distribution | None:
-    lists = "subset" in field.forms or field.name.endswith((".layers", ".windows"))
+    lists = "subset" in field.forms or field.name.endswith((".layers", ".windows", ".span"))
     if isinstance(value, list) and not lists:
         cursor.problem(value, "must be one value or a distribution", f"write {field.usage}")
         return None

@@ -50,6 +50,12 @@ class Variation:
         windows = self._sample_windows(trial, architecture)
         if any(windows):
             architecture = replace(architecture, loop_windows=windows)
+        if loops > 1:
+            span = self._draw(trial, "loop.span", "all")
+            inject = self._draw(trial, "loop.inject", False)
+            architecture = replace(
+                architecture, loop_span=None if span == "all" else span, loop_inject=inject
+            )
         return _without_idle_rules(architecture)
 
     def random(self, source: int | random.Random) -> Architecture:
@@ -160,8 +166,12 @@ class Variation:
         counts = self.distribution("loop.count", 1).values() or ()
         schedules = self.distribution("loop.windows", ()).values() or ()
         windowed = any(MIXERS[letter].windowed for letter in self.letters())
+        spans = len(self.distribution("loop.span", "all").values() or ())
+        spans *= len(self.distribution("loop.inject", False).values() or ())
         return sum(
-            len({stretched(item, count) for item in schedules}) if count > 1 and windowed else 1
+            (len({stretched(item, count) for item in schedules}) if windowed else 1) * spans
+            if count > 1
+            else 1
             for count in counts
         )
 

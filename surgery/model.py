@@ -87,9 +87,10 @@ class Block(nn.Module):
 class HybridLM(nn.Module):
     """Decoder-only language model: token ids -> hidden states -> logits.
 
-    The stack of blocks runs `loop_count` times with shared weights. Pass t adds `loop_gate[t] * h`, with a
-    zero-initialised gate per pass and channel (LT2, arXiv 2605.20670, section 2.1):
-    h(t) = Blocks(h(t-1)) + rho_t * h(t-1).
+    The blocks of the span, which may be the whole stack, run `loop_count` times with shared weights. Pass t
+    adds `loop_gate[t] * h`, with a zero-initialised gate per pass and channel (LT2, arXiv 2605.20670,
+    section 2.1): h(t) = Blocks(h(t-1)) + rho_t * h(t-1). With `loop_inject` every later pass begins with
+    h(t-1) + `inject_gate[t-1]` * h(0), also zero-initialised: what came into the span is not forgotten.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -105,6 +106,11 @@ class HybridLM(nn.Module):
         self.loop_gate = (
             nn.Parameter(torch.zeros(architecture.loop_count, backbone.dim))
             if architecture.loop_count > 1
+            else None
+        )
+        self.inject_gate = (
+            nn.Parameter(torch.zeros(architecture.loop_count - 1, backbone.dim))
+            if architecture.loop_count > 1 and architecture.loop_inject
             else None
         )
         self.reset_parameters()
@@ -184,16 +190,28 @@ class HybridLM(nn.Module):
         context = self._context(h, padding, positions, cache)
         if losses is not None:
             context.losses = losses
-        for loop in range(self.architecture.loop_count):
-            entry = h
-            context.window = self.architecture.window(loop)
-            for index, block in enumerate(self.layers):
+
+        def run(h: Tensor, indices: range, loop: int) -> Tensor:
+            for index in indices:
                 context.slot = (index, loop)
                 if states is not None:
                     states.append(h if padding is None else padding.restore(h))
-                h = self._run_layer(block, h, context)
+                h = self._run_layer(self.layers[index], h, context)
+            return h
+
+        span = self.architecture.looped
+        h = first = run(h, range(span.start), 0)
+        for loop in range(self.architecture.loop_count):
+            if self.inject_gate is not None and loop:
+                h = h + self.inject_gate[loop - 1] * first
+            entry = h
+            context.window = self.architecture.window(loop)
+            h = run(h, span, loop)
             if self.loop_gate is not None:
                 h = h + self.loop_gate[loop] * entry
+        if span.stop < len(self.layers):
+            context.window = None
+            h = run(h, range(span.stop, len(self.layers)), 0)
         if cache is not None:
             cache.length += h.shape[1]
             cache.real = padding.given if padding is not None else None

@@ -26,11 +26,14 @@ def architecture(
     ffn: list[Any] | None = None,
     loops: int = 1,
     windows: list[Any] | None = None,
+    span: str | None = None,
+    inject: bool = False,
     **backbone: Any,
 ) -> Architecture:
+    loop = {"count": loops, "windows": windows, "span": span, "inject": inject}
     return Architecture.from_dict({
         "backbone": BACKBONE | backbone, "layout": layout, "mixers": mixers or {}, "ffn": ffn or [],
-        "projections": projections or [], "loop": {"count": loops, "windows": windows},
+        "projections": projections or [], "loop": loop,
     })  # fmt: skip
 
 

@@ -185,17 +185,21 @@ def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) 
         rules.append(rule if layers is None else {**rule, "layers": layers})
     return {
         "backbone": backbone, "layout": layout, "mixers": mixers, "ffn": ffn, "projections": rules,
-        "loop": draw(loops(max_loops)),
+        "loop": draw(loops(max_loops, depth)),
     }  # fmt: skip
 
 
 @st.composite
-def loops(draw: st.DrawFn, most: int) -> dict[str, Any]:
-    """Passes, and perhaps what attention sees in each."""
+def loops(draw: st.DrawFn, most: int, depth: int) -> dict[str, Any]:
+    """Passes, perhaps of a span, what attention sees in each, and whether the first is seen again."""
     count = draw(st.integers(1, most))
     window = st.sampled_from(["full", 1, 2, 5, 64])
     windows = draw(st.none() | st.lists(window, min_size=count, max_size=count))
-    return {"count": count} if windows is None else {"count": count, "windows": windows}
+    data: dict[str, Any] = {"count": count} if windows is None else {"count": count, "windows": windows}
+    if draw(st.booleans()):
+        first = draw(st.integers(0, depth - 1))
+        data["span"] = f"{first}-{draw(st.integers(first, depth - 1))}"
+    return {**data, "inject": True} if draw(st.booleans()) else data
 
 
 def architectures(max_layers: int = 4, max_loops: int = 3) -> st.SearchStrategy[Architecture]:

@@ -28,7 +28,7 @@ def layer_strip(architecture: Architecture) -> Text:
             text.append(gap if column else "")
             text.append(mark, style=_style(kind, mixer=number == 0))
         if number == 0 and architecture.loop_count > 1:
-            text.append(f"  ×{architecture.loop_count}", style="bold")
+            text.append(f"  {architecture.loop_mark}", style="bold")
     return text
 
 

@@ -34,7 +34,7 @@ def check_plan(planned: Plan, settings: HealSettings) -> None:
         rule = "has no effect: there are no new parts to train"
         problems.add("--align", settings.align_tokens, rule)
     both = (planned.before, planned.after)
-    before, after = (each.backbone.num_layers * each.loop_count for each in both)
+    before, after = (each.depth for each in both)
     if settings.hidden_weight and before != after:
         rule = f"compares layer by layer, but the original runs {before} layers and the result {after}"
         problems.add("--hidden-weight", settings.hidden_weight, rule)

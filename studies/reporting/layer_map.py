@@ -66,8 +66,7 @@ def _caption(built: Sequence[Architecture], cells: Sequence[Sequence[_Cell]]) ->
 
 
 def _row(record: TrialRecord, architecture: Architecture) -> str:
-    loops = f" ×{architecture.loop_count}" if architecture.loop_count > 1 else ""
-    return f"#{record.number}{loops}"
+    return f"#{record.number} {architecture.loop_mark}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def layers_svg(architecture: Architecture) -> str:
                 parts.append(
                     f'<rect x="{x}" y="{y + 1}" width="{_CELL - 3}" height="{_CELL - 3}" fill="{fill}"/>'
                 )
-    loops = f", run {architecture.loop_count} times" if architecture.loop_count > 1 else ""
+    which = "" if architecture.loop_place is None else f"layers {architecture.loop_place} "
+    loops = f", {which}run {architecture.loop_count} times" if architecture.loop_count > 1 else ""
     legend = f"layers 0 to {depth - 1}{loops}"
     for number, line in enumerate([legend, *key]):
         parts.append(_text(5, _CELL * len(rows) + 22 + 12 * number, line, size=9))

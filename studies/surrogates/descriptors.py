@@ -23,7 +23,7 @@ NOWHERE = math.nan  # an option of what the architecture does not have
 def features(architecture: Architecture) -> tuple[float, ...]:
     """Return the descriptors of an architecture.
 
-    First SUMMARY main ones: shares of the layers by mixer, log of the loop count, share of replaced
+    First SUMMARY main ones: shares of the layers by mixer, log of how often a layer runs, share of replaced
     projections, log of the parameters. Then every choice: the mean depth and the options of each mixer and
     operator, NaN for options of those that the architecture does not have.
     """
@@ -31,7 +31,7 @@ def features(architecture: Architecture) -> tuple[float, ...]:
     operators = [item.name for layer in architecture.layers for item in layer.projections.values()]
     return (
         *(layout.count(letter) / len(layout) for letter in MIXERS),
-        math.log(architecture.loop_count),
+        math.log(architecture.depth / architecture.backbone.num_layers),
         sum(name != "dense" for name in operators) / len(operators),
         math.log(params_nonembedding(architecture)),
         *_mixers(architecture),

@@ -269,7 +269,8 @@ def _warnings(after: Architecture, tensors: tuple[TensorPlan, ...], folded: bool
     if folded:
         yield "folding layers onto each other breaks the model until it is healed by training"
     elif after.loop_count > 1:
-        yield f"every layer runs {after.loop_count} times: the model needs healing by training"
+        which = "every layer runs" if after.loop_place is None else f"layers {after.loop_place} run"
+        yield f"{which} {after.loop_count} times: the model needs healing by training"
     larger = {
         f"{name}: {item.name} {spec.short(item.options)} has more parameters than the dense map it replaces"
         for layer in after.layers

@@ -154,10 +154,10 @@ def folded_layers(depth: int, after: Architecture) -> tuple[tuple[int, ...], ...
     physical, count = after.backbone.num_layers, after.loop_count
     if physical == depth:
         return tuple((index,) for index in range(depth))
-    if physical * count == depth:
+    if physical * count == depth and after.loop_place is None:
         return tuple(tuple(range(index, depth, physical)) for index in range(physical))
     allowed = [str(depth)]
-    if count > 1 and depth % count == 0:
+    if count > 1 and depth % count == 0 and after.loop_place is None:
         allowed.insert(0, str(depth // count))
     rule = f"must be {' or '.join(allowed)} for a model of {depth} layers and a loop of {count}"
     raise UserError(

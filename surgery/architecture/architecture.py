@@ -22,6 +22,7 @@ from surgery.config.options import Cursor
 from surgery.config.problems import Problems
 from surgery.config.recognise import refuse_other
 from surgery.config.rope_scaling import canonical_rope_scaling
+from surgery.config.selector import select_span, write_layers
 from surgery.config.yaml_source import KeyPath, Source, load_yaml
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
@@ -38,6 +39,8 @@ class Architecture:
     loop_count: int = 1
     loop_windows: tuple[int | None, ...] = ()  # tokens attention sees in each pass; None: all; (): all passes
     ffn: tuple[LayerRule, ...] = ()  # widths of feed-forward parts other than the backbone's
+    loop_span: str | None = None  # layers that the passes repeat, such as `2-5`; None: all
+    loop_inject: bool = False  # later passes also see what the first one saw
 
     def __post_init__(self) -> None:
         assert len(self.loop_windows) in (0, self.loop_count), "checked where the architecture is read"
@@ -103,6 +106,10 @@ class Architecture:
         data["loop"] = {"count": self.loop_count}
         if self.loop_windows:
             data["loop"]["windows"] = [size or "full" for size in self.loop_windows]
+        if self.loop_span is not None:
+            data["loop"]["span"] = self.loop_span
+        if self.loop_inject:
+            data["loop"]["inject"] = True
         return data
 
     def to_yaml(self, *, tried_on: int | None = None, width: int = 110) -> str:
@@ -134,6 +141,24 @@ class Architecture:
         return tuple((by_id[key], count) for key, count in Counter(map(id, self.layers)).items())
 
     @cached_property
+    def looped(self) -> range:
+        """The layers that passes repeat: the span. Before it is the prelude, behind it the coda."""
+        depth = self.backbone.num_layers
+        return range(depth) if self.loop_count == 1 else select_span(self.loop_span, depth)
+
+    @cached_property
+    def executed(self) -> tuple[tuple[Layer, bool, int], ...]:
+        """Distinct layers in the span and outside of it: (layer, whether in the span, occurrences)."""
+        by_id = {id(layer): layer for layer in self.layers}
+        counts = Counter((id(layer), index in self.looped) for index, layer in enumerate(self.layers))
+        return tuple((by_id[key], looped, count) for (key, looped), count in counts.items())
+
+    @property
+    def depth(self) -> int:
+        """Layers that a token runs through, each as often as it does."""
+        return self.backbone.num_layers + (self.loop_count - 1) * len(self.looped)
+
+    @cached_property
     def figures(self) -> dict[str, int]:
         """Cache of computed costs by name (`surgery.architecture.costs`)."""
         return {}
@@ -155,6 +180,10 @@ class Architecture:
         canonical = {"backbone": backbone, "layers": layers, "loop": self.loop_count}
         if any(self.loop_windows) and any(MIXERS[layer.mixer].windowed for layer, _ in self.kinds):
             canonical["windows"] = list(self.loop_windows)
+        if len(self.looped) < len(self.layers):
+            canonical["span"] = [self.looped[0], self.looped[-1]]
+        if self.loop_inject and self.loop_count > 1:
+            canonical["inject"] = True
         return canonical
 
     def _canonical_layer(self, layer: Layer, shared: Backbone) -> dict[str, Any]:
@@ -191,15 +220,36 @@ class Architecture:
         """Return the tokens that attention sees in this loop pass, including the token itself; None: all."""
         return self.loop_windows[loop] if self.loop_windows else None
 
-    def pass_options(self, layer: Layer) -> list[Mapping[str, Any]]:
-        """Return the effective options of a layer's mixer in each loop pass."""
+    def windows(self, *, looped: bool) -> list[int | None]:
+        """Return the tokens that attention sees in each pass of a layer, which is one outside of the span."""
+        return [self.window(loop) for loop in range(self.loop_count)] if looped else [None]
+
+    def pass_options(self, layer: Layer, *, looped: bool) -> list[Mapping[str, Any]]:
+        """Return the effective options of a layer's mixer in each pass, one if it is outside of the span."""
         spec = MIXERS[layer.mixer]
-        return [spec.in_pass(layer.mixer_options, self.window(loop)) for loop in range(self.loop_count)]
+        return [spec.in_pass(layer.mixer_options, window) for window in self.windows(looped=looped)]
+
+    @property
+    def loop_mark(self) -> str:
+        """The loop for pictures, such as `×2` or `×2 @2-5`; empty without one."""
+        if self.loop_count == 1:
+            return ""
+        return f"×{self.loop_count}" + ("" if self.loop_place is None else f" @{self.loop_place}")
+
+    @property
+    def loop_place(self) -> str | None:
+        """The span as a selector of layers; None if it is the whole stack."""
+        return write_layers(tuple(self.looped), self.backbone.num_layers)
 
     @cached_property
     def line(self) -> str:
         """One-line summary, such as `FFFF·hdpl[qkv,gu] b8 r128·loop 2`."""
-        return summarize(self.layout, self.layers, self.loop_count, self.loop_windows, self.backbone)
+        loop = ""
+        if self.loop_count > 1:
+            sizes = "-".join(str(size or "full") for size in self.loop_windows)
+            loop = f"loop {self.loop_count}" + ("" if self.loop_place is None else f"@{self.loop_place}")
+            loop += (f" w{sizes}" if sizes else "") + (" inject" if self.loop_inject else "")
+        return summarize(self.layout, self.layers, loop, self.backbone)
 
     def warnings(self) -> list[str]:
         """Return a warning per option that can have no effect, without duplicates."""

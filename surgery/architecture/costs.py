@@ -31,6 +31,7 @@ def _count_params(arch: Architecture) -> int:
     total = dim  # final norm
     if arch.loop_count > 1:
         total += arch.loop_count * dim  # residual gate of each pass
+        total += (arch.loop_count - 1) * dim * arch.loop_inject  # gate of what later passes see again
     for layer, count in arch.kinds:
         spec = MIXERS[layer.mixer]
         norms = spec.mixes + (layer.ffn_dim > 0)  # one before or after each part that the layer has
@@ -51,23 +52,21 @@ def train_flops(arch: Architecture, length: int) -> int:
     counted.
     """
     mixing = sum(
-        MIXERS[layer.mixer].mean_mixing_flops(arch.backbone, options, length)
-        for layer in arch.layers
-        for options in arch.pass_options(layer)
+        count * MIXERS[layer.mixer].mean_mixing_flops(arch.backbone, options, length)
+        for layer, looped, count in arch.executed
+        for options in arch.pass_options(layer, looped=looped)
     )
-    stack = sum(_layer_flops(arch, layer, training=True) for layer in arch.layers)
-    return round(3 * (arch.loop_count * stack + mixing + _head_flops(arch)))
+    return round(3 * (_stack_flops(arch, training=True) + mixing + _head_flops(arch)))
 
 
 def decode_flops(arch: Architecture, context: int) -> int:
     """Count the matrix-multiply FLOPs of one decoded token that sees `context` tokens, itself included."""
     mixing = sum(
         count * MIXERS[layer.mixer].mixing_flops(arch.backbone, options, context)
-        for layer, count in arch.kinds
-        for options in arch.pass_options(layer)
+        for layer, looped, count in arch.executed
+        for options in arch.pass_options(layer, looped=looped)
     )
-    stack = sum(count * _layer_flops(arch, layer, training=False) for layer, count in arch.kinds)
-    return arch.loop_count * stack + mixing + _head_flops(arch)
+    return _stack_flops(arch, training=False) + mixing + _head_flops(arch)
 
 
 def cache_bytes(arch: Architecture, context: int) -> int:
@@ -77,8 +76,8 @@ def cache_bytes(arch: Architecture, context: int) -> int:
     """
     return sum(
         count * MIXERS[layer.mixer].cache_bytes(arch.backbone, options, context)
-        for layer, count in arch.kinds
-        for options in arch.pass_options(layer)
+        for layer, looped, count in arch.executed
+        for options in arch.pass_options(layer, looped=looped)
     )
 
 
@@ -127,6 +126,14 @@ def cost_in_steps(arch: Architecture, name: str, times: BlockTimes | None = None
 def cost_in_units(arch: Architecture, name: str, times: BlockTimes | None = None) -> float:
     """Compute a cost by name in the metric's own unit; see `cost_in_steps`."""
     return cost_in_steps(arch, name, times) / parse_metric(name)[0].steps
+
+
+def _stack_flops(arch: Architecture, *, training: bool) -> int:
+    """Return the FLOPs of all passes through all layers, without what depends on the context."""
+    return sum(
+        count * (arch.loop_count if looped else 1) * _layer_flops(arch, layer, training=training)
+        for layer, looped, count in arch.executed
+    )
 
 
 def _layer_flops(arch: Architecture, layer: Layer, *, training: bool) -> int:

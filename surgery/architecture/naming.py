@@ -17,14 +17,13 @@ _SHORT_NAMES = {"gate": "g", "up": "u", "down": "d"}
 def summarize(
     layout: str,
     layers: Sequence[Layer],
-    loop_count: int,
-    loop_windows: Sequence[int | None],
+    loop: str,
     backbone: Backbone,
 ) -> str:
     """Return a summary such as `FFFF·hdpl[qkv,gu] b8 r128·kv[0:1]·ffn[3:none]·loop 2`.
 
     It has the layout, the operators, the numbers of key/value heads and the feed-forward widths other than
-    the backbone's, and the loop.
+    the backbone's, and the loop, if there is one.
     """
     heads = [MIXERS[layer.mixer].kv_heads(backbone, layer.mixer_options) for layer in layers]
     parts = [
@@ -33,10 +32,7 @@ def summarize(
         *_sizes("kv", [count or backbone.num_kv_heads for count in heads], backbone.num_kv_heads),
         *_sizes("ffn", [layer.ffn_dim for layer in layers], backbone.ffn_dim),
     ]
-    if loop_count > 1:
-        sizes = "-".join(str(size or "full") for size in loop_windows)
-        parts.append(f"loop {loop_count}" + (f" w{sizes}" if sizes else ""))
-    return "·".join(parts)
+    return "·".join([*parts, loop] if loop else parts)
 
 
 def _operators(layers: Sequence[Layer]) -> list[str]:

@@ -19,7 +19,7 @@ from surgery.architecture.layers import Layer, count_matches, deciding_rule
 from surgery.architecture.rules import Rule
 from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor, Option, read_options
-from surgery.config.selector import select_layers
+from surgery.config.selector import select_layers, select_span
 from surgery.mixers import MIXERS
 from surgery.projections import PROJECTION_OPERATORS
 
@@ -29,7 +29,10 @@ DESIGNED_FOR = {  # of portable designs; not part of the architecture
     "context": Option(int, low=1, help="tokens of the sequences that it was tried on"),
 }
 MAX_LOOPS = 64
-_LOOP = {"count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the stack is run")}
+_LOOP = {
+    "count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the span is run"),
+    "inject": Option(bool, False, help="later passes also see what the first one saw"),
+}
 LOOP_WINDOW = Option(int, low=1, help="tokens that attention sees in a pass, itself included")
 
 
@@ -43,6 +46,8 @@ class Parts(NamedTuple):
     loop_count: int
     loop_windows: tuple[int | None, ...]
     ffn: tuple[LayerRule, ...]
+    loop_span: str | None
+    loop_inject: bool
 
 
 def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts | None:
@@ -69,12 +74,12 @@ def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts 
     ffn = given.get("ffn")
     widths = read_layer_rules(ffn, FFN, depth, cursor.at("ffn")) if ffn is not None else ()
     rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
-    loop = _read_loop(given.get("loop"), cursor.at("loop"))
+    count, windows, span, inject = _read_loop(given.get("loop"), depth, cursor.at("loop"))
     if "designed_for" in given:
         read_options(given["designed_for"], DESIGNED_FOR, cursor.at("designed_for"))
     if backbone is None:
         return None
-    return Parts(backbone, layout, mixers, rules, *loop, widths)
+    return Parts(backbone, layout, mixers, rules, count, windows, widths, span, inject)
 
 
 class Resolved(Protocol):
@@ -146,11 +151,14 @@ def _check_mixers(parts: Resolved, cursor: Cursor) -> None:
             check_matches(given, depth, own, f"{letter} layer", cursor.at("mixers", letter))
 
 
-def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ...]]:
-    """Return (number of passes, tokens seen in each); with problems, the defaults of the faulty fields."""
-    given = cursor.mapping(value, ("count", "windows"))
-    windows = given.pop("windows", None)
-    count = read_options(given, _LOOP, cursor).get("count", 1)
+def _read_loop(
+    value: object, depth: int | None, cursor: Cursor
+) -> tuple[int, tuple[int | None, ...], str | None, bool]:
+    """Return (number of passes, tokens seen in each, span, inject); of faulty fields the defaults."""
+    given = cursor.mapping(value, ("count", "windows", "span", "inject"))
+    windows, span = given.pop("windows", None), given.pop("span", None)
+    options = read_options(given, _LOOP, cursor)
+    count = options.get("count", 1)
     sizes: tuple[int | None, ...] = ()
     try:
         sizes = read_windows(windows)
@@ -159,7 +167,14 @@ def _read_loop(value: object, cursor: Cursor) -> tuple[int, tuple[int | None, ..
     except ValueError as error:
         cursor.at("windows").problem(windows, str(error))
         sizes = ()
-    return count, sizes
+    layers = None if span in (None, "all") else str(span)
+    try:
+        if layers is not None and depth is not None:
+            select_span(layers, depth)
+    except ValueError as error:
+        cursor.at("span").problem(span, str(error), "the first and the last layer that repeat, such as 2-5")
+        layers = None
+    return count, sizes, layers, options.get("inject", False)
 
 
 def read_windows(value: object) -> tuple[int | None, ...]:

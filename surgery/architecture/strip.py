@@ -78,5 +78,5 @@ def plain_strip(architecture: Architecture) -> str:
     rows = strip_rows(architecture)
     lines = [f"{row.label:<5} {gap.join(mark for mark, _ in row.cells)}".rstrip() for row in rows]
     if architecture.loop_count > 1:
-        lines[0] += f"  ×{architecture.loop_count}"
+        lines[0] += f"  {architecture.loop_mark}"
     return "\n".join(lines)

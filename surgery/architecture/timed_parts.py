@@ -135,16 +135,18 @@ class TimedPart:
 def timed_parts(architecture: Architecture) -> list[tuple[TimedPart, int]]:
     """Return the parts of an architecture, each with how often a forward pass executes it."""
     backbone, passes = architecture.backbone, architecture.loop_count
-    windows = Counter(architecture.window(index) for index in range(passes))
-    parts = [(TimedPart(REST, backbone, passes=passes), 1)]
-    timed_passes = min(MOST_PASSES, 1 << (passes - 1).bit_length())
-    for layer, count in architecture.kinds:
+    parts = Counter({TimedPart(REST, backbone, passes=passes): 1})
+    ffns: Counter[int] = Counter()  # executions by layer: those in the span and outside of it are alike
+    for layer, looped, count in architecture.executed:
+        windows = Counter(architecture.windows(looped=looped))
+        own = windows.total()
+        timed_passes = min(MOST_PASSES, 1 << (own - 1).bit_length())
         if MIXERS[layer.mixer].mixes:
-            own = windows if MIXERS[layer.mixer].windowed else {None: passes}
-            parts += [
-                (TimedPart(MIXER, backbone, layer, window, timed_passes), count * times)
-                for window, times in own.items()
-            ]
+            seen = windows if MIXERS[layer.mixer].windowed else {None: own}
+            for window, times in seen.items():
+                parts[TimedPart(MIXER, backbone, layer, window, timed_passes)] += count * times
+        ffns[id(layer)] += count * own
+    for layer, _ in architecture.kinds:
         if layer.ffn_dim:
-            parts.append((TimedPart(FFN, backbone, layer), count * passes))
-    return parts
+            parts[TimedPart(FFN, backbone, layer)] += ffns[id(layer)]
+    return list(parts.items())

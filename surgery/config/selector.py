@@ -41,6 +41,19 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
+def select_span(selector: str | None, depth: int) -> range:
+    """Return the layers of a selector that follow one another, such as `2-5` or `1--2`; None is all.
+
+    Raises:
+        ValueError: not a selector, a layer that does not exist, or a gap between the layers.
+    """
+    layers = select_layers(selector, depth)
+    span = range(layers[0], layers[-1] + 1)
+    if len(span) != len(layers):
+        raise ValueError(f"'{selector}' leaves out layers between {span[0]} and {span[-1]}")
+    return span
+
+
 def write_layers(layers: tuple[int, ...], depth: int | None) -> str | None:
     """Return a short selector of these layers: None for all, `1::2` if evenly spaced, else `0-3,7`.
 

@@ -15,6 +15,7 @@ from search_spaces.distributions import layouts_of
 from surgery.architecture import Architecture
 from surgery.architecture.layout import PLACEMENTS, layout_from_ratio
 from surgery.config.backbone import PROJECTIONS
+from surgery.config.problems import UserError
 from tests.search_spaces.spaces import every_trial, searches, space_of
 from tests.strategies import architectures
 
@@ -200,8 +201,6 @@ class TestMixers:
         assert [space.params_of(a) is not None for a in space.baselines.values()] == [False, True, False]
 
     def test_operators_are_checked_against_every_size_a_mixer_may_have(self) -> None:
-        from surgery.config.problems import UserError
-
         search = {"layout": {"choice": ["F", "G"]}, **HDPL, "hdpl.projections": {"subset": ["v"]}}
         search |= {"hdpl.blocks": 64, "mixers.gdn.expand_v": {"choice": [1, 4]}}
         with pytest.raises(UserError, match=r"v \(32 -> 32\).*values that fit: 1, 2, 4, 8, 16, 32"):
@@ -225,3 +224,26 @@ class TestMixers:
             assert result is not None
             assert space.sample(ReplayTrial(result)).hash == architecture.hash
         assert windows == {(), (8, None), (4, 8, 16, None), (2, 2), (2, 2, 2, 2)}
+
+    def test_a_span_is_only_drawn_in_a_loop_and_found_again_however_it_is_written(self) -> None:
+        search = {
+            "loop.count": {"choice": [1, 2]}, "loop.span": {"choice": ["all", "0", "0--2"]},
+            "loop.inject": {"choice": [False, True]},
+        }  # fmt: skip
+        space = space_of(search)
+        spans = set()
+        for params, architecture in every_trial(space):
+            assert ("loop.span" in params) == ("loop.inject" in params) == (architecture.loop_count > 1)
+            spans.add((architecture.looped, architecture.loop_inject))
+            written_out = Architecture.from_dict(architecture.to_dict())
+            result = space.params_of(written_out)
+            assert result is not None
+            assert space.sample(ReplayTrial(result)).hash == architecture.hash
+        depth = space.backbone.num_layers
+        assert {len(span) for span, _ in spans} == {depth, 1, depth - 1}
+
+    def test_spans_that_do_not_fit_every_depth_are_refused(self) -> None:
+        with pytest.raises(UserError, match=r"loop.span.*layer 77 does not exist"):
+            space_of({"loop.count": 2, "loop.span": {"choice": ["all", "1-77"]}})
+        with pytest.raises(UserError, match="leaves out layers between 0 and"):
+            space_of({"loop.count": 2, "loop.span": {"choice": ["0,-1"]}})

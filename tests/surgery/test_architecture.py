@@ -201,6 +201,10 @@ DIFFERENT = [
     with_("projections.0.operator", "hdpl") | {"projections": []},
     with_("loop.count", 2),
     with_("loop.count", 3),
+    with_("loop", {"count": 2, "span": "1-2"}),
+    with_("loop", {"count": 2, "span": "1"}),
+    with_("loop", {"count": 2, "span": "1", "inject": True}),
+    with_("loop", {"count": 2, "inject": True}),
 ]  # fmt: skip
 
 
@@ -234,6 +238,19 @@ def test_the_first_matching_rule_wins() -> None:
 def test_line_of_the_example() -> None:
     assert from_text(EXAMPLE).line == "FFFF·hdpl[qkv,gu] b8 r128"
     assert str(from_text(EXAMPLE.replace("count: 1", "count: 2"))) == "FFFF·hdpl[qkv,gu] b8 r128·loop 2"
+
+
+def test_lines_and_spellings_of_a_span() -> None:
+    def looped(**loop: Any) -> Architecture:
+        return Architecture.from_dict(with_("loop", {"count": 2, **loop}))
+
+    depth = SMALL["backbone"]["num_layers"]
+    assert looped(span="1", inject=True).line.endswith("·loop 2@1 inject")
+    assert looped(span=f"1-{depth - 1}").line.endswith(f"·loop 2@1-{depth - 1}")
+    assert looped(span="1-2").hash == looped(span="1:3").hash
+    assert looped(span=f"0-{depth - 1}").hash == looped(span="all").hash == looped().hash
+    once = with_("loop", {"count": 1, "span": "1", "inject": True})
+    assert Architecture.from_dict(once).hash == Architecture.from_dict(SMALL).hash
 
 
 def deep(depth: int, rules: list[dict[str, Any]], loops: int = 1) -> str:
@@ -374,6 +391,9 @@ def test_parts_that_do_not_fit_are_told_beside_other_mistakes() -> None:
         (with_("loop.count", 65), "must be at most 64"),
         (with_("loop.count", True), "must be a whole number"),
         (with_("loop.times", 2), "loop.times: is not a field here"),
+        (with_("loop", {"count": 2, "span": "1-9"}), "loop.span = '1-9': layer 9 does not exist"),
+        (with_("loop", {"count": 2, "span": "0,2"}), "loop.span = '0,2': '0,2' leaves out layers between 0"),
+        (with_("loop", {"count": 2, "inject": 1}), "loop.inject = 1: must be true or false"),
     ],
 )  # fmt: skip
 def test_mistakes(data: object, problem: str) -> None:

@@ -21,6 +21,7 @@ from surgery.context import DecodeCache
 from surgery.mixers import MIXERS
 from surgery.mixers.sparse.module import SparseAttention
 from surgery.model import HybridLM
+from tests.models import architecture
 from tests.strategies import architectures
 from tests.surgery.test_architecture import EXAMPLE
 
@@ -134,13 +135,27 @@ def test_backward_really_costs_two_forwards(arch: Architecture, length: int) -> 
     # what the real kernel computes above the causal triangle is not counted in the metric
     if set(arch.layout) == {"F"} and not any(arch.loop_windows):
         sizes = arch.backbone
-        above = 4 * sizes.num_heads * sizes.head_dim * (length - 1) / 2 * sizes.num_layers * arch.loop_count
+        above = 4 * sizes.num_heads * sizes.head_dim * (length - 1) / 2 * arch.depth
         assert cost(arch, f"train_flops@{length}") == pytest.approx(3 * (forward / length - above))
+
+
+def test_a_span_costs_what_its_layers_cost_once_more() -> None:
+    """Two of four layers run three times, and `inject` adds two gates of the width."""
+    window = {"W": {"window": 3}}
+    once = architecture("FGWF", mixers=window, num_layers=4)
+    looped = architecture("FGWF", mixers=window, num_layers=4, loops=3, span="1-2")
+    inner = architecture("GW", mixers=window)
+    dim, head = once.backbone.dim, 2 * once.backbone.dim * once.backbone.vocab_size
+    assert cost(looped, "params") == cost(once, "params") + 3 * dim
+    assert cost(replace(looped, loop_inject=True), "params") == cost(looped, "params") + 2 * dim
+    assert cost(looped, "cache_bytes@7") == cost(once, "cache_bytes@7") + 2 * cost(inner, "cache_bytes@7")
+    again = 2 * (cost(inner, "decode_flops@7") - head)
+    assert cost(looped, "decode_flops@7") == cost(once, "decode_flops@7") + again
 
 
 @given(architectures(max_loops=1), st.integers(2, 5))
 def test_what_loops_multiply(arch: Architecture, loops: int) -> None:
-    arch = replace(arch, loop_windows=())
+    arch = replace(arch, loop_windows=(), loop_span=None, loop_inject=False)
     looped = replace(arch, loop_count=loops)
     head = 2 * arch.backbone.dim * arch.backbone.vocab_size
     assert cost(looped, "params") == cost(arch, "params") + loops * arch.backbone.dim

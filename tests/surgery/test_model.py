@@ -41,6 +41,57 @@ def test_a_looped_stack_is_the_unrolled_one(loops: int) -> None:
     torch.testing.assert_close(model(tokens), normed, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("span", "first", "last"), [("1-2", 1, 2), ("0-1", 0, 1), ("2--1", 2, 3), ("1", 1, 1)]
+)
+@pytest.mark.parametrize("inject", [False, True])
+def test_a_looped_span_is_the_unrolled_one(span: str, first: int, last: int, inject: bool) -> None:
+    """The prelude and the coda run once; passes see what came into the span again, if they are to."""
+    arch = architecture("FGWF", mixers={"W": {"window": 3}}, loops=3, span=span, inject=inject, num_layers=4)
+    model = build(arch, spread=0.3)
+    tokens = torch.randint(37, (2, 9))
+    context = Context(rotary_tables(arch.backbone, torch.arange(9)[None]))
+    h = model.embed(tokens)
+    for block in model.layers[:first]:
+        h = block(h, context)
+    begin = h
+    for turn in range(3):
+        if inject and turn:
+            h = h + model.inject_gate[turn - 1] * begin
+        entry = h
+        for block in model.layers[first : last + 1]:
+            h = block(h, context)
+        h = h + model.loop_gate[turn] * entry
+    for block in model.layers[last + 1 :]:
+        h = block(h, context)
+    torch.testing.assert_close(model(tokens), model.norm(h), rtol=1e-5, atol=1e-5)
+    assert arch.depth == 4 + 2 * (last - first + 1)
+
+
+def test_windows_of_passes_are_those_of_the_span() -> None:
+    """Full attention before and behind the span sees everything, in it what the pass allows."""
+    arch = architecture(loops=2, windows=[2, "full"], span="1", num_layers=3)
+    model = build(arch, spread=0.3)
+    tokens = torch.randint(37, (1, 8))
+    context = Context(rotary_tables(arch.backbone, torch.arange(8)[None]))
+    h = model.layers[0](model.embed(tokens), context)
+    for turn, window in enumerate((2, None)):
+        context.window = window
+        h = model.layers[1](h, context) + model.loop_gate[turn] * h
+    torch.testing.assert_close(model(tokens), model.norm(model.layers[2](h, context)), rtol=1e-5, atol=1e-5)
+
+
+def test_decoding_of_a_span_keeps_a_state_for_each_pass_in_it() -> None:
+    arch = architecture("FGF", loops=3, span="1-2", inject=True, num_layers=3)
+    model = build(arch, spread=0.3)
+    tokens = torch.randint(37, (2, 12))
+    cache = DecodeCache()
+    with torch.no_grad():
+        stepwise = decode(model, tokens, [5, 1, 1, 5], cache)
+        torch.testing.assert_close(stepwise, model(tokens), rtol=1e-4, atol=1e-4)
+    assert set(cache.states) == {(0, 0)} | {(layer, turn) for layer in (1, 2) for turn in range(3)}
+
+
 @pytest.mark.parametrize("loops", [1, 2, 3, 4])
 @pytest.mark.parametrize("sizes", [[1] * 12, [7, 1, 4]])
 def test_decoding_keeps_a_state_for_each_layer_and_pass(loops: int, sizes: list[int]) -> None:
