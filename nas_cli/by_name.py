@@ -19,7 +19,7 @@ def refuse_name(what: str, wanted: Wanted, *fine: Kind, runs: Path = DEFAULT_RUN
 
     Args:
         what: as the user wrote it.
-        wanted: `architecture` or `space`.
+        wanted: `architecture`, `space` or `model`.
         fine: other kinds that will do.
         runs: folder that holds the studies.
 

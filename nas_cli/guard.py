@@ -21,20 +21,33 @@ FREE_TEXT = ("text",)  # arguments that may be empty: the prompt of `nas generat
 class GuardedGroup(TyperGroup):
     """The root command group; checks the values of all parameters before a command runs."""
 
+    def get_params(self, ctx: Any) -> Any:
+        """Return the options of `nas` itself."""
+        return _without_types_of_flags(super().get_params(ctx))
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command, with its parameters guarded."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            _guard(command)
+            _guard(command, ctx)
         return command
 
 
-def _guard(command: Any) -> None:
+def _guard(command: Any, ctx: Any) -> None:
+    _without_types_of_flags(command.get_params(ctx))  # --help too
     for parameter in command.params:
         if parameter.name not in FREE_TEXT and not hasattr(parameter, "guarded"):
             _guard_parameter(parameter)
     for inner in getattr(command, "commands", {}).values():
-        _guard(inner)
+        _guard(inner, ctx)
+
+
+def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """Let the help show a flag without the <bool> of newer Typer, which looks like a value to give."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
 
 
 def _guard_parameter(parameter: Any) -> None:

@@ -50,9 +50,15 @@ def check_model(model: str) -> None:
     Raises:
         UserError: no such folder, something else than a model, or the Hub has none or can't be reached.
     """
+    from nas_cli.by_name import refuse_name
+    from surgery.config.problems import UserError
     from surgery.hf.locate import locate
 
-    locate(model)
+    try:
+        locate(model)
+    except UserError:  # only now: a model of the Hub may have the name of a study
+        refuse_name(model, "model")
+        raise
 
 
 def check_corpus(data: str | None, option: str = "--data", *, plain: bool = False) -> None:

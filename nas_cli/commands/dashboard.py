@@ -38,8 +38,8 @@ def dashboard(
     """Show a study in the browser, finished or running. Ctrl-C stops the server.
 
     Each trial's note shows its architecture: a picture, costs and the YAML. Notes that you edit are kept.
-    Graphs show the front, layers, loss curves and importances, artifacts the files of each trial. The page of
-    `nas report` is served beside it.
+    Graphs show the front, layers, loss curves and importances, artifacts the files of each trial.
+    The page of `nas report` is served beside it.
     """
     from studies.audit.verdicts import verdicts
     from studies.reporting.dashboard import Dashboard

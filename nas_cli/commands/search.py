@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ from studies.files.defaults import DEFAULT_RUNS, DEFAULT_SAMPLER, DEFAULT_STOPPI
 if TYPE_CHECKING:
     from search_spaces.proxy import Proxy
     from studies.study import Study
+    from studies.study.trial_record import TrialRecord
     from studies.workers.progress import Snapshot
     from studies.workers.supervisor import Supervisor
 
@@ -230,6 +232,20 @@ def _saved(study: Study, last: Snapshot) -> str:
     return f" ({spent / sum(whole):.0%} of the tokens)"
 
 
+def only_to_beat(records: Sequence[TrialRecord]) -> str:
+    """Return what a search of a pretrained model says that ended before its own designs; empty otherwise."""
+    from studies.study.trial_record import DONE
+
+    done = [record for record in records if record.state == DONE]
+    if not done or any(record.baseline is None for record in done):
+        return ""
+    which = "the only one is a design" if len(done) == 1 else f"all {len(done)} are designs"
+    return (
+        f"{which} to beat, which are measured first: "
+        "the same command with more --trials measures what the search chooses"
+    )
+
+
 def _print_front(study: Study, supervisor: Supervisor) -> None:
     from nas_cli.render.tables import trial_table
 
@@ -267,6 +283,8 @@ def _print_end(study: Study, supervisor: Supervisor, runs: Path) -> None:
         errors.print(f"nothing is {verb} yet; run the same command to continue, with more time or trials:")
         errors.print(f"  [bold]{escape(own_command())}[/]", soft_wrap=True)
         raise typer.Exit(1)
+    if study.space.library is not None and (text := only_to_beat(last.records)):
+        console.print(f"[yellow]{text}[/]", soft_wrap=True)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
     scores = f"[bold]nas show {study.name}{where} --scores[/], " if study.space.replacements else ""
     console.print(

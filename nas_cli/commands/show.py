@@ -195,8 +195,9 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
             soft_wrap=True,
         )
     console.print(f"  text {settings.corpus}, tokenizer {settings.tokenizer}, data {settings.data_hash[:10]}")
+    stopping = f"stopping {settings.stopping}, " if study.space.library is None else ""  # of designs: none
     console.print(
-        f"  sampler {settings.sampler}, stopping {settings.stopping}, seed {settings.seed}, "
+        f"  sampler {settings.sampler}, {stopping}seed {settings.seed}, "
         f"{settings.threads} threads per worker, {settings.cpu_precision} on CPU"
     )
     if study.space.times is not None:
@@ -208,7 +209,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         if record.state == "failed":
             text = f"{escape(names.design(record))}: {escape(record.reason)}"
             console.print(f"  [red]{escape(names.name(record))} failed[/] {text}", soft_wrap=True)
-    print_growth(grown)
+    print_growth(grown, "training" if study.space.library is None else "measuring")
     if settings.sampler != MILP:  # it draws nothing at random
         console.print(f"  {rivals}")
     if importances:

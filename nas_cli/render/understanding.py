@@ -22,8 +22,8 @@ SPARK = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
 
 
-def print_growth(growth: Growth) -> None:
-    """Print the hypervolume over tokens as a sparkline."""
+def print_growth(growth: Growth, work: str) -> None:
+    """Print the hypervolume over tokens as a sparkline; `work` is what took the time, such as training."""
     from surgery.config.quantities import format_count
 
     if not len(growth.volumes):
@@ -32,7 +32,7 @@ def print_growth(growth: Growth) -> None:
     line = sparkline(growth.tokens.tolist(), growth.volumes.tolist())
     console.print(
         f"  hypervolume {line} {last:.3f} after {format_count(growth.tokens[-1])} tokens, "
-        f"{duration(growth.seconds[-1])} of training"
+        f"{duration(growth.seconds[-1])} of {work}"
     )
     for name, alone in growth.alone.items():
         mean, cost = alone.volumes[0, -1], format_count(alone.tokens[-1])

@@ -60,7 +60,9 @@ class Duel:
 
     @property
     def verdict(self) -> str:
-        """The outcome; before anything ran twice with what the single runs say."""
+        """The outcome; where it is open, what the single runs say, or that a clear lead rests on too few."""
+        if self.outcome == UNKNOWN and (self.at_least or 0.0) > 0:
+            return f"{UNKNOWN}: too few runs"
         if self.outcome != UNKNOWN or self.half is not None or self.ahead is None:
             return self.outcome
         return f"{'ahead' if self.ahead > 0 else 'behind'} by one run each: {UNKNOWN}"
@@ -95,7 +97,16 @@ class VersusBaselines:
             if record.baseline is not None
         ]
         self.factor = self._factor(pairs)
+        self._nothing = ""
+        if not searched:
+            others = any(record.baseline is None for record in trained)
+            self._nothing = "meets the constraints" if others else f"is {space.done_word} yet"
         self.duels = [self._duel(record, rivals) for record, rivals in pairs]
+
+    @property
+    def alone(self) -> bool:
+        """True if there is nothing to compare the baselines with."""
+        return bool(self._nothing)
 
     @property
     def undecided(self) -> bool:
@@ -108,6 +119,8 @@ class VersusBaselines:
         Args:
             command: what trains the closest ones again, such as `nas refine demo`; not named if empty.
         """
+        if self._nothing:
+            return f"Nothing that was searched {self._nothing}."
         open_ = [duel for duel in self.duels if duel.outcome == UNKNOWN]
         once = [duel for duel in open_ if duel.half is None]
         again = [duel for duel in open_ if duel.half is not None]

@@ -43,7 +43,12 @@ _FIRST = (BASELINE, "paused", REASON, "architecture", "loss at rungs", "suggeste
 
 REPORT = "/report"  # path of the study's page
 _SHOWN_FIRST = ("front", "baselines", "importances", "layers", "scores", "curves", "hypervolume")
+# Optuna's page leaves no room between the columns of a note's table
 _LINKS = """
+<style>
+.MuiCardContent-root table:not([class]) :is(th, td) {{ padding: 2px 16px 2px 0; text-align: left }}
+.MuiCardContent-root table:not([class]) td:first-child {{ white-space: nowrap }}
+</style>
 <nav style="position: fixed; top: 20px; right: 24px; z-index: 2000; font: 15px sans-serif">
 <a style="color: #fff; margin-left: 16px" href="{report}">report</a>
 <a style="color: #fff; margin-left: 16px" href="/dashboard/studies/{number}/note">study note</a></nav>

@@ -25,13 +25,14 @@ def study_note(study: Study) -> str:
     standings = Standings.of(study, records)
     settings = study.settings
     scratch = study.space.replacements is None
+    stopping = f"stopping {settings.stopping}, " if scratch else ""  # designs of a model are not stopped
     done = sum(record.state == DONE for record in records)
     what = f"{study.space.done_word} {'architectures' if scratch else 'designs'}"
     marks = Marks.of(study, standings)
     parts = [
         f"## {study.name}",
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
-        f"stopping {settings.stopping}, seed {settings.seed}. {len(standings.front)} of {done} {what} "
+        f"{stopping}seed {settings.seed}. {len(standings.front)} of {done} {what} "
         "are on the front.",
         *front_table(study, standings, marks),
         *picked_section(study, standings, marks, with_yaml=False),
@@ -138,9 +139,10 @@ def _baselines(study: Study, records: list[TrialRecord], standings: Standings) -
         rows.append([*cells, f"**{duel.verdict}**"])
     yield "### Baselines"
     yield comparison.summary(f"`nas refine {study.name}`")
-    yield markdown_table(
-        ["baseline", name, "best rival at no higher cost", name, "better by at least", "verdict"], rows
-    )
+    if not comparison.alone:
+        yield markdown_table(
+            ["baseline", name, "best rival at no higher cost", name, "better by at least", "verdict"], rows
+        )
 
 
 def _constraints(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:

@@ -263,6 +263,7 @@ def test_the_report_is_served_and_linked(study: Study, url: str) -> None:
         page = answer.read().decode()
     assert 'href="/report"' in page
     assert 'href="/dashboard/studies/0/note"' in page
+    assert ":is(th, td) { padding: " in page
 
 
 def test_importances_of_a_pretrained_model_are_shares_of_its_parts(tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_the_help_lists_choices_and_placeholders(nas: Nas, monkeypatch: pytest.M
     assert "$ nas search tiny --trials 24 --workers 2" in text
 
 
+@pytest.mark.parametrize("words", [(), ("bench",), ("search",), ("space", "list")])
+def test_flags_have_no_value_in_the_help(nas: Nas, words: tuple[str, ...]) -> None:
+    text = nas(*words, "--help").stdout
+    assert "--help" in text
+    assert "bool" not in text.lower()
+
+
 def test_the_version_has_a_short_option(nas: Nas) -> None:
     assert nas("-V").stdout == nas("--version").stdout != ""
 

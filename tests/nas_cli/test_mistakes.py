@@ -56,6 +56,9 @@ MISTAKES = [
     ("train model -o out", "is a model folder, not an architecture"),
     ("search model", "is a model folder, not a search space (nas search pretrained --model model"),
     ("eval somebody/no-such-model", "was not downloaded before, and the Hub can't be reached"),
+    ("eval micro", "'micro': is a study, not a model (nas pick micro -o ARCH.yaml, then nas train"),
+    ("search pretrained-tiny --model micro", "'micro': is a study, not a model"),
+    ("generate tiny Once", "is a preset, a search space, and not a model (nas search tiny searches it"),
     ("eval pick.yaml", "there is no such file (a model is a folder or a Hub id)"),
     # names
     ("search tinny", 'did you mean "tiny"?'),

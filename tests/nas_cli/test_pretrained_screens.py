@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from nas_cli.commands.search import only_to_beat
 from nas_cli.render.score_map import colour
 from nas_cli.render.screen import console
 from search_spaces import parse_space
@@ -193,3 +194,20 @@ def test_one_word_for_a_measured_design(nas: Nas, tmp_path: Path) -> None:
     for text in texts:
         assert "measured" in text
         assert not re.search(r"\btrained\b", text), text
+
+
+def test_a_search_that_measured_only_designs_to_beat_says_so(study: Study) -> None:
+    records = study.records()
+    assert [record.baseline is None for record in records] == [False, False, True, True]
+    assert only_to_beat(records) == only_to_beat([]) == ""
+    assert only_to_beat(records[:2]).startswith("all 2 are designs to beat")
+    assert only_to_beat(records[:1]).startswith("the only one is a design to beat")
+
+
+def test_screens_and_notes_of_a_pretrained_model_name_no_training(
+    study: Study, show: Callable[..., str]
+) -> None:
+    text = show()
+    assert "of measuring" in text
+    assert "stopping" not in text
+    assert "stopping" not in study_note(study)

@@ -196,6 +196,23 @@ def test_a_summary_is_honest_about_single_runs(space: SearchSpace) -> None:
     )
 
 
+def test_a_lead_that_is_not_claimed_says_why(space: SearchSpace) -> None:
+    [duel] = duels(space, arch(0, [3.0], 100, 10, "dense"), arch(1, [2.5, 2.51], 100, 10), *NOISE).duels
+    assert duel.at_least is not None
+    assert duel.at_least > 0
+    assert duel.verdict == f"{UNKNOWN}: too few runs"
+
+
+def test_a_summary_says_when_there_is_nothing_to_compare_with(space: SearchSpace) -> None:
+    first = duels(space, arch(0, [3.0], 100, 10, "dense"), arch(1, [2.0], 90, 9, "lt2-looped"))
+    assert first.alone
+    assert first.summary("nas refine s") == "Nothing that was searched is trained yet."
+    broken = duels(space, arch(0, [3.0], 100, 10, "dense"), replace(arch(1, [2.0], 100, 10), feasible=False))
+    assert broken.alone
+    assert broken.summary() == "Nothing that was searched meets the constraints."
+    assert not duels(space, arch(0, [3.0], 100, 10, "dense"), arch(1, [2.0], 200, 10)).alone
+
+
 def test_json(space: SearchSpace) -> None:
     data = duels(space, arch(0, [3.0, 3.01], 100, 10, "dense"), arch(1, [2.5, 2.51], 90, 10), *NOISE)
     [text] = json.loads(json.dumps(data.to_dict()))
