@@ -192,7 +192,7 @@ def _header(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -
         f"tokenizer {settings.tokenizer}\n",
     )
     low = ", bfloat16 matmuls on CPU" if settings.cpu_precision == "bfloat16" else ""
-    has = f"has {supervisor.trained_before} architectures, " if resumed else ""
+    has = f"has {supervisor.trained_before} architecture{_s(supervisor.trained_before)}, " if resumed else ""
     what = f"architectures, {_budget(space.proxy)}"
     stopping = f"stopping {settings.stopping}, " if space.library is None else ""  # designs are not stopped
     if space.library is not None:

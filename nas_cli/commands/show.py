@@ -343,6 +343,9 @@ def _print_metrics(values: dict[str, Any]) -> None:
     from surgery.architecture.metrics import parse_metric
 
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)  # the name, to be typed
+    table.add_column(no_wrap=True)
+    table.add_column()
     for name, value in values.items():
         metric, context = parse_metric(name)
         text = metric.format(value)

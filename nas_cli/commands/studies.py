@@ -7,15 +7,18 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 from rich.text import Text
 
 from nas_cli.help import add_command
 from nas_cli.options import JsonOption, RunsOption
+from nas_cli.render.fitted import Column, fitted_table
 from nas_cli.render.screen import console, duration, print_json
 from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from studies.study.overview import Overview
 
 _DAY = 24 * 3600
@@ -38,6 +41,9 @@ def studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> Non
         console.print(f"there is no study in {runs}; next: [bold]nas search tiny[/] starts one")
         return
     console.print(_table(listed))
+    for item in listed:
+        if item.problem:
+            console.print(f"[red]{escape(item.name)}[/]: {escape(item.problem)}", soft_wrap=True)
     where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
     name = next((item.name for item in listed if not item.problem), listed[0].name)
     console.print(
@@ -46,20 +52,23 @@ def studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> Non
 
 
 def _table(listed: list[Overview]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("study", no_wrap=True, style="bold")
-    table.add_column("kind", overflow="fold")
-    table.add_column("trials", overflow="fold")
-    table.add_column("best", overflow="fold")
-    table.add_column("last active", no_wrap=True)
+    columns = [
+        Column("study", least=12, justify="left"),
+        Column("kind", rank=1, least=12, justify="left", fold=True),
+        Column("trials", least=16, justify="left", fold=True),
+        Column("best", rank=2, least=12, justify="left", fold=True),
+        Column("last active", rank=3, least=10, justify="left", fold=True),
+    ]
+    rows: list[list[Text | str]] = []
     for item in listed:
         if item.problem:
-            table.add_row(Text(item.name), Text("–"), Text(item.problem, style="red"), "–", "–")
+            rows.append([Text(item.name, "bold"), "–", Text("can't be read", "red"), "–", "–"])
             continue
         kind = "from scratch" if item.model is None else f"in {PurePath(item.model).name}"
         states = ", ".join(f"{count} {state}" for state, count in item.states.items())
-        table.add_row(Text(item.name), Text(kind), Text(states or "none"), Text(_best(item)), _when(item))
-    return table
+        cells: list[Text | str] = [Text(kind), Text(states or "none"), Text(_best(item)), _when(item)]
+        rows.append([Text(item.name, "bold"), *cells])
+    return fitted_table(columns, rows)
 
 
 def _best(item: Overview) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
+from nas_cli.render.fitted import Column, fitted_table
 from nas_cli.render.screen import console, duration, own_command, starting
 from surgery.config.quantities import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from studies.study import Study
     from studies.workers.preview import Upcoming
     from studies.workers.request import SearchRequest
@@ -21,7 +23,8 @@ def print_preview(request: SearchRequest) -> None:
     """Print what a search would do; a search from scratch times its first architectures on the device."""
     space, study = request.space, request.existing()
     title = f"[bold]{request.study_name}[/]: a dry run, nothing is kept"
-    has = "" if study is None else f"has {_count(study)} architectures, target "
+    count = 0 if study is None else _count(study)
+    has = "" if study is None else f"has {count} architecture{'' if count == 1 else 's'}, target "
     console.print(title + ("; the study exists, and would be resumed" if study is not None else ""))
     console.print(
         f"space {escape(space.name)}, {space.size()}; {has}{request.trials} architectures, "
@@ -73,23 +76,20 @@ def _table(request: SearchRequest, first: tuple[Upcoming, ...], title: str) -> T
     from surgery.architecture.costs import cost
 
     costs = [item for item in request.space.objectives if item.metric.analytic]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, no_wrap=True)
-    table.add_column("architecture", overflow="fold")
-    for objective in costs:
-        table.add_column(objective.name, justify="right", no_wrap=True)
-    table.add_column("training", justify="right", no_wrap=True)
+    columns = [
+        Column(title, justify="left"),
+        Column("architecture", least=18, justify="left", fold=True),
+        *(Column(objective.name, rank=1) for objective in costs),
+        Column("training"),
+    ]
+    rows: list[list[Text | str]] = []
     for item in first:
         time = Text(item.problem, style="red") if item.seconds is None else Text(duration(item.seconds))
         values = [one.metric.format(cost(item.architecture, one.name)) for one in costs]
         begun = f"from {item.begun:.0%}" if item.begun else ""
-        table.add_row(
-            Text(" ".join(filter(None, [f"#{item.number}", item.name, begun]))),
-            Text(item.architecture.line),
-            *values,
-            time,
-        )
-    return table
+        name = " ".join(filter(None, [f"#{item.number}", item.name, begun]))
+        rows.append([Text(name), Text(item.architecture.line), *values, time])
+    return fitted_table(columns, rows, elsewhere="nas show once it is trained")
 
 
 def _print_library(request: SearchRequest) -> None:

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from typer.testing import Result
 
 from nas_cli.opening import open_space
+from nas_cli.render.screen import console
 from search_spaces import parse_space
 from studies.data import TokenData
 from studies.search.assignment import Assignment, take
@@ -57,7 +58,8 @@ def test_it_names_the_first_architectures_of_the_search(prepared: Path, tmp_path
     assert result.memory >= 16 * max(int(record.metrics["params"]) for record in random)
 
 
-def test_the_screen(nas: Nas, prepared: Path, tmp_path: Path) -> None:
+def test_the_screen(nas: Nas, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 60)
     space = tmp_path / "micro.yaml"
     space.write_text(MICRO)
     runs = tmp_path / "runs"
@@ -69,6 +71,9 @@ def test_the_screen(nas: Nas, prepared: Path, tmp_path: Path) -> None:
     for words in ("a dry run, nothing is kept", "3 architectures", "time: about", "memory:", "disk:"):
         assert words in text
     assert not runs.exists()
+    table = result.stdout.partition("first ")[2].partition("time: about")[0].splitlines()
+    assert max(map(len, table)) <= 60
+    assert any("dense" in line.split() for line in table)
 
 
 def test_a_study_that_exists_would_be_resumed(nas: Nas, prepared: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from nas_cli.render.screen import console
 from studies.study import Study
 from studies.study.leases import Lease
 from studies.study.overview import Overview
@@ -42,6 +43,18 @@ def test_the_list(nas: Nas, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert f"nas show micro --dir {runs}" in lines[-1]
     assert any(line.startswith("broken") for line in lines)
     assert "notes" not in result.stdout
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_list_fits_a_narrow_terminal(
+    nas: Nas, runs: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(runs / "broken")
+    monkeypatch.setattr(console, "_width", width)
+    lines = nas("studies", "--dir", runs).stdout.splitlines()[:-1]  # the last one is a command to copy
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {"micro", "trained", "best"} <= {word.strip(",") for word in words}
 
 
 def test_as_json(nas: Nas, runs: Path) -> None:
