@@ -10,12 +10,12 @@ import typer
 from rich.table import Table
 
 from nas_cli.help import add_command
-from nas_cli.options import MOST, JsonOption, PlotOption
+from nas_cli.options import MOST, JsonOption, PlotOption, refuse_without_effect
 from nas_cli.render.counts import number
 from nas_cli.render.screen import console, print_json, starting
 
 if TYPE_CHECKING:
-    from studies.benchmarks.search import Figures
+    from studies.benchmarks.search_figures import Figures
 
 
 def add_to(bench: typer.Typer) -> None:
@@ -26,21 +26,30 @@ def add_to(bench: typer.Typer) -> None:
         search,
         "nas bench search --seeds 5 --workers 2",
         "nas bench search --methods gain/forecast,random/none --plot searches.png",
+        "nas bench search --table all --workers-simulated 4,16 --until 0.95",
     )
 
 
 def search(
     methods: Annotated[
         str | None,
-        typer.Option(metavar="SAMPLER/STOPPING,...", help="Methods, such as gain/forecast,random/none."),
+        typer.Option(
+            metavar="SAMPLER/STOPPING,...",
+            help="Methods, such as gain/forecast,random/none. gain+pool: candidates as in large spaces.",
+        ),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Table of trained architectures. Default: built in.")
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|FOLDER|NAME",
+            help="Tables of trained architectures; may be repeated. all: those that come with nas. "
+            "Default: mixers.",
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Replays per method.")] = 20,
     workers_simulated: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Simulated workers per search.")
-    ] = 4,
+        str, typer.Option(metavar="COUNT,...", help="Simulated workers per search.")
+    ] = "4",
     rungs: Annotated[
         str, typer.Option(metavar="SHARE,...", help="Fractions of a training run, increasing to 1.")
     ] = "0.15,1",
@@ -69,43 +78,59 @@ def search(
 
     Everything but the milliseconds is deterministic.
     """
+    from nas_cli.benchmarks.searches import print_overview
     from studies.benchmarks.search import (
         COMPARED,
         METHODS,
+        OVERVIEW,
         SearchPlan,
-        best_unstopped,
         check_plan,
-        figures,
         read_rival,
         replay_all,
     )
-    from studies.replay.table import FILE
+    from studies.benchmarks.search_figures import best_unstopped, figures
+    from studies.replay.table import find_tables
     from studies.reporting.drawing import check_plot_path
     from studies.training.cores import check_workers
 
     check_workers(processes)
     if plot is not None:
         check_plot_path(plot)
-    plan = SearchPlan(
-        table=table or FILE,
-        methods=tuple(dict.fromkeys(methods.split(","))) if methods is not None else METHODS,
-        seeds=seeds,
-        workers=workers_simulated,
-        rungs=_numbers(rungs),
-        until=math.inf if to_end else until,
-        trials=trials,
-    )
-    known = check_plan(plan)
+    tables, counts = find_tables(table or ["mixers"]), _counts(workers_simulated)
+    several = len(tables) * len(counts) > 1
+    plans = [
+        SearchPlan(
+            table=file,
+            methods=_methods(methods) if methods is not None else OVERVIEW if several else METHODS,
+            seeds=seeds,
+            workers=count,
+            rungs=_numbers(rungs),
+            until=math.inf if to_end else until,
+            trials=trials,
+        )
+        for file in tables
+        for count in counts
+    ]
+    opened = [check_plan(plan) for plan in plans]
+    if several:
+        refuse_without_effect(
+            {"--plot": plot, "--rival": rival}, "several tables or worker counts", "give one"
+        )
+    plan, known = plans[0], opened[0]
     others = [
         run
         for name, file in map(_rival, rival or [])
         for run in read_rival(name, file, known, plan.until)
     ]  # fmt: skip
     with starting("reading the table") as say:
-        runs = [*replay_all(plan, processes, say), *others]
+        replayed = replay_all(plans, processes, say)
+    if several:
+        print_overview(plans, opened, replayed, as_json=as_json)
+        return
+    runs = [*replayed[0], *others]
     rows = figures(runs)
     best = best_unstopped({row.method: row.tokens for row in rows})
-    about = f"{len(known.entries)} architectures, {workers_simulated} workers, rungs at {rungs}"
+    about = f"{len(known.entries)} architectures, {plan.workers} workers, rungs at {rungs}"
     if plot is not None:
         from studies.benchmarks.search_plot import plot_searches
 
@@ -133,6 +158,21 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(item) for item in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"'{text}' must be numbers such as 0.15,1", param_hint="'--rungs'") from None
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(item) for item in dict.fromkeys(text.split(","))]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1 or max(counts) > MOST:
+        rule = f"'{text}' must be positive whole numbers such as 4,16"
+        raise typer.BadParameter(rule, param_hint="'--workers-simulated'")
+    return counts
 
 
 def _rival(text: str) -> tuple[str, Path]:

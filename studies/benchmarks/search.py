@@ -6,29 +6,30 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from studies.files.defaults import DEFAULT_SAMPLER, DEFAULT_STOPPING
 from studies.replay.public import open_table
 from studies.replay.simulation import Plan, Volume, replay
-from studies.replay.table import FILE, Table
+from studies.replay.table import FILE, Table, name_of
 from studies.search.samplers import check_sampler
 from studies.search.stopping_rules import check_stopping_rule
 from studies.study.settings import GAIN
-from studies.surrogates.observations import Floats
 from surgery.config.json_source import parse_object
 from surgery.config.problems import Problem, UserError
 
 SHARES = (0.9, 0.95, 0.99)  # of the table's hypervolume
 COMPARED = 0.95
+POOL = "+pool"  # after `gain`: it chooses from the pool that it has in large spaces, not from the whole table
 METHODS = (
     f"{DEFAULT_SAMPLER}/{DEFAULT_STOPPING}", "gain/none", "tpe/forecast", "tpe/none", "nsga2/none",
     "random/forecast", "random/pareto", "random/median", "random/none",
+)  # fmt: skip
+OVERVIEW = (
+    METHODS[0], "gain/none", f"gain{POOL}/{DEFAULT_STOPPING}", f"gain{POOL}/none", "tpe/none", "nsga2/none",
 )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ class SearchPlan:
     """Settings of the comparison.
 
     Attributes:
-        methods: names SAMPLER/STOPPING.
+        methods: names SAMPLER/STOPPING; `gain+pool` is `gain` with the pool that it has in large spaces.
         seeds: number of replays of each method, with seeds 0, 1, ...
         rungs: shares of a training, rising to 1; each is a point of the table's curves.
         until: share of the table's hypervolume at which a replay ends; infinite: at the end of the space.
@@ -81,36 +82,6 @@ class Replayed:
         return next((at for at, got in zip(self.tokens, self.shares, strict=True) if got >= share), math.inf)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Summary of a method over its seeds.
-
-    Attributes:
-        tokens: lower quartile, median and upper quartile of the tokens to each share.
-        ratio: median tokens to `COMPARED`, relative to the best rival without stopping.
-        lost: median over the seeds.
-        ms: median overhead per trial in milliseconds; `last_ms` of the last tenth of the trials.
-    """
-
-    method: str
-    seeds: int
-    tokens: dict[float, tuple[float, float, float]]
-    ratio: float | None
-    lost: float | None
-    duplicates: int
-    ms: float | None
-    last_ms: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; tokens are null if a share is never reached."""
-        values = asdict(self)
-        values["tokens"] = {
-            str(share): dict(zip(("q25", "median", "q75"), map(_finite, quartile), strict=True))
-            for share, quartile in self.tokens.items()
-        }
-        return values | {"ratio": None if self.ratio is None else _finite(self.ratio)}
-
-
 def check_plan(plan: SearchPlan) -> Table:
     """Check the settings and open the table to search.
 
@@ -120,6 +91,8 @@ def check_plan(plan: SearchPlan) -> Table:
     table = open_table(plan.table)
     for method in plan.methods:
         sampler, slash, stopping = method.partition("/")
+        if sampler == f"{GAIN}{POOL}":
+            sampler = GAIN
         if not slash:
             problem = Problem("--methods", method, "must be SAMPLER/STOPPING", f"such as {METHODS[0]}")
             raise UserError("no such method", [problem])
@@ -138,19 +111,33 @@ def check_plan(plan: SearchPlan) -> Table:
     return table
 
 
-def replay_all(plan: SearchPlan, processes: int, on_progress: Callable[[str], None]) -> list[Replayed]:
-    """Replay every method with every seed; results are sorted by method, then by seed."""
-    check_plan(plan)
-    jobs = [(plan, method, seed) for seed in range(plan.seeds) for method in plan.methods]
-    results = []
+def replay_all(
+    plans: Sequence[SearchPlan], processes: int, on_progress: Callable[[str], None]
+) -> list[list[Replayed]]:
+    """Replay every method of every plan with every seed.
+
+    Returns a list per plan, sorted by method, then by seed.
+    """
+    for plan in plans:
+        check_plan(plan)
+    jobs = [
+        (index, plan, method, seed)
+        for index, plan in enumerate(plans)
+        for seed in range(plan.seeds)
+        for method in plan.methods
+    ]
+    results: list[list[Replayed]] = [[] for _ in plans]
     with _mapping(min(processes, len(jobs))) as mapped:
         on_progress(f"replaying {len(jobs)} searches")
-        for item in mapped(jobs):
-            results.append(item)
+        for done, (index, item) in enumerate(mapped(jobs), start=1):
+            results[index].append(item)
             on_progress(
-                f"{len(results)} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}"
+                f"{done} of {len(jobs)} searches replayed, the last {item.method}, seed {item.seed}, "
+                f"of {name_of(plans[index].table)}"
             )
-    return sorted(results, key=lambda item: (plan.methods.index(item.method), item.seed))
+    for plan, runs in zip(plans, results, strict=True):
+        runs.sort(key=lambda item: (plan.methods.index(item.method), item.seed))
+    return results
 
 
 def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replayed]:
@@ -183,64 +170,8 @@ def read_rival(name: str, path: Path, table: Table, until: float) -> list[Replay
     return results
 
 
-def figures(runs: Sequence[Replayed]) -> list[Figures]:
-    """Return one row per method, in the order of the runs."""
-    by_method: dict[str, list[Replayed]] = {}
-    for run in runs:
-        by_method.setdefault(run.method, []).append(run)
-    tokens = {
-        method: {share: quartiles([run.to_reach(share) for run in own]) for share in SHARES}
-        for method, own in by_method.items()
-    }
-    best = best_unstopped(tokens)
-    rows = []
-    for method, own in by_method.items():
-        lost = [run.lost for run in own if run.lost is not None]
-        overhead = [run.overhead for run in own if run.overhead]
-        last = [value for run in overhead for value in run[-max(1, len(run) // 10) :]]
-        rows.append(
-            Figures(
-                method=method,
-                seeds=len(own),
-                tokens=tokens[method],
-                ratio=None if best is None else tokens[method][COMPARED][1] / tokens[best][COMPARED][1],
-                lost=float(np.median(lost)) if lost else None,
-                duplicates=sum(run.duplicates for run in own),
-                ms=float(np.median(np.concatenate(overhead))) if overhead else None,
-                last_ms=float(np.median(last)) if last else None,
-            )
-        )
-    return rows
-
-
-def best_unstopped(tokens: dict[str, dict[float, tuple[float, float, float]]]) -> str | None:
-    """Return the reference method: the best of Optuna's samplers without stopping; None if none succeeded."""
-    rivals = [name for name in tokens if name.endswith("/none") and name != f"{GAIN}/none"]
-    best = min(rivals, key=lambda name: tokens[name][COMPARED][1], default=None)
-    return best if best is not None and math.isfinite(tokens[best][COMPARED][1]) else None
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return lower quartile, median and upper quartile, each the midpoint of its two neighbours."""
-    low, high = (np.quantile(values, [0.25, 0.5, 0.75], method=way) for way in ("lower", "higher"))
-    first, middle, last = (low + high) / 2  # numpy's own midpoint of two infinities is NaN
-    return float(first), float(middle), float(last)
-
-
-def band(runs: Sequence[Replayed], tokens: Floats) -> Floats:
-    """Return (3, n) quartiles over a method's runs of the hypervolume share at these (n,) tokens."""
-    shares = [
-        np.concatenate([[0.0], run.shares])[np.searchsorted(run.tokens, tokens, side="right")] for run in runs
-    ]
-    return np.asarray(np.quantile(shares, [0.25, 0.5, 0.75], axis=0))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 @contextmanager
-def _mapping(processes: int) -> Iterator[Callable[[Sequence[Any]], Iterator[Replayed]]]:
+def _mapping(processes: int) -> Iterator[Callable[[Sequence[Any]], Iterator[tuple[int, Replayed]]]]:
     """Map jobs in this process, or in a pool of processes with one thread each."""
     if processes <= 1:
         yield lambda jobs: map(_replayed, jobs)
@@ -267,16 +198,27 @@ def _leave_interrupts_to_parent() -> None:
 _opened = cache(open_table)
 
 
-def _replayed(job: tuple[SearchPlan, str, int]) -> Replayed:
-    plan, method, seed = job
+def _replayed(job: tuple[int, SearchPlan, str, int]) -> tuple[int, Replayed]:
+    index, plan, method, seed = job
     table = _opened(plan.table)
     sampler, _, stopping = method.partition("/")
+    pool = sampler.endswith(POOL)
     course = replay(
-        table, Plan(sampler, stopping, seed, plan.workers, plan.rungs, plan.trials, until=plan.until)
+        table,
+        Plan(
+            sampler.removesuffix(POOL),
+            stopping,
+            seed,
+            plan.workers,
+            plan.rungs,
+            plan.trials,
+            pool,
+            plan.until,
+        ),
     )
     budget = table.space.proxy.tokens
     front = Volume(table).front
-    return Replayed(
+    return index, Replayed(
         method=method,
         seed=seed,
         tokens=tuple(spent / budget for spent in course.tokens),

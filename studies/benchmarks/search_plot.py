@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from studies.benchmarks.search import Replayed, band
+from studies.benchmarks.search import Replayed
+from studies.benchmarks.search_figures import band
 from studies.reporting.drawing import draw
 from studies.reporting.figure import GREY, Axis, Dash, Figure, Panel, Series
 

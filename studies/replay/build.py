@@ -210,10 +210,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FILE, help="the table")
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each; 0: only write")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each architecture near the front")
     given = parser.parse_args()
     space = load_space(given.space)
     data = open_or_prepare(given.data or space.data.corpus, space.data.tokenizer)
-    build = Build(space, data, given.runs, given.seed)
+    build = Build(space, data, given.runs, given.seed, repeats=given.repeats)
     try:
         if given.workers:
             build.run(given.workers)

@@ -45,6 +45,7 @@ class Plan:
     workers: int = 4
     rungs: tuple[float, ...] = (0.1, 0.3, 1.0)
     trials: int | None = None  # None: until the space is exhausted
+    pool: bool = False  # `gain` chooses from a pool, as of a large space, and not from the whole table
     until: float = math.inf  # ends once this share of the table's hypervolume is reached
 
 
@@ -83,7 +84,9 @@ class _Simulation:
 
     def __init__(self, table: Table, plan: Plan, study: Study, workers: Sequence[str]) -> None:
         self.table, self.plan, self.study, self.workers = table, plan, study, workers
-        self.search = Search(study)
+        self.search = Search(study, table.facts)
+        if plan.pool:
+            self.search.gain.pool.whole = 0
         self.course = Course()
         self.volume = Volume(table)
         self.points = [table.fractions.index(share) for share in plan.rungs]

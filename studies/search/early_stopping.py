@@ -57,6 +57,10 @@ def reach(
         if decided or exempt or isinstance(search.rule, Never) or not search.compares:
             return True
         records = study.records()
+        outlook = search.look(records, apart=trial.number)
+        if outlook is not None:
+            observations, rows = _rows(search, records, [trial.number])
+            return search.rule.pays(outlook, _remaining(search), observations, rows) is not None
         observations, rows = _rows(search, records, [trial.number, *_resumable(search, records)])
         return search.rule.continues(observations, rows[0], rows[1:])
 
@@ -93,7 +97,11 @@ def promotable(search: Search, records: Sequence[TrialRecord], *, ending: bool) 
     if not numbers:
         return None
     observations, rows = _rows(search, records, numbers)
-    row = search.rule.next(observations, rows, ending=ending)
+    outlook = None if ending else search.look(records)
+    if outlook is not None:
+        row = search.rule.pays(outlook, _remaining(search), observations, rows)
+    else:
+        row = search.rule.next(observations, rows, ending=ending)
     return None if row is None else int(observations.numbers[row])
 
 
@@ -129,6 +137,11 @@ def is_held(study: Study, trial: optuna.Trial, worker: str) -> bool:
     """Return whether the worker still has the trial."""
     now = refreshed(study.inner, trial)
     return now.state == TrialState.RUNNING and now.user_attrs.get(WORKER) == worker
+
+
+def _remaining(search: Search) -> list[float]:
+    """Return the share of a training that is left after each number of rungs."""
+    return [1.0, *(1 - share for share in search.space.proxy.rungs)]
 
 
 def _rows(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from search_spaces import SearchSpace
 from search_spaces.enumeration import every_architecture
-from studies.study.trial_record import INFEASIBLE, TrialRecord
+from studies.study.trial_record import TrialRecord
 from studies.surrogates.descriptors import features
 from surgery.architecture import Architecture
 
@@ -18,15 +18,25 @@ COUNTABLE = 5000  # settings of a space that are enumerated, to know when all ar
 Facts = tuple[dict[str, float], tuple[float, ...]]
 
 
+class Candidate(NamedTuple):
+    """An allowed architecture, the parameters that give it, and what is known of it before training."""
+
+    params: dict[str, Any]
+    architecture: Architecture
+    costs: dict[str, float]
+    features: tuple[float, ...]
+
+
 class ArchitectureFacts:
-    """Exact costs and descriptors of a space's architectures; those of trials are cached by hash."""
+    """Exact costs and descriptors of a space's architectures; those of trials are cached by hash.
+
+    They hold for every study of the space.
+    """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self._exact = [item.name for item in space.objectives if not item.measured]
         self._by_hash: dict[str, Facts] = {}
-        self._costs: set[tuple[float, ...]] = set()  # of the first `_costs_to` trials
-        self._costs_to = 0
 
     def of(self, known: TrialRecord | Architecture) -> Facts:
         """Return (costs by objective, descriptors) of a trial's architecture, computed once per hash."""
@@ -47,24 +57,21 @@ class ArchitectureFacts:
         """Return the facts of any architecture, without computing its hash and without keeping them."""
         return {name: self.space.cost(architecture, name) for name in self._exact}, features(architecture)
 
-    def known_costs(self, records: Sequence[TrialRecord]) -> set[tuple[float, ...]]:
-        """Return the costs of all trials that may be trained, as tuples; extended from call to call."""
-        complete = True
-        for record in records[self._costs_to :]:
-            if record.hash and record.state != INFEASIBLE:
-                self._costs.add(tuple(self.costs(record).values()))
-            complete = complete and bool(record.hash)  # a trial without a hash may have one later
-            self._costs_to += complete
-        return self._costs
-
     @cached_property
-    def _allowed(self) -> dict[str, dict[str, Any]] | None:
-        """Parameters of every allowed architecture by hash; None if there are too many to list."""
+    def _allowed(self) -> dict[str, tuple[dict[str, Any], Architecture]] | None:
+        """Parameters and every allowed architecture by hash; None if there are too many to list."""
         size = self.space.size()
         if size.continuous or size.count > COUNTABLE:
             return None
         every = every_architecture(self.space)
-        return {arch.hash: params for params, arch in every if not self.space.violations(arch)}
+        return {arch.hash: (params, arch) for params, arch in every if not self.space.violations(arch)}
+
+    @cached_property
+    def every(self) -> list[Candidate] | None:
+        """Every allowed architecture, described; None if there are too many to list."""
+        if self._allowed is None:
+            return None
+        return [Candidate(params, arch, *self.describe(arch)) for params, arch in self._allowed.values()]
 
     @property
     def countable(self) -> int | None:
@@ -76,4 +83,4 @@ class ArchitectureFacts:
         if self._allowed is None:
             return None
         known = {record.hash for record in records}
-        return [params for name, params in self._allowed.items() if name not in known]
+        return [params for name, (params, _) in self._allowed.items() if name not in known]

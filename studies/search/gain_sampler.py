@@ -11,160 +11,133 @@ expected to have over all seeds is compared with the front of the expected losse
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from search_spaces import SearchSpace
-from search_spaces.trial import RandomTrial
+from studies.search.candidates import CandidatePool
 from studies.search.facts import ArchitectureFacts
 from studies.search.observe import LOSSES, Observer
-from studies.stats.seeds import derive_seed
-from studies.study.trial_record import RUNNING, WAITING, TrialRecord, front_records
-from studies.surrogates.expected_improvement import free_of_noise
+from studies.study.trial_record import RUNNING, WAITING, TrialRecord
+from studies.surrogates.expected_improvement import NormalisedObjectives, free_of_noise, scaled
 from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate
-from surgery.architecture import Architecture
-
-BATCH = 48  # random architectures that join the pool at a time
-BATCHES = 4  # of them that are looked at
-WHOLE = 4096  # architectures of a space that is so small that all of it is looked at
-TURN = 64  # trials until the next batch joins: with one per trial, every worker would draw all of them
-NEIGHBOURS = 8  # of the front, in every pool
-PARENTS = 16  # architectures whose neighbours are looked at
-CHANGED = 0.25  # share of a parent's parameters that is drawn anew
+from studies.surrogates.observations import Floats, Observations
 
 
-class Candidate(NamedTuple):
-    """An allowed architecture, the parameters that give it, and what is known of it before training."""
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """The next steps of a search in one currency: EHVI, with losses freed of the noise of the seed.
 
-    params: dict[str, Any]
-    architecture: Architecture
-    costs: dict[str, float]
-    features: tuple[float, ...]
+    Attributes:
+        params: parameters of the best new architecture; None: there is none.
+        gain: its EHVI.
+        unsure: standard deviation in nats/token of the expected loss of a typical new architecture; infinite
+            without one.
+        observations: (n) runs, as they were.
+        ends: (n) their expected losses.
+        normalised: the front that gains are over, as if all runs of workers had finished.
+    """
+
+    params: dict[str, Any] | None
+    gain: float
+    unsure: float
+    observations: Observations
+    ends: Prediction
+    normalised: NormalisedObjectives
+
+    def worth(self, rows: Sequence[int]) -> Floats:
+        """Return the EHVI (len(rows),) of finishing these runs."""
+        return np.array(
+            [
+                self.normalised.expected_improvement(
+                    self.ends.mean[row], self.ends.sd[row], self.normalised.costs[row]
+                )
+                for row in rows
+            ]
+        )
 
 
 class GainSampler:
     """Chooses the next architecture of a space.
 
     Attributes:
-        drawn: batches of random candidates by index; the same for the same study seed.
+        pool: what it chooses from.
     """
 
     def __init__(self, space: SearchSpace, seed: int, facts: ArchitectureFacts, observer: Observer) -> None:
-        self.space, self.seed, self.facts, self.observer = space, seed, facts, observer
-        self.drawn: dict[int, list[Candidate]] = {}
+        self.space, self.facts, self.observer = space, facts, observer
+        self.pool = CandidatePool(space, seed, facts)
+        self._key: tuple[Observations, int, tuple[int, ...]] | None = None  # of the last look: a worker
+        self._outlook: Outlook | None = None  # that takes a trial asks twice
 
     def suggest(self, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
-        """Return parameters of the next trial, or None: no new candidate, or too few observations."""
-        observations = self.observer.observe(records)
-        prediction = extrapolate(observations)
-        pool = self._pool(records)
-        if not pool or np.isfinite(prediction.sd).sum() < FEWEST:
+        """Return parameters of the next trial; None: no new candidate."""
+        outlook = self.look(records)
+        return self._spread(records) if outlook is None else outlook.params
+
+    def _spread(self, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+        """Return the candidate whose costs are the farthest from those of all trials: while no loss is known,
+        exact costs are."""
+        pool = self.pool.new(records)
+        taken = [self.facts.costs(record) for record in records if _may_count(record)]
+        if not pool:
             return None
+        if not taken:
+            return pool[0].params
+        costs = scaled(np.array([[*of.values()] for of in [*(item.costs for item in pool), *taken]]))
+        apart = np.square(costs[: len(pool), None] - costs[None, len(pool) :]).sum(axis=2).min(axis=1)
+        return pool[int(apart.argmax())].params
+
+    def look(self, records: Sequence[TrialRecord], apart: int | None = None) -> Outlook | None:
+        """Return the best candidate and what runs are worth; None: too few observations.
+
+        Args:
+            records: all of the study's trials.
+            apart: number of a running trial that may be paused, whose end is not counted on.
+        """
+        observations = self.observer.observe(records)
+        # What runs of other workers are expected to add must not be added twice, though they have no results.
+        started = [
+            record
+            for record in records
+            if record.state in (RUNNING, WAITING) and _may_count(record) and record.number != apart
+        ]
+        key = observations, len(records), tuple(record.number for record in started)
+        if key != self._key:
+            self._key, self._outlook = key, self._look(observations, records, started)
+        return self._outlook
+
+    def _look(
+        self, observations: Observations, records: Sequence[TrialRecord], started: Sequence[TrialRecord]
+    ) -> Outlook | None:
+        prediction = extrapolate(observations)
+        if np.isfinite(prediction.sd).sum() < FEWEST:
+            return None
+        pool = self.pool.new(records)
         objectives = self.space.objectives
         signs = {item.name: 1 if item.direction == "min" else -1 for item in objectives}
-        # What runs of other workers are expected to add must not be added twice, though they have no results.
-        started = [record for record in records if record.state in (RUNNING, WAITING) and _may_count(record)]
         known = [(item.costs, item.features) for item in pool] + [self.facts.of(record) for record in started]
-        costs = np.array(
-            [[signs[name] * of[name] for name in signs if name not in LOSSES] for of, _ in known]
-        )
-        described = np.array([features for _, features in known])
+        names = [name for name in signs if name not in LOSSES]
+        costs = np.array([[signs[name] * of[name] for name in names] for of, _ in known])
+        costs = costs.reshape(len(known), len(names))
+        described = np.array([features for _, features in known]).reshape(len(known), -1)
         normalised, expected, freed = free_of_noise(observations, prediction, costs, described)
         costs = normalised.costs[len(observations) :]
         ends = dict(zip(observations.numbers.tolist(), freed.mean.tolist(), strict=True))
         reached = np.array([ends.get(record.number, np.nan) for record in started])
         guessed = expected.mean[len(pool) :]
         normalised.assume(np.where(np.isnan(reached), guessed, reached), costs[len(pool) :])
+        if not pool:
+            return Outlook(None, 0.0, np.inf, observations, freed, normalised)
         ahead = Prediction(expected.mean[: len(pool)], expected.sd[: len(pool)])
-        return pool[normalised.best(ahead, costs[: len(pool)])].params
-
-    def _pool(self, records: Sequence[TrialRecord]) -> list[Candidate]:
-        """Return new and allowed candidates, each once."""
-        count = len(records)
-        turn = count // TURN
-        candidates = self._every()
-        if not candidates:
-            source = random.Random(derive_seed(self.seed, "neighbours", count))
-            front = front_records(records, self.space.objectives)
-            parents = sorted(front, key=lambda record: record.number)[-PARENTS:]
-            trials = [_Neighbour(source.choice(parents).params, source) for _ in range(NEIGHBOURS) if parents]
-            drawn = (item for index in range(turn - BATCHES + 1, turn + 1) for item in self._batch(index))
-            candidates = [*drawn, *self._allowed(trials)]
-        # Equal architectures cost the same, and hashes are slow: computed only where costs are equal.
-        known = {record.hash for record in records}
-        costs = self.facts.known_costs(records)
-        equal: dict[tuple[float, ...], list[Architecture]] = {}
-        pool = []
-        for item in candidates:
-            key = tuple(item.costs.values())
-            if key in costs or key in equal:
-                others = {other.hash for other in equal.get(key, ())}
-                if item.architecture.hash in known or item.architecture.hash in others:
-                    continue
-            equal.setdefault(key, []).append(item.architecture)
-            pool.append(item)
-        return pool
-
-    def _every(self) -> list[Candidate]:
-        """Return every architecture of a small space, and none of a larger one."""
-        if (self.facts.countable or math.inf) > WHOLE:
-            return []
-        if 0 not in self.drawn:
-            untried = self.facts.untried([]) or ()  # of no trials: all, and all allowed
-            trials = [_Neighbour(params, random.Random(0), changed=0) for params in untried]
-            drawn = [(trial.params, self.space.sample(trial)) for trial in trials]
-            self.drawn[0] = [Candidate(params, item, *self.facts.describe(item)) for params, item in drawn]
-        return self.drawn[0]
-
-    def _batch(self, index: int) -> list[Candidate]:
-        """Return a batch of random architectures, the same for the same study seed and index."""
-        if index not in self.drawn:
-            seeds = (derive_seed(self.seed, "pool", index, member) for member in range(BATCH))
-            self.drawn[index] = self._allowed([RandomTrial(seed) for seed in seeds])
-            for old in [other for other in self.drawn if other <= index - 2 * BATCHES]:
-                del self.drawn[old]
-        return self.drawn[index]
-
-    def _allowed(self, trials: Sequence[RandomTrial]) -> list[Candidate]:
-        """Return what the trials draw, without what breaks a constraint."""
-        drawn = [(trial.params, self.space.sample(trial)) for trial in trials]
-        return [
-            Candidate(params, architecture, *self.facts.describe(architecture))
-            for params, architecture in drawn
-            if not self.space.violations(architecture)
-        ]
+        index, gain = normalised.best(ahead, costs[: len(pool)])
+        unsure = float(np.median(ahead.sd))
+        return Outlook(pool[index].params, gain, unsure, observations, freed, normalised)
 
 
 def _may_count(record: TrialRecord) -> bool:
     """Return whether a run is no replicate and its architecture may be on the front."""
     return bool(record.hash) and record.feasible and record.repeat_of is None
-
-
-class _Neighbour(RandomTrial):
-    """The parameters of another trial, some of them drawn anew."""
-
-    def __init__(self, params: dict[str, Any], source: random.Random, changed: float = CHANGED) -> None:
-        super().__init__(source)
-        self.kept = {name: value for name, value in params.items() if source.random() >= changed}
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        drawn = super().suggest_categorical(name, choices)
-        return self._keep(name, drawn, self.kept.get(name) in choices)
-
-    def suggest_int(self, name: str, low: int, high: int, /, *, step: int = 1) -> int:
-        drawn = super().suggest_int(name, low, high, step=step)
-        return int(self._keep(name, drawn, self.kept.get(name) in range(low, high + 1, step)))
-
-    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
-        drawn = super().suggest_float(name, low, high, log=log)
-        value = self.kept.get(name)
-        return float(self._keep(name, drawn, isinstance(value, float) and low <= value <= high))
-
-    def _keep(self, name: str, drawn: Any, fits: bool) -> Any:
-        if fits and name in self.kept:
-            self.params[name] = self.kept[name]
-        return self.params[name]

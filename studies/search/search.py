@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from studies.search.designs import DesignChooser
 from studies.search.facts import ArchitectureFacts
-from studies.search.gain_sampler import GainSampler
+from studies.search.gain_sampler import GainSampler, Outlook
 from studies.search.observe import LOSSES, Observer
 from studies.search.samplers import SeededSampler
 from studies.search.stopping_rules import STOPPING_RULES
 from studies.study import Study
+from studies.study.settings import GAIN
 from studies.study.trial_record import TrialRecord
 from studies.surrogates.observations import Observations
 
@@ -31,12 +32,13 @@ class Search:
         compares: whether losses at rungs say anything about the objectives; without them nothing is paused.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, facts: ArchitectureFacts | None = None) -> None:
+        """Begin a search; `facts` are what another one knows of the same space."""
         self.study, self.space, self.settings = study, study.space, study.settings
         self.sampler = SeededSampler(self.settings.sampler, self.settings.seed)
         study.inner.sampler = self.sampler
         self.rule = STOPPING_RULES[self.settings.stopping]
-        self.facts = ArchitectureFacts(self.space)
+        self.facts = ArchitectureFacts(self.space) if facts is None else facts
         self.observer = Observer(self.space, self.facts)
         self.gain = GainSampler(self.space, self.settings.seed, self.facts, self.observer)
         self.chooser: DesignChooser | None = None
@@ -47,3 +49,10 @@ class Search:
     def observe(self, records: Sequence[TrialRecord]) -> Observations:
         """Return the observations in these records, one row per trial that has any."""
         return self.observer.observe(records)
+
+    def look(self, records: Sequence[TrialRecord], apart: int | None = None) -> Outlook | None:
+        """Return what runs are worth beside the best new architecture, if that is what the rule goes by.
+
+        None: the rule or the sampler weighs nothing, or too little is known.
+        """
+        return self.gain.look(records, apart) if self.rule.weighs and self.sampler.name == GAIN else None

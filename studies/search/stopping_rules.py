@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from studies.search.gain_sampler import Outlook
 from studies.surrogates.expected_improvement import expected_improvements
 from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate
 from studies.surrogates.observations import Floats, Observations
@@ -27,10 +28,13 @@ class StoppingRule(ABC):
         name: as `--stopping` takes it.
         share: of the runs at a rung that may continue while new ones are still started, the highest scores
             first; None: every run with a positive score.
+        weighs: runs have to be worth their remaining tokens beside a new run, where the sampler says what
+            that is worth; then no share applies.
     """
 
     name: ClassVar[str]
     share: ClassVar[float | None] = None
+    weighs: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
@@ -84,6 +88,26 @@ class StoppingRule(ABC):
             scores = np.where(chances > LAST_CHANCE, chances, 0.0)
         best = int(scores.argmax())
         return rows[best] if scores[best] > 0 else None
+
+    def pays(
+        self, outlook: Outlook, remaining: Sequence[float], observations: Observations, rows: Sequence[int]
+    ) -> int | None:
+        """Return the row of the run that gains most per remaining token; None if a new one gains more.
+
+        A forecast that is less sure than what is expected of new architectures, untrained, stops nothing.
+
+        Args:
+            outlook: what the runs and the best new architecture gain.
+            remaining: share of a training that is left after each number of rungs.
+            rows: of unfinished runs.
+        """
+        likely = self.chance_on_front(observations, rows) >= SMALLEST_CHANCE
+        gains = outlook.worth(rows) / np.array(remaining)[observations.reached[list(rows)]]
+        gains = np.where(likely, gains, -1.0)
+        vague = extrapolate(observations).sd[list(rows)] > VAGUE * outlook.unsure
+        gains = np.where(vague, np.inf, gains)
+        best = int(gains.argmax())
+        return rows[best] if gains[best] >= max(BAR * outlook.gain, 0.0) else None
 
     def _has_room(self, observations: Observations, rung: int) -> bool:
         """Return whether one more run may leave the rung."""
@@ -140,6 +164,7 @@ class Forecasting(StoppingRule):
     name = "forecast"
     # ASHA's rule (Li et al. 2020), there by loss alone; on the replay table 1/4 to 1/2 are equally good
     share = 1 / 2
+    weighs = True
 
     def score(self, observations: Observations, rows: Sequence[int]) -> Floats:
         """Return the expected hypervolume improvements; 0 for runs unlikely to end on the front."""
@@ -155,6 +180,8 @@ STOPPING_RULES: dict[str, StoppingRule] = {
     item.name: item for item in (Never(), Median(), Pareto(), Forecasting())
 }
 SMALLEST_CHANCE = 0.05  # of ending on the front
+BAR = 0.5  # share of the best new architecture's gain per token that a run has to reach
+VAGUE = 1.5  # times as unsure as before training: forecasts include the noise of the seed
 LAST_CHANCE = 0.01  # likewise, once no new run is started
 START = FEWEST  # runs that are trained to the end before others are held back for them
 

@@ -48,7 +48,7 @@ class NormalisedObjectives:
         self.low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         self.span = max(high - self.low, 1e-9)
         costs = observations.costs if more_costs is None else np.concatenate([observations.costs, more_costs])
-        self.costs = _scaled(costs)  # (n + m, costs)
+        self.costs = scaled(costs)  # (n + m, costs)
         finished = np.flatnonzero(observations.finished & observations.feasible)
         points = np.column_stack([self._scale(prediction.mean[finished]), self.costs[finished]])
         self.front = points[undominated(points)]
@@ -71,8 +71,8 @@ class NormalisedObjectives:
             volumes = np.array([_exclusive(np.array([loss, *costs]), self.front) for loss in losses])
         return float(np.dot(WEIGHTS, volumes) / WEIGHTS.sum())
 
-    def best(self, prediction: Prediction, costs: Floats) -> int:
-        """Return the index of the architecture with the largest EHVI, the first of equal ones.
+    def best(self, prediction: Prediction, costs: Floats) -> tuple[int, float]:
+        """Return the index of the architecture with the largest EHVI, the first of equal ones, and that EHVI.
 
         EHVI is slow to compute: architectures are tried from the largest upper bound down, until no bound
         exceeds the best value, and at most MAX_EXACT of them.
@@ -89,7 +89,8 @@ class NormalisedObjectives:
             improvements[row] = self.expected_improvement(
                 prediction.mean[row], prediction.sd[row], costs[row]
             )
-        return int(np.argmax(improvements))
+        best = int(np.argmax(improvements))
+        return best, float(improvements[best])
 
     def _upper_bounds(self, prediction: Prediction, costs: Floats) -> Floats:
         """Return (m,) upper bounds of the EHVI: of the front, only the one most dominating point counts."""
@@ -147,12 +148,14 @@ def free_of_noise(
         np.concatenate([features, observations.features]),
     )
     candidates = Prediction(expected.mean[: len(costs)], expected.sd[: len(costs)])
-    known = Prediction(expected.mean[len(costs) :], prediction.sd)
+    known = Prediction(
+        expected.mean[len(costs) :], np.where(np.isfinite(prediction.sd), expected.sd[len(costs) :], np.inf)
+    )
     return NormalisedObjectives(observations, known, costs), candidates, known
 
 
-def _scaled(costs: Floats) -> Floats:
-    """Return the columns scaled to [0, 1]."""
+def scaled(costs: Floats) -> Floats:
+    """Return the columns scaled to [0, 1], by their logarithm where they span orders."""
     columns = []
     for column in costs.T:
         if 0 < ORDERS * column.min() < column.max():

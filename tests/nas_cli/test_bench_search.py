@@ -52,6 +52,25 @@ def test_table_and_plots(nas: Nas, part: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+def test_tables_and_numbers_of_workers_side_by_side(nas: Nas, part: Path, tmp_path: Path) -> None:
+    part_of_table().save(tmp_path / "other.json.gz")
+    methods = "gain/none,gain+pool/none,random/none"
+    run = (
+        "bench", "search", "--table", part, "--table", tmp_path, "--methods", methods, "--seeds", 2,
+        "--trials", 10, "--workers-simulated", "2,9",
+    )  # fmt: skip
+    lines = nas(*run).stdout.splitlines()
+    rows = [line.split() for line in lines if line.startswith(("part", "other"))]
+    assert [row[0] for row in rows] == ["part", "part", "other", "other"]
+    assert [row[2] for row in rows] == ["2", "9", "2", "9"]
+    assert "gain+pool/none" in " ".join(lines)
+    searches = json.loads(nas(*run, "--json").stdout)["searches"]
+    assert [(item["table"]["name"], item["workers"]) for item in searches] == [
+        ("part", 2), ("part", 9), ("other", 2), ("other", 9),
+    ]  # fmt: skip
+    assert [row["method"] for row in searches[0]["methods"]] == methods.split(",")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -61,6 +80,8 @@ def test_table_and_plots(nas: Nas, part: Path, tmp_path: Path) -> None:
         (("--rival", "moasha.jsonl"), "must have the form"),
         (("--rival", "moasha=none.jsonl"), "No such file"),
         (("--plot", "curves.bmp"), "must end in"),
+        (("--workers-simulated", "4,0"), "positive whole numbers"),
+        (("--table", "no-such-table"), "can't be read"),
     ],
 )
 def test_mistakes(nas: Nas, arguments: tuple[str, str], message: str) -> None:

@@ -12,13 +12,11 @@ import pytest
 from studies.benchmarks.search import (
     Replayed,
     SearchPlan,
-    band,
     check_plan,
-    figures,
-    quartiles,
     read_rival,
     replay_all,
 )
+from studies.benchmarks.search_figures import band, bootstrapped, figures, quartiles
 from studies.replay.simulation import Plan, Volume, replay
 from studies.replay.table import Table
 from surgery.config.problems import UserError
@@ -85,8 +83,8 @@ def test_volume_is_that_of_brute_force(table: Table) -> None:
 def test_a_pool_replays_as_one_process_does(table: Table, tmp_path: Path) -> None:
     table.save(tmp_path / "part.json.gz")
     plan = SearchPlan(tmp_path / "part.json.gz", ("random/none", "gain/forecast"), seeds=2, trials=12)
-    alone = replay_all(plan, 1, lambda text: None)
-    pooled = replay_all(plan, 2, lambda text: None)
+    (alone,) = replay_all([plan], 1, lambda text: None)
+    (pooled,) = replay_all([plan], 2, lambda text: None)
     assert [(run.method, run.seed) for run in alone] == [
         (method, seed) for method in plan.methods for seed in (0, 1)
     ]
@@ -104,7 +102,7 @@ def test_what_stays_stopped_of_the_front_is_lost(table: Table, tmp_path: Path) -
     file = tmp_path / "part.json.gz"
     table.save(file)
     plan = SearchPlan(file, ("random/none", "random/median"), seeds=1, rungs=RUNGS, trials=40, until=math.inf)
-    whole, stopping = replay_all(plan, 1, lambda text: None)
+    ((whole, stopping),) = replay_all([plan], 1, lambda text: None)
     course = replay(table, Plan("random", "median", 0, rungs=RUNGS, trials=40))
     front = Volume(table).front
     assert whole.lost == 0
@@ -135,6 +133,25 @@ def test_figures_of_made_up_runs() -> None:
 def test_quartiles_of_what_some_never_reach() -> None:
     assert quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
     assert quartiles([1, 2, math.inf, math.inf]) == (1.5, math.inf, math.inf)
+
+
+def test_intervals_of_ratios() -> None:
+    def runs(tokens: list[float]) -> list[Replayed]:
+        return [made_up("a", seed, (value,), (0.96,)) for seed, value in enumerate(tokens)]
+
+    assert bootstrapped(runs([3.0] * 4), runs([6.0] * 5)) == (0.5, 0.5)
+    low, high = bootstrapped(runs(np.linspace(8, 12, 21).tolist()), runs([20.0] * 9))
+    assert 0.4 < low < 0.5 < high < 0.6
+    assert bootstrapped(runs([3.0, math.inf, math.inf]), runs([6.0])) == (0.5, math.inf)
+
+
+def test_a_pool_changes_what_gain_can_choose(table: Table) -> None:
+    whole, pool = (
+        replay(table, Plan("gain", "none", 0, rungs=RUNGS, trials=16, pool=pool)) for pool in (False, True)
+    )
+    assert whole.ended[:5] == pool.ended[:5]  # drawn at random
+    assert whole.ended != pool.ended
+    assert len(set(pool.ended)) == 16
 
 
 def test_a_band_is_a_staircase() -> None:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from search_spaces import load_space
 from search_spaces.trial import RandomTrial, ReplayTrial
 from studies.search.assignment import RANDOM_FIRST
-from studies.search.gain_sampler import _Neighbour
+from studies.search.candidates import CandidatePool, Neighbour
+from studies.search.facts import ArchitectureFacts
 from studies.study.settings import GAIN
 from studies.surrogates import expected_improvement
+from studies.surrogates.expected_improvement import scaled
 from studies.surrogates.learning_curves import FEWEST, Prediction, extrapolate, predict_expected
 from studies.surrogates.observations import Observations
 from studies.workers.worker import work
@@ -31,7 +33,7 @@ def test_neighbours_are_of_the_space_and_keep_much_of_their_parent(seed: int) ->
     space = load_space("hybrid")
     parent = RandomTrial(seed)
     space.sample(parent)
-    neighbour = _Neighbour(parent.params, random.Random(seed))
+    neighbour = Neighbour(parent.params, random.Random(seed))
     architecture = space.sample(neighbour)
     # the same parameters, replayed, give the same architecture: none was out of its range
     assert space.sample(ReplayTrial(neighbour.params)) == architecture
@@ -64,7 +66,7 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
     study = make_study(sampler="random")
     work(study, target=8, device="cpu", log=quiet)
     records = study.records()
-    pool = search_of(study).gain._pool(records)
+    pool = search_of(study).gain.pool.new(records)
     wanted = pool[5][1]
 
     def predicted(observations: Observations, known: Prediction, costs: Any, features: Any) -> Prediction:
@@ -80,9 +82,33 @@ def test_it_is_the_best_of_the_pool_by_a_forecast(
     assert wanted.hash not in {record.hash for record in records}
 
 
-def test_nothing_is_suggested_where_nothing_is_known(make_study: MakeStudy) -> None:
+def test_while_losses_are_few_costs_are_spread(make_study: MakeStudy, quiet: Quiet) -> None:
+    """Many workers start before the first results: each takes what costs least like the others."""
     study = make_study(sampler="gain")
-    assert search_of(study).gain.suggest(study.records()) is None
+    work(study, target=FEWEST - 1, device="cpu", log=quiet)
+    search, records = search_of(study), study.records()
+    assert search.gain.look(records) is None
+    params, pool = search.gain.suggest(records), search.gain.pool.new(records)
+    taken = [[*search.facts.costs(record).values()] for record in records if record.hash]
+    costs = scaled(np.array([[*item.costs.values()] for item in pool] + taken))
+    gaps = [min(((one - other) ** 2).sum() for other in costs[len(pool) :]) for one in costs[: len(pool)]]
+    (chosen,) = (index for index, item in enumerate(pool) if item.params == params)
+    assert gaps[chosen] == pytest.approx(max(gaps))
+
+
+def test_a_pool_is_of_random_ones_and_neighbours_each_once_and_new(
+    make_study: MakeStudy, quiet: Quiet
+) -> None:
+    study = make_study(sampler="random")
+    work(study, target=6, device="cpu", log=quiet)
+    records = study.records()
+    one, again = (CandidatePool(study.space, 7, ArchitectureFacts(study.space)) for _ in range(2))
+    one.whole = again.whole = 0
+    names = [item.architecture.hash for item in one.new(records)]
+    assert names == [item.architecture.hash for item in again.new(records)]
+    assert len(set(names)) == len(names)
+    assert not set(names) & {record.hash for record in records}
+    assert {kind for kind, _, _ in one.drawn} == {"pool", "near"}
 
 
 def test_prospects_find_a_law_of_the_features(make_study: MakeStudy) -> None:

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.search.stopping_rules import LAST_CHANCE, STOPPING_RULES, check_stopping_rule
+from studies.search.stopping_rules import (
+    BAR,
+    LAST_CHANCE,
+    SMALLEST_CHANCE,
+    STOPPING_RULES,
+    check_stopping_rule,
+)
 from studies.stats.seed_noise import t_factor
 from studies.surrogates.learning_curves import FEWEST, PENALTIES, extrapolate
 from studies.surrogates.observations import Floats, Observations
@@ -173,6 +179,38 @@ def test_forecasts_are_as_wrong_as_they_say() -> None:
         inside += int((np.abs(prediction.mean - result)[30:] < 2 * prediction.sd[30:]).sum())
         total += 30
     assert 0.90 < inside / total < 0.99
+
+
+@given(observations=observation_tables(fewest=8), gain=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_run_has_to_gain_per_token_beside_a_new_one(
+    observations: Observations, gain: float, seed: int
+) -> None:
+    """The best of those with a chance goes on, if it gains enough of what a new one does."""
+    rows, rule = unfinished(observations), STOPPING_RULES["forecast"]
+    if not rows:
+        return
+    amounts = dict(zip(rows, np.random.default_rng(seed).uniform(0, 0.5, len(rows)), strict=True))
+    remaining = [1.0, 0.8, 0.5, 0.0]
+
+    class Known:
+        def __init__(self) -> None:
+            self.gain, self.unsure = gain, math.inf
+
+        def worth(self, asked: list[int]) -> Floats:
+            return np.array([amounts[row] for row in asked])
+
+    row = rule.pays(Known(), remaining, observations, rows)  # type: ignore[arg-type]
+    chances = rule.chance_on_front(observations, rows)
+    per_token = {
+        row: amounts[row] / remaining[observations.reached[row]]
+        for row, chance in zip(rows, chances, strict=True)
+        if chance >= SMALLEST_CHANCE
+    }
+    best = max(per_token, key=lambda row: per_token[row], default=None)
+    assert row == (best if best is not None and per_token[best] >= BAR * gain else None)
+    known = Known()
+    known.unsure = 0.0  # of new architectures more is known than of these runs
+    assert rule.pays(known, remaining, observations, rows) == rows[0]  # type: ignore[arg-type]
 
 
 def test_an_unknown_stopping_rule_is_refused() -> None:

@@ -119,7 +119,8 @@ def test_the_best_is_the_best_of_all(seed: int, objectives: int) -> None:
         normalised.expected_improvement(prediction.mean[row], prediction.sd[row], normalised.costs[8 + row])
         for row in range(MAX_EXACT)
     ]
-    assert every[normalised.best(prediction, normalised.costs[8:])] == max(every)
+    best, gain = normalised.best(prediction, normalised.costs[8:])
+    assert every[best] == gain == max(every)
 
 
 def dominated(losses: Floats, costs: Floats) -> float:
@@ -153,7 +154,7 @@ def search(seed: int, noise: float, compare: Callable[..., Any], trials: int = 5
         curves = [[loss] for loss in losses]
         table = observation_table(known, costs[known].tolist(), curves, features[known].tolist(), 1)
         normalised, candidates, _ = compare(table, extrapolate(table), costs[pool], features[pool])
-        chosen = int(pool[normalised.best(candidates, normalised.costs[len(known) :])])
+        chosen = int(pool[normalised.best(candidates, normalised.costs[len(known) :])[0]])
         known.append(chosen)
         losses.append(truth[chosen] + noise * rng.normal())
     scaled = (truth - truth.min()) / np.ptp(truth), (costs - costs.min()) / np.ptp(costs)
