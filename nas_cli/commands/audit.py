@@ -126,7 +126,7 @@ def audit(
 def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | None) -> None:
     """Train the remaining runs for at most `limit` seconds.
 
-    Prints a line per run to stderr, in a terminal also a progress bar.
+    Prints a line per run to stderr, and meanwhile a progress bar; without a terminal a line now and then.
     """
     import time
     from contextlib import ExitStack
@@ -170,12 +170,12 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         notes.print(f"{count} {name}: {outcome}", markup=False, soft_wrap=True)
 
     with ExitStack() as stack:
-        bar = stack.enter_context(training_progress("audit")) if notes.is_terminal else None
+        show = stack.enter_context(training_progress("healing" if audit.heal else "training"))
         stack.enter_context(helpers(audit, seeds, min(workers, len(left)) - 1, device))
         try:
             train_runs(
                 audit, seeds, worker_device(device, 0), print_run,
-                on_step=None if bar is None else lambda run, progress: bar(progress),
+                on_step=lambda run, progress: show(progress),
                 should_stop=lambda: time.monotonic() > over,
             )  # fmt: skip
         except Interrupted:

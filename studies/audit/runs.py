@@ -41,7 +41,7 @@ class Done:
 
 
 OnDone = Callable[[Done], None]
-OnStep = Callable[[Run, Progress], None]
+OnStep = Callable[[Run | None, Progress], None]
 
 
 def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
@@ -76,7 +76,7 @@ def train_runs(
         seeds: runs of each architecture.
         device: where to train.
         on_done: called as runs end, in any process.
-        on_step: called after every step of a run here.
+        on_step: called after every step of a run here, or of the control, which is no run: None.
         should_stop: asked after every step.
         control: train the control of healed designs first, unless it is known; one process should.
 
@@ -102,7 +102,13 @@ def train_runs(
 
     healed = HealedRuns(audit, data, chosen) if audit.heal is not None and left else None
     if healed is not None and control:
-        healed.control(lambda progress: _stop_if(should_stop))
+
+        def step(progress: Progress) -> None:
+            _stop_if(should_stop)
+            if on_step is not None:
+                on_step(None, progress)
+
+        healed.control(step)
     with explain_storage_errors(audit.study.folder):
         while left:
             idle = True

@@ -51,8 +51,16 @@ def test_designs_are_healed_with_their_control(study: Study) -> None:
     assert records[0].metrics["kl"] == pytest.approx(0, abs=1e-6)
     audit = open_audit(study, 1, 4, heal=2048)
     lines: list[int] = []
-    train_runs(audit, 1, "cpu", on_done=lambda done: lines.append(done.left))
+    stepped: list[bool] = []  # whether a step was the control's
+    train_runs(
+        audit, 1, "cpu",
+        on_done=lambda done: lines.append(done.left),
+        on_step=lambda run, progress: stepped.append(run is None),
+    )  # fmt: skip
     assert lines == [3, 2, 1, 0]
+    steps = sum(stepped)
+    assert steps > 0
+    assert stepped == [True] * steps + [False] * 4 * steps
     result = report(audit)
     assert result.control is not None
     assert result.control["control"] < result.control["original"]
