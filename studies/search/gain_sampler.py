@@ -123,7 +123,8 @@ class GainSampler:
         names = [name for name in signs if name not in LOSSES]
         costs = np.array([[signs[name] * of[name] for name in names] for of, _ in known])
         costs = costs.reshape(len(known), len(names))
-        described = np.array([features for _, features in known]).reshape(len(known), -1)
+        described = np.array([features for _, features in known])
+        described = described.reshape(len(known), observations.features.shape[1])
         normalised, expected, freed = free_of_noise(observations, prediction, costs, described)
         costs = normalised.costs[len(observations) :]
         ends = dict(zip(observations.numbers.tolist(), freed.mean.tolist(), strict=True))

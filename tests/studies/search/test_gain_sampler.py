@@ -96,6 +96,19 @@ def test_while_losses_are_few_costs_are_spread(make_study: MakeStudy, quiet: Qui
     assert gaps[chosen] == pytest.approx(max(gaps))
 
 
+def test_an_exhausted_space_leaves_paused_runs_to_weigh(
+    make_study: MakeStudy, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(sampler="random")
+    work(study, target=5, device="cpu", log=quiet)
+    gain, records = search_of(study).gain, [item for item in study.records() if item.counted]
+    monkeypatch.setattr(gain.pool, "new", lambda records: [])
+    outlook = gain.look(records)
+    assert outlook is not None
+    assert (outlook.params, outlook.gain) == (None, 0)
+    assert (outlook.worth(range(len(outlook.observations))) >= 0).all()
+
+
 def test_a_pool_is_of_random_ones_and_neighbours_each_once_and_new(
     make_study: MakeStudy, quiet: Quiet
 ) -> None:
