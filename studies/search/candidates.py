@@ -22,7 +22,7 @@ from surgery.architecture import Architecture
 WHOLE = 4096  # architectures of a space that is so small that all of it is looked at
 BATCH = 256  # random architectures that join the pool at a time
 BATCHES = 2  # of them that are looked at
-TURN = 64  # trials until the next batch joins: with one per trial, every worker would draw all of them
+TURN = 256  # trials until the next batch joins: every worker draws all of them, and drawing costs most
 NEAR = 16  # neighbours of each parent, renewed with the batches
 PARENTS = 16  # architectures whose neighbours are looked at, the newest of the front
 CHANGED = 0.25  # share of a parent's parameters that is drawn anew
