@@ -81,10 +81,10 @@ def lanes(
         f"{chosen.name}, steps of {settings.batch_tokens:,} tokens, {about['device']}, "
         f"torch {about['torch']}\n"
     )
-    console.print(_table(measured))
+    console.print(_table(measured, torch_device.type == "cuda"))
 
 
-def _table(measured: dict[str, list[LanesTiming]]) -> Table:
+def _table(measured: dict[str, list[LanesTiming]], on_gpu: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("baseline", no_wrap=True)
     for name in ("lanes", "tokens/s", "to one lane", "memory of a lane", "loss of the first"):
@@ -98,7 +98,7 @@ def _table(measured: dict[str, list[LanesTiming]]) -> Table:
                 str(item.lanes),
                 f"{item.tokens_per_s / 1000:,.0f}k",
                 f"{item.tokens_per_s / alone.tokens_per_s:.2f}",
-                f"{item.peak_memory / 2**20:,.0f} MiB",
+                f"{item.peak_memory / 2**20:,.0f} MiB" if on_gpu else "",  # a CPU's is that of the process
                 f"{item.losses[0]:.6f}" if item is alone else ("the same" if gap == 0 else f"{gap:+.1e}"),
             )
         table.add_section()

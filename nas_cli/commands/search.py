@@ -201,9 +201,15 @@ def _header(study: Study, resumed: bool, supervisor: Supervisor, workers: int) -
     return first.append(
         f"{has}target {supervisor.target} {what}, "
         f"{workers} worker{_s(workers)} with {settings.threads} thread{_s(settings.threads)}"
-        f"{' each' if workers > 1 else ''}, "
+        f"{' each' if workers > 1 else ''}{_lanes(supervisor.lanes)}, "
         f"sampler {settings.sampler}, {stopping}seed {settings.seed}{low}, folder {study.folder}"
     )
+
+
+def _lanes(count: int | None) -> str:
+    if count is None:
+        return ", as many lanes as pay"
+    return f", {count} lanes" if count > 1 else ""
 
 
 def _s(count: int) -> str:

@@ -20,6 +20,7 @@ from studies.study.trial_record import DONE, TrialRecord, front_records
 if TYPE_CHECKING:
     from studies.study import Study
 
+ORIGINAL = "original"  # a pretrained model itself: its KL is 0 on every text, which says nothing of the noise
 # objectives whose noise grows with their value: a KL divergence of 0.5 nats/token differs more between texts
 # than one of 0.01. Their logarithms are what has one standard deviation for all architectures.
 RELATIVE = ("kl",)
@@ -142,11 +143,12 @@ class Standings:
 
     @property
     def best(self) -> list[Standing]:
-        """The best of the front in each measured objective."""
+        """The best of the front in each measured objective, apart from the pretrained model itself."""
         best = []
-        for column in self.measured if self.front else ():
+        rows = [row for row in self.front if row.record.baseline != ORIGINAL]
+        for column in self.measured if rows else ():
             sign = 1 if self.objectives[column].direction == "min" else -1
-            best.append(min(self.front, key=lambda row: sign * row.record.values[column]))  # type: ignore[index]
+            best.append(min(rows, key=lambda row: sign * row.record.values[column]))  # type: ignore[index]
         return best
 
     @property

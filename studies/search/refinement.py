@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from search_spaces.objectives import Objective
 from studies.analysis.marks import Marks
-from studies.analysis.standings import Standing, Standings
+from studies.analysis.standings import ORIGINAL, Standing, Standings
 from studies.analysis.versus_baselines import FEWEST_DF, UNKNOWN, VersusBaselines
 from studies.files.defaults import DEFAULT_EACH
 from studies.search.assignment import Assignment, Nothing, admit
@@ -31,8 +31,6 @@ from studies.storage.attributes import CONFIRMS, REPEAT, REPEAT_OF, WORKER
 from studies.storage.optuna_access import as_trial, create_running_trial, set_state
 from studies.study import Study
 from studies.study.trial_record import REPEAT_RUNNING, REPEAT_WAITING, TrialRecord
-
-ORIGINAL = "original"  # a pretrained model itself: its KL is 0 on every text, which says nothing of the noise
 
 
 def take_repeat(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from studies.analysis.standings import ORIGINAL
 from studies.data import TokenData
-from studies.search.refinement import ORIGINAL, take_repeat
+from studies.search.refinement import take_repeat
 from studies.study import Study
 from studies.workers.worker import work
 from surgery.architecture import Architecture
