@@ -14,7 +14,7 @@ from search_spaces.schema import read_space
 from search_spaces.space import SearchSpace
 from surgery.config.paths import expand
 from surgery.config.problems import Problem, UserError, nearest
-from surgery.config.recognise import recognise, refuse_other
+from surgery.config.recognise import nearest_file, recognise, refuse_other
 from surgery.config.yaml_source import Source, load_yaml
 
 PRESETS = Path(__file__).parent / "presets"
@@ -61,7 +61,8 @@ def load_space(name_or_path: str | Path, model: ModelSection | None = None) -> S
         refuse_other(path, "space")
         raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        hint = f"{nearest(path.stem, presets)} {known}".strip()
+        near = nearest_file(name, "space") or nearest(path.stem, presets)
+        hint = f"{near} {known}".strip()
         raise UserError(f"can't read {name}", [Problem("space", name, "there is no such file", hint)])
     hint = f"{nearest(name, presets)} {known}".strip()
     problem = Problem("space", name, "is neither a file nor a preset", hint)

@@ -142,6 +142,7 @@ def search(
 
         print_preview(request)
         return
+    request.existing()  # a study that differs is refused before its text is fetched
     with data_progress() as progress:
         tokens = request.prepare(progress)
     print_warnings(tokens.warnings())

@@ -17,7 +17,7 @@ from studies.study.creation import SPACE_FILE, foreign_journal, where, write_spa
 from studies.study.location import HOME_FILE, URL_FILE, Home, stored_url
 from studies.study.names import check_name, locate
 from surgery.config.problems import Problem, UserError, nearest
-from surgery.config.recognise import other_kind
+from surgery.config.recognise import SUFFIXES, other_kind
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,9 @@ def _unknown(folder: Path, name: str, url: str | None) -> UserError:
         rule = f"is not in {shown(url)}"
     else:
         there, rule = list_studies(folder.parent), f"is not in {folder.parent}"
+    if name.endswith(SUFFIXES) or "/" in name.rstrip("/"):
+        rule += ", and there is no such file or folder"
     hint = nearest(folder.name, there) or (
-        f"here are: {', '.join(there)}" if there else "start one with nas search"
+        f"here are: {', '.join(there)}" if there else "nas search tiny starts one"
     )
     return UserError("no such study", [Problem("study", folder.name, rule, hint)])

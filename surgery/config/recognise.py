@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +86,9 @@ HINTS: dict[tuple[Wanted, Kind], str] = {
 }
 
 
+SUFFIXES = (".yaml", ".yml")  # of the files that users write
+
+
 def recognise(path: str | os.PathLike[str]) -> Kind | None:
     """Return what a file or folder is; None if it does not exist, or is none of these."""
     where = expand(path)
@@ -124,6 +128,24 @@ def refuse_other(path: str | os.PathLike[str], wanted: Wanted, *fine: Kind) -> N
     """
     if problem := other_kind(path, wanted, *fine):
         raise UserError(f"{problem.value} is not {ARTICLES[wanted]}", [problem])
+
+
+def nearest_file(path: str | os.PathLike[str], *kinds: Kind) -> str:
+    """Return `did you mean "x.yaml"?` for a file that is missing, or an empty string.
+
+    Args:
+        path: as the user wrote it.
+        kinds: what the file next to it, of a similar name, may be.
+    """
+    where = expand(path)
+    try:
+        stems = {Path(name).stem: name for name in os.listdir(where.parent) if name.endswith(SUFFIXES)}
+    except (OSError, ValueError):
+        return ""
+    for stem in get_close_matches(where.stem, stems, cutoff=0.6):  # suffixes are alike anyway
+        if recognise(where.parent / stems[stem]) in kinds:
+            return f'did you mean "{Path(path).parent / stems[stem]}"?'
+    return ""
 
 
 def _folder(folder: Path) -> Kind | None:

@@ -97,6 +97,17 @@ def test_a_study_that_exists_would_be_resumed(nas: Nas, prepared: Path, tmp_path
     assert sorted(path.stat().st_mtime_ns for path in study.folder.rglob("*")) == before
 
 
+def test_another_space_is_refused_before_its_text_is_fetched(
+    nas: Nas, study_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the preset's text is FineWeb-Edu
+    for more in ((), ("--dry-run",)):
+        refused = nas("search", "hybrid", "--name", study_folder.name, "--dir", study_folder.parent, *more)
+        assert refused.exit_code == 2
+        assert "was started differently, and keeps its space and settings" in str(refused.exception)
+        assert "backbone: vocab_size 320 -> 8192" in str(refused.exception)
+
+
 def test_the_next_trials_of_a_study_are_those_of_the_search(prepared: Path, tmp_path: Path) -> None:
     request = SearchRequest(
         parse_space(MICRO, "micro.yaml"), trials=5, data=str(prepared), device="cpu", runs=tmp_path,

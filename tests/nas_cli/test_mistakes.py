@@ -49,6 +49,13 @@ MISTAKES = [
     ("show arch", 'there is no such file (did you mean "arch.yaml"?)'),
     ("search space", 'there is no such file (did you mean "space.yaml"?)'),
     ("search micro", "is a study, not a search space (its space is runs/micro/space.yaml; nas show micro"),
+    # a file that is not there
+    ("show ach.yaml", "'ach.yaml': there is no such file (did you mean \"arch.yaml\"?)"),
+    ("show nosuch.yaml", "there is no such file (nas pick micro -o nosuch.yaml writes one)"),
+    ("train nosuch.yaml -o out", "there is no such file (nas pick micro -o nosuch.yaml writes one)"),
+    ("apply desing.yaml model -o out", 'there is no such file (did you mean "design.yaml"?)'),
+    ("space validate spcae.yaml", 'there is no such file (did you mean "space.yaml"? presets are'),
+    ("front micro.yaml", "is not in runs, and there is no such file or folder (did you mean \"micro\"?)"),
     # models
     ("eval arch.yaml", "is an architecture file, not a model (nas train arch.yaml -o OUT trains it"),
     ("generate runs/micro Once", "is a study's folder, not a model"),

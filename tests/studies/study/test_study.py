@@ -196,7 +196,7 @@ def test_unknown_study_is_told_with_the_nearest(make_study: MakeStudy) -> None:
         Study.open("hybrid", study.folder.parent)
     assert list_studies(study.folder.parent) == ["hybrids"]
     assert not (study.folder.parent / "hybrid").exists()
-    with pytest.raises(UserError, match="start one with nas search"):
+    with pytest.raises(UserError, match="nas search tiny starts one"):
         Study.open("x", study.folder / "nowhere")
 
 
