@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from surgery.mixers.delta.short_conv import short_conv_plainly
+from surgery.mixers.delta.short_conv_triton import ShortConv
 from surgery.mixers.gdn.fused import FusedDelta
 from surgery.mixers.gdn.gated_norm_triton import GatedNorm
-from surgery.mixers.gdn.short_conv_triton import ShortConv
 from surgery.mixers.gdn.sizes import DeltaSizes
-from surgery.mixers.gdn.steps import gated_norm_plainly, mix_plainly, short_conv_plainly
+from surgery.mixers.gdn.steps import gated_norm_plainly, mix_plainly
 from tests.surgery.on_triton import DEVICE, DTYPES, RUNS, every_dtype
 
 pytestmark = RUNS

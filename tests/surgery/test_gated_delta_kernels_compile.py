@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surgery.mixers.gdn import fused, gated_norm_triton, scan_triton, short_conv_triton
+from surgery.mixers.delta import short_conv_triton
+from surgery.mixers.gdn import fused, gated_norm_triton, scan_triton
 from surgery.mixers.gdn.sizes import DeltaSizes
 from tests.surgery.on_triton import TRANSLATES
 from tests.surgery.translation import Launch, Recorder, translated

@@ -2,116 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
-from surgery.mixers.base import Carry, MakeProjection, MixerSpec, Options
-from surgery.mixers.gdn.sizes import (
-    MAX_CONV,
-    MAX_EXPAND,
-    MAX_HEADS,
-    MAX_KEY_RATIO,
-    MIN_EXPAND,
-    matched,
-    resolve,
-)
-from surgery.mixers.softmax import is_softmax
+from surgery.mixers.base import MakeProjection, Options
+from surgery.mixers.delta.spec import DeltaSpec, delta_options
+from surgery.mixers.gdn.sizes import DeltaSizes, resolve
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class GatedDeltaSpec(MixerSpec):
+class GatedDeltaSpec(DeltaSpec):
     """S_t = alpha_t (I - beta_t k_t k_t^T) S_(t-1) + beta_t k_t v_t^T; o_t = S_t^T q_t (eq. 10)."""
 
     letter = "G"
     word = "gdn"
     name = "Gated DeltaNet"
-    layer_type = "linear_attention"
     colour = "green"
     transplanter = "surgery.mixers.gdn.transplant:transplant"
-    options = {
-        "key_ratio": Option(
-            float, 0.0, low=0, high=MAX_KEY_RATIO,
-            help="width of all keys / dim; 0: as many weights as the softmax attention it replaces",
-        ),
-        "expand_v": Option(
-            float, 2.0, low=MIN_EXPAND, high=MAX_EXPAND, help="width of a head's value / width of its key"
-        ),
-        "heads": Option(int, 0, low=0, high=MAX_HEADS, help="heads; 0: as many as the backbone's num_heads"),
-        "conv_size": Option(
-            int, 4, low=0, high=MAX_CONV, help="tokens that the short convolution spans; 0 or 1: none"
-        ),
-        "gate": Option(bool, True, help="output gate silu(W x)"),
-        "decay": Option(bool, True, help="the state fades; false: plain DeltaNet"),
-        "negative_eigenvalues": Option(
-            bool, False, help="beta reaches 2 instead of 1, so that a state may change its sign"
-        ),
-        "norm_eps": Option(
-            float, 0.0, low=0, high=0.1, help="epsilon of the output's norm; 0: the backbone's norm_eps"
-        ),
-    }  # fmt: skip
-
-    def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
-        """Return the options from the resolved sizes, so that options that round to one size are equal."""
-        sizes = resolve(backbone, options)
-        same = {
-            **options,
-            "heads": 0 if sizes.heads == backbone.num_heads else sizes.heads,
-            "conv_size": sizes.conv,
-            # clamped if rounding exceeded the bound; the clamped value rounds to the same width
-            "expand_v": min(MAX_EXPAND, max(MIN_EXPAND, sizes.value / sizes.key)),
-        }
-        if same.get("norm_eps", 0) in (0, backbone.norm_eps):
-            same.pop("norm_eps", None)  # older architectures have no such field
-        ratio = min(MAX_KEY_RATIO, sizes.heads * sizes.key / sizes.dim)
-        return {**same, "key_ratio": 0.0 if matched(backbone, same).key == sizes.key else ratio}
-
-    def carry(
-        self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options
-    ) -> dict[str, Carry]:
-        """Start from the projections of softmax attention, with rates and gates from its attention."""
-        if not is_softmax(old):
-            return {}
-        attention = ("q", "k")
-        origins = {name: Carry((name,)) for name in "qkvo"}
-        origins |= {"conv": Carry(()), "norm": Carry(()), "beta": Carry(attention)}
-        if options["decay"]:
-            origins |= dict.fromkeys(("decay", "A_log", "dt_bias"), Carry(attention))
-        if options["gate"]:
-            origins["output_gate"] = Carry(("v",))
-        return origins
-
-    def projections(self, backbone: Backbone, options: Options) -> dict[str, tuple[int, int]]:
-        """Return (inputs, outputs) of q k v o from the resolved widths of keys and values."""
-        return resolve(backbone, options).projections
-
-    def own_params(self, backbone: Backbone, options: Options) -> int:
-        """Return the parameters of gate, beta, decay, convolution and the norm of a head."""
-        sizes = resolve(backbone, options)
-        decay = 2 * sizes.heads if sizes.decay else 0  # A_log and dt_bias
-        return sizes.maps + decay + sizes.channels * sizes.conv + sizes.value  # sizes.value: norm of a head
-
-    def own_flops(self, backbone: Backbone, options: Options) -> int:
-        """Return the FLOPs per token of the maps to gate, beta and decay, and of the convolution."""
-        sizes = resolve(backbone, options)
-        return 2 * (sizes.maps + sizes.channels * sizes.conv)
-
-    def mixing_flops(self, backbone: Backbone, options: Options, context: int) -> int:
-        """Return the FLOPs per token of updating and reading the state, whatever the context."""
-        sizes = resolve(backbone, options)
-        return 6 * sizes.heads * sizes.key * sizes.value  # read with k, write, read with q
-
-    def mean_mixing_flops(self, backbone: Backbone, options: Options, length: int) -> float:
-        """Return `mixing_flops`, which is the same for every token."""
-        return self.mixing_flops(backbone, options, length)
-
-    def cache_bytes(self, backbone: Backbone, options: Options, context: int) -> int:
-        """Return the bytes of the state (float32) and the convolution's past tokens, whatever the context."""
-        sizes = resolve(backbone, options)
-        columns = sizes.channels * max(0, sizes.conv - 1)
-        return 2 * columns + 4 * sizes.heads * sizes.key * sizes.value
+    sizes = DeltaSizes
+    options = delta_options(
+        expand_v=2.0,
+        gate="silu(W x)",
+        decay=Option(bool, True, help="the state fades; false: plain DeltaNet"),
+    )
 
     def build(self, backbone: Backbone, options: Options, projection: MakeProjection) -> nn.Module:
         """Build a `GatedDeltaNet` of the resolved sizes. Imports torch."""

@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.mixers.delta.recurrence import STEPWISE, Result, between_chunks, in_chunks, token_by_token
+
 CHUNK = 64  # tokens, on an accelerator, where fewer and larger steps are faster
 CPU_CHUNK = 32  # a training step is 0 to 20 % faster than with 64, at key sizes 32 to 64
-STEPWISE = 8  # tokens up to which single steps are faster than a chunk (measured on a CPU)
-
-Result = tuple[Float[Tensor, "b h t v"], Float[Tensor, "b h k v"]]
 
 
 def delta_rule(
@@ -50,18 +49,7 @@ def stepwise(
     state: Float[Tensor, "b h k v"],
 ) -> Result:
     """Compute the delta rule token by token."""
-    shape = state.shape
-    state = state.flatten(0, 1)
-    decay = g.flatten(0, 1).exp()[..., None, None].unbind(1) if g is not None else None
-    rows = [x.flatten(0, 1)[:, :, None].unbind(1) for x in (q, k, v, beta[..., None])]  # (b h, 1, width)
-    outputs = []
-    for token, (query, key, value, rate) in enumerate(zip(*rows, strict=True)):
-        if decay is not None:
-            state = state * decay[token]
-        error = torch.baddbmm(value, key, state, alpha=-1)
-        state = torch.baddbmm(state, key.transpose(1, 2), rate * error)
-        outputs.append(torch.bmm(query, state))
-    return torch.cat(outputs, dim=1).unflatten(0, shape[:2]), state.view(shape)
+    return token_by_token(q, k, v, g[..., None] if g is not None else None, beta, state)
 
 
 def chunkwise(
@@ -82,16 +70,16 @@ def chunkwise(
     """
     length = q.shape[2]
     chunk = min(chunk or (CPU_CHUNK if q.device.type == "cpu" else CHUNK), length)
-    q, k, v, beta = (_chunks(x, chunk) for x in (q, k, v, beta[..., None]))
+    q, k, v, beta = (in_chunks(x, chunk) for x in (q, k, v, beta[..., None]))
     k_beta = beta * k
     overlap = k_beta @ k.transpose(-1, -2)
     scores = q @ k.transpose(-1, -2)
     if g is None:
         from_start = k_beta
-        decay = k.new_ones(k.shape[:2])
+        decay = k.new_ones(*k.shape[:2], 1)
         scores = scores.tril()
     else:
-        total = _chunks(g[..., None], chunk).cumsum(2)  # (b h, n, c, 1)
+        total = in_chunks(g[..., None], chunk).cumsum(2)  # (b h, n, c, 1)
         later = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).triu(1)
         # masked before exp: exponents above the diagonal are positive and could overflow
         between = (total - total.transpose(-1, -2)).masked_fill(later, -torch.inf).exp()
@@ -100,45 +88,12 @@ def chunkwise(
         from_start, q = k_beta * since_start, q * since_start
         last = total[:, :, -1:]
         k = k * (last - total).exp()
-        decay = last.flatten(1).exp()
+        decay = last.flatten(2).exp()
     both = torch.cat((beta * v, from_start), dim=-1)
     # unitriangular: reads only the strictly lower triangle of its matrix
     u, w = torch.linalg.solve_triangular(overlap, both, upper=False, unitriangular=True).split(
         (v.shape[-1], k.shape[-1]), dim=-1
     )
-    before, written, after = _scan(w, u, k, decay, state.flatten(0, 1))
+    before, written, after = between_chunks(w, u, k, decay, state.flatten(0, 1))
     outputs = (q @ before).add_(scores @ written).flatten(1, 2)[:, :length]
     return outputs.unflatten(0, state.shape[:2]), after.view(state.shape)
-
-
-def _scan(
-    w: Float[Tensor, "bh n c k"],
-    u: Float[Tensor, "bh n c v"],
-    keys: Float[Tensor, "bh n c k"],
-    decay: Float[Tensor, "bh n"],
-    state: Float[Tensor, "bh k v"],
-) -> tuple[Float[Tensor, "bh n k v"], Float[Tensor, "bh n c v"], Float[Tensor, "bh k v"]]:
-    """Return (states before each chunk, writes of each token, final state) (docs/papers.md, In chunks).
-
-    For chunk n, with S the state before it: written_n = u_n - w_n S, S <- decay_n S + keys_n^T written_n.
-    `keys` are decayed to the end of their chunk; `decay` is that of a whole chunk.
-    """
-    factors = decay[..., None, None]
-    states, writes = [], []
-    # unbind instead of indexing: the backward of n indices would fill n tensors of the whole size
-    for reading, new, key, factor in zip(
-        w.unbind(1), u.unbind(1), keys.transpose(-1, -2).unbind(1), factors.unbind(1), strict=True
-    ):
-        states.append(state)
-        written = torch.baddbmm(new, reading, state, alpha=-1)
-        writes.append(written)
-        state = torch.baddbmm(state * factor, key, written)
-    return torch.stack(states, dim=1), torch.stack(writes, dim=1), state
-
-
-def _chunks(x: Float[Tensor, "b h t d"], chunk: int) -> Float[Tensor, "b*h n {chunk} d"]:
-    """Split into chunks; the last one is padded with zeros, which neither write nor decay the state."""
-    missing = -x.shape[2] % chunk
-    if missing:
-        x = torch.nn.functional.pad(x, (0, 0, 0, missing))
-    return x.reshape(x.shape[0] * x.shape[1], -1, chunk, x.shape[3])

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgery.mixers.delta.sizes import UNIT_EPS
 from surgery.mixers.gdn.chunks_triton import ROWS, prepare, prepare_back, read, read_back
 from surgery.mixers.gdn.scan_triton import scan, scan_back
-from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
+from surgery.mixers.gdn.sizes import DeltaSizes
 from surgery.ops.kernels import AVAILABLE, block_size, ceil_div
 
 WIDEST_KEY = 128  # per head: programs hold a whole key, and (key, columns) of the state, in registers

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._compile import _disable_dynamo
 from torch.nn import functional as F
 
-from surgery.mixers.gdn.delta_rule import STEPWISE, delta_rule
+from surgery.mixers.delta.recurrence import STEPWISE, by_heads, empty_state
+from surgery.mixers.delta.short_conv import at_least_float32, uncompiled
+from surgery.mixers.gdn.delta_rule import delta_rule
 from surgery.mixers.gdn.fused import FusedDelta, fits_delta
 from surgery.mixers.gdn.gated_norm_triton import GatedNorm, fits_gated_norm
-from surgery.mixers.gdn.short_conv_triton import ShortConv, fits_short_conv
-from surgery.mixers.gdn.sizes import UNIT_EPS, DeltaSizes
-
-
-@_disable_dynamo  # torch.compiler.disable would import the compiler immediately
-def _uncompiled(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a custom kernel outside torch.compile (graph break).
-
-    The graph break is free when the step is replayed as a CUDA graph.
-    """
-    return kernel(*arguments)
-
-
-def short_conv(
-    x: Float[Tensor, "b s channels"], weight: Float[Tensor, "channels 1 width"], past: int
-) -> Float[Tensor, "b s-{past} channels"]:
-    """Return silu of each channel's causal convolution.
-
-    The first `past` tokens of x are context without output; earlier ones are zeros.
-    """
-    if fits_short_conv(x):
-        out: Tensor = _uncompiled(ShortConv.apply, x, weight, past)
-        return out
-    return short_conv_plainly(x, weight, past)
-
-
-def short_conv_plainly(
-    x: Float[Tensor, "b s channels"], weight: Float[Tensor, "channels 1 width"], past: int
-) -> Float[Tensor, "b s-{past} channels"]:
-    """Compute `short_conv` in plain torch, with outputs in float32 or better."""
-    missing = weight.shape[2] - 1 - past
-    y = F.conv1d(F.pad(x.transpose(1, 2), (missing, 0)), weight, groups=weight.shape[0])
-    return F.silu(y.to(at_least_float32(y))).transpose(1, 2)
+from surgery.mixers.gdn.sizes import DeltaSizes
 
 
 def mix(
@@ -64,10 +29,9 @@ def mix(
     have the dtype of `qkv`.
     """
     if state is None:
-        shape = (qkv.shape[0], sizes.heads, sizes.key, sizes.value)
-        state = torch.zeros(shape, dtype=beta.dtype, device=qkv.device)
+        state = empty_state(qkv, beta.dtype, sizes)
     if qkv.shape[1] > STEPWISE and fits_delta(qkv, sizes):
-        result: tuple[Tensor, Tensor] = _uncompiled(FusedDelta.apply, qkv, g, beta, state, sizes)
+        result: tuple[Tensor, Tensor] = uncompiled(FusedDelta.apply, qkv, g, beta, state, sizes)
         return result
     return mix_plainly(qkv, g, beta, state, sizes)
 
@@ -80,14 +44,7 @@ def mix_plainly(
     sizes: DeltaSizes,
 ) -> tuple[Float[Tensor, "b t h v"], Float[Tensor, "b h k v"]]:
     """Compute `mix` in plain torch, on any device and in any precision."""
-    keys = sizes.heads * sizes.key
-    q, k, v = (
-        part.unflatten(2, (sizes.heads, -1)).transpose(1, 2)
-        for part in qkv.to(beta.dtype).split((keys, keys, sizes.heads * sizes.value), dim=2)
-    )
-    g = g.transpose(1, 2) if g is not None else None
-    y, state = delta_rule(_unit(q) * sizes.key**-0.5, _unit(k), v, g, beta.transpose(1, 2), state)
-    return y.transpose(1, 2), state
+    return by_heads(qkv, g, beta, state, sizes, delta_rule)
 
 
 def gated_norm(
@@ -98,7 +55,7 @@ def gated_norm(
 ) -> Float[Tensor, "b t h*v"]:
     """Return RMSNorm of each head's output, multiplied by silu of the gate if there is one."""
     if gate is not None and fits_gated_norm(y):
-        out: Tensor = _uncompiled(GatedNorm.apply, y, gate, weight, eps)
+        out: Tensor = uncompiled(GatedNorm.apply, y, gate, weight, eps)
         return out.flatten(2)
     return gated_norm_plainly(y, gate, weight, eps)
 
@@ -118,12 +75,3 @@ def gated(y: Float[Tensor, "b t h v"], gate: Float[Tensor, "b t h*v"] | None) ->
     """Concatenate heads and multiply them by silu of the gate if there is one, in float32 or better."""
     flat = y.flatten(2)
     return flat if gate is None else flat * F.silu(gate.to(at_least_float32(y)))
-
-
-def at_least_float32(x: Tensor) -> torch.dtype:
-    """Return the dtype for computations on `x`: its own, but at least float32."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _unit(x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
-    return x * (x.square().sum(-1, keepdim=True) + UNIT_EPS).rsqrt()

@@ -1,118 +1,30 @@
-"""Gated DeltaNet in the place of softmax attention: its projections where they have a meaning, rates by data.
-
-Taylor-Calibrate, arXiv 2606.16429, with an output gate by regression and least squares for `o`.
-"""
+"""Gated DeltaNet in the place of softmax attention (docs/papers.md, Gated DeltaNet from attention)."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from surgery.mixers.patterns import Pattern, attention_pattern
-from surgery.mixers.transplant import Text, fit_output, inputs_of, repeat_heads, solve_for
+from surgery.mixers.delta.transplant import inverse_softplus, source_heads, start_from_attention
+from surgery.mixers.transplant import Text, solve_for
 
-SMALL = 0.1  # rms of the values before the convolution's silu, which is nearly linear there
 OPEN = 1.278  # silu(1.278) = 1
-LONGEST = 512  # tokens of a sequence whose attention is looked at
 
 
-@torch.no_grad()
 def transplant(new: Any, old: Any, text: Text) -> None:
-    """Start from attention's projections, with rates and gates from its pattern on the text.
-
-    Keys and values are repeated over the queries' groups, and the convolution lets its input through. A head
-    of another width keeps the strongest directions of its products q.k and o.v. Without a text the rates
-    are those of a new mixer, and the mixer is silent.
-    """
-    _copy_projections(new, old)
-    if new.conv is not None:
-        new.conv.zero_()
-        new.conv[:, 0, -1] = 1
-    if text:
-        _shrink_values(new, text)
-        _set_rates(new, old, text)
-        _set_gate(new, old, text)
-    same = new.sizes.heads * new.sizes.value == old.o.weight.shape[1]
-    fit_output(new, old, text, prior=old.o.weight if same else None)
+    """Start from attention's projections, with rates and gates from its pattern on the text."""
+    start_from_attention(new, old, text, set_decay=_set_decay, set_gate=_set_gate)
 
 
-def _copy_projections(new: Any, old: Any) -> None:
-    """Copy q, k and v, head by head."""
-    sizes, width = new.sizes, old.head_dim
-    heads = old.q.weight.shape[0] // width
-    groups = heads * width // old.k.weight.shape[0]
-    full = {"q": old.q.state_dict()} | {
-        name: repeat_heads(getattr(old, name), width, groups) for name in "kv"
-    }
-    by_head = {name: full[name]["weight"].unflatten(0, (heads, width)) for name in "qkv"}
-    outputs = old.o.weight.unflatten(1, (heads, width)).transpose(0, 1)
-    for index in range(sizes.heads):
-        head = index * heads // sizes.heads
-        q, k, v = (by_head[name][head] for name in "qkv")
-        if sizes.key != width:
-            q, k = _factors(q.T, k, sizes.key)
-            q = q.T
-        if sizes.value != width:
-            v = _factors(outputs[head], v, sizes.value)[1]
-        for name, weight in (("q", q), ("k", k), ("v", v)):
-            module, size = getattr(new, name), sizes.value if name == "v" else sizes.key
-            rows = slice(index * size, index * size + len(weight))
-            module.weight[rows] = weight
-            if module.bias is not None:
-                module.bias[rows] = 0
-                if size == width:
-                    module.bias[rows] = full[name]["bias"].unflatten(0, (heads, width))[head]
+def _set_decay(new: Any, step: Float[Tensor, " h"]) -> None:
+    new.decay.weight.zero_()
+    new.A_log.zero_()
+    new.dt_bias.copy_(inverse_softplus(step))
 
 
-def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return factors of the best approximation of left @ right of at most this rank, of equal sizes."""
-    a, s, b = torch.linalg.svd(left @ right, full_matrices=False)
-    rank = min(rank, left.shape[1])
-    root = s[:rank].sqrt()
-    return a[:, :rank] * root, root[:, None] * b[:rank]
-
-
-def _shrink_values(new: Any, text: Text) -> None:
-    """Scale values to a small rms. Their scale has no other effect, since the output is normed."""
-    values = torch.cat([new.v(x).flatten(0, 1) for x, _ in text])
-    factor = SMALL / values.square().mean().sqrt().clamp(min=1e-12)
-    for parameter in new.v.parameters():
-        parameter.mul_(factor)
-
-
-def _set_rates(new: Any, old: Any, text: Text) -> None:
-    """Set constant rates: a state fades by half over the mean distance of attention, and is written into the
-    more strongly, the more attention is concentrated.
-    """
-    pattern = _resample(attention_pattern(old, text, LONGEST), new.sizes.heads)
-    one = solve_for(text, [torch.ones_like(x[..., :1]) for x, _ in text])  # (1, d): x -> about 1
-    beta = 0.3 + 0.4 * (1 - pattern.entropy)
-    if new.sizes.negative_eigenvalues:
-        beta = beta / 2
-    new.beta.weight.copy_(torch.logit(beta)[:, None] * one)
-    if new.decay is not None and new.A_log is not None and new.dt_bias is not None:
-        new.decay.weight.zero_()
-        new.A_log.zero_()
-        rate = math.log(2) / pattern.distance.clamp(min=1)
-        new.dt_bias.copy_(rate.expm1().log())  # the inverse of softplus
-
-
-def _set_gate(new: Any, old: Any, text: Text) -> None:
-    """Set the output gate to a regression of the size of each old head's output, which the norm removes."""
-    if new.output_gate is None:
-        return
-    width = old.head_dim
-    sizes = [y.unflatten(-1, (-1, width)).square().mean(-1).sqrt() for y in inputs_of(old.o, old, text)]
-    mean = torch.cat([size.flatten(0, 1) for size in sizes]).mean(0).clamp(min=1e-12)
-    weight = solve_for(text, [size / mean - 1 + OPEN for size in sizes])  # silu(z) is about z - 0.28 there
-    heads = torch.arange(new.sizes.heads) * len(weight) // new.sizes.heads
+def _set_gate(new: Any, text: Text, sizes: list[Float[Tensor, "1 _ h"]]) -> None:
+    weight = solve_for(text, [size - 1 + OPEN for size in sizes])  # silu(z) is about z - 0.28 there
+    heads = source_heads(new, len(weight))
     new.output_gate.weight.copy_(weight[heads].repeat_interleave(new.sizes.value, 0))
-
-
-def _resample(pattern: Pattern, heads: int) -> Pattern:
-    """Return the pattern of the old head that each new head starts from."""
-    index = torch.arange(heads) * len(pattern.entropy) // heads
-    return Pattern(pattern.distance[index], pattern.entropy[index])
