@@ -95,6 +95,8 @@ BASELINES: dict[str, Baseline] = {
     "lt2-gdn": Baseline("G", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-full-gdn": Baseline("GGGGF", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-gdn-dsa": Baseline("GGGGS", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-nsa": Baseline("B", LT2_LOOPS),
+    "lt2-gdn-nsa": Baseline("GGGGB", LT2_LOOPS, mixers=LT2_MIXERS),
     "gka": Baseline("K"),
     "gka-hybrid": Baseline("KKKF"),
 }

@@ -37,6 +37,7 @@ _OPTIONS = {
     "gdn": ("key_ratio", ("[0.5, 0.75]", "[0.5, 0.75]"), "width of all keys / dim"),
     "window": ("window", ("[16, 64]", "[64, 128, 256]"), "tokens that a layer sees"),
     "sparse": ("top_k", ("[16, 32]", "[32, 64, 128]"), "tokens that a query attends to"),
+    "nsa": ("blocks", ("[3, 4]", "[4, 8, 16]"), "blocks of 16 tokens that a query attends to"),
 }
 _HDPL = {
     "laptop": ("[2, 4, 8]", "[8, 16, 32]", '[all, "0-1", "2-3", "1::2"]'),

@@ -46,7 +46,7 @@ def init(
         str | None,
         typer.Option(
             metavar="WORDS", show_default="gdn,window",
-            help="Token mixers beside full attention, with commas: gdn, window, sparse, gaussian; or none.",
+            help="Mixers beside full attention, with commas: gdn, window, sparse, gaussian, nsa; or none.",
         ),
     ] = None,
     hdpl: Annotated[

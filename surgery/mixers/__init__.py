@@ -10,6 +10,7 @@ from surgery.mixers.full import FullSpec
 from surgery.mixers.gaussian import GaussianSpec
 from surgery.mixers.gdn import GatedDeltaSpec
 from surgery.mixers.none import NoneSpec
+from surgery.mixers.nsa import NativeSparseSpec
 from surgery.mixers.sparse import SparseSpec
 from surgery.mixers.window import WindowSpec
 
@@ -19,6 +20,7 @@ _ALL: tuple[MixerSpec, ...] = (
     WindowSpec(),
     SparseSpec(),
     GaussianSpec(),
+    NativeSparseSpec(),
     NoneSpec(),
 )
 

@@ -96,7 +96,7 @@ def test_only_training_is_compiled(blocks: CompiledBlocks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["F", "G", "W", "S", "K"])
+@pytest.mark.parametrize("layout", ["F", "G", "W", "S", "K", "B"])
 def test_generated_code(layout: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ BACKBONES = {
     "plain": {"num_kv_heads": 4, "head_dim": 8, "rope_theta": 500000},
 }
 # Rounding tips a close choice over, and another token is another output: near only where all are taken.
-SELECT_ALL = {"S": {"top_k": 256}}
+SELECT_ALL = {"S": {"top_k": 256}, "B": {"blocks": 256}}
 
 
 def cases() -> list[Any]:
@@ -224,5 +224,5 @@ def test_parameters_and_step_flops_are_those_announced(
 
 
 def test_letters_and_words_are_each_one_mixers() -> None:
-    assert list(MIXERS) == ["F", "G", "W", "S", "K", "N"]
+    assert list(MIXERS) == ["F", "G", "W", "S", "K", "B", "N"]
     assert len(set(MIXER_WORDS.values())) == len(MIXERS)

@@ -14,7 +14,10 @@ from surgery.model import HybridLM
 from surgery.ops.padding import close_gaps, read_padding
 from tests.models import architecture, build
 
-SHORT: dict[str, Any] = {"W": {"window": 4}, "S": {"top_k": 4}, "K": {"window": 5}, "G": {"conv_size": 4}}
+SHORT: dict[str, Any] = {
+    "W": {"window": 4}, "S": {"top_k": 4}, "K": {"window": 5}, "G": {"conv_size": 4},
+    "B": {"block": 4, "stride": 2, "blocks": 3, "window": 5},
+}  # fmt: skip
 HDPL: list[Any] = [{"match": ["q", "v", "o", "up", "down"], "operator": "hdpl", "blocks": 2, "rank": 3}]
 MODELS: dict[str, dict[str, Any]] = {
     **{letter: {"layout": letter} for letter in MIXERS},
@@ -89,7 +92,7 @@ def test_padded_turns_equal_each_row_alone(name: str, kind: str) -> None:
     assert_real_rows(model.head(torch.cat(parts, dim=1)), mask, wanted)
 
 
-@pytest.mark.parametrize("name", ["W", "G", "S", "loops"])
+@pytest.mark.parametrize("name", ["W", "G", "S", "B", "loops"])
 @torch.no_grad()
 def test_a_pass_without_a_mask_continues_padded_rows(name: str) -> None:
     model, cache = model_of(name), DecodeCache()
@@ -102,7 +105,7 @@ def test_a_pass_without_a_mask_continues_padded_rows(name: str) -> None:
     assert_real_rows(model.head(torch.cat(parts, dim=1)), torch.ones(3, 3), wanted)
 
 
-@pytest.mark.parametrize("name", ["F", "W", "G", "loops"])
+@pytest.mark.parametrize("name", ["F", "W", "G", "B", "loops"])
 @torch.no_grad()
 def test_ragged_turn_after_rows_without_padding(name: str) -> None:
     model, cache = model_of(name), DecodeCache()
@@ -114,7 +117,7 @@ def test_ragged_turn_after_rows_without_padding(name: str) -> None:
     assert_real_rows(model.head(torch.cat(parts, dim=1)), mask, alone(model, tokens, mask))
 
 
-@pytest.mark.parametrize("name", ["W", "G", "S", "loops"])
+@pytest.mark.parametrize("name", ["W", "G", "S", "B", "loops"])
 @torch.no_grad()
 def test_beams_of_padded_rows(name: str) -> None:
     model, cache = model_of(name), DecodeCache()

@@ -62,11 +62,9 @@ def _chunk(
 ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, ""]]:
     """Return attention outputs of some queries over the `chosen` ones of their `tokens`, and their KL."""
     keys, values = _gather(k, tokens), _gather(v, tokens)
-    queries = q.unflatten(1, (k.shape[1], -1)).transpose(2, 3) * q.shape[-1] ** -0.5  # (b, g, t, h/g, d)
-    logits = queries @ keys.transpose(-1, -2)
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    probabilities = logits.to(dtype).masked_fill(~chosen[:, None, :, None], -torch.inf).softmax(-1)
-    output = (probabilities.to(values.dtype) @ values).transpose(2, 3).flatten(1, 2)
+    queries = q.unflatten(1, (k.shape[1], -1)).transpose(2, 3)
+    mixed, probabilities = attend_each(queries, keys, values, chosen[:, None])
+    output = mixed.transpose(2, 3).flatten(1, 2)
     kl = index.weights.new_zeros(())
     if with_kl:
         target = probabilities.detach().mean((1, 3))
@@ -74,6 +72,22 @@ def _chunk(
         own_keys = _gather(index.keys[:, None], tokens).flatten(0, 2)
         kl = index_kl(target, index_scores(queries, weights, own_keys).view(target.shape), chosen, real)
     return output, kl
+
+
+def attend_each(
+    q: Float[Tensor, "b g t r d"],
+    k: Float[Tensor, "b g t k d"],
+    v: Float[Tensor, "b g t k d"],
+    chosen: Bool[Tensor, "b 1 t k"],
+) -> tuple[Float[Tensor, "b g t r d"], Float[Tensor, "b g t r k"]]:
+    """Return (output, probabilities) of queries that have keys and values of their own, by `chosen` of them.
+
+    `r`: query heads that share keys and values.
+    """
+    logits = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    probabilities = logits.to(dtype).masked_fill(~chosen[..., None, :], -torch.inf).softmax(-1)
+    return probabilities.to(v.dtype) @ v, probabilities
 
 
 def _gather(x: Float[Tensor, "b g s n"], tokens: Int[Tensor, "b t k"]) -> Float[Tensor, "b g t k n"]:

@@ -27,8 +27,9 @@ ALL = {"match": "all", "operator": "hdpl", "blocks": 4, "rank": 8}
         {"layout": "K"},  # no q, k and v at all
         {"layout": "W", "mixers": {"W": {"window": 8}}},
         {"layout": "S", "mixers": {"S": {"top_k": 4}}},
+        {"layout": "B", "mixers": {"B": {"block": 2, "blocks": 3, "window": 4, "compress": "mlp"}}},
     ],
-    ids=["G", "G wide keys", "K with q and k", "K", "W", "S"],
+    ids=["G", "G wide keys", "K with q and k", "K", "W", "S", "B"],
 )
 def test_operators_are_fitted_to_transplanted_weights(
     checkpoint: Callable[..., Path], design: dict[str, Any]
