@@ -23,7 +23,7 @@ from nas_cli.render import screen
 # modules of this package, in the order of a typical workflow; each adds its commands to the app
 COMMANDS = (
     "init", "space", "data", "search", "worker", "studies", "front", "refine", "show", "export", "report",
-    "pick", "audit", "train", "apply", "evaluate", "generate", "bench", "dashboard", "doctor",
+    "pick", "audit", "train", "apply", "evaluate", "generate", "latents", "bench", "dashboard", "doctor",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -30,6 +30,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "healing": ("data", "files", "training"),
     "latency": ("files", "training"),
     "library": ("data", "evaluation", "files", "healing", "training"),
+    "latents": ("data", "evaluation", "healing", "training"),
     "reporting": ("analysis", "files", "library", "stats", "storage", "study"),
     "tracking": ("files", "healing", "study", "training"),
     "search": ("analysis", "files", "selection", "stats", "storage", "study", "surrogates"),
@@ -58,6 +59,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "healing": ("optuna",),
     "latency": ("optuna",),
     "library": ("optuna",),
+    "latents": ("optuna",),
     "search": ("torch",),
 }
 WITHOUT_AT_LOAD: dict[str, tuple[str, ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ from nas_cli.options import (
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.counts import token_list, tokens
 from nas_cli.render.screen import print_json, print_warnings, starting
+from nas_cli.steering import AdapterOption, SteerOption, read_changes, steering
 
 if TYPE_CHECKING:
     from studies.evaluation.tasks import TaskScore
@@ -42,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
         "nas eval hybrid",
         "nas eval hybrid --against HuggingFaceTB/SmolLM2-135M --lengths 256,512 --retrieval 50",
         "nas eval pick.yaml --probe recall --pairs 8",
+        "nas eval hybrid --adapter books --data books.txt",
     )
 
 
@@ -134,6 +137,8 @@ def evaluate(
             parser=seed_number, help="Seed of --retrieval, or the first of --probe.", show_default="0"
         ),
     ] = None,
+    adapter: AdapterOption = None,
+    steer: SteerOption = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -147,6 +152,11 @@ def evaluate(
         "pairs": pairs, "distance": distance, "alphabet": alphabet, "group": group, "steps": steps,
         "batch_sequences": batch, "lr": lr,
     }  # fmt: skip
+    if card and (adapter or steer):
+        from surgery.config.problems import Problem, UserError
+
+        rule = "records the model itself, which --adapter and --steer change"
+        raise UserError("incompatible options", [Problem("--card", None, rule, "omit one of them")])
     if probe is None:
         refuse_without_effect({**settings, "seeds": seeds}, "on text", "add --probe recall")
         if retrieval is None and tasks is None:
@@ -158,12 +168,13 @@ def evaluate(
         chosen = lengths or ([seq_len] if seq_len is not None else None)
         _on_text(
             model, against, data or CORPUS, max_tokens, chosen, retrieval or 0, _split(tasks), limit,
-            seed or 0, card, trust_remote_code, device, as_json,
+            seed or 0, card, adapter, steer, trust_remote_code, device, as_json,
         )  # fmt: skip
         return
     text_only: dict[str, object] = {
         "data": data, "tokens": max_tokens, "lengths": lengths, "against": against,
-        "retrieval": retrieval, "tasks": tasks, "limit": limit, "card": card or None,
+        "retrieval": retrieval, "tasks": tasks, "limit": limit, "card": card or None, "adapter": adapter,
+        "steer": steer,
         "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
     refuse_without_effect(text_only, "on a probe", "omit --probe to evaluate on text")
@@ -174,8 +185,8 @@ def evaluate(
 
 def _on_text(
     model: str, against: str | None, data: str, max_tokens: int | None, lengths: list[int] | None,
-    prompts: int, tasks: list[str], limit: int | None, seed: int, card: bool, trusted: bool, device: str,
-    as_json: bool,
+    prompts: int, tasks: list[str], limit: int | None, seed: int, card: bool, adapter: Path | None,
+    steer: Path | None, trusted: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     for name in (model, against):
         if name is not None:
@@ -201,6 +212,7 @@ def _on_text(
 
         model_card = read_card(model)
     text = read_text(data)
+    changes, given = read_changes(model, adapter, steer), {"adapter": adapter, "steer": steer}
     with starting(f"loading {model}"):
         checkpoint = load(model, torch_device, trust_remote_code=trusted)
     print_warnings(checkpoint.notes)
@@ -212,21 +224,23 @@ def _on_text(
     if max_tokens is None and not text.whole:
         max_tokens = HELD_OUT_TOKENS
     started = time.monotonic()
-    with stage_progress() as progress:
-        result = evaluate_folder(
-            checkpoint, text, teacher=teacher, lengths=lengths, max_tokens=max_tokens, prompts=prompts,
-            seed=seed, progress=progress,
-        )  # fmt: skip
     scores: tuple[TaskScore, ...] = ()
-    if tasks:
-        from studies.evaluation.tasks import run_tasks
+    with steering(checkpoint.model, changes):
+        with stage_progress() as progress:
+            result = evaluate_folder(
+                checkpoint, text, teacher=teacher, lengths=lengths, max_tokens=max_tokens, prompts=prompts,
+                seed=seed, progress=progress,
+            )  # fmt: skip
+        if tasks:
+            from studies.evaluation.tasks import run_tasks
 
-        scores = run_tasks(checkpoint, tasks, teacher=teacher, limit=limit, seed=seed)
+            scores = run_tasks(checkpoint, tasks, teacher=teacher, limit=limit, seed=seed)
     seconds = time.monotonic() - started
     if card:
         write_results(model_card, model, result, scores, against)
     if as_json:
         first = {"model": model, "against": against, **result.losses[0].to_dict()}
+        first |= {name: None if path is None else str(path) for name, path in given.items()}
         print_json({
             **first,
             "lengths": [item.to_dict() for item in result.losses],
@@ -235,7 +249,7 @@ def _on_text(
             "seconds": seconds,
         })  # fmt: skip
         return
-    print_evaluation(model, against, result, scores, seconds)
+    print_evaluation(model, against, result, scores, seconds, given)
 
 
 def _split(tasks: str | None) -> list[str]:

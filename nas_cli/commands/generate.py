@@ -14,6 +14,7 @@ from nas_cli.options import MOST, DeviceOption, TrustOption
 from nas_cli.render.counts import number
 from nas_cli.render.counts import seed as seed_number
 from nas_cli.render.screen import notes, print_warnings, starting
+from nas_cli.steering import AdapterOption, SteerOption, read_changes, steering
 
 ModelArgument = Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a Hub id.")]
 
@@ -26,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
         generate,
         'nas generate hybrid "Once upon a time"',
         'nas generate hybrid "Once" --temperature 0 --tokens 40',
+        'nas generate hybrid "Once" --steer steer.yaml',
     )
 
 
@@ -48,6 +50,8 @@ def generate(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Recompute the whole sequence for every token.")
     ] = False,
+    adapter: AdapterOption = None,
+    steer: SteerOption = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -58,6 +62,7 @@ def generate(
     from studies.evaluation.model_folder import load
     from studies.training.devices import pick_device
 
+    changes = read_changes(model, adapter, steer)
     with starting(f"loading {model}"):
         checkpoint = load(model, pick_device(device), trust_remote_code=trust_remote_code)
     print_warnings(checkpoint.notes)
@@ -66,10 +71,11 @@ def generate(
         sys.stdout.write(piece)
         sys.stdout.flush()
 
-    result = run(
-        checkpoint, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed,
-        use_cache=not no_cache, write=write,
-    )  # fmt: skip
+    with steering(checkpoint.model, changes):
+        result = run(
+            checkpoint, text, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed,
+            use_cache=not no_cache, write=write,
+        )  # fmt: skip
     write("\n")
     cached = "without cache" if no_cache else "with cache"
     notes.print(

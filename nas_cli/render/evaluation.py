@@ -10,6 +10,9 @@ from rich.text import Text
 from nas_cli.render.screen import console, duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from studies.evaluation.evaluation import ModelEvaluation
     from studies.evaluation.perplexity import Perplexity
     from studies.evaluation.retrieval import Retrieval
@@ -24,13 +27,20 @@ def print_evaluation(
     result: ModelEvaluation,
     scores: tuple[TaskScore, ...],
     seconds: float,
+    changes: Mapping[str, Path | None],
 ) -> None:
-    """Print what was measured: one loss as rows, several as a table, retrieval, and the harness's tasks."""
+    """Print what was measured: one loss as rows, several as a table, retrieval, and the harness's tasks.
+
+    `changes` are the adapter and the steering file that were given, if any.
+    """
     first = result.losses[0]
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
     rows.add_row("model", Text(model))
+    for name, path in changes.items():
+        if path is not None:
+            rows.add_row(name, Text(str(path)))
     if teacher is not None:
         rows.add_row("against", Text(teacher))
     size = "" if first.bytes is None else f", {first.bytes:,} bytes"

@@ -9,8 +9,16 @@ _PART = re.compile(r"(-?\d+)?(?:(-|:)(-?\d+)?(?::(\d+))?)?")
 
 
 @lru_cache(maxsize=4096)  # called for every projection of every layer
-def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
+def select_layers(
+    selector: str | None, depth: int, *, item: str = "layer", whole: str = "the stack"
+) -> tuple[int, ...]:
     """Return the sorted, distinct layer indices of a selector: `0-3,7,-1`, or slices such as `1::2`.
+
+    Args:
+        selector: None selects all.
+        depth: number of layers.
+        item: what is selected, for messages, if it is something else than layers.
+        whole: likewise what it is a part of.
 
     Raises:
         ValueError: not a selector, or a layer that does not exist.
@@ -21,7 +29,7 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
     for part in selector.replace(" ", "").split(","):
         match = _PART.fullmatch(part)
         if not part or match is None:
-            raise ValueError(f"'{part}' is not a layer, a range such as 0-3, or a slice such as 1::2")
+            raise ValueError(f"'{part}' is not a {item}, a range such as 0-3, or a slice such as 1::2")
         start, mark, stop, step = match.groups()
         if mark == ":":
             indices = range(depth)[
@@ -30,14 +38,14 @@ def select_layers(selector: str | None, depth: int) -> tuple[int, ...]:
             chosen.update(indices)
             continue
         if start is None or (mark == "-" and stop is None) or step is not None:
-            raise ValueError(f"'{part}' is not a layer, a range such as 0-3, or a slice such as 1::2")
-        first = _index(int(start), depth)
-        last = _index(int(stop), depth) if stop else first
+            raise ValueError(f"'{part}' is not a {item}, a range such as 0-3, or a slice such as 1::2")
+        first = _index(int(start), depth, item, whole)
+        last = _index(int(stop), depth, item, whole) if stop else first
         if last < first:
             raise ValueError(f"'{part}' ends before it starts")
         chosen.update(range(first, last + 1))
     if not chosen:
-        raise ValueError(f"'{selector}' selects none of the {depth} layers")
+        raise ValueError(f"'{selector}' selects none of the {depth} {item}s")
     return tuple(sorted(chosen))
 
 
@@ -76,7 +84,7 @@ def write_layers(layers: tuple[int, ...], depth: int | None) -> str | None:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _index(layer: int, depth: int) -> int:
-    if not -depth <= layer < depth:
-        raise ValueError(f"layer {layer} does not exist, the stack has {depth} (0 to {depth - 1})")
-    return layer % depth
+def _index(number: int, depth: int, item: str, whole: str) -> int:
+    if not -depth <= number < depth:
+        raise ValueError(f"{item} {number} does not exist, {whole} has {depth} (0 to {depth - 1})")
+    return number % depth

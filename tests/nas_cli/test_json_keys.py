@@ -133,6 +133,19 @@ def test_models(
     compare("nas train", printed("train", architecture_file, *train, *out))
 
 
+def test_latents(
+    printed: Callable[..., Any], model_folder: Path, prepared: Path, text_file: Path, tmp_path: Path
+) -> None:
+    read = ("--tokens", 64)
+    compare("nas latents show", printed("latents", "show", model_folder, "--data", prepared, *read))
+    sides = ("--having", prepared, "--lacking", text_file)
+    out = ("-o", tmp_path / "contrast")
+    compare("nas latents contrast", printed("latents", "contrast", model_folder, *sides, *out, *read))
+    train = ("--data", prepared, "--tokens", 512, "--batch-tokens", 256, "--eval-tokens", 256)
+    out = ("-o", tmp_path / "trained")
+    compare("nas latents train", printed("latents", "train", model_folder, *train, *out))
+
+
 def test_spaces(printed: Callable[..., Any]) -> None:
     compare("nas space list", printed("space", "list"))
     compare("nas space show", printed("space", "show", "tiny"))

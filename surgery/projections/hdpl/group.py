@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,15 +54,23 @@ def train(
     return outputs, loss if scale == 1.0 else scale * loss
 
 
-def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Float[Tensor, "t _"]]:
-    """Return the outputs of each sibling without noise: z = mu."""
+def evaluate(
+    x: Float[Tensor, "t d_in"], siblings: Sequence[Weights], steers: Sequence[nn.Module | None]
+) -> list[Float[Tensor, "t _"]]:
+    """Return the outputs of each sibling without noise: z = mu, or what a sibling's `steer` makes of it."""
     mus, _, blocks, decoders, biases = zip(*siblings, strict=True)
     few = len(x) < GATHER_FROM
     if len(mus) > 1 and not few:
         gathered = torch.cat([mu.weight for mu in mus]), torch.cat([mu.bias for mu in mus])
-        hs = list(F.silu(F.linear(x, *gathered)).split([len(mu.bias) for mu in mus], dim=1))
+        z = F.linear(x, *gathered)
+        widths = [len(mu.bias) for mu in mus]
+        if any(steer is not None for steer in steers):
+            # joined again, since a kernel reads the latents of all siblings from one tensor
+            z = torch.cat([_steered(part, s) for part, s in zip(z.split(widths, 1), steers, strict=True)], 1)
+        hs = list(F.silu(z).split(widths, dim=1))
     else:
-        hs = [F.silu(F.linear(x, mu.weight, mu.bias)) for mu in mus]
+        zs = [F.linear(x, mu.weight, mu.bias) for mu in mus]
+        hs = [F.silu(_steered(z, steer)) for z, steer in zip(zs, steers, strict=True)]
     # autograd and the compiler need the plain form; in-place sums are faster only for many tokens
     if few or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return [
@@ -79,9 +87,14 @@ def evaluate(x: Float[Tensor, "t d_in"], siblings: Sequence[Weights]) -> list[Fl
     )
 
 
+def _steered(z: Float[Tensor, "t rank"], steer: nn.Module | None) -> Float[Tensor, "t rank"]:
+    steered: Tensor = z if steer is None else steer(z)
+    return steered
+
+
 def train_by_modules(
     x: Float[Tensor, "t d_in"],
-    mu: nn.Module,
+    mu: Callable[[Tensor], Tensor],
     logvar: nn.Module,
     blocks: Float[Tensor, "n rows columns"],
     decoder: nn.Module,
@@ -100,7 +113,7 @@ def train_by_modules(
 
 def evaluate_by_modules(
     x: Float[Tensor, "t d_in"],
-    mu: nn.Module,
+    mu: Callable[[Tensor], Tensor],
     logvar: nn.Module,
     blocks: Float[Tensor, "n rows columns"],
     decoder: nn.Module,

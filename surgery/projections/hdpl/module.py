@@ -20,8 +20,13 @@ class HDPL(nn.Module):
 
     Parameters: `blocks` (blocks, d_out/blocks, d_in/blocks), `mu` and `logvar` d_in -> rank with bias,
     `decoder` rank -> d_out without bias, and `bias` (d_out,) only if the dense map had one.
+
+    Attributes:
+        steer: changes the latents' means (..., rank) before they are sampled or decoded, see
+            `surgery.latents`; None: they stay as they are.
     """
 
+    steer: nn.Module | None
     takes_context = True  # a call is `module(x, context)`
 
     def __init__(
@@ -35,6 +40,7 @@ class HDPL(nn.Module):
         self.logvar = nn.Linear(d_in, rank)
         self.decoder = nn.Linear(rank, d_out, bias=False)
         self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
+        self.register_module("steer", None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -104,11 +110,13 @@ class HDPL(nn.Module):
             if context is not None and any(forms):
                 context.losses.append(loss)
         else:
-            outputs = evaluate(tokens, weights)
+            outputs = evaluate(tokens, weights, [m.steer for m in siblings])
         return [y.view(*x.shape[:-1], y.shape[-1]) for y in outputs]
 
     def _is_plain(self) -> bool:
-        """Return whether the weights alone determine the operator."""
+        """Return whether the weights alone determine the operator; in evaluation a `steer` may be added."""
+        if self.training and self.steer is not None:
+            return False
         inner = (self.mu, self.logvar, self.decoder)
         if not (owns_weights(self) and all(is_plain(layer, nn.Linear) for layer in inner)):
             return False
@@ -119,7 +127,7 @@ class HDPL(nn.Module):
     ) -> Float[Tensor, "*batch d_out"]:
         """Compute the operator by calling its inner layers, which may have been replaced."""
         tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-        layers = self.mu, self.logvar, self.blocks, self.decoder, self.bias
+        layers = self._mean, self.logvar, self.blocks, self.decoder, self.bias
         if self.training:
             form = self.kl if context is not None and self.kl_weight else ""
             y, loss = train_by_modules(tokens, *layers, form, self.kl_weight)
@@ -128,3 +136,8 @@ class HDPL(nn.Module):
         else:
             y = evaluate_by_modules(tokens, *layers)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _mean(self, x: Float[Tensor, "t d_in"]) -> Float[Tensor, "t rank"]:
+        """Return the latents' means, steered."""
+        mean: Tensor = self.mu(x)
+        return mean if self.steer is None else self.steer(mean)
