@@ -132,6 +132,8 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
     from contextlib import ExitStack
 
     from nas_cli.render.bars import training_progress
+    from studies.audit.expected import expected_seconds
+    from studies.audit.healed import CONTROL
     from studies.audit.runs import helpers, long_settings, train_runs
     from studies.study.trial_names import Names
     from studies.training.devices import crowding, pick_device
@@ -145,17 +147,18 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
     if not left:
         return
     names = Names(audit.study.space)
-    took = {record.number: record.seconds for record in audit.study.records()}
-    expected = audit.times * sum(took[run.member.number] for run in left) / workers
+    expected = duration(expected_seconds(audit, left) / workers)
+    to_do = f"{len(left)} of {len(everything)}"
     if audit.heal is None:
         each = _budget(audit.study.space.proxy.seconds, long_settings(audit).tokens, audit.times)
-        about = f"{each} each, about {duration(expected)}"
+        about = f"{to_do} runs to train, {each} each, about {expected}"
     else:
-        about = f"{_budget(None, audit.heal)} of healing each, and as many for the control"
-    notes.print(
-        f"audit of {audit.study.name}: {len(left)} of {len(everything)} runs to train, {about}",
-        soft_wrap=True,
-    )
+        known = (audit.folder / CONTROL).is_file()
+        control = "their control is known" if known else "after the original model, their control"
+        about = f"{to_do} designs to heal on {_budget(None, audit.heal)} each, {control}; "
+        about += f"roughly {expected}, judged by what it took to measure them"
+    notes.print(f"audit of {audit.study.name}: {about}", soft_wrap=True)
+    began = time.monotonic()
 
     print_warnings(crowding(workers, audit.study.settings.threads, pick_device(device)))
 
@@ -164,10 +167,20 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
         outcome = (
             result.get("failed") or f"val_loss {result['val_loss']:.4f} in {duration(result['seconds'])}"
         )
-        count = f"[{len(everything) - done.left}/{len(everything)}]"
+        here = len(left) - done.left
+        remaining = f", {duration((time.monotonic() - began) / here * done.left)} left" if done.left else ""
+        count = f"[{len(everything) - done.left}/{len(everything)}{remaining}]"
         record = audit.study.record(result["number"])
         name = f"{names.name(record)} {names.design(record)}"
         notes.print(f"{count} {name}: {outcome}", markup=False, soft_wrap=True)
+
+    def print_control(losses: dict[str, float | None]) -> None:
+        nonlocal began
+        notes.print(
+            f"control: loss {losses['control']:.4f} after {losses['original']:.4f}, took "
+            f"{duration(time.monotonic() - began)} with the library"
+        )
+        began = time.monotonic()  # designs are timed without it
 
     with ExitStack() as stack:
         show = stack.enter_context(training_progress("healing" if audit.heal else "training"))
@@ -176,7 +189,7 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
             train_runs(
                 audit, seeds, worker_device(device, 0), print_run,
                 on_step=lambda run, progress: show(progress),
-                should_stop=lambda: time.monotonic() > over,
+                should_stop=lambda: time.monotonic() > over, on_control=print_control,
             )  # fmt: skip
         except Interrupted:
             count = sum(not run.result.exists() for run in everything)
@@ -219,6 +232,8 @@ def _print(result: Report) -> None:
     ]
     rows = []
     for row in result.rows:
+        if count and not row.count:  # no curve has a value there
+            continue
         name = row.name if row.count == count else f"{row.name} ({row.count})"
         rows.append([
             f"[bold]{escape(name)}[/]" if row is result.rows[0] else escape(name),

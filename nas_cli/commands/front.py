@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from nas_cli.help import add_command
 from nas_cli.opening import open_study
 from nas_cli.options import JsonOption, PlotOption, RunsOption, StorageOption, StudyArgument
 from nas_cli.render.screen import console, print_json
-from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
+from studies.files.defaults import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from studies.analysis.front_report import FrontReport
@@ -86,7 +87,6 @@ def _refine(name: str, runs: Path) -> str:
 
 
 def _print(report: FrontReport, runs: Path) -> None:
-    from nas_cli.render.designs import print_summary
     from nas_cli.render.marks import mark_legend
     from nas_cli.render.scatter import scatter
     from nas_cli.render.strip import legend
@@ -116,15 +116,10 @@ def _print(report: FrontReport, runs: Path) -> None:
     )
     console.print(table)
     units = ", ".join(f"{item.name} in {item.metric.unit}" for item in objectives)
-    console.print(f"[dim]{units}[/]")
-    if signs := mark_legend(report.shown, marks):
-        console.print(f"[dim]{signs}[/]")
+    signs = mark_legend(report.shown, marks)
+    console.print(f"[dim]{units}{f'; {signs}' if signs else ''}[/]")
+    for pick in marks.picks:
+        if since := marks.since(pick):
+            console.print(f"picked {escape(pick.name)}: {escape(since)}", soft_wrap=True)
     console.print(legend(*(record.build() for record in report.shown), marks=False))
-    each = DEFAULT_EACH
-    if not scratch and standings.undecided:
-        from studies.workers.designs import most_runs
-
-        each = most_runs(study, each)
-    # without repeats the verdict below says how to get them
-    print_summary(report.versus_baselines, "" if standings.noise is None else _refine(study.name, runs))
-    print_verdict(study.name, records, standings, runs, each, trained=scratch)
+    print_verdict(study, records, standings, marks, report.versus_baselines, runs)

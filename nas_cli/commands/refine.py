@@ -80,7 +80,7 @@ def refine(
     from nas_cli.render.live import watch
     from studies.analysis.standings import Standings
     from studies.reporting.annotator import annotating
-    from studies.search.refinement import limited_by_text
+    from studies.search.refinement import is_alone, limited_by_text
     from studies.training.devices import crowding, pick_device
     from studies.workers.designs import most_runs
     from studies.workers.latency import foreign_times
@@ -93,6 +93,11 @@ def refine(
     before = Standings.of(opened)
     if not before.rows:
         raise UserError("the study has no trained architecture yet")
+    if runs is None and is_alone(before):
+        rule = "has a single one: there is no other to tell it from, and nothing to decide"
+        hint = "a search with a larger --trials trains more; --runs N repeats this one anyway"
+        what = "trained architecture" if opened.space.model is None else "measured design"
+        raise UserError("nothing to refine", [Problem(f"{what}s of {opened.name}", None, rule, hint)])
     possible = most_runs(opened, each)
     if possible == 1:
         hint = "start another study with more text, or with a smaller library.eval_tokens"
@@ -217,7 +222,9 @@ def _print_end(study: Study, supervisor: Supervisor, before: Standings, each: in
     from nas_cli.render.live import exit_if_died, report_failures
     from nas_cli.render.tables import trial_table
     from nas_cli.render.verdict import print_verdict
+    from studies.analysis.marks import Marks
     from studies.analysis.standings import Standings
+    from studies.analysis.versus_baselines import VersusBaselines
 
     last = supervisor.snapshot()
     report_failures(supervisor, last)
@@ -225,7 +232,8 @@ def _print_end(study: Study, supervisor: Supervisor, before: Standings, each: in
     shown = [row.record for row in after.shown]
     title = f"front of {study.name}"
     console.print(trial_table(shown, study.space, title=title, standings=after))
-    print_verdict(study.name, last.records, after, folder, each, trained=study.space.model is None)
+    versus = VersusBaselines(last.records, after, study.space)
+    print_verdict(study, last.records, after, Marks.of(study, after), versus, folder, each)
     was = {row.record.number for row in before.front}
     now = {row.record.number for row in after.front}
     moves = [

@@ -150,10 +150,11 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     from dataclasses import asdict
 
     from studies.analysis.hypervolume_growth import growth
+    from studies.analysis.marks import Marks
+    from studies.analysis.standings import Standings
     from studies.analysis.versus_random import compare
     from studies.reporting.hypervolume_plot import plot_growth
     from studies.storage.addresses import shown
-    from studies.study.picks import read_picks
     from studies.study.settings import MILP
     from studies.study.trial_names import Names
 
@@ -161,7 +162,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     states = Counter(record.word for record in records)
     objectives, proxy = study.space.objectives, study.space.proxy
     grown = growth(records, objectives, proxy)
-    rivals, picks = compare(study, records), read_picks(study.inner)
+    rivals, marks = compare(study, records), Marks.of(study, Standings.of(study, records))
     if plot is not None:
         plot_growth(study.name, grown, plot, trained=study.space.replacements is None)
     if as_json:
@@ -176,7 +177,7 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
             "states": dict(states),
             "hypervolume": grown.to_dict(),
             "versus_random": rivals.to_dict(),
-            "picks": [pick.to_dict() for pick in picks],
+            "picks": [marks.pick_to_dict(pick) for pick in marks.picks],
             **(_understood(study) if importances else {}),
             "trials": [record.to_dict() for record in records],
         })  # fmt: skip
@@ -214,8 +215,8 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
         console.print(f"  {rivals}")
     if importances:
         _print_understood(study)
-    for pick in picks:
-        console.print(f"  picked {escape(str(pick))}", soft_wrap=True)
+    for pick in marks.picks:
+        console.print(f"  picked {escape(pick.describe(marks.since(pick)))}", soft_wrap=True)
     if front := study.front():
         where = "" if runs == DEFAULT_RUNS else f" --dir {runs}"
         console.print(
@@ -319,7 +320,7 @@ def _show_trial(study: Study, record: TrialRecord, as_json: bool) -> None:
     if record.reason:
         console.print(f"  [red]{escape(record.reason)}[/]", soft_wrap=True)
     if (pick := marks.pick_of(record)) is not None:
-        console.print(f"  picked {escape(str(pick))}", soft_wrap=True)
+        console.print(f"  picked {escape(pick.describe(marks.since(pick)))}", soft_wrap=True)
     print_curve(curve)
     print_warnings(architecture.warnings())
 

@@ -1,9 +1,12 @@
-"""Statements about a front: the seed noise, what its intervals cover, and what is decided about it."""
+"""Statements about a front: the seed noise, what is confirmed and decided, and what more runs would tell."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
+from nas_cli.render.designs import print_summary
 from nas_cli.render.screen import console
 from studies.files.defaults import DEFAULT_EACH, DEFAULT_RUNS
 
@@ -11,30 +14,34 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from studies.analysis.standings import Standing, Standings
+    from studies.analysis.marks import Marks
+    from studies.analysis.standings import Standings
+    from studies.analysis.versus_baselines import VersusBaselines
+    from studies.study import Study
     from studies.study.trial_record import TrialRecord
 
 MOST_UNDECIDED = 5  # undecided architectures listed
 
 
 def print_verdict(
-    name: str, records: Sequence[TrialRecord], standings: Standings, folder: Path, each: int = DEFAULT_EACH,
-    *, trained: bool = True,
+    study: Study, records: Sequence[TrialRecord], standings: Standings, marks: Marks,
+    versus: VersusBaselines, folder: Path, each: int = DEFAULT_EACH,
 ) -> None:  # fmt: skip
-    """Print the seed noise, the coverage of the intervals, and each undecided architecture.
+    """Print, in a line each: seed noise, what is confirmed and decided, baselines, and what is left to do.
 
     Args:
-        name: of the study.
+        study: the study.
         records: its trials.
         standings: of these.
+        marks: the knee and the picks.
+        versus: comparisons with the designs to beat.
         folder: that of all studies.
         each: the most runs of one architecture.
-        trained: False where runs are measurements of a pretrained model's designs, on other text each.
     """
-    from studies.search.refinement import is_settled
-
-    command = f"nas refine {name}" + ("" if folder == DEFAULT_RUNS else f" --dir {folder}")
+    trained = study.space.model is None  # else runs are measurements of designs, on other text each
+    command = f"nas refine {study.name}" + ("" if folder == DEFAULT_RUNS else f" --dir {folder}")
     if standings.noise is None:
+        print_summary(versus)
         _print(
             f"no architecture was trained twice: [bold]{command}[/] measures seed noise and adds intervals"
             if trained
@@ -42,68 +49,75 @@ def print_verdict(
             "adds intervals"
         )
         return
+    from studies.search.confirmation import chosen
+    from studies.search.refinement import left_to_do
+    from studies.workers.designs import most_runs
+
+    most = each
+    if not trained and standings.undecided:
+        most = most_runs(study, each)
+    left = left_to_do(records, standings, versus, chosen(standings, marks), most)
+    _print(f"[dim]{_noise(standings, trained=trained)}[/]")
+    _print_best(standings)
+    _print(_decided(standings, most, open_=left.front))
+    print_summary(versus)
+    tasks = [
+        text
+        for is_left, text in (
+            (left.front, "retrains what is undecided" if trained else "measures the undecided on other text"),
+            (left.confirmation, "confirms the best by runs that have no part in the choice"),
+            (left.designs, "runs the closest baselines and their rivals again"),
+        )
+        if is_left
+    ]
+    if tasks:
+        _print(f"next: [bold]{command}[/] {', '.join(tasks)}")
+
+
+def _noise(standings: Standings, *, trained: bool) -> str:
+    """Return what ± means, the noise of a run, and how often its intervals held."""
+    assert standings.noise is not None
     measured = [item for item in standings.objectives if item.measured]
     noise = ", ".join(
         f"{item.name} {f'{sd:.1%}' if relative else item.metric.format(sd)}"
         for item, sd, relative in zip(measured, standings.noise.sd, standings.relative, strict=True)
     )
-    one, many, what = ("run", "seeds", "architectures") if trained else ("text", "texts", "designs")
-    _print(
-        f"[dim]±: 90% interval of the mean over {many}; standard deviation of a single {one}: {noise} "
-        f"({standings.noise.df} degrees of freedom from {standings.repeated} {what})[/]"
+    one = "run" if trained else "text"
+    held = ", ".join(
+        f"{coverage.covered} of {coverage.held_out}" + (f" ({metric})" if len(standings.coverage) > 1 else "")
+        for metric, coverage in standings.coverage.items()
+        if coverage.held_out
     )
-    for metric, coverage in standings.coverage.items():
-        if coverage.held_out:
-            new = "seed" if trained else "text"
-            _print(
-                f"[dim]90% intervals for a new {new}'s {metric} covered {coverage.covered} of "
-                f"{coverage.held_out} held-out repeats ({coverage.share:.0%}): this checks the noise, not "
-                "the choice of the best[/]"
-            )
-    if any(standings.ties(row) for row in standings.shown):
-        _print("[dim]can't tell from: differ by less than the 90% interval of the difference[/]")
-    _print_best(standings, command)
-    undecided = standings.undecided
-    if not undecided:
-        _print(
-            "settled: every architecture is on or off the front with a probability of at least 90%, and the "
-            f"whole front is right with probability {standings.p_whole:.2f}"
-        )
-        return
-    final = is_settled(records, standings, each)
-    _print(f"the whole front is right with probability {standings.p_whole:.2f}")
-    verb = f"not told apart after {each} runs each" if final else "undecided"
-    for row in undecided[:MOST_UNDECIDED]:
-        _print(f"{verb}: {_against(row, standings)}")
-    if len(undecided) > MOST_UNDECIDED:
-        _print(f"… and {len(undecided) - MOST_UNDECIDED} more")
-    if not final:
-        verb = "retrains them with new seeds" if trained else "measures them on other held-out text"
-        _print(f"[bold]{command}[/] {verb}")
+    text = f"±: 90% interval of the mean; standard deviation of a single {one}: {noise}"
+    text += f" ({standings.noise.df} degrees of freedom)"
+    new = "seeds" if trained else "texts"
+    return text + (f"; intervals for new {new} held in {held}" if held else "")
 
 
-def _print_best(standings: Standings, command: str) -> None:
+def _print_best(standings: Standings) -> None:
     """Print what fresh runs say of the architectures shown; say so where the best has none."""
-    for row in standings.shown:
-        if row.confirmed is not None:
-            result = row.confirmed.describe(standings.objectives)
-            _print(f"confirmed: {standings.names.name(row.record)} {result}")
+    confirmed = [
+        f"{standings.names.name(row.record)} {row.confirmed.results(standings.objectives)}"
+        for row in standings.shown
+        if row.confirmed is not None
+    ]
+    if confirmed:
+        _print(f"confirmed by runs that had no part in the choice: {', '.join(confirmed)}")
     if any(row.confirmed is None for row in standings.best):
         names = ", ".join(item.name for item in standings.objectives if item.measured)
-        _print(
-            f"[dim]the best {names} was also lucky, and its interval is too good; once the front is decided, "
-            f"{command} confirms it by runs that have no part in the choice[/]"
-        )
+        _print(f"[dim]the best {names} was also lucky: until it is confirmed, its ± is too good[/]")
 
 
-def _against(row: Standing, standings: Standings) -> str:
-    """Return `#14 is on the front with probability 0.62: #4 costs no more and may be as good`."""
-    rivals = [f"#{other.record.number}" for other in standings.rivals(row)]
-    claim = f"{standings.names.name(row.record)} is on the front with probability {row.p_front:.2f}"
-    if not rivals:
-        return claim
-    verb = "costs" if len(rivals) == 1 else "cost"
-    return f"{claim}: {' and '.join(rivals)} {verb} no more and may be as good"
+def _decided(standings: Standings, each: int, *, open_: bool) -> str:
+    """Return how certain the front is, and what is undecided."""
+    whole = f"the whole front is right with probability {standings.p_whole:.2f}"
+    undecided = standings.undecided
+    if not undecided:
+        return f"settled: each is on the front or off it with at least 90%; {whole}"
+    listed = ", ".join(f"#{row.record.number} ({row.p_front:.2f})" for row in undecided[:MOST_UNDECIDED])
+    more = len(undecided) - MOST_UNDECIDED
+    verb = "undecided" if open_ else f"not told apart after {each} runs each"
+    return f"{whole}; {verb}: {escape(listed)}" + (f" and {more} more" if more > 0 else "")
 
 
 def _print(text: str) -> None:

@@ -46,6 +46,28 @@ class Limit:
         return f"{self.name} {self.comparison} {self.metric.format(self.value)}"
 
 
+def stored_limits(texts: Sequence[str], bounds: Sequence[float], record: TrialRecord) -> list[Limit] | None:
+    """Return the limits of a stored pick; None if a metric is one of another version.
+
+    Args:
+        texts: the limits as they were shown.
+        bounds: their values; empty of an earlier version's picks: those of the trial, which met them.
+        record: the trial that was picked.
+    """
+    limits = []
+    for index, text in enumerate(texts):
+        name, comparison, *_ = text.split()
+        try:
+            metric, _ = parse_metric(name)
+        except ValueError:
+            return None
+        known = bounds[index] if bounds else Limit(name, metric, comparison, 0.0).measure(record)
+        if known is None:
+            return None
+        limits.append(Limit(name, metric, comparison if bounds else f"{comparison[0]}=", known))
+    return limits
+
+
 def read_limits(
     texts: Sequence[str], model: Architecture | None = None, times: BlockTimes | None = None
 ) -> list[Limit]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from studies.analysis.overtaken import Overtaken, overtaken
 from studies.analysis.pick import knee
 from studies.analysis.standings import Standings
 from studies.study import Study
@@ -20,16 +23,29 @@ class Marks:
     Attributes:
         knee: number of the trial at the knee of the front; None without a front.
         picks: the newest first.
+        overtaken: by trial, those picks whose place another trial has taken since.
     """
 
     knee: int | None
     picks: tuple[Pick, ...]
+    overtaken: Mapping[int, Overtaken] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: Study, standings: Standings) -> Marks:
         """Read the picks of a study; the knee is that of the standings."""
-        at_knee = knee(standings)
-        return cls(None if at_knee is None else at_knee.number, tuple(read_picks(study.inner)))
+        at_knee, picks = knee(standings), tuple(read_picks(study.inner))
+        judged = {pick.trial: overtaken(pick, standings) for pick in picks}
+        beaten = {trial: item for trial, item in judged.items() if item is not None}
+        return cls(None if at_knee is None else at_knee.number, picks, beaten)
+
+    def since(self, pick: Pick) -> str:
+        """Return what a pick was and what has its place now; empty if it is still the best."""
+        return self.overtaken[pick.trial].text if pick.trial in self.overtaken else ""
+
+    def pick_to_dict(self, pick: Pick) -> dict[str, Any]:
+        """Return a pick for `--json`, with the number of the trial that has its place now."""
+        by = self.overtaken[pick.trial].by.number if pick.trial in self.overtaken else None
+        return {**pick.to_dict(), "overtaken_by": by}
 
     def pick_of(self, record: TrialRecord) -> Pick | None:
         """Return the pick of a trial; None if it was not picked."""

@@ -135,6 +135,7 @@ class PickRequest:
             output=None if output is None else str(expand(output).absolute()),
             machine=socket.gethostname(),
             portable=portable,
+            bounds=tuple(limit.value for limit in self.limits),
         )
 
 

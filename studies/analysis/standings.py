@@ -44,13 +44,16 @@ class Confirmation:
 
     def describe(self, objectives: Sequence[Objective]) -> str:
         """Return `val_loss 3.4312 ±0.0123 by 3 runs that had no part in the choice`."""
-        results = ", ".join(
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        return f"{self.results(objectives)} by {runs} that had no part in the choice"
+
+    def results(self, objectives: Sequence[Objective]) -> str:
+        """Return `val_loss 3.4312 ±0.0123`."""
+        return ", ".join(
             f"{item.name} {item.metric.format(value)} ±{item.metric.format(half)}"
             for item, value, half in zip(objectives, self.values, self.half, strict=True)
             if half is not None
         )
-        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
-        return f"{results} by {runs} that had no part in the choice"
 
 
 @dataclass(frozen=True)

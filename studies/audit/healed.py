@@ -25,6 +25,15 @@ CONTROL = "control.json"
 OnStep = Callable[[Progress], None]
 
 
+def heal_settings(audit: Audit, seed: int) -> HealSettings:
+    """Return the recipe of an audit's healings."""
+    library = audit.study.space.library
+    assert library is not None, "only designs of a pretrained model are healed"
+    return HealSettings(
+        tokens=audit.heal or 0, seq_len=library.seq_len, eval_tokens=library.eval_tokens, seed=seed
+    )
+
+
 class HealedRuns:
     """Heals designs of a study, from the library's parts and by the same recipe as their control."""
 
@@ -35,29 +44,25 @@ class HealedRuns:
             audit.study, data, device, lambda status: None, lambda: False, lambda line: None
         )
 
-    def settings(self, seed: int) -> HealSettings:
-        """Return the recipe."""
-        library = self.designs.settings
-        return HealSettings(
-            tokens=self.audit.heal or 0, seq_len=library.seq_len, eval_tokens=library.eval_tokens, seed=seed
-        )
-
-    def control(self, on_step: OnStep) -> None:
+    def control(self, on_step: OnStep) -> dict[str, float | None] | None:
         """Write the losses of the original model, as it is and trained by the same recipe, once.
 
         With the KL divergence of the latter from the former.
+
+        Returns:
+            What was written; None if it was known.
         """
         path = self.audit.folder / CONTROL
         if read_json(path) is not None:
-            return
-        settings = self.settings(self.audit.study.settings.seed)
+            return None
+        settings = heal_settings(self.audit, self.audit.study.settings.seed)
         teacher = self.designs.teacher
         watch = Watch(on_step=lambda stage, progress: on_step(progress))
         trained = control_loss(teacher, self.data, settings, watch)
         original = teacher.loss(self.data, settings)
-        write_json(
-            path, {"original": original.val_loss, "control": trained.val_loss, "control_kl": trained.kl}
-        )
+        losses = {"original": original.val_loss, "control": trained.val_loss, "control_kl": trained.kl}
+        write_json(path, losses)
+        return losses
 
     def heal(
         self, run: Run, on_step: OnStep | None, should_stop: Callable[[], bool] | None
@@ -80,7 +85,7 @@ class HealedRuns:
             if on_step is not None:
                 on_step(progress)
 
-        settings = self.settings(seed)
+        settings = heal_settings(self.audit, seed)
         healing = heal(
             model.requires_grad_(True), planned, self.designs.teacher, self.data, settings,
             watch=Watch(on_step=step),

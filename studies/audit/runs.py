@@ -68,6 +68,7 @@ def train_runs(
     on_step: OnStep | None = None,
     should_stop: Callable[[], bool] | None = None,
     control: bool = True,
+    on_control: Callable[[dict[str, float | None]], None] | None = None,
 ) -> None:
     """Train runs until every run has a result, from this process or another.
 
@@ -79,6 +80,7 @@ def train_runs(
         on_step: called after every step of a run here, or of the control, which is no run: None.
         should_stop: asked after every step.
         control: train the control of healed designs first, unless it is known; one process should.
+        on_control: called with the control's losses when it was trained.
 
     Raises:
         UserError: data, device or folder are not usable here, or this version trains by other rules than
@@ -108,7 +110,9 @@ def train_runs(
             if on_step is not None:
                 on_step(None, progress)
 
-        healed.control(step)
+        losses = healed.control(step)
+        if losses is not None and on_control is not None:
+            on_control(losses)
     with explain_storage_errors(audit.study.folder):
         while left:
             idle = True

@@ -8,6 +8,8 @@ from typing import Any
 import optuna
 
 from search_spaces.shown_costs import shown_costs
+from studies.analysis.marks import Marks
+from studies.analysis.standings import Standings
 from studies.reporting.explanation import Explainer
 from studies.reporting.folded_yaml import architecture_yaml
 from studies.reporting.key_of_letters import key_of_letters, key_of_names
@@ -17,7 +19,7 @@ from studies.reporting.score_map import scores_of
 from studies.reporting.study_note import study_note
 from studies.storage.optuna_access import as_trial, set_study_system_attr, study_system_attrs
 from studies.study import Study
-from studies.study.picks import Pick, read_picks
+from studies.study.picks import Pick
 from studies.study.trial_names import Names
 from studies.study.trial_record import INFEASIBLE, PAUSED, TrialRecord
 from surgery.architecture.costs import cost
@@ -32,7 +34,7 @@ class Notes:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._known: dict[int, tuple[TrialRecord, bool, Pick | None]] = {}
+        self._known: dict[int, tuple[TrialRecord, bool, Pick | None, str]] = {}
         self._names = Names(study.space)
         self._explainer: Explainer | None = None
 
@@ -44,16 +46,19 @@ class Notes:
             self._explainer = Explainer(space, scores)
             self._known.clear()  # notes say more with scores
         front = {record.number for record in study.front()}
-        picks = {pick.trial: pick for pick in read_picks(study.inner)}
+        marks = Marks.of(study, Standings.of(study))
         bodies: list[tuple[str, optuna.Study | optuna.Trial, str]] = []
         trials = study.inner.get_trials(deepcopy=False)
         for record in study.records()[: len(trials)]:
-            pick = picks.get(record.number)
-            state = (record, record.number in front, pick)
+            pick = marks.pick_of(record)
+            since = "" if pick is None else marks.since(pick)
+            state = (record, record.number in front, pick, since)
             if record.architecture is None or self._known.get(record.number) == state:
                 continue
             target = as_trial(study.inner, trials[record.number])
-            body = trial_note(study, record, self._explainer, names=self._names, on_front=state[1], pick=pick)
+            body = trial_note(
+                study, record, self._explainer, names=self._names, on_front=state[1], pick=pick, since=since
+            )
             bodies.append((str(record.number), target, body))
             self._known[record.number] = state
         bodies.append(("study", study.inner, study_note(study)))
@@ -89,6 +94,7 @@ def trial_note(
     names: Names | None = None,
     on_front: bool = False,
     pick: Pick | None = None,
+    since: str = "",
 ) -> str:
     """Return the Markdown note of one trial.
 
@@ -99,6 +105,7 @@ def trial_note(
         names: of the study's trials.
         on_front: whether it is on the front.
         pick: of the trial; None: it was not picked.
+        since: what the pick was, and what has its place now; empty if nothing has.
     """
     names = names or Names(study.space)
     name, design = names.name(record), names.design(record)
@@ -117,7 +124,7 @@ def trial_note(
         f"```\n{plain_strip(architecture)}\n```",
         f"{key_of_letters(architecture)} {key_of_names([design])}".strip(),
         *([f"**{reason}**"] if reason else []),
-        *([why_picked(pick), commands(study, pick)] if pick is not None else []),
+        *([why_picked(pick, since), commands(study, pick)] if pick is not None else []),
         *([f"Held-out loss {rungs} of its tokens."] if (rungs := _rungs(study, record)) else []),
         *(["Breaks constraints:\n" + "\n".join(broken)] if broken else []),
         *([why.markdown()] if why is not None else []),

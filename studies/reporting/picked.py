@@ -26,19 +26,25 @@ def picked_section(study: Study, standings: Standings, marks: Marks, *, with_yam
         record = study.record(pick.trial)
         state = "" if record.state == DONE else f" ({record.word})"
         yield f"**{standings.names.name(record)}**{state} `{standings.names.design(record)}`"
-        yield why_picked(pick)
+        yield why_picked(pick, marks.since(pick))
         yield _metrics(study, standings, pick)
         if with_yaml:
             yield f"```{FOLDED}\n{architecture_yaml(record.build())}\n```"
         yield commands(study, pick)
 
 
-def why_picked(pick: Pick) -> str:
-    """Return a paragraph: why it was picked, when, and where it was written."""
+def why_picked(pick: Pick, since: str = "") -> str:
+    """Return a paragraph: why it was picked, when, and where it was written.
+
+    Args:
+        pick: the pick.
+        since: what it was, and what has its place now (`Marks.since`); empty if nothing has.
+    """
     limits = f", within {', '.join(f'`{limit}`' for limit in pick.limits)}" if pick.limits else ""
     where = "to standard output" if pick.output is None else f"into `{pick.output}` of {pick.machine}"
     design = " as a design without a backbone" if pick.portable else ""
-    return f"Why: {pick.reason}{limits}. Picked on {pick.day} and written {where}{design}."
+    text = f"Why: {pick.reason}{limits}. Picked on {pick.day} and written {where}{design}."
+    return f"**Overtaken: {since}.** {text}" if since else text
 
 
 def commands(study: Study, pick: Pick) -> str:

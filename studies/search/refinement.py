@@ -86,6 +86,11 @@ def limited_by_text(stretches: int) -> str:
     return f"the held-out text has {count} of eval_tokens tokens: a design is measured {times}"
 
 
+def is_alone(standings: Standings) -> bool:
+    """Return whether there are no two architectures to tell apart; the pretrained model itself is none."""
+    return sum(row.record.baseline != ORIGINAL for row in standings.rows) < 2
+
+
 class Job(NamedTuple):
     """An architecture to train again, and whether that confirms it."""
 
@@ -186,9 +191,28 @@ def doubt(standings: Standings) -> dict[int, float]:
     return dict(doubts)
 
 
-def is_settled(records: Sequence[TrialRecord], standings: Standings, most: int) -> bool:
-    """Return whether no run is left: each architecture is decided, or not after `most` runs."""
-    return standings.noise is not None and next_run(records, standings, most) is None
+class Left(NamedTuple):
+    """The work that refining has left: on the front, to confirm what was chosen, on designs to beat."""
+
+    front: bool
+    confirmation: bool
+    designs: bool
+
+
+def left_to_do(
+    records: Sequence[TrialRecord], standings: Standings, versus: VersusBaselines, wanted: Collection[int],
+    most: int,
+) -> Left:  # fmt: skip
+    """Return what refining would still do; the arguments are those of `next_job`."""
+    if is_alone(standings):
+        return Left(front=False, confirmation=False, designs=False)
+    front = next_run(records, standings, most) is not None
+    known = standings.noise is not None
+    return Left(
+        front,
+        known and next_confirmation(records, wanted, most) is not None,
+        known and _next_for_designs(records, versus, most) is not None,
+    )
 
 
 def _best(standings: Standings, count: int) -> list[Standing]:

@@ -33,6 +33,8 @@ class Pick:
         output: absolute path of the file that it was written to; None: to standard output.
         machine: that has the file.
         portable: whether the file has no backbone.
+        bounds: values of the limits in their metrics' units, which `limits` shows rounded; empty of picks
+            of an earlier version.
     """
 
     trial: int
@@ -46,13 +48,14 @@ class Pick:
     output: str | None
     machine: str
     portable: bool = False
+    bounds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Pick:
         """Return a stored pick; keys of a later version are left out."""
         known = {item.name for item in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
-        return cls(**{**values, "limits": tuple(data["limits"])})
+        return cls(**{**values, "limits": tuple(data["limits"]), "bounds": tuple(data.get("bounds", ()))})
 
     @property
     def criterion(self) -> str:
@@ -60,6 +63,11 @@ class Pick:
         if self.asked:
             return "asked for by number"
         return "the knee of the front" if self.best is None else f"the best {self.best}"
+
+    @property
+    def within(self) -> str:
+        """Return its limits as ` within params <= 40M`; empty without any."""
+        return f" within {', '.join(self.limits)}" if self.limits else ""
 
     @property
     def where(self) -> str:
@@ -71,13 +79,17 @@ class Pick:
         """Return its time as `2026-12-01 09:30 UTC`."""
         return datetime.fromisoformat(self.at).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
-    def __str__(self) -> str:
-        limits = f" within {', '.join(self.limits)}" if self.limits else ""
-        return f"{self.name} ({self.criterion}{limits}) {self.day}, written to {self.where}"
+    def describe(self, since: str = "") -> str:
+        """Return it in a line.
+
+        Args:
+            since: what it was, and what has its place now, if another trial has; else empty.
+        """
+        return f"{self.name} ({since or self.criterion + self.within}) {self.day}, written to {self.where}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the pick for `--json`; its keys are stable."""
-        return {**asdict(self), "limits": list(self.limits)}
+        return {**asdict(self), "limits": list(self.limits), "bounds": list(self.bounds)}
 
 
 def read_picks(inner: optuna.Study) -> list[Pick]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import optuna_dashboard
 import pytest
 from typer.testing import Result
 
+from studies.analysis.limits import stored_limits
 from studies.analysis.marks import Marks
 from studies.analysis.pick import PickRequest, choose
 from studies.analysis.standings import Standings
@@ -21,9 +23,11 @@ from studies.reporting.dashboard_notes import Notes, trial_note
 from studies.reporting.figure import Panel
 from studies.reporting.front_plot import front_figure
 from studies.reporting.study_note import study_note
-from studies.storage.attributes import ARCHITECTURE, HASH, LINE, REASON, REPEAT_OF
+from studies.storage.attributes import ARCHITECTURE, HASH, LINE, METRICS, REASON, REPEAT_OF
+from studies.storage.optuna_access import as_trial
 from studies.study import Study
 from studies.study.picks import read_picks
+from studies.study.trial_record import TrialRecord
 from surgery.architecture import Architecture
 from tests.nas_cli.test_dashboard import pause
 from tests.picks import pick_trial
@@ -84,8 +88,8 @@ def test_every_reading_command_knows_them(run: Nas, study: Study, tmp_path: Path
     assert json.loads(run("show", number, "--json").stdout)["picked"]
     assert ", picked" in run("show", number).stdout
     (pick,) = json.loads(run("show", "--json").stdout)["picks"]
-    assert pick == marks.picks[0].to_dict()
-    assert f"picked {marks.picks[0]}" in run("show").stdout
+    assert pick == {**marks.picks[0].to_dict(), "overtaken_by": None}
+    assert f"picked {marks.picks[0].describe()}" in run("show").stdout
     rows = list(csv.DictReader(io.StringIO(run("front", "--csv", "-").stdout)))
     assert [int(row["trial"]) for row in rows if row["picked"] == "True"] == [number]
     assert [int(row["trial"]) for row in rows if row["knee"] == "True"] == [marks.knee]
@@ -106,6 +110,60 @@ def test_the_knee_is_the_same_everywhere(run: Nas, study: Study, tmp_path: Path)
     assert f"The knee of the front: {name}" in (tmp_path / "page.html").read_text()
     (row,) = [line for line in run("front").stdout.splitlines() if "★◇" in line]
     assert row.startswith(name)
+
+
+def measure(study: Study, like: TrialRecord, kl: float, cache: float) -> int:
+    """Add a design of these results, with the architecture of another one, and return its number."""
+    metrics = {**like.metrics, "kl": kl, CACHE: cache}
+    attributes = {ARCHITECTURE: like.architecture, LINE: like.line, HASH: f"{kl}", METRICS: metrics}
+    study.inner.add_trial(optuna.trial.create_trial(values=[kl, cache], user_attrs=attributes))
+    return len(study.records()) - 1
+
+
+def test_a_pick_that_is_beaten_later_was_then_the_best(run: Nas, study: Study, tmp_path: Path) -> None:
+    run("pick", "--limit", f"{CACHE}<=60%", "--best", "kl", "-o", tmp_path / "mine.yaml")
+    (pick,) = read_picks(study.inner)
+    like = study.records()[pick.trial]
+    kl, cache = like.metrics["kl"], like.metrics[CACHE]
+    notes = Notes(study)
+    notes.write()
+    measure(study, like, kl / 2, 2 * cache)  # beyond the limit
+    measure(study, like, 2 * kl, cache / 2)  # cheaper, but worse
+    assert Marks.of(study, Standings.of(study)).overtaken == {}
+    assert "now #" not in run("show").stdout
+    better = measure(study, like, kl / 2, cache)
+    text = f"then the best kl within {CACHE} <= 307.2 KiB; now #{better} is: {kl / 2:.4f} against {kl:.4f}"
+    for shown in (
+        run("show").stdout, run("front").stdout, run("show", pick.trial).stdout, study_note(study),
+    ):  # fmt: skip
+        assert f"{text}, and it is no longer on the front" in shown
+    (listed,) = json.loads(run("show", "--json").stdout)["picks"]
+    assert listed["overtaken_by"] == better
+    run("report", "-o", tmp_path / "page.html")
+    assert text in html.unescape((tmp_path / "page.html").read_text())
+    assert notes.write() > 0
+    assert text in optuna_dashboard.get_note(as_trial(study.inner, study.trial(pick.trial)))
+
+
+def test_a_knee_that_moves_and_a_trial_that_was_asked_for(run: Nas, study: Study) -> None:
+    run("pick")
+    (pick,) = read_picks(study.inner)
+    record = study.records()[pick.trial]
+    run("pick", "--trial", 0)
+    number = measure(study, record, 1e-3, 140_000.0)  # cheapest but for one
+    marks = Marks.of(study, Standings.of(study))
+    assert marks.knee == number
+    assert {trial: item.by.number for trial, item in marks.overtaken.items()} == {pick.trial: number}
+    assert marks.since(pick).startswith(f"then the knee of the front; now #{number} is")
+
+
+def test_limits_of_a_pick_of_an_earlier_version_are_its_own_values(study: Study) -> None:
+    record = study.records()[1]
+    exact = 1.001 * record.metrics[CACHE]
+    for bounds, value in (([exact], exact), ([], record.metrics[CACHE])):
+        (limit,) = stored_limits([f"{CACHE} <= 307.2 KiB"], bounds, record) or []
+        assert (limit.name, limit.comparison, limit.value) == (CACHE, "<=", value)
+    assert stored_limits(["no_metric <= 1"], [1.0], record) is None
 
 
 def test_a_paused_trial_is_picked_with_a_warning(run: Nas, study: Study) -> None:

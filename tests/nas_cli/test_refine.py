@@ -12,9 +12,16 @@ from optuna_dashboard import get_note
 from typer.testing import Result
 
 from nas_cli.render.verdict import print_verdict
+from search_spaces import parse_space
+from studies.analysis.marks import Marks
 from studies.analysis.standings import Standings
+from studies.analysis.versus_baselines import VersusBaselines
+from studies.data import TokenData
 from studies.files.defaults import DEFAULT_RUNS
 from studies.study import Study
+from studies.study.settings import StudySettings
+from studies.workers.worker import work
+from tests.nas_cli.conftest import MICRO
 from tests.studies.tables import OBJECTIVES, record
 
 Nas = Callable[..., Result]
@@ -63,7 +70,8 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     assert "±" in table
     assert "can't tell from" in table
     assert "(3 degrees of freedom" in table
-    assert "of 3 held-out repeats" in table
+    assert "intervals for new seeds held in" in table
+    assert table.count("nas refine micro") == 1
     nas("front", "micro", *where, "--plot", tmp_path / "f.html")
     assert "bars: 90 % intervals" in (tmp_path / "f.html").read_text(encoding="utf-8")
 
@@ -97,20 +105,41 @@ def test_refine_and_what_is_said_after_it(nas: Nas, runs: Path, tmp_path: Path) 
     assert "4 repeats are trained" in joined.output
 
 
-def test_undecided_and_tied_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for runs, expected in (
-        (2, "undecided: #1 is on the front with probability 0."),
-        (5, "not told apart after 5 runs each: #1 is on the front with probability 0."),
+def test_undecided_and_tied_are_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study.open("micro", runs)
+    for count, expected in (
+        (2, "; undecided: #1 (0."),
+        (5, "; not told apart after 5 runs each: #1 (0."),
     ):
-        spread = [0.01 * (-1) ** index for index in range(runs)]
+        spread = [0.01 * (-1) ** index for index in range(count)]
         records = [record(number, [(3.0 + step, 10.0 + number) for step in spread]) for number in range(2)]
         records += [record(2, [(9.0 + step, 1.0) for step in spread * 3])]
-        print_verdict("s", records, Standings(records, OBJECTIVES, 0), DEFAULT_RUNS)
+        standings = Standings(records, OBJECTIVES, 0)
+        versus = VersusBaselines(records, standings, study.space)
+        print_verdict(study, records, standings, Marks.of(study, standings), versus, DEFAULT_RUNS)
         text = capsys.readouterr().out
-        assert expected in text
-        assert "#0 costs no more and may be as good" in text
-        assert ("nas refine s retrains them" in text) == (runs == 2)
-        assert "the best val_loss was also lucky" in text
+        lines = text.splitlines()
+        assert len(lines) == 4  # noise, the best, the front, what is next
+        assert expected in lines[2]
+        assert "the best val_loss was also lucky" in lines[1]
+        assert text.count("nas refine micro") == 1
+        assert lines[3].startswith("next: nas refine micro ")
+        assert ("retrains what is undecided" in lines[3]) == (count == 2)
+        assert "confirms the best" in lines[3]
+
+
+def test_a_single_architecture_is_not_retrained(nas: Nas, prepared: Path, tmp_path: Path) -> None:
+    settings = StudySettings(
+        sampler="random", corpus=str(prepared), tokenizer="bpe:320",
+        data_hash=TokenData.open(prepared).content_hash, data_folder=str(prepared),
+    )  # fmt: skip
+    study = Study.create("micro", parse_space(MICRO, "micro.yaml"), settings, tmp_path)
+    work(study, target=1, device="cpu", log=lambda line: None)
+    refused = nas("refine", "micro", "--dir", tmp_path)
+    assert refused.exit_code == 2
+    assert "has a single one: there is no other to tell it from" in str(refused.exception)
+    assert "--trials" in str(refused.exception)
+    assert not any(record.repeat_of is not None for record in study.records())
 
 
 def test_refine_names_what_is_wrong(nas: Nas, runs: Path) -> None:

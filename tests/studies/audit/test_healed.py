@@ -9,6 +9,7 @@ import pytest
 
 from search_spaces.catalog import load_space
 from search_spaces.pretrained import ModelSection
+from studies.audit.expected import expected_seconds
 from studies.audit.plan import open_audit
 from studies.audit.report import KL, SUM, report
 from studies.audit.runs import train_runs
@@ -52,10 +53,15 @@ def test_designs_are_healed_with_their_control(study: Study) -> None:
     audit = open_audit(study, 1, 4, heal=2048)
     lines: list[int] = []
     stepped: list[bool] = []  # whether a step was the control's
+    controls: list[dict[str, float | None]] = []
+    runs = audit.runs(1)
+    all_of_it = expected_seconds(audit, runs)
+    assert all_of_it > expected_seconds(audit, runs[1:]) > 0
     train_runs(
         audit, 1, "cpu",
         on_done=lambda done: lines.append(done.left),
         on_step=lambda run, progress: stepped.append(run is None),
+        on_control=controls.append,
     )  # fmt: skip
     assert lines == [3, 2, 1, 0]
     steps = sum(stepped)
@@ -63,6 +69,8 @@ def test_designs_are_healed_with_their_control(study: Study) -> None:
     assert stepped == [True] * steps + [False] * 4 * steps
     result = report(audit)
     assert result.control is not None
+    assert controls == [result.control]
+    assert expected_seconds(audit, runs) < all_of_it  # the control is known
     assert result.control["control"] < result.control["original"]
     assert len(result.points) == 4
     for point in result.points:

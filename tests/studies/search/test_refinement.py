@@ -19,7 +19,7 @@ import torch
 from studies.analysis.standings import Standings
 from studies.data import TokenData
 from studies.search.assignment import Assignment, Nothing, finish, take
-from studies.search.refinement import FEWEST_DF, doubt, is_settled, next_run, take_repeat
+from studies.search.refinement import FEWEST_DF, doubt, next_run, take_repeat
 from studies.search.requeue import requeue
 from studies.search.samplers import SeededSampler
 from studies.stats.seeds import derive_seed
@@ -40,6 +40,11 @@ from tests.studies.tables import OBJECTIVES, TWO_MEASURED, record, repeat, study
 
 Quiet = Callable[[str], None]
 ROOMY = SPACE.replace("13k", "20k")  # every baseline is within the limit
+
+
+def is_settled(records: list[TrialRecord], standings: Standings, most: int) -> bool:
+    """Return whether no run is left: each architecture is decided, or not after `most` runs."""
+    return standings.noise is not None and next_run(records, standings, most) is None
 
 
 def settle(
