@@ -46,7 +46,8 @@ def init(
         str | None,
         typer.Option(
             metavar="WORDS", show_default="gdn,window",
-            help="Mixers beside full attention, with commas: gdn, window, sparse, gaussian, nsa; or none.",
+            help="Mixers beside full attention, with commas: gdn, window, sparse, gaussian, nsa, retnet; "
+            "or none.",
         ),
     ] = None,
     hdpl: Annotated[

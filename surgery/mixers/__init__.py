@@ -11,6 +11,7 @@ from surgery.mixers.gaussian import GaussianSpec
 from surgery.mixers.gdn import GatedDeltaSpec
 from surgery.mixers.none import NoneSpec
 from surgery.mixers.nsa import NativeSparseSpec
+from surgery.mixers.retnet import RetNetSpec
 from surgery.mixers.sparse import SparseSpec
 from surgery.mixers.window import WindowSpec
 
@@ -21,6 +22,7 @@ _ALL: tuple[MixerSpec, ...] = (
     SparseSpec(),
     GaussianSpec(),
     NativeSparseSpec(),
+    RetNetSpec(),
     NoneSpec(),
 )
 

@@ -28,6 +28,7 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried for `fit_output`, in units of th
 WITHIN = 1.02  # times the smallest error that a stronger ridge may have
 TOLERANCE = 1e-6  # of the targets' energy: rounding
 DEFAULT_RIDGE = 1e-1  # of regressions that are not validated
+OPEN = 1.278  # silu(1.278) = 1
 HELD_OUT = 4  # the last of so many parts of every sequence validates the ridge
 
 
@@ -174,3 +175,48 @@ def repeat_heads(projection: Any, width: int, times: int) -> dict[str, Tensor]:
         name: tensor.unflatten(0, (-1, width)).repeat_interleave(times, 0).flatten(0, 1)
         for name, tensor in projection.state_dict().items()
     }
+
+
+def attention_heads(old: Any, name: str) -> Tensor:
+    """Return the weight of q, k or v of softmax attention by query head: (heads, head_dim, d)."""
+    weight: Tensor = getattr(old, name).weight.unflatten(0, (-1, old.head_dim))
+    return weight.repeat_interleave(len(old.q.weight) // old.head_dim // len(weight), dim=0)
+
+
+def source_heads(count: int, heads: int) -> list[int]:
+    """Return the index of the old head, of `count`, that each of `heads` new ones starts from."""
+    return [index * count // heads for index in range(heads)]
+
+
+def factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return factors of the best approximation of left @ right of at most this rank, of equal sizes."""
+    a, s, b = torch.linalg.svd(left @ right, full_matrices=False)
+    rank = min(rank, left.shape[1])
+    root = s[:rank].sqrt()
+    return a[:, :rank] * root, root[:, None] * b[:rank]
+
+
+def copy_values(new: Any, old: Any, heads: int, width: int) -> None:
+    """Set `new.v`, of so many heads of this width, to old heads' values.
+
+    Heads of another width keep the strongest directions of the products of `o` and `v`.
+    """
+    values = attention_heads(old, "v")
+    outputs = old.o.weight.unflatten(1, (len(values), old.head_dim)).transpose(0, 1)
+    for index, head in enumerate(source_heads(len(values), heads)):
+        weight = values[head]
+        if width != old.head_dim:
+            weight = factors(outputs[head], weight, width)[1]
+        new.v.weight[index * width : index * width + len(weight)] = weight
+    if new.v.bias is not None:
+        new.v.bias.zero_()
+
+
+def set_gate(new: Any, old: Any, text: Text, heads: int, width: int) -> None:
+    """Set `new.output_gate` to a regression of the sizes of the old heads' outputs, which a norm removes."""
+    sizes = [
+        y.unflatten(-1, (-1, old.head_dim)).square().mean(-1).sqrt() for y in inputs_of(old.o, old, text)
+    ]
+    mean = torch.cat([size.flatten(0, 1) for size in sizes]).mean(0).clamp(min=1e-12)
+    weight = solve_for(text, [size / mean - 1 + OPEN for size in sizes])  # silu(z) is about z - 0.28 there
+    new.output_gate.weight.copy_(weight[source_heads(len(weight), heads)].repeat_interleave(width, 0))

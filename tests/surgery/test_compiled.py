@@ -52,7 +52,7 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize(
-    ("layout", "rules"), [*(("FGWSK"[i] * 4, ()) for i in range(5)), ("FFFF", (HDPL,)), ("KKKK", (HDPL,))]
+    ("layout", "rules"), [*(("FGWSKR"[i] * 4, ()) for i in range(6)), ("FFFF", (HDPL,)), ("KKKK", (HDPL,))]
 )
 def test_one_graph_for_all_layers_of_a_kind(layout: str, rules: Any, blocks: CompiledBlocks) -> None:
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def test_only_training_is_compiled(blocks: CompiledBlocks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["F", "G", "W", "S", "K", "B"])
+@pytest.mark.parametrize("layout", ["F", "G", "W", "S", "K", "B", "R"])
 def test_generated_code(layout: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -27,6 +27,9 @@ DESIGNS: dict[str, dict[str, Any]] = {
         "layout": "FG",
         "mixers": {"G": {"conv_size": 0, "gate": False, "decay": False, "heads": 8}},
     },
+    "R": {"layout": "FR"},
+    "R of the same sizes": {"layout": "FR", "mixers": {"R": {"key_ratio": 1.0, "expand_v": 1.0}}},
+    "R of wide keys": {"layout": "FR", "mixers": {"R": {"key_ratio": 2.0, "heads": 2, "gate": False}}},
     "K": {"layout": "FK"},
     "K with q and k": {"layout": "FK", "mixers": {"K": {"keep": "qk", "norm": False}}},
     "S": {"layout": "FS", "mixers": {"S": {"top_k": 16}}},
@@ -100,6 +103,19 @@ def test_projections_of_the_same_sizes_are_copied_and_repeated(source: SourceMod
     torch.testing.assert_close(values, expected * (values.norm() / expected.norm()))
     taps = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(96, 1, 4)
     assert torch.equal(state["layers.1.mixer.conv"], taps)
+
+
+def test_retention_keeps_the_channels_whose_angles_it_has(checkpoint: Callable[..., Path]) -> None:
+    source = read_source(checkpoint("llama", head_dim=16))
+    drawn = plan(source, {"layout": "FR", "mixers": {"R": {"key_ratio": 1.0, "expand_v": 2.0}}})
+    state = execute(source, drawn, calibration=TEXT)[0].state_dict()
+    q, k = (
+        source.tensor(f"model.layers.1.self_attn.{name}_proj.weight").unflatten(0, (-1, 16)) for name in "qk"
+    )
+    kept = torch.tensor([0, 2, 4, 6, 8, 10, 12, 14])  # 4 of 8 pairs: i and i + 8
+    assert torch.equal(state["layers.1.mixer.q.weight"].unflatten(0, (4, 8)), q[:, kept])
+    expected = torch.stack([k[0], k[0], k[1], k[1]])[:, kept]  # 4 query heads on 2 key heads
+    assert torch.equal(state["layers.1.mixer.k.weight"].unflatten(0, (4, 8)), expected)
 
 
 def test_a_gate_on_attention_changes_nothing_at_first(source: SourceModel) -> None:

@@ -32,6 +32,7 @@ BUILT: dict[str, dict[str, Any]] = {
     "S": {"layout": "S", "mixers": {"S": {"top_k": 3, "index_dim": 8}}},
     "K": {"layout": "K", "num_kv_heads": 4},
     "B": {"layout": "B", "mixers": {"B": {"block": 2, "blocks": 3, "window": 2}}},
+    "R": {"layout": "R"},
     "loop": {"layout": "F", "loops": 2},
 }
 COLUMNS = ("identity", *BUILT)
