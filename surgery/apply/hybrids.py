@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from surgery.apply.slots import Refusal, Slot, Spans, evenly, head_width, repeated, stacked
-from surgery.mixers.delta.sizes import MAX_CONV, MAX_EXPAND, MAX_HEADS, MAX_KEY_RATIO, MIN_EXPAND, STEP
+from surgery.mixers.delta.sizes import MAX_CONV
+from surgery.mixers.head_sizes import MAX_EXPAND, MAX_HEADS, MAX_KEY_RATIO, MIN_EXPAND, STEP
 
 LINEAR = "linear_attention"
 # attention has an output gate, and rotates a quarter of a head unless the config says otherwise

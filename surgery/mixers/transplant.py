@@ -28,6 +28,7 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried for `fit_output`, in units of th
 WITHIN = 1.02  # times the smallest error that a stronger ridge may have
 TOLERANCE = 1e-6  # of the targets' energy: rounding
 DEFAULT_RIDGE = 1e-1  # of regressions that are not validated
+LONGEST = 512  # tokens of a sequence whose attention is looked at
 OPEN = 1.278  # silu(1.278) = 1
 HELD_OUT = 4  # the last of so many parts of every sequence validates the ridge
 
@@ -212,11 +213,16 @@ def copy_values(new: Any, old: Any, heads: int, width: int) -> None:
         new.v.bias.zero_()
 
 
-def set_gate(new: Any, old: Any, text: Text, heads: int, width: int) -> None:
-    """Set `new.output_gate` to a regression of the sizes of the old heads' outputs, which a norm removes."""
-    sizes = [
-        y.unflatten(-1, (-1, old.head_dim)).square().mean(-1).sqrt() for y in inputs_of(old.o, old, text)
-    ]
+def relative_sizes(old: Any, text: Text) -> list[Float[Tensor, "1 _ h"]]:
+    """Return the rms of each old head's output over its mean, which the new mixer's norm removes."""
+    outputs = (y.unflatten(-1, (-1, old.head_dim)) for y in inputs_of(old.o, old, text))
+    sizes = [y.square().mean(-1).sqrt() for y in outputs]
     mean = torch.cat([size.flatten(0, 1) for size in sizes]).mean(0).clamp(min=1e-12)
-    weight = solve_for(text, [size / mean - 1 + OPEN for size in sizes])  # silu(z) is about z - 0.28 there
-    new.output_gate.weight.copy_(weight[source_heads(len(weight), heads)].repeat_interleave(width, 0))
+    return [size / mean for size in sizes]
+
+
+def open_gate(new: Any, text: Text, sizes: list[Float[Tensor, "1 _ h"]]) -> None:
+    """Set silu(output_gate(x)) to a regression of relative sizes of the old heads' outputs."""
+    weight = solve_for(text, [size - 1 + OPEN for size in sizes])  # silu(z) is about z - 0.28 there
+    heads = source_heads(len(weight), new.sizes.heads)
+    new.output_gate.weight.copy_(weight[heads].repeat_interleave(new.sizes.value, 0))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 from surgery.config.backbone import Backbone
 from surgery.config.options import Option
 from surgery.mixers.base import Carry, MixerSpec, Options
-from surgery.mixers.delta.sizes import (
-    MAX_CONV,
-    MAX_EXPAND,
-    MAX_HEADS,
-    MAX_KEY_RATIO,
-    MIN_EXPAND,
-    StateSizes,
-    match_sizes,
-    resolve_sizes,
-)
+from surgery.mixers.delta.sizes import MAX_CONV, StateSizes, resolve_sizes, with_key
+from surgery.mixers.head_sizes import HEADS, KEY_RATIO, canonical_heads
+from surgery.mixers.head_sizes import expand_v as ratio_of_widths
 from surgery.mixers.softmax import is_softmax
 
 
@@ -29,15 +23,9 @@ def delta_options(*, expand_v: float, gate: str, **more: Option) -> dict[str, Op
         more: options of this mixer alone, which stand behind `gate`.
     """
     return {
-        "key_ratio": Option(
-            float, 0.0, low=0, high=MAX_KEY_RATIO,
-            help="width of all keys / dim; 0: as many weights as the softmax attention it replaces",
-        ),
-        "expand_v": Option(
-            float, expand_v, low=MIN_EXPAND, high=MAX_EXPAND,
-            help="width of a head's value / width of its key",
-        ),
-        "heads": Option(int, 0, low=0, high=MAX_HEADS, help="heads; 0: as many as the backbone's num_heads"),
+        "key_ratio": KEY_RATIO,
+        "expand_v": ratio_of_widths(expand_v),
+        "heads": HEADS,
         "conv_size": Option(
             int, 4, low=0, high=MAX_CONV, help="tokens that the short convolution spans; 0 or 1: none"
         ),
@@ -60,19 +48,11 @@ class DeltaSpec(MixerSpec):
 
     def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:
         """Return the options from the resolved sizes, so that options that round to one size are equal."""
-        sizes = resolve_sizes(self.sizes, backbone, options)
-        same = {
-            **options,
-            "heads": 0 if sizes.heads == backbone.num_heads else sizes.heads,
-            "conv_size": sizes.conv,
-            # clamped if rounding exceeded the bound; the clamped value rounds to the same width
-            "expand_v": min(MAX_EXPAND, max(MIN_EXPAND, sizes.value / sizes.key)),
-        }
+        conv = resolve_sizes(self.sizes, backbone, options).conv
+        same = canonical_heads(backbone, {**options, "conv_size": conv}, partial(with_key, self.sizes))
         if same.get("norm_eps", 0) in (0, backbone.norm_eps):
             same.pop("norm_eps", None)  # older architectures have no such field
-        ratio = min(MAX_KEY_RATIO, sizes.heads * sizes.key / sizes.dim)
-        usual = match_sizes(self.sizes, backbone, same).key == sizes.key
-        return {**same, "key_ratio": 0.0 if usual else ratio}
+        return same
 
     def carry(
         self, backbone: Backbone, options: Options, old: MixerSpec, old_options: Options

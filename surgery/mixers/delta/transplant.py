@@ -14,10 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.mixers.patterns import Pattern, attention_pattern
-from surgery.mixers.transplant import Text, fit_output, inputs_of, repeat_heads, solve_for
+from surgery.mixers.transplant import (
+    LONGEST,
+    Text,
+    factors,
+    fit_output,
+    relative_sizes,
+    repeat_heads,
+    solve_for,
+    source_heads,
+)
 
 SMALL = 0.1  # rms of the values before the convolution's silu, which is nearly linear there
-LONGEST = 512  # tokens of a sequence whose attention is looked at
 
 
 # (new mixer, steps of each head): sets the decay of each head to exp(-step), whatever the input.
@@ -42,7 +50,7 @@ def start_from_attention(new: Any, old: Any, text: Text, *, set_decay: SetDecay,
         _shrink_values(new, text)
         _set_rates(new, old, text, set_decay)
         if new.output_gate is not None:
-            set_gate(new, text, _relative_sizes(old, text))
+            set_gate(new, text, relative_sizes(old, text))
     same = new.sizes.heads * new.sizes.value == old.o.weight.shape[1]
     fit_output(new, old, text, prior=old.o.weight if same else None)
 
@@ -61,10 +69,10 @@ def _copy_projections(new: Any, old: Any) -> None:
         head = index * heads // sizes.heads
         q, k, v = (by_head[name][head] for name in "qkv")
         if sizes.key != width:
-            q, k = _factors(q.T, k, sizes.key)
+            q, k = factors(q.T, k, sizes.key)
             q = q.T
         if sizes.value != width:
-            v = _factors(outputs[head], v, sizes.value)[1]
+            v = factors(outputs[head], v, sizes.value)[1]
         for name, weight in (("q", q), ("k", k), ("v", v)):
             module, size = getattr(new, name), sizes.value if name == "v" else sizes.key
             rows = slice(index * size, index * size + len(weight))
@@ -73,14 +81,6 @@ def _copy_projections(new: Any, old: Any) -> None:
                 module.bias[rows] = 0
                 if size == width:
                     module.bias[rows] = full[name]["bias"].unflatten(0, (heads, width))[head]
-
-
-def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return factors of the best approximation of left @ right of at most this rank, of equal sizes."""
-    a, s, b = torch.linalg.svd(left @ right, full_matrices=False)
-    rank = min(rank, left.shape[1])
-    root = s[:rank].sqrt()
-    return a[:, :rank] * root, root[:, None] * b[:rank]
 
 
 def _shrink_values(new: Any, text: Text) -> None:
@@ -96,7 +96,7 @@ def _set_rates(new: Any, old: Any, text: Text, set_decay: SetDecay) -> None:
     more strongly, the more attention is concentrated.
     """
     whole = attention_pattern(old, text, LONGEST)
-    pattern = _resample(whole, source_heads(new, len(whole.entropy)))
+    pattern = _resample(whole, source_heads(len(whole.entropy), new.sizes.heads))
     one = solve_for(text, [torch.ones_like(x[..., :1]) for x, _ in text])  # (1, d): x -> about 1
     beta = 0.3 + 0.4 * (1 - pattern.entropy)
     if new.sizes.negative_eigenvalues:
@@ -106,26 +106,11 @@ def _set_rates(new: Any, old: Any, text: Text, set_decay: SetDecay) -> None:
         set_decay(new, math.log(2) / pattern.distance.clamp(min=1))
 
 
-def _relative_sizes(old: Any, text: Text) -> list[Float[Tensor, "1 _ h"]]:
-    """Return the rms of each old head's output over its mean, which the new mixer's norm removes."""
-    sizes = [
-        y.unflatten(-1, (-1, old.head_dim)).square().mean(-1).sqrt() for y in inputs_of(old.o, old, text)
-    ]
-    mean = torch.cat([size.flatten(0, 1) for size in sizes]).mean(0).clamp(min=1e-12)
-    return [size / mean for size in sizes]
-
-
 def inverse_softplus(step: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the numbers whose softplus these are."""
     return step.expm1().log()
 
 
-def source_heads(new: Any, count: int) -> Tensor:
-    """Return the index of the old head, of `count`, that each new head starts from."""
-    heads: int = new.sizes.heads
-    return torch.arange(heads) * count // heads
-
-
-def _resample(pattern: Pattern, index: Tensor) -> Pattern:
+def _resample(pattern: Pattern, index: list[int]) -> Pattern:
     """Return the pattern of the old heads of these indices."""
     return Pattern(pattern.distance[index], pattern.entropy[index])

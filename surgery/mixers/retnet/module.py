@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
-from surgery.mixers.gdn.module import NORM_EPS
-from surgery.mixers.gdn.steps import at_least_float32, gated, gated_norm
+from surgery.mixers.delta.layer import NORM_EPS
+from surgery.mixers.delta.short_conv import at_least_float32
+from surgery.mixers.gdn.steps import gated, gated_norm
 from surgery.mixers.retnet.sizes import RetentionSizes
 from surgery.ops.decaying_attention import decaying_attention
 from surgery.ops.plain import is_plain

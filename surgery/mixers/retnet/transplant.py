@@ -12,7 +12,8 @@ from surgery.mixers.transplant import (
     attention_heads,
     copy_values,
     fit_output,
-    set_gate,
+    open_gate,
+    relative_sizes,
     source_heads,
 )
 
@@ -40,6 +41,6 @@ def transplant(new: Any, old: Any, text: Text) -> None:
             projection.bias.zero_()
     copy_values(new, old, sizes.heads, sizes.value)
     if new.output_gate is not None and text:
-        set_gate(new, old, text, sizes.heads, sizes.value)
+        open_gate(new, text, relative_sizes(old, text))
     same = sizes.heads * sizes.value == old.o.weight.shape[1]
     fit_output(new, old, text, prior=old.o.weight if same else None)
