@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.architecture import MAX_LOOPS, read_windows
+from surgery.architecture import MAX_DELTA_RANK, MAX_LOOPS, read_windows
 from surgery.architecture.layout import PLACEMENTS
 from surgery.config.backbone import OPTIONS, PROJECTIONS
 from surgery.config.options import Option
@@ -73,6 +73,15 @@ def fields() -> dict[str, Field]:
     result += [
         Field("loop.span", ("choice",), _read_selector, help="layers that the passes repeat, or all"),
         _numeric("loop.inject", Option(bool, help="later passes also see what the first one saw")),
+        _numeric(
+            "loop.delta_rank",
+            Option(
+                int,
+                low=0,
+                high=MAX_DELTA_RANK,
+                help="rank of what later passes change in each projection; 0: nothing",
+            ),
+        ),
     ]
     for operator, spec in PROJECTION_OPERATORS.items():
         if not spec.options:

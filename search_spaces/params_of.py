@@ -98,7 +98,7 @@ def _windows(variation: Variation, architecture: Architecture) -> list[Params]:
 
 
 def _spans(variation: Variation, architecture: Architecture) -> Iterator[list[Params]]:
-    """Yield guesses of the span and of what later passes see; both are sampled only for loops."""
+    """Yield guesses of the span and of what later passes see and change; sampled only for loops."""
     if architecture.loop_count == 1:
         return
     depth = architecture.backbone.num_layers
@@ -108,6 +108,7 @@ def _spans(variation: Variation, architecture: Architecture) -> Iterator[list[Pa
     ]
     yield [guess for item in same for guess in _single(variation, "loop.span", item)]
     yield _single(variation, "loop.inject", architecture.loop_inject)
+    yield _single(variation, "loop.delta_rank", architecture.loop_delta_rank)
 
 
 def _rules(variation: Variation, architecture: Architecture, operator: str) -> Iterator[Params]:

@@ -53,8 +53,12 @@ class Variation:
         if loops > 1:
             span = self._draw(trial, "loop.span", "all")
             inject = self._draw(trial, "loop.inject", False)
+            rank = self._draw(trial, "loop.delta_rank", 0)
             architecture = replace(
-                architecture, loop_span=None if span == "all" else span, loop_inject=inject
+                architecture,
+                loop_span=None if span == "all" else span,
+                loop_inject=inject,
+                loop_delta_rank=rank,
             )
         return _without_idle_rules(architecture)
 
@@ -167,9 +171,10 @@ class Variation:
         schedules = self.distribution("loop.windows", ()).values() or ()
         windowed = any(MIXERS[letter].windowed for letter in self.letters())
         spans = len(self.distribution("loop.span", "all").values() or ())
-        spans *= len(self.distribution("loop.inject", False).values() or ())
+        variants = spans * len(self.distribution("loop.inject", False).values() or ())
+        variants *= len(self.distribution("loop.delta_rank", 0).values() or ())
         return sum(
-            (len({stretched(item, count) for item in schedules}) if windowed else 1) * spans
+            (len({stretched(item, count) for item in schedules}) if windowed else 1) * variants
             if count > 1
             else 1
             for count in counts

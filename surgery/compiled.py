@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from surgery.context import Context
 from surgery.ops.rotary import Rotary
+from surgery.projections.deltas import Deltas
 
 MOST_KINDS = 1024  # per process; Dynamo's default of 8 silently falls back to eager
 
@@ -20,10 +21,10 @@ MOST_KINDS = 1024  # per process; Dynamo's default of 8 silently falls back to e
 class CompiledBlocks:
     """Callable with the effect of `block(h, context)`, compiled in training.
 
-    Compiled code takes tensors and the pass's window and builds its own context. The model's context is not
-    passed to it: its slot and its growing list of losses change from layer to layer, and each change would
-    recompile the block. Evaluation and decoding are not compiled: they take too little of a run to repay
-    compilation.
+    Compiled code takes tensors, the pass's window and, if it matters, the pass's number, and builds its own
+    context. The model's context is not passed to it: its slot and its growing list of losses change from
+    layer to layer, and each change would recompile the block. Evaluation and decoding are not compiled: they
+    take too little of a run to repay compilation.
     """
 
     def __init__(self, mode: str | None = None) -> None:
@@ -41,14 +42,20 @@ class CompiledBlocks:
         if not (plain and block.training and torch.is_grad_enabled()):
             y: Tensor = block(h, context)
             return y
-        y, losses = self.code(block, h, context.rotary, context.window)
+        loop = context.slot[1] if _differs(block) else 0
+        y, losses = self.code(block, h, context.rotary, context.window, loop)
         context.losses += losses
         return y
 
 
 def block_pass(
-    block: nn.Module, h: Float[Tensor, "b t d"], rotary: Rotary, window: int | None
+    block: nn.Module, h: Float[Tensor, "b t d"], rotary: Rotary, window: int | None, loop: int
 ) -> tuple[Float[Tensor, "b t d"], list[Float[Tensor, ""]]]:
     """Return (output, auxiliary losses) of a block in training; this function is compiled."""
-    context = Context(rotary, window=window)
+    context = Context(rotary, window=window, slot=(0, loop))
     return block(h, context), context.losses
+
+
+def _differs(block: nn.Module) -> bool:
+    """Return whether the block computes something else in each pass of a loop."""
+    return any(isinstance(module, Deltas) for module in block.modules())

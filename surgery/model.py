@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.architecture import Architecture, Layer
-from surgery.config.backbone import Backbone
+from surgery.config.backbone import FFN_PROJECTIONS, Backbone
 from surgery.context import Context, DecodeCache
 from surgery.mixers import MIXERS
 from surgery.ops.cross_entropy import linear_cross_entropy
@@ -27,6 +27,7 @@ from surgery.ops.residual import add_norm
 from surgery.ops.rotary import RotaryTables, rotary_tables
 from surgery.ops.swiglu import swiglu
 from surgery.projections import PROJECTION_OPERATORS
+from surgery.projections.deltas import Deltas
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
 
@@ -65,6 +66,12 @@ class Block(nn.Module):
         self.ffn = SwiGLU(layer) if layer.ffn_dim else None
         self.post_norm, self.rotary = layer.post_norm, layer.rotary
 
+    def add_deltas(self, layer: Layer, passes: int, rank: int) -> None:
+        """Give every projection low-rank changes of its own in each of `passes` later passes."""
+        for name, item in layer.projections.items():
+            projection = getattr(self.ffn if name in FFN_PROJECTIONS else self.mixer, name)
+            projection.add_module("deltas", Deltas(passes, rank, item.d_in, item.d_out))
+
     def forward(self, h: Float[Tensor, "b t d"], context: Context) -> Float[Tensor, "b t d"]:
         """Return the residual stream after this block."""
         if not self.rotary:
@@ -90,7 +97,8 @@ class HybridLM(nn.Module):
     The blocks of the span, which may be the whole stack, run `loop_count` times with shared weights. Pass t
     adds `loop_gate[t] * h`, with a zero-initialised gate per pass and channel (LT2, arXiv 2605.20670,
     section 2.1): h(t) = Blocks(h(t-1)) + rho_t * h(t-1). With `loop_inject` every later pass begins with
-    h(t-1) + `inject_gate[t-1]` * h(0), also zero-initialised: what came into the span is not forgotten.
+    h(t-1) + `inject_gate[t-1]` * h(0), also zero-initialised: what came into the span is not forgotten. With
+    `loop_delta_rank` every later pass adds low-rank matrices of its own to the projections (`Deltas`).
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -101,6 +109,12 @@ class HybridLM(nn.Module):
         self.run_block: Callable[[nn.Module, Tensor, Context], Tensor] = _run  # or `CompiledBlocks`
         self.embed = nn.Embedding(backbone.vocab_size, backbone.dim)
         self.layers = nn.ModuleList(Block(backbone, layer) for layer in architecture.layers)
+        if architecture.delta_rank:
+            for index in architecture.looped:
+                block = cast("Block", self.layers[index])
+                block.add_deltas(
+                    architecture.layers[index], architecture.loop_count - 1, architecture.delta_rank
+                )
         self.norm = nn.RMSNorm(backbone.dim, eps=backbone.norm_eps)
         self.head = nn.Linear(backbone.dim, backbone.vocab_size, bias=False)
         self.loop_gate = (

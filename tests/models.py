@@ -28,9 +28,10 @@ def architecture(
     windows: list[Any] | None = None,
     span: str | None = None,
     inject: bool = False,
+    delta_rank: int = 0,
     **backbone: Any,
 ) -> Architecture:
-    loop = {"count": loops, "windows": windows, "span": span, "inject": inject}
+    loop = {"count": loops, "windows": windows, "span": span, "inject": inject, "delta_rank": delta_rank}
     return Architecture.from_dict({
         "backbone": BACKBONE | backbone, "layout": layout, "mixers": mixers or {}, "ffn": ffn or [],
         "projections": projections or [], "loop": loop,

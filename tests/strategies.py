@@ -191,7 +191,7 @@ def architecture_data(draw: st.DrawFn, max_layers: int = 4, max_loops: int = 3) 
 
 @st.composite
 def loops(draw: st.DrawFn, most: int, depth: int) -> dict[str, Any]:
-    """Passes, perhaps of a span, what attention sees in each, and whether the first is seen again."""
+    """Passes, perhaps of a span, what attention sees in each, and what later ones see again or change."""
     count = draw(st.integers(1, most))
     window = st.sampled_from(["full", 1, 2, 5, 64])
     windows = draw(st.none() | st.lists(window, min_size=count, max_size=count))
@@ -199,6 +199,8 @@ def loops(draw: st.DrawFn, most: int, depth: int) -> dict[str, Any]:
     if draw(st.booleans()):
         first = draw(st.integers(0, depth - 1))
         data["span"] = f"{first}-{draw(st.integers(first, depth - 1))}"
+    if draw(st.booleans()):
+        data["delta_rank"] = draw(st.integers(1, 4))
     return {**data, "inject": True} if draw(st.booleans()) else data
 
 

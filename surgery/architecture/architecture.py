@@ -41,6 +41,7 @@ class Architecture:
     ffn: tuple[LayerRule, ...] = ()  # widths of feed-forward parts other than the backbone's
     loop_span: str | None = None  # layers that the passes repeat, such as `2-5`; None: all
     loop_inject: bool = False  # later passes also see what the first one saw
+    loop_delta_rank: int = 0  # rank of what later passes change in each projection; 0: nothing
 
     def __post_init__(self) -> None:
         assert len(self.loop_windows) in (0, self.loop_count), "checked where the architecture is read"
@@ -110,6 +111,8 @@ class Architecture:
             data["loop"]["span"] = self.loop_span
         if self.loop_inject:
             data["loop"]["inject"] = True
+        if self.loop_delta_rank:
+            data["loop"]["delta_rank"] = self.loop_delta_rank
         return data
 
     def to_yaml(self, *, tried_on: int | None = None, width: int = 110) -> str:
@@ -145,6 +148,11 @@ class Architecture:
         """The layers that passes repeat: the span. Before it is the prelude, behind it the coda."""
         depth = self.backbone.num_layers
         return range(depth) if self.loop_count == 1 else select_span(self.loop_span, depth)
+
+    @property
+    def delta_rank(self) -> int:
+        """Rank of what later passes change in each projection of the span; 0 without a loop."""
+        return self.loop_delta_rank if self.loop_count > 1 else 0
 
     @cached_property
     def executed(self) -> tuple[tuple[Layer, bool, int], ...]:
@@ -184,6 +192,8 @@ class Architecture:
             canonical["span"] = [self.looped[0], self.looped[-1]]
         if self.loop_inject and self.loop_count > 1:
             canonical["inject"] = True
+        if self.delta_rank:
+            canonical["delta_rank"] = self.delta_rank
         return canonical
 
     def _canonical_layer(self, layer: Layer, shared: Backbone) -> dict[str, Any]:
@@ -249,6 +259,7 @@ class Architecture:
             sizes = "-".join(str(size or "full") for size in self.loop_windows)
             loop = f"loop {self.loop_count}" + ("" if self.loop_place is None else f"@{self.loop_place}")
             loop += (f" w{sizes}" if sizes else "") + (" inject" if self.loop_inject else "")
+            loop += f" delta {self.delta_rank}" if self.delta_rank else ""
         return summarize(self.layout, self.layers, loop, self.backbone)
 
     def warnings(self) -> list[str]:

@@ -32,6 +32,8 @@ def _count_params(arch: Architecture) -> int:
     if arch.loop_count > 1:
         total += arch.loop_count * dim  # residual gate of each pass
         total += (arch.loop_count - 1) * dim * arch.loop_inject  # gate of what later passes see again
+    for layer, looped, count in arch.executed:
+        total += count * (arch.loop_count - 1) * looped * _delta_params(arch, layer)
     for layer, count in arch.kinds:
         spec = MIXERS[layer.mixer]
         norms = spec.mixes + (layer.ffn_dim > 0)  # one before or after each part that the layer has
@@ -130,10 +132,17 @@ def cost_in_units(arch: Architecture, name: str, times: BlockTimes | None = None
 
 def _stack_flops(arch: Architecture, *, training: bool) -> int:
     """Return the FLOPs of all passes through all layers, without what depends on the context."""
-    return sum(
-        count * (arch.loop_count if looped else 1) * _layer_flops(arch, layer, training=training)
-        for layer, looped, count in arch.executed
-    )
+    total = 0
+    for layer, looped, count in arch.executed:
+        later = arch.loop_count - 1 if looped else 0
+        total += count * (1 + later) * _layer_flops(arch, layer, training=training)
+        total += count * later * 2 * _delta_params(arch, layer)
+    return total
+
+
+def _delta_params(arch: Architecture, layer: Layer) -> int:
+    """Return the parameters with which one later pass changes a layer's projections."""
+    return arch.delta_rank * sum(item.d_in + item.d_out for item in layer.projections.values())
 
 
 def _layer_flops(arch: Architecture, layer: Layer, *, training: bool) -> int:

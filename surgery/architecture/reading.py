@@ -29,9 +29,18 @@ DESIGNED_FOR = {  # of portable designs; not part of the architecture
     "context": Option(int, low=1, help="tokens of the sequences that it was tried on"),
 }
 MAX_LOOPS = 64
-_LOOP = {
+MAX_DELTA_RANK = 4096
+LOOP = {
     "count": Option(int, 1, low=1, high=MAX_LOOPS, help="times the span is run"),
     "inject": Option(bool, False, help="later passes also see what the first one saw"),
+    "delta_rank": Option(
+        int,
+        0,
+        low=0,
+        high=MAX_DELTA_RANK,
+        scales="width",
+        help="rank of what later passes change in a projection; 0: nothing",
+    ),
 }
 LOOP_WINDOW = Option(int, low=1, help="tokens that attention sees in a pass, itself included")
 
@@ -48,6 +57,7 @@ class Parts(NamedTuple):
     ffn: tuple[LayerRule, ...]
     loop_span: str | None
     loop_inject: bool
+    loop_delta_rank: int
 
 
 def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts | None:
@@ -74,12 +84,12 @@ def read_parts(data: object, cursor: Cursor, default: Backbone | None) -> Parts 
     ffn = given.get("ffn")
     widths = read_layer_rules(ffn, FFN, depth, cursor.at("ffn")) if ffn is not None else ()
     rules = _read_rules(given.get("projections"), backbone, cursor.at("projections"))
-    count, windows, span, inject = _read_loop(given.get("loop"), depth, cursor.at("loop"))
+    count, windows, span, inject, delta_rank = _read_loop(given.get("loop"), depth, cursor.at("loop"))
     if "designed_for" in given:
         read_options(given["designed_for"], DESIGNED_FOR, cursor.at("designed_for"))
     if backbone is None:
         return None
-    return Parts(backbone, layout, mixers, rules, count, windows, widths, span, inject)
+    return Parts(backbone, layout, mixers, rules, count, windows, widths, span, inject, delta_rank)
 
 
 class Resolved(Protocol):
@@ -153,11 +163,11 @@ def _check_mixers(parts: Resolved, cursor: Cursor) -> None:
 
 def _read_loop(
     value: object, depth: int | None, cursor: Cursor
-) -> tuple[int, tuple[int | None, ...], str | None, bool]:
-    """Return (number of passes, tokens seen in each, span, inject); of faulty fields the defaults."""
-    given = cursor.mapping(value, ("count", "windows", "span", "inject"))
+) -> tuple[int, tuple[int | None, ...], str | None, bool, int]:
+    """Return (number of passes, tokens seen in each, span, inject, rank); of faulty fields the defaults."""
+    given = cursor.mapping(value, ("count", "windows", "span", "inject", "delta_rank"))
     windows, span = given.pop("windows", None), given.pop("span", None)
-    options = read_options(given, _LOOP, cursor)
+    options = read_options(given, LOOP, cursor)
     count = options.get("count", 1)
     sizes: tuple[int | None, ...] = ()
     try:
@@ -174,7 +184,7 @@ def _read_loop(
     except ValueError as error:
         cursor.at("span").problem(span, str(error), "the first and the last layer that repeat, such as 2-5")
         layers = None
-    return count, sizes, layers, options.get("inject", False)
+    return count, sizes, layers, options.get("inject", False), options.get("delta_rank", 0)
 
 
 def read_windows(value: object) -> tuple[int | None, ...]:

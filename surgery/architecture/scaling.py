@@ -8,7 +8,7 @@ from typing import Any
 
 from surgery.architecture.architecture import Architecture
 from surgery.architecture.layer_rules import FFN, LayerRule, deciding
-from surgery.architecture.reading import DESIGNED_FOR
+from surgery.architecture.reading import DESIGNED_FOR, LOOP
 from surgery.config.backbone import Backbone
 from surgery.config.options import Cursor, Option, read_options
 from surgery.mixers import MIXERS
@@ -68,7 +68,11 @@ def scaled(
         old = [size or "full" for size in architecture.loop_windows]
         new_sizes = [size or "full" for size in windows]
         changes += [f"loop: windows {old} -> {new_sizes}"] if old != new_sizes else []
-    changed = replace(architecture, rules=tuple(rules), mixers=mixers, loop_windows=windows, ffn=ffn)
+    loop = dict(_scaled({"delta_rank": architecture.loop_delta_rank}, LOOP, ratios, "loop", changes))
+    changed = replace(
+        architecture, rules=tuple(rules), mixers=mixers, ffn=ffn, loop_windows=windows,
+        loop_delta_rank=loop["delta_rank"],
+    )  # fmt: skip
     return changed, tuple(dict.fromkeys(changes))
 
 

@@ -228,12 +228,13 @@ class TestMixers:
     def test_a_span_is_only_drawn_in_a_loop_and_found_again_however_it_is_written(self) -> None:
         search = {
             "loop.count": {"choice": [1, 2]}, "loop.span": {"choice": ["all", "0", "0--2"]},
-            "loop.inject": {"choice": [False, True]},
+            "loop.inject": {"choice": [False, True]}, "loop.delta_rank": {"choice": [0, 4]},
         }  # fmt: skip
         space = space_of(search)
         spans = set()
         for params, architecture in every_trial(space):
             assert ("loop.span" in params) == ("loop.inject" in params) == (architecture.loop_count > 1)
+            assert ("loop.delta_rank" in params) == (architecture.loop_count > 1)
             spans.add((architecture.looped, architecture.loop_inject))
             written_out = Architecture.from_dict(architecture.to_dict())
             result = space.params_of(written_out)

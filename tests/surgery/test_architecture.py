@@ -205,6 +205,7 @@ DIFFERENT = [
     with_("loop", {"count": 2, "span": "1"}),
     with_("loop", {"count": 2, "span": "1", "inject": True}),
     with_("loop", {"count": 2, "inject": True}),
+    with_("loop", {"count": 2, "delta_rank": 4}),
 ]  # fmt: skip
 
 
@@ -246,10 +247,11 @@ def test_lines_and_spellings_of_a_span() -> None:
 
     depth = SMALL["backbone"]["num_layers"]
     assert looped(span="1", inject=True).line.endswith("·loop 2@1 inject")
+    assert looped(delta_rank=8).line.endswith("·loop 2 delta 8")
     assert looped(span=f"1-{depth - 1}").line.endswith(f"·loop 2@1-{depth - 1}")
     assert looped(span="1-2").hash == looped(span="1:3").hash
     assert looped(span=f"0-{depth - 1}").hash == looped(span="all").hash == looped().hash
-    once = with_("loop", {"count": 1, "span": "1", "inject": True})
+    once = with_("loop", {"count": 1, "span": "1", "inject": True, "delta_rank": 4})
     assert Architecture.from_dict(once).hash == Architecture.from_dict(SMALL).hash
 
 
@@ -394,6 +396,7 @@ def test_parts_that_do_not_fit_are_told_beside_other_mistakes() -> None:
         (with_("loop", {"count": 2, "span": "1-9"}), "loop.span = '1-9': layer 9 does not exist"),
         (with_("loop", {"count": 2, "span": "0,2"}), "loop.span = '0,2': '0,2' leaves out layers between 0"),
         (with_("loop", {"count": 2, "inject": 1}), "loop.inject = 1: must be true or false"),
+        (with_("loop", {"count": 2, "delta_rank": -1}), "loop.delta_rank = -1: must be"),
     ],
 )  # fmt: skip
 def test_mistakes(data: object, problem: str) -> None:

@@ -74,6 +74,12 @@ def test_windows_of_the_passes_are_kinds_of_their_own(blocks: CompiledBlocks) ->
     assert graphs() == 3
 
 
+def test_passes_that_change_projections_are_kinds_of_their_own(blocks: CompiledBlocks) -> None:
+    """The first pass has code without the changes; in the later ones' code the number may be a variable."""
+    check(build(architecture("FF", loops=4, delta_rank=2)), blocks)
+    assert 2 <= graphs() <= 4
+
+
 def test_another_weight_of_a_loss_is_no_kind_of_its_own(blocks: CompiledBlocks) -> None:
     """A search draws a new one for every trial: it becomes a variable when it first changes."""
     for weight in (1e-3, 2e-3, 3e-3, 4e-3):

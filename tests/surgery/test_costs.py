@@ -153,9 +153,23 @@ def test_a_span_costs_what_its_layers_cost_once_more() -> None:
     assert cost(looped, "decode_flops@7") == cost(once, "decode_flops@7") + again
 
 
+def test_what_later_passes_change_costs_two_thin_matrices_a_projection_and_pass() -> None:
+    looped = architecture("FGWF", num_layers=4, loops=3, span="1-2")
+    thin = (
+        2
+        * 5
+        * sum(item.d_in + item.d_out for layer in looped.layers[1:3] for item in layer.projections.values())
+    )  # two later passes of rank 5
+    changed = replace(looped, loop_delta_rank=5)
+    assert cost(changed, "params") == cost(looped, "params") + thin
+    assert cost(changed, "decode_flops@7") == cost(looped, "decode_flops@7") + 2 * thin
+    assert cost(changed, "train_flops@7") == cost(looped, "train_flops@7") + 6 * thin
+    assert cost(changed, "cache_bytes@7") == cost(looped, "cache_bytes@7")
+
+
 @given(architectures(max_loops=1), st.integers(2, 5))
 def test_what_loops_multiply(arch: Architecture, loops: int) -> None:
-    arch = replace(arch, loop_windows=(), loop_span=None, loop_inject=False)
+    arch = replace(arch, loop_windows=(), loop_span=None, loop_inject=False, loop_delta_rank=0)
     looped = replace(arch, loop_count=loops)
     head = 2 * arch.backbone.dim * arch.backbone.vocab_size
     assert cost(looped, "params") == cost(arch, "params") + loops * arch.backbone.dim

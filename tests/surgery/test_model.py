@@ -15,7 +15,8 @@ from surgery.context import Context, DecodeCache
 from surgery.model import HybridLM
 from surgery.ops.rotary import rotary_tables
 from surgery.projections.hdpl.kl import LN2
-from tests.models import architecture, build, decode
+from surgery.projections.siblings import project
+from tests.models import architecture, build, context, decode
 from tests.strategies import architectures
 
 HDPL: list[Any] = [{"match": ["q", "up", "down"], "operator": "hdpl", "blocks": 2, "rank": 3, "kl": "mean"}]
@@ -68,6 +69,48 @@ def test_a_looped_span_is_the_unrolled_one(span: str, first: int, last: int, inj
     assert arch.depth == 4 + 2 * (last - first + 1)
 
 
+def test_later_passes_change_projections_by_low_rank_matrices() -> None:
+    """The looped model equals a deeper one without a loop, whose layers have the changed matrices."""
+    window = {"W": {"window": 3}}
+    arch = architecture("FGW", mixers=window, num_layers=3, loops=3, span="1-2", delta_rank=2)
+    model = build(arch, spread=0.3)
+    with torch.no_grad():
+        model.loop_gate.zero_()
+    weights = model.state_dict()
+    unrolled = {}
+    for name, weight in weights.items():
+        if "deltas" in name or name == "loop_gate":
+            continue
+        unrolled[name] = weight
+        if not name.startswith(("layers.1.", "layers.2.")):
+            continue
+        _, layer, rest = name.split(".", 2)
+        changes = name.removesuffix("weight") + "deltas."
+        for turn in (1, 2):
+            copy = f"layers.{int(layer) + 2 * turn}.{rest}"
+            unrolled[copy] = weight
+            if changes + "a" in weights:
+                change = weights[changes + "b"][turn - 1] @ weights[changes + "a"][turn - 1]
+                unrolled[copy] = weight + change
+    deep = HybridLM(architecture("FGWGWGW", mixers=window, num_layers=7)).eval()
+    deep.load_state_dict(unrolled)
+    tokens = torch.randint(37, (2, 9))
+    torch.testing.assert_close(model(tokens), deep(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_changes_of_later_passes_are_added_behind_any_operator_and_start_silent() -> None:
+    model = HybridLM(architecture(projections=HDPL, loops=2, delta_rank=3)).eval()
+    plain = HybridLM(architecture(projections=HDPL, loops=2)).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "deltas" not in k})
+    tokens = torch.randint(37, (2, 9))
+    torch.testing.assert_close(model(tokens), plain(tokens), rtol=0, atol=0)
+    projection, x = build(model.architecture).layers[0].ffn.up, torch.randn(2, 5, 24)
+    first, second = (project(x, context(slot=(0, turn)), projection)[0] for turn in (0, 1))
+    changed = x @ projection.deltas.a[0].T @ projection.deltas.b[0].T
+    torch.testing.assert_close(second, first + changed, rtol=1e-5, atol=1e-5)
+    assert changed.abs().min() > 0
+
+
 def test_windows_of_passes_are_those_of_the_span() -> None:
     """Full attention before and behind the span sees everything, in it what the pass allows."""
     arch = architecture(loops=2, windows=[2, "full"], span="1", num_layers=3)
@@ -82,7 +125,7 @@ def test_windows_of_passes_are_those_of_the_span() -> None:
 
 
 def test_decoding_of_a_span_keeps_a_state_for_each_pass_in_it() -> None:
-    arch = architecture("FGF", loops=3, span="1-2", inject=True, num_layers=3)
+    arch = architecture("FGF", loops=3, span="1-2", inject=True, delta_rank=2, num_layers=3)
     model = build(arch, spread=0.3)
     tokens = torch.randint(37, (2, 12))
     cache = DecodeCache()

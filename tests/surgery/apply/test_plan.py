@@ -180,7 +180,7 @@ def test_a_design_for_another_size_is_scaled(source: SourceModel, tmp_path: Path
         "designed_for: {dim: 16, context: 32}\nlayout: WKSF\n"
         "mixers: {W: {window: 4, sinks: 2}, K: {window: 9}}\n"
         "projections:\n- {match: [gate, up], operator: hdpl, blocks: 4, rank: 6, kl: mean}\n"
-        "loop: {count: 2, windows: [3, full]}\n"
+        "loop: {count: 2, windows: [3, full], delta_rank: 3}\n"
     )
     drawn = plan(source, path)
     assert drawn.scaled == (
@@ -189,6 +189,7 @@ def test_a_design_for_another_size_is_scaled(source: SourceModel, tmp_path: Path
         "K window 9 -> 72",
         "S top_k 64 -> 512",
         "loop: windows [3, 'full'] -> [24, 'full']",
+        "loop delta_rank 3 -> 6",
     )
     layers = drawn.after.layers
     assert [layer.mixer_options.get("window") for layer in layers] == [32, 72, None, None]
@@ -196,6 +197,7 @@ def test_a_design_for_another_size_is_scaled(source: SourceModel, tmp_path: Path
     assert layers[2].mixer_options["top_k"] == 512
     assert layers[0].projections["up"].options["rank"] == 16
     assert drawn.after.loop_windows == (24, None)
+    assert drawn.after.delta_rank == 6
     assert plan(source, {"layout": "W", "mixers": {"W": {"window": 4}}}).scaled == ()
     same = plan(source, {"designed_for": {"dim": 32, "context": 256}, "layout": "W"})
     assert same.scaled == ()
