@@ -22,6 +22,7 @@ from surgery.mixers.softmax import attention_projections
 LT2_LOOPS = 4
 LT2_MIXERS: dict[str, dict[str, Any]] = {
     "G": {"key_ratio": 0.75, "expand_v": 2.0},
+    "D": {"key_ratio": 1.0, "expand_v": 1.5},
     "F": {"gate": True},
 }  # docs/papers.md, Hybrid patterns and Gated attention
 PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
@@ -93,6 +94,7 @@ BASELINES: dict[str, Baseline] = {
     "hdpl-paper": Baseline(rules=hdpl_paper_rules, period=hdpl_paper_period),
     "lt2-looped": Baseline(loops=LT2_LOOPS),
     "lt2-gdn": Baseline("G", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-kda": Baseline("D", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-full-gdn": Baseline("GGGGF", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-gdn-dsa": Baseline("GGGGS", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-nsa": Baseline("B", LT2_LOOPS),

@@ -35,6 +35,7 @@ _BACKBONE = {
 # by mixer: field, values for each size, comment
 _OPTIONS = {
     "gdn": ("key_ratio", ("[0.5, 0.75]", "[0.5, 0.75]"), "width of all keys / dim"),
+    "kda": ("expand_v", ("[1, 1.5]", "[1, 1.5]"), "width of a head's value / width of its key"),
     "window": ("window", ("[16, 64]", "[64, 128, 256]"), "tokens that a layer sees"),
     "sparse": ("top_k", ("[16, 32]", "[32, 64, 128]"), "tokens that a query attends to"),
     "nsa": ("blocks", ("[3, 4]", "[4, 8, 16]"), "blocks of 16 tokens that a query attends to"),

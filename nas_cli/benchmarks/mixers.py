@@ -40,8 +40,8 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def mixers(
     layouts: Annotated[
-        str, typer.Option("--mixers", metavar="LETTERS", help="Mixers, such as FGWSK.")
-    ] = "FGWSK",
+        str, typer.Option("--mixers", metavar="LETTERS", help="Mixers, such as FGDWSK.")
+    ] = "FGDWSK",
     lengths: Annotated[
         str, typer.Option(metavar="TOKENS,...", help="Sequence lengths, such as 512,2048,8192.")
     ] = "512,1024,2048",

@@ -46,8 +46,7 @@ def init(
         str | None,
         typer.Option(
             metavar="WORDS", show_default="gdn,window",
-            help="Mixers beside full attention, with commas: gdn, window, sparse, gaussian, nsa, retnet; "
-            "or none.",
+            help="Mixers beside full attention, out of gdn,kda,window,sparse,gaussian,nsa,retnet; or none.",
         ),
     ] = None,
     hdpl: Annotated[

@@ -9,6 +9,7 @@ from surgery.mixers.base import MixerSpec
 from surgery.mixers.full import FullSpec
 from surgery.mixers.gaussian import GaussianSpec
 from surgery.mixers.gdn import GatedDeltaSpec
+from surgery.mixers.kda import KimiDeltaSpec
 from surgery.mixers.none import NoneSpec
 from surgery.mixers.nsa import NativeSparseSpec
 from surgery.mixers.retnet import RetNetSpec
@@ -18,6 +19,7 @@ from surgery.mixers.window import WindowSpec
 _ALL: tuple[MixerSpec, ...] = (
     FullSpec(),
     GatedDeltaSpec(),
+    KimiDeltaSpec(),
     WindowSpec(),
     SparseSpec(),
     GaussianSpec(),

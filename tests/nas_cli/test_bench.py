@@ -24,12 +24,12 @@ Nas = Callable[..., Result]
 
 def test_mixers_side_by_side(nas: Nas) -> None:
     result = nas(
-        "bench", "mixers", "--mixers", "FGWSK", "--lengths", "16,40", "--dim", "32", "--heads", "4",
+        "bench", "mixers", "--mixers", "FGDWSK", "--lengths", "16,40", "--dim", "32", "--heads", "4",
         "--batch-tokens", "64", "--rounds", "1", "--window", "8", "--json",
     )  # fmt: skip
     timings = json.loads(result.stdout)["timings"]
     assert [(item["length"], item["mixer"]) for item in timings] == [
-        (length, letter) for length in (16, 40) for letter in "FGWSK"
+        (length, letter) for length in (16, 40) for letter in "FGDWSK"
     ]
     for item in timings:
         assert item["train_ms"] > 0 < item["decode_ms"]

@@ -52,7 +52,7 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize(
-    ("layout", "rules"), [*(("FGWSKR"[i] * 4, ()) for i in range(6)), ("FFFF", (HDPL,)), ("KKKK", (HDPL,))]
+    ("layout", "rules"), [*((letter * 4, ()) for letter in "FGDWSKR"), ("FFFF", (HDPL,)), ("KKKK", (HDPL,))]
 )
 def test_one_graph_for_all_layers_of_a_kind(layout: str, rules: Any, blocks: CompiledBlocks) -> None:
     torch.manual_seed(0)

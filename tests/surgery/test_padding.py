@@ -32,7 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "G without convolution": {"layout": "G", "mixers": {"G": {"conv_size": 0}}},
     "biases and norms": {"layout": "GW", "biases": "all", "qk_norm": True},
     "HDPL": {"layout": "GW", "projections": HDPL},
-    "loops": {"layout": "FGWSK", "num_layers": 5, "loops": 2, "projections": HDPL},
+    "loops": {"layout": "FGDWSK", "num_layers": 6, "loops": 2, "projections": HDPL},
     "windows of passes": {"layout": "FG", "loops": 3, "windows": [3, 5, "full"]},
 }
 MODELS["K without window"]["mixers"] = {"K": {"window": 0}}
@@ -145,7 +145,7 @@ def test_given_positions_move_with_their_tokens(name: str) -> None:
     assert torch.equal(plain[mask.bool()], given[mask.bool()])
 
 
-@pytest.mark.parametrize("name", ["F", "G", "S"])
+@pytest.mark.parametrize("name", ["F", "G", "D", "S"])
 def test_padding_gets_no_gradient_and_moves_none(name: str) -> None:
     model = model_of(name).double()
     mask = mask_of("middle", 0, 9)

@@ -27,7 +27,7 @@ def test_products_are_of_that_format() -> None:
         assert (left @ left.t()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("layout", ["F", "W", "G", "S", "K", "B"])
+@pytest.mark.parametrize("layout", ["F", "W", "G", "D", "S", "K", "B"])
 def test_training_learns_as_much(layout: str, tokens: TokenData) -> None:
     """Within seed noise of float32, and not the same."""
     model = architecture(layout, projections=[HDPL], vocab_size=512)

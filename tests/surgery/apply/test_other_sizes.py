@@ -23,13 +23,14 @@ ALL = {"match": "all", "operator": "hdpl", "blocks": 4, "rank": 8}
         {"layout": "G", "mixers": {"G": {"key_ratio": 0.5, "expand_v": 4.0, "heads": 2}}},
         # 32 channels of everything, as many as the model's queries have
         {"layout": "G", "mixers": {"G": {"key_ratio": 1.0, "expand_v": 1.0}}},
+        {"layout": "D", "mixers": {"D": {"key_ratio": 1.0}}},
         {"layout": "K", "mixers": {"K": {"keep": "qk"}}},  # one width for q and k, without grouping
         {"layout": "K"},  # no q, k and v at all
         {"layout": "W", "mixers": {"W": {"window": 8}}},
         {"layout": "S", "mixers": {"S": {"top_k": 4}}},
         {"layout": "B", "mixers": {"B": {"block": 2, "blocks": 3, "window": 4, "compress": "mlp"}}},
     ],
-    ids=["G", "G wide keys", "K with q and k", "K", "W", "S", "B"],
+    ids=["G", "G wide keys", "D", "K with q and k", "K", "W", "S", "B"],
 )
 def test_operators_are_fitted_to_transplanted_weights(
     checkpoint: Callable[..., Path], design: dict[str, Any]

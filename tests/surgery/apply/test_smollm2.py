@@ -80,12 +80,13 @@ def test_hdpl_on_gate_and_up_before_healing(smollm2: Path, shared_data: Path) ->
     ("letter", "options", "most"),
     [
         ("G", {"key_ratio": 1.0, "expand_v": 1.0}, 0.25),
+        ("D", {"key_ratio": 1.0}, 0.25),
         ("S", {"top_k": 64}, 0.05),
         ("B", {}, 0.1),
         ("K", {}, 0.3),
         ("W", {"window": 256, "sinks": 4}, 0.01),
     ],
-    ids="GSBKW",
+    ids="GDSBKW",
 )
 def test_mixers_start_better_than_silent(
     smollm2: Path, shared_data: Path, letter: str, options: dict[str, Any], most: float

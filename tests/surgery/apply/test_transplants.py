@@ -30,6 +30,11 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "R": {"layout": "FR"},
     "R of the same sizes": {"layout": "FR", "mixers": {"R": {"key_ratio": 1.0, "expand_v": 1.0}}},
     "R of wide keys": {"layout": "FR", "mixers": {"R": {"key_ratio": 2.0, "heads": 2, "gate": False}}},
+    "D": {"layout": "FD"},
+    "D of fewer, wider heads": {
+        "layout": "FD",
+        "mixers": {"D": {"heads": 2, "expand_v": 2.0, "conv_size": 0}},
+    },
     "K": {"layout": "FK"},
     "K with q and k": {"layout": "FK", "mixers": {"K": {"keep": "qk", "norm": False}}},
     "S": {"layout": "FS", "mixers": {"S": {"top_k": 16}}},

@@ -29,7 +29,7 @@ print(type(model).__module__, float(model(torch.arange(1, 9)[None]).logits.sum()
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    model = build(architecture("FGWSK", num_layers=5, projections=HDPL, loops=2))
+    model = build(architecture("FGDWSK", num_layers=6, projections=HDPL, loops=2))
     folder = tmp_path_factory.mktemp("saved") / "my-model.v1"
     save(model, folder)
     with torch.no_grad():

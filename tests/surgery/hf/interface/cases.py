@@ -29,6 +29,7 @@ BUILT: dict[str, dict[str, Any]] = {
     "F": {"layout": "F", "mixers": {"F": {"gate": True}}, "qk_norm": True},
     "W": {"layout": "W", "mixers": {"W": {"window": 4}}},
     "G": {"layout": "G"},
+    "D": {"layout": "D"},
     "S": {"layout": "S", "mixers": {"S": {"top_k": 3, "index_dim": 8}}},
     "K": {"layout": "K", "num_kv_heads": 4},
     "B": {"layout": "B", "mixers": {"B": {"block": 2, "blocks": 3, "window": 2}}},
