@@ -30,7 +30,13 @@ class NativeSparseSpec(MixerSpec):
             int, 0, low=0, help="tokens that one compressed key stands for; 0: as many as block"
         ),
         "stride": Option(int, 0, low=0, help="tokens between compressed keys; 0: as many as pooled"),
-        "blocks": Option(int, 8, low=FIXED, help="blocks that a query selects", scales="context"),
+        "blocks": Option(
+            int,
+            8,
+            low=FIXED,
+            help="blocks that a query selects, the first and two last ones included",
+            scales="context",
+        ),
         "window": Option(
             int, 64, low=1, help="tokens of the sliding window, the query's own included", scales="context"
         ),
@@ -45,7 +51,8 @@ class NativeSparseSpec(MixerSpec):
         if sizes.pooled > sizes.block:
             return "pooled", f"must be at most block ({sizes.block})"
         if sizes.pooled % sizes.stride or sizes.block % sizes.stride:
-            return "stride", f"must divide block ({sizes.block}) and pooled ({sizes.pooled})"
+            pooled = f" and pooled ({sizes.pooled})" if sizes.pooled != sizes.block else ""
+            return "stride", f"must divide block ({sizes.block}){pooled}"
         return None
 
     def canonical(self, backbone: Backbone, options: Options) -> dict[str, Any]:

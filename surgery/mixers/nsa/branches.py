@@ -19,8 +19,10 @@ from surgery.mixers.sparse.gathered import attend_each
 from surgery.mixers.sparse.select import as_mask, top_tokens
 
 # Keys and values are gathered for sequences longer than this multiple of the selected tokens, if every query
-# head has its own keys; fewer key heads lower the threshold in proportion.
-GATHER_FROM = {"cpu": 32, "accelerator": 100}
+# head has its own keys; fewer key heads lower the threshold in proportion. Measured for training with 8 heads
+# of 64 on one CPU core: masking takes 3/4 of the time of gathering at 32; with two key heads 9/10 at 64, and
+# 6/5 at 128. An accelerator's threshold is that of sparse top-k attention.
+GATHER_FROM = {"cpu": 64, "accelerator": 100}
 
 
 class Keys(NamedTuple):
@@ -54,33 +56,27 @@ def block_attention(
     count, heads, length, width = q.shape
     total = tokens.k.shape[1]
     everything = total <= sizes.blocks * sizes.block
-    gathers = _gathers(q, total, sizes)
+    gathers = not everything and _gathers(q, total, sizes)
     widest = max(heads * pooled.k.shape[1], sizes.blocks * sizes.block * width if gathers else total)
     chunks = list(row_chunks(length, count * widest, q.device))
     lengths = [rows.stop - rows.start for rows in chunks]
-    blocks = None if everything or not gathers else _in_blocks(tokens, sizes.block)
-    compressed, selected, masks = [], [], []
+    blocks = _in_blocks(tokens, sizes.block) if gathers else None
+    compressed, selected = [], []
     # split, not sliced: the gradient of a slice is as large as the sliced tensor
     for rows, queries, own in zip(chunks, q.split(lengths, 2), positions.split(lengths, 1), strict=True):
-        last = sizes.complete(seen + rows.stop)  # none of the later blocks is complete for these queries
-        output, importance = recomputed(
-            _compressed, queries, pooled.k[:, :last], pooled.v[:, :last], own, sizes
-        )
+        end = seen + rows.stop  # later tokens are none of these queries'
+        k, v = (x[:, : sizes.complete(end)] for x in pooled)
+        output, importance = recomputed(_compressed, queries, k, v, own, sizes)
         compressed.append(output)
         if everything:
             continue
-        chosen, real = chosen_blocks(importance, own, sizes, total)
+        choice = *chosen_blocks(importance, own, sizes, end), own, sizes.block
         if blocks is None:
-            masks.append(_token_mask(chosen, real, own, sizes.block, total))
+            k, v = (x[:, :end] for x in tokens)
+            selected.append(recomputed(_masked, queries, k, v, *choice))
         else:
-            selected.append(recomputed(_gathered, queries, *blocks, chosen, real, own, sizes.block))
-    if everything:
-        return torch.cat(compressed, dim=2), None
-    if masks:
-        mask = torch.cat(masks, dim=1)[:, None]
-        k, v = tokens.k[:, None], tokens.v[:, None]
-        selected = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=heads > 1)]
-    return torch.cat(compressed, dim=2), torch.cat(selected, dim=2)
+            selected.append(recomputed(_gathered, queries, *blocks, *choice))
+    return torch.cat(compressed, dim=2), torch.cat(selected, dim=2) if selected else None
 
 
 @torch.no_grad()
@@ -153,16 +149,22 @@ def _gathered(
     return attend_each(q.transpose(1, 2)[:, None], k, v, seen)[0][:, 0].transpose(1, 2)
 
 
-def _token_mask(
+def _masked(
+    q: Float[Tensor, "n r t d"],
+    keys: Float[Tensor, "n s d"],
+    values: Float[Tensor, "n s d"],
     chosen: Int[Tensor, "n t k"],
     real: Bool[Tensor, "n t k"],
     positions: Int[Tensor, "#n t"],
     block: int,
-    total: int,
-) -> Bool[Tensor, "n t s"]:
-    """Return the mask of the tokens that each query sees in its chosen blocks."""
+) -> Float[Tensor, "n r t d"]:
+    """Return the attention to the tokens of the chosen blocks, under a mask over all tokens."""
+    total = keys.shape[1]
     mask = as_mask(chosen, real, -(-total // block)).repeat_interleave(block, dim=-1)[..., :total]
-    return mask & (torch.arange(total, device=mask.device) <= positions[..., None])
+    mask = mask & (torch.arange(total, device=mask.device) <= positions[..., None])
+    return F.scaled_dot_product_attention(
+        q, keys[:, None], values[:, None], attn_mask=mask[:, None], enable_gqa=q.shape[1] > 1
+    )
 
 
 def _in_blocks(tokens: Keys, block: int) -> Keys:
