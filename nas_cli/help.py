@@ -46,7 +46,13 @@ def add_command(app: typer.Typer, name: str, function: Callable[..., None], *exa
         examples: whole command lines.
     """
     lines = ["Examples:", *(f"[dim]$[/] {escape(line)}" for line in examples)]
-    app.command(name, epilog="\n".join(lines))(_with_output_options(function))
+    text = _unwrapped(inspect.getdoc(function) or "")
+    app.command(name, help=text, epilog="\n".join(lines))(_with_output_options(function))
+
+
+def _unwrapped(text: str) -> str:
+    """Return a docstring with a line for each paragraph, so that the terminal's width alone wraps it."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _with_output_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -62,7 +62,7 @@ def load_space(name_or_path: str | Path, model: ModelSection | None = None) -> S
         raise UserError(f"can't read {name}", [Problem("space", name, "is a folder, not a space file")])
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         near = nearest_file(name, "space") or nearest(path.stem, presets)
-        hint = f"{near} {known}".strip()
+        hint = f"{near} {known}".strip() + ("" if near else f"; nas init {name} writes one")
         raise UserError(f"can't read {name}", [Problem("space", name, "there is no such file", hint)])
     hint = f"{nearest(name, presets)} {known}".strip()
     problem = Problem("space", name, "is neither a file nor a preset", hint)

@@ -199,7 +199,8 @@ def _show_study(study: Study, as_json: bool, importances: bool, plot: Path | Non
     stopping = f"stopping {settings.stopping}, " if study.space.library is None else ""  # of designs: none
     console.print(
         f"  sampler {settings.sampler}, {stopping}seed {settings.seed}, "
-        f"{settings.threads} threads per worker, {settings.cpu_precision} on CPU"
+        f"{settings.threads} thread{'' if settings.threads == 1 else 's'} per worker, "
+        f"{settings.cpu_precision} on CPU"
     )
     if study.space.times is not None:
         from surgery.architecture.block_times import machine_text

@@ -24,7 +24,7 @@ from studies.study.trial_record import (
     TrialRecord,
 )
 from surgery.config.paths import expand
-from surgery.config.problems import Problem, Problems, UserError
+from surgery.config.problems import Problem, Problems, UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ def choose(standings: Standings, limits: Sequence[Limit], best: str | None) -> C
     problems = Problems()
     names = [objective.name for objective in standings.objectives]
     if best is not None and best not in names:
-        problems.add("--best", best, f"must be an objective of the study: {', '.join(names)}")
+        rule = f"must be an objective of the study: {', '.join(names)}"
+        problems.add("--best", best, rule, nearest(best, names))
     problems.raise_if_any("can't choose by that")
     front = standings.front
     if not front:

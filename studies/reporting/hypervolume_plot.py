@@ -49,7 +49,7 @@ def growth_figure(name: str, curve: Growth, *, trained: bool = True) -> Figure:
         Panel(time, _UP, _series(curve, "seconds", seconds)),
     ]
     return Figure(
-        f"{name}: share that its front dominates of the box from the worst to the best of every objective",
+        f"{name}: share of the box from worst to best results that the front dominates",
         panels,
     )
 

@@ -18,6 +18,8 @@ from studies.study import Study
 from studies.study.trial_names import Names
 from studies.study.trial_record import DONE, FAILED, PAUSED, RUNNING, TrialRecord
 
+MOST_PAUSED = 20  # paused trials listed at the top
+
 
 def study_note(study: Study) -> str:
     """Return the Markdown note of the study."""
@@ -34,6 +36,7 @@ def study_note(study: Study) -> str:
         f"Text {settings.corpus}, tokenizer {settings.tokenizer}, sampler {settings.sampler}, "
         f"{stopping}seed {settings.seed}. {len(standings.front)} of {done} {what} "
         "are on the front.",
+        *_paused(records, standings.names),
         *front_table(study, standings, marks),
         *picked_section(study, standings, marks, with_yaml=False),
         *findings(study, records, standings),
@@ -41,13 +44,28 @@ def study_note(study: Study) -> str:
         "### How to read this page",
         "In the pictures each column is a layer. "
         f"Trials shown as pruned were not {study.space.done_word}: they break a constraint or duplicate "
-        "another one. "
-        "Paused trials have no state of their own in Optuna: its pages show them as running, and those of "
-        "`nas dashboard` as waiting. Importances are in the graph *which fields matter*: those that "
+        "another one. Importances are in the graph *which fields matter*: those that "
         "Optuna computes by itself give costs to fields that can't change them.",
         f"```yaml\n{folded(study.space.text.strip())}\n```",
     ]
     return "\n\n".join(parts)
+
+
+def _paused(records: list[TrialRecord], names: Names) -> Iterator[str]:
+    """Yield which trials are paused, for pages that show them as running; nothing where none is.
+
+    Of Optuna's states only RUNNING can hold them: finished trials can't be changed any more, and those that
+    wait are started by the next request for a trial.
+    """
+    paused = [record for record in records if record.state == PAUSED]
+    if not paused:
+        return
+    shown = ", ".join(f"{names.name(record)} (rung {len(record.rungs)})" for record in paused[:MOST_PAUSED])
+    more = f" and {len(paused) - MOST_PAUSED} more" if len(paused) > MOST_PAUSED else ""
+    yield (
+        f"**Paused, not running: {shown}{more}.** Optuna has no such state: its own dashboard shows them as "
+        "running, `nas dashboard` as waiting. They are resumed if they are promising."
+    )
 
 
 def findings(study: Study, records: list[TrialRecord], standings: Standings) -> Iterator[str]:

@@ -26,6 +26,7 @@ from studies.reporting.dashboard_notes import trial_note, write_notes
 from studies.reporting.dashboard_view import DashboardView
 from studies.reporting.folded_yaml import folded
 from studies.reporting.importance_map import ImportanceMap
+from studies.reporting.study_note import study_note
 from studies.storage.attributes import ARCHITECTURE, HASH, LINE, MEASURED, RUNGS, STOPPED_AT
 from studies.study import Study
 from studies.study.settings import StudySettings
@@ -234,6 +235,12 @@ def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
     assert words["loss at rungs"] == "5.5000 at 100%"
     assert words["val_bpb"] == "2.5000 bits/byte"
     assert "paused at rung 1 of 1" in paused["note"]["body"]
+    # Optuna's own dashboard shows it as running: the study's note says first that it is not
+    plain = study.inner.get_trials(deepcopy=False)[number]
+    assert plain.state == optuna.trial.TrialState.RUNNING
+    note = study_note(study)
+    assert f"**Paused, not running: #{number} (rung 1).**" in note
+    assert note.index("Paused, not running") < note.index("### Front")
     assert f"#{number} (rung 1)" in detail["note"]["body"]
     for item in [item for trial in detail["trials"] for item in trial["user_attrs"]] + detail["user_attrs"]:
         assert not item["value"].startswith(("{", "[")), item

@@ -84,6 +84,12 @@ def test_every_command_has_examples_that_parse(root: Any) -> None:
             assert shlex.split(line)[1 : 1 + len(words)] == list(words)
 
 
+def test_the_width_of_the_terminal_alone_wraps_the_help(root: Any) -> None:
+    for words, command in leaves(root):
+        assert command.help, words
+        assert all("\n" not in paragraph for paragraph in command.help.split("\n\n")), words
+
+
 def test_every_value_has_a_placeholder_and_things_have_one_name(root: Any) -> None:
     old = {"--out", "--max-tokens", "--max-new-tokens", "--processes", "--batch"}
     for words, command in leaves(root):

@@ -55,6 +55,8 @@ MISTAKES = [
     ("train nosuch.yaml -o out", "there is no such file (nas pick micro -o nosuch.yaml writes one)"),
     ("apply desing.yaml model -o out", 'there is no such file (did you mean "design.yaml"?)'),
     ("space validate spcae.yaml", 'there is no such file (did you mean "space.yaml"? presets are'),
+    ("space show nosuch.yaml", "sprint, tiny; nas init nosuch.yaml writes one)"),
+    ("pick micro --best val_los", 'of the study: val_loss, params (did you mean "val_loss"?)'),
     ("front micro.yaml", "is not in runs, and there is no such file or folder (did you mean \"micro\"?)"),
     # models
     ("eval arch.yaml", "is an architecture file, not a model (nas train arch.yaml -o OUT trains it"),
