@@ -19,10 +19,10 @@ from surgery.mixers.sparse.gathered import attend_each
 from surgery.mixers.sparse.select import as_mask, top_tokens
 
 # Keys and values are gathered for sequences longer than this multiple of the selected tokens, if every query
-# head has its own keys; fewer key heads lower the threshold in proportion. Measured for training with 8 heads
-# of 64 on one CPU core: masking takes 3/4 of the time of gathering at 32; with two key heads 9/10 at 64, and
-# 6/5 at 128. An accelerator's threshold is that of sparse top-k attention.
-GATHER_FROM = {"cpu": 64, "accelerator": 100}
+# head has its own keys; fewer key heads lower the threshold in proportion. Measured for training on one CPU
+# core: with as many key heads as heads, masking takes 1/2 to 3/4 of the time of gathering at 32, and 5/4 at
+# 64; with a quarter of them 9/10 at 64, and 6/5 at 128. An accelerator's is that of sparse top-k attention.
+GATHER_FROM = {"cpu": 48, "accelerator": 100}
 
 
 class Keys(NamedTuple):
@@ -60,7 +60,6 @@ def block_attention(
     widest = max(heads * pooled.k.shape[1], sizes.blocks * sizes.block * width if gathers else total)
     chunks = list(row_chunks(length, count * widest, q.device))
     lengths = [rows.stop - rows.start for rows in chunks]
-    blocks = _in_blocks(tokens, sizes.block) if gathers else None
     compressed, selected = [], []
     # split, not sliced: the gradient of a slice is as large as the sliced tensor
     for rows, queries, own in zip(chunks, q.split(lengths, 2), positions.split(lengths, 1), strict=True):
@@ -71,11 +70,11 @@ def block_attention(
         if everything:
             continue
         choice = *chosen_blocks(importance, own, sizes, end), own, sizes.block
-        if blocks is None:
+        if gathers:
+            selected.append(recomputed(_gathered, queries, *tokens, *choice))
+        else:
             k, v = (x[:, :end] for x in tokens)
             selected.append(recomputed(_masked, queries, k, v, *choice))
-        else:
-            selected.append(recomputed(_gathered, queries, *blocks, *choice))
     return torch.cat(compressed, dim=2), torch.cat(selected, dim=2) if selected else None
 
 
@@ -133,8 +132,8 @@ def _compressed(
 
 def _gathered(
     q: Float[Tensor, "n r t d"],
-    keys: Float[Tensor, "nc ld"],
-    values: Float[Tensor, "nc ld"],
+    keys: Float[Tensor, "n s d"],
+    values: Float[Tensor, "n s d"],
     chosen: Int[Tensor, "n t k"],
     real: Bool[Tensor, "n t k"],
     positions: Int[Tensor, "#n t"],
@@ -142,10 +141,17 @@ def _gathered(
 ) -> Float[Tensor, "n r t d"]:
     """Return the attention to the tokens of the chosen blocks, which are gathered for every query."""
     count, _, length, width = q.shape
-    starts = torch.arange(count, device=q.device)[:, None, None] * (len(keys) // count)
-    k, v = (F.embedding(chosen + starts, x).view(count, 1, length, -1, width) for x in (keys, values))
+    total = keys.shape[1]
     tokens = chosen[..., None] * block + torch.arange(block, device=q.device)
     seen = (real[..., None] & (tokens <= positions[..., None, None])).flatten(2)[:, None]
+    # rows of whole blocks are faster to gather, but filling up the last block would copy all of them
+    unit = 1 if total % block else block
+    rows = chosen if unit == block else tokens.flatten(2).clamp(max=total - 1)
+    rows = rows + torch.arange(count, device=q.device)[:, None, None] * (total // unit)
+    k, v = (
+        F.embedding(rows, x.reshape(-1, unit * width)).view(count, 1, length, -1, width)
+        for x in (keys, values)
+    )
     return attend_each(q.transpose(1, 2)[:, None], k, v, seen)[0][:, 0].transpose(1, 2)
 
 
@@ -165,13 +171,6 @@ def _masked(
     return F.scaled_dot_product_attention(
         q, keys[:, None], values[:, None], attn_mask=mask[:, None], enable_gqa=q.shape[1] > 1
     )
-
-
-def _in_blocks(tokens: Keys, block: int) -> Keys:
-    """Return keys and values with one row (n c, block d) per block, the last one filled up with zeros."""
-    missing = -tokens.k.shape[1] % block
-    padded = (F.pad(x, (0, 0, 0, missing)) if missing else x for x in tokens)
-    return Keys(*(x.unflatten(1, (-1, block)).flatten(2).flatten(0, 1) for x in padded))
 
 
 def _gathers(q: Float[Tensor, "n r t d"], total: int, sizes: Sizes) -> bool:
