@@ -102,7 +102,7 @@ def slow_nsa(mixer: NativeSparseAttention, backbone: Backbone, x: Tensor, given:
         mean = tokens.mean(0)
         if module.positions is None:
             return mean
-        flat = torch.cat([tokens[i] + module.positions[i] for i in range(pooled)])
+        flat = torch.cat([tokens[i] + module.positions[i * width : (i + 1) * width] for i in range(pooled)])
         inner = module.up.weight @ flat
         out: Tensor = mean + module.down.weight @ (inner * inner.sigmoid())
         return out

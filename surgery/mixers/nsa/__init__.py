@@ -34,7 +34,7 @@ class NativeSparseSpec(MixerSpec):
             int,
             8,
             low=FIXED,
-            help="blocks that a query selects, the first and two last ones included",
+            help="blocks that a query selects, the first and the last two included",
             scales="context",
         ),
         "window": Option(

@@ -24,7 +24,8 @@ class Compression(nn.Module):
         self.sizes = sizes
         self.positions = None
         if learned:
-            self.positions = nn.Parameter(torch.zeros(sizes.pooled, width))
+            # a vector, since it is trained as embeddings and biases are, not as matrices are
+            self.positions = nn.Parameter(torch.zeros(sizes.pooled * width))
             self.up = Dense(sizes.pooled * width, width, bias=False)
             self.down = Dense(width, width, bias=False)
             nn.init.zeros_(self.down.weight)
@@ -37,7 +38,7 @@ class Compression(nn.Module):
         mean: Tensor = blocks.mean(-2)
         if self.positions is None:
             return mean
-        inner = self.up((blocks + self.positions.to(x.dtype)).flatten(-2))
+        inner = self.up(blocks.flatten(-2) + self.positions.to(x.dtype))
         learned: Tensor = self.down(F.silu(inner)).to(x.dtype)
         return mean + learned
 
