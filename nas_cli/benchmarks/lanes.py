@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from nas_cli.completion import baselines as baseline_names
 from nas_cli.help import add_command
@@ -65,41 +64,41 @@ def lanes(
     make_ready(torch_device)
     counts = sorted({1, *number} if number else {1, 2, 4, 8})
     settings = train_settings(chosen, 0)
-    measured = {}
-    for name in names:
-        with starting(f"{name}: training") as say:
-            measured[name] = measure_lanes(
-                chosen.baselines[name], settings, counts, steps, torch_device,
-                lambda count, name=name, say=say: say(f"{name}: {count} lanes"),  # type: ignore[misc]
-            )  # fmt: skip
     about = describe(torch_device)
+    if not as_json:
+        console.print(
+            f"{chosen.name}, steps of {settings.batch_tokens:,} tokens, {about['device']}, "
+            f"torch {about['torch']}\n"
+        )
+        console.print(
+            _line("baseline", "lanes", "tokens/s", "to one", "of a lane", "loss of the first"), style="bold"
+        )
+    measured: dict[str, list[LanesTiming]] = {name: [] for name in names}
+    for name, timings in measured.items():
+        for count in counts:
+            with starting(f"{name}: {count} lanes"):
+                timings.append(measure_lanes(chosen.baselines[name], settings, count, steps, torch_device))
+            if not as_json:  # at once: the next number of lanes may take minutes
+                console.print(_row(name, timings, torch_device.type == "cuda"))
     if as_json:
         rows = {name: [item.to_dict() for item in timings] for name, timings in measured.items()}
         print_json({"machine": about, "batch_tokens": settings.batch_tokens, "steps": steps, "lanes": rows})
-        return
-    console.print(
-        f"{chosen.name}, steps of {settings.batch_tokens:,} tokens, {about['device']}, "
-        f"torch {about['torch']}\n"
+
+
+def _row(name: str, timings: list[LanesTiming], on_gpu: bool) -> str:
+    """Return the newest timing of a baseline beside the first, of one lane."""
+    alone, item = timings[0], timings[-1]
+    gap = item.losses[0] - alone.losses[0]
+    return _line(
+        name if item is alone else "",
+        str(item.lanes),
+        f"{item.tokens_per_s / 1000:,.0f}k",
+        f"{item.tokens_per_s / alone.tokens_per_s:.2f}",
+        f"{item.peak_memory / 2**20:,.0f} MiB" if on_gpu else "",  # a CPU's is that of the process
+        f"{item.losses[0]:.6f}" if item is alone else ("the same" if gap == 0 else f"{gap:+.1e}"),
     )
-    console.print(_table(measured, torch_device.type == "cuda"))
 
 
-def _table(measured: dict[str, list[LanesTiming]], on_gpu: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("baseline", no_wrap=True)
-    for name in ("lanes", "tokens/s", "to one lane", "memory of a lane", "loss of the first"):
-        table.add_column(name, justify="right")
-    for name, timings in measured.items():
-        alone = timings[0]
-        for item in timings:
-            gap = item.losses[0] - alone.losses[0]
-            table.add_row(
-                name if item is alone else "",
-                str(item.lanes),
-                f"{item.tokens_per_s / 1000:,.0f}k",
-                f"{item.tokens_per_s / alone.tokens_per_s:.2f}",
-                f"{item.peak_memory / 2**20:,.0f} MiB" if on_gpu else "",  # a CPU's is that of the process
-                f"{item.losses[0]:.6f}" if item is alone else ("the same" if gap == 0 else f"{gap:+.1e}"),
-            )
-        table.add_section()
-    return table
+def _line(name: str, *cells: str) -> str:
+    widths = (6, 9, 7, 10, 18)
+    return f"{name:<18}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,28 +44,13 @@ class LanesTiming:
 
 
 def measure_lanes(
-    architecture: Architecture,
-    settings: TrainSettings,
-    counts: Sequence[int],
-    steps: int,
-    device: torch.device,
-    on_count: Callable[[int], None] = lambda count: None,
-) -> list[LanesTiming]:
-    """Train `steps` steps on random tokens in each number of lanes.
+    architecture: Architecture, settings: TrainSettings, count: int, steps: int, device: torch.device
+) -> LanesTiming:
+    """Train `steps` steps on random tokens in each of `count` lanes.
 
     Raises:
         TrainingFailed: a model does not train, or does not fit into memory.
     """
-    timings = []
-    for count in counts:
-        on_count(count)
-        timings.append(_together(architecture, settings, count, steps, device))
-    return timings
-
-
-def _together(
-    architecture: Architecture, settings: TrainSettings, count: int, steps: int, device: torch.device
-) -> LanesTiming:
     lanes, ready = Lanes(device), threading.Barrier(count)
     results: dict[int, tuple[float, float, float, int]] = {}  # start, end, loss, peak by lane
     errors: list[BaseException] = []
