@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search_spaces.reading import MAX_RATIOS
 from surgery.mixers import MIXERS
 
 SIZES = ("laptop", "gpu")
@@ -119,12 +120,18 @@ def space_text(answers: Answers) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _most_share(mixers: int) -> int:
+    """Return the largest share of a mixer, up to 3, at which a space has no more ratios than are allowed."""
+    return next(most for most in (3, 2, 1) if 3 * (most + 1) ** mixers <= MAX_RATIOS)
+
+
 def _search(answers: Answers) -> list[str]:
     """Return the lines of the searched fields."""
     at = SIZES.index(answers.size)
     lines = []
     if answers.mixers:
-        shares = ", ".join(f"{word}: [0, 3]" for word in answers.mixers)
+        most = _most_share(len(answers.mixers))
+        shares = ", ".join(f"{word}: [0, {most}]" for word in answers.mixers)
         lines.append(f"  mixers.ratio: {{full: [1, 3], {shares}}}  # shares of the layers by token mixer")
         lines.append("  mixers.placement: {choice: [interleave, bookend]}  # of full attention")
     for word in answers.mixers:

@@ -93,16 +93,16 @@ def refine(
     before = Standings.of(opened)
     if not before.rows:
         raise UserError("the study has no trained architecture yet")
-    if runs is None and is_alone(before):
-        rule = "has a single one: there is no other to tell it from, and nothing to decide"
-        hint = "a search with a larger --trials trains more; --runs N repeats this one anyway"
-        what = "trained architecture" if opened.space.model is None else "measured design"
-        raise UserError("nothing to refine", [Problem(f"{what}s of {opened.name}", None, rule, hint)])
     possible = most_runs(opened, each)
     if possible == 1:
         hint = "start another study with more text, or with a smaller library.eval_tokens"
         problem = Problem("held-out text", None, limited_by_text(possible), hint)
         raise UserError("nothing can be measured again", [problem])
+    if runs is None and is_alone(before):
+        rule = "has a single one: there is no other to tell it from, and nothing to decide"
+        hint = "a search with a larger --trials trains more; --runs N repeats this one anyway"
+        what = "trained architecture" if opened.space.model is None else "measured design"
+        raise UserError("nothing to refine", [Problem(f"{what}s of {opened.name}", None, rule, hint)])
     if possible < each:
         print_warnings([limited_by_text(possible)])
     supervisor = Supervisor(

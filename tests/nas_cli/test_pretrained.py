@@ -136,7 +136,7 @@ def test_refining_measures_other_text_until_it_runs_out(
     assert len({record.values for record in repeats}) == len(repeats)
     text = nas("front", copy.folder).output
     assert "±" in text
-    assert "mean over texts" in text
+    assert "standard deviation of a single text" in text
     assert json.loads(nas("front", copy.folder, "--json").stdout)
 
 
