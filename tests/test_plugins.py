@@ -25,14 +25,14 @@ def test_a_new_mixer_and_operator_go_from_a_space_file_to_a_model_that_generates
     assert result["warnings"] == [
         "bottleneck.penalty is idle in part of this space and not sampled there: rank 1 has none"
     ]
-    assert {"F", "M"} == set(result["layout"])
+    assert {"F", "X"} == set(result["layout"])
     assert result["fits"] > 0
-    assert result["transplanted"] == [i for i, letter in enumerate(result["layout"]) if letter == "M"]
+    assert result["transplanted"] == [i for i, letter in enumerate(result["layout"]) if letter == "X"]
     assert len(result["mixer_errors"]) == len(result["transplanted"])
     assert max(result["mixer_errors"]) < 1  # of a silent mixer
     assert result["params"][0] == result["params"][1]
     assert result["cache_bytes"][0] == result["cache_bytes"][1]
-    assert result["layer_types"].count("linear_attention") == result["layout"].count("M")
+    assert result["layer_types"].count("linear_attention") == result["layout"].count("X")
     assert "bold red" in result["colours"]
     assert "bright_cyan" in result["colours"]
     assert result["features"] == 1

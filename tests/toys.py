@@ -27,7 +27,7 @@ from surgery.projections.base import Options, ProjectionSpec
 class MeanSpec(MixerSpec):
     """Mixes a token with the mean of all values so far."""
 
-    letter = "M"
+    letter = "X"
     word = "mean"
     name = "running mean"
     layer_type = "linear_attention"
@@ -145,8 +145,8 @@ proxy: {tokens: 2k, seq_len: 32, batch_tokens: 256}
 
 
 def main(out: Path) -> dict[str, Any]:
-    MIXERS["M"] = MeanSpec()  # the registry line of each
-    MIXER_WORDS["M"] = "mean"
+    MIXERS["X"] = MeanSpec()  # the registry line of each
+    MIXER_WORDS["X"] = "mean"
     PROJECTION_OPERATORS["bottleneck"] = BottleneckSpec()
 
     from transformers import AutoModelForCausalLM
@@ -164,7 +164,7 @@ def main(out: Path) -> dict[str, Any]:
 
     space = parse_space(SPACE, "toys.yaml")
     drawn = [space.sample(RandomTrial(seed)) for seed in range(600)]
-    chosen = next(item for item in drawn if "M" in item.layout and item.rules[0].options["rank"] == 4)
+    chosen = next(item for item in drawn if "X" in item.layout and item.rules[0].options["rank"] == 4)
     random_model("llama", vocab_size=300).save_pretrained(out / "source")
     (out / "chosen.yaml").write_text(chosen.to_yaml(), encoding="utf-8")
     source = read_source(out / "source")

@@ -9,7 +9,9 @@ from surgery.mixers.base import MixerSpec
 from surgery.mixers.full import FullSpec
 from surgery.mixers.gaussian import GaussianSpec
 from surgery.mixers.gdn import GatedDeltaSpec
+from surgery.mixers.hgrn2 import HGRN2Spec
 from surgery.mixers.kda import KimiDeltaSpec
+from surgery.mixers.mamba2 import Mamba2Spec
 from surgery.mixers.none import NoneSpec
 from surgery.mixers.nsa import NativeSparseSpec
 from surgery.mixers.retnet import RetNetSpec
@@ -25,6 +27,8 @@ _ALL: tuple[MixerSpec, ...] = (
     GaussianSpec(),
     NativeSparseSpec(),
     RetNetSpec(),
+    Mamba2Spec(),
+    HGRN2Spec(),
     NoneSpec(),
 )
 

@@ -29,6 +29,7 @@ WITHIN = 1.02  # times the smallest error that a stronger ridge may have
 TOLERANCE = 1e-6  # of the targets' energy: rounding
 DEFAULT_RIDGE = 1e-1  # of regressions that are not validated
 LONGEST = 512  # tokens of a sequence whose attention is looked at
+SMALL = 0.1  # rms of outputs for which silu is nearly linear
 OPEN = 1.278  # silu(1.278) = 1
 HELD_OUT = 4  # the last of so many parts of every sequence validates the ridge
 
@@ -226,3 +227,11 @@ def open_gate(new: Any, text: Text, sizes: list[Float[Tensor, "1 _ h"]]) -> None
     weight = solve_for(text, [size - 1 + OPEN for size in sizes])  # silu(z) is about z - 0.28 there
     heads = source_heads(len(weight), new.sizes.heads)
     new.output_gate.weight.copy_(weight[heads].repeat_interleave(new.sizes.value, 0))
+
+
+def shrink(projection: Any, text: Text) -> None:
+    """Scale a projection whose outputs' size has no other effect, so that silu is nearly linear for them."""
+    outputs = torch.cat([projection(x).flatten(0, 1) for x, _ in text])
+    factor = SMALL / outputs.square().mean().sqrt().clamp(min=1e-12)
+    for parameter in projection.parameters():
+        parameter.mul_(factor)

@@ -52,7 +52,7 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize(
-    ("layout", "rules"), [*((letter * 4, ()) for letter in "FGDWSKR"), ("FFFF", (HDPL,)), ("KKKK", (HDPL,))]
+    ("layout", "rules"), [*((letter * 4, ()) for letter in "FGDWSKRMH"), ("FFFF", (HDPL,)), ("KKKK", (HDPL,))]
 )
 def test_one_graph_for_all_layers_of_a_kind(layout: str, rules: Any, blocks: CompiledBlocks) -> None:
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_only_training_is_compiled(blocks: CompiledBlocks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["F", "G", "W", "S", "K", "B", "R"])
+@pytest.mark.parametrize("layout", ["F", "G", "W", "S", "K", "B", "R", "M", "H"])
 def test_generated_code(layout: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from surgery.mixers import MIXERS
 from surgery.mixers.softmax import attention_projections
 from tests.strategies import option_sets, read_backbone
 
-LETTERS = ["R"]
+LETTERS = ["R", "H"]
 SPELLINGS = ("key_ratio", "expand_v", "heads")  # options of which several give the same sizes
 WHOLE = {  # as many key heads as query heads
     "HDPL 512": {"dim": 512, "num_heads": 8, "head_dim": 64},

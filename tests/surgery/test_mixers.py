@@ -226,5 +226,5 @@ def test_parameters_and_step_flops_are_those_announced(
 
 
 def test_letters_and_words_are_each_one_mixers() -> None:
-    assert list(MIXERS) == ["F", "G", "D", "W", "S", "K", "B", "R", "N"]
+    assert list(MIXERS) == ["F", "G", "D", "W", "S", "K", "B", "R", "M", "H", "N"]
     assert len(set(MIXER_WORDS.values())) == len(MIXERS)

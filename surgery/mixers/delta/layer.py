@@ -8,11 +8,10 @@ from abc import abstractmethod
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from surgery.context import Context
 from surgery.mixers.base import MakeProjection
-from surgery.mixers.delta.short_conv import at_least_float32, short_conv
+from surgery.mixers.delta.short_conv import at_least_float32, causal_conv
 from surgery.mixers.delta.sizes import StateSizes
 from surgery.projections.dense.module import Dense
 from surgery.projections.siblings import project
@@ -95,33 +94,13 @@ class DeltaLayer(nn.Module):
         past = context.state
         qkv = torch.cat(project(x, context, self.q, self.k, self.v), dim=-1)
         dtype, accumulation_dtype = qkv.dtype, at_least_float32(qkv)
-        qkv, columns = self._short_conv(qkv, real, past[0] if past is not None else None, context)
+        qkv, columns = causal_conv(qkv, self.conv, context, past[0] if past is not None else None)
         g, beta = self._rates(x, real, accumulation_dtype)
         y, state = self.mix(qkv, g, beta, past[1] if past is not None else None)
         context.keep((columns, state))
         gate = self.output_gate(x) if self.output_gate is not None else None
         y = self.finish(y, gate)
         return project(y.to(dtype), context, self.o)[0]
-
-    def _short_conv(
-        self,
-        qkv: Float[Tensor, "b t channels"],
-        real: Bool[Tensor, "b t"] | None,
-        past: Float[Tensor, "b channels before"] | None,
-        context: Context,
-    ) -> tuple[Float[Tensor, "b t channels"], Float[Tensor, "b channels before"]]:
-        """Return silu of each channel's causal convolution, and the inputs needed by the next token."""
-        if real is not None:
-            qkv = qkv.masked_fill(~real[..., None], 0)
-        if self.conv is None:
-            return F.silu(qkv.to(at_least_float32(qkv))), qkv.new_empty(qkv.shape[0], qkv.shape[2], 0)
-        before = self.sizes.conv - 1
-        if past is not None:
-            qkv = context.append(past.transpose(1, 2), qkv, dim=1)
-        # padded with zeros if there are fewer tokens than the next one needs
-        last = F.pad(qkv[:, -before:], (0, 0, max(0, before - qkv.shape[1]), 0))
-        y = short_conv(qkv, self.conv, before if past is not None else 0)
-        return y, last.transpose(1, 2).contiguous()
 
     def _rates(
         self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"] | None, dtype: torch.dtype

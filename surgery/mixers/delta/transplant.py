@@ -21,12 +21,10 @@ from surgery.mixers.transplant import (
     fit_output,
     relative_sizes,
     repeat_heads,
+    shrink,
     solve_for,
     source_heads,
 )
-
-SMALL = 0.1  # rms of the values before the convolution's silu, which is nearly linear there
-
 
 # (new mixer, steps of each head): sets the decay of each head to exp(-step), whatever the input.
 SetDecay = Callable[[Any, Tensor], None]
@@ -47,7 +45,7 @@ def start_from_attention(new: Any, old: Any, text: Text, *, set_decay: SetDecay,
         new.conv.zero_()
         new.conv[:, 0, -1] = 1
     if text:
-        _shrink_values(new, text)
+        shrink(new.v, text)  # their size has no other effect, since the output is normed
         _set_rates(new, old, text, set_decay)
         if new.output_gate is not None:
             set_gate(new, text, relative_sizes(old, text))
@@ -81,14 +79,6 @@ def _copy_projections(new: Any, old: Any) -> None:
                 module.bias[rows] = 0
                 if size == width:
                     module.bias[rows] = full[name]["bias"].unflatten(0, (heads, width))[head]
-
-
-def _shrink_values(new: Any, text: Text) -> None:
-    """Scale values to a small rms. Their scale has no other effect, since the output is normed."""
-    values = torch.cat([new.v(x).flatten(0, 1) for x, _ in text])
-    factor = SMALL / values.square().mean().sqrt().clamp(min=1e-12)
-    for parameter in new.v.parameters():
-        parameter.mul_(factor)
 
 
 def _set_rates(new: Any, old: Any, text: Text, set_decay: SetDecay) -> None:

@@ -35,6 +35,13 @@ DESIGNS: dict[str, dict[str, Any]] = {
         "layout": "FD",
         "mixers": {"D": {"heads": 2, "expand_v": 2.0, "conv_size": 0}},
     },
+    "M": {"layout": "FM"},
+    "M of groups": {"layout": "FM", "mixers": {"M": {"groups": 2, "state_size": 8, "conv_size": 0}}},
+    "H": {"layout": "FH"},
+    "H of another width": {
+        "layout": "FH",
+        "mixers": {"H": {"heads": 2, "expand_v": 2.0, "lower_bound": 0.5}},
+    },
     "K": {"layout": "FK"},
     "K with q and k": {"layout": "FK", "mixers": {"K": {"keep": "qk", "norm": False}}},
     "S": {"layout": "FS", "mixers": {"S": {"top_k": 16}}},

@@ -34,6 +34,8 @@ BUILT: dict[str, dict[str, Any]] = {
     "K": {"layout": "K", "num_kv_heads": 4},
     "B": {"layout": "B", "mixers": {"B": {"block": 2, "blocks": 3, "window": 2}}},
     "R": {"layout": "R"},
+    "M": {"layout": "M", "mixers": {"M": {"state_size": 8}}},
+    "H": {"layout": "H"},
     "loop": {"layout": "F", "loops": 2},
 }
 COLUMNS = ("identity", *BUILT)

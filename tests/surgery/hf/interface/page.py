@@ -17,9 +17,9 @@ for a ValueError that names the argument.
 
 - `identity`: a Llama checkpoint after a surgery that changes nothing, compared with transformers' own
   `LlamaForCausalLM` that holds the same weights.
-- `HDPL`: every projection is an HDPL operator. `F` (gated), `W`, `G`, `S`, `K`, `B`, `R`: one mixer.
-  `loop`: two passes. They are compared with themselves without the cache, or with the same thing written by
-  hand.
+- `HDPL`: every projection is an HDPL operator. `F` (gated), `W`, `G`, `D`, `S`, `K`, `B`, `R`, `M`, `H`: one
+  mixer. `loop`: two passes. They are compared with themselves without the cache, or with the same thing
+  written by hand.
 
 This page is made from the tests: `python -m tests.surgery.hf.interface.page`."""
 
