@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import gcd, lcm
@@ -10,7 +11,7 @@ from typing import Any
 
 from surgery.architecture import Architecture, check_fit
 from surgery.architecture.costs import cost
-from surgery.architecture.layout import tile
+from surgery.architecture.layout import layout_from_ratio, tile
 from surgery.architecture.memory import LARGEST_DEVICE, describe_training, machine_memory, training_bytes
 from surgery.architecture.rules import Rule
 from surgery.config.backbone import Backbone
@@ -20,9 +21,12 @@ from surgery.config.quantities import format_bytes
 from surgery.mixers.softmax import attention_projections
 
 LT2_LOOPS = 4
+LT2_WINDOWS = (128, 256, 512, None)  # of its loop-level schedule, from the narrowest
+STREAMING_SINKS = 4  # StreamingLLM, arXiv 2309.17453
 LT2_MIXERS: dict[str, dict[str, Any]] = {
     "G": {"key_ratio": 0.75, "expand_v": 2.0},
     "D": {"key_ratio": 1.0, "expand_v": 1.5},
+    "M": {"expand": 2.0, "state_size": 64},
     "F": {"gate": True},
 }  # docs/papers.md, Hybrid patterns and Gated attention
 PAPER_DIM, PAPER_RANK, PAPER_BLOCKS = 512, 128, 8  # HDPL, arXiv 2602.07070
@@ -42,6 +46,8 @@ class Baseline:
     A backbone with fewer layers than the layout uses the layout's end, which holds its rarer mixer.
 
     Attributes:
+        placement: of the layout's last letter, at the share that it has in the layout; empty: tiled.
+        windows: tokens that attention sees in each loop iteration; None: all.
         period: steps of FFN_STEP between widths of the SwiGLU for which the rules are alike, by the backbone.
     """
 
@@ -50,14 +56,19 @@ class Baseline:
     rules: Rules = lambda backbone: ()
     mixers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     period: Callable[[Backbone], int] = lambda backbone: 1
+    placement: str = ""
+    windows: tuple[int | None, ...] = ()
 
     def build(self, backbone: Backbone) -> Architecture:
         """Return the design with the sizes of `backbone`."""
         letters = self.letters(backbone.num_layers)
-        return Architecture(backbone, letters, self.mixers, self.rules(backbone), self.loops)
+        return Architecture(backbone, letters, self.mixers, self.rules(backbone), self.loops, self.windows)
 
     def letters(self, depth: int) -> str:
         """Return the layout of a stack of this depth."""
+        if self.placement:
+            ratio = Counter(reversed(self.layout))  # the last letter is the one that is placed
+            return layout_from_ratio(ratio, self.placement, depth)
         return self.layout[-depth:] if depth < len(self.layout) else tile(self.layout, depth)
 
 
@@ -95,12 +106,16 @@ BASELINES: dict[str, Baseline] = {
     "lt2-looped": Baseline(loops=LT2_LOOPS),
     "lt2-gdn": Baseline("G", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-kda": Baseline("D", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-mamba2": Baseline("M", LT2_LOOPS, mixers=LT2_MIXERS),
     "lt2-full-gdn": Baseline("GGGGF", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-bookend": Baseline("GGGGF", LT2_LOOPS, mixers=LT2_MIXERS, placement="bookend"),
     "lt2-gdn-dsa": Baseline("GGGGS", LT2_LOOPS, mixers=LT2_MIXERS),
+    "lt2-loop-window": Baseline(loops=LT2_LOOPS, windows=LT2_WINDOWS),
     "lt2-nsa": Baseline("B", LT2_LOOPS),
     "lt2-gdn-nsa": Baseline("GGGGB", LT2_LOOPS, mixers=LT2_MIXERS),
     "gka": Baseline("K"),
     "gka-hybrid": Baseline("KKKF"),
+    "swa-sinks": Baseline("W", mixers={"W": {"sinks": STREAMING_SINKS}}),
 }
 NAMES = (*BASELINES, *(name + MATCHED for name in BASELINES if name != "dense"))
 

@@ -20,13 +20,16 @@ def published(
 
     Full attention stands for the model's own mixer, and loops are left out. Options are those that the space
     gives; of several replacements that fit, the one with the lowest sum of scores is taken. Parts that the
-    space keeps stay as they are. A design that replaces nothing is left out.
+    space keeps stay as they are. A design that replaces nothing is left out, and so are windows in every
+    layer, which are among the uniform designs that a search measures.
 
     Args:
         replacements: the options of every part.
         kl: their scores in nats/token by (part's name, label).
     """
     for name, design in BASELINES.items():
+        if design.layout == "W":
+            continue
         choice = _laid_over(replacements, design, kl)
         if choice:
             yield name, choice

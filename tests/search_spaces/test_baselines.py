@@ -23,6 +23,24 @@ def test_the_papers_models_have_its_parameters() -> None:
     assert baselines["lt2-looped"].line == "FFFF·dense·loop 4"
 
 
+def test_designs_of_lt2_and_streamingllm_are_what_their_papers_say() -> None:
+    backbone = read_backbone({"vocab_size": 512, "dim": 64, "num_layers": 10, "num_heads": 4, "ffn_dim": 128})
+    bookend = build_baseline("lt2-bookend", backbone)
+    assert bookend.layout == "FGGGGGGGGF"
+    assert bookend.layout.count("F") == build_baseline("lt2-full-gdn", backbone).layout.count("F")
+    assert bookend.loop_count == 4
+    assert build_baseline("lt2-loop-window", backbone).loop_windows == (128, 256, 512, None)
+    mamba = build_baseline("lt2-mamba2", backbone)
+    assert cost(mamba, "cache_bytes@1") == 4 * 10 * (4 * 128 * 64 + 2 * 3 * (128 + 2 * 64))
+    sinks = build_baseline("swa-sinks", backbone)
+    token = 10 * 2 * 2 * 64  # keys and values of all layers in bfloat16
+    assert [cost(sinks, f"cache_bytes@{context}") // token for context in (100, 260, 4096)] == [
+        100,
+        259,
+        259,
+    ]  # the window includes the query
+
+
 @given(backbones(max_layers=6))
 def test_every_baseline_fits_every_backbone(data: dict[str, Any]) -> None:
     backbone = read_backbone(data)

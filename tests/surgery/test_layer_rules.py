@@ -153,7 +153,7 @@ def test_mistakes(data: dict[str, Any], problem: str) -> None:
 
 def test_a_faulty_layout_does_not_make_rules_faulty() -> None:
     assert problems_of(changed(layout="FWX")) == [
-        "layout = 'FWX': 'X' is not a mixer (mixers: F, G, D, W, S, K, B, R, N)"
+        "layout = 'FWX': 'X' is not a mixer (mixers: F, G, D, W, S, K, B, R, M, H, N)"
     ]
 
 

@@ -127,9 +127,10 @@ def test_published_layouts_are_laid_over_the_depth(tmp_path: Path) -> None:
     assert space.replacements is not None
     layouts = dict(published(space.replacements, kl))
     # those that loop full attention or are dense are the model itself, and no S is offered
-    assert set(layouts) == {"hdpl-paper", "lt2-gdn", "lt2-full-gdn", "gka", "gka-hybrid"}
+    assert set(layouts) == {"hdpl-paper", "lt2-gdn", "lt2-full-gdn", "lt2-bookend", "gka", "gka-hybrid"}
     drawn = {name: space.replacements.architecture(choice).layout for name, choice in layouts.items()}
     assert drawn["lt2-full-gdn"] == "FGGGFGGG"  # layer 0 is kept
+    assert drawn["lt2-bookend"] == "FGGGGGGF"
     assert drawn["gka-hybrid"] == "FKKFKKKF"
     assert drawn["gka"] == "FKKKKKKK"
     assert drawn["hdpl-paper"] == "FFFFFFFF"
@@ -166,7 +167,8 @@ def test_a_design_that_lacks_a_part_is_left_out(tmp_path: Path) -> None:
     text = PAPERS.replace(" hdpl: {match: [q, k, v], blocks: 4, rank: 16}", "none").replace(" K,", "")
     space = load(tmp_path, text)
     assert space.replacements is not None
-    assert set(dict(published(space.replacements, scores(space)))) == {"lt2-gdn", "lt2-full-gdn"}
+    names = {"lt2-gdn", "lt2-full-gdn", "lt2-bookend"}
+    assert set(dict(published(space.replacements, scores(space)))) == names
     space = load(tmp_path, TEXT)
     assert space.replacements is not None
     assert dict(published(space.replacements, scores(space))) == {}
