@@ -133,8 +133,9 @@ def _train(audit: Audit, seeds: int, workers: int, device: str, limit: float | N
 
     from nas_cli.render.bars import training_progress
     from studies.audit.expected import expected_seconds
-    from studies.audit.healed import CONTROL
-    from studies.audit.runs import helpers, long_settings, train_runs
+    from studies.audit.plan import CONTROL
+    from studies.audit.runs import helpers, train_runs
+    from studies.audit.settings import long_settings
     from studies.study.trial_names import Names
     from studies.training.devices import crowding, pick_device
     from studies.training.loop import Interrupted

@@ -82,8 +82,8 @@ def refine(
     from studies.reporting.annotator import annotating
     from studies.search.refinement import is_alone, limited_by_text
     from studies.training.devices import crowding, pick_device
-    from studies.workers.designs import most_runs
     from studies.workers.latency import foreign_times
+    from studies.workers.repeats import most_runs
     from studies.workers.supervisor import Supervisor
     from surgery.config.problems import Problem, UserError
 

@@ -51,7 +51,7 @@ def print_verdict(
         return
     from studies.search.confirmation import chosen
     from studies.search.refinement import left_to_do
-    from studies.workers.designs import most_runs
+    from studies.workers.repeats import most_runs
 
     most = each
     if not trained and standings.undecided:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from studies.audit.healed import CONTROL, heal_settings
-from studies.audit.plan import Audit, Run
+from studies.audit.healed import heal_settings
+from studies.audit.plan import CONTROL, Audit, Run
 
 # Passes over a token of a healing, each as long as the model's forward pass: the original's, the model's, and
 # its backward pass, which is two.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from studies.audit.plan import Audit, Run
+from studies.audit.plan import CONTROL, Audit, Run
 from studies.data import TokenData
 from studies.files.json_file import read_json, write_json
 from studies.healing.control import control_loss
@@ -21,7 +21,6 @@ from studies.training.loop import Interrupted, Progress
 from studies.workers.designs import Designs
 from surgery.apply.plan import plan
 
-CONTROL = "control.json"
 OnStep = Callable[[Progress], None]
 
 

@@ -25,6 +25,8 @@ from studies.study import Study
 from surgery.config.problems import Problem, UserError
 from surgery.files.lock import Lock
 
+CONTROL = "control.json"  # losses of the original model, in the audit's folder
+
 
 @dataclass(frozen=True)
 class Run:

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from studies.audit.healed import CONTROL
 from studies.audit.kinds import Misjudged, misjudged
-from studies.audit.plan import Audit
-from studies.audit.runs import long_settings
+from studies.audit.plan import CONTROL, Audit
+from studies.audit.settings import long_settings
 from studies.files.json_file import read_json
 from studies.library.scores import read_scores
 from studies.stats.extrapolation import extrapolated_losses

@@ -6,15 +6,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from studies.audit.healed import HealedRuns
 from studies.audit.plan import Audit, Run, open_audit
+from studies.audit.settings import long_settings
 from studies.data import TokenData
 from studies.files.json_file import read_json, write_json
 from studies.stats.seeds import derive_seed
@@ -23,10 +23,12 @@ from studies.study import Study
 from studies.training.devices import describe, pick_device
 from studies.training.errors import TrainingFailed
 from studies.training.loop import Interrupted, Progress, train
-from studies.training.settings import TrainSettings
-from studies.workers.proxy import open_data, settings_of
+from studies.workers.proxy import open_data
 from studies.workers.supervisor import worker_device
 from surgery.model import HybridLM
+
+if TYPE_CHECKING:
+    from studies.audit.healed import HealedRuns
 
 WAIT_SECONDS = 0.5
 
@@ -42,22 +44,6 @@ class Done:
 
 OnDone = Callable[[Done], None]
 OnStep = Callable[[Run | None, Progress], None]
-
-
-def long_settings(audit: Audit, steps: int | None = None) -> TrainSettings:
-    """Return the proxy's settings for `times` as many tokens, with the same rule for the data order.
-
-    A proxy may omit the decay of the learning rate; a long run has it, as `nas train` does. A warm-up in
-    tokens keeps its length.
-
-    Args:
-        steps: of the proxy's run, if its budget was in seconds.
-    """
-    study = audit.study
-    settings = settings_of(study)
-    tokens = settings.tokens if steps is None else steps * settings.batch_tokens
-    final_lr = min(settings.final_lr, TrainSettings.final_lr)
-    return replace(settings, tokens=audit.times * tokens, final_lr=final_lr)
 
 
 def train_runs(
@@ -102,7 +88,11 @@ def train_runs(
             if on_done is not None:
                 on_done(Done(run, read_json(run.result) or {}, len(left)))
 
-    healed = HealedRuns(audit, data, chosen) if audit.heal is not None and left else None
+    healed = None
+    if audit.heal is not None and left:
+        from studies.audit.healed import HealedRuns  # with it come transformers and SciPy: seconds
+
+        healed = HealedRuns(audit, data, chosen)
     if healed is not None and control:
 
         def step(progress: Progress) -> None:

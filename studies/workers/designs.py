@@ -44,18 +44,6 @@ def model_section(model: str) -> ModelSection:
     return ModelSection(name, weights_hash(source), source.architecture)
 
 
-def most_runs(study: Study, each: int) -> int:
-    """Return how many runs of one architecture are possible: at most `each`.
-
-    A design of a pretrained model can be measured once on each stretch of the held-out text. Where the text
-    is not on this machine, `each` is returned.
-    """
-    settings, folder = study.space.library, Path(study.settings.data_folder)
-    if settings is None or not (folder / "meta.json").is_file():
-        return each
-    return min(each, samples(TokenData.open(folder), settings))
-
-
 class Designs:
     """Assembles and measures designs of a space over a pretrained model."""
 

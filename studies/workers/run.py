@@ -9,7 +9,6 @@ from typing import Any
 from search_spaces import SearchSpace, load_space, named_model
 from studies.reporting.annotator import annotating
 from studies.study import Study
-from studies.workers.designs import model_section
 from studies.workers.progress import Snapshot
 from studies.workers.request import SearchRequest
 
@@ -38,7 +37,12 @@ def search(
     """
     if not isinstance(space, SearchSpace):
         model = model or named_model(space)
-        space = load_space(space, None if model is None else model_section(model))
+        if model is None:
+            space = load_space(space)
+        else:
+            from studies.workers.designs import model_section  # with it comes transformers: seconds
+
+            space = load_space(space, model_section(model))
     request = SearchRequest(space, **options)
     request.check()
     study, _ = request.open(request.prepare())

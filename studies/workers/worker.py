@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
@@ -38,7 +38,6 @@ from studies.training.profiling import mark
 from studies.training.settings import TrainSettings
 from studies.training.throughput import by_time
 from studies.workers.crew import Crew, Watch, most_lanes
-from studies.workers.designs import Designs
 from studies.workers.latency import time_blocks
 from studies.workers.progress import MEASURING, TRAINING, Stages
 from studies.workers.proxy import metrics_of, open_data, settings_of, train_settings
@@ -46,6 +45,9 @@ from studies.workers.signals import Stop, stop_on_signals
 from surgery.architecture.metrics import METRICS as ALL_METRICS
 from surgery.config.problems import Problem, UserError
 from surgery.model import HybridLM
+
+if TYPE_CHECKING:
+    from studies.workers.designs import Designs
 
 WAIT_SECONDS = 0.5
 FAILURES_IN_A_ROW = 5  # if so many architectures fail, the cause is something else
@@ -87,6 +89,8 @@ def work(
         with Lease(study.workers_folder) as lease:
             designs = None
             if study.space.model is not None:
+                from studies.workers.designs import Designs  # with it come transformers and SciPy: seconds
+
                 designs = Designs.open(study, data, torch_device, lease.report_status, stop, log)
             time_blocks(study, torch_device, Stages(lease.report_status), stop, log)
             if most == 1:

@@ -37,6 +37,20 @@ def test_a_light_command_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("studies.workers.worker", {"transformers", "scipy", "matplotlib", "pandas"}),
+        ("studies.workers.run", {"transformers", "scipy", "matplotlib"}),
+        ("studies.audit.report, nas_cli.render.verdict", {"torch", "transformers", "scipy"}),
+    ],
+)
+def test_seconds_of_imports_are_left_to_those_who_need_them(modules: str, absent: set[str]) -> None:
+    code = f"import sys, {modules}\nprint(*{absent} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
 def test_every_command_is_there() -> None:
     command = [sys.executable, "-m", "nas_cli.main", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -18,8 +18,9 @@ from search_spaces import SearchSpace
 from studies.audit.plan import Audit, open_audit
 from studies.audit.plot import plot_audit
 from studies.audit.report import FEWEST, NONE, PROXY, report, verdict
-from studies.audit.runs import helpers, long_settings, train_runs
+from studies.audit.runs import helpers, train_runs
 from studies.audit.sample import LOSS_BINS, PARAMS_BINS, choose_members
+from studies.audit.settings import long_settings
 from studies.data import TokenData
 from studies.stats.rank_correlation import Estimate, kendall, spearman
 from studies.study import Study

@@ -14,7 +14,8 @@ from search_spaces import parse_space
 from studies.analysis.versus_random import compare
 from studies.audit.plan import open_audit
 from studies.audit.report import PROXY, report
-from studies.audit.runs import long_settings, train_runs
+from studies.audit.runs import train_runs
+from studies.audit.settings import long_settings
 from studies.search.early_stopping import expected_values
 from studies.stats.extrapolation import extrapolated_losses
 from studies.stats.rank_correlation import spearman
