@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def study(study_folder: Path, tmp_path: Path) -> Study:
     return Study.open(str(folder))
 
 
-@pytest.fixture
-def url(study: Study) -> Iterator[str]:
+@contextmanager
+def served(study: Study) -> Iterator[str]:
     """The address of a dashboard in its own process."""
     command = [sys.executable, "-u", "-c", SERVE, "dashboard", str(study.folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -59,6 +60,16 @@ def url(study: Study) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def shown(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, str]]:
+    """A study that no test changes, and the address of its dashboard."""
+    folder = tmp_path_factory.mktemp("shown") / "micro"
+    shutil.copytree(study_folder, folder)
+    study = Study.open(str(folder))
+    with served(study) as url:
+        yield study, url
 
 
 def get(url: str) -> Any:
@@ -74,36 +85,39 @@ def wait_for_notes(url: str) -> dict[str, Any]:
         time.sleep(0.2)
 
 
-def test_it_serves_the_trials_with_architecture_notes(study: Study, url: str) -> None:
+def test_it_serves_the_trials_with_architecture_notes(shown: tuple[Study, str]) -> None:
+    study, url = shown
     studies = get(f"{url}/api/studies")["study_summaries"]
     assert [item["study_name"] for item in studies] == ["micro"]
     detail = wait_for_notes(url)
     records = study.records()
     assert len(detail["trials"]) == len(records)
-    for shown, record in zip(detail["trials"], records, strict=True):
-        assert record.line in shown["note"]["body"]
-        assert plain_strip(record.build()) in shown["note"]["body"]
+    for trial, record in zip(detail["trials"], records, strict=True):
+        assert record.line in trial["note"]["body"]
+        assert plain_strip(record.build()) in trial["note"]["body"]
     assert detail["objective_names"] == ["val_loss", "params"]
     assert folded(study.space.text.strip()) in detail["note"]["body"]
     with urllib.request.urlopen(f"{url}/dashboard/studies/0") as page:
         assert b"<html" in page.read()
 
 
-def test_constraints_reach_the_dashboard(study: Study, url: str) -> None:
+def test_constraints_reach_the_dashboard(shown: tuple[Study, str]) -> None:
+    study, url = shown
     records = study.records()
     assert {"trained", "infeasible"} <= {record.state for record in records}
-    for shown, record in zip(get(f"{url}/api/studies/0")["trials"], records, strict=True):
+    for trial, record in zip(get(f"{url}/api/studies/0")["trials"], records, strict=True):
         broken = study.space.violations(record.build())
-        assert any(amount > 0 for amount in shown["constraints"]) == bool(broken)
-        assert len(shown["constraints"]) == len(study.space.constraints)
+        assert any(amount > 0 for amount in trial["constraints"]) == bool(broken)
+        assert len(trial["constraints"]) == len(study.space.constraints)
 
 
-def test_a_trial_added_meanwhile_is_shown(study: Study, url: str) -> None:
-    before = len(wait_for_notes(url)["trials"])
-    study.inner.add_trial(study.inner.get_trials()[0])
-    while (shown := len(get(f"{url}/api/studies/0")["trials"])) == before:  # it looks every two seconds
-        time.sleep(0.2)
-    assert shown == before + 1
+def test_a_trial_added_meanwhile_is_shown(study: Study) -> None:
+    with served(study) as url:
+        before = len(wait_for_notes(url)["trials"])
+        study.inner.add_trial(study.inner.get_trials()[0])
+        while (now := len(get(f"{url}/api/studies/0")["trials"])) == before:  # it looks every two seconds
+            time.sleep(0.2)
+        assert now == before + 1
 
 
 def test_notes_are_written_once_and_edits_are_kept(study: Study) -> None:
@@ -260,7 +274,8 @@ def test_paused_trials_and_attributes_are_readable(study: Study) -> None:
     }
 
 
-def test_the_report_is_served_and_linked(study: Study, url: str) -> None:
+def test_the_report_is_served_and_linked(shown: tuple[Study, str]) -> None:
+    study, url = shown
     with urllib.request.urlopen(f"{url}/report") as answer:
         assert answer.headers["Content-Type"].startswith("text/html")
         page = answer.read().decode()
@@ -312,7 +327,8 @@ def test_importances_of_the_dashboard_are_ours(study: Study) -> None:
         ("POST", "/api/studies/0/0/skip"),
     ],
 )
-def test_nothing_but_notes_can_be_changed(study: Study, url: str, method: str, path: str) -> None:
+def test_nothing_but_notes_can_be_changed(shown: tuple[Study, str], method: str, path: str) -> None:
+    study, url = shown
     before = len(study.records())
     request = urllib.request.Request(
         f"{url}{path}", b"{}", {"Content-Type": "application/json"}, method=method

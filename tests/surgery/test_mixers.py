@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -43,14 +44,15 @@ def model_of(letter: str, options: dict[str, Any], backbone: dict[str, Any], **m
 
 
 @every_mixer
-@pytest.mark.parametrize("length", LENGTHS)
 def test_decoding_token_by_token_equals_one_pass(
-    letter: str, options: dict[str, Any], backbone: dict[str, Any], length: int
+    letter: str, options: dict[str, Any], backbone: dict[str, Any]
 ) -> None:
     model = model_of(letter, options, backbone, num_layers=1)
-    tokens = torch.randint(37, (2, length))
+    tokens = torch.randint(37, (2, LENGTHS[-1]))
     with torch.no_grad():
-        torch.testing.assert_close(decode(model, tokens, [1] * length), model(tokens), rtol=1e-4, atol=1e-4)
+        decoded = decode(model, tokens, [1] * LENGTHS[-1])
+        for length in LENGTHS:
+            torch.testing.assert_close(decoded[:, :length], model(tokens[:, :length]), rtol=1e-4, atol=1e-4)
 
 
 @every_mixer
@@ -142,37 +144,42 @@ def test_a_beam_can_be_reordered(letter: str, options: dict[str, Any], backbone:
 
 
 @every_mixer
-@pytest.mark.parametrize("context", [1, 5, 64, 65])
 def test_cache_bytes_are_those_announced(
-    letter: str, options: dict[str, Any], backbone: dict[str, Any], context: int
+    letter: str, options: dict[str, Any], backbone: dict[str, Any]
 ) -> None:
     model = model_of(letter, options, backbone, loops=2).bfloat16()
-    for sizes in ([context], [1] * context):
-        cache = DecodeCache()
-        with torch.no_grad():
-            decode(model, torch.randint(37, (3, context)), sizes, cache)
-        assert cache.bytes == 3 * cost(model.architecture, f"cache_bytes@{context}")
+    tokens = torch.randint(37, (3, 65))
+    grown = DecodeCache()
+    with torch.no_grad():
+        for context in range(1, 66):
+            model(tokens[:, context - 1 : context], cache=grown)
+            expected = 3 * cost(model.architecture, f"cache_bytes@{context}")
+            assert grown.bytes == expected, context
+            if context in (1, 5, 64, 65):
+                filled = DecodeCache()
+                decode(model, tokens[:, :context], [context], filled)
+                assert filled.bytes == expected, context
 
 
 @every_mixer
-@pytest.mark.parametrize("length", [1, 3, 64, 65])
-def test_bfloat16_is_finite_and_near(
-    letter: str, options: dict[str, Any], backbone: dict[str, Any], length: int
-) -> None:
+def test_bfloat16_is_finite_and_near(letter: str, options: dict[str, Any], backbone: dict[str, Any]) -> None:
     """Most tokens: where a first query and key are nearly orthogonal, rounding may change the sign of their
     product, which is all that the norm of a linear mixer's output leaves of it."""
     model = model_of(letter, options | SELECT_ALL.get(letter, {}), backbone)
-    tokens = torch.randint(37, (5, length))
-    exact = model(tokens)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = model.train()(tokens)
-        cast.sum().backward()
-        stepped = decode(model.eval(), tokens, [1] * length)
-    half = model.bfloat16()(tokens)
-    assert half.dtype == torch.bfloat16
-    for y in (cast, half, stepped):
-        assert torch.isfinite(y).all()
-        assert ((y.float() - exact).norm(dim=-1) / exact.norm(dim=-1)).median() < 0.1
+    half = copy.deepcopy(model).bfloat16()
+    tokens = torch.randint(37, (5, 65))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        stepped = decode(model, tokens, [1] * 65)
+    for length in (1, 3, 64, 65):
+        exact = model.eval()(tokens[:, :length])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = model.train()(tokens[:, :length])
+            cast.sum().backward()
+        low = half(tokens[:, :length])
+        assert low.dtype == torch.bfloat16
+        for y in (cast, low, stepped[:, :length]):
+            assert torch.isfinite(y).all()
+            assert ((y.float() - exact).norm(dim=-1) / exact.norm(dim=-1)).median() < 0.1
 
 
 @every_mixer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from search_spaces import BASELINES
+from search_spaces import BASELINES, load_space
 from surgery.hf.export import save
 from surgery.model import HybridLM
 from tests.strategies import read_backbone
@@ -50,12 +50,24 @@ def learn(model: HybridLM) -> tuple[float, float]:
     return losses[0], losses[-1]
 
 
-def test_baselines_train_and_come_back(tmp_path: Path) -> None:
+IN_PRESETS = [name for name in load_space("hybrid").baselines if name in BASELINES]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(IN_PRESETS, id="of the presets"),
+        pytest.param(
+            [name for name in BASELINES if name not in IN_PRESETS], id="others", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_baselines_train_and_come_back(tmp_path: Path, names: list[str]) -> None:
     expected = {}
     ids = torch.arange(1, 25).view(2, 12)
-    for name, baseline in BASELINES.items():
+    for name in names:
         torch.manual_seed(0)
-        model = HybridLM(baseline.build(read_backbone(BACKBONE)))
+        model = HybridLM(BASELINES[name].build(read_backbone(BACKBONE)))
         first, last = learn(model)
         assert last < first - 0.3, name
         model.eval()

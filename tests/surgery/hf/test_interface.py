@@ -17,15 +17,26 @@ from tests.surgery.hf.interface.rows import Row, rows
 ROWS = rows()
 
 
+# They share nearly all of their code with G and R: what is wrong with them alone is seldom an argument.
+RELATED = ("D", "M", "H")
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pytest.param([column for column in COLUMNS if column not in RELATED], id="all kinds"),
+        pytest.param(list(RELATED), id="related mixers", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_row(row: Row) -> None:
+def test_row(row: Row, columns: list[str]) -> None:
     if row.needs and importlib.util.find_spec(row.needs) is None:
         pytest.skip(f"needs {row.needs}")
     first = re.split(r"\W", row.argument)[0]
     if row.group == "GenerationConfig" and not row.refused and first not in vars(GenerationConfig()):
         pytest.skip(f"this version of transformers has no {first}")
-    for column in COLUMNS:
+    for column in columns:
         if row.refuses(column):
             with pytest.raises(ValueError, match=row.refused):
                 row.check(case(column))
