@@ -31,10 +31,15 @@ Sizes = dict[str, set[tuple[int, int]]]
 Misfit = tuple[tuple[str | int, ...], Any, str]  # path, value, rule that it violates
 
 
-def check_fit(variation: Variation, cursor: Cursor) -> None:
-    """Add a problem for every value that is invalid in some architecture of the space."""
+def check_fit(variation: Variation, cursor: Cursor, *, mixers_known: bool = True) -> None:
+    """Add a problem for every value that is invalid in some architecture of the space.
+
+    Args:
+        mixers_known: whether the field that decides the mixers could be read.
+    """
     _check_depths(variation, cursor)
-    _check_mixers(variation, cursor)
+    if mixers_known:
+        _check_mixers(variation, cursor)
     backbones = _check_heads(variation, cursor)
     if backbones is None:
         return

@@ -69,7 +69,9 @@ def read_space(source: Source, default_name: str = "space") -> SearchSpace:
     data = read_data(given.get("data"), vocab_size, root.at("data"))
     if backbone is not None and search:
         variation = Variation(backbone, given["backbone"], search)
-        check_fit(variation, root.at("search"))
+        faulty = ("search.mixers.ratio", "search.layout")  # what they were meant to have is not known
+        known = not any(problem.field.startswith(faulty) for problem in problems.entries)
+        check_fit(variation, root.at("search"), mixers_known=known)
         if not any(problem.field.startswith("search") for problem in problems.entries):
             check_possible(variation, limits, root.at("constraints"))  # a partly read search has other costs
     _raise_if_any(root)

@@ -118,7 +118,7 @@ def _read(name: str, backbone: Backbone | None) -> Architecture:
     Raises:
         UserError: `name` is neither, or the baseline does not fit the backbone.
     """
-    from search_spaces.baselines import NAMES, build_baseline, misfits
+    from search_spaces.baselines import BASELINES, NAMES, build_baseline, misfits
     from surgery.architecture import Architecture
     from surgery.config.problems import Problem, UserError, nearest
 
@@ -126,7 +126,8 @@ def _read(name: str, backbone: Backbone | None) -> Architecture:
         return Architecture.from_yaml(Path(name))
     problem = None
     if name not in NAMES:
-        problem = Problem("ARCH", name, "is neither a file nor a baseline", nearest(name, NAMES))
+        hint = nearest(name, NAMES) or f"baselines: {', '.join(BASELINES)}"
+        problem = Problem("ARCH", name, "is neither a file nor a baseline", hint)
     elif backbone is None:
         problem = Problem("ARCH", name, "is a baseline, which needs a backbone", "give --space")
     elif broken := misfits(name, backbone):

@@ -46,8 +46,8 @@ def init(
         str | None,
         typer.Option(
             metavar="WORDS", show_default="gdn,window",
-            help="Mixers beside full attention, out of "
-            "gdn,kda,window,sparse,gaussian,nsa,retnet,mamba2,hgrn2; or none.",
+            help="Mixers beside full attention, with commas: gdn, kda, window, sparse, gaussian, nsa, "
+            "retnet, mamba2, hgrn2; or none.",
         ),
     ] = None,
     hdpl: Annotated[

@@ -81,7 +81,8 @@ class Table:
             with gzip.open(path, "rt", encoding="utf-8") as stream:
                 data = parse_json(stream.read())
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise unusable(path, f"can't be read: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise unusable(path, f"can't be read: {reason}") from error
         if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION:
             raise unusable(path, f"is not a table of version {FORMAT_VERSION}")
         try:

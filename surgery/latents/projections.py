@@ -57,17 +57,18 @@ def latent_projections(model: nn.Module) -> dict[Latent, Any]:
         UserError: it has none, or its code is of a version that cannot steer them.
     """
     result: dict[Latent, Any] = {}
-    for name, module in model.named_modules():
-        match = _MODULE.fullmatch(name)
+    for path, module in model.named_modules():
+        match = _MODULE.fullmatch(path)
         if match is not None and all(hasattr(module, part) for part in ("mu", "logvar", "decoder", "blocks")):
             result[Latent(int(match[1]), match[2])] = module
+    name = str(getattr(model, "name_or_path", "") or type(model).__name__)
     if not result:
-        problem = Problem("model", type(model).__name__, "has no HDPL projections, and so no latents", _HOW)
+        problem = Problem("model", name, "has no HDPL projections, and so no latents", _HOW)
         raise UserError("there are no latents", [problem])
     if not all("steer" in module._modules for module in result.values()):
         rule = "runs code that was written before latents could be steered"
         hint = "import surgery before it is loaded, or write the model anew"
-        raise UserError("can't use its latents", [Problem("model", type(model).__name__, rule, hint)])
+        raise UserError("can't use its latents", [Problem("model", name, rule, hint)])
     return dict(sorted(result.items(), key=lambda item: in_order(item[0])))
 
 

@@ -116,6 +116,14 @@ def test_placement_without_a_second_mixer_has_no_effect() -> None:
     assert "has no effect" in problem_of(text).rule
 
 
+def test_a_faulty_ratio_makes_no_options_of_its_mixers_faulty() -> None:
+    ratio = "  mixers.ratio: {full: [1, 2], gnd: [0, 1], kda: [0, 1]}"
+    options = ["  mixers.gdn.key_ratio: {choice: [0.5, 0.75]}", "  mixers.kda.expand_v: {choice: [1, 2]}"]
+    assert problem_of(line(7, "\n".join([ratio, *options]))).field == "search.mixers.ratio.gnd"
+    fine = line(7, "\n".join([ratio.replace("gnd", "gdn").replace("kda", "window"), *options]))
+    assert problem_of(fine).field == "search.mixers.kda.expand_v"
+
+
 def test_layout_and_ratio_exclude_each_other() -> None:
     problem = problem_of(line(7, "  layout: {choice: [F, FF]}\n  mixers.ratio: {full: [1, 2]}"))
     assert (problem.field, problem.line) == ("search.layout", 7)
